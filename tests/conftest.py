@@ -1,0 +1,97 @@
+"""Fixtures built in memory: a WordPiece tokenizer, tiny BERTs and 32 labelled sentences."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["WORLD_SIZE"] = "1"
+
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Value
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+GOOD = ["good", "great", "warm", "funny", "bright", "moving", "sharp", "lovely"]
+BAD = ["bad", "dull", "cold", "boring", "grim", "empty", "flat", "awful"]
+PLAIN = ["the", "a", "film", "story", "plot", "cast", "is", "was", "and", "very", "quite", "with", "end", "start", "it"]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def make_sentences(rows: int = 32) -> list[tuple[str, int]]:
+    """Sentences of 3 to 12 words whose label follows from one opinion word."""
+    chosen = []
+    for i in range(rows):
+        label = i % 2
+        opinion = (GOOD if label else BAD)[(i // 2) % 8]
+        filler = [PLAIN[(i * 7 + j * 3) % len(PLAIN)] for j in range(2 + (i * 5) % 10)]
+        filler.insert((i * 3) % len(filler), opinion)
+        chosen.append((" ".join(filler), label))
+    return chosen
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    vocabulary = {word: i for i, word in enumerate(SPECIAL + GOOD + BAD + PLAIN)}
+    core = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    core.normalizer = normalizers.BertNormalizer(lowercase=True)
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=32,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def make_bert(layers: int = 2, *, seed: int = 0, labels: dict[int, str] | None = None, **options) -> BertForSequenceClassification:
+    """A width-16 BERT classifier; dropout is 0 unless asked for, so that runs can be compared."""
+    labels = labels or {0: "negative", 1: "positive"}
+    settings = {
+        "vocab_size": len(SPECIAL + GOOD + BAD + PLAIN),
+        "hidden_size": 16,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "intermediate_size": 32,
+        "max_position_embeddings": 32,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "initializer_range": 0.2,
+        "id2label": labels,
+        "label2id": {name: i for i, name in labels.items()},
+    }
+    torch.manual_seed(seed)
+    return BertForSequenceClassification(BertConfig(**{**settings, **options})).eval()
+
+
+def make_dataset(rows: int = 32) -> Dataset:
+    """Columns text and label, with class names."""
+    pairs = make_sentences(rows)
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["negative", "positive"])})
+    return Dataset.from_dict({"text": [t for t, _ in pairs], "label": [y for _, y in pairs]}, features=features)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return make_tokenizer()
+
+
+@pytest.fixture
+def teacher() -> BertForSequenceClassification:
+    return make_bert(4, seed=1)
+
+
+@pytest.fixture
+def student() -> BertForSequenceClassification:
+    return make_bert(2, seed=2)
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    return make_dataset()
