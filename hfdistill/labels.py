@@ -1,8 +1,18 @@
-"""Task kind and label spaces."""
+"""What a classifier's outputs mean, and whether teacher, student and data mean the same by them."""
 
 from __future__ import annotations
 
+import logging
+import math
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 TaskKind = Literal["single_label", "multi_label", "regression"]
 
@@ -11,11 +21,283 @@ _KINDS: dict[str, TaskKind] = {
     "multi_label_classification": "multi_label",
     "regression": "regression",
 }
+_UNNAMED = re.compile(r"label_\d+")
+
+
+class LabelSpaceError(ValueError):
+    """Teacher, student or data disagree about the classes."""
 
 
 def task_kind(config: Any) -> TaskKind:
-    """What the classifier's outputs mean: `config.problem_type` where set, regression for one output, else one label of C."""
+    """The task: `config.problem_type` where set, regression for one output, else one label of C.
+
+    Raises:
+        ValueError: for a problem_type that Transformers does not know.
+    """
     problem_type = getattr(config, "problem_type", None)
-    if problem_type is not None:
-        return _KINDS[problem_type]
-    return "regression" if config.num_labels == 1 else "single_label"
+    if problem_type is None:
+        return "regression" if getattr(config, "num_labels", 2) == 1 else "single_label"
+    if problem_type not in _KINDS:
+        raise ValueError(f"problem_type={problem_type!r} is not known. Choose one of {', '.join(_KINDS)}.")
+    return _KINDS[problem_type]
+
+
+def missing(labels: Tensor) -> Tensor:
+    """Where a label is missing: -100 among class ids and multi-label targets, NaN among real values."""
+    if not labels.is_floating_point():
+        return labels == -100
+    return labels.isnan() if labels.dim() == 1 else (labels == -100) | labels.isnan()
+
+
+def unlabelled(rows: int, classes: int, task: TaskKind) -> Tensor:
+    """Labels that say nothing, for a batch that came without: (B,) or, for multi-label, (B, C)."""
+    if task == "multi_label":
+        return torch.full((rows, classes), -100.0)
+    return torch.full((rows,), math.nan) if task == "regression" else torch.full((rows,), -100)
+
+
+def as_targets(labels: Tensor, task: TaskKind) -> Tensor:
+    """Labels as the task's losses read them: (B,) int64, (B, C) float32 or (B,) float32."""
+    if task == "multi_label":
+        return labels.float()
+    return labels.reshape(-1).float() if task == "regression" else labels.reshape(-1).long()
+
+
+def row_losses(logits: Tensor, labels: Tensor, task: TaskKind) -> Tensor:
+    """Each row's own task loss: cross-entropy, binary cross-entropy or squared error.
+
+    Args:
+        logits: (B, C), float32.
+        labels: (B,) or (B, C).
+
+    Returns:
+        (B, 2): the sum over the row's labels, and their number (0 for a row without).
+    """
+    known = ~missing(labels)
+    if task == "single_label":
+        losses = F.cross_entropy(logits, labels, ignore_index=-100, reduction="none")
+    elif task == "multi_label":
+        losses = (
+            F.binary_cross_entropy_with_logits(logits, labels, reduction="none").where(known, 0.0).sum(-1)
+        )
+    else:
+        losses = (logits.reshape(-1) - labels).square().where(known, 0.0)
+    return torch.stack([losses, known.reshape(len(labels), -1).sum(-1).float()], dim=-1)
+
+
+def check_same_task(student: Any, teacher: Any) -> None:
+    """Refuse a teacher whose outputs mean something else than the student's.
+
+    Raises:
+        LabelSpaceError: naming both kinds.
+    """
+    own, theirs = task_kind(student), task_kind(teacher)
+    if own != theirs:
+        raise LabelSpaceError(
+            f"The teacher's task is {theirs}, the student's {own} (problem_type, or one output for "
+            "regression): their outputs mean different things. Set problem_type and num_labels of the "
+            "student as the teacher has them."
+        )
+
+
+def class_names(config: Any) -> list[str]:
+    """The class names in column order; LABEL_0 … where the config has none."""
+    names = getattr(config, "id2label", None) or {}
+    count = getattr(config, "num_labels", len(names))
+    return [str(names.get(i, names.get(str(i), f"LABEL_{i}"))) for i in range(count)]
+
+
+def match_labels(
+    student: Any, teacher: Any, *, label_map: Mapping[str | int, str | int] | None = None
+) -> list[int] | None:
+    """For each student class, the column of the teacher's logits that means the same.
+
+    Classes are matched by name, case folded. Names such as LABEL_0 say nothing: where only one side has them,
+    the order is a guess and `label_map` must say it.
+
+    Args:
+        student: its config (num_labels, id2label).
+        teacher: its config.
+        label_map: teacher class → student class, each a name or a column number, for every class.
+
+    Returns:
+        C teacher columns in the student's order, or None where that is the identity.
+
+    Raises:
+        LabelSpaceError: for different numbers of classes, names that do not match, or a `label_map` that is
+            not one to one.
+
+    Example:
+        >>> from types import SimpleNamespace as Config
+        >>> student = Config(num_labels=2, id2label={0: "negative", 1: "positive"})
+        >>> teacher = Config(num_labels=2, id2label={0: "Positive", 1: "Negative"})
+        >>> match_labels(student, teacher)
+        [1, 0]
+    """
+    own, theirs = class_names(student), class_names(teacher)
+    if len(own) != len(theirs):
+        raise LabelSpaceError(
+            f"The teacher has {len(theirs)} outputs ({_some(theirs)}) and the student {len(own)} "
+            f"({_some(own)}), so their logits cannot be compared. Load the student with "
+            f"num_labels={len(theirs)}, or choose a teacher with {len(own)} classes."
+        )
+    columns = _by_name(own, theirs) if label_map is None else _by_map(own, theirs, label_map)
+    return None if columns == list(range(len(own))) else columns
+
+
+def _by_name(own: Sequence[str], theirs: Sequence[str]) -> list[int]:
+    folded_own, folded_theirs = [n.strip().casefold() for n in own], [n.strip().casefold() for n in theirs]
+    plain_own, plain_theirs = (
+        all(_UNNAMED.fullmatch(n) for n in side) for side in (folded_own, folded_theirs)
+    )
+    if len(own) == 1 or (plain_own and plain_theirs):
+        return list(range(len(own)))
+    example = ", ".join(f"{t!r}: {o!r}" for t, o in zip(theirs[:2], own[:2], strict=True))
+    if plain_own or plain_theirs:
+        side, named = ("student", theirs) if plain_own else ("teacher", own)
+        raise LabelSpaceError(
+            f"The {side}'s classes have no names (LABEL_0 …), the other side's are {_some(named)}: which is "
+            "which would be a guess. Say it, teacher to student: "
+            f"label_map={{{example}{', …' if len(own) > 2 else ''}}}, or give the {side} its names: "
+            f"config.id2label = {{0: {named[0]!r}, …}}."
+        )
+    if sorted(folded_own) != sorted(folded_theirs) or len(set(folded_own)) != len(own):
+        odd = [n for n, f in zip(theirs, folded_theirs, strict=True) if f not in folded_own]
+        lone = [n for n, f in zip(own, folded_own, strict=True) if f not in folded_theirs]
+        raise LabelSpaceError(
+            f"The teacher's classes {_some(odd or theirs)} do not match the student's {_some(lone or own)} "
+            "by name. Say which is which, teacher to student: "
+            f"label_map={{{example}{', …' if len(own) > 2 else ''}}}."
+        )
+    return [folded_theirs.index(name) for name in folded_own]
+
+
+def _by_map(own: Sequence[str], theirs: Sequence[str], label_map: Mapping[str | int, str | int]) -> list[int]:
+    columns: dict[int, int] = {}
+    for teacher_class, student_class in label_map.items():
+        columns[_column(student_class, own, "student")] = _column(teacher_class, theirs, "teacher")
+    if len(columns) != len(own) or len(set(columns.values())) != len(own) or len(label_map) != len(own):
+        raise LabelSpaceError(
+            f"label_map={dict(label_map)!r} must pair each of the {len(own)} teacher classes {_some(theirs)} "
+            f"with another student class {_some(own)}."
+        )
+    return [columns[i] for i in range(len(own))]
+
+
+def _column(name: str | int, names: Sequence[str], side: str) -> int:
+    folded = [n.strip().casefold() for n in names]
+    if isinstance(name, int) and 0 <= name < len(names):
+        return name
+    if isinstance(name, str) and name.strip().casefold() in folded:
+        return folded.index(name.strip().casefold())
+    raise LabelSpaceError(
+        f"label_map names {name!r}, which is no class of the {side}. Its classes: {_some(names)}."
+    )
+
+
+def _some(names: Sequence[str], limit: int = 6) -> str:
+    """Names for a message, at most `limit` of them, control characters shown as escapes."""
+    shown = ", ".join(repr(str(name)[:60]) for name in names[:limit])
+    return shown + (f", … {len(names) - limit} more" if len(names) > limit else "")
+
+
+def check_labels(labels: Sequence[Any], config: Any, *, split: str) -> int:
+    """Look through a whole label column before training starts.
+
+    Args:
+        labels: the column, one entry per row.
+        config: the student's (num_labels, problem_type, id2label).
+        split: the data's name in messages, such as "train_dataset".
+
+    Returns:
+        The number of rows with a label.
+
+    Raises:
+        LabelSpaceError: with split, row, value and the fix, for strings, one-hot rows without `problem_type`,
+            values that are not class ids of the student, and hidden labels (-1).
+    """
+    task, classes = task_kind(config), getattr(config, "num_labels", None)
+    first = next((value for value in labels if value is not None), None)
+    if isinstance(first, (list, tuple)) or getattr(first, "ndim", 0) > 0:
+        return _check_rows_of_labels(labels, task, classes, split)
+    if isinstance(first, str):
+        raise LabelSpaceError(
+            f"{split} has text labels (row 0: {first!r}), and a loss needs class ids. Load the data with "
+            "hfdistill.load, or type dataset.class_encode_column('label')."
+        )
+    if task == "multi_label":
+        raise LabelSpaceError(
+            f"{split} has one label a row (row 0: {first!r}), but the student's problem_type is "
+            "multi_label_classification, which needs C numbers a row. Set config.problem_type = "
+            "'single_label_classification', or give rows such as [0.0, 1.0]."
+        )
+    return _check_values(labels, task, classes, split)
+
+
+def _check_values(labels: Sequence[Any], task: TaskKind, classes: int | None, split: str) -> int:
+    known = 0
+    for row, value in enumerate(labels):
+        if task == "regression":
+            if value is not None and not math.isnan(float(value)):
+                known += 1
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+            raise LabelSpaceError(
+                f"{split}, row {row}: label {value!r} is not a class id. Give whole numbers from 0, -100 for "
+                "rows without a label, or num_labels=1 for regression."
+            )
+        if value == -1:
+            raise LabelSpaceError(
+                f"{split}, row {row}: label -1, which marks hidden test labels. Use the validation split, or "
+                "map -1 to -100 to learn from the teacher alone on these rows."
+            )
+        if value != -100 and classes is not None and not 0 <= value < classes:
+            raise LabelSpaceError(
+                f"{split}, row {row}: label {value} is out of range, the student has {classes} classes "
+                f"(0 … {classes - 1}). Load the student with num_labels={max(int(value) + 1, classes)}, or "
+                "correct the row."
+            )
+        known += value != -100
+    return known
+
+
+def _check_rows_of_labels(labels: Sequence[Any], task: TaskKind, classes: int | None, split: str) -> int:
+    if task != "multi_label":
+        raise LabelSpaceError(
+            f"{split} has a list of labels a row (row 0: {list(labels[0])!r}), but the student is not "
+            "multi-label. For one class a row, give the class id; for several, load the student with "
+            "problem_type='multi_label_classification'."
+        )
+    known = 0
+    for row, values in enumerate(labels):
+        if values is None or len(values) != classes:
+            raise LabelSpaceError(f"{split}, row {row}: {values!r} is not a row of {classes} labels.")
+        wrong = [v for v in values if v != -100 and not (isinstance(v, (int, float)) and 0 <= v <= 1)]
+        if wrong:
+            raise LabelSpaceError(
+                f"{split}, row {row}: label {wrong[0]!r} does not lie in [0, 1] and is not -100."
+            )
+        known += any(v != -100 for v in values)
+    return known
+
+
+def check_class_names(data_names: Sequence[str], config: Any, *, split: str) -> None:
+    """Refuse data whose class names are the student's in another order: label 0 would mean two things.
+
+    Raises:
+        LabelSpaceError: naming both orders and the fix.
+    """
+    own = [n.strip().casefold() for n in class_names(config)]
+    data = [n.strip().casefold() for n in data_names]
+    if own == data or sorted(own) != sorted(data):
+        return
+    raise LabelSpaceError(
+        f"{split} numbers its classes {_some(data_names)}, the student {_some(class_names(config))}: the "
+        "same names in another order. Type dataset.align_labels_with_mapping(student.config.label2id, "
+        "'label')."
+    )
+
+
+def chance_level(labels: Sequence[int]) -> float:
+    """The accuracy of always answering the most frequent class."""
+    return max(labels.count(label) for label in set(labels)) / len(labels)

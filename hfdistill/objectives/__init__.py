@@ -1,0 +1,34 @@
+"""The terms of a distillation loss."""
+
+from hfdistill.labels import TaskKind
+from hfdistill.objectives.base import Blend, Objective, Setting, as_blend, register, registered
+from hfdistill.objectives.logits import KD, CrossEntropy, LabelMSE, LogitMSE
+
+__all__ = [
+    "KD",
+    "Blend",
+    "CrossEntropy",
+    "LabelMSE",
+    "LogitMSE",
+    "Objective",
+    "Setting",
+    "as_blend",
+    "default_objective",
+    "register",
+    "registered",
+]
+
+
+def default_objective(task: TaskKind, *, hard: Objective | None = None, taught: bool = True) -> Blend:
+    """Half hard labels, half teacher: 0.5 * CrossEntropy() + 0.5 * KD(temperature=4).
+
+    Args:
+        task: for regression it is 0.5 * LabelMSE() + 0.5 * LogitMSE().
+        hard: another term for the hard labels.
+        taught: False where there is no teacher: the hard labels alone.
+    """
+    regression = task == "regression"
+    hard = hard or (LabelMSE() if regression else CrossEntropy())
+    if not taught:
+        return 1.0 * hard
+    return 0.5 * hard + 0.5 * (LogitMSE() if regression else KD(temperature=4))

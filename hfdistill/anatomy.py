@@ -1,0 +1,272 @@
+"""Where each architecture keeps its parts: the only file with architecture-specific names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+
+def _never(config: Any) -> str:
+    """No objection."""
+    return ""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where one architecture keeps its parts, and what must be known to cut it.
+
+    Paths are dotted: `blocks` and `embeddings` start at the base model (`model.bert`), the projections at a
+    block. Layer indices stored on sub-modules need no entry: a cut model is built from its own config, which
+    numbers them.
+
+    Args:
+        blocks: Path of the `nn.ModuleList` of blocks.
+        embeddings: Path of the embedding module.
+        depth: Config field with the number of layers.
+        width: Config field with the size of a hidden state.
+        heads: Config field with the number of attention heads; "" for a network without attention.
+        per_layer: Config fields that are lists with one entry per layer; they are cut with the blocks.
+        per_rule: Config fields that derive `per_layer` by a rule, which a cut model breaks: they are dropped.
+        query: Path of the query projection in a block, whose output is (B, T, D); `key` and `value` likewise.
+        key: See `query`.
+        value: See `query`.
+        fused: Path of one projection whose output is query, key and value side by side, (B, T, 3·D).
+        projections_reason: Why the projections cannot be read from a module's output; "" where they can.
+        attention_reason: Why `softmax(q kᵀ / √d)` of the projections is not the attention; "" where it is.
+        shared: Why there are fewer block modules than layers; "" where every layer has its own.
+        fixed: Config → why the depth cannot be cut; "" where it can.
+        anchored: Config → why block 1 cannot be left out; "" where it can.
+    """
+
+    blocks: str
+    embeddings: str = "embeddings"
+    depth: str = "num_hidden_layers"
+    width: str = "hidden_size"
+    heads: str = "num_attention_heads"
+    per_layer: tuple[str, ...] = ()
+    per_rule: tuple[str, ...] = ()
+    query: str = ""
+    key: str = ""
+    value: str = ""
+    fused: str = ""
+    projections_reason: str = ""
+    attention_reason: str = ""
+    shared: str = ""
+    fixed: Callable[[Any], str] = _never
+    anchored: Callable[[Any], str] = _never
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The sizes of a network: what losses and layer maps need to know before anything runs.
+
+    Args:
+        model_type: Architecture, as in `config.model_type`.
+        depth: Number of layers L.
+        width: Size D of a hidden state.
+        heads: Number of attention heads H per layer; 0 without attention.
+        classes: Number of classes C.
+
+    Example:
+        >>> from transformers import BertConfig
+        >>> Anatomy.of(BertConfig(num_hidden_layers=6, num_labels=3))
+        Anatomy(model_type='bert', depth=6, width=768, heads=12, classes=3)
+    """
+
+    model_type: str
+    depth: int
+    width: int
+    heads: int
+    classes: int
+
+    @classmethod
+    def of(cls, model_or_config: Any) -> Anatomy:
+        """Read the sizes off a model, a PEFT wrapper around one, or a config.
+
+        Raises:
+            ValueError: The architecture is not registered.
+        """
+        config = _config(model_or_config)
+        layout = layout_of(config)
+        return cls(
+            model_type=config.model_type,
+            depth=getattr(config, layout.depth),
+            width=getattr(config, layout.width),
+            heads=getattr(config, layout.heads) if layout.heads else 0,
+            classes=config.num_labels,
+        )
+
+
+def register_anatomy(model_type: str, layout: Layout, *, replace: bool = False) -> None:
+    """Make an architecture known, for `shrink` and for losses that look inside a network.
+
+    Args:
+        model_type: The architecture, as in `config.model_type`.
+        layout: Where it keeps its parts.
+        replace: Overwrite an entry that is already there.
+
+    Raises:
+        ValueError: `model_type` is registered with another layout and `replace` is False.
+
+    Example:
+        >>> register_anatomy("my_bert", Layout(blocks="encoder.layer", query="attention.self.query"))
+        >>> "my_bert" in known_anatomies()
+        True
+    """
+    if not replace and _LAYOUTS.get(model_type, layout) != layout:
+        raise ValueError(
+            f"Found another layout already registered for {model_type!r}; with two of them the result would "
+            f"depend on import order. Pass replace=True to overwrite it, or register another model_type."
+        )
+    _LAYOUTS[model_type] = layout
+
+
+def known_anatomies() -> tuple[str, ...]:
+    """The registered architectures, in alphabetical order."""
+    return tuple(sorted(_LAYOUTS))
+
+
+def layout_of(model_or_config: Any) -> Layout:
+    """The layout registered for a model's or a config's `model_type`.
+
+    Raises:
+        ValueError: The architecture is not registered.
+    """
+    model_type = getattr(_config(model_or_config), "model_type", None)
+    if model_type not in _LAYOUTS:
+        raise ValueError(
+            f"Unknown architecture {model_type!r}: where it keeps its blocks is not known. "
+            f"Known are {', '.join(known_anatomies())}. Tell where its parts are, for example "
+            f"`register_anatomy({model_type!r}, Layout(blocks='encoder.layer'))`, "
+            f"both names from hfdistill.anatomy."
+        )
+    return _LAYOUTS[model_type]
+
+
+def unwrapped(model: Any) -> Any:
+    """The Transformers model inside a PEFT wrapper; any other model as it is."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def blocks(model: Any) -> nn.ModuleList:
+    """The blocks of a model, as many as it has layers; block m is at index m - 1.
+
+    Raises:
+        ValueError: The architecture is unknown, or its layers share modules (ALBERT).
+
+    Example:
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> config = BertConfig(num_hidden_layers=2, hidden_size=24)
+        >>> len(blocks(BertForSequenceClassification(config)))
+        2
+    """
+    layout = layout_of(model)
+    if layout.shared:
+        raise ValueError(
+            f"Found {Anatomy.of(model).depth} layers but no module for each: {layout.shared}. "
+            f"Read hidden states with `output_hidden_states=True`, or use an architecture whose layers are "
+            f"modules of their own."
+        )
+    found: nn.ModuleList = _part(model, layout.blocks)
+    return found
+
+
+def embeddings(model: Any) -> nn.Module:
+    """The embedding module of a model.
+
+    Its output is the input of block 1 only where no projection follows (ELECTRA and ALBERT may have one).
+
+    Raises:
+        ValueError: The architecture is unknown.
+    """
+    return _part(model, layout_of(model).embeddings)
+
+
+def _config(model_or_config: Any) -> Any:
+    found = unwrapped(model_or_config)
+    return getattr(found, "config", found)
+
+
+def _part(model: Any, path: str) -> Any:
+    return unwrapped(model).base_model.get_submodule(path)
+
+
+def _albert_fixed(config: Any) -> str:
+    if config.num_hidden_groups == 1:
+        return ""
+    return f"its layers share {config.num_hidden_groups} groups of weights, dealt out by the depth itself"
+
+
+def _convolution_anchored(config: Any) -> str:
+    if getattr(config, "conv_kernel_size", 0) <= 0:
+        return ""
+    return "a convolution runs beside block 1 and joins its output"
+
+
+def _modernbert_anchored(config: Any) -> str:
+    return "the first block has no attention norm, all others have one, and the config cannot say otherwise"
+
+
+_RELATIVE = "relative positions are added to the scores"
+_SHARED = "ALBERT repeats one group of weights over all layers"
+
+_BERT = Layout(
+    blocks="encoder.layer",
+    query="attention.self.query",
+    key="attention.self.key",
+    value="attention.self.value",
+)
+
+_LAYOUTS: dict[str, Layout] = {
+    "bert": _BERT,
+    "camembert": _BERT,
+    "electra": _BERT,
+    "mobilebert": _BERT,
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "albert": Layout(
+        blocks="encoder.albert_layer_groups",
+        query="albert_layers.0.attention.query",
+        key="albert_layers.0.attention.key",
+        value="albert_layers.0.attention.value",
+        shared=_SHARED,
+        fixed=_albert_fixed,
+    ),
+    "deberta": Layout(
+        blocks="encoder.layer",
+        projections_reason="one projection interleaves query, key and value, and their biases come after it",
+        attention_reason=_RELATIVE,
+    ),
+    "deberta-v2": Layout(
+        blocks="encoder.layer",
+        query="attention.self.query_proj",
+        key="attention.self.key_proj",
+        value="attention.self.value_proj",
+        attention_reason=_RELATIVE,
+        anchored=_convolution_anchored,
+    ),
+    "distilbert": Layout(
+        blocks="transformer.layer",
+        query="attention.q_lin",
+        key="attention.k_lin",
+        value="attention.v_lin",
+    ),
+    "modernbert": Layout(
+        blocks="layers",
+        per_layer=("layer_types",),
+        per_rule=("global_attn_every_n_layers",),
+        fused="attn.Wqkv",
+        attention_reason="query and key are rotated by position afterwards, and some layers see a window",
+        anchored=_modernbert_anchored,
+    ),
+    "mpnet": Layout(
+        blocks="encoder.layer",
+        query="attention.attn.q",
+        key="attention.attn.k",
+        value="attention.attn.v",
+        attention_reason=_RELATIVE,
+    ),
+}

@@ -1,0 +1,48 @@
+"""The settings that belong to a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from transformers import TrainingArguments
+
+
+@dataclass
+class DistillationArguments(TrainingArguments):
+    """`TrainingArguments` and the few settings of a distillation run that are not part of its objective.
+
+    Plain `TrainingArguments` are accepted everywhere; these fields then have their defaults.
+    """
+
+    length_grouping: bool = field(
+        default=True,
+        metadata={
+            "help": "Put rows of like length into one batch, in an order that (seed, epoch) alone decide."
+        },
+    )
+    max_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens kept of a text that is tokenised here; default: what the tokenizer allows."
+        },
+    )
+    teacher_check_rows: int = field(
+        default=512,
+        metadata={
+            "help": "Rows of the evaluation data on which the teacher's accuracy is looked at first; 0 for "
+            "none."
+        },
+    )
+    allow_changed: bool = field(
+        default=False,
+        metadata={
+            "help": "Resume although the objective, the teacher or the label map are not the checkpoint's."
+        },
+    )
+
+
+def option(args: TrainingArguments, name: str) -> Any:
+    """A field of DistillationArguments, or its default where `args` are plain TrainingArguments."""
+    default = next(f.default for f in fields(DistillationArguments) if f.name == name)
+    return getattr(args, name, default)

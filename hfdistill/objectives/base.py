@@ -1,0 +1,220 @@
+"""One term of a loss, sums of terms, and the register of terms by name."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from hfdistill.labels import TaskKind
+from hfdistill.trace import Trace
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the run tells every objective when it is bound.
+
+    Args:
+        task: single_label, multi_label or regression.
+        classes: C, the number of outputs of the student and of the teacher.
+        label_smoothing: the run's `label_smoothing_factor`, for terms that read hard labels.
+    """
+
+    task: TaskKind
+    classes: int
+    label_smoothing: float = 0.0
+
+
+class Objective(nn.Module):
+    """One term of a distillation loss.
+
+    Life: construct (hyper-parameters only) → `bind` (sizes known, misuse refused) → `forward`, once a batch.
+    A subclass needs `forward` alone; it returns the mean over what `count` counts. Objectives add and scale:
+
+    Example:
+        >>> from hfdistill import KD, CrossEntropy
+        >>> print(0.1 * CrossEntropy() + 0.9 * KD(temperature=2))
+        0.1 * CrossEntropy() + 0.9 * KD(temperature=2)
+    """
+
+    name: ClassVar[str] = ""
+    needs_labels: ClassVar[bool] = False
+    """True where rows without a label say nothing to this term."""
+    needs_teacher: ClassVar[bool] = True
+    """False where the term reads the student and the labels alone."""
+    additive: ClassVar[bool] = True
+    """False where the value is no mean of per-example terms, so that it depends on how rows are batched."""
+
+    def bind(self, setting: Setting) -> None:
+        """Learn the run's task and sizes; raise ValueError where this term makes no sense for them."""
+
+    def count(self, labels: Tensor) -> Tensor:
+        """What `forward`'s mean is a mean over, as a scalar: rows, unless a subclass says otherwise.
+
+        Gradient accumulation and several processes are exact because every term is weighted by its own count.
+
+        Args:
+            labels: (B,) or (B, C); missing ones are -100 (NaN for regression).
+        """
+        return torch.tensor(float(labels.shape[0]), device=labels.device)
+
+    def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
+        """The mean of this term over the batch, a float32 scalar; 0 where `count` is 0.
+
+        Args:
+            student: logits (B, C) with a graph.
+            teacher: logits (B, C) without one, columns in the student's order.
+            labels: (B,) or (B, C); missing ones are -100 (NaN for regression).
+        """
+        raise NotImplementedError(f"{type(self).__name__} needs a `forward(student, teacher, labels)`.")
+
+    def __add__(self, other: Objective | Blend) -> Blend:
+        return as_blend(self) + other
+
+    def __mul__(self, weight: float) -> Blend:
+        return Blend([(weight, self)])
+
+    __rmul__ = __mul__
+
+    def __repr__(self) -> str:
+        """The constructor call: every argument kept under its own name that is not None."""
+        values = {name: getattr(self, name, None) for name in inspect.signature(type(self)).parameters}
+        plain = {
+            name: v.tolist() if isinstance(v, Tensor) else v for name, v in values.items() if v is not None
+        }
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in plain.items())})"
+
+
+class Blend(nn.Module):
+    """A weighted sum of objectives, written `0.5 * CrossEntropy() + 0.5 * KD(temperature=4)`.
+
+    Args:
+        terms: pairs (weight, objective); weights are finite and not negative.
+    """
+
+    def __init__(self, terms: list[tuple[float, Objective]]) -> None:
+        super().__init__()
+        self.weights = [_weight(weight) for weight, _ in terms]
+        self.terms = nn.ModuleList([term for _, term in terms])
+
+    @property
+    def names(self) -> list[str]:
+        """One name per term, numbered from the second use of the same objective: kd, kd_2."""
+        seen: dict[str, int] = {}
+        names = []
+        for term in self.terms:
+            base = term.name or type(term).__name__.lower()
+            seen[base] = seen.get(base, 0) + 1
+            names.append(base if seen[base] == 1 else f"{base}_{seen[base]}")
+        return names
+
+    @property
+    def needs_labels(self) -> bool:
+        """True where some term with weight reads hard labels."""
+        return any(term.needs_labels for weight, term in self._pairs() if weight)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """True where some term with weight reads the teacher."""
+        return any(term.needs_teacher for weight, term in self._pairs() if weight)
+
+    def bind(self, setting: Setting) -> None:
+        """Bind every term.
+
+        Raises:
+            ValueError: where no term has weight, or where a term does not fit the task.
+        """
+        if not any(self.weights):
+            raise ValueError(
+                f"The objective {self} has no term with weight, so nothing would be learnt. "
+                "Give a term a weight above 0, as in 0.5 * CrossEntropy() + 0.5 * KD()."
+            )
+        for term in self.terms:
+            term.bind(setting)
+
+    def counts(self, labels: Tensor) -> Tensor:
+        """What each term's mean is a mean over: (terms,), float32."""
+        return torch.stack([term.count(labels).float() for term in self.terms])
+
+    def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
+        """The unweighted mean of each term: (terms,), float32. A term without weight is not computed."""
+        zero = student.logits.new_zeros((), dtype=torch.float32)
+        means = [term(student, teacher, labels).float() if weight else zero for weight, term in self._pairs()]
+        return torch.stack(means)
+
+    def __add__(self, other: Objective | Blend) -> Blend:
+        return Blend([*self._pairs(), *as_blend(other)._pairs()])
+
+    def __mul__(self, weight: float) -> Blend:
+        return Blend([(_weight(weight) * own, term) for own, term in self._pairs()])
+
+    __rmul__ = __mul__
+
+    def __repr__(self) -> str:
+        return " + ".join(f"{weight:g} * {term!r}" for weight, term in self._pairs())
+
+    __str__ = __repr__
+
+    def _pairs(self) -> list[tuple[float, Objective]]:
+        return list(zip(self.weights, self.terms, strict=True))  # type: ignore[arg-type]
+
+
+def as_blend(objective: Objective | Blend) -> Blend:
+    """A `Blend` of one term, or the blend itself."""
+    if isinstance(objective, Blend):
+        return objective
+    if isinstance(objective, Objective):
+        return Blend([(1.0, objective)])
+    raise TypeError(
+        f"An objective is built from terms such as 0.5 * CrossEntropy() + 0.5 * KD(temperature=4); "
+        f"found {type(objective).__name__}. A loss of your own is a subclass of hfdistill.Objective."
+    )
+
+
+def _weight(value: float) -> float:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not math.isfinite(value)
+        or value < 0
+    ):
+        raise ValueError(
+            f"The weight of an objective is a number from 0 up, found {value!r}. Write 0.5 * KD()."
+        )
+    return float(value)
+
+
+Kind = TypeVar("Kind", bound=type[Objective])
+_REGISTER: dict[str, type[Objective]] = {}
+
+
+def register(name: str) -> Callable[[Kind], Kind]:
+    """Class decorator: name an objective, so that logs, recipes and the shared property tests find it.
+
+    Raises:
+        ValueError: where the name is taken or is not an identifier.
+    """
+    if not name.isidentifier():
+        raise ValueError(
+            f"The name of an objective stands in logs as loss_<name>; {name!r} is not an identifier."
+        )
+
+    def keep(cls: Kind) -> Kind:
+        taken = _REGISTER.get(name)
+        if taken is not None and taken.__qualname__ != cls.__qualname__:
+            raise ValueError(f"The name {name!r} is taken by {taken.__qualname__}. Choose another.")
+        cls.name = name
+        _REGISTER[name] = cls
+        return cls
+
+    return keep
+
+
+def registered() -> dict[str, type[Objective]]:
+    """Every registered objective by name."""
+    return dict(_REGISTER)

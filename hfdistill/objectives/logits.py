@@ -1,0 +1,197 @@
+"""Objectives on the logits: hard labels, Hinton's soft labels, logit matching."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hfdistill.labels import missing
+from hfdistill.objectives.base import Objective, Setting, register
+from hfdistill.trace import Trace
+
+TINY = torch.finfo(torch.float32).tiny
+
+
+@register("cross_entropy")
+class CrossEntropy(Objective):
+    """Cross-entropy of the student with the hard labels; rows labelled -100 do not count.
+
+    Single label: L = -(1/n) Σ_b log softmax(z_b)[y_b]. Multi-label: binary cross-entropy with logits, mean
+    over the B·C labels that are not -100.
+
+    Args:
+        label_smoothing: ε in [0, 1): the target is (1 - ε) on the label and ε/C everywhere (Szegedy et al.
+            2016, arXiv 1512.00567). None takes the run's `label_smoothing_factor`.
+        class_weights: C positive weights. Single label: the weighted mean of `torch.nn.CrossEntropyLoss`.
+            Multi-label: the weight of the positive label, `pos_weight`.
+
+    Raises:
+        ValueError: at construction for values out of range; at `bind` for regression, for a number of weights
+            other than C, or for label smoothing that the run sets to another value or that is multi-label.
+    """
+
+    needs_labels: ClassVar[bool] = True
+    needs_teacher: ClassVar[bool] = False
+
+    def __init__(
+        self, *, label_smoothing: float | None = None, class_weights: Sequence[float] | None = None
+    ) -> None:
+        super().__init__()
+        if label_smoothing is not None and not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing lies in [0, 1), found {label_smoothing!r}. Usual: 0.1.")
+        if class_weights is not None and not all(w > 0 and math.isfinite(w) for w in class_weights):
+            raise ValueError(
+                f"class_weights are positive numbers, one per class; found {list(class_weights)!r}."
+            )
+        self.label_smoothing = label_smoothing
+        weights = None if class_weights is None else torch.tensor(list(class_weights), dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.class_weights: Tensor | None
+        self._smoothing = label_smoothing or 0.0
+        self._multi_label = False
+
+    def bind(self, setting: Setting) -> None:
+        """Take over the task and the run's label smoothing."""
+        if setting.task == "regression":
+            raise ValueError(
+                "CrossEntropy needs classes, but the student has one output. Use LabelMSE() instead."
+            )
+        if self.class_weights is not None and len(self.class_weights) != setting.classes:
+            raise ValueError(
+                f"CrossEntropy has {len(self.class_weights)} class_weights for {setting.classes} classes. "
+                "Give one weight per class, in the order of the student's id2label."
+            )
+        own, run = self.label_smoothing, setting.label_smoothing
+        if own is not None and run and own != run:
+            raise ValueError(
+                f"Label smoothing is set twice: CrossEntropy(label_smoothing={own}) and "
+                f"label_smoothing_factor={run} in the arguments. Leave one of them out."
+            )
+        self._smoothing = run if own is None else own
+        self._multi_label = setting.task == "multi_label"
+        if self._multi_label and self._smoothing:
+            raise ValueError(
+                "Label smoothing has no meaning for multi-label targets. Leave label_smoothing at 0."
+            )
+
+    def count(self, labels: Tensor) -> Tensor:
+        """Labelled rows (their class weights, where given); multi-label: labelled elements."""
+        known = labels[~missing(labels)]
+        if self.class_weights is None or self._multi_label:
+            return torch.tensor(float(known.numel()), device=labels.device)
+        return self.class_weights.to(labels.device)[known].sum()
+
+    def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
+        """Mean over labelled rows; see `Objective.forward`."""
+        logits = student.logits.float()  # (B, C)
+        weights = None if self.class_weights is None else self.class_weights.to(logits.device)
+        if self._multi_label:
+            known = ~missing(labels)
+            each = F.binary_cross_entropy_with_logits(
+                logits, labels.float(), pos_weight=weights, reduction="none"
+            )
+            total = each.where(known, each.new_zeros(())).sum()
+        else:
+            total = F.cross_entropy(
+                logits,
+                labels,
+                weight=weights,
+                label_smoothing=self._smoothing,
+                ignore_index=-100,
+                reduction="sum",
+            )
+        return total / self.count(labels).clamp(min=TINY)
+
+
+@register("label_mse")
+class LabelMSE(Objective):
+    """Squared error between the student's single output and the gold value, for regression: L = (1/n) Σ (z -
+    y)².
+
+    Rows whose value is NaN are unlabelled and do not count.
+    """
+
+    needs_labels: ClassVar[bool] = True
+    needs_teacher: ClassVar[bool] = False
+
+    def bind(self, setting: Setting) -> None:
+        """Refuse classes."""
+        if setting.task != "regression":
+            raise ValueError(
+                f"LabelMSE fits regression, but the task is {setting.task}. Use CrossEntropy() instead."
+            )
+
+    def count(self, labels: Tensor) -> Tensor:
+        """Labelled rows."""
+        return (~missing(labels)).sum().float()
+
+    def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
+        """Mean over labelled rows; see `Objective.forward`."""
+        known = ~missing(labels)
+        total = (student.logits.float().view(-1)[known] - labels.float()[known]).square().sum()
+        return total / self.count(labels).clamp(min=TINY)
+
+
+@register("kd")
+class KD(Objective):
+    """Hinton's soft labels: L = T² · (1/B) Σ_b KL(softmax(z_t/T) ‖ softmax(z_s/T)).
+
+    Multi-label: T² times the mean over B·C of KL between Bernoullis of sigmoid(z/T). T² keeps the size of the
+    gradient when T changes. Reduction: batchmean; computed in float32.
+
+    Hinton, Vinyals, Dean 2015, arXiv 1503.02531. High temperatures show what the teacher thinks of the wrong
+    classes; T → ∞ is the squared error of centred logits. With two classes there is one wrong class, and the
+    temperature only sets how much confident rows count. Usual: 1 to 8.
+
+    Args:
+        temperature: T > 0.
+
+    Raises:
+        ValueError: at construction for T ≤ 0; at `bind` for regression (one output has no distribution).
+    """
+
+    def __init__(self, *, temperature: float = 4.0) -> None:
+        super().__init__()
+        number = isinstance(temperature, (int, float)) and not isinstance(temperature, bool)
+        if not number or not math.isfinite(temperature) or temperature <= 0:
+            raise ValueError(f"KD needs a temperature above 0, found {temperature!r}. Usual: 1 to 8.")
+        self.temperature = temperature
+        self._multi_label = False
+
+    def bind(self, setting: Setting) -> None:
+        """Choose softmax or sigmoid."""
+        if setting.task == "regression":
+            raise ValueError(
+                "KD compares distributions over classes, and one output has none: its KL is 0 for ever. "
+                "Use LogitMSE() for regression."
+            )
+        self._multi_label = setting.task == "multi_label"
+
+    def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
+        """Mean over all rows; see `Objective.forward`."""
+        s, t = student.logits.float() / self.temperature, teacher.logits.float() / self.temperature  # (B, C)
+        if self._multi_label:
+            q = t.sigmoid()
+            kl = q * (F.logsigmoid(t) - F.logsigmoid(s)) + (1 - q) * (F.logsigmoid(-t) - F.logsigmoid(-s))
+            return self.temperature**2 * kl.mean()
+        kl = F.kl_div(F.log_softmax(s, -1), F.log_softmax(t, -1), reduction="batchmean", log_target=True)
+        return self.temperature**2 * kl
+
+
+@register("logit_mse")
+class LogitMSE(Objective):
+    """Squared error of the logits: L = (1/(B·C)) Σ (z_s - z_t)². No temperature.
+
+    Ba and Caruana 2014, arXiv 1312.6184; Tang et al. 2019, arXiv 1903.12136 (BERT into a BiLSTM). Fits every
+    task:
+    for regression it is the way to learn from a teacher.
+    """
+
+    def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
+        """Mean over all rows and classes; see `Objective.forward`."""
+        return F.mse_loss(student.logits.float(), teacher.logits.float())

@@ -1,0 +1,94 @@
+"""Plain data: dataclasses from JSON, text files written whole, names on one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import types
+import typing
+from pathlib import Path
+from typing import Any, NoReturn, get_args, get_origin
+from uuid import uuid4
+
+
+def read_json(path: Path, *, limit: int) -> Any:
+    """Strict JSON of at most `limit` bytes: no NaN, no Infinity.
+
+    Raises:
+        ValueError: larger, or not strict JSON; names the file.
+    """
+    if path.stat().st_size > limit:
+        raise ValueError(f"{path.name} has more than {limit} bytes, so it was not written by hfdistill.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} is not strict JSON: {error}.") from error
+
+
+def printable(text: object, *, limit: int = 80) -> str:
+    """One line that is safe to print: characters that steer a terminal as escapes, cut at `limit`."""
+    raw = str(text)
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in raw[:limit])
+    return shown.strip() + ("…" if len(raw) > limit else "")
+
+
+def write_atomically(path: Path, text: str) -> Path:
+    """Write a text file so that readers see the old content or the new, never a part; makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        with staged.open("x", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        staged.replace(path)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"it holds {name}")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    return value if math.isfinite(value) else _refuse(digits[:20])
+
+
+def build(kind: Any, value: Any, where: str) -> Any:
+    """JSON as `kind`: a dataclass, `X | None`, tuple[X, ...], dict[str, X] or a plain type.
+
+    Raises:
+        ValueError: naming the place in the JSON that does not fit.
+    """
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        (one,) = (k for k in inner if k is not types.NoneType)
+        return None if value is None else build(one, value, where)
+    if dataclasses.is_dataclass(kind):
+        return _build_dataclass(kind, value, where)
+    if origin is tuple and isinstance(value, list):
+        return tuple(build(inner[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is dict and isinstance(value, dict):
+        return {key: build(inner[1], item, f"{where}.{printable(key)}") for key, item in value.items()}
+    if kind is float and type(value) in (int, float):
+        return float(value)
+    if kind is not Any and type(value) is not kind:
+        raise ValueError(
+            f"{where} should be {getattr(kind, '__name__', kind)}, found {type(value).__name__}."
+        )
+    return value
+
+
+def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} should be an object, found {type(value).__name__}.")
+    hints = typing.get_type_hints(kind)
+    missing, unknown = sorted(hints.keys() - value.keys()), sorted(value.keys() - hints.keys())
+    if missing or unknown:
+        raise ValueError(f"{where} lacks {missing} and has unknown {[printable(name) for name in unknown]}.")
+    return kind(**{name: build(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
