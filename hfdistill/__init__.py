@@ -7,4 +7,21 @@ from hfdistill.teachers import ModelTeacher, Teacher
 from hfdistill.trace import Trace
 from hfdistill.trainer import DistillationTrainer, NonFiniteError
 
+__all__ = [
+    "KD",
+    "Blend",
+    "CrossEntropy",
+    "DistillationArguments",
+    "DistillationTrainer",
+    "LabelMSE",
+    "LabelSpaceError",
+    "LogitMSE",
+    "ModelTeacher",
+    "NonFiniteError",
+    "Objective",
+    "Teacher",
+    "Trace",
+    "register",
+]
+
 __version__ = "0.1.0"

@@ -6,11 +6,19 @@ import dataclasses
 import json
 import math
 import os
+import re
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin
 from uuid import uuid4
+
+_SECRET_KEY = re.compile(r"(?i)(^|_)(token|secret|password|passwd|api_?key|credentials?)$")
+_TOKEN = re.compile(
+    r"\b(hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|AKIA[A-Z0-9]{16})\b"
+)
+_FOLDERS = re.compile(r"(?<![\w.:/\\])(?:~|[A-Za-z]:)?(?:[/\\][\w.@+-]+)+[/\\](?=[\w.@+-])")
 
 
 def read_json(path: Path, *, limit: int) -> Any:
@@ -92,3 +100,29 @@ def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
     if missing or unknown:
         raise ValueError(f"{where} lacks {missing} and has unknown {[printable(name) for name in unknown]}.")
     return kind(**{name: build(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
+
+
+def scrub(value: Any) -> Any:
+    """Plain data without access tokens, and with folders reduced to their last name.
+
+    Args:
+        value: text, numbers, lists and mappings as JSON has them; other objects become their text.
+
+    Example:
+        >>> scrub({"data": "/home/ada/sst2", "hub_token": "x", "rate": 0.1})
+        {'data': 'sst2', 'rate': 0.1}
+    """
+    if isinstance(value, Mapping):
+        return {_scrub_text(str(k)): scrub(v) for k, v in value.items() if not _SECRET_KEY.search(str(k))}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [scrub(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return _scrub_text(str(value))
+
+
+def _scrub_text(text: str) -> str:
+    for name, secret in os.environ.items():
+        if _SECRET_KEY.search(name) and len(secret) >= 8:
+            text = text.replace(secret, "[removed]")
+    return _FOLDERS.sub("", _TOKEN.sub("[removed]", text))

@@ -287,7 +287,8 @@ def error_sentence(errors: Errors) -> str:
     beside = "" if errors.baseline_same_wrong is None else f" (the baseline {errors.baseline_same_wrong})"
     return (
         f"of the {errors.teacher_wrong} rows that the teacher gets wrong, the student repeats "
-        f"{errors.same_wrong} wrong answers{beside} and corrects {errors.corrected}; it adds {errors.new} errors of its own"
+        f"{errors.same_wrong} wrong answers{beside} and corrects "
+        f"{errors.corrected}; it adds {errors.new} errors of its own"
     )
 
 
@@ -296,7 +297,7 @@ def hardware(report: Report) -> str:
     e = report.environment
     where = f"{e.device}, host {e.cpu}" if e.device != "cpu" else e.cpu
     versions = f"torch {e.torch}, transformers {e.transformers}"
-    return printable(f"{where}, {e.threads} threads of {e.cores} cores, {versions}", limit=300)
+    return printable(f"{where}, {e.threads} of {e.cores} cores used, {versions}", limit=300)
 
 
 def signed(share: float) -> str:
@@ -335,8 +336,6 @@ def _sentences(report: Report) -> list[str]:
         lines.append(error_sentence(report.errors))
     source = " ".join(printable(part) for part in (data.name, data.split) if part) or "data"
     unlabelled = "" if data.labelled_rows == data.rows else f", {data.labelled_rows:,} with labels"
-    lines.append(
-        f"{source}: {data.rows:,} rows{unlabelled}, {data.tokens_p50} tokens (median), {data.tokens_max} at most"
-    )
+    lines.append(f"{source}: {data.rows:,} rows{unlabelled}, {data.tokens_p50} tokens each (median)")
     lines.append(f"{hardware(report)}, {report.environment.date}")
     return lines

@@ -1,7 +1,8 @@
-"""How fast models answer, measured side by side on one machine."""
+"""How fast and how large models are, measured side by side on one machine."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -10,10 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils.logging import tqdm
 
@@ -79,16 +82,41 @@ def compare_speeds(
         rates = _throughputs(models, collate, chosen, plan)
     return {
         role: Speed(
-            latency_ms_p50=float(np.percentile(latencies[role], 50)),
-            latency_ms_p95=float(np.percentile(latencies[role], 95)),
+            latency_ms_p50=round(float(np.percentile(latencies[role], 50)), 3),
+            latency_ms_p95=round(float(np.percentile(latencies[role], 95)), 3),
             latency_rows=plan.latency_rows,
-            rows_per_s=float(np.median(rates[role])),
+            rows_per_s=round(float(np.median(rates[role])), 1),
             batch_size=plan.batch_size,
             throughput_rows=len(chosen),
             repeats=plan.repeats,
         )
         for role in models
     }
+
+
+def size_mb(model: nn.Module) -> float:
+    """Megabytes (1e6 bytes) of the safetensors file that `save_pretrained` writes: tied weights count
+    once."""
+    seen: dict[tuple[int, torch.Size], tuple[str, torch.Tensor]] = {}
+    for name, tensor in model.state_dict().items():
+        seen.setdefault((tensor.data_ptr(), tensor.shape), (name, tensor))
+    weights = sum(tensor.numel() * tensor.element_size() for _, tensor in seen.values())
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, tensor in seen.values():
+        end = offset + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = len(json.dumps(header, separators=(",", ":")))
+    return (8 + -(-text // 8) * 8 + weights) / 1e6
+
+
+def embedding_parameters(model: PreTrainedModel) -> int:
+    """Weights of the word embedding table; 0 where a model has none."""
+    try:
+        return int(model.get_input_embeddings().weight.numel())
+    except (NotImplementedError, AttributeError):
+        return 0
 
 
 def spread(rows: int, wanted: int) -> list[int]:

@@ -42,6 +42,6 @@ def logits_of(outputs: Any) -> Tensor:
 
 
 def run(model: nn.Module, batch: Batch, *, accepts: frozenset[str]) -> Trace:
-    """Run `model` on the part of `batch` that it accepts; labels are for the objectives, not for the model."""
+    """Run `model` on what it accepts of `batch`; labels are for the objectives, not for the model."""
     inputs = {name: value for name, value in batch.items() if name in accepts and name != "labels"}
     return Trace(logits=logits_of(model(**inputs)), attention_mask=batch.get("attention_mask"))

@@ -61,7 +61,7 @@ class Objective(nn.Module):
         Args:
             labels: (B,) or (B, C); missing ones are -100 (NaN for regression).
         """
-        return torch.tensor(float(labels.shape[0]), device=labels.device)
+        return torch.full((), float(labels.shape[0]), device=labels.device)
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
         """The mean of this term over the batch, a float32 scalar; 0 where `count` is 0.
@@ -107,7 +107,7 @@ class Blend(nn.Module):
         """One name per term, numbered from the second use of the same objective: kd, kd_2."""
         seen: dict[str, int] = {}
         names = []
-        for term in self.terms:
+        for _, term in self._pairs():
             base = term.name or type(term).__name__.lower()
             seen[base] = seen.get(base, 0) + 1
             names.append(base if seen[base] == 1 else f"{base}_{seen[base]}")
@@ -134,12 +134,12 @@ class Blend(nn.Module):
                 f"The objective {self} has no term with weight, so nothing would be learnt. "
                 "Give a term a weight above 0, as in 0.5 * CrossEntropy() + 0.5 * KD()."
             )
-        for term in self.terms:
+        for _, term in self._pairs():
             term.bind(setting)
 
     def counts(self, labels: Tensor) -> Tensor:
         """What each term's mean is a mean over: (terms,), float32."""
-        return torch.stack([term.count(labels).float() for term in self.terms])
+        return torch.stack([term.count(labels).float() for _, term in self._pairs()])
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
         """The unweighted mean of each term: (terms,), float32. A term without weight is not computed."""

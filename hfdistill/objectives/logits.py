@@ -81,10 +81,10 @@ class CrossEntropy(Objective):
 
     def count(self, labels: Tensor) -> Tensor:
         """Labelled rows (their class weights, where given); multi-label: labelled elements."""
-        known = labels[~missing(labels)]
+        known = ~missing(labels)
         if self.class_weights is None or self._multi_label:
-            return torch.tensor(float(known.numel()), device=labels.device)
-        return self.class_weights.to(labels.device)[known].sum()
+            return known.sum().float()
+        return self.class_weights.to(labels.device)[labels.clamp(min=0)].where(known, 0.0).sum()
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
         """Mean over labelled rows; see `Objective.forward`."""

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,13 +26,12 @@ from hfdistill.pretrained import load_classifier
 from hfdistill.teachers import Teacher, as_teacher
 from hfdistill.trace import Batch, Trace, accepted_inputs, run
 from hfdistill.trainer import preflight
+from hfdistill.trainer.batches import REPEATED, own_rows, rows
+from hfdistill.trainer.given import GivenLoss
 from hfdistill.trainer.ledger import Ledger, NonFiniteError
 from hfdistill.trainer.resumable import ResumableTrainer
 
 logger = logging.getLogger(__name__)
-
-REPEATED = "hfdistill_repeated"
-"""Batch key of rows that a process only repeats to keep step with the others; they weigh nothing."""
 
 
 class DistillationTrainer(ResumableTrainer):
@@ -108,7 +107,7 @@ class DistillationTrainer(ResumableTrainer):
         if config is not None and theirs is not None:
             spaces.check_same_task(config, theirs)
             self._columns = spaces.match_labels(config, theirs, label_map=self._label_map)
-        given = None if self.compute_loss_func is None else _GivenLoss(self.compute_loss_func)
+        given = None if self.compute_loss_func is None else GivenLoss(self.compute_loss_func)
         if objective is not None and given is not None:
             raise ValueError(
                 "Both objective and compute_loss_func are given, and each is the whole loss. Leave one out: "
@@ -124,9 +123,10 @@ class DistillationTrainer(ResumableTrainer):
                 f"{self.objective} learns from a teacher, and teacher=None. Name one, or drop that term."
             )
         smoothing = self.args.label_smoothing_factor if self.task == "single_label" else 0.0
-        classes = getattr(config, "num_labels", 2)
-        self.objective.bind(Setting(task=self.task, classes=classes, label_smoothing=smoothing))
+        self._classes = getattr(config, "num_labels", 2)
+        self.objective.bind(Setting(task=self.task, classes=self._classes, label_smoothing=smoothing))
         self.objective.to(self.args.device)
+        self._weights = torch.tensor(self.objective.weights, device=self.args.device)
         self._accepts = accepted_inputs(self.model)
         logger.info("Objective: %s", self.objective)
 
@@ -139,15 +139,15 @@ class DistillationTrainer(ResumableTrainer):
         """Log the teacher's accuracy on the first rows of the evaluation data."""
         data = self.eval_dataset
         data = next(iter(data.values()), None) if isinstance(data, dict) else data
-        rows = option(self.args, "teacher_check_rows")
-        if self.teacher is None or self.task != "single_label" or not isinstance(data, Dataset) or not rows:
+        limit = option(self.args, "teacher_check_rows")
+        if self.teacher is None or self.task != "single_label" or not isinstance(data, Dataset) or not limit:
             return
         if not self.is_world_process_zero():
             return
         data = self._remove_unused_columns(data, "teacher check")
         answers, gold, size = [], [], self.args.eval_batch_size
-        for start in range(0, min(rows, len(data)), size):
-            part = [data[i] for i in range(start, min(start + size, rows, len(data)))]
+        for start in range(0, min(limit, len(data)), size):
+            part = [data[i] for i in range(start, min(start + size, limit, len(data)))]
             batch = dict(self._prepare_inputs(self.data_collator(part)))
             labels = self._labels(batch)
             answers += self._teach(batch).logits.argmax(-1)[labels != -100].tolist()
@@ -199,27 +199,20 @@ class DistillationTrainer(ResumableTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | None]:
-        """The micro-batches of one optimizer step, and each term's count over all of them, on all processes."""
+        """The micro-batches of one optimizer step, and each term's count over them, on all processes."""
         batches = [self._own_rows(dict(batch)) for batch in itertools.islice(epoch_iterator, num_batches)]
         self._ledger.open_window()
         if not batches:
             return [], None
-        counts = sum(self._counts(batch, self._labels(batch)) for batch in batches).to(device)
+        each = [self._counts(batch, self._labels(batch)) for batch in batches]
+        counts = torch.stack(each).sum(0).to(device)
         return batches, self.accelerator.reduce(counts, "sum") if self.args.world_size > 1 else counts
 
     def _own_rows(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Drop the rows that accelerate repeats at the end of an epoch to give every process as many."""
-        state = self.accelerator.gradient_state
-        size = _rows(batch)
-        if self.args.world_size == 1 or not state.end_of_dataloader or state.remainder <= 0:
+        if self.args.world_size == 1:
             return batch
-        own = min(max(state.remainder - self.args.process_index * self._train_batch_size, 0), size)
-        if own < size:
-            batch = {
-                k: v[: max(own, 1)] if isinstance(v, Tensor) and len(v) == size else v
-                for k, v in batch.items()
-            }
-        return batch if own else {**batch, REPEATED: torch.tensor(True)}
+        state, rank = self.accelerator.gradient_state, self.args.process_index
+        return own_rows(batch, state=state, rank=rank, batch_size=self._train_batch_size)
 
     def _counts(self, batch: Batch, labels: Tensor) -> Tensor:
         counts = self.objective.counts(labels)
@@ -228,14 +221,13 @@ class DistillationTrainer(ResumableTrainer):
     def _labels(self, batch: Batch) -> Tensor:
         """The batch's labels in the task's shape; missing ones where there are none."""
         labels = batch.get(self.label_names[0] if self.label_names else "labels")
-        if labels is not None:
-            return spaces.as_targets(labels, self.task)
-        return spaces.unlabelled(_rows(batch), getattr(self.model.config, "num_labels", 2), self.task).to(
-            self.args.device
-        )
+        if labels is None:
+            labels = spaces.unlabelled(rows(batch), self._classes, self.task).to(self.args.device)
+        return spaces.as_targets(labels, self.task)
 
     def _teach(self, batch: Batch) -> Trace:
         """The teacher's view of a batch, its columns in the student's order."""
+        assert self.teacher is not None  # noqa: S101 - compute_loss asks only where an objective reads a teacher
         with self.accelerator.autocast():
             trace = self.teacher.trace(batch)
         if self._columns is None:
@@ -261,16 +253,14 @@ class DistillationTrainer(ResumableTrainer):
         student = run(model, batch, accepts=self._accepts)
         teacher = self._teach(batch) if self.objective.needs_teacher else student
         _refuse_other_shape(student, teacher)
+        weights = self._weights
+        if num_items_in_batch is not None:  # DDP, FSDP and ZeRO average gradients over processes
+            share = counts / num_items_in_batch.clamp(min=torch.finfo(torch.float32).tiny)
+            weights = weights * share * self.accelerator.num_processes
         with torch.autocast(student.logits.device.type, enabled=False):
-            parts = self.objective(student, teacher, labels) * torch.tensor(
-                self.objective.weights, device=labels.device
-            )
-            if num_items_in_batch is not None:
-                share = counts / num_items_in_batch.clamp(min=torch.finfo(torch.float32).tiny)
-                parts = (
-                    parts * share * self.accelerator.num_processes
-                )  # DDP, FSDP and ZeRO average over processes
-                self._ledger.add(parts, batch=batch, student=student, teacher=teacher)
+            parts = self.objective(student, teacher, labels) * weights
+        if num_items_in_batch is not None:
+            self._ledger.add(parts, batch=batch, student=student, teacher=teacher)
         loss = parts.sum()
         return (loss, SequenceClassifierOutput(loss=loss, logits=student.logits)) if return_outputs else loss
 
@@ -278,16 +268,13 @@ class DistillationTrainer(ResumableTrainer):
         """Trainer's last call before the optimizer moves: stop here where a number is no number."""
         grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         fine = self._ledger.is_finite().to(self.args.device)
-        if (
-            self.accelerator.scaler is None
-        ):  # with fp16, the gradient scaler skips such steps and lowers the scale
+        if self.accelerator.scaler is None:  # fp16: the gradient scaler skips such steps and lowers the scale
             fine = fine & torch.isfinite(torch.as_tensor(grad_norm, device=fine.device))
         if self.args.world_size > 1:
             fine = self.accelerator.reduce(fine.float(), "sum") == self.args.world_size
         if not fine:
-            raise NonFiniteError(
-                self._ledger.explain(self.state.global_step + 1, self.model, show=self._show_row)
-            )
+            step = self.state.global_step + 1
+            raise NonFiniteError(self._ledger.explain(step, self.model, show=self._show_row))
         return grad_norm
 
     def _show_row(self, batch: Batch, row: int) -> str:
@@ -330,7 +317,7 @@ class DistillationTrainer(ResumableTrainer):
         if self.compute_loss_func is None:
             sums = spaces.row_losses(logits.float(), labels, self.task)  # (B, 2): sum and count
         else:
-            value = _GivenLoss(self.compute_loss_func)(Trace(logits), Trace(logits), labels)
+            value = GivenLoss(self.compute_loss_func)(Trace(logits), Trace(logits), labels)
             sums = torch.stack([value.float(), torch.ones_like(value)]).expand(len(labels), 2).contiguous()
         if self._eval_losses is not None:
             self._eval_losses.append(self.accelerator.gather_for_metrics(sums).cpu())
@@ -372,29 +359,6 @@ class DistillationTrainer(ResumableTrainer):
         """Objective, teacher and label order: what must be the same when a run is resumed."""
         teacher = None if self.teacher is None else self.teacher.fingerprint()
         return {"objective": str(self.objective), "teacher": teacher, "columns": self._columns}
-
-
-class _GivenLoss(Objective):
-    """A Trainer's `compute_loss_func(outputs, labels, num_items_in_batch)` as the hard-label term."""
-
-    name = "compute_loss_func"
-    needs_labels = True
-    needs_teacher = False
-
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def count(self, labels: Tensor) -> Tensor:
-        return (~spaces.missing(labels)).sum().float()
-
-    def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
-        outputs = SequenceClassifierOutput(logits=student.logits)
-        return self.function(outputs, labels, num_items_in_batch=self.count(labels))
-
-
-def _rows(batch: Mapping[str, Any]) -> int:
-    return next(len(value) for value in batch.values() if isinstance(value, Tensor) and value.dim() > 0)
 
 
 def _refuse_other_shape(student: Trace, teacher: Trace) -> None:

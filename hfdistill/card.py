@@ -1,0 +1,431 @@
+"""The Hub's model card, drawn from a report and never from a model."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from hfdistill.plain import printable, write_atomically
+from hfdistill.report import (
+    COLUMNS,
+    PERCENT,
+    TITLES,
+    ClassReport,
+    ModelReport,
+    Report,
+    count,
+    error_sentence,
+    hardware,
+    interval_sentences,
+    show,
+)
+
+TAGS = ("hfdistill", "knowledge-distillation", "text-classification")
+MAX_HEADER = 65_536
+MAX_NOTES = 20_000
+MAX_CLASSES = 20
+
+_HUB_METRICS = {
+    "accuracy": "accuracy",
+    "macro_f1": "f1",
+    "micro_f1": "f1",
+    "pearson": "pearsonr",
+    "spearman": "spearmanr",
+    "mse": "mse",
+}
+_MARKUP = re.compile(r"[&<>\"'`*_{}\[\]()!|~:@\\^$#]")
+_CALL = {
+    "single_label": "",
+    "multi_label": ', top_k=None, function_to_apply="sigmoid"',
+    "regression": ', function_to_apply="none"',
+}
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What the card calls things: ids where they are the Hub's, else the last folder of a path."""
+
+    model: str
+    base: str
+    dataset: str
+    base_on_hub: bool
+    dataset_on_hub: bool
+
+
+def write_card(
+    folder: str | Path,
+    report: Report,
+    *,
+    base_model: str,
+    dataset: str,
+    dataset_license: str | None = None,
+    license: str | None = None,  # noqa: A002 - the Hub's own word
+    model_name: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write `folder/README.md`: what the student is, how to use it, what it is worth, how it was made, where
+    it fails.
+
+    Every name is shown as text: it can bring neither HTML nor links nor table cells into the body, and the
+    header is read back before it is written. Objective, recipe and seeds come from `report.notes`.
+
+    Args:
+        folder: of the student.
+        report: what `measure` gave.
+        base_model: the teacher that it was cut from or learned from: Hub id or path. A path does not go into
+            the header.
+        dataset: what it was trained on: Hub id or path.
+        dataset_license: terms of the data.
+        license: of the student's weights, as the Hub spells it: "apache-2.0".
+        model_name: else the report's name of the student.
+        metadata: further header fields, such as {"language": "en", "tags": ["sentiment"]}.
+
+    Returns:
+        The path of the card.
+
+    Raises:
+        ValueError: `metadata` is no plain data, names a field that the card fills itself, or the header is
+            too long.
+    """
+    names = _names(report, model_name, base_model, dataset)
+    data = _header(report, names, license, dict(metadata or {}))
+    header = data.to_yaml()
+    if len(header) > MAX_HEADER:
+        raise ValueError(
+            f"The card's header has {len(header)} characters, more than {MAX_HEADER}. Shorten `metadata`."
+        )
+    body = "\n\n".join(
+        [
+            _summary(report, names),
+            _usage(report, names),
+            _results(report),
+            _training(report, names, dataset_license),
+            _limits(report),
+            _making(report, Path(folder)),
+        ]
+    )
+    content = f"---\n{header}\n---\n\n{body}\n"
+    if ModelCard(content).data.to_dict() != data.to_dict():
+        raise ValueError(
+            "The card's header does not read back as it was written. Use plain text in `metadata`."
+        )
+    return write_atomically(Path(folder) / "README.md", content)
+
+
+def escape(text: object, *, limit: int = 80) -> str:
+    """Text that Markdown and HTML show as it is: one line, control characters as escapes, markup as
+    entities."""
+    shown = _MARKUP.sub(lambda found: f"&#{ord(found.group())};", printable(text, limit=limit))
+    return re.sub(r"(?i)\bwww\.", lambda found: found.group()[:3] + "&#46;", shown)
+
+
+def _names(report: Report, model_name: str | None, base_model: str, dataset: str) -> _Names:
+    return _Names(
+        model=printable(_last(model_name or report.student.name)) or "student",
+        base=printable(_last(base_model)),
+        dataset=printable(_last(dataset)),
+        base_on_hub=_on_hub(base_model),
+        dataset_on_hub=_on_hub(dataset),
+    )
+
+
+def _on_hub(name: str) -> bool:
+    """Whether a name could be a Hub id, and is no folder or file here."""
+    plain = re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", name, re.ASCII) is not None
+    return plain and not set(name.split("/")) & {".", ".."} and not Path(name).exists()
+
+
+def _last(name: str) -> str:
+    """A Hub id as it is, of a path its last part."""
+    parts = [part for part in re.split(r"[\\/]", name) if part.strip()]
+    return name if _on_hub(name) or not parts else parts[-1]
+
+
+def _header(report: Report, names: _Names, license_id: str | None, extra: dict[str, Any]) -> ModelCardData:
+    taken = {
+        "model-index",
+        "model_name",
+        "eval_results",
+        "base_model",
+        "datasets",
+        "license",
+        "metrics",
+    } & extra.keys()
+    if taken:
+        raise ValueError(f"The card fills {', '.join(sorted(taken))} itself. Leave it out of `metadata`.")
+    try:
+        json.dumps(extra, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"`metadata` must be plain text, numbers, lists and mappings: {error}.") from error
+    own_tags = extra.pop("tags", [])
+    results = _eval_results(report, names)
+    return ModelCardData(
+        license=license_id,
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        base_model=names.base if names.base_on_hub else None,
+        base_model_relation="finetune" if names.base_on_hub else None,
+        datasets=[names.dataset] if names.dataset_on_hub else None,
+        metrics=sorted(
+            {result.metric_type for result in results if result.metric_type in _HUB_METRICS.values()}
+        )
+        or None,
+        tags=[*TAGS, *([own_tags] if isinstance(own_tags, str) else own_tags)],
+        model_name=names.model if results else None,
+        eval_results=results or None,
+        **extra,
+    )
+
+
+def _eval_results(report: Report, names: _Names) -> list[EvalResult]:
+    """The student's numbers for the header: what the table shows, and nothing undefined."""
+    values = {**(report.student.metrics or {}), **(report.student.fidelity or {})}
+    found = {metric: value for metric in COLUMNS[report.task] if (value := values.get(metric)) is not None}
+    return [
+        EvalResult(
+            task_type="text-classification",
+            task_name="Text Classification",
+            dataset_type=names.dataset if names.dataset_on_hub else "other",
+            dataset_name=names.dataset,
+            dataset_split=printable(report.data.split) if report.data.split else None,
+            metric_type=_HUB_METRICS.get(metric, metric),
+            metric_name=TITLES[metric],
+            metric_value=round(value, 4),
+            verified=False,
+        )
+        for metric, value in found.items()
+    ]
+
+
+def _summary(report: Report, names: _Names) -> str:
+    labels = ", ".join(escape(c.label, limit=40) for c in report.classes[:MAX_CLASSES])
+    more = f" and {len(report.classes) - MAX_CLASSES} more" if len(report.classes) > MAX_CLASSES else ""
+    kind = {
+        "single_label": "gives a text one label",
+        "multi_label": "gives a text any number of labels",
+        "regression": "gives a text a number",
+    }[report.task]
+    lines = [
+        f"# {escape(names.model)}",
+        f"A small model that {kind}{f' of {len(report.classes)}: {labels}{more}' if labels else ''}. "
+        f"It was distilled from **{escape(names.base)}** with hfdistill.",
+    ]
+    values = {**(report.student.metrics or {}), **(report.student.fidelity or {})}
+    shown = [f"{TITLES[m]} {show(values[m], m)}" for m in COLUMNS[report.task] if values.get(m) is not None]
+    beside = report.against_teacher("student")
+    if shown:
+        where = escape(f"{names.dataset} {report.data.split or ''}".strip())
+        lines.append(
+            f"On {report.data.rows:,} rows of {where}: {', '.join(shown)}{f'; {beside} of the teacher' if beside else ''}."
+        )
+    return "\n\n".join(lines)
+
+
+def _usage(report: Report, names: _Names) -> str:
+    model = names.model if _on_hub(names.model) else "path/to/this/folder"
+    pairs = report.data.pairs
+    text = (
+        '{"text": "The first text.", "text_pair": "The second text."}' if pairs else '"The text to classify."'
+    )
+    texts = '"The first text.", "The second text."' if pairs else '"The text to classify."'
+    own = (
+        ""
+        if report.student.architecture.startswith("transformers.")
+        else "import hfdistill  # knows this architecture\n"
+    )
+    turn = {"single_label": "logits.softmax(-1)", "multi_label": "logits.sigmoid()", "regression": "logits"}[
+        report.task
+    ]
+    return f"""## Use
+
+```python
+{own}from transformers import pipeline
+
+classify = pipeline("text-classification", model="{model}"{_CALL[report.task]})
+print(classify({text}))
+```
+
+Without the pipeline:
+
+```python
+{own}import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{model}")
+model = AutoModelForSequenceClassification.from_pretrained("{model}")
+with torch.inference_mode():
+    logits = model(**tokenizer({texts}, return_tensors="pt")).logits
+print({turn}, model.config.id2label)
+```"""
+
+
+def _results(report: Report) -> str:
+    data, models = report.data, report.models()
+    labelled = "" if data.labelled_rows == data.rows else f" ({data.labelled_rows:,} of them with labels)"
+    quality = [m for m in (*COLUMNS[report.task], "nll", "kl") if _any_has(models, m)]
+    rows = []
+    for role, model in models.items():
+        values = {**(model.metrics or {}), **(model.fidelity or {})}
+        rows.append([_role(role), escape(model.name), *(_cell(values, m) for m in quality)])
+    lines = [
+        f"## Results\n\nMeasured on {data.rows:,} rows{labelled}, {escape(report.environment.date[:10])}.",
+        _table(["", "name", *(TITLES[m] for m in quality)], rows),
+    ]
+    lines += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in interval_sentences(report)]
+    if report.differences:
+        lines.append(
+            "The intervals cover the choice of rows, not that of training seeds. ± is one standard error."
+        )
+    if report.teacher is not None:
+        lines.append(_CLOSENESS[report.task])
+    return "\n\n".join([*lines, _costs(report)])
+
+
+_CLOSENESS = {
+    "single_label": "Agreement: share of rows where the answer is the teacher's. ECE: expected calibration error, 15 bins. "
+    "KL: of the teacher's probabilities from the student's, in nats.",
+    "multi_label": "Agreement: share of rows whose label set is the teacher's. Exact match: whose label set is right. "
+    "KL: mean over rows and labels, in nats.",
+    "regression": "MSE and correlations are against the labels where not said otherwise.",
+}
+
+
+def _costs(report: Report) -> str:
+    rows = []
+    for role, model in report.models().items():
+        s = model.speed
+        timed = (
+            [f"{s.latency_ms_p50:.1f}", f"{s.latency_ms_p95:.1f}", f"{s.rows_per_s:.0f}"] if s else ["-"] * 3
+        )
+        size = [count(model.parameters), count(model.embedding_parameters), f"{model.size_mb:.1f}"]
+        rows.append([_role(role), *size, *timed, report.against_teacher(role) or "-"])
+    header = ["", "parameters", "in embeddings", "MB", "ms p50", "ms p95", "rows/s", "beside the teacher"]
+    dtypes = ", ".join(sorted({escape(model.dtype) for model in report.models().values()}))
+    text = f"MB: 1e6 bytes of safetensors in {dtypes}."
+    s = report.student.speed
+    if s is not None:
+        text = (
+            f"{text} Milliseconds: one row at a time, median and 95th percentile of {s.latency_rows} real rows "
+            f"({report.data.tokens_p50} tokens in the median). Rows/s: batches of {s.batch_size}, median of {s.repeats} "
+            f"passes over {s.throughput_rows} rows. All models by turns on {escape(hardware(report), limit=300)}; "
+            "tokenization is not timed."
+        )
+    return f"## Size and speed\n\n{_table(header, rows)}\n\n{text}"
+
+
+def _training(report: Report, names: _Names, dataset_license: str | None) -> str:
+    lines = [
+        "## Training",
+        f"- Data: {escape(names.dataset)}"
+        + (f", licence {escape(dataset_license)}" if dataset_license else ""),
+    ]
+    lines.append(f"- Teacher: {escape(names.base)}")
+    notes = dict(report.notes)
+    if "objective" in notes:
+        lines.append(f"- Objective: {escape(notes.pop('objective'), limit=500)}")
+    if report.environment.commit:
+        lines.append(f"- Commit: {escape(report.environment.commit)}")
+    text = "\n".join([lines[0], "", *lines[1:]])
+    return f"{text}\n\n{_preformatted(notes)}" if notes else text
+
+
+def _preformatted(notes: Mapping[str, Any]) -> str:
+    """Notes as YAML in a block whose content is neither Markdown nor HTML."""
+    listing = yaml.safe_dump(notes, sort_keys=False, allow_unicode=True, width=100)
+    shown = "\n".join(
+        printable(line, limit=400) if line.strip() == line else _indented(line)
+        for line in listing.split("\n")
+    )
+    if len(shown) > MAX_NOTES:
+        shown = shown[:MAX_NOTES] + "\n… cut, the whole is in the report"
+    return (
+        f"<pre><code>{html.escape(shown).replace(']', '&#93;').replace('`', '&#96;').strip()}\n</code></pre>"
+    )
+
+
+def _indented(line: str) -> str:
+    return " " * (len(line) - len(line.lstrip(" "))) + printable(line, limit=400)
+
+
+def _limits(report: Report) -> str:
+    lines = ["## Limits"]
+    if report.errors is not None:
+        lines.append(f"Inherited errors: {error_sentence(report.errors)}.")
+    lines.append(
+        "A student repeats its teacher's biases, and tests on one data set say little about other texts. Measure it on "
+        "your own before you rely on it."
+    )
+    if report.student.metrics is None:
+        lines.append(
+            "The rows had no labels: how often the model is right is not known, only how close it is to the teacher."
+        )
+    elif report.classes:
+        lines.append(_class_table(report))
+    return "\n\n".join(lines)
+
+
+def _class_table(report: Report) -> str:
+    chosen, note = list(report.classes), ""
+    if len(chosen) > MAX_CLASSES:
+        chosen = sorted(chosen, key=_weakness)[:MAX_CLASSES]
+        note = f"\n\nThe {MAX_CLASSES} of {len(report.classes)} classes that the student finds least, beside the teacher."
+    header = ["class", "rows", "share", "student finds"]
+    if report.teacher is not None:
+        header += ["teacher finds", "teacher wrong", "of these repeated"]
+    rows = []
+    for c in chosen:
+        row = [escape(c.label, limit=60), f"{c.rows:,}", f"{100 * c.share:.1f} %", _share(c.student_recall)]
+        rows.append(
+            row
+            if report.teacher is None
+            else [*row, _share(c.teacher_recall), str(c.teacher_wrong), str(c.same_wrong)]
+        )
+    return f"{_table(header, rows)}{note}"
+
+
+def _weakness(c: ClassReport) -> float:
+    """What the student lost of a class's recall, the most first; without a teacher its own recall."""
+    own = 2.0 if c.student_recall is None else c.student_recall
+    return own - (c.teacher_recall or 0.0)
+
+
+def _making(report: Report, folder: Path) -> str:
+    e = report.environment
+    full = " All numbers are in report.json." if (folder / "report.json").is_file() else ""
+    return (
+        f"## How this card was made\n\nhfdistill {escape(e.hfdistill)} measured the models and wrote this card (Python "
+        f"{escape(e.python)}, {escape(e.platform)}).{full} Nobody has verified the numbers since."
+    )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; cells are already escaped."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _any_has(models: Mapping[str, ModelReport], metric: str) -> bool:
+    return any(metric in {**(m.metrics or {}), **(m.fidelity or {})} for m in models.values())
+
+
+def _cell(values: Mapping[str, float | None], metric: str) -> str:
+    """A metric, with its standard error where there is one."""
+    error = values.get(f"{metric}_se")
+    shown = show(values.get(metric), metric)
+    return shown if error is None or metric not in PERCENT else f"{shown} ± {100 * error:.1f}"
+
+
+def _share(value: float | None) -> str:
+    return show(value, "accuracy")
+
+
+def _role(role: str) -> str:
+    return {"teacher": "teacher", "student": "**this student**", "baseline": "undistilled student"}[role]

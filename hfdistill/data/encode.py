@@ -1,0 +1,174 @@
+"""Text columns to token ids: truncated, counted, never padded."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from datasets import Dataset, IterableDataset
+
+logger = logging.getLogger(__name__)
+
+DatasetLike = TypeVar("DatasetLike")
+
+_CUT = "_cut"
+_UNLIMITED = 10**9  # a tokenizer without a limit reports 1e30
+_STAND_INS = ("cls_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "unk_token_id")
+
+
+def encode(
+    dataset: DatasetLike, tokenizer: Any, *, max_length: int | None = None, token_types: bool = False
+) -> DatasetLike:
+    """The dataset with `text` (and `text_pair`) replaced by the token ids that a model reads.
+
+    Rows are cut to `min(max_length, tokenizer.model_max_length)` and not padded; all other columns stay. How
+    many rows were cut is logged once; a streamed dataset is cut uncounted. A text that gives no token at all
+    becomes one special token, so no row is empty. Results are cached by `datasets` under a fingerprint that
+    holds the whole tokenizer, these arguments and the rows.
+
+    Args:
+        dataset: A `Dataset`, `IterableDataset`, `DatasetDict` or `IterableDatasetDict` with a `text` column.
+        tokenizer: A transformers tokenizer, fast or slow.
+        max_length: Tokens per row, special tokens included; None for the tokenizer's own limit.
+        token_types: Ask for `token_type_ids` where the tokenizer does not return them by itself. A BERT
+            teacher needs them for pairs although a DistilBERT student has none.
+
+    Returns:
+        A dataset of the same kind with `input_ids`, `attention_mask` and whatever else the tokenizer gives.
+
+    Raises:
+        ValueError: When there is no `text` column, a text is not a readable string, or `max_length` leaves no
+            room for text beside the special tokens.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> from transformers import AutoTokenizer
+        >>> from hfdistill.data import encode
+        >>> tokenizer = AutoTokenizer.from_pretrained("google-bert/bert-base-uncased")
+        >>> rows = Dataset.from_dict({"text": ["a warm film", "dull"], "label": [1, 0]})
+        >>> encode(rows, tokenizer, max_length=64).column_names
+        ['label', 'input_ids', 'token_type_ids', 'attention_mask']
+    """
+    splits = dataset if isinstance(dataset, dict) else {"": dataset}
+    encoded = {name: _encode_split(rows, tokenizer, max_length, token_types) for name, rows in splits.items()}
+    counted = {name: rows for name, rows in encoded.items() if isinstance(rows, Dataset)}
+    cut = sum(sum(rows[_CUT]) for rows in counted.values())
+    if cut:
+        total = sum(len(rows) for rows in counted.values())
+        limit = _limit(tokenizer, max_length)
+        logger.warning(
+            "%s of %s rows are longer than %s tokens and were cut", f"{cut:,}", f"{total:,}", limit
+        )
+    encoded |= {name: rows.remove_columns(_CUT) for name, rows in counted.items()}
+    return type(dataset)(encoded) if isinstance(dataset, dict) else encoded[""]
+
+
+def _encode_split(rows: Any, tokenizer: Any, max_length: int | None, token_types: bool) -> Any:
+    if not isinstance(rows, (Dataset, IterableDataset)):
+        raise ValueError(
+            f"encode reads a datasets.Dataset, IterableDataset or dict of them, found {type(rows).__name__}. "
+            "Make one with load(...), Dataset.from_list(rows) or Dataset.from_dict(columns)."
+        )
+    columns = rows.column_names or list(next(iter(rows), {}))
+    if "text" not in columns:
+        raise ValueError(
+            f"encode reads the column 'text' (and 'text_pair'), found {columns}. "
+            "Load the data with load(...), or rename the column: dataset.rename_column('sentence', 'text')."
+        )
+    texts = [name for name in ("text", "text_pair") if name in columns]
+    limit = _limit(tokenizer, max_length)
+    special = tokenizer.num_special_tokens_to_add(pair=len(texts) == 2)
+    if limit is not None and limit <= special:
+        raise ValueError(
+            f"A row may have {limit} tokens, of which the tokenizer needs {special} for special tokens: no "
+            f"text is left. Pass max_length={special + 1} or more."
+        )
+    counts = isinstance(rows, Dataset)
+    encoder = _Encoder(tokenizer, limit=limit, token_types=token_types, counts=counts)
+    return rows.map(encoder, batched=True, with_indices=True, remove_columns=texts)
+
+
+def _limit(tokenizer: Any, max_length: int | None) -> int | None:
+    bounds = [int(tokenizer.model_max_length)] + ([] if max_length is None else [max_length])
+    return min(bounds) if min(bounds) < _UNLIMITED else None
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """One batch of texts to ids. `datasets` hashes its fields for the cache: the whole tokenizer."""
+
+    tokenizer: Any
+    limit: int | None
+    token_types: bool
+    counts: bool
+
+    def __call__(self, batch: dict[str, list[Any]], rows: list[int]) -> dict[str, list[Any]]:
+        columns = [batch[name] for name in ("text", "text_pair") if name in batch]
+        for name, texts in zip(("text", "text_pair"), columns, strict=False):
+            _check_readable(name, texts, rows)
+        encoded = self._tokenize(columns, cut=False)
+        long = [
+            i
+            for i, ids in enumerate(encoded["input_ids"])
+            if self.limit is not None and len(ids) > self.limit
+        ]
+        if long:
+            shorter = self._tokenize([[texts[i] for i in long] for texts in columns], cut=True)
+            for key, values in shorter.items():
+                for i, value in zip(long, values, strict=True):
+                    encoded[key][i] = value
+        self._fill_empty(encoded, rows)
+        if self.counts:
+            encoded[_CUT] = [False] * len(rows)
+            for i in long:
+                encoded[_CUT][i] = True
+        return encoded
+
+    def _tokenize(self, columns: list[list[str]], *, cut: bool) -> dict[str, list[Any]]:
+        encoding = self.tokenizer(
+            *columns,
+            truncation=cut,
+            max_length=self.limit if cut else None,
+            padding=False,
+            return_token_type_ids=True if self.token_types else None,
+            verbose=False,
+        )
+        return dict(encoding)
+
+    def _fill_empty(self, encoded: dict[str, list[Any]], rows: list[int]) -> None:
+        empty = [i for i, ids in enumerate(encoded["input_ids"]) if len(ids) == 0]
+        if not empty:
+            return
+        token = next(
+            (t for name in _STAND_INS if (t := getattr(self.tokenizer, name, None)) is not None), None
+        )
+        if token is None:
+            raise ValueError(
+                f"Rows {[rows[i] for i in empty[:5]]} give no token, which no model can read, and the "
+                "tokenizer has no special token to put there. "
+                "Remove them: dataset.filter(lambda row: row['text'].strip() != '')."
+            )
+        filled = {"input_ids": token, "attention_mask": 1}
+        for key, values in encoded.items():
+            for i in empty:
+                values[i] = [filled.get(key, 0)]
+
+
+def _check_readable(name: str, texts: list[Any], rows: list[int]) -> None:
+    bad = [row for row, text in zip(rows, texts, strict=True) if not _readable(text)]
+    if bad:
+        raise ValueError(
+            f"Rows {bad[:5]} of column {name!r} hold None, a number or half a surrogate pair, which is no "
+            'text. Remove them: load(..., on_bad_row="drop"), or dataset.filter(...).'
+        )
+
+
+def _readable(text: Any) -> bool:
+    if not isinstance(text, str):
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,379 @@
+"""Measure a student beside its teacher and the same student trained without one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoTokenizer, PreTrainedModel
+from transformers.utils.logging import tqdm
+
+from hfdistill.data import encode
+from hfdistill.labels import TaskKind, check_class_names, class_names, match_labels, task_kind
+from hfdistill.metrics.compare import classes, differences, errors
+from hfdistill.metrics.scores import Array, fidelity, scores
+from hfdistill.plain import scrub
+from hfdistill.pretrained import Source, load_classifier
+from hfdistill.report import DataReport, ModelReport, Report, Speed
+from hfdistill.speed import SpeedPlan, compare_speeds, embedding_parameters, environment, size_mb
+from hfdistill.trace import Batch, accepted_inputs, run
+
+STANDARD = SpeedPlan()
+BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model with what cannot be seen from it; needed only where a plain model would not do.
+
+    Args:
+        model: Hub id, folder or object.
+        tokenizer: its own, where it is an object that reads other token ids than the student.
+        name: what tables call it; else its id or folder.
+        label_map: its class → the student's class, as in `hfdistill.labels.match_labels`.
+    """
+
+    model: Source
+    tokenizer: Any = None
+    name: str | None = None
+    label_map: Mapping[str | int, str | int] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """A loaded model, its rows in its own token ids, and its columns in the student's class order."""
+
+    role: str
+    name: str
+    model: PreTrainedModel
+    rows: Mapping[str, Sequence[Sequence[int]]]
+    columns: list[int] | None
+    pad: int
+
+
+def measure(
+    student: Source | Contender,
+    data: Dataset,
+    *,
+    teacher: Source | Contender | None = None,
+    baseline: Source | Contender | None = None,
+    tokenizer: Any = None,
+    max_length: int | None = None,
+    speed: SpeedPlan | None = STANDARD,
+    notes: Mapping[str, Any] | None = None,
+) -> Report:
+    """What a student is worth: quality, closeness to the teacher, size and speed, beside teacher and
+    baseline.
+
+    Quality is scored on the rows that have labels (-1, -100, None and NaN hide one), closeness on all. Every
+    model reads its own token ids and only the inputs that its `forward` has; class orders are matched by
+    name. Nothing is changed in models given as objects.
+
+    Args:
+        student: the model in question.
+        data: columns `text`[, `text_pair`] and `label`, or already encoded (`input_ids`, …) for models of one
+            tokenizer.
+        teacher: the model it learned from.
+        baseline: the same student trained without a teacher. Without it nobody can tell what distillation
+            gained.
+        tokenizer: the student's; else that of its folder. Teacher and baseline use their own folder's, else
+            this one.
+        max_length: tokens per row; else each tokenizer's limit.
+        speed: how much to time; None times nothing.
+        notes: objective, recipe, seeds, …: plain data that is kept in the report. Folders and access tokens
+            in it are removed.
+
+    Returns:
+        The report. `print(report.table())`, `report.save("report.json")`.
+
+    Raises:
+        ValueError: no rows, labels that are no classes of the student, models of different tasks or classes,
+            rows longer than a model can read, logits that are not finite, or no tokenizer.
+
+    Example:
+        >>> report = measure("out/student", dev, teacher="textattack/bert-base-uncased-SST-2")  # doctest:
+        +SKIP >>> print(report.table())  # doctest: +SKIP
+    """
+    if len(data) == 0:
+        raise ValueError(
+            "measure needs rows, found an empty dataset. Check the split and any filter before it."
+        )
+    kept = json.loads(json.dumps(scrub(dict(notes or {})), allow_nan=False))
+    given = {"student": student, "teacher": teacher, "baseline": baseline}
+    subjects = _load(given, data, tokenizer, max_length)
+    config = subjects["student"].model.config
+    task = task_kind(config)
+    labels, labelled = _labels(data, config, task)
+    with _evaluating([subject.model for subject in subjects.values()]):
+        logits = {role: _predict(subject) for role, subject in subjects.items()}
+        speeds = _speeds(subjects, speed, rows=len(data))
+    models = {
+        role: _describe(subject, logits, task=task, labels=labels, labelled=labelled, speed=speeds.get(role))
+        for role, subject in subjects.items()
+    }
+    known = {role: values[labelled] for role, values in logits.items()}
+    truth = labels[labelled]
+    return Report(
+        task=task,
+        student=models["student"],
+        teacher=models.get("teacher"),
+        baseline=models.get("baseline"),
+        differences=differences(task, known, truth),
+        errors=errors(known, truth) if task == "single_label" else None,
+        classes=classes(task, known, truth, class_names(config)),
+        data=_describe_data(data, subjects["student"], int(labelled.sum()), max_length),
+        environment=environment(subjects["student"].model.device),
+        notes=kept,
+    )
+
+
+def _load(
+    given: Mapping[str, Source | Contender | None], data: Dataset, tokenizer: Any, max_length: int | None
+) -> dict[str, _Subject]:
+    """Models, tokenizers and encoded rows by role, student first."""
+    entries = {r: c if isinstance(c, Contender) else Contender(c) for r, c in given.items() if c is not None}
+    device = next(
+        (e.model.device for e in entries.values() if isinstance(e.model, PreTrainedModel)),
+        torch.device("cpu"),
+    )
+    models: dict[str, PreTrainedModel] = {}
+    tokenizers: dict[str, Any] = {}
+    for role, entry in entries.items():
+        loaded = load_classifier(entry.model, role=role)
+        models[role] = loaded if loaded is entry.model else loaded.to(device)
+        own = entry.tokenizer or (tokenizer if role == "student" else None)
+        tokenizers[role] = own or _tokenizer_of(entry.model) or tokenizers.get("student") or tokenizer
+    _check_alike(models, entries, shared={r: tokenizers[r] is tokenizers["student"] for r in models})
+    rows = _encode(data, models, tokenizers, max_length)
+    return {
+        role: _Subject(
+            role=role,
+            name=entry.name or _name_of(entry.model),
+            model=models[role],
+            rows=rows[role],
+            columns=match_labels(models["student"].config, models[role].config, label_map=entry.label_map),
+            pad=_pad_id(models[role], tokenizers[role]),
+        )
+        for role, entry in entries.items()
+    }
+
+
+def _check_alike(
+    models: Mapping[str, PreTrainedModel], entries: Mapping[str, Contender], *, shared: Mapping[str, bool]
+) -> None:
+    """Refuse models of another task, and token ids that one model would read as other words."""
+    student = models["student"].config
+    for role, model in models.items():
+        if task_kind(model.config) != task_kind(student):
+            raise ValueError(
+                f"The {role} is a {task_kind(model.config)} model and the student a {task_kind(student)} "
+                "one. Set config.problem_type alike on both, or measure models of one task."
+            )
+        sizes = [getattr(config, "vocab_size", None) for config in (model.config, student)]
+        if shared[role] and sizes[0] != sizes[1]:
+            raise ValueError(
+                f"The {role} has a vocabulary of {sizes[0]} and the student one of {sizes[1]}, so they cannot "
+                f"read the same token ids. Give text, and {role}=Contender(model, tokenizer=its_own)."
+            )
+
+
+def _tokenizer_of(model: Source) -> Any:
+    """The tokenizer saved beside a model; None for an object, or where there is none."""
+    if isinstance(model, PreTrainedModel):
+        return None
+    folder = Path(model)
+    if folder.is_dir() and not any(
+        (folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")
+    ):
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
+    except OSError:
+        return None
+
+
+def _name_of(model: Source) -> str:
+    """A Hub id as it is, of a path its last folder."""
+    name = (model.name_or_path or type(model).__name__) if isinstance(model, PreTrainedModel) else str(model)
+    is_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not Path(name).exists()
+    return name if is_id else [part for part in re.split(r"[\\/]", str(Path(name).resolve())) if part][-1]
+
+
+def _pad_id(model: PreTrainedModel, tokenizer: Any) -> int:
+    return next(
+        (i for i in (getattr(tokenizer, "pad_token_id", None), model.config.pad_token_id) if i is not None), 0
+    )
+
+
+def _encode(
+    data: Dataset,
+    models: Mapping[str, PreTrainedModel],
+    tokenizers: Mapping[str, Any],
+    max_length: int | None,
+) -> dict[str, dict[str, Any]]:
+    """Columns of token ids by role, only those that the model's `forward` has; equal encodings are made
+    once."""
+    made: dict[tuple[int, bool], Dataset] = {}
+    columns = {}
+    for role, model in models.items():
+        accepts, tokenizer = accepted_inputs(model), tokenizers[role]
+        if "input_ids" in data.column_names:
+            encoded = data
+        elif tokenizer is None:
+            raise ValueError(
+                f"The {role} came without a tokenizer. Pass tokenizer=, or data that is already encoded."
+            )
+        else:
+            key = (id(tokenizer), "token_type_ids" in accepts)
+            if key not in made:
+                made[key] = encode(data, tokenizer, max_length=max_length, token_types=key[1])
+            encoded = made[key]
+        names = [name for name in encoded.column_names if name in accepts and name not in ("label", "labels")]
+        columns[role] = {name: encoded[name][:] for name in names}
+        longest, room = (
+            max(map(len, columns[role]["input_ids"])),
+            getattr(model.config, "max_position_embeddings", None),
+        )
+        if room is not None and 0 < room < longest:
+            raise ValueError(
+                f"A row has {longest} tokens, the {role} reads {room} at most. Pass max_length={room}."
+            )
+    return columns
+
+
+def _collate(subject: _Subject, rows: Sequence[int]) -> Batch:
+    """Rows padded on the right to the longest of them, on the model's device; (B, T) each."""
+    batch = {
+        name: pad_sequence(
+            [torch.as_tensor(column[row]) for row in rows],
+            batch_first=True,
+            padding_value=subject.pad if name == "input_ids" else 0,
+        )
+        for name, column in subject.rows.items()
+    }
+    if "attention_mask" not in batch:
+        lengths = torch.tensor([len(subject.rows["input_ids"][row]) for row in rows])
+        batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+    return {name: tensor.to(subject.model.device) for name, tensor in batch.items()}
+
+
+@contextmanager
+def _evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
+    """Dropout off inside, every module's mode as before outside."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _predict(subject: _Subject) -> Array:
+    """Logits (rows, C) in the data's order and the student's class order."""
+    accepts = accepted_inputs(subject.model)
+    order = sorted(
+        range(len(subject.rows["input_ids"])), key=lambda row: -len(subject.rows["input_ids"][row])
+    )
+    parts = []
+    with torch.inference_mode():
+        for start in tqdm(range(0, len(order), BATCH_SIZE), desc=subject.role, leave=False, disable=None):
+            batch = _collate(subject, order[start : start + BATCH_SIZE])
+            parts.append(run(subject.model, batch, accepts=accepts).logits.float().cpu())
+    logits = torch.cat(parts)[torch.tensor(order).argsort()].numpy()  # (rows, C)
+    bad = np.flatnonzero(~np.isfinite(logits).all(axis=1)).tolist()
+    if bad:
+        more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
+        raise ValueError(
+            f"The {subject.role}'s logits are not finite on rows {bad[:10]}{more}. Its weights are damaged "
+            f"or {subject.model.dtype} is too narrow: load it in float32 and look at its training loss."
+        )
+    return np.asarray(logits if subject.columns is None else logits[:, subject.columns])
+
+
+def _speeds(subjects: Mapping[str, _Subject], plan: SpeedPlan | None, *, rows: int) -> dict[str, Speed]:
+    if plan is None:
+        return {}
+    models = {role: subject.model for role, subject in subjects.items()}
+    return compare_speeds(models, lambda role, chosen: _collate(subjects[role], chosen), rows=rows, plan=plan)
+
+
+def _labels(data: Dataset, config: Any, task: TaskKind) -> tuple[Array, Array]:
+    """Labels in the task's shape, and which rows have one, (rows,) bool."""
+    name = next((n for n in ("label", "labels") if n in data.column_names), None)
+    if name is None:
+        return np.zeros(len(data)), np.zeros(len(data), dtype=bool)
+    feature = data.features[name]
+    names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
+    if names:
+        check_class_names(names, config, split=str(data.split or "data"))
+    hidden = [np.nan] * config.num_labels if task == "multi_label" else np.nan
+    try:
+        values = np.array([hidden if value is None else value for value in data[name]], dtype=np.float64)
+    except ValueError as error:
+        raise ValueError(f"Column {name!r} holds no labels for a {task} model: {error}.") from error
+    if values.shape != ((len(data), config.num_labels) if task == "multi_label" else (len(data),)):
+        raise ValueError(f"Column {name!r} has shape {values.shape}, which are no labels for a {task} model.")
+    if task == "regression":
+        return values, ~np.isnan(values)
+    labelled = (np.nan_to_num(values, nan=-100) >= 0).reshape(len(data), -1).all(axis=1)
+    allowed = {0.0, 1.0} if task == "multi_label" else set(range(config.num_labels))
+    wrong = [r for r in np.flatnonzero(labelled) if not set(np.atleast_1d(values[r]).tolist()) <= allowed]
+    if wrong:
+        raise ValueError(
+            f"Column {name!r} holds {values[wrong[0]].tolist()} in row {wrong[0]}, which is no class of the "
+            f"student's {config.num_labels} ({len(wrong)} such rows). Give class ids in its order, or -100 "
+            "where there is no label."
+        )
+    return np.where(np.isnan(values), -100, values).astype(np.int64), np.asarray(labelled)
+
+
+def _describe(
+    subject: _Subject,
+    logits: Mapping[str, Array],
+    *,
+    task: str,
+    labels: Array,
+    labelled: Array,
+    speed: Speed | None,
+) -> ModelReport:
+    model, own = subject.model, logits[subject.role]
+    return ModelReport(
+        name=subject.name,
+        architecture=f"{type(model).__module__.partition('.')[0]}.{type(model).__name__}",
+        parameters=sum(p.numel() for p in model.parameters()),
+        embedding_parameters=embedding_parameters(model),
+        size_mb=size_mb(model),
+        dtype=str(model.dtype).removeprefix("torch."),
+        metrics=scores(task, own[labelled], labels[labelled]) if labelled.any() else None,
+        fidelity=fidelity(task, own, logits["teacher"])
+        if "teacher" in logits and subject.role != "teacher"
+        else None,
+        speed=speed,
+    )
+
+
+def _describe_data(data: Dataset, student: _Subject, labelled: int, max_length: int | None) -> DataReport:
+    lengths = [len(ids) for ids in student.rows["input_ids"]]
+    name = data.info.dataset_name
+    return DataReport(
+        name=None if name in (None, "parquet", "csv", "json", "text", "arrow", "generator") else name,
+        split=str(data.split) if data.split else None,
+        rows=len(data),
+        labelled_rows=labelled,
+        pairs="text_pair" in data.column_names,
+        tokens_p50=int(np.median(lengths)),
+        tokens_max=max(lengths),
+        max_length=max_length,
+    )

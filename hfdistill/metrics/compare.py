@@ -1,0 +1,87 @@
+"""A student's answers beside its teacher's and baseline's: what was lost, inherited, corrected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from hfdistill.metrics.scores import Array, paired_interval
+from hfdistill.report import ClassReport, Difference, Errors
+
+
+def differences(task: str, logits: Mapping[str, Array], labels: Array) -> tuple[Difference, ...]:
+    """The student's accuracy minus the others'; none for regression or without labels."""
+    if task == "regression" or len(labels) == 0:
+        return ()
+    metric = "accuracy" if task == "single_label" else "subset_accuracy"
+    right = {role: _right(task, values, labels) for role, values in logits.items()}
+    others = [role for role in ("teacher", "baseline") if role in right]
+    return tuple(Difference(role, metric, *paired_interval(right["student"], right[role])) for role in others)
+
+
+def _right(task: str, logits: Array, labels: Array) -> Array:
+    """Which rows a model gets wholly right, (rows,) bool."""
+    if task == "multi_label":
+        return np.asarray(((logits > 0) == (labels > 0)).all(axis=1))
+    return np.asarray(logits.argmax(axis=1) == labels)
+
+
+def errors(logits: Mapping[str, Array], labels: Array) -> Errors | None:
+    """What became of the teacher's errors; None without teacher or labels.
+
+    Args:
+        logits: by role, (rows, C) in one class order.
+        labels: class ids (rows,).
+    """
+    if "teacher" not in logits or len(labels) == 0:
+        return None
+    answers = {role: values.argmax(axis=1) for role, values in logits.items()}
+    student, teacher, baseline = answers["student"], answers["teacher"], answers.get("baseline")
+    wrong = teacher != labels
+    return Errors(
+        teacher_wrong=int(wrong.sum()),
+        same_wrong=int((wrong & (student == teacher)).sum()),
+        corrected=int((wrong & (student == labels)).sum()),
+        new=int((~wrong & (student != labels)).sum()),
+        baseline_same_wrong=None if baseline is None else int((wrong & (baseline == teacher)).sum()),
+    )
+
+
+def classes(
+    task: str, logits: Mapping[str, Array], labels: Array, names: list[str]
+) -> tuple[ClassReport, ...]:
+    """One entry per class; arguments as for `errors`, labels of multi-label rows are (rows, C)."""
+    if task == "regression":
+        return ()
+    found = []
+    for i, name in enumerate(names):
+        inside = labels[:, i] > 0 if labels.ndim == 2 else labels == i
+        says = {r: v[:, i] > 0 if labels.ndim == 2 else v.argmax(axis=1) == i for r, v in logits.items()}
+        found.append(_class(name, inside, says, logits, labels))
+    return tuple(found)
+
+
+def _class(
+    name: str, inside: Array, says: Mapping[str, Array], logits: Mapping[str, Array], labels: Array
+) -> ClassReport:
+    rows = int(inside.sum())
+    recall = {role: float(answer[inside].mean()) if rows else None for role, answer in says.items()}
+    wrong = same = None
+    if "teacher" in logits and len(labels):
+        if labels.ndim == 2:
+            missed = says["teacher"] != inside
+            repeated = missed & (says["student"] != inside)
+        else:
+            missed = inside & ~says["teacher"]
+            repeated = missed & (logits["student"].argmax(axis=1) == logits["teacher"].argmax(axis=1))
+        wrong, same = int(missed.sum()), int(repeated.sum())
+    return ClassReport(
+        label=name,
+        rows=rows,
+        share=rows / len(labels) if len(labels) else 0.0,
+        student_recall=recall["student"],
+        teacher_recall=recall.get("teacher"),
+        teacher_wrong=wrong,
+        same_wrong=same,
+    )

@@ -1,0 +1,225 @@
+"""A student cut from its teacher: the same network with fewer blocks."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from hfdistill.anatomy import Anatomy, Layout, embeddings, layout_of, unwrapped
+
+logger = logging.getLogger(__name__)
+
+
+def shrink(
+    teacher: PreTrainedModel | str | os.PathLike[str],
+    *,
+    layers: int | Sequence[int],
+    dtype: torch.dtype = torch.float32,
+) -> PreTrainedModel:
+    """A student made of some of the teacher's blocks and of everything around them.
+
+    `layers=M` of N keeps the blocks g(m) = round(m·N/M), m = 1…M (PKD-skip, arXiv 1908.09355; TinyBERT's
+    uniform map, arXiv 1909.10351): 6 → 3 keeps blocks 2, 4 and 6. A list keeps exactly the blocks it names:
+    DistilBERT (arXiv 1910.01108) started from `[1, 3, 5, 8, 10, 12]`. Blocks are counted from 1, as in
+    `hidden_states`.
+
+    Embeddings, position terms, final norm, pooler and head are carried over, so the student's logits are
+    those of a teacher whose dropped blocks pass their input on unchanged. The weights are copies; the teacher
+    stays as it was. The student is in evaluation mode, as after `from_pretrained`; a frozen teacher does not
+    make a frozen student; nothing is drawn at random.
+
+    Saved, it is a plain Transformers model. Its `config._name_or_path` is empty, since no published weights
+    are its own; `config.shrunk_from` keeps its origin: `{"model": "org/teacher", "layers": [2, 4, 6]}`.
+
+    ALBERT repeats one group of weights, so any choice of M layers gives M repeats: faster, but not smaller.
+    ModernBERT (always) and DeBERTa-v2 (with a convolution) cannot do without block 1: there `layers=M` keeps
+    1, g(2), …, g(M).
+
+    Args:
+        teacher: A model with any head, a PEFT wrapper around one (its adapter is merged into a copy), or the
+            id or path of a sequence classifier. A checkpoint without a head gets one from Transformers, drawn
+            at random.
+        layers: How many blocks to keep, or which ones.
+        dtype: Type of the student's weights.
+
+    Returns:
+        A model of the teacher's class, on its device.
+
+    Raises:
+        TypeError: `teacher` is neither a model nor a name, or `layers` is not made of whole numbers.
+        ValueError: The architecture is unknown or cannot be cut, `layers` does not fit its depth, or the
+            teacher's weights do not fit its config (quantised, pruned or carrying an adapter).
+
+    Example:
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> teacher = BertForSequenceClassification(BertConfig(num_hidden_layers=6, hidden_size=24))
+        >>> student = shrink(teacher, layers=3)
+        >>> student.config.num_hidden_layers, student.config.shrunk_from["layers"]
+        (3, [2, 4, 6])
+
+    When to use it: the first choice wherever teacher and student may have the same width; starting from
+    random weights costs more than leaving out any one loss (DistilBERT's ablation). For plain logit
+    distillation also try the lowest blocks (`layers=[1, 2, 3]`, arXiv 2305.15032). When not: where embeddings
+    are most of the weights, as in a small multilingual model; cut the vocabulary there.
+    """
+    model = _model(teacher)
+    layout = layout_of(model)
+    kept = _kept(layers, anatomy=Anatomy.of(model), layout=layout, config=model.config)
+    config = _config(model.config, layout=layout, kept=kept)
+    with no_init_weights():
+        student = type(model)._from_config(config, dtype=dtype)
+    student.tie_weights()
+    _fill(student, _weights(model, layout=layout, kept=kept))
+    _log(model, student, kept=kept)
+    return student.to(model.device).eval()
+
+
+def _model(teacher: Any) -> Any:
+    """The network to cut; a PEFT adapter is merged into a copy of it."""
+    if isinstance(teacher, (str, os.PathLike)):
+        return AutoModelForSequenceClassification.from_pretrained(teacher, dtype=torch.float32)
+    if isinstance(teacher, PreTrainedModel):
+        return teacher
+    if not isinstance(unwrapped(teacher), PreTrainedModel):
+        raise TypeError(
+            f"shrink needs a Transformers model, its id or its path, found {type(teacher).__name__}. "
+            f"Pass the PreTrainedModel itself, for example `model.module` of a parallel wrapper."
+        )
+    if not hasattr(getattr(teacher, "base_model", None), "merge_and_unload"):
+        raise ValueError(
+            f"Found a {type(teacher).__name__} whose adapter cannot be merged into the weights, so there is "
+            f"no plain network to cut. Shrink the model it wraps, `teacher.get_base_model()`."
+        )
+    return copy.deepcopy(teacher).merge_and_unload()
+
+
+def _kept(layers: int | Sequence[int], *, anatomy: Anatomy, layout: Layout, config: Any) -> list[int]:
+    """Numbers of the kept blocks, from 1."""
+    fixed, anchored = layout.fixed(config), layout.anchored(config)
+    if fixed:
+        raise ValueError(
+            f"The depth of this {anatomy.model_type} cannot be cut: {fixed}. "
+            f"Use a teacher without that, or a student that is not cut from it."
+        )
+    if type(layers) is int:
+        return _spread(layers, depth=anatomy.depth, from_first=bool(anchored))
+    chosen = _checked(layers, depth=anatomy.depth)
+    if anchored and chosen[0] != 1:
+        raise ValueError(
+            f"layers={chosen} leaves out block 1 of a {anatomy.model_type}, where {anchored}. "
+            f"Put 1 first, for example layers={[1, *chosen[1:]]}."
+        )
+    return chosen
+
+
+def _spread(count: int, *, depth: int, from_first: bool) -> list[int]:
+    """The uniform map m·depth/count, halves rounded up."""
+    if not 1 <= count <= depth:
+        raise ValueError(
+            f"layers={count} does not fit a teacher of {depth} layers: a student keeps some of its teacher's "
+            f"blocks. Choose between 1 and {depth}."
+        )
+    spread = [(2 * m * depth + count) // (2 * count) for m in range(1, count + 1)]
+    return [1, *spread[1:]] if from_first else spread
+
+
+def _checked(layers: int | Sequence[int], *, depth: int) -> list[int]:
+    """A choice of blocks: whole numbers from 1 to depth, each larger than the one before."""
+    if isinstance(layers, (str, bytes)) or not isinstance(layers, Sequence):
+        raise TypeError(
+            f"layers={layers!r} is neither a number of blocks nor a list of them. "
+            f"Write layers={max(1, depth // 2)} or layers={list(range(1, depth + 1, 2))}."
+        )
+    wrong = [number for number in layers if isinstance(number, bool) or not isinstance(number, int)]
+    if wrong:
+        raise TypeError(
+            f"layers={list(layers)} holds {wrong[0]!r}, but blocks are named by whole numbers. "
+            f"Write numbers from 1 to {depth}."
+        )
+    outside = [number for number in layers if not 1 <= number <= depth]
+    if not layers or outside:
+        found = f"names block {outside[0]}" if outside else "is empty"
+        raise ValueError(
+            f"layers={list(layers)} {found}, but the teacher's blocks are 1 to {depth}, counted from 1 as in "
+            f"hidden_states. For every second one write layers={list(range(2, depth + 1, 2)) or [1]}."
+        )
+    if any(later <= earlier for earlier, later in pairwise(layers)):
+        raise ValueError(
+            f"layers={list(layers)} is not strictly increasing: a student keeps each block once, in the "
+            f"teacher's order. Write layers={sorted(set(layers))}."
+        )
+    return list(layers)
+
+
+def _config(teacher: Any, *, layout: Layout, kept: list[int]) -> Any:
+    """The teacher's config with its depth, and what follows from it, changed."""
+    config = copy.deepcopy(teacher)
+    for field in layout.per_layer:
+        setattr(config, field, [getattr(teacher, field)[number - 1] for number in kept])
+    for field in layout.per_rule:
+        if hasattr(config, field):
+            delattr(config, field)
+    setattr(config, layout.depth, len(kept))
+    config.shrunk_from = {"model": _public_name(teacher._name_or_path or ""), "layers": kept}
+    config._name_or_path = ""
+    return config
+
+
+def _public_name(name: str) -> str:
+    """A Hub id as it is; of a folder its last part, since a saved config should not tell where it lay."""
+    return Path(name).resolve().name if name and Path(name).exists() else name
+
+
+def _weights(model: Any, *, layout: Layout, kept: list[int]) -> dict[str, Tensor]:
+    """The teacher's weights under the student's names."""
+    state: dict[str, Tensor] = model.state_dict()
+    if layout.shared:
+        return state
+    blocks = model.base_model.get_submodule(layout.blocks)
+    prefix = next(name for name, module in model.named_modules() if module is blocks) + "."
+    renumbered = {number - 1: index for index, number in enumerate(kept)}
+    cut = {}
+    for name, weight in state.items():
+        if not name.startswith(prefix):
+            cut[name] = weight
+            continue
+        index, rest = name.removeprefix(prefix).split(".", 1)
+        if int(index) in renumbered:
+            cut[f"{prefix}{renumbered[int(index)]}.{rest}"] = weight
+    return cut
+
+
+def _fill(student: Any, state: dict[str, Tensor]) -> None:
+    """Copy the weights in; each must have its place and each place its weight."""
+    try:
+        student.load_state_dict(state, strict=True)
+    except RuntimeError as mismatch:
+        raise ValueError(
+            f"The teacher's weights do not fit a {type(student).__name__} built from its config, as happens "
+            f"when it is quantised, pruned or carries an adapter ({mismatch}). Merge the adapter or load the "
+            f"model unquantised, and shrink that."
+        ) from mismatch
+
+
+def _log(teacher: Any, student: Any, *, kept: list[int]) -> None:
+    before, after = teacher.num_parameters(), student.num_parameters()
+    words = sum(parameter.numel() for parameter in embeddings(student).parameters())
+    logger.info(
+        "Kept blocks %s of %d: %.1f M → %.1f M parameters (%.0f %%), %.0f %% of them embeddings.",
+        ", ".join(map(str, kept)),
+        Anatomy.of(teacher).depth,
+        before / 1e6,
+        after / 1e6,
+        100 * after / before,
+        100 * words / after,
+    )

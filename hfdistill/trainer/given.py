@@ -1,0 +1,38 @@
+"""A Trainer's own loss function as a term of the objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from torch import Tensor
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from hfdistill.labels import missing
+from hfdistill.objectives import Objective
+from hfdistill.trace import Trace
+
+
+class GivenLoss(Objective):
+    """`compute_loss_func(outputs, labels, num_items_in_batch)`, called with the batch's own number of labels.
+
+    Args:
+        function: returns the mean over labelled rows.
+    """
+
+    name = "compute_loss_func"
+    needs_labels: ClassVar[bool] = True
+    needs_teacher: ClassVar[bool] = False
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def count(self, labels: Tensor) -> Tensor:
+        """Labels that are there."""
+        return (~missing(labels)).sum().float()
+
+    def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
+        """What the function returns."""
+        outputs = SequenceClassifierOutput(logits=student.logits)
+        return self.function(outputs, labels, num_items_in_batch=self.count(labels))
