@@ -1,8 +1,16 @@
 """Distil BERT-style classifiers into small, fast students, and prove what was kept."""
 
-from hfdistill.arguments import DistillationArguments
+from hfdistill.arguments import DistillationArguments, fast_bf16
+from hfdistill.card import write_card
+from hfdistill.checkpoint import CheckpointError, newest_checkpoint
+from hfdistill.data import load
+from hfdistill.hub import HubUnreachable
 from hfdistill.labels import LabelSpaceError
+from hfdistill.measure import measure
 from hfdistill.objectives import KD, Blend, CrossEntropy, LabelMSE, LogitMSE, Objective, register
+from hfdistill.pretrained import load_classifier
+from hfdistill.report import Report
+from hfdistill.students import shrink
 from hfdistill.teachers import ModelTeacher, Teacher
 from hfdistill.trace import Trace
 from hfdistill.trainer import DistillationTrainer, NonFiniteError
@@ -10,18 +18,28 @@ from hfdistill.trainer import DistillationTrainer, NonFiniteError
 __all__ = [
     "KD",
     "Blend",
+    "CheckpointError",
     "CrossEntropy",
     "DistillationArguments",
     "DistillationTrainer",
+    "HubUnreachable",
     "LabelMSE",
     "LabelSpaceError",
     "LogitMSE",
     "ModelTeacher",
     "NonFiniteError",
     "Objective",
+    "Report",
     "Teacher",
     "Trace",
+    "fast_bf16",
+    "load",
+    "load_classifier",
+    "measure",
+    "newest_checkpoint",
     "register",
+    "shrink",
+    "write_card",
 ]
 
 __version__ = "0.1.0"

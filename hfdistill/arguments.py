@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 
@@ -40,6 +41,17 @@ class DistillationArguments(TrainingArguments):
             "help": "Resume although the objective, the teacher or the label map are not the checkpoint's."
         },
     )
+
+    def __post_init__(self) -> None:
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()  # Trainer refuses bf16 otherwise
+        super().__post_init__()
+
+
+def fast_bf16() -> bool:
+    """True where this machine multiplies bfloat16 matrices in hardware: recent GPUs, CPUs with AMX."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
 def option(args: TrainingArguments, name: str) -> Any:

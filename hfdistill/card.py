@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import html
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from hfdistill.plain import printable, write_atomically
+from hfdistill.markdown import escape, listing, table
+from hfdistill.plain import is_hub_id, printable, public_name, write_atomically
 from hfdistill.report import (
     COLUMNS,
     PERCENT,
@@ -30,7 +28,6 @@ from hfdistill.report import (
 
 TAGS = ("hfdistill", "knowledge-distillation", "text-classification")
 MAX_HEADER = 65_536
-MAX_NOTES = 20_000
 MAX_CLASSES = 20
 
 _HUB_METRICS = {
@@ -41,7 +38,6 @@ _HUB_METRICS = {
     "spearman": "spearmanr",
     "mse": "mse",
 }
-_MARKUP = re.compile(r"[&<>\"'`*_{}\[\]()!|~:@\\^$#]")
 _CALL = {
     "single_label": "",
     "multi_label": ', top_k=None, function_to_apply="sigmoid"',
@@ -120,33 +116,14 @@ def write_card(
     return write_atomically(Path(folder) / "README.md", content)
 
 
-def escape(text: object, *, limit: int = 80) -> str:
-    """Text that Markdown and HTML show as it is: one line, control characters as escapes, markup as
-    entities."""
-    shown = _MARKUP.sub(lambda found: f"&#{ord(found.group())};", printable(text, limit=limit))
-    return re.sub(r"(?i)\bwww\.", lambda found: found.group()[:3] + "&#46;", shown)
-
-
 def _names(report: Report, model_name: str | None, base_model: str, dataset: str) -> _Names:
     return _Names(
-        model=printable(_last(model_name or report.student.name)) or "student",
-        base=printable(_last(base_model)),
-        dataset=printable(_last(dataset)),
-        base_on_hub=_on_hub(base_model),
-        dataset_on_hub=_on_hub(dataset),
+        model=printable(public_name(model_name or report.student.name)) or "student",
+        base=printable(public_name(base_model)),
+        dataset=printable(public_name(dataset)),
+        base_on_hub=is_hub_id(base_model),
+        dataset_on_hub=is_hub_id(dataset),
     )
-
-
-def _on_hub(name: str) -> bool:
-    """Whether a name could be a Hub id, and is no folder or file here."""
-    plain = re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", name, re.ASCII) is not None
-    return plain and not set(name.split("/")) & {".", ".."} and not Path(name).exists()
-
-
-def _last(name: str) -> str:
-    """A Hub id as it is, of a path its last part."""
-    parts = [part for part in re.split(r"[\\/]", name) if part.strip()]
-    return name if _on_hub(name) or not parts else parts[-1]
 
 
 def _header(report: Report, names: _Names, license_id: str | None, extra: dict[str, Any]) -> ModelCardData:
@@ -224,13 +201,14 @@ def _summary(report: Report, names: _Names) -> str:
     if shown:
         where = escape(f"{names.dataset} {report.data.split or ''}".strip())
         lines.append(
-            f"On {report.data.rows:,} rows of {where}: {', '.join(shown)}{f'; {beside} of the teacher' if beside else ''}."
+            f"On {report.data.rows:,} rows of {where}: {', '.join(shown)}"
+            f"{f'; beside the teacher {beside}' if beside else ''}."
         )
     return "\n\n".join(lines)
 
 
 def _usage(report: Report, names: _Names) -> str:
-    model = names.model if _on_hub(names.model) else "path/to/this/folder"
+    model = names.model if "/" in names.model and is_hub_id(names.model) else "path/to/this/folder"
     pairs = report.data.pairs
     text = (
         '{"text": "The first text.", "text_pair": "The second text."}' if pairs else '"The text to classify."'
@@ -274,10 +252,10 @@ def _results(report: Report) -> str:
     rows = []
     for role, model in models.items():
         values = {**(model.metrics or {}), **(model.fidelity or {})}
-        rows.append([_role(role), escape(model.name), *(_cell(values, m) for m in quality)])
+        rows.append([f"{_role(role)} ({escape(model.name)})", *(_cell(values, m) for m in quality)])
     lines = [
         f"## Results\n\nMeasured on {data.rows:,} rows{labelled}, {escape(report.environment.date[:10])}.",
-        _table(["", "name", *(TITLES[m] for m in quality)], rows),
+        table(["", *(TITLES[m] for m in quality)], rows),
     ]
     lines += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in interval_sentences(report)]
     if report.differences:
@@ -290,10 +268,10 @@ def _results(report: Report) -> str:
 
 
 _CLOSENESS = {
-    "single_label": "Agreement: share of rows where the answer is the teacher's. ECE: expected calibration error, 15 bins. "
-    "KL: of the teacher's probabilities from the student's, in nats.",
-    "multi_label": "Agreement: share of rows whose label set is the teacher's. Exact match: whose label set is right. "
-    "KL: mean over rows and labels, in nats.",
+    "single_label": "Agreement: share of rows where the answer is the teacher's. ECE: expected calibration "
+    "error, 15 bins. KL: of the teacher's probabilities from the student's, in nats.",
+    "multi_label": "Agreement: share of rows whose label set is the teacher's. Exact match: whose label set "
+    "is right. KL: mean over rows and labels, in nats.",
     "regression": "MSE and correlations are against the labels where not said otherwise.",
 }
 
@@ -313,12 +291,12 @@ def _costs(report: Report) -> str:
     s = report.student.speed
     if s is not None:
         text = (
-            f"{text} Milliseconds: one row at a time, median and 95th percentile of {s.latency_rows} real rows "
-            f"({report.data.tokens_p50} tokens in the median). Rows/s: batches of {s.batch_size}, median of {s.repeats} "
-            f"passes over {s.throughput_rows} rows. All models by turns on {escape(hardware(report), limit=300)}; "
-            "tokenization is not timed."
+            f"{text} Milliseconds: one row at a time, median and 95th percentile of {s.latency_rows} real "
+            f"rows ({report.data.tokens_p50} tokens in the median). Rows/s: batches of {s.batch_size}, "
+            f"median of {s.repeats} passes over {s.throughput_rows} rows. All models by turns on "
+            f"{escape(hardware(report), limit=300)}; tokenization is not timed."
         )
-    return f"## Size and speed\n\n{_table(header, rows)}\n\n{text}"
+    return f"## Size and speed\n\n{table(header, rows)}\n\n{text}"
 
 
 def _training(report: Report, names: _Names, dataset_license: str | None) -> str:
@@ -330,29 +308,11 @@ def _training(report: Report, names: _Names, dataset_license: str | None) -> str
     lines.append(f"- Teacher: {escape(names.base)}")
     notes = dict(report.notes)
     if "objective" in notes:
-        lines.append(f"- Objective: {escape(notes.pop('objective'), limit=500)}")
+        lines.append(f"- Objective: <code>{escape(notes.pop('objective'), limit=500)}</code>")
     if report.environment.commit:
         lines.append(f"- Commit: {escape(report.environment.commit)}")
     text = "\n".join([lines[0], "", *lines[1:]])
-    return f"{text}\n\n{_preformatted(notes)}" if notes else text
-
-
-def _preformatted(notes: Mapping[str, Any]) -> str:
-    """Notes as YAML in a block whose content is neither Markdown nor HTML."""
-    listing = yaml.safe_dump(notes, sort_keys=False, allow_unicode=True, width=100)
-    shown = "\n".join(
-        printable(line, limit=400) if line.strip() == line else _indented(line)
-        for line in listing.split("\n")
-    )
-    if len(shown) > MAX_NOTES:
-        shown = shown[:MAX_NOTES] + "\n… cut, the whole is in the report"
-    return (
-        f"<pre><code>{html.escape(shown).replace(']', '&#93;').replace('`', '&#96;').strip()}\n</code></pre>"
-    )
-
-
-def _indented(line: str) -> str:
-    return " " * (len(line) - len(line.lstrip(" "))) + printable(line, limit=400)
+    return f"{text}\n\n{listing(notes)}" if notes else text
 
 
 def _limits(report: Report) -> str:
@@ -360,12 +320,13 @@ def _limits(report: Report) -> str:
     if report.errors is not None:
         lines.append(f"Inherited errors: {error_sentence(report.errors)}.")
     lines.append(
-        "A student repeats its teacher's biases, and tests on one data set say little about other texts. Measure it on "
-        "your own before you rely on it."
+        "A student repeats its teacher's biases, and tests on one data set say little about other texts. "
+        "Measure it on your own before you rely on it."
     )
     if report.student.metrics is None:
         lines.append(
-            "The rows had no labels: how often the model is right is not known, only how close it is to the teacher."
+            "The rows had no labels: how often the model is right is not known, only how close it is to the "
+            "teacher."
         )
     elif report.classes:
         lines.append(_class_table(report))
@@ -376,7 +337,7 @@ def _class_table(report: Report) -> str:
     chosen, note = list(report.classes), ""
     if len(chosen) > MAX_CLASSES:
         chosen = sorted(chosen, key=_weakness)[:MAX_CLASSES]
-        note = f"\n\nThe {MAX_CLASSES} of {len(report.classes)} classes that the student finds least, beside the teacher."
+        note = f"\n\nThe {MAX_CLASSES} of {len(report.classes)} classes that lost most to the teacher."
     header = ["class", "rows", "share", "student finds"]
     if report.teacher is not None:
         header += ["teacher finds", "teacher wrong", "of these repeated"]
@@ -388,7 +349,7 @@ def _class_table(report: Report) -> str:
             if report.teacher is None
             else [*row, _share(c.teacher_recall), str(c.teacher_wrong), str(c.same_wrong)]
         )
-    return f"{_table(header, rows)}{note}"
+    return f"{table(header, rows)}{note}"
 
 
 def _weakness(c: ClassReport) -> float:
@@ -401,15 +362,9 @@ def _making(report: Report, folder: Path) -> str:
     e = report.environment
     full = " All numbers are in report.json." if (folder / "report.json").is_file() else ""
     return (
-        f"## How this card was made\n\nhfdistill {escape(e.hfdistill)} measured the models and wrote this card (Python "
-        f"{escape(e.python)}, {escape(e.platform)}).{full} Nobody has verified the numbers since."
+        f"## How this card was made\n\nhfdistill {escape(e.hfdistill)} measured the models and wrote "
+        f"this card (Python {escape(e.python)}, {escape(e.platform)}).{full} Nobody has verified the numbers since."
     )
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; cells are already escaped."""
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _any_has(models: Mapping[str, ModelReport], metric: str) -> bool:

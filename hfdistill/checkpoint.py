@@ -21,7 +21,10 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "hfdistill.json"
 STAGING = ".unfinished"
-_NAME = re.compile(r"checkpoint-(\d+)")
+REPLACED = ".old"
+_PLAIN = ("trainer_state.json", "training_args.bin")
+"""What a plain Trainer leaves in every checkpoint; the second is never in ours."""
+_NAME = re.compile(rf"checkpoint-([0-9]+)({re.escape(REPLACED)})?")
 
 
 class CheckpointError(RuntimeError):
@@ -44,17 +47,24 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def clear_staging(run_dir: Path) -> None:
-    """Remove what an interrupted save left behind."""
+    """Remove what an interrupted save left behind; put back a checkpoint that it was about to replace."""
     staging = run_dir / STAGING
-    if staging.is_dir() and not staging.is_symlink():
-        shutil.rmtree(staging)
+    if staging.is_symlink() or not staging.is_dir():
+        return
+    for old in staging.glob(f"checkpoint-*{REPLACED}"):
+        final = run_dir / old.name.removesuffix(REPLACED)
+        if not os.path.lexists(final):
+            old.rename(final)
+    shutil.rmtree(staging)
 
 
 def publish(staged: Path, final: Path, *, run: dict[str, Any]) -> None:
     """Seal a staged checkpoint and put it in place with one rename.
 
+    Whenever it is interrupted, `newest_complete` finds the older checkpoint or the new one.
+
     Args:
-        staged: the folder just written.
+        staged: the folder just written, in the folder STAGING beside `final`.
         final: where it shall stand; an older folder of that name is replaced.
         run: facts about the run, kept in the manifest and compared at resume.
     """
@@ -62,16 +72,19 @@ def publish(staged: Path, final: Path, *, run: dict[str, Any]) -> None:
     for path in sorted(p for p in staged.rglob("*") if p.is_file() and p.name != MANIFEST):
         files[path.relative_to(staged).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         _fsync(path)
-    write_atomic(staged / MANIFEST, json.dumps({"schema": 1, "run": run, "files": files}, indent=1))
-    _fsync(staged)
-    if final.exists():
-        old = staged.parent / f"{final.name}.old"
+    manifest = _as_json({"schema": 1, "run": run, "files": files})
+    write_atomic(staged / MANIFEST, json.dumps({**manifest, "sha256": _seal(manifest)}, indent=1))
+    for folder in [*(p for p in staged.rglob("*") if p.is_dir()), staged]:
+        _fsync(folder)
+    old = staged.parent / f"{final.name}{REPLACED}"
+    if os.path.lexists(final):
         final.rename(old)
-        staged.rename(final)
-        shutil.rmtree(old)
-    else:
-        staged.rename(final)
+    staged.rename(final)
     _fsync(final.parent)
+    if old.is_symlink():
+        old.unlink()
+    elif old.is_dir():
+        shutil.rmtree(old)
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -85,9 +98,14 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
+        seal = manifest.pop("sha256")
+        if manifest.keys() != {"schema", "run", "files"} or seal != _seal(manifest):
+            raise ValueError("its own sha256 is another")
+        if manifest["schema"] != 1:
+            raise ValueError(f"schema {manifest['schema']!r} is not known; a newer hfdistill may know it")
         if not isinstance(manifest["files"], dict) or not isinstance(manifest["run"], dict):
             raise TypeError("files and run must be objects")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}). Resume from another checkpoint.") from error
     return manifest
 
@@ -96,47 +114,68 @@ def verify(folder: Path) -> dict[str, Any] | None:
     """Check every file of a checkpoint against its manifest.
 
     Returns:
-        The manifest, or None where the folder has none.
+        The manifest, or None where a plain Trainer wrote the folder.
 
     Raises:
         CheckpointError: naming the first file that is missing, cut short or changed.
     """
     manifest = read_manifest(folder)
-    for name, facts in (manifest or {"files": {}})["files"].items():
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
+    if manifest is None:
+        if not all((folder / name).is_file() for name in _PLAIN):
             raise CheckpointError(
-                f"{folder} lists {name!r}, which lies outside it. Resume from another checkpoint."
+                f"{folder / MANIFEST} is missing, and the folder is not a plain Trainer's (which has "
+                f"{' and '.join(_PLAIN)}). Resume from another checkpoint."
             )
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing. Resume from another checkpoint.")
-        if path.stat().st_size != facts["bytes"]:
-            raise CheckpointError(
-                f"{path} has {path.stat().st_size} bytes of {facts['bytes']}. Resume from another."
-            )
-        if _sha256(path) != facts["sha256"]:
-            raise CheckpointError(
-                f"{path} has changed since it was written (sha256). Resume from another checkpoint."
-            )
+        return None
+    for name, facts in manifest["files"].items():
+        try:
+            wrong = _fault(folder, name, facts)
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            wrong = f"cannot be checked ({error})"
+        if wrong:
+            raise CheckpointError(f"{str(folder / name)!r} {wrong}. Resume from another checkpoint.")
     return manifest
+
+
+def _fault(folder: Path, name: str, facts: dict[str, Any]) -> str | None:
+    """What is wrong with one file of a manifest."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        return f"lies outside of {folder}"
+    if not path.is_file():
+        return "is missing"
+    if path.stat().st_size != facts["bytes"]:
+        return f"has {path.stat().st_size} bytes of {facts['bytes']}"
+    return None if _sha256(path) == facts["sha256"] else "has changed since it was written (sha256)"
 
 
 def newest_complete(run_dir: Path) -> Path | None:
     """The checkpoint of the highest step that verifies; damaged ones are named in the log and passed over.
 
-    A folder without a manifest counts where it holds the file that a plain Trainer writes last.
+    A folder of a plain Trainer, which has no manifest, counts where it is whole as far as can be seen. Where a
+    save was killed while it replaced a checkpoint, the replaced one counts.
     """
-    found = [
-        (int(m[1]), p) for p in run_dir.glob("checkpoint-*") if p.is_dir() and (m := _NAME.fullmatch(p.name))
-    ]
-    for _, folder in sorted(found, reverse=True):
+    places = [*run_dir.glob("checkpoint-*"), *(run_dir / STAGING).glob(f"checkpoint-*{REPLACED}")]
+    found = [(int(m[1]), not m[2], p) for p in places if p.is_dir() and (m := _NAME.fullmatch(p.name))]
+    for _, _, folder in sorted(found, reverse=True):
         try:
-            if verify(folder) is not None or (folder / "trainer_state.json").is_file():
-                return folder
-            logger.warning("%s is unfinished and is passed over.", folder)
+            verify(folder)
         except CheckpointError as error:
             logger.warning("%s is passed over: %s", folder, error)
+        else:
+            return folder
     return None
+
+
+def newest_checkpoint(folder: str | Path) -> str | None:
+    """The newest whole checkpoint of a run's folder, for `train(resume_from_checkpoint=…)`; None for a new run.
+
+    Example:
+        >>> newest_checkpoint("no/such/run") is None
+        True
+    """
+    found = newest_complete(Path(folder))
+    return None if found is None else str(found)
 
 
 def check_same_run(manifest: dict[str, Any] | None, run: dict[str, Any], *, folder: Path) -> None:
@@ -148,7 +187,7 @@ def check_same_run(manifest: dict[str, Any] | None, run: dict[str, Any], *, fold
     before = (manifest or {"run": {}})["run"]
     changed = [
         f"{key}: {before[key]!r} → {now!r}"
-        for key, now in run.items()
+        for key, now in _as_json(run).items()
         if key in before and before[key] != now
     ]
     if changed:
@@ -156,6 +195,17 @@ def check_same_run(manifest: dict[str, Any] | None, run: dict[str, Any], *, fold
             f"{folder} was trained with other settings ({'; '.join(changed)}). Choose a new output_dir, or "
             "go on deliberately with DistillationArguments(allow_changed=True)."
         )
+
+
+def _as_json(facts: dict[str, Any]) -> dict[str, Any]:
+    """Facts as they are read back: tuples as lists, keys as text."""
+    read_back: dict[str, Any] = json.loads(json.dumps(facts))
+    return read_back
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    """sha256 over what a manifest says."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

@@ -6,6 +6,7 @@ import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -150,26 +151,27 @@ def _by_name(own: Sequence[str], theirs: Sequence[str]) -> list[int]:
     plain_own, plain_theirs = (
         all(_UNNAMED.fullmatch(n) for n in side) for side in (folded_own, folded_theirs)
     )
-    if len(own) == 1 or (plain_own and plain_theirs):
+    same = sorted(folded_own) == sorted(folded_theirs) and len(set(folded_own)) == len(own)
+    if len(own) == 1 or (plain_own and plain_theirs and not same):
         return list(range(len(own)))
-    example = ", ".join(f"{t!r}: {o!r}" for t, o in zip(theirs[:2], own[:2], strict=True))
+    if same:
+        return [folded_theirs.index(name) for name in folded_own]
+    example = ", ".join(f"{_short(t)}: {_short(o)}" for t, o in zip(theirs[:2], own[:2], strict=True))
     if plain_own or plain_theirs:
         side, named = ("student", theirs) if plain_own else ("teacher", own)
         raise LabelSpaceError(
             f"The {side}'s classes have no names (LABEL_0 …), the other side's are {_some(named)}: which is "
             "which would be a guess. Say it, teacher to student: "
             f"label_map={{{example}{', …' if len(own) > 2 else ''}}}, or give the {side} its names: "
-            f"config.id2label = {{0: {named[0]!r}, …}}."
+            f"config.id2label = {{0: {_short(named[0])}, …}}."
         )
-    if sorted(folded_own) != sorted(folded_theirs) or len(set(folded_own)) != len(own):
-        odd = [n for n, f in zip(theirs, folded_theirs, strict=True) if f not in folded_own]
-        lone = [n for n, f in zip(own, folded_own, strict=True) if f not in folded_theirs]
-        raise LabelSpaceError(
-            f"The teacher's classes {_some(odd or theirs)} do not match the student's {_some(lone or own)} "
-            "by name. Say which is which, teacher to student: "
-            f"label_map={{{example}{', …' if len(own) > 2 else ''}}}."
-        )
-    return [folded_theirs.index(name) for name in folded_own]
+    odd = [n for n, f in zip(theirs, folded_theirs, strict=True) if f not in folded_own]
+    lone = [n for n, f in zip(own, folded_own, strict=True) if f not in folded_theirs]
+    raise LabelSpaceError(
+        f"The teacher's classes {_some(odd or theirs)} do not match the student's {_some(lone or own)} "
+        "by name. Say which is which, teacher to student: "
+        f"label_map={{{example}{', …' if len(own) > 2 else ''}}}."
+    )
 
 
 def _by_map(own: Sequence[str], theirs: Sequence[str], label_map: Mapping[str | int, str | int]) -> list[int]:
@@ -197,7 +199,7 @@ def _column(name: str | int, names: Sequence[str], side: str) -> int:
 
 def _some(names: Sequence[str], limit: int = 6) -> str:
     """Names for a message, at most `limit` of them, control characters shown as escapes."""
-    shown = ", ".join(repr(str(name)[:60]) for name in names[:limit])
+    shown = ", ".join(_short(name) for name in names[:limit])
     return shown + (f", … {len(names) - limit} more" if len(names) > limit else "")
 
 
@@ -214,71 +216,90 @@ def check_labels(labels: Sequence[Any], config: Any, *, split: str) -> int:
 
     Raises:
         LabelSpaceError: with split, row, value and the fix, for strings, one-hot rows without `problem_type`,
-            values that are not class ids of the student, and hidden labels (-1).
+            values that are not class ids of the student, hidden labels (-1), and regression values that are
+            not finite numbers.
     """
     task, classes = task_kind(config), getattr(config, "num_labels", None)
-    first = next((value for value in labels if value is not None), None)
+    row, first = next(((i, v) for i, v in enumerate(labels) if v is not None), (0, None))
     if isinstance(first, (list, tuple)) or getattr(first, "ndim", 0) > 0:
-        return _check_rows_of_labels(labels, task, classes, split)
-    if isinstance(first, str):
+        if task == "multi_label":
+            return _check_rows_of_labels(labels, classes, split)
         raise LabelSpaceError(
-            f"{split} has text labels (row 0: {first!r}), and a loss needs class ids. Load the data with "
-            "hfdistill.load, or type dataset.class_encode_column('label')."
-        )
-    if task == "multi_label":
-        raise LabelSpaceError(
-            f"{split} has one label a row (row 0: {first!r}), but the student's problem_type is "
-            "multi_label_classification, which needs C numbers a row. Set config.problem_type = "
-            "'single_label_classification', or give rows such as [0.0, 1.0]."
-        )
-    return _check_values(labels, task, classes, split)
-
-
-def _check_values(labels: Sequence[Any], task: TaskKind, classes: int | None, split: str) -> int:
-    known = 0
-    for row, value in enumerate(labels):
-        if task == "regression":
-            if value is not None and not math.isnan(float(value)):
-                known += 1
-            continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
-            raise LabelSpaceError(
-                f"{split}, row {row}: label {value!r} is not a class id. Give whole numbers from 0, -100 for "
-                "rows without a label, or num_labels=1 for regression."
-            )
-        if value == -1:
-            raise LabelSpaceError(
-                f"{split}, row {row}: label -1, which marks hidden test labels. Use the validation split, or "
-                "map -1 to -100 to learn from the teacher alone on these rows."
-            )
-        if value != -100 and classes is not None and not 0 <= value < classes:
-            raise LabelSpaceError(
-                f"{split}, row {row}: label {value} is out of range, the student has {classes} classes "
-                f"(0 … {classes - 1}). Load the student with num_labels={max(int(value) + 1, classes)}, or "
-                "correct the row."
-            )
-        known += value != -100
-    return known
-
-
-def _check_rows_of_labels(labels: Sequence[Any], task: TaskKind, classes: int | None, split: str) -> int:
-    if task != "multi_label":
-        raise LabelSpaceError(
-            f"{split} has a list of labels a row (row 0: {list(labels[0])!r}), but the student is not "
+            f"{split} has a list of labels a row (row {row}: {_short(list(first))}), but the student is not "
             "multi-label. For one class a row, give the class id; for several, load the student with "
             "problem_type='multi_label_classification'."
         )
+    if isinstance(first, str):
+        raise LabelSpaceError(
+            f"{split} has text labels (row {row}: {_short(first)}), and a loss needs numbers. Load the data "
+            "with hfdistill.load, or type dataset.class_encode_column('label')."
+        )
+    if task == "multi_label":
+        raise LabelSpaceError(
+            f"{split} has one label a row (row {row}: {_short(first)}), but the student's problem_type is "
+            "multi_label_classification, which needs C numbers a row. Set config.problem_type = "
+            "'single_label_classification', or give rows such as [0.0, 1.0]."
+        )
+    check = _check_value if task == "regression" else _check_class_id
+    return sum(check(value, classes, f"{split}, row {row}") for row, value in enumerate(labels))
+
+
+def _check_value(value: Any, classes: int | None, where: str) -> bool:
+    """Whether a regression row has a value; None and NaN are none."""
+    if value is None or (isinstance(value, Real) and math.isnan(value)):
+        return False
+    if not isinstance(value, Real) or math.isinf(value):
+        raise LabelSpaceError(
+            f"{where}: label {_short(value)} is not a finite number, and the student has one output "
+            "(regression). Correct the row, give NaN for rows without a value, or load the student with "
+            "num_labels=2 or more to learn classes."
+        )
+    return True
+
+
+def _check_class_id(value: Any, classes: int | None, where: str) -> bool:
+    """Whether a row has a class; -100 is none."""
+    if isinstance(value, bool) or not isinstance(value, Real) or value % 1 != 0:
+        raise LabelSpaceError(
+            f"{where}: label {_short(value)} is not a class id. Give whole numbers from 0, -100 for rows "
+            "without a label, or num_labels=1 for regression."
+        )
+    if value == -1:
+        raise LabelSpaceError(
+            f"{where}: label -1, which marks hidden test labels. Use the validation split, or map -1 to -100 "
+            "to learn from the teacher alone on these rows."
+        )
+    if value != -100 and classes is not None and not 0 <= value < classes:
+        raise LabelSpaceError(
+            f"{where}: label {value} is out of range, the student has {classes} classes (0 … {classes - 1}). "
+            f"Load the student with num_labels={max(int(value) + 1, classes)}, or correct the row."
+        )
+    return bool(value != -100)
+
+
+def _check_rows_of_labels(labels: Sequence[Any], classes: int | None, split: str) -> int:
     known = 0
     for row, values in enumerate(labels):
-        if values is None or len(values) != classes:
-            raise LabelSpaceError(f"{split}, row {row}: {values!r} is not a row of {classes} labels.")
-        wrong = [v for v in values if v != -100 and not (isinstance(v, (int, float)) and 0 <= v <= 1)]
-        if wrong:
+        if not hasattr(values, "__len__") or isinstance(values, str) or len(values) != classes:
             raise LabelSpaceError(
-                f"{split}, row {row}: label {wrong[0]!r} does not lie in [0, 1] and is not -100."
+                f"{split}, row {row}: {_short(values)} is not a row of {classes} labels, one for each class "
+                f"of the student. Give {classes} numbers from 0 to 1, -100 for a missing one, or load the "
+                "student with num_labels= the length of your rows."
             )
-        known += any(v != -100 for v in values)
+        for value in values:
+            if value != -100 and not (isinstance(value, Real) and 0 <= value <= 1):
+                raise LabelSpaceError(
+                    f"{split}, row {row}: label {_short(value)} does not lie in [0, 1] and is not -100. Give "
+                    "1 where the class applies, 0 where it does not, -100 where nobody knows."
+                )
+        known += any(value != -100 for value in values)
     return known
+
+
+def _short(value: Any) -> str:
+    """A value for a message, control characters shown as escapes, cut at 60 characters."""
+    shown = repr(value[:60] if isinstance(value, (str, list)) else value)
+    return shown if len(shown) <= 80 else f"{shown[:80]}…"
 
 
 def check_class_names(data_names: Sequence[str], config: Any, *, split: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from hfdistill.data import encode
 from hfdistill.labels import TaskKind, check_class_names, class_names, match_labels, task_kind
 from hfdistill.metrics.compare import classes, differences, errors
 from hfdistill.metrics.scores import Array, fidelity, scores
-from hfdistill.plain import scrub
+from hfdistill.plain import public_name, scrub
 from hfdistill.pretrained import Source, load_classifier
 from hfdistill.report import DataReport, ModelReport, Report, Speed
 from hfdistill.speed import SpeedPlan, compare_speeds, embedding_parameters, environment, size_mb
@@ -182,8 +181,8 @@ def _check_alike(
         sizes = [getattr(config, "vocab_size", None) for config in (model.config, student)]
         if shared[role] and sizes[0] != sizes[1]:
             raise ValueError(
-                f"The {role} has a vocabulary of {sizes[0]} and the student one of {sizes[1]}, so they cannot "
-                f"read the same token ids. Give text, and {role}=Contender(model, tokenizer=its_own)."
+                f"The {role} has a vocabulary of {sizes[0]} and the student one of {sizes[1]}, so they "
+                f"cannot read the same token ids. Give text, and {role}=Contender(model, tokenizer=its_own)."
             )
 
 
@@ -203,10 +202,9 @@ def _tokenizer_of(model: Source) -> Any:
 
 
 def _name_of(model: Source) -> str:
-    """A Hub id as it is, of a path its last folder."""
-    name = (model.name_or_path or type(model).__name__) if isinstance(model, PreTrainedModel) else str(model)
-    is_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not Path(name).exists()
-    return name if is_id else [part for part in re.split(r"[\\/]", str(Path(name).resolve())) if part][-1]
+    if isinstance(model, PreTrainedModel):
+        return public_name(model.name_or_path or type(model).__name__)
+    return public_name(str(model))
 
 
 def _pad_id(model: PreTrainedModel, tokenizer: Any) -> int:

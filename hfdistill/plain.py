@@ -42,6 +42,20 @@ def printable(text: object, *, limit: int = 80) -> str:
     return shown.strip() + ("…" if len(raw) > limit else "")
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a name could be a Hub id ("name" or "owner/name") and is no file or folder here."""
+    plain = re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", name, re.ASCII) is not None
+    return plain and not set(name.split("/")) & {".", ".."} and not Path(name).exists()
+
+
+def public_name(name: str) -> str:
+    """A Hub id as it is; of a path its last part, so that nobody's folders are shown."""
+    if is_hub_id(name) or not name.strip():
+        return name
+    parts = [part for part in re.split(r"[\\/]", name) if part.strip() not in ("", ".", "..")]
+    return parts[-1] if parts else Path(name).resolve().name
+
+
 def write_atomically(path: Path, text: str) -> Path:
     """Write a text file so that readers see the old content or the new, never a part; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -278,6 +278,7 @@ def interval_sentences(report: Report) -> list[str]:
     return [
         f"student minus {d.other}: {TITLES[d.metric]} {signed(d.mean)} points, 95 % interval "
         f"{signed(d.low)} to {signed(d.high)} (same {report.data.labelled_rows:,} rows)"
+        + (": not told apart" if d.low <= 0 <= d.high else "")
         for d in report.differences
     ]
 

@@ -53,7 +53,7 @@ def encode(
     splits = dataset if isinstance(dataset, dict) else {"": dataset}
     encoded = {name: _encode_split(rows, tokenizer, max_length, token_types) for name, rows in splits.items()}
     counted = {name: rows for name, rows in encoded.items() if isinstance(rows, Dataset)}
-    cut = sum(sum(rows[_CUT]) for rows in counted.values())
+    cut = sum(sum(rows[_CUT][:]) for rows in counted.values())
     if cut:
         total = sum(len(rows) for rows in counted.values())
         limit = _limit(tokenizer, max_length)

@@ -89,7 +89,7 @@ def load(
         >>> from pathlib import Path
         >>> from hfdistill.data import load
         >>> Path("reviews.csv").write_text("body,verdict\\na warm film,good\\ndull,bad\\n")
-        42
+        39
         >>> load("reviews.csv", text="body", label="verdict")["train"].features["label"].names
         ['bad', 'good']
     """
@@ -191,10 +191,11 @@ def _as_strings(rows: Dataset, column: str) -> tuple[Dataset, list[int]]:
     """The split with `column` as strings, and the rows that have no readable text there."""
     dtype = getattr(rows.features[column], "dtype", None)
     if dtype not in ("string", "large_string"):
-        values = list(rows[column])
+        values = rows[column][:]
         bad = [i for i, value in enumerate(values) if not isinstance(value, str)]
         texts = [value if isinstance(value, str) else "" for value in values]
-        return rows.remove_columns(column).add_column(column, texts, feature=Value("string")), bad
+        rows = rows.add_column("_readable", texts, feature=Value("string")).remove_columns(column)
+        return rows.rename_column("_readable", column), bad
     stored = rows.with_format("arrow")[:].column(column)
     bad = pc.indices_nonzero(pc.is_null(stored)).to_pylist()
     try:

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 from datasets import Dataset, Features, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
@@ -140,13 +141,28 @@ def _read_files(split: str, files: list[Path]) -> Dataset:
         options["features"] = Features({name: Value("string") for name in _header(files[0], options["sep"])})
     names = [glob.escape(str(file.absolute())) for file in files]
     try:
-        return load_dataset(kind, data_files={split: names}, split=split, **options)
+        rows = load_dataset(kind, data_files={split: names}, split=split, **options)
     except (DatasetGenerationError, ValueError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ValueError(
             f"{files[0].name} (split {split!r}) holds no rows or cannot be read as {kind}: {reason}. "
             "Check the file; text must be UTF-8, and every row must have the columns of the first."
         ) from error
+    if options.get("sep") == "\t":
+        _check_quotes(rows, files[0].name)
+    return rows
+
+
+def _check_quotes(rows: Dataset, name: str) -> None:
+    """Refuse a tsv whose quotation marks are letters: one that opens a cell takes in whole lines."""
+    for values in rows.with_format("arrow")[:].columns:
+        swallowed = pc.match_substring_regex(values, r"\t[^\n]*\n")
+        first = pc.index(swallowed, True).as_py()
+        if first >= 0:
+            raise ValueError(
+                f"A quotation mark in row {first} of {name} swallowed the lines after it: "
+                f"{values[first].as_py()[:60]!r}. Save the file as .jsonl or .parquet, which need no quotes."
+            )
 
 
 def _header(file: Path, separator: str) -> list[str]:

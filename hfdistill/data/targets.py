@@ -59,7 +59,7 @@ def _visible(raw: dict[str, Dataset], column: str) -> Values:
     values = {}
     for split, rows in raw.items():
         if column in rows.column_names:
-            found = [_plain(value) for value in rows[column]]
+            found = [_plain(value) for value in rows[column][:]]
             if all(value in (None, -1, "-1") for value in found):
                 logger.warning("split %r has hidden labels only: its column %r is dropped", split, column)
             else:

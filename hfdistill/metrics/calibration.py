@@ -74,7 +74,7 @@ class CalibrationError(InMemory, evaluate.Metric):
         return evaluate.MetricInfo(
             description="Expected calibration error of the predicted class's probability.",
             citation="Guo et al. 2017, On Calibration of Modern Neural Networks, arXiv 1706.04599",
-            inputs_description="predictions: probability vectors; references: class ids; n_bins of equal width",
+            inputs_description="predictions: probability vectors; references: class ids; n_bins: 15",
             features=datasets.Features(
                 {
                     "predictions": datasets.Sequence(datasets.Value("float64")),

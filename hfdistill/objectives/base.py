@@ -176,13 +176,13 @@ def as_blend(objective: Objective | Blend) -> Blend:
     )
 
 
+def is_number(value: object) -> bool:
+    """Whether a hyper-parameter is a finite number; text from a file and True are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _weight(value: float) -> float:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not math.isfinite(value)
-        or value < 0
-    ):
+    if not is_number(value) or value < 0:
         raise ValueError(
             f"The weight of an objective is a number from 0 up, found {value!r}. Write 0.5 * KD()."
         )
@@ -206,13 +206,18 @@ def register(name: str) -> Callable[[Kind], Kind]:
 
     def keep(cls: Kind) -> Kind:
         taken = _REGISTER.get(name)
-        if taken is not None and taken.__qualname__ != cls.__qualname__:
-            raise ValueError(f"The name {name!r} is taken by {taken.__qualname__}. Choose another.")
+        if taken is not None and _origin(taken) != _origin(cls):
+            raise ValueError(f"The name {name!r} is taken by {_origin(taken)}. Choose another.")
         cls.name = name
         _REGISTER[name] = cls
         return cls
 
     return keep
+
+
+def _origin(cls: type) -> str:
+    """Where a class was written: the same when its file or notebook cell is run again."""
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def registered() -> dict[str, type[Objective]]:

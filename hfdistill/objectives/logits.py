@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hfdistill.labels import missing
-from hfdistill.objectives.base import Objective, Setting, register
+from hfdistill.objectives.base import Objective, Setting, is_number, register
 from hfdistill.trace import Trace
 
 TINY = torch.finfo(torch.float32).tiny
@@ -42,9 +41,9 @@ class CrossEntropy(Objective):
         self, *, label_smoothing: float | None = None, class_weights: Sequence[float] | None = None
     ) -> None:
         super().__init__()
-        if label_smoothing is not None and not 0 <= label_smoothing < 1:
+        if label_smoothing is not None and not (is_number(label_smoothing) and 0 <= label_smoothing < 1):
             raise ValueError(f"label_smoothing lies in [0, 1), found {label_smoothing!r}. Usual: 0.1.")
-        if class_weights is not None and not all(w > 0 and math.isfinite(w) for w in class_weights):
+        if class_weights is not None and not all(is_number(w) and w > 0 for w in class_weights):
             raise ValueError(
                 f"class_weights are positive numbers, one per class; found {list(class_weights)!r}."
             )
@@ -57,9 +56,10 @@ class CrossEntropy(Objective):
 
     def bind(self, setting: Setting) -> None:
         """Take over the task and the run's label smoothing."""
-        if setting.task == "regression":
+        if setting.task == "regression" or (setting.task == "single_label" and setting.classes == 1):
             raise ValueError(
-                "CrossEntropy needs classes, but the student has one output. Use LabelMSE() instead."
+                "CrossEntropy needs classes, but the student has one output. Use LabelMSE() and leave "
+                "config.problem_type empty, or load the student with num_labels=2."
             )
         if self.class_weights is not None and len(self.class_weights) != setting.classes:
             raise ValueError(
@@ -92,10 +92,9 @@ class CrossEntropy(Objective):
         weights = None if self.class_weights is None else self.class_weights.to(logits.device)
         if self._multi_label:
             known = ~missing(labels)
-            each = F.binary_cross_entropy_with_logits(
-                logits, labels.float(), pos_weight=weights, reduction="none"
-            )
-            total = each.where(known, each.new_zeros(())).sum()
+            targets = labels.float().where(known, 0.0)  # a NaN left in would reach the gradient
+            each = F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights, reduction="none")
+            total = each.where(known, 0.0).sum()
         else:
             total = F.cross_entropy(
                 logits,
@@ -142,7 +141,8 @@ class KD(Objective):
     """Hinton's soft labels: L = T² · (1/B) Σ_b KL(softmax(z_t/T) ‖ softmax(z_s/T)).
 
     Multi-label: T² times the mean over B·C of KL between Bernoullis of sigmoid(z/T). T² keeps the size of the
-    gradient when T changes. Reduction: batchmean; computed in float32.
+    gradient when T changes. Reduction: batchmean. Computed in float64, where the device has it: at high T the
+    value is the small difference of large numbers, of which float32 keeps few digits.
 
     Hinton, Vinyals, Dean 2015, arXiv 1503.02531. High temperatures show what the teacher thinks of the wrong
     classes; T → ∞ is the squared error of centred logits. With two classes there is one wrong class, and the
@@ -157,15 +157,14 @@ class KD(Objective):
 
     def __init__(self, *, temperature: float = 4.0) -> None:
         super().__init__()
-        number = isinstance(temperature, (int, float)) and not isinstance(temperature, bool)
-        if not number or not math.isfinite(temperature) or temperature <= 0:
+        if not is_number(temperature) or temperature <= 0:
             raise ValueError(f"KD needs a temperature above 0, found {temperature!r}. Usual: 1 to 8.")
         self.temperature = temperature
         self._multi_label = False
 
     def bind(self, setting: Setting) -> None:
         """Choose softmax or sigmoid."""
-        if setting.task == "regression":
+        if setting.task == "regression" or (setting.task == "single_label" and setting.classes == 1):
             raise ValueError(
                 "KD compares distributions over classes, and one output has none: its KL is 0 for ever. "
                 "Use LogitMSE() for regression."
@@ -174,13 +173,14 @@ class KD(Objective):
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
         """Mean over all rows; see `Objective.forward`."""
-        s, t = student.logits.float() / self.temperature, teacher.logits.float() / self.temperature  # (B, C)
+        wide = torch.float32 if student.logits.device.type == "mps" else torch.float64
+        s, t = (trace.logits.to(wide) / self.temperature for trace in (student, teacher))  # (B, C)
         if self._multi_label:
-            q = t.sigmoid()
-            kl = q * (F.logsigmoid(t) - F.logsigmoid(s)) + (1 - q) * (F.logsigmoid(-t) - F.logsigmoid(-s))
-            return self.temperature**2 * kl.mean()
-        kl = F.kl_div(F.log_softmax(s, -1), F.log_softmax(t, -1), reduction="batchmean", log_target=True)
-        return self.temperature**2 * kl
+            kl = t.sigmoid() * (F.logsigmoid(t) - F.logsigmoid(s))
+            kl = (kl + (-t).sigmoid() * (F.logsigmoid(-t) - F.logsigmoid(-s))).mean()
+        else:
+            kl = F.kl_div(F.log_softmax(s, -1), F.log_softmax(t, -1), reduction="batchmean", log_target=True)
+        return (self.temperature**2 * kl).float()
 
 
 @register("logit_mse")

@@ -73,11 +73,12 @@ class ModelTeacher(Teacher):
         """sha256 over config and weights."""
         digest = hashlib.sha256()
         if self.config is not None:
-            settings = {k: v for k, v in self.config.to_dict().items() if not k.startswith("_")}
+            settings = {name: value for name, value in self.config.to_dict().items() if name[0] != "_"}
+            settings.pop("transformers_version", None)  # who wrote the file, not what the teacher says
             digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
         for name, value in sorted(self.model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
 
 

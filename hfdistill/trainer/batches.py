@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from accelerate.state import GradientState
 from torch import Tensor
 
 REPEATED = "hfdistill_repeated"
@@ -18,27 +17,27 @@ def rows(batch: Mapping[str, Any]) -> int:
     return next(len(value) for value in batch.values() if isinstance(value, Tensor) and value.dim() > 0)
 
 
-def own_rows(batch: dict[str, Any], *, state: GradientState, rank: int, batch_size: int) -> dict[str, Any]:
-    """Drop the rows that accelerate repeats at the end of an epoch to give every process as many.
+def own_rows(batch: dict[str, Any], *, remainder: int, rank: int, batch_size: int) -> dict[str, Any]:
+    """Drop the rows that accelerate repeats in the last batch of an epoch to give every process as many.
 
-    The last round of batches, taken in the order of the processes, holds `state.remainder` rows of its own;
-    what follows are rows from the epoch's start. A process left without a row of its own keeps one, marked
+    The last round of batches, taken in the order of the processes, holds `remainder` rows of its own; what
+    follows are rows from the epoch's start. A process left without a row of its own keeps one, marked
     REPEATED, so that it takes part in the collectives.
 
     Args:
-        batch: one process's batch.
-        state: accelerate's, after this batch was fetched.
+        batch: one process's last batch of the epoch.
+        remainder: rows of the epoch left for the last round; 0 where they divide evenly.
         rank: the process's number.
         batch_size: rows per process in a full batch.
     """
     size = rows(batch)
-    if not state.end_of_dataloader or state.remainder <= 0:
+    if remainder <= 0:
         return batch
-    own = min(max(state.remainder - rank * batch_size, 0), size)
+    own = min(max(remainder - rank * batch_size, 0), size)
     if own < size:
         kept = max(own, 1)
         batch = {
-            k: v[:kept] if isinstance(v, Tensor) and v.dim() and len(v) == size else v
-            for k, v in batch.items()
+            name: value[:kept] if isinstance(value, Tensor) and value.dim() and len(value) == size else value
+            for name, value in batch.items()
         }
     return batch if own else {**batch, REPEATED: torch.tensor(True)}

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.utils.data import Sampler
+from torch.utils.data import BatchSampler, Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
@@ -94,6 +94,7 @@ class DistillationTrainer(ResumableTrainer):
         self._bind(objective)
         self._ledger = Ledger(self.objective.names)
         self._eval_losses: list[Tensor] | None = None
+        self._sampler: Any = None
         config = getattr(self.model, "config", None)
         preflight.check_data(self.train_dataset, self.eval_dataset, config=config, objective=self.objective)
 
@@ -187,12 +188,20 @@ class DistillationTrainer(ResumableTrainer):
             strategy == "random" and option(self.args, "length_grouping")
         )
         if not grouped or not hasattr(data, "__len__"):
-            return super()._get_train_sampler(train_dataset)
+            self._sampler = super()._get_train_sampler(train_dataset)
+            return self._sampler
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         window = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         lengths = row_lengths(data, column=self.args.length_column_name)
         size = len(data) if lengths is None else None
-        return LengthGroupedSampler(lengths, size=size, group_size=window, seed=seed)
+        self._sampler = LengthGroupedSampler(lengths, size=size, group_size=window, seed=seed)
+        return self._sampler
+
+    def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> Any:
+        """Tell the sampler the epoch: accelerate cannot, where several processes resume in its middle."""
+        if isinstance(self._sampler, LengthGroupedSampler):
+            self._sampler.set_epoch(epoch)
+        return super()._run_epoch(*args, epoch=epoch, **kwargs)
 
     # ---- one optimizer step ----
 
@@ -209,10 +218,13 @@ class DistillationTrainer(ResumableTrainer):
         return batches, self.accelerator.reduce(counts, "sum") if self.args.world_size > 1 else counts
 
     def _own_rows(self, batch: dict[str, Any]) -> dict[str, Any]:
-        if self.args.world_size == 1:
+        state, size = self.accelerator.gradient_state, self._train_batch_size
+        if self.args.world_size == 1 or not state.end_of_dataloader or self.args.dataloader_drop_last:
             return batch
-        state, rank = self.accelerator.gradient_state, self.args.process_index
-        return own_rows(batch, state=state, rank=rank, batch_size=self._train_batch_size)
+        remainder = state.remainder  # unknown to accelerate in an epoch that is resumed in its middle
+        if self._sampler is not None and not isinstance(self._sampler, BatchSampler):
+            remainder = len(self._sampler) % (size * self.args.world_size)
+        return own_rows(batch, remainder=remainder, rank=self.args.process_index, batch_size=size)
 
     def _counts(self, batch: Batch, labels: Tensor) -> Tensor:
         counts = self.objective.counts(labels)

@@ -89,7 +89,7 @@ class Ledger:
             for side, logits in (("teacher", entry.teacher), ("student", entry.student)):
                 rows = (~torch.isfinite(logits).reshape(len(logits), -1).all(-1)).nonzero().view(-1).tolist()
                 if rows:
-                    texts = ", ".join(f"{row} {show(entry.batch, row)}" for row in rows[:5])
+                    texts = ", ".join(f"{row} {show(entry.batch, row)}".rstrip() for row in rows[:5])
                     more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
                     causes.append(f"the {side}'s logits on rows {texts}{more}{where}")
             bad = [

@@ -39,7 +39,11 @@ def gradients(case, split, arguments, trainer_class=DistillationTrainer):
     labels, options, objective = CASES[case]
     columns = {"text": list(TEXTS)} | ({} if labels is None else {"label": labels})
     recorder = GradientRecorder()
-    extra = {} if trainer_class is Trainer else {"teacher": make_bert(3, seed=1, **options), "objective": objective}
+    extra = (
+        {}
+        if trainer_class is Trainer
+        else {"teacher": make_bert(3, seed=1, **options), "objective": objective}
+    )
     data = Dataset.from_dict(columns)
     if trainer_class is Trainer:
         tokenizer = make_tokenizer()
@@ -89,6 +93,7 @@ def test_gradient_is_that_of_the_formula(arguments):
 
 def test_plain_trainer_is_four_times_off(arguments):
     """The claim in the README: transformers issue 47688."""
+
     def in_order(**options):
         return arguments(train_sampling_strategy="sequential", **options)
 
@@ -107,7 +112,9 @@ def test_parts_add_up_to_the_loss(arguments):
         assert entry["loss_cross_entropy"] > 0
 
 
-@pytest.mark.parametrize("option", [{"bf16": True}, {"gradient_checkpointing": True}, {"dataloader_drop_last": True}])
+@pytest.mark.parametrize(
+    "option", [{"bf16": True}, {"activation_checkpointing": True}, {"dataloader_drop_last": True}]
+)
 def test_options_of_the_loop_are_honoured(option, arguments):
     steps, _ = gradients("single label", (8, 2), lambda **o: arguments(**o, **option))
     plain, _ = gradients("single label", (8, 2), arguments)

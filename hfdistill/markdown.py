@@ -1,0 +1,58 @@
+"""Text of unknown origin in Markdown: shown as it is, never obeyed."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from hfdistill.plain import printable
+
+MAX_LISTING = 20_000
+
+_MARKUP = re.compile(r"[&<>\"'`*_{}\[\]()!|~:@\\^$#]")
+
+
+def escape(text: object, *, limit: int = 80) -> str:
+    """Text that Markdown and HTML show as it is: one line, control characters as escapes, markup as entities.
+
+    Example:
+        >>> escape("<b>[x](y)")
+        '&#60;b&#62;&#91;x&#93;&#40;y&#41;'
+    """
+    shown = _MARKUP.sub(lambda found: f"&#{ord(found.group())};", printable(text, limit=limit))
+    return re.sub(r"(?i)\bwww\.", lambda found: found.group()[:3] + "&#46;", shown)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, first column to the left; cells are already escaped."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def listing(notes: Mapping[str, Any]) -> str:
+    """Plain data as YAML in a block that is neither Markdown nor HTML, cut at `MAX_LISTING` characters."""
+    lines = (
+        str(yaml.safe_dump(_clipped(notes), sort_keys=False, allow_unicode=True, width=100))
+        .rstrip()
+        .split("\n")
+    )
+    indents = [" " * (len(line) - len(line.lstrip(" "))) for line in lines]
+    shown = "\n".join(
+        indent + printable(line, limit=400) for indent, line in zip(indents, lines, strict=True)
+    )
+    if len(shown) > MAX_LISTING:
+        shown = shown[:MAX_LISTING] + "\n… cut, the whole is in the report"
+    return f"<pre><code>{html.escape(shown).replace(']', '&#93;').replace('`', '&#96;')}\n</code></pre>"
+
+
+def _clipped(value: Any) -> Any:
+    """The same data with no text over 2,000 characters: YAML is slow with long ones."""
+    if isinstance(value, Mapping):
+        return {_clipped(key): _clipped(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_clipped(item) for item in value]
+    return value[:2000] if isinstance(value, str) else value

@@ -1,0 +1,86 @@
+"""Run by each process of test_two_processes: trains on several row counts and writes what it saw."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from safetensors.torch import save_file
+
+from hfdistill import DistillationTrainer
+from tests.conftest import make_bert, make_sentences, make_tokenizer
+from tests.trainer.conftest import GradientRecorder, quiet_arguments
+
+TEXTS, CLASSES = zip(*make_sentences(24), strict=True)
+MULTI = [[float(i % 2), float(i % 3 == 0), float(i % 5 == 0)] for i in range(24)]
+BINARY = {"problem_type": "multi_label_classification", "labels": {0: "a", 1: "b", 2: "c"}}
+
+
+def run(folder: Path, rows: int, kind: str, processes: int, **options):
+    """One epoch in windows of 16 rows, whatever the number of processes."""
+    classes = {
+        "plain": list(CLASSES),
+        "missing": [-100 if i % 3 == 1 else y for i, y in enumerate(CLASSES)],
+        "multi": MULTI,
+    }
+    data = Dataset.from_dict({"text": list(TEXTS[:rows]), "label": classes[kind][:rows]})
+    shape = BINARY if kind == "multi" else {}
+    recorder = GradientRecorder()
+    settings = {
+        "per_device_train_batch_size": 8 // processes,
+        "gradient_accumulation_steps": 2,
+        "learning_rate": 0.1,
+    }
+    trainer = DistillationTrainer(
+        make_bert(2, seed=2, **shape),
+        quiet_arguments(
+            folder / f"run-{rows}-{kind}", per_device_eval_batch_size=4, **{**settings, **options}
+        ),
+        teacher=make_bert(3, seed=1, **shape),
+        train_dataset=data,
+        eval_dataset=data,
+        processing_class=make_tokenizer(),
+        callbacks=[recorder],
+        compute_metrics=lambda p: {"rows": len(p.label_ids)},
+    )
+    return trainer, recorder
+
+
+def main(folder: Path, processes: int) -> None:
+    facts, tensors = {}, {}
+    for rows, kind in [(24, "plain"), (21, "plain"), (18, "plain"), (17, "missing"), (21, "multi")]:
+        trainer, recorder = run(folder, rows, kind, processes)
+        assert trainer.accelerator.num_processes == processes, (
+            "accelerate started another number of processes"
+        )
+        trainer.train()
+        metrics = trainer.evaluate()
+        parts = [
+            {k: v for k, v in h.items() if k.startswith("loss")}
+            for h in trainer.state.log_history
+            if "loss" in h
+        ]
+        facts[f"{rows} {kind}"] = {
+            "eval_loss": metrics["eval_loss"],
+            "eval_rows": metrics["eval_rows"],
+            "parts": parts,
+        }
+        tensors |= {f"{rows} {kind} {i}": step for i, step in enumerate(recorder.steps)}
+        tensors |= {
+            f"{rows} {kind} weights": torch.cat([p.detach().view(-1) for p in trainer.model.parameters()])
+        }
+    saving = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 2}
+    straight, _ = run(folder / "straight", 21, "plain", processes, **saving)
+    straight.train()
+    resumed, _ = run(folder / "straight", 21, "plain", processes, **saving)
+    resumed.train(resume_from_checkpoint=str(folder / "straight" / "run-21-plain" / "checkpoint-3"))
+    pairs = zip(straight.model.parameters(), resumed.model.parameters(), strict=True)
+    facts["resumed exactly"] = all(torch.equal(a, b) for a, b in pairs)
+    if straight.accelerator.is_main_process:
+        save_file(tensors, folder / "tensors.safetensors")
+        (folder / "facts.json").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
