@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from hfdistill.markdown import escape, listing, table
+from hfdistill.markdown import as_yaml, escape, listing, table
 from hfdistill.plain import is_hub_id, printable, public_name, write_atomically
 from hfdistill.report import (
     COLUMNS,
@@ -93,7 +93,7 @@ def write_card(
     """
     names = _names(report, model_name, base_model, dataset)
     data = _header(report, names, license, dict(metadata or {}))
-    header = data.to_yaml()
+    header = as_yaml(data.to_dict())
     if len(header) > MAX_HEADER:
         raise ValueError(
             f"The card's header has {len(header)} characters, more than {MAX_HEADER}. Shorten `metadata`."
@@ -108,7 +108,7 @@ def write_card(
             _making(report, Path(folder)),
         ]
     )
-    content = f"---\n{header}\n---\n\n{body}\n"
+    content = f"---\n{header}---\n\n{body}\n"
     if ModelCard(content).data.to_dict() != data.to_dict():
         raise ValueError(
             "The card's header does not read back as it was written. Use plain text in `metadata`."
@@ -363,7 +363,8 @@ def _making(report: Report, folder: Path) -> str:
     full = " All numbers are in report.json." if (folder / "report.json").is_file() else ""
     return (
         f"## How this card was made\n\nhfdistill {escape(e.hfdistill)} measured the models and wrote "
-        f"this card (Python {escape(e.python)}, {escape(e.platform)}).{full} Nobody has verified the numbers since."
+        f"this card (Python {escape(e.python)}, {escape(e.platform)}).{full} Nobody has verified the numbers "
+        "since."
     )
 
 

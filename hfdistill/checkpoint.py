@@ -20,7 +20,7 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 MANIFEST = "hfdistill.json"
-STAGING = ".unfinished"
+STAGING = "_unfinished"
 REPLACED = ".old"
 _PLAIN = ("trainer_state.json", "training_args.bin")
 """What a plain Trainer leaves in every checkpoint; the second is never in ours."""

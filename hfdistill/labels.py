@@ -234,7 +234,7 @@ def check_labels(labels: Sequence[Any], config: Any, *, split: str) -> int:
             f"{split} has text labels (row {row}: {_short(first)}), and a loss needs numbers. Load the data "
             "with hfdistill.load, or type dataset.class_encode_column('label')."
         )
-    if task == "multi_label":
+    if task == "multi_label" and len(labels):
         raise LabelSpaceError(
             f"{split} has one label a row (row {row}: {_short(first)}), but the student's problem_type is "
             "multi_label_classification, which needs C numbers a row. Set config.problem_type = "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,17 +34,21 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def as_yaml(value: Mapping[str, Any]) -> str:
+    """Plain data as YAML that reads back equal; ASCII only where characters that do not print are in it.
+
+    PyYAML folds U+0085 away where it may write Unicode: loading what it dumped is not equal then.
+    """
+    prints = json.dumps(value, ensure_ascii=False).isprintable()
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=prints, width=100))
+
+
 def listing(notes: Mapping[str, Any]) -> str:
     """Plain data as YAML in a block that is neither Markdown nor HTML, cut at `MAX_LISTING` characters."""
-    lines = (
-        str(yaml.safe_dump(_clipped(notes), sort_keys=False, allow_unicode=True, width=100))
-        .rstrip()
-        .split("\n")
-    )
+    lines = as_yaml(_clipped(notes)).rstrip().split("\n")
     indents = [" " * (len(line) - len(line.lstrip(" "))) for line in lines]
-    shown = "\n".join(
-        indent + printable(line, limit=400) for indent, line in zip(indents, lines, strict=True)
-    )
+    printed = [indent + printable(line, limit=400) for indent, line in zip(indents, lines, strict=True)]
+    shown = "\n".join(printed)
     if len(shown) > MAX_LISTING:
         shown = shown[:MAX_LISTING] + "\n… cut, the whole is in the report"
     return f"<pre><code>{html.escape(shown).replace(']', '&#93;').replace('`', '&#96;')}\n</code></pre>"

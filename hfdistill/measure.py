@@ -30,6 +30,8 @@ from hfdistill.trace import Batch, accepted_inputs, run
 STANDARD = SpeedPlan()
 BATCH_SIZE = 32
 
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -142,7 +144,7 @@ def _load(
     """Models, tokenizers and encoded rows by role, student first."""
     entries = {r: c if isinstance(c, Contender) else Contender(c) for r, c in given.items() if c is not None}
     device = next(
-        (e.model.device for e in entries.values() if isinstance(e.model, PreTrainedModel)),
+        (e.model.device for e in entries.values() if not isinstance(e.model, (str, Path))),
         torch.device("cpu"),
     )
     models: dict[str, PreTrainedModel] = {}
@@ -188,12 +190,10 @@ def _check_alike(
 
 def _tokenizer_of(model: Source) -> Any:
     """The tokenizer saved beside a model; None for an object, or where there is none."""
-    if isinstance(model, PreTrainedModel):
+    if not isinstance(model, (str, Path)):
         return None
     folder = Path(model)
-    if folder.is_dir() and not any(
-        (folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")
-    ):
+    if folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         return None
     try:
         return AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
@@ -202,9 +202,9 @@ def _tokenizer_of(model: Source) -> Any:
 
 
 def _name_of(model: Source) -> str:
-    if isinstance(model, PreTrainedModel):
-        return public_name(model.name_or_path or type(model).__name__)
-    return public_name(str(model))
+    if isinstance(model, (str, Path)):
+        return public_name(str(model))
+    return public_name(model.name_or_path or type(model).__name__)
 
 
 def _pad_id(model: PreTrainedModel, tokenizer: Any) -> int:

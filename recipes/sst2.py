@@ -55,7 +55,7 @@ def main(recipe: Recipe, args: DistillationArguments) -> None:
         baseline = fit("baseline", shrink(teacher, layers=recipe.layers), teacher=None).model
 
     if trainer.is_world_process_zero():
-        notes = {"objective": str(trainer.objective), "seed": args.seed, "epochs": args.num_train_epochs,
+        notes = {"objective": str(trainer.blend), "seed": args.seed, "epochs": args.num_train_epochs,
                  "rows": len(train), "learning_rate": args.learning_rate, "bf16": args.bf16}  # fmt: skip
         report = measure(trainer.model, dev, teacher=teacher, baseline=baseline, tokenizer=tokenizer, notes=notes)
         report.save(Path(args.output_dir, "student", "report.json"))

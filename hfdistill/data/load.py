@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, List, Value
 
-from hfdistill.data.sources import HubUnreachable, read
+from hfdistill.data.sources import read
 from hfdistill.data.targets import read_labels
 
-__all__ = ["HubUnreachable", "load"]
+__all__ = ["load"]
 
 logger = logging.getLogger(__name__)
 

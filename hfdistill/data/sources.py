@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
+from hfdistill.hub import reaching
+
 _SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json"}
 _NOT_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 _SPLITS = {
@@ -24,10 +26,6 @@ _SPLITS = {
 }
 _SPLITS |= {name: name for name in ("train", "validation", "test")} | {"testing": "test"}
 _SHARD = re.compile(r"-(\d+)-of-\d+$")
-
-
-class HubUnreachable(ConnectionError):  # noqa: N818
-    """The Hugging Face Hub gave no answer; the message names the ways on."""
 
 
 def read(source: str | os.PathLike[str], config: str | None) -> tuple[dict[str, Dataset], bool]:
@@ -59,7 +57,8 @@ def _local_path(source: str | os.PathLike[str]) -> Path | None:
 
 def _read_hub(name: str, config: str | None) -> dict[str, Dataset]:
     try:
-        return dict(load_dataset(name, config))
+        with reaching(name):
+            return dict(load_dataset(name, config))
     except RuntimeError as error:
         if "scripts are no longer supported" not in str(error):
             raise
@@ -73,20 +72,6 @@ def _read_hub(name: str, config: str | None) -> dict[str, Dataset]:
         raise ValueError(
             f"{name!r} needs one of its configurations, found {config!r}. {error} Pass config=."
         ) from None
-    except Exception as error:
-        if not _is_unreachable(error):
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise HubUnreachable(
-            f"The Hugging Face Hub cannot be reached for {name!r} ({reason}). Pass the path of a local copy "
-            "instead of the id, or start with recipes/quickstart.py, which needs no Hub."
-        ) from None
-
-
-def _is_unreachable(error: Exception) -> bool:
-    """No answer; the HTTP library's class is known by name, for huggingface_hub has changed libraries."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"ConnectionError", "TransportError"}) or "LocalEntryNotFoundError" in str(error)
 
 
 def _data_files(path: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from hfdistill import labels as spaces
 from hfdistill.arguments import option
-from hfdistill.data.sampler import LengthGroupedSampler, row_lengths
+from hfdistill.data import LengthGroupedSampler, row_lengths
 from hfdistill.objectives import Blend, Objective, Setting, as_blend, default_objective
 from hfdistill.pretrained import load_classifier
 from hfdistill.teachers import Teacher, as_teacher
@@ -92,11 +92,11 @@ class DistillationTrainer(ResumableTrainer):
             self.teacher.to(self.args.device)
         self._label_map = label_map
         self._bind(objective)
-        self._ledger = Ledger(self.objective.names)
+        self._ledger = Ledger(self.blend.names)
         self._eval_losses: list[Tensor] | None = None
         self._sampler: Any = None
         config = getattr(self.model, "config", None)
-        preflight.check_data(self.train_dataset, self.eval_dataset, config=config, objective=self.objective)
+        preflight.check_data(self.train_dataset, self.eval_dataset, config=config, objective=self.blend)
 
     # ---- before the first step ----
 
@@ -114,22 +114,22 @@ class DistillationTrainer(ResumableTrainer):
                 "Both objective and compute_loss_func are given, and each is the whole loss. Leave one out: "
                 "without an objective, compute_loss_func takes the place of CrossEntropy in the default one."
             )
-        self.objective = (
+        self.blend = (
             default_objective(self.task, hard=given, taught=self.teacher is not None)
             if objective is None
             else as_blend(objective)
         )
-        if self.teacher is None and self.objective.needs_teacher:
+        if self.teacher is None and self.blend.needs_teacher:
             raise ValueError(
-                f"{self.objective} learns from a teacher, and teacher=None. Name one, or drop that term."
+                f"{self.blend} learns from a teacher, and teacher=None. Name one, or drop that term."
             )
         smoothing = self.args.label_smoothing_factor if self.task == "single_label" else 0.0
         self._classes = getattr(config, "num_labels", 2)
-        self.objective.bind(Setting(task=self.task, classes=self._classes, label_smoothing=smoothing))
-        self.objective.to(self.args.device)
-        self._weights = torch.tensor(self.objective.weights, device=self.args.device)
+        self.blend.bind(Setting(task=self.task, classes=self._classes, label_smoothing=smoothing))
+        self.blend.to(self.args.device)
+        self._weights = torch.tensor(self.blend.weights, device=self.args.device)
         self._accepts = accepted_inputs(self.model)
-        logger.info("Objective: %s", self.objective)
+        logger.info("Objective: %s", self.blend)
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         prepared = super()._prepare_for_training(*args, **kwargs)
@@ -227,7 +227,7 @@ class DistillationTrainer(ResumableTrainer):
         return own_rows(batch, remainder=remainder, rank=self.args.process_index, batch_size=size)
 
     def _counts(self, batch: Batch, labels: Tensor) -> Tensor:
-        counts = self.objective.counts(labels)
+        counts = self.blend.counts(labels)
         return torch.zeros_like(counts) if REPEATED in batch else counts
 
     def _labels(self, batch: Batch) -> Tensor:
@@ -263,14 +263,14 @@ class DistillationTrainer(ResumableTrainer):
         counts = self._counts(batch, labels)
         batch = {name: value for name, value in batch.items() if name not in (REPEATED, *self.label_names)}
         student = run(model, batch, accepts=self._accepts)
-        teacher = self._teach(batch) if self.objective.needs_teacher else student
+        teacher = self._teach(batch) if self.blend.needs_teacher else student
         _refuse_other_shape(student, teacher)
         weights = self._weights
         if num_items_in_batch is not None:  # DDP, FSDP and ZeRO average gradients over processes
             share = counts / num_items_in_batch.clamp(min=torch.finfo(torch.float32).tiny)
             weights = weights * share * self.accelerator.num_processes
         with torch.autocast(student.logits.device.type, enabled=False):
-            parts = self.objective(student, teacher, labels) * weights
+            parts = self.blend(student, teacher, labels) * weights
         if num_items_in_batch is not None:
             self._ledger.add(parts, batch=batch, student=student, teacher=teacher)
         loss = parts.sum()
@@ -370,7 +370,7 @@ class DistillationTrainer(ResumableTrainer):
     def run_facts(self) -> dict[str, Any]:
         """Objective, teacher and label order: what must be the same when a run is resumed."""
         teacher = None if self.teacher is None else self.teacher.fingerprint()
-        return {"objective": str(self.objective), "teacher": teacher, "columns": self._columns}
+        return {"objective": str(self.blend), "teacher": teacher, "columns": self._columns}
 
 
 def _refuse_other_shape(student: Trace, teacher: Trace) -> None:

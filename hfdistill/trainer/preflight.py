@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from hfdistill import labels as spaces
 from hfdistill.arguments import option
-from hfdistill.data.encode import encode
+from hfdistill.data import encode
 from hfdistill.objectives import Blend
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,11 @@ def by_loops(probabilities, labels, n_bins):
     total = 0.0
     for b in range(n_bins):
         low, high = b / n_bins, (b + 1) / n_bins
-        inside = [(max(p), int(np.argmax(p)) == y) for p, y in zip(probabilities, labels) if low < max(p) <= high]
+        inside = [
+            (max(p), int(np.argmax(p)) == y)
+            for p, y in zip(probabilities, labels, strict=True)
+            if low < max(p) <= high
+        ]
         if inside:
             accuracy = sum(right for _, right in inside) / len(inside)
             confidence = sum(conf for conf, _ in inside) / len(inside)
@@ -19,7 +23,7 @@ def by_loops(probabilities, labels, n_bins):
 
 
 def test_value_by_hand():
-    # Bin (0.6, 0.8]: confidences 0.7, 0.8, one right of two, gap |0.5 - 0.75|. Bin (0.8, 1]: 0.9, right, gap 0.1.
+    # Bin (0.6, 0.8]: 0.7 right, 0.8 wrong, gap |0.5 - 0.75|. Bin (0.8, 1]: 0.9 right, gap 0.1.
     probabilities = [[0.7, 0.3], [0.2, 0.8], [0.9, 0.1]]
     found = expected_calibration_error(probabilities, [0, 0, 0], n_bins=5)
     assert found == pytest.approx(2 / 3 * 0.25 + 1 / 3 * 0.1, abs=1e-15)
@@ -43,7 +47,9 @@ def test_equals_the_paper_on_random_rows(n_bins):
     probabilities = rng.dirichlet([0.5] * 4, size=200)
     labels = rng.integers(0, 4, size=200)
     expected = by_loops(probabilities, labels, n_bins)
-    assert expected_calibration_error(probabilities, labels, n_bins=n_bins) == pytest.approx(expected, abs=1e-12)
+    assert expected_calibration_error(probabilities, labels, n_bins=n_bins) == pytest.approx(
+        expected, abs=1e-12
+    )
 
 
 def test_order_of_rows_and_tensors_do_not_matter():
@@ -83,6 +89,8 @@ def test_metric_hands_the_bins_on(tmp_path, monkeypatch):
     monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", tmp_path / "cache")
     inputs = {"predictions": [[0.7, 0.3], [0.2, 0.8], [0.9, 0.1]], "references": [0, 0, 0]}
     metric = CalibrationError()
-    assert metric.compute(**inputs)["ece"] == pytest.approx(by_loops(inputs["predictions"], [0, 0, 0], 15), abs=1e-12)
+    assert metric.compute(**inputs)["ece"] == pytest.approx(
+        by_loops(inputs["predictions"], [0, 0, 0], 15), abs=1e-12
+    )
     assert metric.compute(**inputs, n_bins=1)["ece"] == pytest.approx(abs(2 / 3 - 0.8), abs=1e-12)
     assert not (tmp_path / "cache").exists()

@@ -1,0 +1,182 @@
+"""What holds for every registered objective, on every task that it accepts."""
+
+import math
+
+import pytest
+import torch
+
+import hfdistill
+from hfdistill import Trace
+from hfdistill.objectives import Setting, registered
+
+ROWS, CLASSES = 7, 3
+SETTINGS = [
+    Setting(task="single_label", classes=CLASSES),
+    Setting(task="multi_label", classes=CLASSES),
+    Setting(task="regression", classes=1),
+]
+
+
+def accepts(name, setting):
+    try:
+        registered()[name]().bind(setting)
+    except ValueError:
+        return False
+    return True
+
+
+FITTING = [(name, setting) for name in sorted(registered()) for setting in SETTINGS if accepts(name, setting)]
+each_objective = pytest.mark.parametrize(
+    ("name", "setting"), FITTING, ids=[f"{name}-{setting.task}" for name, setting in FITTING]
+)
+
+
+def bound(name, setting):
+    objective = registered()[name]()
+    objective.bind(setting)
+    return objective
+
+
+def batch(setting, *, labelled=True):
+    """Student, teacher, labels: every third row unlabelled, or all."""
+    generator = torch.Generator().manual_seed(3)
+    student, teacher = 2 * torch.randn(2, ROWS, setting.classes, generator=generator)
+    labels = {
+        "single_label": torch.randint(CLASSES, (ROWS,), generator=generator),
+        "multi_label": torch.randint(2, (ROWS, CLASSES), generator=generator).float(),
+        "regression": torch.randn(ROWS, generator=generator),
+    }[setting.task]
+    labels[:: 3 if labelled else 1] = math.nan if setting.task == "regression" else -100
+    return student, teacher, labels
+
+
+def value(objective, student, teacher, labels):
+    return objective(Trace(student), Trace(teacher), labels)
+
+
+def test_every_registered_objective_fits_some_task():
+    assert {name for name, _ in FITTING} == registered().keys()
+
+
+@each_objective
+def test_the_value_is_a_finite_float32_scalar(name, setting):
+    loss = value(bound(name, setting), *batch(setting))
+    assert (loss.shape, loss.dtype) == ((), torch.float32)
+    assert loss > 0
+    assert loss.isfinite()
+
+
+@each_objective
+def test_the_order_of_the_rows_does_not_matter(name, setting):
+    objective, tensors = bound(name, setting), batch(setting)
+    order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(0))
+    shuffled = value(objective, *(tensor[order] for tensor in tensors))
+    torch.testing.assert_close(shuffled, value(objective, *tensors), rtol=1e-6, atol=0)
+
+
+@each_objective
+def test_the_gradient_reaches_the_student_and_what_the_objective_learns(name, setting):
+    objective = bound(name, setting)
+    student, teacher, labels = batch(setting)
+    student.requires_grad_()
+    before = student.clone(), teacher.clone(), labels.clone()
+    value(objective, student, teacher, labels).backward()
+    assert student.grad.isfinite().all()
+    assert student.grad.abs().sum() > 0
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in objective.parameters())
+    for now, then in zip((student, teacher, labels), before, strict=True):
+        torch.testing.assert_close(now, then, rtol=0, atol=0, equal_nan=True)
+
+
+@each_objective
+def test_the_gradient_is_the_slope_of_the_value(name, setting):
+    objective = bound(name, setting)
+    student, teacher, labels = batch(setting)
+    student.requires_grad_()
+    value(objective, student, teacher, labels).backward()
+    direction = student.grad / student.grad.norm()
+    up, down = (value(objective, student.detach() + h * direction, teacher, labels) for h in (0.01, -0.01))
+    assert ((up - down) / 0.02).item() == pytest.approx(student.grad.norm().item(), rel=2e-3)
+
+
+@each_objective
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_logits_give_the_float32_value_of_the_rounded_logits(name, setting, dtype):
+    objective = bound(name, setting)
+    student, teacher, labels = batch(setting)
+    student, teacher = student.to(dtype), teacher.to(dtype)
+    half = value(objective, student, teacher, labels)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, value(objective, student.float(), teacher.float(), labels), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("name", "setting"), [case for case in FITTING if registered()[case[0]].additive])
+@pytest.mark.parametrize("cut", range(1, ROWS))
+def test_halves_average_to_the_whole_when_weighted_by_their_counts(name, setting, cut):
+    objective, tensors = bound(name, setting), batch(setting)
+    parts = [[t[:cut] for t in tensors], [t[cut:] for t in tensors]]  # the first row alone is unlabelled
+    counts = torch.stack([objective.count(labels) for _, _, labels in parts])
+    values = torch.stack([value(objective, *part) for part in parts])
+    assert counts.sum() == objective.count(tensors[2])
+    whole = (counts * values).sum() / counts.sum()
+    torch.testing.assert_close(whole, value(objective, *tensors), rtol=1e-6, atol=1e-7)
+
+
+@each_objective
+def test_rows_without_labels_weigh_nothing_in_terms_that_read_labels(name, setting):
+    objective = bound(name, setting)
+    student, teacher, labels = batch(setting, labelled=False)
+    student.requires_grad_()
+    loss, count = value(objective, student, teacher, labels), objective.count(labels)
+    loss.backward()
+    assert student.grad.isfinite().all()
+    if objective.needs_labels:
+        assert (loss.item(), count.item(), student.grad.abs().sum().item()) == (0, 0, 0)
+    else:
+        assert loss.item() == value(objective, *batch(setting)).item()
+        assert count == ROWS
+
+
+@each_objective
+def test_a_term_reads_what_it_declares(name, setting):
+    objective = bound(name, setting)
+    student, teacher, labels = batch(setting)
+    other = teacher + torch.arange(teacher.numel()).view_as(teacher)
+    moved = value(objective, student, other, labels) != value(objective, student, teacher, labels)
+    assert moved == objective.needs_teacher
+
+
+@pytest.mark.parametrize(("name", "setting"), [case for case in FITTING if registered()[case[0]].needs_teacher])
+def test_agreeing_with_the_teacher_is_best(name, setting):
+    objective = bound(name, setting)
+    _, teacher, labels = batch(setting)
+    student = teacher.clone().requires_grad_()
+    loss = value(objective, student, teacher, labels)
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert student.grad.abs().max() < 1e-6
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        other = teacher + torch.randn(teacher.shape, generator=generator) * 0.3
+        assert value(objective, other, teacher, labels) > loss
+
+
+@pytest.mark.parametrize("name", sorted(registered()))
+def test_repr_is_the_constructor_call(name):
+    objective = registered()[name]()
+    names = {**vars(hfdistill), **{cls.__name__: cls for cls in registered().values()}}
+    again = eval(repr(objective), names)  # noqa: S307
+    assert type(again) is type(objective)
+    assert repr(again) == repr(objective)
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "0.5 * CrossEntropy() + 0.5 * KD(temperature=4)",
+        "0.25 * CrossEntropy(label_smoothing=0.1, class_weights=[1.0, 2.5]) + 2 * KD(temperature=0.5)",
+        "1 * LabelMSE() + 3 * LogitMSE()",
+    ],
+)
+def test_a_formula_read_back_is_itself(formula):
+    assert repr(eval(formula, vars(hfdistill).copy())) == formula  # noqa: S307

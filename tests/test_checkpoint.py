@@ -1,0 +1,549 @@
+"""Checkpoints are complete or absent: every damage is noticed, and no crash loses the last good one."""
+
+import errno
+import hashlib
+import json
+import os
+import random
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from hfdistill import checkpoint
+from hfdistill.checkpoint import (
+    MANIFEST,
+    STAGING,
+    CheckpointError,
+    check_same_run,
+    clear_staging,
+    newest_checkpoint,
+    newest_complete,
+    publish,
+    read_manifest,
+    verify,
+    write_atomic,
+)
+
+RUN = {"objective": "1 * KD(temperature=4)", "columns": [1, 0], "teacher": None}
+FILES = ["config.json", "model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json", "nested/deep/part"]
+IO = [(os, "fsync"), (os, "open"), (os, "fdopen"), (os, "rename"), (os, "replace"), (os, "unlink"), (os, "rmdir")]
+
+
+class Crash(BaseException):
+    """A process that ends here and now."""
+
+
+def stage(run_dir, step, content=b"new"):
+    """What a save leaves in the staging folder; no 512 bytes of it are alike."""
+    staged = run_dir / STAGING / f"checkpoint-{step}"
+    for name in FILES:
+        path = staged / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content + random.Random(f"{step}{name}").randbytes(1500))
+    return staged
+
+
+def save(run_dir, step, content=b"new"):
+    final = run_dir / f"checkpoint-{step}"
+    publish(stage(run_dir, step, content), final, run=RUN)
+    (run_dir / STAGING).rmdir()
+    return final
+
+
+def save_plain(run_dir, step, *files):
+    """A folder as a plain Trainer leaves it."""
+    folder = run_dir / f"checkpoint-{step}"
+    folder.mkdir()
+    for name in files or ("model.safetensors", "trainer_state.json", "training_args.bin"):
+        (folder / name).write_bytes(b"{}")
+    return folder
+
+
+@pytest.fixture
+def good(tmp_path):
+    return save(tmp_path, 8)
+
+
+# Whole checkpoints
+
+
+def test_a_published_checkpoint_verifies_and_is_the_newest(good, tmp_path):
+    manifest = verify(good)
+    assert manifest["run"] == RUN
+    assert manifest["files"].keys() == set(FILES)
+    weights = (good / "model.safetensors").read_bytes()
+    facts = {"bytes": len(weights), "sha256": hashlib.sha256(weights).hexdigest()}
+    assert manifest["files"]["model.safetensors"] == facts
+    assert newest_complete(tmp_path) == good
+    assert newest_checkpoint(str(tmp_path)) == str(good)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-8"]
+
+
+def test_every_file_and_folder_is_on_disk_before_it_is_seen(tmp_path, monkeypatch):
+    synced, real, final = set(), os.fsync, tmp_path / "checkpoint-8"
+
+    def fsync(descriptor):
+        synced.add((Path(f"/proc/self/fd/{descriptor}").readlink().name, final.exists()))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    save(tmp_path, 8)
+    before = {name for name, seen in synced if not seen}
+    assert {*(Path(name).name for name in FILES), "nested", "deep", "checkpoint-8"} <= before
+    assert any(name.startswith(f".{MANIFEST}.") for name in before)
+    assert (tmp_path.name, True) in synced
+
+
+def test_the_newest_is_the_highest_step_whatever_the_clock_says(tmp_path):
+    folders = [save(tmp_path, step) for step in (8, 90, 100)]
+    for age, folder in enumerate(folders):
+        os.utime(folder, (10**9 - age, 10**9 - age))
+    assert newest_complete(tmp_path) == folders[2]
+
+
+@pytest.mark.parametrize("name", ["checkpoint-", "checkpoint-9x", "checkpoint-9.old", "my-checkpoint-9", "checkpoint-٩"])
+def test_other_folders_and_files_are_no_checkpoints(good, tmp_path, name):
+    shutil.copytree(good, tmp_path / name)
+    (tmp_path / "checkpoint-99").write_text("a file")
+    assert newest_complete(tmp_path) == (tmp_path / name if name.endswith(".old") else good)
+
+
+def test_there_is_none_in_an_empty_or_absent_folder(tmp_path):
+    assert newest_complete(tmp_path) is None
+    assert newest_complete(tmp_path / "absent") is None
+    assert newest_checkpoint(tmp_path) is None
+
+
+def test_publishing_again_replaces_the_older_folder(good, tmp_path):
+    (good / "extra").write_text("from the older save")
+    save(tmp_path, 8, b"newer")
+    assert (good / "config.json").read_bytes().startswith(b"newer")
+    assert not (good / "extra").exists()
+    assert verify(good)["files"].keys() == set(FILES)
+
+
+def test_publishing_over_a_link_leaves_what_it_points_to(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious").write_text("kept")
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    for target in (elsewhere, tmp_path / "dangling"):
+        (run_dir / "checkpoint-8").symlink_to(target)
+        final = save(run_dir, 8)
+        assert not final.is_symlink()
+        assert verify(final)["run"] == RUN
+        shutil.rmtree(final)
+    assert (elsewhere / "precious").read_text() == "kept"
+
+
+# Damage
+
+
+def flip_one_bit(path, dice):
+    content = bytearray(path.read_bytes())
+    content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
+    path.write_bytes(content)
+
+
+def truncate(path, dice):
+    path.write_bytes(path.read_bytes()[: dice.randrange(path.stat().st_size)])
+
+
+def zero_a_block(path, dice):
+    content = bytearray(path.read_bytes())
+    start = dice.randrange(max(len(content) - 512, 1))
+    content[start : start + 512] = bytes(len(content[start : start + 512]))
+    path.write_bytes(content)
+
+
+def grow(path, dice):
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+def delete(path, dice):
+    path.unlink()
+
+
+def replace_by_folder(path, dice):
+    path.unlink()
+    path.mkdir()
+
+
+def link_elsewhere(path, dice):
+    outside = path.parent.parent / "outside"
+    shutil.move(path, outside)
+    path.symlink_to(outside)
+
+
+@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+@pytest.mark.parametrize(
+    ("damage", "trials"),
+    [
+        (flip_one_bit, 60),
+        (truncate, 20),
+        (zero_a_block, 20),
+        (grow, 1),
+        (delete, 1),
+        (replace_by_folder, 1),
+    ],
+)
+def test_damage_is_noticed_and_the_file_named(good, name, damage, trials):
+    path, dice = good / name, random.Random(f"{name}{damage.__name__}")
+    whole = path.read_bytes()
+    for _ in range(trials):
+        damage(path, dice)
+        with pytest.raises(CheckpointError) as caught:
+            verify(good)
+        # A changed name in the manifest is noticed as such, or as a file that is not there.
+        assert path.name in str(caught.value)
+        assert "Resume from another" in str(caught.value)
+        if path.is_dir():
+            path.rmdir()
+        path.write_bytes(whole)
+    verify(good)
+
+
+def test_a_file_that_became_a_link_out_of_the_folder_is_refused(good):
+    link_elsewhere(good / "optimizer.pt", None)
+    with pytest.raises(CheckpointError, match="optimizer.pt' lies outside"):
+        verify(good)
+
+
+@pytest.mark.parametrize("damage", [flip_one_bit, truncate, delete])
+def test_a_damaged_checkpoint_is_passed_over_for_the_older_good_one(good, tmp_path, damage, caplog):
+    newer = save(tmp_path, 16)
+    damage(newer / "optimizer.pt", random.Random(0))
+    assert newest_complete(tmp_path) == good
+    assert f"{newer} is passed over" in caplog.text
+    assert "optimizer.pt" in caplog.text
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.EIO, "Input/output error"), PermissionError(13, "denied")])
+def test_a_file_that_cannot_be_read_is_damage(good, tmp_path, monkeypatch, failure):
+    newer, real = save(tmp_path, 16), checkpoint._sha256
+
+    def sha256(path):
+        if path.is_relative_to(newer):
+            raise failure
+        return real(path)
+
+    monkeypatch.setattr(checkpoint, "_sha256", sha256)
+    with pytest.raises(CheckpointError, match=failure.strerror):
+        verify(newer)
+    assert newest_complete(tmp_path) == good
+
+
+def write_manifest(folder, **changes):
+    """A manifest whose own sha256 is right, whatever it says."""
+    manifest = {"schema": 1, "run": {}, "files": {}, **changes}
+    text = json.dumps({**manifest, "sha256": checkpoint._seal(manifest)})
+    (folder / MANIFEST).write_text(text)
+
+
+FACTS = {"bytes": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x",
+        "../checkpoint-8-twin/x",
+        "/etc/passwd",
+        "//etc/passwd",
+        "nested/../../x",
+        "..",
+        "",
+        ".",
+        "nul\0byte",
+        "a" * 300,
+        "a/" * 3000,
+        "\\\\host\\share\\x",
+        "..\\x",
+        "C:\\x",
+        "lone surrogate \ud800",
+        "line\nbreak\x1b[31m",
+    ],
+)
+def test_a_hostile_file_name_in_the_manifest_is_refused(good, tmp_path, name):
+    (tmp_path / "x").write_bytes(b"{}")
+    write_manifest(good, files={name: FACTS})
+    with pytest.raises(CheckpointError) as caught:
+        verify(good)
+    assert "\x1b" not in str(caught.value)
+    assert newest_complete(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"files": {"config.json": {}}},
+        {"files": {"config.json": None}},
+        {"files": {"config.json": 5}},
+        {"files": {"config.json": "abc"}},
+        {"files": {"config.json": []}},
+        {"files": {"config.json": {"bytes": "1503", "sha256": "x"}}},
+        {"files": {"config.json": {"bytes": 1503, "sha256": None}}},
+        {"files": []},
+        {"files": None},
+        {"run": []},
+        {"run": None},
+        {"schema": 2},
+        {"schema": None},
+        {"further": 1},
+    ],
+    ids=str,
+)
+def test_a_manifest_of_wrong_types_is_refused(good, changes):
+    write_manifest(good, **changes)
+    with pytest.raises(CheckpointError, match="Resume from another"):
+        verify(good)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0" * 100, b"\xff\xfe", b"{", b"[]", b"null", b"5", b'"x"', b"{}", b"[" * 100_000, b"1" * 5000, b"NaN"],
+    ids=lambda content: repr(content[:6]),
+)
+def test_a_manifest_that_is_no_manifest_is_refused(good, content):
+    (good / MANIFEST).write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"{MANIFEST} cannot be read"):
+        read_manifest(good)
+
+
+# Folders of a plain Trainer
+
+
+def test_a_plain_trainers_folder_counts_though_it_has_no_manifest(good, tmp_path):
+    plain = save_plain(tmp_path, 16)
+    assert verify(plain) is None
+    assert newest_complete(tmp_path) == plain
+
+
+@pytest.mark.parametrize("files", [["model.safetensors"], ["trainer_state.json"], ["training_args.bin"]])
+def test_a_plain_trainers_unfinished_folder_does_not_count(good, tmp_path, files):
+    save_plain(tmp_path, 16, *files)
+    assert newest_complete(tmp_path) == good
+
+
+# Crashes
+
+
+class Faults:
+    """Calls to the operating system, of which the n-th does not happen.
+
+    Args:
+        happen: what happens instead.
+        at: n, from 0; None counts only.
+    """
+
+    def __init__(self, happen, at=None):
+        self.happen, self.at, self.calls = happen, at, 0
+
+    def count(self):
+        if self.calls == self.at:
+            self.happen()
+        self.calls += 1
+
+    def wrap(self, function):
+        def counted(*args, **kwargs):
+            self.count()
+            result = function(*args, **kwargs)
+            if function.__name__ == "fdopen":
+                result.write = self.wrap(result.write)
+            return result
+
+        return counted
+
+    def __enter__(self):
+        self.patch = pytest.MonkeyPatch()
+        for module, name in [*IO, (tempfile, "mkstemp")]:
+            self.patch.setattr(module, name, self.wrap(getattr(module, name)))
+        return self
+
+    def __exit__(self, *_):
+        self.patch.undo()
+
+
+def publish_with(faults, run_dir):
+    staged = run_dir / STAGING / "checkpoint-8"
+    with faults:
+        publish(staged, run_dir / "checkpoint-8", run=RUN)
+
+
+def prepared(folder, *, older):
+    """A run with checkpoint-4, perhaps an older checkpoint-8, and a staged checkpoint-8."""
+    save(folder, 4, b"four")
+    if older:
+        save(folder, 8, b"old")
+    stage(folder, 8, b"new")
+    return folder
+
+
+def calls_of_a_publish(tmp_path, *, older):
+    faults = Faults(None)
+    publish_with(faults, prepared(tmp_path / "count", older=older))
+    return faults.calls
+
+
+def the_last_good_one_is_there(run_dir, *, older):
+    newest = newest_complete(run_dir)
+    content = (newest / "config.json").read_bytes()[:3]
+    if older:
+        assert content in (b"old", b"new")
+    else:
+        assert content == (b"new" if newest.name == "checkpoint-8" else b"fou")
+    assert verify(newest)["run"] == RUN
+    return content
+
+
+def crash():
+    raise Crash
+
+
+def disk_full():
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["new step", "step saved before"])
+@pytest.mark.parametrize("happen", [crash, disk_full])
+def test_a_failure_at_any_call_leaves_the_old_checkpoint_or_the_new(tmp_path, happen, older):
+    seen = set()
+    calls = calls_of_a_publish(tmp_path, older=older)
+    assert calls > 20
+    for n in range(calls):
+        run_dir = prepared(tmp_path / str(n), older=older)
+        with pytest.raises((Crash, OSError)):
+            publish_with(Faults(happen, n), run_dir)
+        seen.add(the_last_good_one_is_there(run_dir, older=older))
+        assert not list(run_dir.rglob(f".{MANIFEST}.*"))
+        # The next save starts clean, loses nothing on the way, and succeeds.
+        clear_staging(run_dir)
+        assert not (run_dir / STAGING).exists()
+        the_last_good_one_is_there(run_dir, older=older)
+        assert (save(run_dir, 8, b"new") / "config.json").read_bytes()[:3] == b"new"
+        shutil.rmtree(run_dir)
+    assert seen == {b"new", b"old" if older else b"fou"}
+
+
+# Python 3.12 warns where a process with threads is forked (python/cpython#100228); the child here only publishes.
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("older", [False, True], ids=["new step", "step saved before"])
+def test_a_process_killed_at_any_call_leaves_the_old_checkpoint_or_the_new(tmp_path, older):
+    for n in range(calls_of_a_publish(tmp_path, older=older)):
+        run_dir = prepared(tmp_path / str(n), older=older)
+        child = os.fork()
+        if child == 0:
+            try:
+                publish_with(Faults(lambda: os._exit(9), n), run_dir)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+        the_last_good_one_is_there(run_dir, older=older)
+        clear_staging(run_dir)
+        the_last_good_one_is_there(run_dir, older=older)
+        assert not (run_dir / STAGING).exists()
+
+
+def test_a_new_checkpoint_that_is_damaged_gives_way_to_the_one_it_was_about_to_replace(tmp_path):
+    run_dir = prepared(tmp_path, older=True)
+    old = run_dir / STAGING / "checkpoint-8.old"
+    (run_dir / "checkpoint-8").rename(old)
+    assert newest_complete(run_dir) == old
+    publish(run_dir / STAGING / "checkpoint-8", run_dir / "checkpoint-8", run=RUN)
+    assert newest_complete(run_dir) == run_dir / "checkpoint-8"
+    assert not old.exists()
+
+
+def test_a_half_deleted_checkpoint_is_never_the_newest(tmp_path):
+    save(tmp_path, 4)
+    for n, name in enumerate([MANIFEST, *FILES]):
+        half = save(tmp_path, 8 + n)
+        (half / name).unlink()
+        assert newest_complete(tmp_path) == tmp_path / "checkpoint-4"
+
+
+# Staging
+
+
+def test_clearing_removes_what_an_interrupted_save_left(good, tmp_path):
+    stage(tmp_path, 16)
+    clear_staging(tmp_path)
+    clear_staging(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-8"]
+
+
+@pytest.mark.parametrize("inner", [False, True], ids=["the folder", "a folder in it"])
+def test_clearing_never_deletes_through_a_link(tmp_path, inner):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious").write_text("kept")
+    staging = tmp_path / STAGING
+    if inner:
+        staging.mkdir()
+        staging = staging / "checkpoint-8"
+    staging.symlink_to(elsewhere)
+    clear_staging(tmp_path)
+    assert (elsewhere / "precious").read_text() == "kept"
+    assert (tmp_path / STAGING).is_symlink() != inner
+
+
+# Text files written whole
+
+
+def test_a_text_file_is_replaced_whole(tmp_path):
+    path = tmp_path / "report.json"
+    for text in ("old", "new → é"):
+        write_atomic(path, text)
+        assert path.read_text(encoding="utf-8") == text
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("happen", [crash, disk_full])
+def test_a_failed_write_leaves_the_old_text_and_no_temporary_file(tmp_path, happen):
+    path = tmp_path / "report.json"
+    path.write_text("old")
+    counted = Faults(None)
+    with counted:
+        write_atomic(tmp_path / "other.json", "new")
+    assert counted.calls >= 5
+    for n in range(counted.calls):
+        with Faults(happen, n), pytest.raises((Crash, OSError)):
+            write_atomic(path, "new")
+        assert path.read_text() == "old"
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["other.json", "report.json"]
+
+
+def test_text_that_cannot_be_encoded_leaves_the_old_text(tmp_path):
+    path = tmp_path / "report.json"
+    path.write_text("old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomic(path, "\ud800")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# The same run
+
+
+def test_the_same_settings_resume_whatever_json_made_of_them(tmp_path):
+    run = {"objective": "KD", "columns": (1, 0), "teacher": None, "classes": {0: "no", 10: "yes", 9: "é→"}}
+    final = tmp_path / "checkpoint-1"
+    publish(stage(tmp_path, 1), final, run=run)
+    check_same_run(verify(final), run, folder=final)
+    check_same_run(None, run, folder=final)
+    check_same_run(verify(final), {**run, "setting of a later version": 1}, folder=final)
+
+
+def test_other_settings_are_refused_and_each_difference_is_listed(good):
+    changed = {"objective": "1 * KD(temperature=2)", "columns": [1, 0], "teacher": "abc"}
+    with pytest.raises(CheckpointError) as caught:
+        check_same_run(verify(good), changed, folder=good)
+    text = str(caught.value)
+    assert "objective: '1 * KD(temperature=4)' → '1 * KD(temperature=2)'; teacher: None → 'abc'" in text
+    assert "columns" not in text
+    assert "Choose a new output_dir" in text
+    assert "allow_changed=True" in text
