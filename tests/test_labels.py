@@ -278,7 +278,11 @@ def test_labels_become_targets_of_the_tasks_shape_and_type(labels, task, expecte
 def test_row_losses_are_torchs_own_losses_row_by_row():
     torch.manual_seed(0)
     logits = torch.randn(3, 2)
-    ids, rows, values = torch.tensor([0, -100, 1]), torch.tensor([[0, 1], [-100, 1], [-100, -100]]), [0.5, NAN, 2]
+    ids, rows, values = (
+        torch.tensor([0, -100, 1]),
+        torch.tensor([[0, 1], [-100, 1], [-100, -100]]),
+        [0.5, NAN, 2],
+    )
 
     single = row_losses(logits, ids, "single_label")
     assert single[:, 1].tolist() == [1, 0, 1]

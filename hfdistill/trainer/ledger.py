@@ -97,18 +97,19 @@ class Ledger:
             ]
             if bad:
                 causes.append(f"the loss part {', '.join(bad)}{where}")
-        if not causes:
-            grads = [
-                n
-                for n, p in model.named_parameters()
-                if p.grad is not None and not torch.isfinite(p.grad).all()
-            ]
-            causes = [
-                f"the gradient of {', '.join(grads[:3])}" if grads else "the gradient of another process"
-            ]
+        causes = causes or [_bad_gradients(model)]
         return (
             f"Step {step} stopped before the optimizer moved: not finite are {'; '.join(causes)}. The "
             "weights are those of the step before. Look at these rows and at the teacher; a lower "
             "learning_rate, max_grad_norm=1.0 or bf16 in place of fp16 are the usual cures. Resume with "
             "train(resume_from_checkpoint=True)."
         )
+
+
+def _bad_gradients(model: nn.Module) -> str:
+    """Clipping by a norm that is no number spoils every gradient, and then none can be blamed."""
+    grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    bad = [name for name, grad in grads.items() if not torch.isfinite(grad).all()]
+    if not bad:
+        return "the gradient of another process"
+    return "the gradient" if len(bad) == len(grads) else f"the gradient of {', '.join(bad[:3])}"

@@ -113,7 +113,9 @@ def test_each_term_counts_for_itself():
 
 @pytest.mark.parametrize("other", [1, 0.5, "KD", None, torch.nn.MSELoss()])
 def test_only_objectives_are_terms(other):
-    with pytest.raises(TypeError, match=rf"found {type(other).__name__}\. .*subclass of hfdistill\.Objective"):
+    with pytest.raises(
+        TypeError, match=rf"found {type(other).__name__}\. .*subclass of hfdistill\.Objective"
+    ):
         as_blend(other)
     with pytest.raises(TypeError):
         KD() + other

@@ -74,7 +74,9 @@ def test_label_smoothing_is_the_hand_formula_and_torchs_own(own):
 def test_class_weights_are_torchs_weighted_mean(smoothing):
     weights, labels = [0.5, 2.0, 3.0], [0, -100, 2, 1]
     logits = [*S, *T]
-    got = value(bound(CrossEntropy(class_weights=weights, label_smoothing=smoothing)), student=logits, labels=labels)
+    got = value(
+        bound(CrossEntropy(class_weights=weights, label_smoothing=smoothing)), student=logits, labels=labels
+    )
     loss = torch.nn.CrossEntropyLoss(weight=torch.tensor(weights), label_smoothing=smoothing)
     torch.testing.assert_close(got, loss(torch.tensor(logits), torch.tensor(labels)))
     if not smoothing:

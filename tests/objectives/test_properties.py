@@ -107,7 +107,9 @@ def test_half_precision_logits_give_the_float32_value_of_the_rounded_logits(name
     student, teacher = student.to(dtype), teacher.to(dtype)
     half = value(objective, student, teacher, labels)
     assert half.dtype == torch.float32
-    torch.testing.assert_close(half, value(objective, student.float(), teacher.float(), labels), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        half, value(objective, student.float(), teacher.float(), labels), rtol=1e-6, atol=0
+    )
 
 
 @pytest.mark.parametrize(("name", "setting"), [case for case in FITTING if registered()[case[0]].additive])
@@ -146,7 +148,9 @@ def test_a_term_reads_what_it_declares(name, setting):
     assert moved == objective.needs_teacher
 
 
-@pytest.mark.parametrize(("name", "setting"), [case for case in FITTING if registered()[case[0]].needs_teacher])
+@pytest.mark.parametrize(
+    ("name", "setting"), [case for case in FITTING if registered()[case[0]].needs_teacher]
+)
 def test_agreeing_with_the_teacher_is_best(name, setting):
     objective = bound(name, setting)
     _, teacher, labels = batch(setting)

@@ -331,7 +331,9 @@ def test_create_model_card_and_push_to_hub(trainer_class, arguments, monkeypatch
 def test_checkpoints_are_pushed_as_they_are_saved(trainer_class, arguments, monkeypatch):
     hub = LocalHub()
     monkeypatch.setattr(transformers.trainer, "hf_api", lambda: hub)
-    monkeypatch.setattr(transformers.trainer, "PushInProgress", lambda jobs: SimpleNamespace(is_done=lambda: True))
+    monkeypatch.setattr(
+        transformers.trainer, "PushInProgress", lambda jobs: SimpleNamespace(is_done=lambda: True)
+    )
     options = {"push_to_hub": True, "hub_model_id": "someone/student", "hub_strategy": "checkpoint"}
     trainer = build(trainer_class, arguments, args=arguments(save_strategy="steps", save_steps=2, **options))
     trainer.train()

@@ -1,0 +1,192 @@
+"""The frozen teacher: in eval mode at every forward, without a graph, and told apart by its fingerprint."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_bert
+from torch import nn
+from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+from hfdistill import ModelTeacher, Teacher, Trace
+from hfdistill.teachers import as_teacher
+
+TESTS = Path(__file__).parents[1]
+
+
+class Parrot(Teacher):
+    """The smallest teacher a user can write."""
+
+    def trace(self, batch):
+        return Trace(logits=torch.zeros(len(batch["input_ids"]), 2))
+
+
+class Classifier(nn.Module):
+    """A classifier that is no Transformers model."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(40, 2)
+
+    def forward(self, input_ids):
+        return {"logits": self.table(input_ids).mean(1)}
+
+
+def batch():
+    ids = torch.tensor([[2, 5, 3, 0], [2, 6, 7, 3]])
+    return {"input_ids": ids, "attention_mask": (ids != 0).long(), "token_type_ids": torch.zeros_like(ids)}
+
+
+def state(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def test_the_teacher_is_in_eval_mode_at_each_forward_whatever_was_done_to_it():
+    model = make_bert(hidden_dropout_prob=0.5)
+    teacher, modes = ModelTeacher(model), []
+    model.register_forward_pre_hook(lambda module, _: modes.append([m.training for m in module.modules()]))
+    first = teacher.trace(batch()).logits
+    for disturb in (
+        teacher.train,
+        model.train,
+        lambda: model.bert.encoder.train(),
+        nn.ModuleList([teacher]).train,
+    ):
+        disturb()
+        assert torch.equal(teacher.trace(batch()).logits, first)
+    assert len(modes) == 5
+    assert not any(training for seen in modes for training in seen)
+
+
+def test_the_teacher_gives_logits_without_a_graph_and_keeps_its_weights():
+    model = make_bert()
+    before, teacher = state(model), ModelTeacher(model)
+    trace = teacher.trace(batch())
+    assert not trace.logits.requires_grad
+    assert trace.logits.grad_fn is None
+    assert torch.equal(trace.logits, model(**batch()).logits)
+    assert torch.equal(trace.attention_mask, batch()["attention_mask"])
+    assert not any(p.requires_grad or p.grad is not None for p in teacher.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_student_in_the_same_graph_leaves_the_teacher_without_a_gradient():
+    teacher, student = ModelTeacher(make_bert(seed=1)), make_bert(seed=2)
+    (student(**batch()).logits - teacher.trace(batch()).logits).square().sum().backward()
+    assert student.classifier.weight.grad.abs().sum() > 0
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_a_teacher_that_takes_no_token_types_is_given_none():
+    settings = {"vocab_size": 40, "dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32}
+    model = DistilBertForSequenceClassification(DistilBertConfig(**settings))
+    teacher = ModelTeacher(model)
+    assert "token_type_ids" not in teacher.inputs()
+    expected = model(input_ids=batch()["input_ids"], attention_mask=batch()["attention_mask"]).logits
+    assert torch.equal(teacher.trace(batch()).logits, expected)
+
+
+def test_any_module_with_logits_teaches():
+    model = Classifier()
+    teacher = as_teacher(model)
+    assert teacher.config is None
+    assert teacher.inputs() == {"input_ids"}
+    assert torch.equal(teacher.trace(batch()).logits, model(batch()["input_ids"])["logits"])
+
+
+# Fingerprints
+
+
+def test_equal_teachers_have_one_fingerprint_wherever_they_come_from(tmp_path):
+    model = make_bert()
+    fingerprint = ModelTeacher(model).fingerprint()
+    assert len(fingerprint) == 64
+    assert ModelTeacher(make_bert()).fingerprint() == fingerprint
+    for name in ("here", "there"):
+        model.save_pretrained(tmp_path / name)
+    here, there = (as_teacher(tmp_path / name).fingerprint() for name in ("here", "there"))
+    assert here == there
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_fingerprint_is_the_same_in_another_process(dtype):
+    code = (
+        "import torch; from conftest import make_bert; from hfdistill import ModelTeacher;"
+        f"print(ModelTeacher(make_bert().to(torch.{dtype})).fingerprint())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=TESTS, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ModelTeacher(make_bert().to(getattr(torch, dtype))).fingerprint()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_one_bit_of_one_weight_changes_the_fingerprint(dtype):
+    model = make_bert().to(dtype)
+    seen = {ModelTeacher(model).fingerprint()}
+    for name in (
+        "bert.embeddings.word_embeddings.weight",
+        "bert.encoder.layer.1.output.dense.bias",
+        "classifier.weight",
+    ):
+        weight = model.state_dict()[name].view(-1).view(torch.uint8)
+        weight[0] ^= 1
+        seen.add(ModelTeacher(model).fingerprint())
+    assert len(seen) == 4
+
+
+def test_a_change_of_config_type_or_shape_changes_the_fingerprint():
+    changes = [
+        make_bert(),
+        make_bert(hidden_act="relu"),
+        make_bert(labels={0: "positive", 1: "negative"}),
+        make_bert(layer_norm_eps=1e-6),
+        make_bert().to(torch.bfloat16),
+        make_bert(seed=3),
+    ]
+    flat, square = Classifier(), Classifier()
+    flat.table, square.table = (
+        nn.Embedding(1, 4, _weight=torch.ones(1, 4)),
+        nn.Embedding(2, 2, _weight=torch.ones(2, 2)),
+    )
+    assert len({ModelTeacher(model).fingerprint() for model in [*changes, flat, square]}) == 8
+
+
+def test_the_library_version_that_wrote_a_teacher_does_not_change_the_fingerprint():
+    model = make_bert()
+    before = ModelTeacher(model).fingerprint()
+    model.config.transformers_version = "5.0.0"
+    assert ModelTeacher(model).fingerprint() == before
+
+
+# Sources
+
+
+def test_a_teacher_comes_from_a_path_a_model_or_itself(tmp_path):
+    model = make_bert()
+    model.save_pretrained(tmp_path / "teacher")
+    expected = model(**batch()).logits
+    for source in (tmp_path / "teacher", str(tmp_path / "teacher"), model):
+        teacher = as_teacher(source)
+        assert isinstance(teacher, ModelTeacher)
+        torch.testing.assert_close(teacher.trace(batch()).logits, expected)
+        assert teacher.config.id2label == model.config.id2label
+    own = Parrot()
+    assert as_teacher(own) is own
+
+
+@pytest.mark.parametrize("source", [None, 3, ["a"], make_bert().config, make_bert])
+def test_anything_else_is_no_teacher(source):
+    with pytest.raises(TypeError, match=rf"found {type(source).__name__}\. Type teacher="):
+        as_teacher(source)
+
+
+def test_a_teacher_of_ones_own_needs_trace_alone():
+    teacher = Parrot()
+    assert teacher.trace(batch()).logits.shape == (2, 2)
+    assert (teacher.config, teacher.inputs(), teacher.fingerprint()) == (None, frozenset(), "Parrot")
+
+
+def test_a_teacher_without_trace_says_what_it_lacks():
+    with pytest.raises(NotImplementedError, match=r"Teacher needs a `trace\(batch\)` that returns a Trace"):
+        Teacher().trace(batch())
