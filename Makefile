@@ -1,16 +1,28 @@
-.PHONY: help fix check test slow
+VENV ?= .venv
+READY := $(VENV)/.hfdistill
+RUN := $(VENV)/bin/python -m
 
-help:   ## show this list
+.PHONY: help quickstart test fix check slow
+
+help:        ## show this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
 
-fix:    ## format the code and mend what ruff can mend
-	ruff format . && ruff check --fix .
+$(READY): pyproject.toml
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet torch==2.13.0 -e '.[quickstart,test]'
+	@touch $@
 
-check:  ## lint, format and types
-	ruff format --check . && ruff check . && mypy
+quickstart: $(READY)  ## distil a classifier, with no Hub and no account
+	$(RUN) accelerate.commands.launch --num_processes 1 recipes/quickstart.py
 
-test:   ## the fast suite: no Hub, no GPU
-	HF_HUB_OFFLINE=1 python -m pytest
+test: $(READY)  ## the fast suite: no Hub, no GPU
+	HF_HUB_OFFLINE=1 $(RUN) pytest
 
-slow:   ## the tests that train for minutes
-	HF_HUB_OFFLINE=1 python -m pytest -m slow --timeout=1800
+fix: $(READY)  ## format the code and mend what ruff can mend
+	$(RUN) ruff format . && $(RUN) ruff check --fix .
+
+check: $(READY)  ## format, lint and types
+	$(RUN) ruff format --check . && $(RUN) ruff check . && $(RUN) mypy
+
+slow: $(READY)  ## the tests that train for minutes
+	HF_HUB_OFFLINE=1 $(RUN) pytest -m slow --timeout=1800

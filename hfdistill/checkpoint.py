@@ -152,8 +152,8 @@ def _fault(folder: Path, name: str, facts: dict[str, Any]) -> str | None:
 def newest_complete(run_dir: Path) -> Path | None:
     """The checkpoint of the highest step that verifies; damaged ones are named in the log and passed over.
 
-    A folder of a plain Trainer, which has no manifest, counts where it is whole as far as can be seen. Where a
-    save was killed while it replaced a checkpoint, the replaced one counts.
+    A folder of a plain Trainer, which has no manifest, counts where it is whole as far as can be seen. Where
+    a save was killed while it replaced a checkpoint, the replaced one counts.
     """
     places = [*run_dir.glob("checkpoint-*"), *(run_dir / STAGING).glob(f"checkpoint-*{REPLACED}")]
     found = [(int(m[1]), not m[2], p) for p in places if p.is_dir() and (m := _NAME.fullmatch(p.name))]
@@ -168,7 +168,7 @@ def newest_complete(run_dir: Path) -> Path | None:
 
 
 def newest_checkpoint(folder: str | Path) -> str | None:
-    """The newest whole checkpoint of a run's folder, for `train(resume_from_checkpoint=…)`; None for a new run.
+    """The newest whole checkpoint of a run, for `train(resume_from_checkpoint=…)`; None for a new run.
 
     Example:
         >>> newest_checkpoint("no/such/run") is None

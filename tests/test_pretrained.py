@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from conftest import make_bert
 from transformers import BertModel
 
 from hfdistill.pretrained import load_classifier
+from tests.conftest import make_bert
 
 CANARY = """
 from pathlib import Path

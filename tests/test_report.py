@@ -2,7 +2,7 @@ import dataclasses
 import json
 
 import pytest
-from conftest import make_bert, make_dataset, make_tokenizer
+from tests.conftest import make_bert, make_dataset, make_tokenizer
 
 from hfdistill.measure import Contender, measure
 from hfdistill.plain import public_name, scrub

@@ -2,7 +2,7 @@ import time
 
 import pytest
 import torch
-from conftest import make_bert
+from tests.conftest import make_bert
 
 from hfdistill.speed import SpeedPlan, compare_speeds, size_mb, spread
 

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from conftest import make_bert
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hfdistill.trace import Trace, accepted_inputs, logits_of, run
+from tests.conftest import make_bert
 
 LOGITS = torch.tensor([[1.0, 2.0]])
 
@@ -52,6 +52,9 @@ def test_a_models_inputs_are_the_arguments_of_its_forward():
     assert accepted_inputs(Spy()) == {"input_ids", "labels"}
 
 
+@pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+)  # asked by peft 0.21
 def test_a_models_inputs_are_seen_through_an_adapter():
     adapted = get_peft_model(make_bert(), LoraConfig(task_type="SEQ_CLS", target_modules=["query"]))
     assert accepted_inputs(adapted) == accepted_inputs(make_bert())

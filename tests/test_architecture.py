@@ -1,0 +1,98 @@
+"""The shape of the house: small files and functions, imports that point down, no foreign code."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "hfdistill"
+# Rooms on one level do not import each other, but for SIDEWAYS. A new file needs a level here.
+LEVELS = [
+    "anatomy trace layermap labels hub pretrained checkpoint arguments plain markdown report",
+    "objectives teachers students data metrics speed",
+    "trainer measure export",
+    "plots card",
+    "recipe",
+    "cli __main__",
+    "__init__",
+]
+SIDEWAYS = {("trace", "anatomy"), ("pretrained", "hub"), ("markdown", "plain"), ("report", "plain")}
+FOREIGN = {"pickle", "dill", "marshal", "shelve", "joblib", "yaml.load", "torch.load", "eval", "exec"}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+
+
+def room(path):
+    """The file's place in the house: its folder, or its own name at the top."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+ROOMS = {room(path) for path in FILES}
+
+
+def level(name):
+    found = [number for number, rooms in enumerate(LEVELS) if name in rooms.split()]
+    assert found, f"{name} has no level yet: give it one in LEVELS"
+    return found[0]
+
+
+def nodes(path, *kinds):
+    return [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, kinds)]
+
+
+def imported(path):
+    """Every module that a file imports, `from a import b` as a.b."""
+    for node in nodes(path, ast.Import, ast.ImportFrom):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        else:
+            assert node.level == 0, f"{path.name}, line {node.lineno}: import by the full name"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@each_file
+def test_a_file_has_a_level_a_telling_name_and_at_most_400_lines(path):
+    level(room(path))
+    assert path.stem not in {"utils", "util", "common", "misc", "helpers", "helper"}
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+@each_file
+def test_a_function_has_at_most_40_lines_without_its_docstring(path):
+    for function in nodes(path, ast.FunctionDef, ast.AsyncFunctionDef):
+        lines = function.end_lineno - function.lineno + 1
+        if ast.get_docstring(function) is not None:
+            lines -= function.body[0].end_lineno - function.body[0].lineno + 1
+        assert lines <= 40, f"{function.name} has {lines} lines"
+
+
+@each_file
+def test_imports_point_down(path):
+    own = room(path)
+    for module in imported(path):
+        parts = module.split(".")
+        if parts[0] != "hfdistill" or len(parts) == 1:  # `import hfdistill` alone reads the version
+            continue
+        # `from hfdistill import labels` names a room, `from hfdistill import KD` takes it from the roof.
+        other = parts[1] if parts[1] in ROOMS else "__init__"
+        down = level(other) < level(own) or other == own or (own, other) in SIDEWAYS
+        assert down, f"{own} (level {level(own)}) imports {other} (level {level(other)})"
+
+
+def test_objectives_know_nothing_of_transformers():
+    modules = {
+        module.split(".")[0] for path in (PACKAGE / "objectives").glob("*.py") for module in imported(path)
+    }
+    assert "torch" in modules
+    assert not modules & {"transformers", "datasets", "accelerate", "peft"}
+
+
+@each_file
+def test_nothing_that_a_file_holds_is_run(path):
+    called = {ast.unparse(call.func) for call in nodes(path, ast.Call)}
+    assert not called & FOREIGN
+    assert not {part for module in imported(path) for part in (module, module.split(".")[0])} & FOREIGN
+    for keyword in nodes(path, ast.keyword):
+        trusted = keyword.arg in {"trust_remote_code", "allow_pickle"}
+        assert not trusted or ast.unparse(keyword.value) == "False", f"line {keyword.value.lineno}"
