@@ -43,7 +43,8 @@ class DistillationArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()  # Trainer refuses bf16 otherwise
+        if not torch.accelerator.is_available():
+            self.use_cpu = True  # Trainer refuses bf16 otherwise
         super().__post_init__()
 
 

@@ -267,8 +267,10 @@ def _collate(subject: _Subject, rows: Sequence[int]) -> Batch:
 
 @contextmanager
 def _evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
-    """Dropout off inside, and off with the autocast that accelerate put around a trained model's forward: what
-    is measured is the model as it is saved. Outside everything is as before."""
+    """Dropout off inside, and no autocast, which accelerate puts around a trained model's forward.
+
+    What is measured is the model as it is saved. Outside everything is as before.
+    """
     modes = [(module, module.training) for model in models for module in model.modules()]
     autocast = [(model, vars(model).pop("forward")) for model in models if "_original_forward" in vars(model)]
     for model in models:

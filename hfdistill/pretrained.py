@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from hfdistill.hub import reaching
 
-Source = str | Path | PreTrainedModel
+Source: TypeAlias = str | Path | PreTrainedModel
 
 
 def load_classifier(

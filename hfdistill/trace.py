@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hfdistill.anatomy import unwrapped
+
 Batch = Mapping[str, Tensor]
 
 
@@ -30,8 +32,7 @@ class Trace:
 
 def accepted_inputs(model: nn.Module) -> frozenset[str]:
     """Names of the arguments that `model.forward` declares, seen through a PEFT wrapper."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return frozenset(inspect.signature(inner.forward).parameters)
+    return frozenset(inspect.signature(unwrapped(model).forward).parameters)
 
 
 def logits_of(outputs: Any) -> Tensor:

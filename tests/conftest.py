@@ -13,7 +13,23 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 GOOD = ["good", "great", "warm", "funny", "bright", "moving", "sharp", "lovely"]
 BAD = ["bad", "dull", "cold", "boring", "grim", "empty", "flat", "awful"]
-PLAIN = ["the", "a", "film", "story", "plot", "cast", "is", "was", "and", "very", "quite", "with", "end", "start", "it"]
+PLAIN = [
+    "the",
+    "a",
+    "film",
+    "story",
+    "plot",
+    "cast",
+    "is",
+    "was",
+    "and",
+    "very",
+    "quite",
+    "with",
+    "end",
+    "start",
+    "it",
+]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -35,7 +51,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     core.normalizer = normalizers.BertNormalizer(lowercase=True)
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     core.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
@@ -49,7 +67,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_bert(layers: int = 2, *, seed: int = 0, labels: dict[int, str] | None = None, **options) -> BertForSequenceClassification:
+def make_bert(
+    layers: int = 2, *, seed: int = 0, labels: dict[int, str] | None = None, **options
+) -> BertForSequenceClassification:
     """A width-16 BERT classifier; dropout is 0 unless asked for, so that runs can be compared."""
     labels = labels or {0: "negative", 1: "positive"}
     settings = {
@@ -73,7 +93,9 @@ def make_dataset(rows: int = 32) -> Dataset:
     """Columns text and label, with class names."""
     pairs = make_sentences(rows)
     features = Features({"text": Value("string"), "label": ClassLabel(names=["negative", "positive"])})
-    return Dataset.from_dict({"text": [t for t, _ in pairs], "label": [y for _, y in pairs]}, features=features)
+    return Dataset.from_dict(
+        {"text": [t for t, _ in pairs], "label": [y for _, y in pairs]}, features=features
+    )
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.conftest import make_bert, make_dataset, make_tokenizer
 from huggingface_hub import ModelCard
 
 from hfdistill.card import write_card
@@ -14,6 +13,7 @@ from hfdistill.measure import Contender, measure
 from hfdistill.plain import printable, public_name
 from hfdistill.report import Difference
 from hfdistill.speed import SpeedPlan
+from tests.conftest import make_bert, make_dataset, make_tokenizer
 
 QUICK = SpeedPlan(latency_rows=3, batch_size=4, throughput_rows=8, repeats=2)
 

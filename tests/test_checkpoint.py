@@ -175,12 +175,6 @@ def replace_by_folder(path, dice):
     path.mkdir()
 
 
-def link_elsewhere(path, dice):
-    outside = path.parent.parent / "outside"
-    shutil.move(path, outside)
-    path.symlink_to(outside)
-
-
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])
 @pytest.mark.parametrize(
     ("damage", "trials"),
@@ -209,8 +203,15 @@ def test_damage_is_noticed_and_the_file_named(good, name, damage, trials):
     verify(good)
 
 
+def test_a_file_that_was_cut_short_is_called_so(good):
+    truncate(good / "optimizer.pt", random.Random(0))
+    with pytest.raises(CheckpointError, match=r"optimizer\.pt' has \d+ bytes of 1503\. Resume"):
+        verify(good)
+
+
 def test_a_file_that_became_a_link_out_of_the_folder_is_refused(good):
-    link_elsewhere(good / "optimizer.pt", None)
+    outside = shutil.move(good / "optimizer.pt", good.parent / "outside")
+    (good / "optimizer.pt").symlink_to(outside)
     with pytest.raises(CheckpointError, match=r"optimizer\.pt' lies outside"):
         verify(good)
 

@@ -82,6 +82,7 @@ def test_teacher_and_student_of_different_tasks_are_refused():
         (NAMED, config("POSITIVE", " negative "), None, [1, 0]),
         (THREE, config("Yes", "No", "Maybe"), None, [1, 2, 0]),
         (config("Straße", "x"), config("X", "STRASSE"), None, [1, 0]),
+        (config("STRASSE", "x"), config("X", "straße"), None, [1, 0]),
         (UNNAMED, UNNAMED, None, None),
         (UNNAMED, config("LABEL_1", "LABEL_0"), None, [1, 0]),
         (UNNAMED, config("LABEL_1", "LABEL_2"), None, None),

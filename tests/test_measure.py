@@ -4,7 +4,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from tests.conftest import make_bert, make_dataset, make_tokenizer
 from datasets import Dataset, Value
 from scipy import stats
 from sklearn import metrics as sk
@@ -14,6 +13,7 @@ from hfdistill.labels import LabelSpaceError
 from hfdistill.measure import Contender, measure
 from hfdistill.report import Report
 from hfdistill.speed import SpeedPlan
+from tests.conftest import make_bert, make_dataset, make_tokenizer
 
 QUICK = SpeedPlan(latency_rows=3, batch_size=4, throughput_rows=8, repeats=2)
 

@@ -60,7 +60,7 @@ def test_sst2_leaves_student_report_and_card(material, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     student = tmp_path / "out" / "student"
     report = json.loads((student / "report.json").read_text())
-    assert all(report[role]["scores"]["accuracy"] >= 0 for role in ("student", "teacher", "baseline"))
+    assert all(report[role]["metrics"]["accuracy"] >= 0 for role in ("student", "teacher", "baseline"))
     assert "## " in (student / "README.md").read_text()
     assert not list((tmp_path / "out").rglob("training_args.bin"))
     for row in ("teacher", "student", "baseline"):

@@ -2,12 +2,12 @@ import dataclasses
 import json
 
 import pytest
-from tests.conftest import make_bert, make_dataset, make_tokenizer
 
 from hfdistill.measure import Contender, measure
 from hfdistill.plain import public_name, scrub
 from hfdistill.report import SCHEMA, Report, Speed
 from hfdistill.speed import SpeedPlan
+from tests.conftest import make_bert, make_dataset, make_tokenizer
 
 
 @pytest.fixture(scope="module")

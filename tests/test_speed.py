@@ -2,9 +2,9 @@ import time
 
 import pytest
 import torch
-from tests.conftest import make_bert
 
 from hfdistill.speed import SpeedPlan, compare_speeds, size_mb, spread
+from tests.conftest import make_bert
 
 
 def test_size_is_that_of_the_saved_file(tmp_path):

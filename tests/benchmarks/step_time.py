@@ -1,4 +1,4 @@
-"""Time of a training step, interleaved: ours against the same step written by hand, grouped against random batches.
+"""Time of a training step, interleaved: ours, by hand, plain; random batches and grouped ones.
 
 python -m tests.benchmarks.step_time --data ../shared/data/sst2 --teacher ../shared/models/minilm-l6-sst2
 """
@@ -59,9 +59,18 @@ class Clock(TrainerCallback):
 
 def settings(steps, bf16, **options):
     return DistillationArguments(
-        tempfile.mkdtemp(), max_steps=steps, per_device_train_batch_size=32, save_strategy="no", report_to="none",
-        disable_tqdm=True, logging_steps=10_000, bf16=bf16, teacher_check_rows=0, learning_rate=1e-5, **options,
-    )  # fmt: skip
+        tempfile.mkdtemp(),
+        max_steps=steps,
+        per_device_train_batch_size=32,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        logging_steps=10_000,
+        bf16=bf16,
+        teacher_check_rows=0,
+        learning_rate=1e-5,
+        **options,
+    )
 
 
 def build(kind, args, rows, encoded, tokenizer, teacher, layers):
@@ -103,9 +112,8 @@ def main():
             trainer.train()
             seconds[name].append(clock.seconds())
     base = "by hand"
-    print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}, bf16={options.bf16}"
-    )
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, bf16={options.bf16}")
+    print(f"load at the end: {os.getloadavg()[0]:.1f}")
     for name, values in seconds.items():
         ratio = statistics.median(v / b for v, b in zip(values, seconds[base], strict=True))
         print(f"{name:28s} {1000 * statistics.median(values):7.1f} ms a step, {ratio:.3f} of {base!r}")

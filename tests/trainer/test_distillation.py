@@ -136,7 +136,7 @@ def test_a_teacher_that_is_the_student_is_refused(build, sharing):
     teacher = model if sharing == "same object" else make_bert(2, seed=3)
     if teacher is not model:
         teacher.bert.embeddings = model.bert.embeddings
-    with pytest.raises(ValueError, match="share parameters.*copy.deepcopy"):
+    with pytest.raises(ValueError, match=r"share parameters.*copy\.deepcopy"):
         build(model=model, teacher=teacher)
 
 

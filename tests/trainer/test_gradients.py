@@ -23,16 +23,25 @@ MULTI = [[float(i % 2), float(i % 3 == 0), float(i % 5 == 0)] for i in range(21)
 CASES = {
     "single label": (list(CLASSES), {}, None),
     "single label, weights and smoothing": (
-        list(CLASSES), {},
+        list(CLASSES),
+        {},
         0.4 * CrossEntropy(label_smoothing=0.1, class_weights=[3.0, 1.0]) + 0.6 * KD(temperature=2),
     ),
     "unlabelled rows": (some_missing(CLASSES, -100), {}, None),
     "no labels": (None, {}, 1.0 * KD()),
     "multi-label": (MULTI, BINARY, None),
-    "multi-label, missing": ([[-100.0] * 3 if i % 4 == 0 else row for i, row in enumerate(MULTI)], BINARY, None),
+    "multi-label, missing": (
+        [[-100.0] * 3 if i % 4 == 0 else row for i, row in enumerate(MULTI)],
+        BINARY,
+        None,
+    ),
     "regression": ([i / 7 for i in range(21)], ONE, None),
-    "regression, missing": (some_missing([i / 7 for i in range(21)], float("nan")), ONE, LabelMSE() + LogitMSE()),
-}  # fmt: skip
+    "regression, missing": (
+        some_missing([i / 7 for i in range(21)], float("nan")),
+        ONE,
+        LabelMSE() + LogitMSE(),
+    ),
+}
 
 
 def gradients(case, split, arguments, trainer_class=DistillationTrainer):
