@@ -73,8 +73,8 @@ def test_a_published_checkpoint_verifies_and_is_the_newest(good, tmp_path):
     assert manifest["run"] == RUN
     assert manifest["files"].keys() == set(FILES)
     weights = (good / "model.safetensors").read_bytes()
-    facts = {"bytes": len(weights), "sha256": hashlib.sha256(weights).hexdigest()}
-    assert manifest["files"]["model.safetensors"] == facts
+    sha256 = hashlib.sha256(weights).hexdigest()
+    assert manifest["files"]["model.safetensors"] == {"bytes": 1503, "sha256": sha256}
     assert newest_complete(tmp_path) == good
     assert newest_checkpoint(str(tmp_path)) == str(good)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-8"]
@@ -243,8 +243,7 @@ def test_a_file_that_cannot_be_read_is_damage(good, tmp_path, monkeypatch, failu
 def write_manifest(folder, **changes):
     """A manifest whose own sha256 is right, whatever it says."""
     manifest = {"schema": 1, "run": {}, "files": {}, **changes}
-    text = json.dumps({**manifest, "sha256": checkpoint._seal(manifest)})
-    (folder / MANIFEST).write_text(text)
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": checkpoint._seal(manifest)}))
 
 
 FACTS = {"bytes": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
