@@ -13,9 +13,10 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from hfdistill.plain import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -29,21 +30,6 @@ _NAME = re.compile(rf"checkpoint-([0-9]+)({re.escape(REPLACED)})?")
 
 class CheckpointError(RuntimeError):
     """A checkpoint is incomplete, damaged, or belongs to another run."""
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old content or the new, never a part."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def clear_staging(run_dir: Path) -> None:
@@ -73,7 +59,7 @@ def publish(staged: Path, final: Path, *, run: dict[str, Any]) -> None:
         files[path.relative_to(staged).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         _fsync(path)
     manifest = _as_json({"schema": 1, "run": run, "files": files})
-    write_atomic(staged / MANIFEST, json.dumps({**manifest, "sha256": _seal(manifest)}, indent=1))
+    write_atomically(staged / MANIFEST, json.dumps({**manifest, "sha256": _seal(manifest)}, indent=1))
     for folder in [*(p for p in staged.rglob("*") if p.is_dir()), staged]:
         _fsync(folder)
     old = staged.parent / f"{final.name}{REPLACED}"

@@ -106,15 +106,13 @@ def measure(
         +SKIP >>> print(report.table())  # doctest: +SKIP
     """
     if len(data) == 0:
-        raise ValueError(
-            "measure needs rows, found an empty dataset. Check the split and any filter before it."
-        )
+        raise ValueError("measure needs rows, found an empty dataset. Check the split and its filters.")
     kept = json.loads(json.dumps(scrub(dict(notes or {})), allow_nan=False))
     given = {"student": student, "teacher": teacher, "baseline": baseline}
     subjects = _load(given, data, tokenizer, max_length)
-    config = subjects["student"].model.config
-    task = task_kind(config)
-    labels, labelled = _labels(data, config, task)
+    student_model = subjects["student"].model
+    task = task_kind(student_model.config)
+    labels, labelled = _labels(data, student_model.config, task)
     with _evaluating([subject.model for subject in subjects.values()]):
         logits = {role: _predict(subject) for role, subject in subjects.items()}
         speeds = _speeds(subjects, speed, rows=len(data))
@@ -122,8 +120,7 @@ def measure(
         role: _describe(subject, logits, task=task, labels=labels, labelled=labelled, speed=speeds.get(role))
         for role, subject in subjects.items()
     }
-    known = {role: values[labelled] for role, values in logits.items()}
-    truth = labels[labelled]
+    known, truth = {role: values[labelled] for role, values in logits.items()}, labels[labelled]
     return Report(
         task=task,
         student=models["student"],
@@ -131,9 +128,9 @@ def measure(
         baseline=models.get("baseline"),
         differences=differences(task, known, truth),
         errors=errors(known, truth) if task == "single_label" else None,
-        classes=classes(task, known, truth, class_names(config)),
+        classes=classes(task, known, truth, class_names(student_model.config)),
         data=_describe_data(data, subjects["student"], int(labelled.sum()), max_length),
-        environment=environment(subjects["student"].model.device),
+        environment=environment(student_model.device),
         notes=kept,
     )
 

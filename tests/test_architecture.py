@@ -16,7 +16,13 @@ LEVELS = [
     "cli __main__",
     "__init__",
 ]
-SIDEWAYS = {("trace", "anatomy"), ("pretrained", "hub"), ("markdown", "plain"), ("report", "plain")}
+SIDEWAYS = {
+    ("trace", "anatomy"),
+    ("pretrained", "hub"),
+    ("markdown", "plain"),
+    ("report", "plain"),
+    ("checkpoint", "plain"),
+}
 FOREIGN = {"pickle", "dill", "marshal", "shelve", "joblib", "yaml.load", "torch.load", "eval", "exec"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))

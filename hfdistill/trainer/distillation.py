@@ -95,6 +95,7 @@ class DistillationTrainer(ResumableTrainer):
         self._ledger = Ledger(self.blend.names)
         self._eval_losses: list[Tensor] | None = None
         self._sampler: Any = None
+        self._teacher_print: str | None = None
         config = getattr(self.model, "config", None)
         preflight.check_data(self.train_dataset, self.eval_dataset, config=config, objective=self.blend)
 
@@ -369,8 +370,9 @@ class DistillationTrainer(ResumableTrainer):
 
     def run_facts(self) -> dict[str, Any]:
         """Objective, teacher and label order: what must be the same when a run is resumed."""
-        teacher = None if self.teacher is None else self.teacher.fingerprint()
-        return {"objective": str(self.blend), "teacher": teacher, "columns": self._columns}
+        if self._teacher_print is None and self.teacher is not None:
+            self._teacher_print = self.teacher.fingerprint()  # once: it reads every weight
+        return {"objective": str(self.blend), "teacher": self._teacher_print, "columns": self._columns}
 
 
 def _refuse_other_shape(student: Trace, teacher: Trace) -> None:
