@@ -13,7 +13,7 @@ $(READY): pyproject.toml
 	@touch $@
 
 quickstart: $(READY)  ## distil a classifier, with no Hub and no account
-	$(RUN) accelerate.commands.launch --num_processes 1 recipes/quickstart.py
+	$(RUN) accelerate.commands.launch recipes/quickstart.py
 
 test: $(READY)  ## the fast suite: no Hub, no GPU
 	HF_HUB_OFFLINE=1 $(RUN) pytest

@@ -147,8 +147,26 @@ def layout_of(model_or_config: Any) -> Layout:
 
 
 def unwrapped(model: Any) -> Any:
-    """The Transformers model inside a PEFT wrapper; any other model as it is."""
+    """The Transformers model inside DDP, `torch.compile` and PEFT wrappers; any other model as it is."""
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        model = model.module
+    model = getattr(model, "_orig_mod", model)
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def longest_input(config: Any) -> int | None:
+    """Tokens that a model has positions for; None where it has no such limit."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions <= 0:
+        return None
+    if config.model_type in (
+        "roberta",
+        "xlm-roberta",
+        "camembert",
+        "mpnet",
+    ):  # they count from the padding on
+        return positions - 1 - (config.pad_token_id or 0)
+    return positions
 
 
 def blocks(model: Any) -> nn.ModuleList:

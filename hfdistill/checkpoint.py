@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -136,14 +137,12 @@ def _fault(folder: Path, name: str, facts: dict[str, Any]) -> str | None:
 
 
 def newest_complete(run_dir: Path) -> Path | None:
-    """The checkpoint of the highest step that verifies; damaged ones are named in the log and passed over.
+    """The latest run's checkpoint of the highest step that verifies; damaged ones are named in the log.
 
     A folder of a plain Trainer, which has no manifest, counts where it is whole as far as can be seen. Where
     a save was killed while it replaced a checkpoint, the replaced one counts.
     """
-    places = [*run_dir.glob("checkpoint-*"), *(run_dir / STAGING).glob(f"checkpoint-*{REPLACED}")]
-    found = [(int(m[1]), not m[2], p) for p in places if p.is_dir() and (m := _NAME.fullmatch(p.name))]
-    for _, _, folder in sorted(found, reverse=True):
+    for folder in reversed(_in_order(run_dir)):
         try:
             verify(folder)
         except CheckpointError as error:
@@ -151,6 +150,42 @@ def newest_complete(run_dir: Path) -> Path | None:
         else:
             return folder
     return None
+
+
+def rotate(run_dir: Path, *, limit: int | None, protected: Collection[str | None]) -> None:
+    """Delete the oldest checkpoints beyond `limit`: those of earlier runs first, then the lower steps.
+
+    Args:
+        run_dir: their folder.
+        limit: how many stay; None or 0 for all.
+        protected: paths that stay in any case.
+    """
+    folders = [folder for folder in _in_order(run_dir) if folder.parent == run_dir]
+    loose = [folder for folder in folders if str(folder) not in protected]
+    for folder in loose[: max(0, len(folders) - limit) if limit else 0]:
+        if folder.is_symlink():
+            folder.unlink()
+            continue
+        trash = run_dir / STAGING / f"{folder.name}.trash"  # half deleted, it must not look like a checkpoint
+        trash.parent.mkdir(exist_ok=True)
+        folder.rename(trash)
+        shutil.rmtree(trash)
+
+
+def _in_order(run_dir: Path) -> list[Path]:
+    """Checkpoints from the oldest to the newest: by the start of their run, then by step."""
+    places = [*run_dir.glob("checkpoint-*"), *(run_dir / STAGING).glob(f"checkpoint-*{REPLACED}")]
+    found = [(p, m) for p in places if p.is_dir() and (m := _NAME.fullmatch(p.name))]
+    return [p for p, m in sorted(found, key=lambda pair: (_began(pair[0]), int(pair[1][1]), not pair[1][2]))]
+
+
+def _began(folder: Path) -> float:
+    """When the checkpoint's run began, in seconds since 1970; 0 where it does not say."""
+    try:
+        began = (read_manifest(folder) or {"run": {}})["run"].get("began", 0.0)
+    except CheckpointError:
+        return 0.0
+    return float(began) if isinstance(began, (int, float)) else 0.0
 
 
 def newest_checkpoint(folder: str | Path) -> str | None:

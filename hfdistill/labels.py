@@ -43,6 +43,18 @@ def task_kind(config: Any) -> TaskKind:
     return _KINDS[problem_type]
 
 
+def name_task(config: Any) -> TaskKind:
+    """The task, written into a config that leaves it open.
+
+    Transformers does so at a model's first forward with labels, which distillation does not make;
+    `pipeline()` reads it to choose between softmax, sigmoid and none.
+    """
+    task = task_kind(config)
+    if config is not None and getattr(config, "problem_type", "") is None:
+        config.problem_type = next(name for name, kind in _KINDS.items() if kind == task)
+    return task
+
+
 def missing(labels: Tensor) -> Tensor:
     """Where a label is missing: -100 among class ids and multi-label targets, NaN among real values."""
     if not labels.is_floating_point():

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils.logging import tqdm
 
+from hfdistill.anatomy import longest_input
 from hfdistill.data import encode
 from hfdistill.labels import TaskKind, check_class_names, class_names, match_labels, task_kind
 from hfdistill.metrics.compare import classes, differences, errors
@@ -237,7 +238,7 @@ def _encode(
         columns[role] = {name: encoded[name][:] for name in names}
         longest, room = (
             max(map(len, columns[role]["input_ids"])),
-            getattr(model.config, "max_position_embeddings", None),
+            longest_input(model.config),
         )
         if room is not None and 0 < room < longest:
             raise ValueError(

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from hfdistill.hub import reaching
+from hfdistill.labels import class_names
 
 Source: TypeAlias = str | Path | PreTrainedModel
+
+
+class MissingHead(ValueError):  # noqa: N818
+    """The weights are an encoder's: there is no trained classifier in them."""
 
 
 def load_classifier(
@@ -23,13 +28,14 @@ def load_classifier(
 
     Args:
         source: Hub id, path or model.
-        new_head: class names; the classifier of these classes is then made afresh, to be fine-tuned.
+        new_head: class names; a classifier of these classes is then made where there is none of as many.
         role: how messages call it.
 
     Raises:
         HubUnreachable: where the Hub gives no answer.
         OSError: where there is no such model.
-        ValueError: where the weights hold no trained classifier head, and no new one is asked for.
+        MissingHead: where the weights hold no trained classifier, and no new one is asked for.
+        ValueError: where the weights lack parts of the encoder itself.
     """
     if not isinstance(source, (str, Path)):
         return source
@@ -45,11 +51,35 @@ def load_classifier(
             ignore_mismatched_sizes=new_head is not None,
             **options,
         )
-    untrained = sorted(name for name in loading["missing_keys"] if "position_ids" not in name)
-    if untrained and new_head is None:
+    missing = sorted(name for name in loading["missing_keys"] if "position_ids" not in name)
+    inside = [n for n in missing if n.startswith(f"{model.base_model_prefix}.") and ".pooler." not in n]
+    if inside:
         raise ValueError(
+            f"The {role} {str(source)!r} lacks weights of its encoder ({', '.join(inside[:4])}), which would "
+            "be random. Download it again, or name another model."
+        )
+    if missing and new_head is None:
+        raise MissingHead(
             f"The {role} {str(source)!r} is an encoder without a trained classifier: "
-            f"{', '.join(untrained[:4])} are missing from its weights and would be random. Fine-tune it on "
+            f"{', '.join(missing[:4])} are missing from its weights and would be random. Fine-tune it on "
             "labelled data first (recipes/sst2.py --train_teacher), or name a fine-tuned model."
         )
     return model
+
+
+def load_student(source: Source, *, like: Any = None) -> PreTrainedModel:
+    """A classifier to train: one that has a head, or an encoder with a fresh head of the teacher's classes.
+
+    Args:
+        source: Hub id, path or model.
+        like: the teacher's config, for the names of the classes.
+
+    Raises:
+        MissingHead: for an encoder where no teacher says which classes there are.
+    """
+    try:
+        return load_classifier(source, role="student")
+    except MissingHead:
+        if like is None:
+            raise
+        return load_classifier(source, new_head=class_names(like), role="student")

@@ -54,8 +54,8 @@ def main(args: hfdistill.DistillationArguments) -> None:
         trainer.save_model()
         return trainer
 
-    teacher = hfdistill.load_classifier(encoder, new_head=NAMES)
-    taught = fit("teacher", teacher, None, labelled, epochs=4)
+    taught = fit("teacher", hfdistill.load_classifier(encoder, new_head=NAMES), None, labelled, epochs=4)
+    teacher = hfdistill.load_classifier(taught.args.output_dir)
     both = concatenate_datasets([labelled, text_only])
     student = fit("student", hfdistill.shrink(teacher, layers=3), teacher, both, epochs=3)
     set_seed(args.seed)

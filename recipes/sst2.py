@@ -31,10 +31,12 @@ def accuracy(prediction):
 
 def main(recipe: Recipe, args: hfdistill.DistillationArguments) -> None:
     data = hfdistill.load(recipe.dataset)
-    train, dev = data["train"], data["validation"]
-    names, tokenizer = train.features["label"].names, AutoTokenizer.from_pretrained(recipe.teacher)
+    train, dev = data["train"], data["validation" if "validation" in data else "test"]
+    names = train.features["label"].names if recipe.train_teacher else None
     if recipe.train_rows:
-        train = train.shuffle(seed=args.seed).select(range(recipe.train_rows))
+        train = train.shuffle(seed=args.seed).select(range(min(recipe.train_rows, len(train))))
+    teacher = hfdistill.load_classifier(source := recipe.teacher, new_head=names)
+    tokenizer = AutoTokenizer.from_pretrained(source)
 
     def fit(stage, model, teacher):
         """Train one model in its own folder; a killed run goes on where it stopped."""
@@ -47,10 +49,9 @@ def main(recipe: Recipe, args: hfdistill.DistillationArguments) -> None:
         trainer.save_model()
         return trainer
 
-    source = recipe.teacher
-    teacher = hfdistill.load_classifier(source, new_head=names if recipe.train_teacher else None)
     if recipe.train_teacher:
         source = fit("teacher", teacher, teacher=None).args.output_dir
+        teacher = hfdistill.load_classifier(source)
     trainer = fit("student", hfdistill.shrink(teacher, layers=recipe.layers), teacher)
     student, baseline = trainer.args.output_dir, None
     if recipe.baseline:

@@ -19,6 +19,7 @@ LEVELS = [
 SIDEWAYS = {
     ("trace", "anatomy"),
     ("pretrained", "hub"),
+    ("pretrained", "labels"),
     ("markdown", "plain"),
     ("report", "plain"),
     ("checkpoint", "plain"),

@@ -63,7 +63,16 @@ def test_sst2_leaves_student_report_and_card(material, tmp_path):
 
 def test_sst2_killed_and_started_again(material, tmp_path):
     """The second start goes on from a checkpoint of the first, and ends where an unbroken run ends."""
-    steps = ["--num_train_epochs", "1", "--max_steps", "120", "--save_strategy", "steps", "--save_steps", "10"]
+    steps = [
+        "--num_train_epochs",
+        "1",
+        "--max_steps",
+        "120",
+        "--save_strategy",
+        "steps",
+        "--save_steps",
+        "10",
+    ]
     run = subprocess.Popen(
         [sys.executable, str(ROOT / "recipes" / "sst2.py"), *sst2_arguments(material, tmp_path), *steps],
         cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

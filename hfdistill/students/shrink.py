@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from hfdistill.anatomy import Anatomy, Layout, embeddings, layout_of, unwrapped
+from hfdistill.hub import reaching
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,10 @@ def shrink(
 def _model(teacher: Any) -> Any:
     """The network to cut; a PEFT adapter is merged into a copy of it."""
     if isinstance(teacher, (str, os.PathLike)):
-        return AutoModelForSequenceClassification.from_pretrained(teacher, dtype=torch.float32)
+        with reaching(str(teacher)):
+            return AutoModelForSequenceClassification.from_pretrained(
+                teacher, dtype=torch.float32, trust_remote_code=False
+            )
     if isinstance(teacher, PreTrainedModel):
         return teacher
     if not isinstance(unwrapped(teacher), PreTrainedModel):

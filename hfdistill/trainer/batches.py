@@ -17,7 +17,7 @@ def rows(batch: Mapping[str, Any]) -> int:
     return next(len(value) for value in batch.values() if isinstance(value, Tensor) and value.dim() > 0)
 
 
-def own_rows(batch: dict[str, Any], *, remainder: int, rank: int, batch_size: int) -> dict[str, Any]:
+def own_rows(batch: dict[str, Any], *, remainder: int, rank: int) -> dict[str, Any]:
     """Drop the rows that accelerate repeats in the last batch of an epoch to give every process as many.
 
     The last round of batches, taken in the order of the processes, holds `remainder` rows of its own; what
@@ -28,12 +28,11 @@ def own_rows(batch: dict[str, Any], *, remainder: int, rank: int, batch_size: in
         batch: one process's last batch of the epoch.
         remainder: rows of the epoch left for the last round; 0 where they divide evenly.
         rank: the process's number.
-        batch_size: rows per process in a full batch.
     """
     size = rows(batch)
     if remainder <= 0:
         return batch
-    own = min(max(remainder - rank * batch_size, 0), size)
+    own = min(max(remainder - rank * size, 0), size)
     if own < size:
         kept = max(own, 1)
         batch = {

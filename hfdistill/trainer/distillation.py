@@ -16,25 +16,24 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, Sampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from hfdistill import labels as spaces
 from hfdistill.arguments import option
 from hfdistill.data import LengthGroupedSampler, row_lengths
 from hfdistill.objectives import Blend, Objective, Setting, as_blend, default_objective
-from hfdistill.pretrained import load_classifier
+from hfdistill.pretrained import load_student
 from hfdistill.teachers import Teacher, as_teacher
 from hfdistill.trace import Batch, Trace, accepted_inputs, run
 from hfdistill.trainer import preflight
 from hfdistill.trainer.batches import REPEATED, own_rows, rows
+from hfdistill.trainer.evaluation import ExactEvaluationTrainer
 from hfdistill.trainer.given import GivenLoss
 from hfdistill.trainer.ledger import Ledger, NonFiniteError
-from hfdistill.trainer.resumable import ResumableTrainer
 
 logger = logging.getLogger(__name__)
 
 
-class DistillationTrainer(ResumableTrainer):
+class DistillationTrainer(ExactEvaluationTrainer):
     """A `Trainer` that learns from a teacher. Everything that Trainer takes keeps its meaning.
 
     The loss of an optimizer step is the objective over all its rows: the same gradient however they are split
@@ -76,35 +75,44 @@ class DistillationTrainer(ResumableTrainer):
         label_map: Mapping[str | int, str | int] | None = None,
         **options: Any,
     ) -> None:
-        names = list(inspect.signature(Trainer.__init__).parameters)[3:]
-        options |= dict(zip(names, positional, strict=False))
+        given = inspect.signature(Trainer.__init__).bind_partial(self, model, args, *positional, **options)
+        options = {
+            name: value for name, value in given.arguments.items() if name not in ("self", "model", "args")
+        }
         args = args or TrainingArguments("tmp_trainer")
         preflight.refuse_data_parallel(args)
-        if isinstance(model, (str, Path)):
-            model = load_classifier(model, role="student")
         self.teacher = None if teacher is None else as_teacher(teacher)
+        if isinstance(model, (str, Path)):
+            model = load_student(model, like=getattr(self.teacher, "config", None))
+        self._label_map = label_map
+        tokenizer, collator = options.get("processing_class"), options.get("data_collator")
+        configs = [getattr(model, "config", None), getattr(self.teacher, "config", None)]
+        self._reader = preflight.Reader(
+            args, configs=configs, collator=collator, inputs=self._teacher_inputs()
+        )
         for name in ("train_dataset", "eval_dataset"):
-            options[name] = self._encoded(options.get(name), args, tokenizer=options.get("processing_class"))
+            options[name] = self._reader(options.get(name), tokenizer)
         super().__init__(model, args, **options)
         preflight.refuse_self_teaching(self.model, self.teacher)
+        preflight.refuse_sharded_teacher(self.teacher)
         self.args.logging_nan_inf_filter = False  # a run stops at such a loss, so there is nothing to hide
         if self.teacher is not None:
             self.teacher.to(self.args.device)
-        self._label_map = label_map
         self._bind(objective)
         self._ledger = Ledger(self.blend.names)
-        self._eval_losses: list[Tensor] | None = None
         self._sampler: Any = None
         self._teacher_print: str | None = None
+        self._teacher_seen = False
         config = getattr(self.model, "config", None)
-        preflight.check_data(self.train_dataset, self.eval_dataset, config=config, objective=self.blend)
+        data = (self.train_dataset, self.eval_dataset)
+        preflight.check_data(*data, config=config, objective=self.blend, reader=self._reader)
 
     # ---- before the first step ----
 
     def _bind(self, objective: Objective | Blend | None) -> None:
         """Fix task, teacher columns and objective from the two configs."""
         config, theirs = getattr(self.model, "config", None), getattr(self.teacher, "config", None)
-        self.task = spaces.task_kind(config)
+        self.task = spaces.name_task(config)
         self._columns: list[int] | None = None
         if config is not None and theirs is not None:
             spaces.check_same_task(config, theirs)
@@ -133,12 +141,19 @@ class DistillationTrainer(ResumableTrainer):
         logger.info("Objective: %s", self.blend)
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        prepared = super()._prepare_for_training(*args, **kwargs)
-        self._look_at_teacher()
-        return prepared
+        self._ledger.start()
+        self._teacher_seen = False
+        return super()._prepare_for_training(*args, **kwargs)
+
+    def call_model_init(self, trial: Any = None) -> Any:
+        """As Trainer's."""
+        model = super().call_model_init(trial)
+        spaces.name_task(getattr(model, "config", None))
+        return model
 
     def _look_at_teacher(self) -> None:
-        """Log the teacher's accuracy on the first rows of the evaluation data."""
+        """Log the teacher's accuracy on the first rows of the evaluation data, once a run."""
+        self._teacher_seen = True
         data = self.eval_dataset
         data = next(iter(data.values()), None) if isinstance(data, dict) else data
         limit = option(self.args, "teacher_check_rows")
@@ -161,18 +176,11 @@ class DistillationTrainer(ResumableTrainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """As Trainer's; raw text is tokenised first."""
-        return super().get_eval_dataloader(
-            self._encoded(eval_dataset, self.args, tokenizer=self.processing_class)
-        )
+        return super().get_eval_dataloader(self._reader(eval_dataset, self.processing_class))
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
         """As Trainer's; raw text is tokenised first."""
-        return super().get_test_dataloader(
-            self._encoded(test_dataset, self.args, tokenizer=self.processing_class)
-        )
-
-    def _encoded(self, data: Any, args: TrainingArguments, *, tokenizer: Any) -> Any:
-        return preflight.encoded(data, args, tokenizer=tokenizer, teacher_inputs=self._teacher_inputs())
+        return super().get_test_dataloader(self._reader(test_dataset, self.processing_class))
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -198,10 +206,19 @@ class DistillationTrainer(ResumableTrainer):
         self._sampler = LengthGroupedSampler(lengths, size=size, group_size=window, seed=seed)
         return self._sampler
 
+    def get_train_dataloader(self) -> Any:
+        """As Trainer's."""
+        self._sampler = None
+        return super().get_train_dataloader()
+
     def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> Any:
         """Tell the sampler the epoch: accelerate cannot, where several processes resume in its middle."""
         if isinstance(self._sampler, LengthGroupedSampler):
             self._sampler.set_epoch(epoch)
+        if not self._teacher_seen:
+            self._look_at_teacher()
+        # Data without a length can end within an accumulation window: what it left must not join a step.
+        self.model.zero_grad()
         return super()._run_epoch(*args, epoch=epoch, **kwargs)
 
     # ---- one optimizer step ----
@@ -211,21 +228,21 @@ class DistillationTrainer(ResumableTrainer):
     ) -> tuple[list[Any], Tensor | None]:
         """The micro-batches of one optimizer step, and each term's count over them, on all processes."""
         batches = [self._own_rows(dict(batch)) for batch in itertools.islice(epoch_iterator, num_batches)]
-        self._ledger.open_window()
         if not batches:
             return [], None
+        self._ledger.open_window()
         each = [self._counts(batch, self._labels(batch)) for batch in batches]
         counts = torch.stack(each).sum(0).to(device)
         return batches, self.accelerator.reduce(counts, "sum") if self.args.world_size > 1 else counts
 
     def _own_rows(self, batch: dict[str, Any]) -> dict[str, Any]:
-        state, size = self.accelerator.gradient_state, self._train_batch_size
-        if self.args.world_size == 1 or not state.end_of_dataloader or self.args.dataloader_drop_last:
+        state, world = self.accelerator.gradient_state, self.args.world_size
+        if world == 1 or not state.end_of_dataloader or self.args.dataloader_drop_last:
             return batch
         remainder = state.remainder  # unknown to accelerate in an epoch that is resumed in its middle
         if self._sampler is not None and not isinstance(self._sampler, BatchSampler):
-            remainder = len(self._sampler) % (size * self.args.world_size)
-        return own_rows(batch, remainder=remainder, rank=self.args.process_index, batch_size=size)
+            remainder = len(self._sampler) % (rows(batch) * world)
+        return own_rows(batch, remainder=remainder, rank=self.args.process_index)
 
     def _counts(self, batch: Batch, labels: Tensor) -> Tensor:
         counts = self.blend.counts(labels)
@@ -233,7 +250,7 @@ class DistillationTrainer(ResumableTrainer):
 
     def _labels(self, batch: Batch) -> Tensor:
         """The batch's labels in the task's shape; missing ones where there are none."""
-        labels = batch.get(self.label_names[0] if self.label_names else "labels")
+        labels = self.given_labels(batch)
         if labels is None:
             labels = spaces.unlabelled(rows(batch), self._classes, self.task).to(self.args.device)
         return spaces.as_targets(labels, self.task)
@@ -274,21 +291,29 @@ class DistillationTrainer(ResumableTrainer):
             parts = self.blend(student, teacher, labels) * weights
         if num_items_in_batch is not None:
             self._ledger.add(parts, batch=batch, student=student, teacher=teacher)
+            if self.is_deepspeed_enabled:  # its engine moves the weights within backward
+                self._stop_at_nonsense(None)
         loss = parts.sum()
         return (loss, SequenceClassifierOutput(loss=loss, logits=student.logits)) if return_outputs else loss
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """Trainer's last call before the optimizer moves: stop here where a number is no number."""
         grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        self._ledger.close_window()
+        self._stop_at_nonsense(grad_norm)
+        return grad_norm
+
+    def _stop_at_nonsense(self, grad_norm: Any) -> None:
+        """Raise on every process where one of them has met a number that is none; one sync of the device."""
         fine = self._ledger.is_finite().to(self.args.device)
-        if self.accelerator.scaler is None:  # fp16: the gradient scaler skips such steps and lowers the scale
+        scaled = self.accelerator.mixed_precision == "fp16"  # its scaler skips such steps
+        if grad_norm is not None and not scaled:
             fine = fine & torch.isfinite(torch.as_tensor(grad_norm, device=fine.device))
         if self.args.world_size > 1:
             fine = self.accelerator.reduce(fine.float(), "sum") == self.args.world_size
         if not fine:
             step = self.state.global_step + 1
             raise NonFiniteError(self._ledger.explain(step, self.model, show=self._show_row))
-        return grad_norm
 
     def _show_row(self, batch: Batch, row: int) -> str:
         ids = batch.get("input_ids")
@@ -302,77 +327,21 @@ class DistillationTrainer(ResumableTrainer):
             logs |= self._ledger.take(average=lambda part: self.accelerator.reduce(part, "mean"))
         super().log(logs, start_time)
 
-    # ---- evaluation ----
-
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor | None, Any, Any]:
-        """The student alone: its task loss, logits and labels."""
-        inputs = self._prepare_inputs(inputs)
-        given = inputs.get(self.label_names[0]) if self.label_names else None
-        plain = {
-            name: value
-            for name, value in inputs.items()
-            if name in self._accepts and name not in self.label_names
-        }
-        _, logits, _ = super().prediction_step(model, plain, False, ignore_keys=ignore_keys)
-        loss = None
-        if given is not None:
-            loss = self._book_eval(logits[0] if isinstance(logits, tuple) else logits, self._labels(inputs))
-        return (loss, None, None) if prediction_loss_only else (loss, logits, given)
-
-    def _book_eval(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Keep each row's loss, gathered without repeats, and return the batch's mean."""
-        if self.compute_loss_func is None:
-            sums = spaces.row_losses(logits.float(), labels, self.task)  # (B, 2): sum and count
-        else:
-            value = GivenLoss(self.compute_loss_func)(Trace(logits), Trace(logits), labels)
-            sums = torch.stack([value.float(), torch.ones_like(value)]).expand(len(labels), 2).contiguous()
-        if self._eval_losses is not None:
-            self._eval_losses.append(self.accelerator.gather_for_metrics(sums).cpu())
-        return sums[:, 0].sum() / sums[:, 1].sum().clamp(min=1)
-
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
-        """As Trainer's; the loss is the mean over rows, exact for any number of rows and processes.
-
-        Raises:
-            NonFiniteError: where a row's loss is not finite, naming the rows.
-        """
-        self._eval_losses = []
-        try:
-            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-            sums = torch.cat(self._eval_losses).double() if self._eval_losses else torch.zeros(0, 2)
-        finally:
-            self._eval_losses = None
-        bad = (~torch.isfinite(sums[:, 0])).nonzero().view(-1).tolist()
-        if bad:
-            raise NonFiniteError(
-                f"{metric_key_prefix}_loss is not finite on rows {bad[:5]} ({len(bad)} of {len(sums)}) at "
-                f"step {self.state.global_step}. Look at these rows and at the weights."
-            )
-        output.metrics.pop(f"{metric_key_prefix}_loss", None)
-        if sums[:, 1].sum() > 0:
-            output.metrics[f"{metric_key_prefix}_loss"] = (sums[:, 0].sum() / sums[:, 1].sum()).item()
-        return output
-
     # ---- resuming ----
 
-    def train(
-        self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
-    ) -> TrainOutput:
-        """As Trainer's; see `ResumableTrainer.train`."""
-        self._ledger.start()
-        return super().train(resume_from_checkpoint, *args, **kwargs)
-
     def run_facts(self) -> dict[str, Any]:
-        """Objective, teacher and label order: what must be the same when a run is resumed."""
+        """What decides a run's outcome and must be the same when it is resumed; its length may grow."""
         if self._teacher_print is None and self.teacher is not None:
             self._teacher_print = self.teacher.fingerprint()  # once: it reads every weight
-        return {"objective": str(self.blend), "teacher": self._teacher_print, "columns": self._columns}
+        facts: dict[str, Any] = {"objective": str(self.blend), "teacher": self._teacher_print}
+        facts["columns"] = self._columns
+        config = getattr(self.accelerator.unwrap_model(self.model), "config", None)
+        shape = ("model_type", "num_hidden_layers", "hidden_size", "num_labels", "shrunk_from")
+        facts["student"] = {name: getattr(config, name, None) for name in shape}
+        facts["rows"] = len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else None
+        facts |= {name: getattr(self.args, name) for name in ("seed", "data_seed", "learning_rate")}
+        accumulated = self.args.gradient_accumulation_steps * self.args.world_size
+        return {**facts, "rows a step": self._train_batch_size * accumulated}
 
 
 def _refuse_other_shape(student: Trace, teacher: Trace) -> None:

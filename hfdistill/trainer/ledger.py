@@ -45,8 +45,11 @@ class Ledger:
 
     def open_window(self) -> None:
         """Begin a new optimizer step."""
-        self._steps += 1
         self._window = []
+
+    def close_window(self) -> None:
+        """An optimizer step has all its micro-batches."""
+        self._steps += 1
 
     def add(self, parts: Tensor, *, batch: Batch, student: Trace, teacher: Trace) -> None:
         """Book one micro-batch.

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset, IterableDataset
 from torch import nn
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, TrainingArguments
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hfdistill import labels as spaces
+from hfdistill.anatomy import longest_input
 from hfdistill.arguments import option
 from hfdistill.data import encode
 from hfdistill.objectives import Blend
@@ -27,6 +31,15 @@ def refuse_data_parallel(args: TrainingArguments) -> None:
         )
 
 
+def refuse_sharded_teacher(teacher: nn.Module | None) -> None:
+    """ZeRO-3 would shard the teacher at loading, and gather it at every forward."""
+    if teacher is not None and is_deepspeed_zero3_enabled():
+        raise ValueError(
+            "DeepSpeed ZeRO-3 shards every model that is loaded under it, the teacher too. Use ZeRO-1 or "
+            "ZeRO-2: a BERT-sized teacher fits on each GPU whole."
+        )
+
+
 def refuse_self_teaching(student: nn.Module, teacher: nn.Module | None) -> None:
     """A teacher that shares parameters with the student moves with it."""
     own = {id(parameter) for parameter in student.parameters()}
@@ -38,27 +51,77 @@ def refuse_self_teaching(student: nn.Module, teacher: nn.Module | None) -> None:
         )
 
 
-def encoded(data: Any, args: TrainingArguments, *, tokenizer: Any, teacher_inputs: frozenset[str]) -> Any:
-    """Data with raw text, tokenised; anything else as it is."""
-    if isinstance(data, dict):
-        return {
-            name: encoded(part, args, tokenizer=tokenizer, teacher_inputs=teacher_inputs)
-            for name, part in data.items()
-        }
-    columns = getattr(data, "column_names", None) or []
-    if not isinstance(data, (Dataset, IterableDataset)) or "text" not in columns or "input_ids" in columns:
-        return data
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise ValueError(
-            "The data holds raw text, and there is no tokenizer to read it with. Type "
-            "processing_class=AutoTokenizer.from_pretrained(...), or tokenise the data first."
-        )
-    token_types = "text_pair" in columns and "token_type_ids" in teacher_inputs
-    return encode(data, tokenizer, max_length=option(args, "max_length"), token_types=token_types)
+@dataclass(frozen=True)
+class Reader:
+    """Turns raw text into ids that student and teacher can both read; any other data stays as it is.
+
+    Args:
+        args: the run's.
+        configs: of student and teacher; None where there is none.
+        collator: the user's own, which then reads the text itself, unless it only pads.
+        inputs: what the teacher reads.
+    """
+
+    args: TrainingArguments
+    configs: Sequence[Any]
+    collator: Any
+    inputs: frozenset[str]
+
+    def __call__(self, data: Any, tokenizer: Any) -> Any:
+        """The data, tokenised where it holds raw text.
+
+        Raises:
+            ValueError: for text without a tokenizer, or one that knows more tokens than a model.
+        """
+        if isinstance(data, dict):
+            return {name: self(part, tokenizer) for name, part in data.items()}
+        columns = getattr(data, "column_names", None) or []
+        if (
+            not isinstance(data, (Dataset, IterableDataset))
+            or "text" not in columns
+            or "input_ids" in columns
+        ):
+            return data
+        if reads_by_itself(self.args, self.collator, data):
+            return data
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise ValueError(
+                "The data holds raw text, and there is no tokenizer to read it with. Type "
+                "processing_class=AutoTokenizer.from_pretrained(...), or tokenise the data first."
+            )
+        self._check_vocabulary(tokenizer)
+        rooms = [option(self.args, "max_length"), *(longest_input(c) for c in self.configs if c is not None)]
+        token_types = "text_pair" in columns and "token_type_ids" in self.inputs
+        with self.args.main_process_first(desc="tokenisation"):
+            room = min((room for room in rooms if room), default=None)
+            return encode(data, tokenizer, max_length=room, token_types=token_types)
+
+    def _check_vocabulary(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        for role, config in zip(("student", "teacher"), self.configs, strict=True):
+            size = getattr(config, "vocab_size", None)
+            if size is not None and size < len(tokenizer):
+                raise ValueError(
+                    f"The tokenizer has {len(tokenizer)} tokens and the {role}'s embedding {size}. Use the "
+                    f"{role}'s own tokenizer, or type {role}.resize_token_embeddings({len(tokenizer)})."
+                )
 
 
-def check_data(train: Any, evaluation: Any, *, config: Any, objective: Blend) -> None:
+def reads_by_itself(args: TrainingArguments, collator: Any, data: Any) -> bool:
+    """Whether the user's own code makes the model's inputs: a transform, a collator, columns kept for one."""
+    own_collator = collator is not None and not isinstance(collator, DataCollatorWithPadding)
+    transformed = isinstance(data, Dataset) and data.format["type"] == "custom"
+    return own_collator or transformed or not args.remove_unused_columns
+
+
+def check_data(train: Any, evaluation: Any, *, config: Any, objective: Blend, reader: Reader) -> None:
     """Look through every label column that can be read at no cost.
+
+    Args:
+        train: training data.
+        evaluation: evaluation data, or several sets by name.
+        config: the student's.
+        objective: bound.
+        reader: knows whether labels may come from the user's own code.
 
     Raises:
         LabelSpaceError: for labels that are not the student's classes.
@@ -74,12 +137,14 @@ def check_data(train: Any, evaluation: Any, *, config: Any, objective: Blend) ->
             continue
         if len(data) == 0:
             raise ValueError(f"{split} has no row. Check the split's name and the filters before it.")
-        column = next((name for name in ("label", "labels", "label_ids") if name in data.column_names), None)
+        names = [*(reader.args.label_names or []), "label", "labels", "label_ids"]
+        column = next((name for name in names if name in data.column_names), None)
         known = 0
         if column is not None:
             spaces.check_class_names(getattr(data.features[column], "names", None) or [], config, split=split)
             known = spaces.check_labels(data.with_format(None)[column][:], config, split=split)
-        if split == "train_dataset" and not known and objective.needs_labels:
+        own = reads_by_itself(reader.args, reader.collator, data)
+        if split == "train_dataset" and not known and objective.needs_labels and not own:
             raise ValueError(
                 f"train_dataset has no labelled row (columns {data.column_names}), but {objective} reads "
                 "hard labels. To learn from the teacher alone, type objective=KD(temperature=4)."

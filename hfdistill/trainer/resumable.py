@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import transformers.trainer
 from torch import nn
 from transformers import Trainer
-from transformers.trainer_utils import TrainOutput, rotate_checkpoints
+from transformers.trainer_utils import TrainOutput
 
 from hfdistill import checkpoint
 from hfdistill.arguments import option
+
+_LOCAL = "_training_args.bin"
+"""Trainer uploads no file whose name begins with an underscore."""
 
 
 class ResumableTrainer(Trainer):
@@ -20,6 +27,7 @@ class ResumableTrainer(Trainer):
     """
 
     _staging: Path | None = None
+    _began: float = 0.0
 
     def run_facts(self) -> dict[str, Any]:
         """What must be the same when a run is resumed; plain data, kept in each checkpoint's manifest."""
@@ -34,6 +42,7 @@ class ResumableTrainer(Trainer):
             CheckpointError: where the named checkpoint is damaged or belongs to other settings.
             ValueError: where True is given and there is none.
         """
+        self._began = time.time()
         folder: Path | None = None
         if resume_from_checkpoint is True:
             folder = checkpoint.newest_complete(Path(self.args.output_dir))
@@ -42,10 +51,32 @@ class ResumableTrainer(Trainer):
         elif resume_from_checkpoint:
             folder = Path(resume_from_checkpoint)
         if folder is not None:
-            manifest = checkpoint.verify(folder)
-            if not option(self.args, "allow_changed"):
-                checkpoint.check_same_run(manifest, self.run_facts(), folder=folder)
+            self._check(checkpoint.verify(folder), folder)
         return super().train(None if folder is None else str(folder), *args, **kwargs)
+
+    def _check(self, manifest: dict[str, Any] | None, folder: Path) -> None:
+        """Refuse a checkpoint that cannot be gone on from exactly."""
+        if manifest is None:
+            return
+        self._began = manifest["run"].get("began", self._began)
+        if not any("optim" in name or "/" in name for name in manifest["files"]):
+            raise checkpoint.CheckpointError(
+                f"{folder} holds no optimizer state (it was saved with save_only_model=True), so the run "
+                "cannot go on from it. Start a new one from its weights, with model=the folder."
+            )
+        if not option(self.args, "allow_changed"):
+            checkpoint.check_same_run(manifest, self.run_facts(), folder=folder)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """As Trainer's, but weights that do not fit the model are an error."""
+        super()._issue_warnings_after_load(load_result)
+        tied = set(getattr(self.model, "_keys_to_ignore_on_save", None) or ())
+        odd = sorted({*load_result.missing_keys, *load_result.unexpected_keys} - tied)
+        if odd:
+            raise checkpoint.CheckpointError(
+                f"The checkpoint's weights are not this model's: {', '.join(odd[:4])} stand on one side "
+                "only. Build the student as it was built for that run, or choose a new output_dir."
+            )
 
     def _get_output_dir(self, trial: Any) -> str:
         return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
@@ -63,26 +94,44 @@ class ResumableTrainer(Trainer):
             staging, self._staging = self._staging, None
         self.accelerator.wait_for_everyone()
         name = f"checkpoint-{self.state.global_step}"
-        if self.state.best_model_checkpoint == str(staging / name):
-            self.state.best_model_checkpoint = str(run_dir / name)
+        self._find_best(run_dir, staged=staging / name)
         if self.args.should_save:
             self.state.save_to_json(str(staging / name / "trainer_state.json"))
-            checkpoint.publish(staging / name, run_dir / name, run=self.run_facts())
+            checkpoint.publish(staging / name, run_dir / name, run={**self.run_facts(), "began": self._began})
+            keep = (str(run_dir / name), self.state.best_model_checkpoint)
+            checkpoint.rotate(run_dir, limit=self.args.save_total_limit, protected=keep)
             staging.rmdir()
-            best = self.state.best_model_checkpoint
-            rotate_checkpoints(
-                str(run_dir), save_total_limit=self.args.save_total_limit, best_model_checkpoint=best
-            )
         self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:
-            super()._push_from_checkpoint(str(run_dir / name))
+            self._push_from_checkpoint(str(run_dir / name))
+
+    def _find_best(self, run_dir: Path, *, staged: Path) -> None:
+        """Trainer looks for the best checkpoint beside the staged one, where it is not."""
+        best = run_dir / f"checkpoint-{self.state.best_global_step}"
+        if self.state.best_global_step and (best.is_dir() or best.name == staged.name):
+            self.state.best_model_checkpoint = str(best)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Trainer calls this while the checkpoint is still staged; it is pushed once it is in place."""
-        if self._staging is None:
+        """As Trainer's, once the checkpoint is in place, and without the pickle of the arguments."""
+        if self._staging is not None:
+            return
+        with _arguments_kept_local():
             super()._push_from_checkpoint(checkpoint_folder)
+        Path(self.args.output_dir, _LOCAL).unlink(missing_ok=True)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """As Trainer's, without the pickled training_args.bin, which nothing reads back."""
-        super()._save(output_dir, state_dict)
-        Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
+        with _arguments_kept_local():
+            super()._save(output_dir, state_dict)
+        Path(output_dir or self.args.output_dir, _LOCAL).unlink(missing_ok=True)
+
+
+@contextmanager
+def _arguments_kept_local() -> Iterator[None]:
+    """Trainer pickles its arguments, the Hub's token among them; under this name they are never uploaded."""
+    name = transformers.trainer.TRAINING_ARGS_NAME
+    transformers.trainer.TRAINING_ARGS_NAME = _LOCAL
+    try:
+        yield
+    finally:
+        transformers.trainer.TRAINING_ARGS_NAME = name

@@ -17,6 +17,17 @@ MULTI = [[float(i % 2), float(i % 3 == 0), float(i % 5 == 0)] for i in range(24)
 BINARY = {"problem_type": "multi_label_classification", "labels": {0: "a", 1: "b", 2: "c"}}
 
 
+CASES = [
+    (24, "plain"),
+    (21, "plain"),
+    (18, "plain"),
+    (17, "missing"),
+    (21, "multi"),
+    (19, "iterable"),
+    (21, "split"),
+]
+
+
 def run(folder: Path, rows: int, kind: str, processes: int, **options):
     """One epoch in windows of 16 rows, whatever the number of processes."""
     classes = {
@@ -24,7 +35,8 @@ def run(folder: Path, rows: int, kind: str, processes: int, **options):
         "missing": [-100 if i % 3 == 1 else y for i, y in enumerate(CLASSES)],
         "multi": MULTI,
     }
-    data = Dataset.from_dict({"text": list(TEXTS[:rows]), "label": classes[kind][:rows]})
+    data = Dataset.from_dict({"text": list(TEXTS[:rows]), "label": classes.get(kind, CLASSES)[:rows]})
+    train = data.to_iterable_dataset() if kind == "iterable" else data
     shape = BINARY if kind == "multi" else {}
     recorder = GradientRecorder()
     settings = {
@@ -32,13 +44,18 @@ def run(folder: Path, rows: int, kind: str, processes: int, **options):
         "gradient_accumulation_steps": 2,
         "learning_rate": 0.1,
     }
+    if kind == "iterable":
+        settings["max_steps"] = 2
+    if kind == "split":  # the batch size is then that of all processes together
+        settings |= {"per_device_train_batch_size": 8, "accelerator_config": {"split_batches": True}}
+        settings["train_sampling_strategy"] = "sequential"
     trainer = DistillationTrainer(
         make_bert(2, seed=2, **shape),
         quiet_arguments(
             folder / f"run-{rows}-{kind}", per_device_eval_batch_size=4, **{**settings, **options}
         ),
         teacher=make_bert(3, seed=1, **shape),
-        train_dataset=data,
+        train_dataset=train,
         eval_dataset=data,
         processing_class=make_tokenizer(),
         callbacks=[recorder],
@@ -49,7 +66,7 @@ def run(folder: Path, rows: int, kind: str, processes: int, **options):
 
 def main(folder: Path, processes: int) -> None:
     facts, tensors = {}, {}
-    for rows, kind in [(24, "plain"), (21, "plain"), (18, "plain"), (17, "missing"), (21, "multi")]:
+    for rows, kind in CASES:
         trainer, recorder = run(folder, rows, kind, processes)
         assert trainer.accelerator.num_processes == processes, (
             "accelerate started another number of processes"

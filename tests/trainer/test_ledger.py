@@ -42,8 +42,10 @@ def ledger():
 def test_parts_are_summed_over_micro_batches_and_averaged_over_steps(ledger):
     add(ledger, 1.0, 10.0)
     add(ledger, 2.0, 20.0)
+    ledger.close_window()
     ledger.open_window()
     add(ledger, 4.0, 40.0)
+    ledger.close_window()
     taken = ledger.take(average=same)
     assert taken == {"loss_cross_entropy": 3.5, "loss_kd": 35.0}
     assert sum(taken.values()) == (11 + 22 + 44) / 2
@@ -52,15 +54,18 @@ def test_parts_are_summed_over_micro_batches_and_averaged_over_steps(ledger):
 def test_taking_starts_the_sums_anew(ledger):
     assert Ledger(NAMES).take(average=same) == {}
     add(ledger, 1.0, 2.0)
+    ledger.close_window()
     ledger.take(average=same)
     assert ledger.take(average=same) == {}
     ledger.open_window()
     add(ledger, 5.0, 6.0)
+    ledger.close_window()
     assert ledger.take(average=same) == {"loss_cross_entropy": 5.0, "loss_kd": 6.0}
 
 
 def test_parts_are_averaged_over_processes(ledger):
     add(ledger, 1.0, 2.0)
+    ledger.close_window()
     assert ledger.take(average=lambda parts: parts * 10) == {"loss_cross_entropy": 10.0, "loss_kd": 20.0}
 
 
@@ -68,6 +73,7 @@ def test_a_new_run_forgets_the_last(ledger):
     add(ledger, NAN, 1.0)
     ledger.start()
     assert ledger.is_finite()
+    ledger.close_window()
     assert ledger.take(average=same) == {}
 
 
@@ -77,6 +83,7 @@ def test_the_books_hold_no_graph(ledger):
     ledger.add(parts, batch={}, student=Trace(parts[None]), teacher=Trace(parts[None]))
     assert not ledger._sums.requires_grad
     parts.data.fill_(9.0)
+    ledger.close_window()
     assert ledger.take(average=same) == {"loss_cross_entropy": 2.0, "loss_kd": 2.0}
 
 
