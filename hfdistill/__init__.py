@@ -10,6 +10,7 @@ from hfdistill.measure import measure
 from hfdistill.objectives import KD, Blend, CrossEntropy, LabelMSE, LogitMSE, Objective, register
 from hfdistill.pretrained import load_classifier
 from hfdistill.report import Report
+from hfdistill.schedules import After, Constant, Cosine, Linear, Schedule, Stairs, Step, Until
 from hfdistill.students import shrink
 from hfdistill.teachers import ModelTeacher, Teacher
 from hfdistill.trace import Trace
@@ -17,21 +18,29 @@ from hfdistill.trainer import DistillationTrainer, NonFiniteError
 
 __all__ = [
     "KD",
+    "After",
     "Blend",
     "CheckpointError",
+    "Constant",
+    "Cosine",
     "CrossEntropy",
     "DistillationArguments",
     "DistillationTrainer",
     "HubUnreachable",
     "LabelMSE",
     "LabelSpaceError",
+    "Linear",
     "LogitMSE",
     "ModelTeacher",
     "NonFiniteError",
     "Objective",
     "Report",
+    "Schedule",
+    "Stairs",
+    "Step",
     "Teacher",
     "Trace",
+    "Until",
     "fast_bf16",
     "load",
     "load_classifier",
