@@ -7,7 +7,18 @@ from hfdistill.data import load
 from hfdistill.hub import HubUnreachable
 from hfdistill.labels import LabelSpaceError
 from hfdistill.measure import measure
-from hfdistill.objectives import KD, Blend, CrossEntropy, LabelMSE, LogitMSE, Objective, register
+from hfdistill.objectives import (
+    DIST,
+    DKD,
+    KD,
+    WSL,
+    Blend,
+    CrossEntropy,
+    LabelMSE,
+    LogitMSE,
+    Objective,
+    register,
+)
 from hfdistill.pretrained import load_classifier
 from hfdistill.report import Report
 from hfdistill.schedules import After, Constant, Cosine, Linear, Schedule, Stairs, Step, Until
@@ -17,7 +28,10 @@ from hfdistill.trace import Trace
 from hfdistill.trainer import DistillationTrainer, NonFiniteError
 
 __all__ = [
+    "DIST",
+    "DKD",
     "KD",
+    "WSL",
     "After",
     "Blend",
     "CheckpointError",

@@ -2,10 +2,14 @@
 
 from hfdistill.labels import TaskKind
 from hfdistill.objectives.base import Blend, Objective, Setting, as_blend, register, registered
+from hfdistill.objectives.decoupled import DIST, DKD, WSL
 from hfdistill.objectives.logits import KD, CrossEntropy, LabelMSE, LogitMSE
 
 __all__ = [
+    "DIST",
+    "DKD",
     "KD",
+    "WSL",
     "Blend",
     "CrossEntropy",
     "LabelMSE",
