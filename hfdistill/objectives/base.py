@@ -11,9 +11,10 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from hfdistill.anatomy import Anatomy
 from hfdistill.labels import TaskKind
 from hfdistill.schedules import Schedule, checked_progress, moments, value_at
-from hfdistill.trace import Trace
+from hfdistill.trace import Tap, Trace
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,22 @@ class Setting:
         task: single_label, multi_label or regression.
         classes: C, the number of outputs of the student and of the teacher.
         label_smoothing: the run's `label_smoothing_factor`, for terms that read hard labels.
+        student: sizes of the student, for terms that look inside it; None where they are not known.
+        teacher: sizes of the teacher, likewise.
+        same_tokens: False where the two read different tokens, so that token i of one is not token i of the
+            other: terms that compare tokens refuse, terms that pool first go on.
     """
 
     task: TaskKind
     classes: int
     label_smoothing: float = 0.0
+    student: Anatomy | None = None
+    teacher: Anatomy | None = None
+    same_tokens: bool = True
+
+
+Taps = tuple[frozenset[Tap], frozenset[Tap]]
+"""What to read in the student, and what in the teacher."""
 
 
 class Objective(nn.Module):
@@ -56,6 +68,10 @@ class Objective(nn.Module):
     def bind(self, setting: Setting) -> None:
         """Learn the run's task and sizes; raise ValueError where this term makes no sense for them."""
 
+    def taps(self) -> Taps:
+        """What `forward` reads inside the student, and inside the teacher; valid once bound."""
+        return frozenset(), frozenset()
+
     def count(self, labels: Tensor) -> Tensor:
         """What `forward`'s mean is a mean over, as a scalar: rows, unless a subclass says otherwise.
 
@@ -70,8 +86,8 @@ class Objective(nn.Module):
         """The mean of this term over the batch, a float32 scalar; 0 where `count` is 0.
 
         Args:
-            student: logits (B, C) with a graph.
-            teacher: logits (B, C) without one, columns in the student's order.
+            student: logits (B, C), and readings for `taps`, with a graph.
+            teacher: the same without one, columns of the logits in the student's order.
             labels: (B,) or (B, C); missing ones are -100 (NaN for regression).
         """
         raise NotImplementedError(f"{type(self).__name__} needs a `forward(student, teacher, labels)`.")
@@ -185,6 +201,19 @@ class Blend(nn.Module):
                 raise ValueError(self._idle(progress))
         for _, term in self._pairs():
             term.bind(setting)
+
+    def taps(self, *, ever: bool = False) -> Taps:
+        """What the terms that have weight now read inside the student, and inside the teacher.
+
+        Valid once bound; it changes with `set_progress`, so that a stage captures nothing for the next one.
+
+        Args:
+            ever: also what terms read that have weight at another moment of the run.
+        """
+        now = [term for weight, (_, term) in zip(self.weights, self._pairs(), strict=True) if weight]
+        asked = [term.taps() for term in (self._active() if ever else now)]
+        student, teacher = ([taps[side] for taps in asked] for side in (0, 1))
+        return frozenset().union(*student), frozenset().union(*teacher)
 
     def counts(self, labels: Tensor) -> Tensor:
         """What each term's mean is a mean over: (terms,), float32."""
