@@ -11,17 +11,21 @@ from hfdistill import (
     Blend,
     Cosine,
     CrossEntropy,
+    HiddenMSE,
     LabelMSE,
     Linear,
     LogitMSE,
+    MiniLMv2,
     Objective,
     Schedule,
     Stairs,
     Step,
+    Tap,
     Trace,
     Until,
     register,
 )
+from hfdistill.anatomy import Anatomy
 from hfdistill.objectives import Setting, as_blend, base, default_objective, registered
 
 SINGLE = Setting(task="single_label", classes=3)
@@ -380,3 +384,15 @@ def test_a_name_that_cannot_stand_in_a_log_is_refused(name):
 def test_the_register_cannot_be_changed_through_its_copy():
     registered().clear()
     assert {"kd", "cross_entropy", "logit_mse", "label_mse"} <= registered().keys()
+
+
+def test_a_blend_reads_what_its_terms_with_weight_read():
+    network = Anatomy(model_type="bert", depth=4, width=8, heads=2, classes=3)
+    blend = KD() + 0.5 * HiddenMSE(layers="1:2") + 2 * MiniLMv2(layers="2:4") + 0 * HiddenMSE(layers="3:3")
+    blend.bind(Setting(task="single_label", classes=3, student=network, teacher=network))
+    kinds = ("query", "key", "value")
+    assert blend.taps() == (
+        frozenset({Tap("hidden", 1), *(Tap(kind, 2) for kind in kinds)}),
+        frozenset({Tap("hidden", 2), *(Tap(kind, 4) for kind in kinds)}),
+    )
+    assert (KD() + CrossEntropy()).taps() == (frozenset(), frozenset())
