@@ -6,32 +6,78 @@ from hfdistill.checkpoint import CheckpointError, newest_checkpoint
 from hfdistill.data import load
 from hfdistill.hub import HubUnreachable
 from hfdistill.labels import LabelSpaceError
+from hfdistill.layermap import LayerMap
 from hfdistill.measure import measure
-from hfdistill.objectives import KD, Blend, CrossEntropy, LabelMSE, LogitMSE, Objective, register
+from hfdistill.objectives import (
+    DIST,
+    DKD,
+    KD,
+    PKD,
+    RKD,
+    WSL,
+    AttentionKL,
+    Blend,
+    CrossEntropy,
+    EmbeddingMSE,
+    HiddenCosine,
+    HiddenMSE,
+    InfoNCE,
+    LabelMSE,
+    LogitMSE,
+    MiniLM,
+    MiniLMv2,
+    Objective,
+    TinyBERTAttention,
+    register,
+)
 from hfdistill.pretrained import load_classifier
 from hfdistill.report import Report
+from hfdistill.schedules import After, Constant, Cosine, Linear, Schedule, Stairs, Step, Until
 from hfdistill.students import shrink
 from hfdistill.teachers import ModelTeacher, Teacher
-from hfdistill.trace import Trace
+from hfdistill.trace import Tap, Trace
 from hfdistill.trainer import DistillationTrainer, NonFiniteError
 
 __all__ = [
+    "DIST",
+    "DKD",
     "KD",
+    "PKD",
+    "RKD",
+    "WSL",
+    "After",
+    "AttentionKL",
     "Blend",
     "CheckpointError",
+    "Constant",
+    "Cosine",
     "CrossEntropy",
     "DistillationArguments",
     "DistillationTrainer",
+    "EmbeddingMSE",
+    "HiddenCosine",
+    "HiddenMSE",
     "HubUnreachable",
+    "InfoNCE",
     "LabelMSE",
     "LabelSpaceError",
+    "LayerMap",
+    "Linear",
     "LogitMSE",
+    "MiniLM",
+    "MiniLMv2",
     "ModelTeacher",
     "NonFiniteError",
     "Objective",
     "Report",
+    "Schedule",
+    "Stairs",
+    "Step",
+    "Tap",
     "Teacher",
+    "TinyBERTAttention",
     "Trace",
+    "Until",
     "fast_bf16",
     "load",
     "load_classifier",

@@ -2,16 +2,33 @@
 
 from hfdistill.labels import TaskKind
 from hfdistill.objectives.base import Blend, Objective, Setting, as_blend, register, registered
+from hfdistill.objectives.contrast import RKD, InfoNCE
+from hfdistill.objectives.decoupled import DIST, DKD, WSL
+from hfdistill.objectives.hidden import PKD, EmbeddingMSE, HiddenCosine, HiddenMSE
 from hfdistill.objectives.logits import KD, CrossEntropy, LabelMSE, LogitMSE
+from hfdistill.objectives.relations import AttentionKL, MiniLM, MiniLMv2, TinyBERTAttention
 
 __all__ = [
+    "DIST",
+    "DKD",
     "KD",
+    "PKD",
+    "RKD",
+    "WSL",
+    "AttentionKL",
     "Blend",
     "CrossEntropy",
+    "EmbeddingMSE",
+    "HiddenCosine",
+    "HiddenMSE",
+    "InfoNCE",
     "LabelMSE",
     "LogitMSE",
+    "MiniLM",
+    "MiniLMv2",
     "Objective",
     "Setting",
+    "TinyBERTAttention",
     "as_blend",
     "default_objective",
     "register",

@@ -11,8 +11,10 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from hfdistill.anatomy import Anatomy
 from hfdistill.labels import TaskKind
-from hfdistill.trace import Trace
+from hfdistill.schedules import Schedule, checked_progress, moments, value_at
+from hfdistill.trace import Tap, Trace
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,22 @@ class Setting:
         task: single_label, multi_label or regression.
         classes: C, the number of outputs of the student and of the teacher.
         label_smoothing: the run's `label_smoothing_factor`, for terms that read hard labels.
+        student: sizes of the student, for terms that look inside it; None where they are not known.
+        teacher: sizes of the teacher, likewise.
+        same_tokens: False where the two read different tokens, so that token i of one is not token i of the
+            other: terms that compare tokens refuse, terms that pool first go on.
     """
 
     task: TaskKind
     classes: int
     label_smoothing: float = 0.0
+    student: Anatomy | None = None
+    teacher: Anatomy | None = None
+    same_tokens: bool = True
+
+
+Taps = tuple[frozenset[Tap], frozenset[Tap]]
+"""What to read in the student, and what in the teacher."""
 
 
 class Objective(nn.Module):
@@ -49,9 +62,15 @@ class Objective(nn.Module):
     """False where the term reads the student and the labels alone."""
     additive: ClassVar[bool] = True
     """False where the value is no mean of per-example terms, so that it depends on how rows are batched."""
+    progress: float = 0.0
+    """Where training stands, in [0, 1]; `Blend.set_progress` sets it before each optimizer step."""
 
     def bind(self, setting: Setting) -> None:
         """Learn the run's task and sizes; raise ValueError where this term makes no sense for them."""
+
+    def taps(self) -> Taps:
+        """What `forward` reads inside the student, and inside the teacher; valid once bound."""
+        return frozenset(), frozenset()
 
     def count(self, labels: Tensor) -> Tensor:
         """What `forward`'s mean is a mean over, as a scalar: rows, unless a subclass says otherwise.
@@ -67,25 +86,37 @@ class Objective(nn.Module):
         """The mean of this term over the batch, a float32 scalar; 0 where `count` is 0.
 
         Args:
-            student: logits (B, C) with a graph.
-            teacher: logits (B, C) without one, columns in the student's order.
+            student: logits (B, C), and readings for `taps`, with a graph.
+            teacher: the same without one, columns of the logits in the student's order.
             labels: (B,) or (B, C); missing ones are -100 (NaN for regression).
         """
         raise NotImplementedError(f"{type(self).__name__} needs a `forward(student, teacher, labels)`.")
 
+    def set_progress(self, progress: float) -> None:
+        """Take note of where training stands, in [0, 1]; a term made of terms passes it on."""
+        self.progress = progress
+
+    def now(self, value: float | Schedule) -> float:
+        """What a hyper-parameter that may be a schedule is at this moment of the training."""
+        return value_at(value, self.progress)
+
     def __add__(self, other: Objective | Blend) -> Blend:
         return as_blend(self) + other
 
-    def __mul__(self, weight: float) -> Blend:
+    def __mul__(self, weight: float | Schedule) -> Blend:
         return Blend([(weight, self)])
 
     __rmul__ = __mul__
 
     def __repr__(self) -> str:
-        """The constructor call: every argument kept under its own name that is not None."""
-        values = {name: getattr(self, name, None) for name in inspect.signature(type(self)).parameters}
+        """The constructor call: every argument kept under its own name, less None and options left off."""
+        arguments = inspect.signature(type(self)).parameters.values()
+        values = {a.name: getattr(self, a.name, None) for a in arguments}
+        off = {a.name for a in arguments if a.default is False and values[a.name] is False}
         plain = {
-            name: v.tolist() if isinstance(v, Tensor) else v for name, v in values.items() if v is not None
+            name: v.tolist() if isinstance(v, Tensor) else v
+            for name, v in values.items()
+            if v is not None and name not in off
         }
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in plain.items())})"
 
@@ -93,14 +124,39 @@ class Objective(nn.Module):
 class Blend(nn.Module):
     """A weighted sum of objectives, written `0.5 * CrossEntropy() + 0.5 * KD(temperature=4)`.
 
+    A weight may be a schedule, as in `Linear(1, 0) * HiddenMSE() + 0.5 * KD()`: what it is at the moment
+    follows from `set_progress`.
+
     Args:
-        terms: pairs (weight, objective); weights are finite and not negative.
+        terms: pairs (weight, objective); weights are finite and never negative.
     """
 
-    def __init__(self, terms: list[tuple[float, Objective]]) -> None:
+    def __init__(self, terms: list[tuple[float | Schedule, Objective]]) -> None:
         super().__init__()
-        self.weights = [_weight(weight) for weight, _ in terms]
+        self._written = [_weight(weight) for weight, _ in terms]
         self.terms = nn.ModuleList([term for _, term in terms])
+        self._progress = 0.0
+        self._ever = [any(value_at(w, p) > 0 for p in moments([w]) if p < 1) for w in self._written]
+
+    @property
+    def weights(self) -> list[float]:
+        """The weight of each term at the progress that was set last."""
+        return [value_at(weight, self._progress) for weight in self._written]
+
+    def set_progress(self, progress: float) -> None:
+        """Tell weights and terms where training stands; the trainer does so before each optimizer step.
+
+        Args:
+            progress: the share of optimizer steps already taken, in [0, 1].
+
+        Raises:
+            ValueError: where progress lies outside, or where no term has weight before the end.
+        """
+        self._progress = checked_progress(progress)
+        for _, term in self._pairs():
+            term.set_progress(progress)
+        if progress < 1 and not any(weight > 0 for weight in self.weights):
+            raise ValueError(self._idle(progress))
 
     @property
     def names(self) -> list[str]:
@@ -115,53 +171,90 @@ class Blend(nn.Module):
 
     @property
     def needs_labels(self) -> bool:
-        """True where some term with weight reads hard labels."""
-        return any(term.needs_labels for weight, term in self._pairs() if weight)
+        """True where some term that has weight at any moment reads hard labels."""
+        return any(term.needs_labels for term in self._active())
 
     @property
     def needs_teacher(self) -> bool:
-        """True where some term with weight reads the teacher."""
-        return any(term.needs_teacher for weight, term in self._pairs() if weight)
+        """True where some term that has weight at any moment reads the teacher."""
+        return any(term.needs_teacher for term in self._active())
+
+    @property
+    def needs_teacher_now(self) -> bool:
+        """True where some term that has weight at this moment reads the teacher."""
+        return any(term.needs_teacher for w, (_, term) in zip(self.weights, self._pairs(), strict=True) if w)
 
     def bind(self, setting: Setting) -> None:
         """Bind every term.
 
         Raises:
-            ValueError: where no term has weight, or where a term does not fit the task.
+            ValueError: where no term has weight, over the whole run or at a moment of it, or where a term
+                does not fit the task.
         """
-        if not any(self.weights):
+        if not any(self._ever):
             raise ValueError(
                 f"The objective {self} has no term with weight, so nothing would be learnt. "
                 "Give a term a weight above 0, as in 0.5 * CrossEntropy() + 0.5 * KD()."
             )
+        for progress in moments(self._written):
+            if progress < 1 and not any(value_at(weight, progress) > 0 for weight in self._written):
+                raise ValueError(self._idle(progress))
         for _, term in self._pairs():
             term.bind(setting)
+
+    def taps(self, *, ever: bool = False) -> Taps:
+        """What the terms that have weight now read inside the student, and inside the teacher.
+
+        Valid once bound; it changes with `set_progress`, so that a stage captures nothing for the next one.
+
+        Args:
+            ever: also what terms read that have weight at another moment of the run.
+        """
+        now = [term for weight, (_, term) in zip(self.weights, self._pairs(), strict=True) if weight]
+        asked = [term.taps() for term in (self._active() if ever else now)]
+        student, teacher = ([taps[side] for taps in asked] for side in (0, 1))
+        return frozenset().union(*student), frozenset().union(*teacher)
 
     def counts(self, labels: Tensor) -> Tensor:
         """What each term's mean is a mean over: (terms,), float32."""
         return torch.stack([term.count(labels).float() for _, term in self._pairs()])
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
-        """The unweighted mean of each term: (terms,), float32. A term without weight is not computed."""
+        """The unweighted mean of each term: (terms,), float32. A term without weight now is not computed."""
         zero = student.logits.new_zeros((), dtype=torch.float32)
-        means = [term(student, teacher, labels).float() if weight else zero for weight, term in self._pairs()]
-        return torch.stack(means)
+        current = zip(self.weights, self.terms, strict=True)
+        return torch.stack([term(student, teacher, labels).float() if w else zero for w, term in current])
 
     def __add__(self, other: Objective | Blend) -> Blend:
         return Blend([*self._pairs(), *as_blend(other)._pairs()])
 
-    def __mul__(self, weight: float) -> Blend:
+    def __mul__(self, weight: float | Schedule) -> Blend:
         return Blend([(_weight(weight) * own, term) for own, term in self._pairs()])
 
     __rmul__ = __mul__
 
     def __repr__(self) -> str:
-        return " + ".join(f"{weight:g} * {term!r}" for weight, term in self._pairs())
+        return " + ".join(
+            f"{weight!r} * {term!r}" if isinstance(weight, Schedule) else f"{weight:g} * {term!r}"
+            for weight, term in self._pairs()
+        )
 
     __str__ = __repr__
 
-    def _pairs(self) -> list[tuple[float, Objective]]:
-        return list(zip(self.weights, self.terms, strict=True))  # type: ignore[arg-type]
+    def _pairs(self) -> list[tuple[float | Schedule, Objective]]:
+        """Weights as they were written, and terms."""
+        return list(zip(self._written, self.terms, strict=True))  # type: ignore[arg-type]
+
+    def _active(self) -> list[Objective]:
+        """The terms that have weight at any moment of the run."""
+        return [term for ever, (_, term) in zip(self._ever, self._pairs(), strict=True) if ever]
+
+    def _idle(self, progress: float) -> str:
+        return (
+            f"No term of {self} has weight at progress {progress:g} (0 is the first step, 1 the end), so "
+            "nothing would be learnt there. Let a term keep a weight above 0 at every moment, as in "
+            "0.5 * CrossEntropy() + Linear(0, 1) * KD() or Until(0.5) * LogitMSE() + After(0.5) * KD()."
+        )
 
 
 def as_blend(objective: Objective | Blend) -> Blend:
@@ -181,7 +274,34 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _weight(value: float) -> float:
+def positive(value: float | Schedule, what: str, *, usual: str) -> float | Schedule:
+    """A hyper-parameter that has to lie above 0 from the first step to the end.
+
+    Raises:
+        ValueError: naming the value and, of a schedule, the moment.
+    """
+    if isinstance(value, Schedule):
+        where = next((p for p in moments([value]) if value(p) <= 0), None)
+        if where is None:
+            return value
+        raise ValueError(
+            f"{what} above 0, found {value!r}, which is {value(where):g} at progress {where:g}. "
+            f"Usual: {usual}."
+        )
+    if not is_number(value) or value <= 0:
+        raise ValueError(f"{what} above 0, found {value!r}. Usual: {usual}.")
+    return value
+
+
+def _weight(value: float | Schedule) -> float | Schedule:
+    if isinstance(value, Schedule):
+        where = next((p for p in moments([value]) if value(p) < 0), None)
+        if where is None:
+            return value
+        raise ValueError(
+            f"The weight of an objective is a number from 0 up, found {value!r}, which is {value(where):g} "
+            f"at progress {where:g}. Write Linear(1, 0) * KD()."
+        )
     if not is_number(value) or value < 0:
         raise ValueError(
             f"The weight of an objective is a number from 0 up, found {value!r}. Write 0.5 * KD()."

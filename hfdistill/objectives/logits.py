@@ -10,10 +10,36 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hfdistill.labels import missing
-from hfdistill.objectives.base import Objective, Setting, is_number, register
+from hfdistill.objectives.base import Objective, Setting, is_number, positive, register
+from hfdistill.schedules import Schedule
 from hfdistill.trace import Trace
 
 TINY = torch.finfo(torch.float32).tiny
+
+
+def wide(logits: Tensor) -> Tensor:
+    """Logits in float64, where the device has it: a KL is often the small difference of large numbers."""
+    return logits.to(torch.float32 if logits.device.type == "mps" else torch.float64)
+
+
+def standardised(logits: Tensor) -> Tensor:
+    """Each row less its mean, over its standard deviation (C - 1 degrees of freedom) + 1e-7: (B, C)."""
+    return (logits - logits.mean(-1, keepdim=True)) / (logits.std(-1, keepdim=True) + 1e-7)
+
+
+def refuse_standardised(name: str, setting: Setting) -> None:
+    """Refuse standardised logits where they mean nothing: two of them, or several labels a row."""
+    if setting.task == "multi_label":
+        raise ValueError(
+            f"{name}(standardise=True) puts the classes of a row on one scale, but multi-label classes are "
+            "decided one by one. Leave standardise out."
+        )
+    if setting.classes == 2:
+        raise ValueError(
+            f"{name}(standardise=True) sees the same two numbers in every row of two logits, ±0.71, so the "
+            "teacher's confidence is lost and the student gets no gradient. Leave standardise out, as in "
+            "KD(temperature=4)."
+        )
 
 
 @register("cross_entropy")
@@ -148,18 +174,25 @@ class KD(Objective):
     classes; T → ∞ is the squared error of centred logits. With two classes there is one wrong class, and the
     temperature only sets how much confident rows count. Usual: 1 to 8.
 
+    `standardise=True` puts each row of logits, the student's and the teacher's, to mean 0 and standard
+    deviation 1 before the temperature (Sun, Ren, Li, Wang, Cao 2024, arXiv 2403.01427): the student copies
+    how the teacher ranks and spaces classes, not how large its logits are. The paper takes T = 2 and a
+    weight near 9. For many classes and a much larger teacher; the size of the student's logits is then
+    free, so look at calibration.
+
     Args:
-        temperature: T > 0.
+        temperature: T > 0, or a schedule of it.
+        standardise: compare standardised logits.
 
     Raises:
-        ValueError: at construction for T ≤ 0; at `bind` for regression (one output has no distribution).
+        ValueError: at construction for T ≤ 0; at `bind` for regression (one output has no distribution), and
+            for standardised logits of two classes (they are constant) or of several labels a row.
     """
 
-    def __init__(self, *, temperature: float = 4.0) -> None:
+    def __init__(self, *, temperature: float | Schedule = 4.0, standardise: bool = False) -> None:
         super().__init__()
-        if not is_number(temperature) or temperature <= 0:
-            raise ValueError(f"KD needs a temperature above 0, found {temperature!r}. Usual: 1 to 8.")
-        self.temperature = temperature
+        self.temperature = positive(temperature, "KD needs a temperature", usual="1 to 8")
+        self.standardise = standardise
         self._multi_label = False
 
     def bind(self, setting: Setting) -> None:
@@ -169,29 +202,45 @@ class KD(Objective):
                 "KD compares distributions over classes, and one output has none: its KL is 0 for ever. "
                 "Use LogitMSE() for regression."
             )
+        if self.standardise:
+            refuse_standardised("KD", setting)
         self._multi_label = setting.task == "multi_label"
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
         """Mean over all rows; see `Objective.forward`."""
-        wide = torch.float32 if student.logits.device.type == "mps" else torch.float64
-        s, t = (trace.logits.to(wide) / self.temperature for trace in (student, teacher))  # (B, C)
+        temperature = self.now(self.temperature)
+        s, t = wide(student.logits), wide(teacher.logits)  # (B, C)
+        if self.standardise:
+            s, t = standardised(s), standardised(t)
+        s, t = s / temperature, t / temperature
         if self._multi_label:
             kl = t.sigmoid() * (F.logsigmoid(t) - F.logsigmoid(s))
             kl = (kl + (-t).sigmoid() * (F.logsigmoid(-t) - F.logsigmoid(-s))).mean()
         else:
             kl = F.kl_div(F.log_softmax(s, -1), F.log_softmax(t, -1), reduction="batchmean", log_target=True)
-        return (self.temperature**2 * kl).float()
+        return (temperature**2 * kl).float()
 
 
 @register("logit_mse")
 class LogitMSE(Objective):
-    """Squared error of the logits: L = (1/(B·C)) Σ (z_s - z_t)². No temperature.
+    """Squared error of the logits: L = (1/(B·C)) Σ (z_s - φ·z_t)². No temperature.
 
-    Ba and Caruana 2014, arXiv 1312.6184; Tang et al. 2019, arXiv 1903.12136 (BERT into a BiLSTM). Fits every
-    task:
-    for regression it is the way to learn from a teacher.
+    Ba and Caruana 2014, arXiv 1312.6184; Tang et al. 2019, arXiv 1903.12136 (BERT into a BiLSTM). Fits
+    every task: for regression it is the way to learn from a teacher. With a scale φ that climbs to 1 it is
+    annealing KD (see `Stairs`), for students far smaller than their teacher.
+
+    Args:
+        scale: φ > 0, or a schedule of it; None is 1.
+
+    Raises:
+        ValueError: for a scale that is not above 0.
     """
+
+    def __init__(self, *, scale: float | Schedule | None = None) -> None:
+        super().__init__()
+        self.scale = None if scale is None else positive(scale, "LogitMSE needs a scale", usual="Stairs(10)")
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
         """Mean over all rows and classes; see `Objective.forward`."""
-        return F.mse_loss(student.logits.float(), teacher.logits.float())
+        scale = 1.0 if self.scale is None else self.now(self.scale)
+        return F.mse_loss(student.logits.float(), scale * teacher.logits.float())

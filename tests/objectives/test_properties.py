@@ -7,14 +7,20 @@ import torch
 
 import hfdistill
 from hfdistill import Trace
+from hfdistill.anatomy import Anatomy
 from hfdistill.objectives import Setting, registered
 
 ROWS, CLASSES = 7, 3
+TOKENS, HEADS, WIDTH = 4, 2, 8
+NETWORK = Anatomy(model_type="bert", depth=4, width=WIDTH, heads=HEADS, classes=CLASSES)
+INSIDE = {"student": NETWORK, "teacher": NETWORK}
 SETTINGS = [
-    Setting(task="single_label", classes=CLASSES),
-    Setting(task="multi_label", classes=CLASSES),
-    Setting(task="regression", classes=1),
+    Setting(task="single_label", classes=CLASSES, **INSIDE),
+    Setting(task="multi_label", classes=CLASSES, **INSIDE),
+    Setting(task="regression", classes=1, **INSIDE),
 ]
+CONTRASTS = {"info_nce"}
+"""Terms that go on telling rows apart where the student agrees with the teacher."""
 
 
 def accepts(name, setting):
@@ -37,10 +43,14 @@ def bound(name, setting):
     return objective
 
 
-def batch(setting, *, labelled=True):
-    """Student, teacher, labels: every third row unlabelled, or all."""
+def batch(objective, setting, *, labelled=True):
+    """Student, teacher, labels: every third row unlabelled, or all.
+
+    A row of student and teacher is all that the objective reads of it: its logits, and then its readings.
+    """
     generator = torch.Generator().manual_seed(3)
-    student, teacher = 2 * torch.randn(2, ROWS, setting.classes, generator=generator)
+    columns = setting.classes + len(objective.taps()[0]) * TOKENS * WIDTH
+    student, teacher = 2 * torch.randn(2, ROWS, columns, generator=generator)
     labels = {
         "single_label": torch.randint(CLASSES, (ROWS,), generator=generator),
         "multi_label": torch.randint(2, (ROWS, CLASSES), generator=generator).float(),
@@ -50,8 +60,21 @@ def batch(setting, *, labelled=True):
     return student, teacher, labels
 
 
+def trace(taps, rows):
+    """Rows as a trace: the columns of the readings last, layer by layer."""
+    classes = rows.shape[1] - len(taps) * TOKENS * WIDTH
+    parts = rows[:, classes:].split(TOKENS * WIDTH, dim=1)
+    shapes = {True: (TOKENS, WIDTH), False: (HEADS, TOKENS, WIDTH // HEADS)}
+    readings = {
+        tap: part.unflatten(1, shapes[tap.kind == "hidden"])
+        for tap, part in zip(sorted(taps), parts, strict=False)
+    }
+    return Trace(rows[:, :classes], readings=readings)
+
+
 def value(objective, student, teacher, labels):
-    return objective(Trace(student), Trace(teacher), labels)
+    own, other = objective.taps()
+    return objective(trace(own, student), trace(other, teacher), labels)
 
 
 def test_every_registered_objective_fits_some_task():
@@ -60,7 +83,8 @@ def test_every_registered_objective_fits_some_task():
 
 @each_objective
 def test_the_value_is_a_finite_float32_scalar(name, setting):
-    loss = value(bound(name, setting), *batch(setting))
+    objective = bound(name, setting)
+    loss = value(objective, *batch(objective, setting))
     assert (loss.shape, loss.dtype) == ((), torch.float32)
     assert loss > 0
     assert loss.isfinite()
@@ -68,7 +92,8 @@ def test_the_value_is_a_finite_float32_scalar(name, setting):
 
 @each_objective
 def test_the_order_of_the_rows_does_not_matter(name, setting):
-    objective, tensors = bound(name, setting), batch(setting)
+    objective = bound(name, setting)
+    tensors = batch(objective, setting)
     order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(0))
     shuffled = value(objective, *(tensor[order] for tensor in tensors))
     torch.testing.assert_close(shuffled, value(objective, *tensors), rtol=1e-6, atol=0)
@@ -77,7 +102,7 @@ def test_the_order_of_the_rows_does_not_matter(name, setting):
 @each_objective
 def test_the_gradient_reaches_the_student_and_what_the_objective_learns(name, setting):
     objective = bound(name, setting)
-    student, teacher, labels = batch(setting)
+    student, teacher, labels = batch(objective, setting)
     student.requires_grad_()
     before = student.clone(), teacher.clone(), labels.clone()
     value(objective, student, teacher, labels).backward()
@@ -88,10 +113,14 @@ def test_the_gradient_reaches_the_student_and_what_the_objective_learns(name, se
         torch.testing.assert_close(now, then, rtol=0, atol=0, equal_nan=True)
 
 
-@each_objective
+HELD = {"wsl"}
+"""Terms that read weights off the student and hold them fixed: their gradient is not the value's slope."""
+
+
+@pytest.mark.parametrize(("name", "setting"), [case for case in FITTING if case[0] not in HELD])
 def test_the_gradient_is_the_slope_of_the_value(name, setting):
     objective = bound(name, setting)
-    student, teacher, labels = batch(setting)
+    student, teacher, labels = batch(objective, setting)
     student.requires_grad_()
     value(objective, student, teacher, labels).backward()
     direction = student.grad / student.grad.norm()
@@ -103,7 +132,7 @@ def test_the_gradient_is_the_slope_of_the_value(name, setting):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_logits_give_the_float32_value_of_the_rounded_logits(name, setting, dtype):
     objective = bound(name, setting)
-    student, teacher, labels = batch(setting)
+    student, teacher, labels = batch(objective, setting)
     student, teacher = student.to(dtype), teacher.to(dtype)
     half = value(objective, student, teacher, labels)
     assert half.dtype == torch.float32
@@ -115,7 +144,8 @@ def test_half_precision_logits_give_the_float32_value_of_the_rounded_logits(name
 @pytest.mark.parametrize(("name", "setting"), [case for case in FITTING if registered()[case[0]].additive])
 @pytest.mark.parametrize("cut", range(1, ROWS))
 def test_halves_average_to_the_whole_when_weighted_by_their_counts(name, setting, cut):
-    objective, tensors = bound(name, setting), batch(setting)
+    objective = bound(name, setting)
+    tensors = batch(objective, setting)
     parts = [[t[:cut] for t in tensors], [t[cut:] for t in tensors]]  # the first row alone is unlabelled
     counts = torch.stack([objective.count(labels) for _, _, labels in parts])
     values = torch.stack([value(objective, *part) for part in parts])
@@ -127,7 +157,7 @@ def test_halves_average_to_the_whole_when_weighted_by_their_counts(name, setting
 @each_objective
 def test_rows_without_labels_weigh_nothing_in_terms_that_read_labels(name, setting):
     objective = bound(name, setting)
-    student, teacher, labels = batch(setting, labelled=False)
+    student, teacher, labels = batch(objective, setting, labelled=False)
     student.requires_grad_()
     loss, count = value(objective, student, teacher, labels), objective.count(labels)
     loss.backward()
@@ -135,25 +165,26 @@ def test_rows_without_labels_weigh_nothing_in_terms_that_read_labels(name, setti
     if objective.needs_labels:
         assert (loss.item(), count.item(), student.grad.abs().sum().item()) == (0, 0, 0)
     else:
-        assert loss.item() == value(objective, *batch(setting)).item()
+        assert loss.item() == value(objective, *batch(objective, setting)).item()
         assert count == ROWS
 
 
 @each_objective
 def test_a_term_reads_what_it_declares(name, setting):
     objective = bound(name, setting)
-    student, teacher, labels = batch(setting)
+    student, teacher, labels = batch(objective, setting)
     other = teacher + torch.arange(teacher.numel()).view_as(teacher)
     moved = value(objective, student, other, labels) != value(objective, student, teacher, labels)
     assert moved == objective.needs_teacher
 
 
 @pytest.mark.parametrize(
-    ("name", "setting"), [case for case in FITTING if registered()[case[0]].needs_teacher]
+    ("name", "setting"),
+    [case for case in FITTING if registered()[case[0]].needs_teacher and case[0] not in CONTRASTS],
 )
 def test_agreeing_with_the_teacher_is_best(name, setting):
     objective = bound(name, setting)
-    _, teacher, labels = batch(setting)
+    _, teacher, labels = batch(objective, setting)
     student = teacher.clone().requires_grad_()
     loss = value(objective, student, teacher, labels)
     loss.backward()
@@ -184,3 +215,81 @@ def test_repr_is_the_constructor_call(name):
 )
 def test_a_formula_read_back_is_itself(formula):
     assert repr(eval(formula, vars(hfdistill).copy())) == formula  # noqa: S307
+
+
+def padded(given, columns, *, left):
+    """The trace with columns of padding, whose readings are large."""
+    before, after = (columns, 0) if left else (0, columns)
+    generator = torch.Generator().manual_seed(columns)
+
+    def pad(tap, reading):
+        rest = list(reading.shape)
+        rest[-2] = columns
+        junk = 30 * torch.randn(rest, generator=generator)
+        return torch.cat([junk, reading] if before else [reading, junk], dim=-2)
+
+    mask = torch.nn.functional.pad(given.attention_mask, (before, after))
+    return Trace(given.logits, mask, {tap: pad(tap, reading) for tap, reading in given.readings.items()})
+
+
+INNER = [case for case in FITTING if any(bound(*case).taps())]
+
+
+@pytest.mark.parametrize(("name", "setting"), INNER)
+@pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
+def test_padding_weighs_nothing(name, setting, left):
+    objective = bound(name, setting)
+    student, teacher, labels = batch(objective, setting)
+    lengths = torch.arange(ROWS)[:, None] % TOKENS + 1
+    mask = (torch.arange(TOKENS) < lengths).long()
+    mask = mask.flip(1) if left else mask
+    own, other = (trace(taps, rows) for taps, rows in zip(objective.taps(), (student, teacher), strict=True))
+    own, other = (Trace(x.logits, mask, x.readings) for x in (own, other))
+    expected = objective(own, other, labels)
+    assert expected > 0
+    for columns in (1, 2, 7, 32, 100):
+        wider = padded(own, columns, left=left), padded(other, columns, left=left)
+        torch.testing.assert_close(objective(*wider, labels), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("name", "setting"), INNER)
+def test_no_padding_is_a_mask_of_ones(name, setting):
+    objective = bound(name, setting)
+    student, teacher, labels = batch(objective, setting)
+    own, other = (trace(taps, rows) for taps, rows in zip(objective.taps(), (student, teacher), strict=True))
+    ones = torch.ones(ROWS, TOKENS)
+    masked = (Trace(x.logits, ones, x.readings) for x in (own, other))
+    assert objective(*masked, labels) == objective(own, other, labels)
+
+
+@pytest.mark.parametrize(("name", "setting"), INNER)
+def test_no_gradient_reaches_the_teacher(name, setting):
+    objective = bound(name, setting)
+    student, teacher, labels = batch(objective, setting)
+    student.requires_grad_(), teacher.requires_grad_()
+    value(objective, student, teacher, labels).backward()
+    assert student.grad.abs().sum() > 0
+    assert teacher.grad is None
+
+
+@pytest.mark.parametrize(("name", "setting"), INNER)
+def test_sizes_that_are_not_known_are_refused_with_the_way_out(name, setting):
+    for whose in ("student", "teacher"):
+        lacking = Setting(**{**vars(setting), whose: None})
+        with pytest.raises(ValueError, match=rf"looks inside the {whose}.*register_anatomy.*KD\(\)"):
+            registered()[name]().bind(lacking)
+
+
+@pytest.mark.parametrize(("name", "setting"), INNER)
+def test_a_trace_without_the_readings_is_refused_with_the_tap(name, setting):
+    objective = bound(name, setting)
+    logits = torch.zeros(ROWS, CLASSES)
+    with pytest.raises(ValueError, match=r"needs Tap\(kind=.* of the student, which its trace does not hold"):
+        objective(Trace(logits), Trace(logits), torch.zeros(ROWS))
+
+
+@pytest.mark.parametrize(("name", "setting"), INNER)
+def test_what_is_read_is_known_once_bound(name, setting):
+    with pytest.raises(RuntimeError, match="is not bound yet"):
+        registered()[name]().taps()
+    (1.0 * registered()[name]()).bind(setting)

@@ -1,0 +1,185 @@
+"""What terms that look inside the networks have in common: pairs of layers, masks, pooling, projections."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from hfdistill.anatomy import Anatomy, layout_of
+from hfdistill.layermap import LayerMap, Layers, pairs_text
+from hfdistill.objectives.base import Objective, Setting, Taps
+from hfdistill.trace import Tap, Trace
+
+logger = logging.getLogger(__name__)
+
+POOLINGS = ("token", "cls", "mean")
+Pair = tuple[Tensor, Tensor]
+
+
+class LayerObjective(Objective):
+    """A term that compares layers of the student with layers of the teacher.
+
+    Life as of every objective; `bind` needs the sizes of both networks. A subclass reads `kinds` at each pair
+    of its map and implements `forward`.
+
+    Args:
+        layers: which student layer learns from which teacher layer; see `hfdistill.layermap.LayerMap`.
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = ("hidden",)
+    """What is read at each layer of the map."""
+    reads_attention: ClassVar[bool] = False
+    """True where `softmax(q kᵀ / √d)` has to be the attention of the network."""
+    pooling: str = "token"
+
+    def __init__(self, *, layers: Layers) -> None:
+        super().__init__()
+        self.layers = layers
+        self._map = LayerMap(layers)
+        self._layer_pairs: tuple[tuple[int, int], ...] = ()
+
+    def bind(self, setting: Setting) -> None:
+        """Learn the depths, and lay out which layer learns from which.
+
+        Raises:
+            ValueError: where the sizes of a network are not known, the map does not fit the depths, the
+                tokens of the two are not the same and nothing is pooled, or the projections cannot be read.
+        """
+        student, teacher = self.anatomies(setting)
+        if self.pooling == "token" and not setting.same_tokens:
+            raise ValueError(
+                f"{self!r} compares token i of the student with token i of the teacher, but the two read "
+                f"different tokens. Use a term that pools them, such as HiddenMSE(pooling='mean') or RKD(), "
+                f"or give the student the teacher's tokenizer."
+            )
+        lowest = 0 if self.kinds == ("hidden",) else 1
+        self._layer_pairs = self._map.resolve(student.depth, teacher.depth, lowest=lowest)
+        if lowest:
+            self._check_projections(student, whose="student")
+            self._check_projections(teacher, whose="teacher")
+        logger.info("%r: layers student:teacher %s.", self, pairs_text(self._layer_pairs))
+
+    def taps(self) -> Taps:
+        """`kinds` at each layer of the map."""
+        if not self._layer_pairs:
+            raise RuntimeError(f"{self!r} is not bound yet: which layers it reads depends on both depths.")
+        student, teacher = zip(*self._layer_pairs, strict=True)
+        return self._taps(student), self._taps(teacher)
+
+    def anatomies(self, setting: Setting) -> tuple[Anatomy, Anatomy]:
+        """The sizes of student and teacher, or ValueError where one is not known."""
+        student, teacher = setting.student, setting.teacher
+        if student is None or teacher is None:
+            whose = "student" if student is None else "teacher"
+            raise ValueError(
+                f"{self!r} looks inside the {whose}, but where that one keeps its layers is not known. "
+                f"Tell it with hfdistill.anatomy.register_anatomy, or use a term on logits, such as KD()."
+            )
+        return student, teacher
+
+    def read(self, student: Trace, teacher: Trace, kind: str = "hidden") -> Iterator[Pair]:
+        """Readings of each pair of layers, in float32 or wider; the teacher's without a graph."""
+        for own, other in self._layer_pairs:
+            yield (
+                wide(self._reading(student, Tap(kind, own), whose="student")),
+                wide(self._reading(teacher, Tap(kind, other), whose="teacher").detach()),
+            )
+
+    def _taps(self, layers: tuple[int, ...]) -> frozenset[Tap]:
+        return frozenset(Tap(kind, layer) for kind in self.kinds for layer in layers)
+
+    def _reading(self, trace: Trace, tap: Tap, *, whose: str) -> Tensor:
+        if tap not in trace.readings:
+            raise ValueError(
+                f"{self!r} needs {tap} of the {whose}, which its trace does not hold. Ask for `taps()` "
+                f"when the trace is made; a teacher of your own fills Trace(readings=...). Or use a term on "
+                f"logits, such as KD()."
+            )
+        return trace.readings[tap]
+
+    def _check_projections(self, anatomy: Anatomy, *, whose: str) -> None:
+        layout = layout_of(anatomy)
+        reason = layout.projections_reason or (self.reads_attention and layout.attention_reason)
+        if not anatomy.heads or not (layout.query or layout.fused):
+            reason = reason or "it has no attention whose query, key and value are known"
+        if reason:
+            way_out = "HiddenMSE() or PKD()" if layout.projections_reason else "MiniLMv2() or HiddenMSE()"
+            raise ValueError(
+                f"{self!r} cannot read the attention of the {whose}, a {anatomy.model_type}: {reason}. "
+                f"Use {way_out} instead."
+            )
+
+
+def wide(x: Tensor) -> Tensor:
+    """At least float32."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def mask_of(trace: Trace, reading: Tensor) -> Tensor:
+    """(B, T), True for real tokens of a reading (B, T, …); all of them where the batch had no mask.
+
+    Raises:
+        ValueError: where the reading has other tokens than the mask, as with virtual tokens of prompt tuning.
+    """
+    if trace.attention_mask is None:
+        return torch.ones(reading.shape[:2], dtype=torch.bool, device=reading.device)
+    if trace.attention_mask.shape != reading.shape[:2]:
+        raise ValueError(
+            f"A reading has (rows, tokens) {tuple(reading.shape[:2])}, the attention mask "
+            f"{tuple(trace.attention_mask.shape)}. Use terms on logits where tokens are added inside a "
+            f"model, as in prompt tuning."
+        )
+    return trace.attention_mask.to(reading.device).bool()
+
+
+def token_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """(B,) or (B, D): of each row the mean over its real tokens; 0 for a row without any."""
+    kept = mask.view(*mask.shape, *[1] * (values.dim() - 2))
+    lengths = kept.sum(1).clamp(min=1)
+    return values.where(kept, torch.zeros((), dtype=values.dtype, device=values.device)).sum(1) / lengths
+
+
+def pooled(hidden: Tensor, mask: Tensor, *, pooling: str) -> Tensor:
+    """(B, D) out of (B, T, D): the first real token, or the mean over the real ones."""
+    if pooling == "mean":
+        return token_mean(hidden, mask)
+    first = mask.int().argmax(dim=1)  # not 0 where padding is on the left
+    return hidden[torch.arange(len(hidden), device=hidden.device), first]
+
+
+def same_tokens(student: Tensor, teacher: Tensor) -> None:
+    """Refuse readings of different rows or tokens, which would broadcast to a plausible number."""
+    if student.shape[:2] != teacher.shape[:2]:
+        raise ValueError(
+            f"Token i of the student is compared with token i of the teacher, but their readings have (rows, "
+            f"tokens) {tuple(student.shape[:2])} and {tuple(teacher.shape[:2])}. Give both the same "
+            f"encoding, or pool: HiddenMSE(pooling='mean')."
+        )
+
+
+def check_pooling(pooling: str, *, allowed: tuple[str, ...] = POOLINGS) -> str:
+    """The pooling, or ValueError."""
+    if pooling not in allowed:
+        raise ValueError(f"pooling is one of {', '.join(map(repr, allowed))}, found {pooling!r}.")
+    return pooling
+
+
+def linear(inputs: int, outputs: int, *, seed: int = 0) -> nn.Linear:
+    """A linear map without bias that draws nothing from the global generator.
+
+    Square, it starts as the identity; otherwise uniform in ±1/√inputs, the same at every construction.
+    """
+    layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=False)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        if inputs == outputs:
+            layer.weight.copy_(torch.eye(inputs))
+        else:
+            drawn = torch.rand(outputs, inputs, generator=generator, device="cpu")
+            layer.weight.copy_((2 * drawn - 1) / math.sqrt(inputs))
+    return layer
