@@ -154,6 +154,12 @@ def unwrapped(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def known_anatomy(model: Any) -> Anatomy | None:
+    """The sizes of a model, or None where its architecture is not known."""
+    config = getattr(unwrapped(model), "config", None)
+    return Anatomy.of(config) if getattr(config, "model_type", None) in known_anatomies() else None
+
+
 def longest_input(config: Any) -> int | None:
     """Tokens that a model has positions for; None where it has no such limit."""
     positions = getattr(config, "max_position_embeddings", None)

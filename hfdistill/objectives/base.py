@@ -92,6 +92,10 @@ class Objective(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} needs a `forward(student, teacher, labels)`.")
 
+    def summary(self) -> str:
+        """What a run prints of this term once, when it starts."""
+        return repr(self)
+
     def set_progress(self, progress: float) -> None:
         """Take note of where training stands, in [0, 1]; a term made of terms passes it on."""
         self.progress = progress
@@ -215,6 +219,10 @@ class Blend(nn.Module):
         student, teacher = ([taps[side] for taps in asked] for side in (0, 1))
         return frozenset().union(*student), frozenset().union(*teacher)
 
+    def summary(self) -> list[str]:
+        """A line per term: its weight, what it is, and what it found out when it was bound."""
+        return [f"{_shown(weight)} * {term.summary()}" for weight, term in self._pairs()]
+
     def counts(self, labels: Tensor) -> Tensor:
         """What each term's mean is a mean over: (terms,), float32."""
         return torch.stack([term.count(labels).float() for _, term in self._pairs()])
@@ -234,10 +242,7 @@ class Blend(nn.Module):
     __rmul__ = __mul__
 
     def __repr__(self) -> str:
-        return " + ".join(
-            f"{weight!r} * {term!r}" if isinstance(weight, Schedule) else f"{weight:g} * {term!r}"
-            for weight, term in self._pairs()
-        )
+        return " + ".join(f"{_shown(weight)} * {term!r}" for weight, term in self._pairs())
 
     __str__ = __repr__
 
@@ -255,6 +260,10 @@ class Blend(nn.Module):
             "nothing would be learnt there. Let a term keep a weight above 0 at every moment, as in "
             "0.5 * CrossEntropy() + Linear(0, 1) * KD() or Until(0.5) * LogitMSE() + After(0.5) * KD()."
         )
+
+
+def _shown(weight: float | Schedule) -> str:
+    return repr(weight) if isinstance(weight, Schedule) else f"{weight:g}"
 
 
 def as_blend(objective: Objective | Blend) -> Blend:

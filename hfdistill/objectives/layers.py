@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator
 from typing import ClassVar
@@ -14,8 +13,6 @@ from hfdistill.anatomy import Anatomy, layout_of
 from hfdistill.layermap import LayerMap, Layers, pairs_text
 from hfdistill.objectives.base import Objective, Setting, Taps
 from hfdistill.trace import Tap, Trace
-
-logger = logging.getLogger(__name__)
 
 POOLINGS = ("token", "cls", "mean")
 Pair = tuple[Tensor, Tensor]
@@ -62,7 +59,12 @@ class LayerObjective(Objective):
         if lowest:
             self._check_projections(student, whose="student")
             self._check_projections(teacher, whose="teacher")
-        logger.info("%r: layers student:teacher %s.", self, pairs_text(self._layer_pairs))
+
+    def summary(self) -> str:
+        """The term, its resolved map, and what projections it adds."""
+        added = sum(parameter.numel() for parameter in self.parameters())
+        projections = f"; projections of {added:,} parameters, not exported" if added else ""
+        return f"{self!r}: layers student:teacher {pairs_text(self._layer_pairs)}{projections}"
 
     def taps(self) -> Taps:
         """`kinds` at each layer of the map."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hfdistill.pretrained import load_classifier
-from hfdistill.trace import Batch, Trace, accepted_inputs, run
+from hfdistill.trace import Batch, Tap, Trace, accepted_inputs, run
 
 
 class Teacher(nn.Module):
-    """Anything that turns a batch into a Trace. A subclass needs `trace` alone.
+    """Anything that turns a batch into a Trace. A subclass needs `trace(batch)` alone.
+
+    Where the objective looks inside the teacher, it is asked for `trace(batch, taps=…)`.
 
     Example:
         >>> import torch
@@ -29,11 +32,12 @@ class Teacher(nn.Module):
     config: Any = None
     """The config that names its classes (id2label); None where the order is the student's by construction."""
 
-    def trace(self, batch: Batch) -> Trace:
-        """The teacher's view of a batch: logits (B, C), without a graph.
+    def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
+        """The teacher's view of a batch: logits (B, C), and readings of the taps, without a graph.
 
         Args:
             batch: what the collator made, without labels, on the run's device.
+            taps: what to read inside; none for objectives on logits.
         """
         raise NotImplementedError(f"{type(self).__name__} needs a `trace(batch)` that returns a Trace.")
 
@@ -59,11 +63,11 @@ class ModelTeacher(Teacher):
         self.config = getattr(model, "config", None)
         self._accepts = accepted_inputs(model)
 
-    def trace(self, batch: Batch) -> Trace:
+    def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
         """One forward pass; see `Teacher.trace`."""
         self.model.eval()
         with torch.no_grad():
-            return run(self.model, batch, accepts=self._accepts)
+            return run(self.model, batch, accepts=self._accepts, taps=taps)
 
     def inputs(self) -> frozenset[str]:
         """The arguments of the model's forward."""

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import itertools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,26 +14,28 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, Sampler
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hfdistill import labels as spaces
+from hfdistill.anatomy import known_anatomy
 from hfdistill.arguments import option
 from hfdistill.data import LengthGroupedSampler, row_lengths
 from hfdistill.objectives import Blend, Objective, Setting, as_blend, default_objective
 from hfdistill.pretrained import load_student
 from hfdistill.teachers import Teacher, as_teacher
-from hfdistill.trace import Batch, Trace, accepted_inputs, run
+from hfdistill.trace import Batch, Tap, Trace, accepted_inputs, run
 from hfdistill.trainer import preflight
 from hfdistill.trainer.batches import REPEATED, own_rows, rows
-from hfdistill.trainer.evaluation import ExactEvaluationTrainer
 from hfdistill.trainer.given import GivenLoss
 from hfdistill.trainer.ledger import Ledger, NonFiniteError
+from hfdistill.trainer.projections import ProjectionTrainer
 
 logger = logging.getLogger(__name__)
 
 
-class DistillationTrainer(ExactEvaluationTrainer):
+class DistillationTrainer(ProjectionTrainer):
     """A `Trainer` that learns from a teacher. Everything that Trainer takes keeps its meaning.
 
     The loss of an optimizer step is the objective over all its rows: the same gradient however they are split
@@ -103,8 +105,7 @@ class DistillationTrainer(ExactEvaluationTrainer):
         self._sampler: Any = None
         self._teacher_print: str | None = None
         self._teacher_seen = False
-        config = getattr(self.model, "config", None)
-        data = (self.train_dataset, self.eval_dataset)
+        data, config = (self.train_dataset, self.eval_dataset), getattr(self.model, "config", None)
         preflight.check_data(*data, config=config, objective=self.blend, reader=self._reader)
 
     # ---- before the first step ----
@@ -134,15 +135,18 @@ class DistillationTrainer(ExactEvaluationTrainer):
             )
         smoothing = self.args.label_smoothing_factor if self.task == "single_label" else 0.0
         self._classes = getattr(config, "num_labels", 2)
-        self.blend.bind(Setting(task=self.task, classes=self._classes, label_smoothing=smoothing))
+        own, other = known_anatomy(self.model), known_anatomy(getattr(self.teacher, "model", None))
+        self._setting = Setting(self.task, self._classes, smoothing, student=own, teacher=other)
+        self.blend.bind(self._setting)
         self.blend.to(self.args.device)
-        self._weights = torch.tensor(self.blend.weights, device=self.args.device)
+        preflight.check_inside(self.blend, self.args, student=self.model, teacher=self.teacher)
         self._accepts = accepted_inputs(self.model)
-        logger.info("Objective: %s", self.blend)
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         self._ledger.start()
         self._teacher_seen = False
+        if self.is_world_process_zero() and not self.args.disable_tqdm:
+            tqdm.write("\n".join(["Objective:", *(f"  {line}" for line in self.blend.summary())]))
         return super()._prepare_for_training(*args, **kwargs)
 
     def call_model_init(self, trial: Any = None) -> Any:
@@ -230,6 +234,8 @@ class DistillationTrainer(ExactEvaluationTrainer):
         batches = [self._own_rows(dict(batch)) for batch in itertools.islice(epoch_iterator, num_batches)]
         if not batches:
             return [], None
+        self.blend.set_progress(min(1.0, self.state.global_step / max(1, self.state.max_steps)))
+        self.blend.zero_grad()  # Trainer clears the student's gradients alone
         self._ledger.open_window()
         each = [self._counts(batch, self._labels(batch)) for batch in batches]
         counts = torch.stack(each).sum(0).to(device)
@@ -255,11 +261,11 @@ class DistillationTrainer(ExactEvaluationTrainer):
             labels = spaces.unlabelled(rows(batch), self._classes, self.task).to(self.args.device)
         return spaces.as_targets(labels, self.task)
 
-    def _teach(self, batch: Batch) -> Trace:
+    def _teach(self, batch: Batch, taps: Collection[Tap] = frozenset()) -> Trace:
         """The teacher's view of a batch, its columns in the student's order."""
         assert self.teacher is not None  # noqa: S101 - compute_loss asks only where an objective reads a teacher
         with self.accelerator.autocast():
-            trace = self.teacher.trace(batch)
+            trace = self.teacher.trace(batch, taps=taps) if taps else self.teacher.trace(batch)
         if self._columns is None:
             return trace
         return dataclasses.replace(trace, logits=trace.logits[:, self._columns])
@@ -280,10 +286,13 @@ class DistillationTrainer(ExactEvaluationTrainer):
         labels = self._labels(batch)
         counts = self._counts(batch, labels)
         batch = {name: value for name, value in batch.items() if name not in (REPEATED, *self.label_names)}
-        student = run(model, batch, accepts=self._accepts)
-        teacher = self._teach(batch) if self.blend.needs_teacher else student
+        own, other = self.blend.taps()
+        student = run(model, batch, accepts=self._accepts, taps=own)
+        teacher = (
+            self._teach(batch, other) if self.blend.needs_teacher_now else Trace(student.logits.detach())
+        )
         _refuse_other_shape(student, teacher)
-        weights = self._weights
+        weights = torch.tensor(self.blend.weights, device=student.logits.device)
         if num_items_in_batch is not None:  # DDP, FSDP and ZeRO average gradients over processes
             share = counts / num_items_in_batch.clamp(min=torch.finfo(torch.float32).tiny)
             weights = weights * share * self.accelerator.num_processes
@@ -307,8 +316,9 @@ class DistillationTrainer(ExactEvaluationTrainer):
         """Raise on every process where one of them has met a number that is none; one sync of the device."""
         fine = self._ledger.is_finite().to(self.args.device)
         scaled = self.accelerator.mixed_precision == "fp16"  # its scaler skips such steps
-        if grad_norm is not None and not scaled:
-            fine = fine & torch.isfinite(torch.as_tensor(grad_norm, device=fine.device))
+        for norm in (grad_norm, self._projection_norm):
+            if norm is not None and not scaled:
+                fine = fine & torch.isfinite(torch.as_tensor(norm, device=fine.device))
         if self.args.world_size > 1:
             fine = self.accelerator.reduce(fine.float(), "sum") == self.args.world_size
         if not fine:
@@ -328,6 +338,13 @@ class DistillationTrainer(ExactEvaluationTrainer):
         super().log(logs, start_time)
 
     # ---- resuming ----
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's; see `ResumableTrainer.train`."""
+        if self.model_init is not None:
+            self.blend.bind(self._setting)  # another student needs projections of its own
+            self.blend.to(self.args.device)
+        return super().train(*args, **kwargs)
 
     def run_facts(self) -> dict[str, Any]:
         """What decides a run's outcome and must be the same when it is resumed; its length may grow."""

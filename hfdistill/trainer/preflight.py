@@ -17,6 +17,7 @@ from hfdistill.anatomy import longest_input
 from hfdistill.arguments import option
 from hfdistill.data import encode
 from hfdistill.objectives import Blend
+from hfdistill.trace import check_taps
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,27 @@ class Reader:
                     f"The tokenizer has {len(tokenizer)} tokens and the {role}'s embedding {size}. Use the "
                     f"{role}'s own tokenizer, or type {role}.resize_token_embeddings({len(tokenizer)})."
                 )
+
+
+def check_inside(blend: Blend, args: TrainingArguments, *, student: nn.Module, teacher: Any) -> None:
+    """Refuse terms that cannot look inside these networks, and say what depends on how rows are split."""
+    own, other = blend.taps(ever=True)
+    if (own or other) and args.torch_compile:
+        raise ValueError(
+            f"{blend} looks inside the networks, which compiled code does not allow. Leave torch_compile "
+            "off, or use terms on logits, such as KD()."
+        )
+    check_taps(student, own)
+    if isinstance(getattr(teacher, "model", None), nn.Module):
+        check_taps(teacher.model, other)
+    whole = [repr(term) for term in blend.terms if not getattr(term, "additive", True)]
+    if whole and (args.gradient_accumulation_steps > 1 or args.world_size > 1):
+        logger.warning(
+            "%s compares the rows of a micro-batch with each other, so its gradient is that of micro-batches "
+            "of %d rows, not of the whole optimizer step.",
+            ", ".join(whole),
+            args.per_device_train_batch_size,
+        )
 
 
 def reads_by_itself(args: TrainingArguments, collator: Any, data: Any) -> bool:
