@@ -55,7 +55,7 @@ def outcomes(tmp_path_factory):
     return found
 
 
-CASES = ["24 plain", "21 plain", "18 plain", "17 missing", "21 multi", "19 iterable", "21 split"]
+CASES = ["24 plain", "21 plain", "18 plain", "17 missing", "21 multi", "19 iterable", "21 split", "21 inside"]
 
 
 @pytest.mark.distributed

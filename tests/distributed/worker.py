@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from safetensors.torch import save_file
 
-from hfdistill import DistillationTrainer
+from hfdistill import CrossEntropy, DistillationTrainer, HiddenMSE, MiniLMv2
 from tests.conftest import make_bert, make_sentences, make_tokenizer
 from tests.trainer.conftest import GradientRecorder, quiet_arguments
 
@@ -25,6 +25,7 @@ CASES = [
     (21, "multi"),
     (19, "iterable"),
     (21, "split"),
+    (21, "inside"),
 ]
 
 
@@ -54,7 +55,8 @@ def run(folder: Path, rows: int, kind: str, processes: int, **options):
         quiet_arguments(
             folder / f"run-{rows}-{kind}", per_device_eval_batch_size=4, **{**settings, **options}
         ),
-        teacher=make_bert(3, seed=1, **shape),
+        teacher=make_bert(3, seed=1, **(shape | ({"hidden_size": 32} if kind == "inside" else {}))),
+        objective=CrossEntropy() + 2 * HiddenMSE() + MiniLMv2() if kind == "inside" else None,
         train_dataset=train,
         eval_dataset=data,
         processing_class=make_tokenizer(),
@@ -85,7 +87,9 @@ def main(folder: Path, processes: int) -> None:
         }
         tensors |= {f"{rows} {kind} {i}": step for i, step in enumerate(recorder.steps)}
         tensors |= {
-            f"{rows} {kind} weights": torch.cat([p.detach().view(-1) for p in trainer.model.parameters()])
+            f"{rows} {kind} weights": torch.cat(
+                [p.detach().view(-1) for p in [*trainer.model.parameters(), *trainer.blend.parameters()]]
+            )
         }
     saving = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 2}
     straight, _ = run(folder / "straight", 21, "plain", processes, **saving)
