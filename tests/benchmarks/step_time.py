@@ -15,7 +15,17 @@ from datasets import disable_progress_bars
 from torch.nn import functional
 from transformers import AutoTokenizer, Trainer, TrainerCallback
 
-from hfdistill import DistillationArguments, DistillationTrainer, load, load_classifier, shrink
+from hfdistill import (
+    KD,
+    CrossEntropy,
+    DistillationArguments,
+    DistillationTrainer,
+    HiddenMSE,
+    MiniLMv2,
+    load,
+    load_classifier,
+    shrink,
+)
 from hfdistill.data import encode
 
 
@@ -81,7 +91,10 @@ def build(kind, args, rows, encoded, tokenizer, teacher, layers):
         return Trainer(student, args, **shared), clock
     if kind == "hand":
         return HandWrittenTrainer(student, args, teacher=teacher, **shared), clock
-    return DistillationTrainer(student, args, teacher=teacher, **shared), clock
+    objective = 0.5 * CrossEntropy() + 0.5 * KD(temperature=4)
+    if kind == "inside":
+        objective = objective + HiddenMSE() + MiniLMv2()
+    return DistillationTrainer(student, args, teacher=teacher, objective=objective, **shared), clock
 
 
 def main():
@@ -103,6 +116,7 @@ def main():
         "hfdistill": ("ours", {"train_sampling_strategy": "sequential"}),
         "plain Trainer, no teacher": ("plain", {"train_sampling_strategy": "sequential"}),
         "hfdistill, default batches": ("ours", {}),
+        "hfdistill, inside too": ("inside", {"train_sampling_strategy": "sequential"}),
     }
     seconds = {name: [] for name in kinds}
     for _ in range(options.rounds):
