@@ -29,6 +29,9 @@ class Schedule:
         """The value at a progress that lies in [0, 1]."""
         raise NotImplementedError(f"{type(self).__name__} needs an `at(progress)` that returns a number.")
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in vars(self).items())})"
+
     @property
     def knots(self) -> tuple[float, ...]:
         """Where the value jumps or bends, so that what holds between two knots need be asked only once."""

@@ -138,6 +138,8 @@ def tapped(model: nn.Module, taps: Collection[Tap]) -> Iterator[dict[Tap, Tensor
     """
     readings: dict[Tap, Tensor] = {}
     hooks: list[Any] = []
+    if taps:
+        _refuse_compiled(model)
     try:
         for tap in sorted(taps):
             hooks.append(_hook(model, tap, readings))
@@ -155,7 +157,7 @@ def check_taps(model: nn.Module, taps: Collection[Tap]) -> None:
 
 def inner(model: nn.Module) -> nn.Module:
     """The Transformers model inside wrappers for several processes and for PEFT."""
-    while not hasattr(model, "config") and isinstance(getattr(model, "module", None), nn.Module):
+    while isinstance(getattr(model, "module", None), nn.Module):
         model = model.module  # type: ignore[assignment]
     found: nn.Module = unwrapped(model)
     return found
@@ -163,7 +165,6 @@ def inner(model: nn.Module) -> nn.Module:
 
 def _hook(model: nn.Module, tap: Tap, readings: dict[Tap, Tensor]) -> Any:
     """Attach what reads one tap; returns its handle."""
-    _refuse_compiled(model)
     network: Any = inner(model)
     layout, anatomy = layout_of(network), Anatomy.of(network)
     if tap.layer > anatomy.depth:

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, HfArgumentParser, set_seed
 import hfdistill
 
 NAMES = ["negative", "neutral", "positive"]
-TEST, LABELLED, UNLABELLED = 3000, 2000, 12000
+TEST, LABELLED, UNLABELLED = 2000, 2000, 8000
 
 
 def packaged(package: str, name: str) -> Path:
@@ -54,12 +54,12 @@ def main(args: hfdistill.DistillationArguments) -> None:
         trainer.save_model()
         return trainer
 
-    taught = fit("teacher", hfdistill.load_classifier(encoder, new_head=NAMES), None, labelled, epochs=4)
+    taught = fit("teacher", hfdistill.load_classifier(encoder, new_head=NAMES), None, labelled, epochs=3)
     teacher = hfdistill.load_classifier(taught.args.output_dir)
     both = concatenate_datasets([labelled, text_only])
-    student = fit("student", hfdistill.shrink(teacher, layers=3), teacher, both, epochs=3)
+    student = fit("student", hfdistill.shrink(teacher, layers=3), teacher, both, epochs=2)
     set_seed(args.seed)
-    baseline = fit("baseline", hfdistill.shrink(teacher, layers=3), None, labelled, epochs=4)
+    baseline = fit("baseline", hfdistill.shrink(teacher, layers=3), None, labelled, epochs=3)
 
     if student.is_world_process_zero():
         notes = {"objective": str(student.blend), "labelled": LABELLED, "unlabelled": UNLABELLED}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
@@ -204,6 +205,12 @@ class Blend(nn.Module):
             if progress < 1 and not any(value_at(weight, progress) > 0 for weight in self._written):
                 raise ValueError(self._idle(progress))
         for _, term in self._pairs():
+            if term not in self._active():
+                warnings.warn(
+                    f"{term!r} has weight 0 throughout and teaches nothing. Drop it from the objective.",
+                    UserWarning,
+                    stacklevel=2,
+                )
             term.bind(setting)
 
     def taps(self, *, ever: bool = False) -> Taps:
@@ -263,7 +270,8 @@ class Blend(nn.Module):
 
 
 def _shown(weight: float | Schedule) -> str:
-    return repr(weight) if isinstance(weight, Schedule) else f"{weight:g}"
+    """Exact, for two runs are told apart by their formulas; 1.0 as 1."""
+    return repr(weight) if isinstance(weight, Schedule) else repr(weight).removesuffix(".0")
 
 
 def as_blend(objective: Objective | Blend) -> Blend:

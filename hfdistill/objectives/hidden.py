@@ -56,6 +56,7 @@ class HiddenObjective(LayerObjective):
             ValueError: as `LayerObjective.bind`; where widths differ and a projection is ruled out.
         """
         super().bind(setting)
+        self.project = nn.Identity()
         student, teacher = self.anatomies(setting)
         if self.projection == "identity" and student.width != teacher.width:
             raise ValueError(

@@ -36,8 +36,8 @@ class LayerObjective(Objective):
 
     def __init__(self, *, layers: Layers) -> None:
         super().__init__()
-        self.layers = layers
         self._map = LayerMap(layers)
+        self.layers = layers if isinstance(layers, str) else str(self._map)
         self._layer_pairs: tuple[tuple[int, int], ...] = ()
 
     def bind(self, setting: Setting) -> None:

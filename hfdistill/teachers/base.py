@@ -32,6 +32,9 @@ class Teacher(nn.Module):
     config: Any = None
     """The config that names its classes (id2label); None where the order is the student's by construction."""
 
+    same_tokens: bool = True
+    """False where it reads other tokens than the student: terms that compare token by token then refuse."""
+
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
         """The teacher's view of a batch: logits (B, C), and readings of the taps, without a graph.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import itertools
@@ -100,7 +101,8 @@ class DistillationTrainer(ProjectionTrainer):
         self.args.logging_nan_inf_filter = False  # a run stops at such a loss, so there is nothing to hide
         if self.teacher is not None:
             self.teacher.to(self.args.device)
-        self._bind(objective)
+        self.blend = self._chosen(objective)
+        self._bind(self.model)
         self._ledger = Ledger(self.blend.names)
         self._sampler: Any = None
         self._teacher_print: str | None = None
@@ -110,49 +112,55 @@ class DistillationTrainer(ProjectionTrainer):
 
     # ---- before the first step ----
 
-    def _bind(self, objective: Objective | Blend | None) -> None:
-        """Fix task, teacher columns and objective from the two configs."""
-        config, theirs = getattr(self.model, "config", None), getattr(self.teacher, "config", None)
-        self.task = spaces.name_task(config)
-        self._columns: list[int] | None = None
-        if config is not None and theirs is not None:
-            spaces.check_same_task(config, theirs)
-            self._columns = spaces.match_labels(config, theirs, label_map=self._label_map)
+    def _chosen(self, objective: Objective | Blend | None) -> Blend:
+        """The objective as a blend of this trainer's own."""
         given = None if self.compute_loss_func is None else GivenLoss(self.compute_loss_func)
         if objective is not None and given is not None:
             raise ValueError(
                 "Both objective and compute_loss_func are given, and each is the whole loss. Leave one out: "
                 "without an objective, compute_loss_func takes the place of CrossEntropy in the default one."
             )
-        self.blend = (
-            default_objective(self.task, hard=given, taught=self.teacher is not None)
-            if objective is None
-            else as_blend(objective)
-        )
-        if self.teacher is None and self.blend.needs_teacher:
-            raise ValueError(
-                f"{self.blend} learns from a teacher, and teacher=None. Name one, or drop that term."
-            )
+        if objective is not None:
+            blend = copy.deepcopy(as_blend(objective))  # two trainers must not share projections
+        else:
+            task = spaces.task_kind(getattr(self.model, "config", None))
+            blend = default_objective(task, hard=given, taught=self.teacher is not None)
+        if self.teacher is None and blend.needs_teacher:
+            raise ValueError(f"{blend} learns from a teacher, and teacher=None. Name one, or drop that term.")
+        return blend
+
+    def _bind(self, model: nn.Module) -> None:
+        """Fix task, teacher columns and what the objective reads, from the two models."""
+        config, theirs = getattr(model, "config", None), getattr(self.teacher, "config", None)
+        self.task = spaces.name_task(config)
+        self._columns: list[int] | None = None
+        if config is not None and theirs is not None:
+            spaces.check_same_task(config, theirs)
+            self._columns = spaces.match_labels(config, theirs, label_map=self._label_map)
         smoothing = self.args.label_smoothing_factor if self.task == "single_label" else 0.0
         self._classes = getattr(config, "num_labels", 2)
-        own, other = known_anatomy(self.model), known_anatomy(getattr(self.teacher, "model", None))
-        self._setting = Setting(self.task, self._classes, smoothing, student=own, teacher=other)
-        self.blend.bind(self._setting)
+        sizes = {"student": known_anatomy(model)}
+        sizes["teacher"] = known_anatomy(self.teacher) or known_anatomy(getattr(self.teacher, "model", None))
+        tokens = getattr(self.teacher, "same_tokens", True)
+        self.blend.bind(Setting(self.task, self._classes, smoothing, **sizes, same_tokens=tokens))
         self.blend.to(self.args.device)
-        preflight.check_inside(self.blend, self.args, student=self.model, teacher=self.teacher)
-        self._accepts = accepted_inputs(self.model)
+        preflight.check_inside(self.blend, self.args, student=model, teacher=self.teacher)
+        self._accepts = accepted_inputs(model)
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         self._ledger.start()
         self._teacher_seen = False
+        summary = "\n".join(["Objective:", *(f"  {line}" for line in self.blend.summary())])
+        logger.info("%s", summary)
         if self.is_world_process_zero() and not self.args.disable_tqdm:
-            tqdm.write("\n".join(["Objective:", *(f"  {line}" for line in self.blend.summary())]))
+            tqdm.write(summary)
         return super()._prepare_for_training(*args, **kwargs)
 
     def call_model_init(self, trial: Any = None) -> Any:
         """As Trainer's."""
         model = super().call_model_init(trial)
-        spaces.name_task(getattr(model, "config", None))
+        if hasattr(self, "blend"):
+            self._bind(model)  # another student: other sizes, and projections of its own
         return model
 
     def _look_at_teacher(self) -> None:
@@ -264,7 +272,7 @@ class DistillationTrainer(ProjectionTrainer):
     def _teach(self, batch: Batch, taps: Collection[Tap] = frozenset()) -> Trace:
         """The teacher's view of a batch, its columns in the student's order."""
         assert self.teacher is not None  # noqa: S101 - compute_loss asks only where an objective reads a teacher
-        with self.accelerator.autocast():
+        with torch.no_grad(), self.accelerator.autocast():
             trace = self.teacher.trace(batch, taps=taps) if taps else self.teacher.trace(batch)
         if self._columns is None:
             return trace
@@ -288,9 +296,8 @@ class DistillationTrainer(ProjectionTrainer):
         batch = {name: value for name, value in batch.items() if name not in (REPEATED, *self.label_names)}
         own, other = self.blend.taps()
         student = run(model, batch, accepts=self._accepts, taps=own)
-        teacher = (
-            self._teach(batch, other) if self.blend.needs_teacher_now else Trace(student.logits.detach())
-        )
+        taught = self.blend.needs_teacher_now
+        teacher = self._teach(batch, other) if taught else Trace(student.logits.detach())
         _refuse_other_shape(student, teacher)
         weights = torch.tensor(self.blend.weights, device=student.logits.device)
         if num_items_in_batch is not None:  # DDP, FSDP and ZeRO average gradients over processes
@@ -299,10 +306,11 @@ class DistillationTrainer(ProjectionTrainer):
         with torch.autocast(student.logits.device.type, enabled=False):
             parts = self.blend(student, teacher, labels) * weights
         if num_items_in_batch is not None:
-            self._ledger.add(parts, batch=batch, student=student, teacher=teacher)
+            self._ledger.add(parts, batch=batch, student=student, teacher=teacher if taught else None)
             if self.is_deepspeed_enabled:  # its engine moves the weights within backward
                 self._stop_at_nonsense(None)
-        loss = parts.sum()
+        # DDP waits for every parameter behind an output, also where no term reads the logits now.
+        loss = parts.sum() + 0.0 * student.logits.float().sum()
         return (loss, SequenceClassifierOutput(loss=loss, logits=student.logits)) if return_outputs else loss
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
@@ -323,7 +331,8 @@ class DistillationTrainer(ProjectionTrainer):
             fine = self.accelerator.reduce(fine.float(), "sum") == self.args.world_size
         if not fine:
             step = self.state.global_step + 1
-            raise NonFiniteError(self._ledger.explain(step, self.model, show=self._show_row))
+            message = self._ledger.explain(step, self.model, objective=self.blend, show=self._show_row)
+            raise NonFiniteError(message)
 
     def _show_row(self, batch: Batch, row: int) -> str:
         ids = batch.get("input_ids")
@@ -338,13 +347,6 @@ class DistillationTrainer(ProjectionTrainer):
         super().log(logs, start_time)
 
     # ---- resuming ----
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As Trainer's; see `ResumableTrainer.train`."""
-        if self.model_init is not None:
-            self.blend.bind(self._setting)  # another student needs projections of its own
-            self.blend.to(self.args.device)
-        return super().train(*args, **kwargs)
 
     def run_facts(self) -> dict[str, Any]:
         """What decides a run's outcome and must be the same when it is resumed; its length may grow."""

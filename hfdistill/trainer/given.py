@@ -28,6 +28,11 @@ class GivenLoss(Objective):
         super().__init__()
         self.function = function
 
+    def __repr__(self) -> str:
+        """The function by name: its address would be another in every process."""
+        name = getattr(self.function, "__qualname__", type(self.function).__qualname__)
+        return f"compute_loss_func({getattr(self.function, '__module__', '')}.{name})"
+
     def count(self, labels: Tensor) -> Tensor:
         """Labels that are there."""
         return (~missing(labels)).sum().float()

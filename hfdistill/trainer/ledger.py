@@ -19,7 +19,7 @@ class NonFiniteError(FloatingPointError):
 class _Entry:
     batch: Batch
     student: Tensor  # (B, C)
-    teacher: Tensor  # (B, C)
+    teacher: Tensor | None  # (B, C)
     parts: Tensor  # (terms,)
 
 
@@ -51,7 +51,7 @@ class Ledger:
         """An optimizer step has all its micro-batches."""
         self._steps += 1
 
-    def add(self, parts: Tensor, *, batch: Batch, student: Trace, teacher: Trace) -> None:
+    def add(self, parts: Tensor, *, batch: Batch, student: Trace, teacher: Trace | None) -> None:
         """Book one micro-batch.
 
         Args:
@@ -59,7 +59,8 @@ class Ledger:
         """
         parts = parts.detach()
         self._sums = parts.clone() if self._sums is None else self._sums + parts
-        self._window.append(_Entry(batch, student.logits.detach(), teacher.logits.detach(), parts))
+        taught = None if teacher is None else teacher.logits.detach()
+        self._window.append(_Entry(batch, student.logits.detach(), taught, parts))
 
     def take(self, *, average: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """The parts per optimizer step since the last call, as loss_<name>; they add up to the loss.
@@ -75,21 +76,31 @@ class Ledger:
 
     def is_finite(self) -> Tensor:
         """A scalar bool on the device: all parts and teacher logits of this optimizer step are numbers."""
-        checks = [torch.isfinite(e.parts).all() & torch.isfinite(e.teacher).all() for e in self._window]
+        seen = [tensor for e in self._window for tensor in (e.parts, e.teacher) if tensor is not None]
+        checks = [torch.isfinite(tensor).all() for tensor in seen]
         return torch.stack(checks).all() if checks else torch.tensor(True)
 
-    def explain(self, step: int, model: nn.Module, *, show: Callable[[Batch, int], str]) -> str:
+    def explain(
+        self,
+        step: int,
+        model: nn.Module,
+        *,
+        objective: nn.Module | None = None,
+        show: Callable[[Batch, int], str],
+    ) -> str:
         """Say which part of which rows went wrong in this optimizer step.
 
         Args:
             step: its number, from 1.
             model: the student, for the names of parameters with bad gradients.
+            objective: likewise, for its projections.
             show: the text of a row of a batch.
         """
         causes = []
         for i, entry in enumerate(self._window):
             where = f" of micro-batch {i + 1}" if len(self._window) > 1 else ""
-            for side, logits in (("teacher", entry.teacher), ("student", entry.student)):
+            sides = {"teacher": entry.teacher, "student": entry.student}
+            for side, logits in ((name, value) for name, value in sides.items() if value is not None):
                 rows = (~torch.isfinite(logits).reshape(len(logits), -1).all(-1)).nonzero().view(-1).tolist()
                 if rows:
                     texts = ", ".join(f"{row} {show(entry.batch, row)}".rstrip() for row in rows[:5])
@@ -100,7 +111,7 @@ class Ledger:
             ]
             if bad:
                 causes.append(f"the loss part {', '.join(bad)}{where}")
-        causes = causes or [_bad_gradients(model)]
+        causes = causes or [_bad_gradients(model, objective)]
         return (
             f"Step {step} stopped before the optimizer moved: not finite are {'; '.join(causes)}. The "
             "weights are those of the step before. Look at these rows and at the teacher; a lower "
@@ -109,9 +120,12 @@ class Ledger:
         )
 
 
-def _bad_gradients(model: nn.Module) -> str:
+def _bad_gradients(model: nn.Module, objective: nn.Module | None) -> str:
     """Clipping by a norm that is no number spoils every gradient, and then none can be blamed."""
     grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    for name, parameter in [] if objective is None else objective.named_parameters():
+        if parameter.grad is not None:
+            grads[f"the objective's {name}"] = parameter.grad
     bad = [name for name, grad in grads.items() if not torch.isfinite(grad).all()]
     if not bad:
         return "the gradient of another process"

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from tests.distributed import worker
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -55,7 +57,7 @@ def outcomes(tmp_path_factory):
     return found
 
 
-CASES = ["24 plain", "21 plain", "18 plain", "17 missing", "21 multi", "19 iterable", "21 split", "21 inside"]
+CASES = [f"{rows} {kind}" for rows, kind in worker.CASES]
 
 
 @pytest.mark.distributed

@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from safetensors.torch import save_file
 
-from hfdistill import CrossEntropy, DistillationTrainer, HiddenMSE, MiniLMv2
+from hfdistill import KD, After, CrossEntropy, DistillationTrainer, HiddenMSE, MiniLMv2, Until
 from tests.conftest import make_bert, make_sentences, make_tokenizer
 from tests.trainer.conftest import GradientRecorder, quiet_arguments
 
@@ -17,6 +17,10 @@ MULTI = [[float(i % 2), float(i % 3 == 0), float(i % 5 == 0)] for i in range(24)
 BINARY = {"problem_type": "multi_label_classification", "labels": {0: "a", 1: "b", 2: "c"}}
 
 
+OBJECTIVES = {
+    "inside": CrossEntropy() + 2 * HiddenMSE() + MiniLMv2(),
+    "stages": Until(0.5) * HiddenMSE() + After(0.5) * KD(),
+}
 CASES = [
     (24, "plain"),
     (21, "plain"),
@@ -26,6 +30,7 @@ CASES = [
     (19, "iterable"),
     (21, "split"),
     (21, "inside"),
+    (21, "stages"),
 ]
 
 
@@ -55,8 +60,8 @@ def run(folder: Path, rows: int, kind: str, processes: int, **options):
         quiet_arguments(
             folder / f"run-{rows}-{kind}", per_device_eval_batch_size=4, **{**settings, **options}
         ),
-        teacher=make_bert(3, seed=1, **(shape | ({"hidden_size": 32} if kind == "inside" else {}))),
-        objective=CrossEntropy() + 2 * HiddenMSE() + MiniLMv2() if kind == "inside" else None,
+        teacher=make_bert(3, seed=1, **(shape | ({"hidden_size": 32} if kind in OBJECTIVES else {}))),
+        objective=OBJECTIVES.get(kind),
         train_dataset=train,
         eval_dataset=data,
         processing_class=make_tokenizer(),

@@ -16,6 +16,8 @@ from hfdistill import (
     HiddenMSE,
     Linear,
     MiniLMv2,
+    NonFiniteError,
+    Objective,
     Teacher,
     Trace,
     Until,
@@ -220,3 +222,90 @@ def test_a_teacher_without_readings_says_what_is_missing(build):
 def test_checkpoints_of_the_same_run_show_the_objective(build, arguments, tmp_path):
     build(args=arguments(save_strategy="epoch")).train()
     assert "HiddenMSE" in Path(tmp_path / "run" / "checkpoint-3" / "hfdistill.json").read_text()
+
+
+def test_a_model_init_of_another_depth_has_a_map_of_its_own(build):
+    depths = iter([2, 3, 3])
+    trainer = build(model=None, model_init=lambda: make_bert(next(depths), seed=2))
+    assert [tap.layer for tap in sorted(trainer.blend.taps()[0]) if tap.kind == "hidden"] == [1, 2]
+    trainer.train()
+    assert [tap.layer for tap in sorted(trainer.blend.taps()[0]) if tap.kind == "hidden"] == [1, 2, 3]
+
+
+def test_two_trainers_share_no_projections(build):
+    objective = inside()
+    first, second = build(objective=objective), build(objective=objective)
+    before = flat(second.blend).clone()
+    first.train()
+    assert torch.equal(flat(second.blend), before)
+
+
+def test_a_loss_functions_name_tells_runs_apart_and_not_its_address(build):
+    def make():
+        def loss(outputs, labels, num_items_in_batch=None):
+            return torch.nn.functional.cross_entropy(outputs.logits, labels)
+
+        return loss
+
+    facts = [build(objective=None, compute_loss_func=make()).run_facts() for _ in range(2)]
+    assert facts[0] == facts[1]
+    assert "0x" not in str(facts[0])
+
+
+def test_buffers_of_a_term_are_resumed(build, arguments, tmp_path):
+    class Centred(Objective):
+        """Logit MSE around a running mean of the teacher's logits."""
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(2))
+
+        def forward(self, student, teacher, labels):
+            self.mean.mul_(0.9).add_(0.1 * teacher.logits.detach().mean(0))
+            return (student.logits - teacher.logits + self.mean).square().mean()
+
+    args = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 2, "learning_rate": 0.01}
+    straight = build(objective=Centred(), args=arguments(**args))
+    straight.train()
+    resumed = build(objective=Centred(), args=arguments(**{**args, "save_strategy": "no"}))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
+    assert torch.equal(flat(resumed.model), flat(straight.model))
+
+
+def test_a_teacher_of_ones_own_can_be_looked_into(build):
+    model = wide_teacher()
+
+    class Own(Teacher):
+        config = model.config
+
+        def trace(self, batch, *, taps=frozenset()):
+            from hfdistill.trace import accepted_inputs, run
+
+            return run(model, batch, accepts=accepted_inputs(model), taps=taps)
+
+    build(teacher=Own()).train()
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_without_a_teacher_none_is_blamed(build):
+    trainer = build(teacher=None, objective=1.0 * CrossEntropy())
+    with torch.no_grad():
+        trainer.model.classifier.bias[0] = float("nan")
+    with pytest.raises(NonFiniteError) as caught:
+        trainer.train()
+    assert "student's logits" in str(caught.value)
+    assert "teacher's logits" not in str(caught.value)
+
+
+def test_a_projections_bad_gradient_is_named(build):
+    trainer = build()
+    before = flat(trainer.blend).clone()
+    next(trainer.blend.parameters()).register_hook(lambda grad: grad * float("nan"))
+    with pytest.raises(NonFiniteError, match=r"Step 1 .*the objective's terms\.2\.project"):
+        trainer.train()
+    assert torch.equal(flat(trainer.blend), before)
+
+
+def test_a_term_without_weight_is_warned_of(build):
+    with pytest.warns(UserWarning, match=r"HiddenMSE.* has weight 0 throughout"):
+        build(objective=CrossEntropy() + 0 * HiddenMSE())
