@@ -1,6 +1,8 @@
 VENV ?= .venv
 READY := $(VENV)/.hfdistill
 RUN := $(VENV)/bin/python -m
+# accelerate gives a CPU process one thread unless told otherwise
+THREADS := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
 
 .PHONY: help quickstart test fix check slow
 
@@ -13,7 +15,7 @@ $(READY): pyproject.toml
 	@touch $@
 
 quickstart: $(READY)  ## distil a classifier, with no Hub and no account
-	$(RUN) accelerate.commands.launch recipes/quickstart.py
+	$(RUN) accelerate.commands.launch --num_cpu_threads_per_process $(THREADS) recipes/quickstart.py
 
 test: $(READY)  ## the fast suite: no Hub, no GPU
 	HF_HUB_OFFLINE=1 $(RUN) pytest

@@ -96,8 +96,7 @@ class DistillationTrainer(ProjectionTrainer):
         for name in ("train_dataset", "eval_dataset"):
             options[name] = self._reader(options.get(name), tokenizer)
         super().__init__(model, args, **options)
-        preflight.refuse_self_teaching(self.model, self.teacher)
-        preflight.refuse_sharded_teacher(self.teacher)
+        preflight.check_teacher(self.teacher, student=self.model)
         self.args.logging_nan_inf_filter = False  # a run stops at such a loss, so there is nothing to hide
         if self.teacher is not None:
             self.teacher.to(self.args.device)

@@ -32,23 +32,25 @@ def refuse_data_parallel(args: TrainingArguments) -> None:
         )
 
 
-def refuse_sharded_teacher(teacher: nn.Module | None) -> None:
-    """ZeRO-3 would shard the teacher at loading, and gather it at every forward."""
-    if teacher is not None and is_deepspeed_zero3_enabled():
-        raise ValueError(
-            "DeepSpeed ZeRO-3 shards every model that is loaded under it, the teacher too. Use ZeRO-1 or "
-            "ZeRO-2: a BERT-sized teacher fits on each GPU whole."
-        )
+def check_teacher(teacher: nn.Module | None, *, student: nn.Module) -> None:
+    """Refuse a teacher that would move with the student, or that DeepSpeed would take apart.
 
-
-def refuse_self_teaching(student: nn.Module, teacher: nn.Module | None) -> None:
-    """A teacher that shares parameters with the student moves with it."""
+    Raises:
+        ValueError: for parameters shared with the student, and for ZeRO-3.
+    """
+    if teacher is None:
+        return
     own = {id(parameter) for parameter in student.parameters()}
-    if teacher is not None and any(id(parameter) in own for parameter in teacher.parameters()):
+    if any(id(parameter) in own for parameter in teacher.parameters()):
         raise ValueError(
             "Teacher and student share parameters, so the teacher would move with the student. Give the "
             "teacher as copy.deepcopy(model), or cut the student with shrink(teacher, layers=...), which "
             "copies."
+        )
+    if is_deepspeed_zero3_enabled():
+        raise ValueError(
+            "DeepSpeed ZeRO-3 shards every model that is loaded under it, the teacher too. Use ZeRO-1 or "
+            "ZeRO-2: a BERT-sized teacher fits on each GPU whole."
         )
 
 

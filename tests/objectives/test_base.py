@@ -389,7 +389,8 @@ def test_the_register_cannot_be_changed_through_its_copy():
 def test_a_blend_reads_what_its_terms_with_weight_read():
     network = Anatomy(model_type="bert", depth=4, width=8, heads=2, classes=3)
     blend = KD() + 0.5 * HiddenMSE(layers="1:2") + 2 * MiniLMv2(layers="2:4") + 0 * HiddenMSE(layers="3:3")
-    blend.bind(Setting(task="single_label", classes=3, student=network, teacher=network))
+    with pytest.warns(UserWarning, match="weight 0 throughout"):
+        blend.bind(Setting(task="single_label", classes=3, student=network, teacher=network))
     kinds = ("query", "key", "value")
     assert blend.taps() == (
         frozenset({Tap("hidden", 1), *(Tap(kind, 2) for kind in kinds)}),
