@@ -147,8 +147,24 @@ def _squares(own: Tensor, other: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return (own * slope).sum((-1, -2)), slope.mul_(2)
 
 
+class AttentionObjective(RelationObjective):
+    """A term that compares the attention of every head, as query and key give it."""
+
+    compare: ClassVar[Compare]
+    kinds: ClassVar[tuple[str, ...]] = ("query", "key")
+    reads_attention: ClassVar[bool] = True
+
+    def __init__(self, *, layers: Layers = "uniform") -> None:
+        super().__init__(layers=layers)
+
+    def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
+        """Sum over pairs of layers of the mean over rows; see `Objective.forward`."""
+        pairs = zip(self.read(student, teacher, "query"), self.read(student, teacher, "key"), strict=True)
+        return _total([self.related(q, k, type(self).compare, student=student) for q, k in pairs])
+
+
 @register("tinybert_attention")
-class TinyBERTAttention(RelationObjective):
+class TinyBERTAttention(AttentionObjective):
     """Squared error of attention scores before the softmax, summed over pairs of layers m:n.
 
     L = Σ_(m,n) (1/B) Σ_b (1/(H |b|²)) Σ_a Σ_ij (S^s - S^t)²_a,ij.
@@ -170,20 +186,11 @@ class TinyBERTAttention(RelationObjective):
         ValueError: at `bind` for heads, layers, tokens or architectures that do not fit.
     """
 
-    kinds: ClassVar[tuple[str, ...]] = ("query", "key")
-    reads_attention: ClassVar[bool] = True
-
-    def __init__(self, *, layers: Layers = "uniform") -> None:
-        super().__init__(layers=layers)
-
-    def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
-        """Sum over pairs of layers of the mean over rows; see `Objective.forward`."""
-        pairs = zip(self.read(student, teacher, "query"), self.read(student, teacher, "key"), strict=True)
-        return _total([self.related(q, k, _squares, student=student) for q, k in pairs])
+    compare: ClassVar[Compare] = staticmethod(_squares)
 
 
 @register("attention_kl")
-class AttentionKL(RelationObjective):
+class AttentionKL(AttentionObjective):
     """Divergence of attention: L = Σ_(m,n) (1/B) Σ_b (1/(H |b|)) Σ_a Σ_i KL(A^t_n,a,i ‖ A^s_m,a,i).
 
     A = softmax(q kᵀ/√d) over real keys, without dropout; |b| the real tokens of row b, i real tokens alone.
@@ -201,16 +208,7 @@ class AttentionKL(RelationObjective):
         ValueError: at `bind` for heads, layers, tokens or architectures that do not fit.
     """
 
-    kinds: ClassVar[tuple[str, ...]] = ("query", "key")
-    reads_attention: ClassVar[bool] = True
-
-    def __init__(self, *, layers: Layers = "uniform") -> None:
-        super().__init__(layers=layers)
-
-    def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
-        """Sum over pairs of layers of the mean over rows; see `Objective.forward`."""
-        pairs = zip(self.read(student, teacher, "query"), self.read(student, teacher, "key"), strict=True)
-        return _total([self.related(q, k, _divergence, student=student) for q, k in pairs])
+    compare: ClassVar[Compare] = staticmethod(_divergence)
 
 
 @register("minilm")
