@@ -50,8 +50,17 @@ def flat(trainer):
     return torch.cat([p.detach().reshape(-1) for p in trainer.model.parameters()])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Exactness is promised for one number of threads; and a forked child has one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory):
+def straight(one_thread, tmp_path_factory):
     """The unbroken run: 3 steps an epoch, 6 in all."""
     trainer = build(tmp_path_factory.mktemp("straight"))
     trainer.train()
@@ -61,7 +70,6 @@ def straight(tmp_path_factory):
 
 def in_child(work):
     """Run `work` in a forked child, and return how it ended."""
-    torch.set_num_threads(1)
     pid = os.fork()
     if pid == 0:
         try:
@@ -104,7 +112,6 @@ def test_killed_at_any_flush_of_a_save(straight, tmp_path, monkeypatch, call):
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 @pytest.mark.parametrize("seconds", [0.05, 0.1, 0.2, 0.3])
 def test_killed_at_any_time(straight, tmp_path, seconds):
-    torch.set_num_threads(1)
     pid = os.fork()
     if pid == 0:
         try:
