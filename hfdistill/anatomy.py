@@ -147,8 +147,8 @@ def layout_of(model_or_config: Any) -> Layout:
 
 
 def unwrapped(model: Any) -> Any:
-    """The Transformers model inside DDP, `torch.compile` and PEFT wrappers; any other model as it is."""
-    if isinstance(model, nn.parallel.DistributedDataParallel):
+    """The Transformers model inside DDP, DeepSpeed, `torch.compile` and PEFT wrappers; any other as it is."""
+    while isinstance(getattr(model, "module", None), nn.Module):  # DDP, DeepSpeed's engine
         model = model.module
     model = getattr(model, "_orig_mod", model)
     return model.get_base_model() if hasattr(model, "get_base_model") else model

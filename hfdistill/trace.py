@@ -102,7 +102,7 @@ def run(
     unread = set(taps) - readings.keys()
     if unread:
         raise ValueError(
-            f"The forward of {type(inner(model)).__name__} passed by {min(unread)}: the blocks that its "
+            f"The forward of {type(unwrapped(model)).__name__} passed by {min(unread)}: the blocks that its "
             f"layout names were not called. Correct the layout with register_anatomy(..., replace=True)."
         )
     return Trace(logits=logits, attention_mask=mask, readings=readings)
@@ -155,17 +155,9 @@ def check_taps(model: nn.Module, taps: Collection[Tap]) -> None:
         pass
 
 
-def inner(model: nn.Module) -> nn.Module:
-    """The Transformers model inside wrappers for several processes and for PEFT."""
-    while isinstance(getattr(model, "module", None), nn.Module):
-        model = model.module  # type: ignore[assignment]
-    found: nn.Module = unwrapped(model)
-    return found
-
-
 def _hook(model: nn.Module, tap: Tap, readings: dict[Tap, Tensor]) -> Any:
     """Attach what reads one tap; returns its handle."""
-    network: Any = inner(model)
+    network: Any = unwrapped(model)
     layout, anatomy = layout_of(network), Anatomy.of(network)
     if tap.layer > anatomy.depth:
         raise ValueError(

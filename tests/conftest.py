@@ -116,3 +116,19 @@ def student() -> BertForSequenceClassification:
 @pytest.fixture
 def dataset() -> Dataset:
     return make_dataset()
+
+
+def make_report(notes):
+    """Three tiny models, measured on 32 sentences."""
+    from hfdistill.measure import Contender, measure
+    from hfdistill.speed import SpeedPlan
+
+    return measure(
+        Contender(make_bert(2, seed=2), name="small"),
+        make_dataset(),
+        teacher=Contender(make_bert(4, seed=1), name="big"),
+        baseline=Contender(make_bert(2, seed=3), name="plain"),
+        tokenizer=make_tokenizer(),
+        speed=SpeedPlan(latency_rows=3, batch_size=4, throughput_rows=8, repeats=2),
+        notes=notes,
+    )

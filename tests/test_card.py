@@ -9,29 +9,23 @@ from huggingface_hub import ModelCard
 
 from hfdistill.card import write_card
 from hfdistill.markdown import escape
-from hfdistill.measure import Contender, measure
+from hfdistill.measure import measure
 from hfdistill.plain import printable, public_name
 from hfdistill.report import Difference
 from hfdistill.speed import SpeedPlan
-from tests.conftest import make_bert, make_dataset, make_tokenizer
+from tests.conftest import make_bert, make_dataset, make_report, make_tokenizer
 
 QUICK = SpeedPlan(latency_rows=3, batch_size=4, throughput_rows=8, repeats=2)
 
 
 @pytest.fixture(scope="module")
 def report():
-    return measure(
-        Contender(make_bert(2, seed=2), name="small"),
-        make_dataset(),
-        teacher=Contender(make_bert(4, seed=1), name="big"),
-        baseline=Contender(make_bert(2, seed=3), name="plain"),
-        tokenizer=make_tokenizer(),
-        speed=QUICK,
-        notes={
+    return make_report(
+        {
             "objective": "0.5 * CrossEntropy() + 0.5 * KD(temperature=4)",
             "seeds": [0, 1],
             "recipe": {"lr": 5e-5},
-        },
+        }
     )
 
 

@@ -13,22 +13,14 @@ from hfdistill.labels import LabelSpaceError
 from hfdistill.measure import Contender, measure
 from hfdistill.report import Report
 from hfdistill.speed import SpeedPlan
-from tests.conftest import make_bert, make_dataset, make_tokenizer
+from tests.conftest import make_bert, make_dataset, make_report, make_tokenizer
 
 QUICK = SpeedPlan(latency_rows=3, batch_size=4, throughput_rows=8, repeats=2)
 
 
 @pytest.fixture(scope="module")
 def report():
-    return measure(
-        Contender(make_bert(2, seed=2), name="small"),
-        make_dataset(),
-        teacher=Contender(make_bert(4, seed=1), name="big"),
-        baseline=Contender(make_bert(2, seed=3), name="plain"),
-        tokenizer=make_tokenizer(),
-        speed=QUICK,
-        notes={"objective": "KD()", "seeds": (0, 1)},
-    )
+    return make_report({"objective": "KD()", "seeds": (0, 1)})
 
 
 def reference_logits(model, dataset, tokenizer):

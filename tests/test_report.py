@@ -3,24 +3,14 @@ import json
 
 import pytest
 
-from hfdistill.measure import Contender, measure
 from hfdistill.plain import public_name, scrub
 from hfdistill.report import SCHEMA, Report, Speed
-from hfdistill.speed import SpeedPlan
-from tests.conftest import make_bert, make_dataset, make_tokenizer
+from tests.conftest import make_report
 
 
 @pytest.fixture(scope="module")
 def report():
-    return measure(
-        Contender(make_bert(2, seed=2), name="small"),
-        make_dataset(),
-        teacher=Contender(make_bert(4, seed=1), name="big"),
-        baseline=Contender(make_bert(2, seed=3), name="plain"),
-        tokenizer=make_tokenizer(),
-        speed=SpeedPlan(latency_rows=3, batch_size=4, throughput_rows=8, repeats=2),
-        notes={"objective": "KD()", "seeds": (0, 1)},
-    )
+    return make_report({"objective": "KD()", "seeds": (0, 1)})
 
 
 def test_a_report_loads_as_it_was_saved(report, tmp_path):

@@ -12,7 +12,7 @@ from transformers import BertConfig
 
 from hfdistill import Tap, anatomy
 from hfdistill.anatomy import Layout, layout_of, register_anatomy
-from hfdistill.trace import accepted_inputs, check_taps, inner, run, tapped
+from hfdistill.trace import accepted_inputs, check_taps, run, tapped
 
 DEPTH = 5
 PROJECTIONS = ("query", "key", "value")
@@ -34,7 +34,7 @@ def sided(left):
 
 
 def read(model, inputs, taps):
-    return run(model, inputs, accepts=accepted_inputs(inner(model)), taps=taps)
+    return run(model, inputs, accepts=accepted_inputs(model), taps=taps)
 
 
 def hooks(model):
