@@ -44,6 +44,13 @@ class Teacher(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} needs a `trace(batch)` that returns a Trace.")
 
+    def reads(self, batch: Batch) -> Batch:
+        """The batch as this teacher's own model takes it: its token ids under the names of a forward.
+
+        The student's columns, unless the teacher has a tokenizer of its own.
+        """
+        return batch
+
     def inputs(self) -> frozenset[str]:
         """Names of the batch columns it reads beside the student's, so that they are not dropped."""
         return frozenset()
