@@ -17,8 +17,10 @@ from hfdistill.trace import Trace
 
 SCORES_AT_ONCE = {"cpu": 1 << 18}
 """How many scores of (T, T) matrices are held at a time: what a cache holds, and 64 MB elsewhere."""
-MOST = 40.0
-"""exp of more leaves float32 too early."""
+RELATION_WIDTH = 16
+"""Of MiniLMv2's relation heads in the paper: 768 / 48 and 1024 / 64."""
+MASKED = -1e30
+"""The score of a padding key: any number added to it vanishes, so that two of them differ by exactly 0."""
 
 
 class RelationObjective(LayerObjective):
@@ -62,15 +64,15 @@ class RelationObjective(LayerObjective):
                 f"both the same encoding, and compare as many heads."
             )
         mask = mask_of(student, own.transpose(1, 2)).repeat_interleave(own.shape[1], dim=0)  # (B·H, T)
-        scaled = [x.flatten(0, 1) / math.sqrt(x.shape[-1]) for x in left]  # (B·H, T, d)
-        plain = [x.flatten(0, 1) for x in right]
-        each: Tensor = _Scores.apply(scaled[0], plain[0], scaled[1], plain[1], mask, compare)
+        lefts = [x.flatten(0, 1) for x in left]  # (B·H, T, d)
+        rights = lefts if left is right else [x.flatten(0, 1) for x in right]
+        each: Tensor = _Scores.apply(lefts[0], rights[0], lefts[1], rights[1], mask, compare)
         return each.mean()
 
 
 Compare = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """(student's scores (n, T, T), teacher's, mask (n, T)) → value (n,), and its slope in the student's
-scores."""
+scores. Masked keys have MASKED in both."""
 
 
 class _Scores(torch.autograd.Function):
@@ -87,51 +89,56 @@ class _Scores(torch.autograd.Function):
         compare: Compare,
     ) -> Tensor:
         """The value of each (row, head): (B·H,)."""
-        rows, tokens, _ = left.shape
+        rows, tokens, width = left.shape
         step = max(1, SCORES_AT_ONCE.get(left.device.type, 1 << 24) // tokens**2)
         values = left.new_empty(rows)
         slopes = torch.empty_like(left), torch.empty_like(right)
+        scales = [x.shape[-1] ** -0.5 for x in (left, teacher_left)]
         with torch.autocast(left.device.type, enabled=False):
+            padding = torch.zeros_like(mask, dtype=left.dtype).masked_fill_(~mask, MASKED)[:, None, :]
             for start in range(0, rows, step):
                 part = slice(start, start + step)
-                own = left[part] @ right[part].mT
-                other = teacher_left[part] @ teacher_right[part].mT
+                own = torch.baddbmm(padding[part], left[part], right[part].mT, alpha=scales[0])
+                other = torch.baddbmm(
+                    padding[part], teacher_left[part], teacher_right[part].mT, alpha=scales[1]
+                )
                 values[part], slope = compare(own, other, mask[part])
                 if any(ctx.needs_input_grad):  # type: ignore[attr-defined]
                     torch.bmm(slope, right[part], out=slopes[0][part])
                     torch.bmm(slope.mT, left[part], out=slopes[1][part])
         ctx.save_for_backward(*slopes)
+        ctx.scale = scales[0]  # type: ignore[attr-defined]
         return values
 
     @staticmethod
     @once_differentiable
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         """The kept gradients, scaled."""
-        left, right = (slope * grad[:, None, None] for slope in ctx.saved_tensors)  # type: ignore[attr-defined]
+        grad = grad[:, None, None] * ctx.scale  # type: ignore[attr-defined]
+        left, right = (slope * grad for slope in ctx.saved_tensors)  # type: ignore[attr-defined]
         return left, right, None, None, None, None
 
 
 def _divergence(own: Tensor, other: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Mean over real queries of KL(p ‖ q), p = softmax(other), q = softmax(own), both over real keys.
 
-    With d = own - other and e = d - Σ p d it is log(1 + Σ p (exp(e) - 1 - e)): no part is negative, so that
-    none cancel and float32 keeps its digits where the two are close.
+    With d = own - other and e = d - Σ p d it is log(1 + v), v = Σ p (exp(e) - 1 - e): no part is negative, so
+    that none cancels and float32 keeps its digits where the two are close. Its slope is q - p, and
+    q = p exp(e) / (1 + v), which spares the second softmax.
     """
-    padding = ~mask[:, None, :]
-    lowest = torch.finfo(own.dtype).min  # -inf would make inf - inf where a key is masked on both sides
-    s, t = own.masked_fill_(padding, lowest), other.masked_fill_(padding, lowest)
     share = (mask / mask.sum(-1, keepdim=True).clamp(min=1)).to(own.dtype)  # of each query; 0 for padding
-    p, q = t.softmax(-1), s.softmax(-1)
-    d = s - t
-    mean = (p * d).sum(-1, keepdim=True)
-    e = d.sub_(mean)
-    high = e.amax(-1)
-    e.clamp_(max=MOST)
-    value = (e.expm1() - e).mul_(p).sum(-1).log1p()
-    if bool((high > MOST).any()):  # exp(e) would overflow; so far apart nothing cancels in the plain formula
-        plain = _log_sum(s, q) - _log_sum(t, p) - mean.squeeze(-1)
-        value = plain.where(high > MOST, value)
-    return (value * share).sum(-1), q.sub_(p).mul_(share[:, :, None])
+    p = other.softmax(-1)
+    e = own - other
+    mean = (p * e).sum(-1, keepdim=True)
+    e -= mean
+    grown = e.expm1()
+    v = (grown - e).mul_(p).sum(-1, keepdim=True)
+    if not bool(v.isfinite().all()):  # so far apart that exp(e) overflows: then nothing cancels
+        q = own.softmax(-1)
+        value = _log_sum(own, q) - _log_sum(other, p) - mean.squeeze(-1)
+        return (value * share).sum(-1), q.sub_(p).mul_(share[:, :, None])
+    slope = grown.sub_(v).mul_(p).mul_(share[:, :, None] / (1 + v))
+    return (v.squeeze(-1).log1p() * share).sum(-1), slope
 
 
 def _log_sum(scores: Tensor, shares: Tensor) -> Tensor:
@@ -141,9 +148,8 @@ def _log_sum(scores: Tensor, shares: Tensor) -> Tensor:
 
 def _squares(own: Tensor, other: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Mean over pairs of real tokens of the squared difference of scores."""
-    real = (mask[:, :, None] & mask[:, None, :]).to(own.dtype)
-    share = real / mask.sum(-1).clamp(min=1).square()[:, None, None]
-    slope = own.sub_(other).mul(share)
+    share = (mask / mask.sum(-1, keepdim=True).clamp(min=1).square()).to(own.dtype)  # of each query
+    slope = own.sub_(other).mul(share[:, :, None])  # padding keys differ by 0
     return (own * slope).sum((-1, -2)), slope.mul_(2)
 
 
@@ -270,9 +276,9 @@ class MiniLMv2(RelationObjective):
     it teaches no head. Not where q, k and v cannot be read (DeBERTa v1): refused.
 
     Args:
-        relation_heads: A, which divides both widths; the paper's is 48 for base and 64 for large teachers.
-            None takes the largest common divisor up to 4 times the teacher's heads, which is the same for
-            them.
+        relation_heads: A, which divides both widths; the paper's is 48 for base and 64 for large teachers,
+            16 wide each. None takes the largest common divisor whose heads are that wide in the teacher or
+            wider, which is the same for them; where its own heads are narrower, up to as many as it has.
         layers: which student layer learns from which teacher layer; the paper's student layer is the last.
 
     Raises:
@@ -294,7 +300,7 @@ class MiniLMv2(RelationObjective):
         """Learn depths and widths, and check that the relation heads divide them."""
         super().bind(setting)
         student, teacher = self.anatomies(setting)
-        self._most = 4 * teacher.heads
+        self._most = max(teacher.heads, teacher.width // RELATION_WIDTH)
         self._heads(student.width, teacher.width)
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
