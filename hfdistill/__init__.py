@@ -34,6 +34,7 @@ from hfdistill.pretrained import load_classifier
 from hfdistill.report import Report
 from hfdistill.schedules import After, Constant, Cosine, Linear, Schedule, Stairs, Step, Until
 from hfdistill.students import shrink
+from hfdistill.study import compare_runs, write_section
 from hfdistill.teachers import ModelTeacher, Teacher
 from hfdistill.trace import Tap, Trace
 from hfdistill.trainer import DistillationTrainer, NonFiniteError
@@ -78,6 +79,7 @@ __all__ = [
     "TinyBERTAttention",
     "Trace",
     "Until",
+    "compare_runs",
     "fast_bf16",
     "load",
     "load_classifier",
@@ -86,6 +88,7 @@ __all__ = [
     "register",
     "shrink",
     "write_card",
+    "write_section",
 ]
 
 __version__ = "0.1.0"

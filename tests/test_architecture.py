@@ -11,7 +11,7 @@ LEVELS = [
     "anatomy trace layermap labels hub pretrained checkpoint arguments plain markdown report schedules",
     "objectives teachers students data metrics speed",
     "trainer measure export",
-    "plots card",
+    "plots card study",
     "recipe",
     "cli __main__",
     "__init__",

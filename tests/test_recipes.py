@@ -46,7 +46,7 @@ def sst2(material, out, *more, processes=1):
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.name)
 def test_recipes_are_short(recipe):
-    assert len(recipe.read_text().splitlines()) <= 80
+    assert len(recipe.read_text().splitlines()) <= (80 if recipe.stem in ("sst2", "quickstart") else 100)
 
 
 def test_sst2_leaves_student_report_and_card(material, tmp_path):

@@ -89,7 +89,7 @@ class _Scores(torch.autograd.Function):
         compare: Compare,
     ) -> Tensor:
         """The value of each (row, head): (B·H,)."""
-        rows, tokens, width = left.shape
+        rows, tokens, _ = left.shape
         step = max(1, SCORES_AT_ONCE.get(left.device.type, 1 << 24) // tokens**2)
         values = left.new_empty(rows)
         slopes = torch.empty_like(left), torch.empty_like(right)
