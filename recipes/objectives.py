@@ -47,6 +47,7 @@ class Study:
     layers: int = field(default=3, metadata={"help": "Blocks of the student."})
     train_rows: int | None = field(default=None, metadata={"help": "Rows to train on; default all."})
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3], metadata={"help": "One run for each."})
+    only: list[str] | None = field(default=None, metadata={"help": "Names of rows; default all."})
     page: str | None = field(default=None, metadata={"help": "Page with lines <!-- NAME --> for the table."})
     name: str = field(default="objectives", metadata={"help": "NAME, of the table in the page."})
 
@@ -56,6 +57,7 @@ def main(study: Study, args: hd.DistillationArguments) -> None:
     dev = data["validation" if "validation" in data else "test"]
     tokenizer = AutoTokenizer.from_pretrained(study.teacher)
     objectives = OBJECTIVES | (MANY_CLASSES if teacher.config.num_labels > 2 else {})
+    objectives = {name: objectives[name] for name in study.only or objectives}
 
     def run(name, seed):
         """One student, trained and measured, or its report where an earlier start left one."""
@@ -63,11 +65,10 @@ def main(study: Study, args: hd.DistillationArguments) -> None:
         if not (folder / "report.json").exists():
             set_seed(seed)
             train = data["train"].shuffle(seed=seed).select(range(study.train_rows or len(data["train"])))
-            taught = None if name == "CE, no teacher" else teacher
             trainer = hd.DistillationTrainer(
                 hd.shrink(teacher, layers=study.layers),
                 replace(args, output_dir=str(folder), seed=seed),
-                teacher=taught,
+                teacher=None if name == "CE, no teacher" else teacher,
                 objective=objectives[name],
                 train_dataset=train,
                 processing_class=tokenizer,
