@@ -91,6 +91,24 @@ def test_sst2_killed_and_started_again(material, tmp_path):
     assert (student / "report.json").is_file()
 
 
+def test_objectives_are_compared_in_one_table_and_finished_runs_are_kept(material, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- small -->\n<!-- /small -->\n")
+    arguments = [*sst2_arguments(material, tmp_path / "out"), "--max_steps", "1", "--seeds", "1", "2"]
+    arguments += ["--only", "CE, no teacher", "CE + KD + PKD", "--page", str(page), "--name", "small"]
+    script = str(ROOT / "recipes" / "objectives.py")
+    assert launch(1, script, *arguments).returncode == 0
+    first = page.read_text()
+    assert len([line for line in first.splitlines() if line.startswith("| CE")]) == 2
+    reports = sorted((tmp_path / "out").glob("*/report.json"))
+    assert len(reports) == 4
+    written = {path: path.stat().st_mtime_ns for path in reports}
+    reports[0].unlink()
+    assert launch(1, script, *arguments).returncode == 0
+    assert page.read_text() == first  # the run that was missing gave the same numbers
+    assert [path.stat().st_mtime_ns != written[path] for path in reports] == [True, False, False, False]
+
+
 @pytest.mark.distributed
 def test_sst2_on_two_processes(material, tmp_path):
     done = sst2(material, tmp_path / "out", "--max_steps", "2", processes=2)
