@@ -38,8 +38,8 @@ class PooledObjective(LayerObjective):
             )
 
     def exact(self, x: Tensor) -> Tensor:
-        """Hidden states in the precision that the term needs."""
-        return x
+        """float64, where the device has it: relations between rows lose digits that padding would move."""
+        return x if x.device.type == "mps" else x.double()
 
 
 @register("rkd")
@@ -86,10 +86,6 @@ class RKD(PooledObjective):
             )
         self.distance = distance
         self.angle = angle
-
-    def exact(self, x: Tensor) -> Tensor:
-        """float64, where the device has it."""
-        return x if x.device.type == "mps" else x.double()
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
         """Sum over pairs of layers; see `Objective.forward`."""
@@ -166,8 +162,8 @@ class InfoNCE(PooledObjective):
             raise ValueError(f"dimension is a number from 1 up, found {dimension!r}. Usual: 128.")
         self.temperature = temperature
         self.dimension = dimension
-        self.project_student: nn.Module = nn.Identity()
-        self.project_teacher: nn.Module = nn.Identity()
+        self.project_student: nn.Linear | None = None
+        self.project_teacher: nn.Linear | None = None
 
     def bind(self, setting: Setting) -> None:
         """Learn depths and widths, and make the two projections."""
@@ -188,8 +184,14 @@ class InfoNCE(PooledObjective):
         """Sum over pairs of layers; see `Objective.forward`."""
         total = torch.zeros((), device=student.logits.device)
         for s, t in self.vectors(student, teacher):
-            own = F.normalize(self.project_student(s), dim=-1)
-            other = F.normalize(self.project_teacher(t), dim=-1)
+            own, other = _direction(self.project_student, s), _direction(self.project_teacher, t)
             scores = own @ other.mT / self.temperature  # (B, B)
             total = total + F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
         return total.float()
+
+
+def _direction(project: nn.Linear | None, vectors: Tensor) -> Tensor:
+    """Of length 1, in the precision of the vectors."""
+    if project is None:
+        raise RuntimeError("InfoNCE() is not bound yet: its projections depend on both widths.")
+    return F.normalize(F.linear(vectors, project.weight.to(vectors.dtype)), dim=-1)
