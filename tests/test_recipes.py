@@ -109,6 +109,28 @@ def test_objectives_are_compared_in_one_table_and_finished_runs_are_kept(materia
     assert [path.stat().st_mtime_ns != written[path] for path in reports] == [True, False, False, False]
 
 
+@pytest.mark.parametrize("more", [["--direct"], ["--born_again"]], ids=["assistant", "born again"])
+def test_a_chain_ends_with_a_report_of_each_student(material, tmp_path, more):
+    arguments = {"dataset": material / "data", "teacher": material / "teacher", "output_dir": tmp_path}
+    arguments |= {"use_cpu": "true", "bf16": "false", "max_steps": 1}
+    given = [part for name, value in arguments.items() for part in (f"--{name}", str(value))]
+    done = launch(1, str(ROOT / "recipes" / "chain.py"), *given, "--layers", "3", "1", *more)
+    assert done.returncode == 0, done.stderr[-3000:]
+    folders = ["student-1", "student-2"] + (["direct"] if more == ["--direct"] else [])
+    notes = [json.loads((tmp_path / name / "report.json").read_text())["notes"] for name in folders]
+    assert all(note["chain"] == [3, 1] for note in notes)
+    depths = [
+        json.loads((tmp_path / name / "config.json").read_text())["num_hidden_layers"] for name in folders
+    ]
+    assert depths == [3, 1, 1][: len(folders)]
+    taught = [
+        json.loads(p.read_text())["run"]
+        for p in sorted(tmp_path.glob("student-*/checkpoint-1/hfdistill.json"))
+    ]
+    assert (taught[0]["teacher"] is None) == (more == ["--born_again"])
+    assert taught[1]["teacher"] not in (None, taught[0]["teacher"])
+
+
 @pytest.mark.distributed
 def test_sst2_on_two_processes(material, tmp_path):
     done = sst2(material, tmp_path / "out", "--max_steps", "2", processes=2)
