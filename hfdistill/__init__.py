@@ -3,7 +3,7 @@
 from hfdistill.arguments import DistillationArguments, fast_bf16
 from hfdistill.card import write_card
 from hfdistill.checkpoint import CheckpointError, newest_checkpoint
-from hfdistill.data import load
+from hfdistill.data import DistillationCollator, load
 from hfdistill.hub import HubUnreachable
 from hfdistill.labels import LabelSpaceError
 from hfdistill.layermap import LayerMap
@@ -35,7 +35,7 @@ from hfdistill.report import Report
 from hfdistill.schedules import After, Constant, Cosine, Linear, Schedule, Stairs, Step, Until
 from hfdistill.students import shrink
 from hfdistill.study import compare_runs, write_section
-from hfdistill.teachers import ModelTeacher, Teacher
+from hfdistill.teachers import Ensemble, ModelTeacher, Teacher
 from hfdistill.trace import Tap, Trace
 from hfdistill.trainer import DistillationTrainer, NonFiniteError
 
@@ -54,8 +54,10 @@ __all__ = [
     "Cosine",
     "CrossEntropy",
     "DistillationArguments",
+    "DistillationCollator",
     "DistillationTrainer",
     "EmbeddingMSE",
+    "Ensemble",
     "HiddenCosine",
     "HiddenMSE",
     "HubUnreachable",

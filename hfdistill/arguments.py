@@ -25,7 +25,8 @@ class DistillationArguments(TrainingArguments):
     max_length: int | None = field(
         default=None,
         metadata={
-            "help": "Tokens kept of a text that is tokenised here; default: what the tokenizer allows."
+            "help": "Tokens kept of a text that is tokenised here; default: what the tokenizer allows. A "
+            "teacher with a tokenizer of its own reads what its model and tokenizer can."
         },
     )
     teacher_check_rows: int = field(

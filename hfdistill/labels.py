@@ -158,6 +158,21 @@ def match_labels(
     return None if columns == list(range(len(own))) else columns
 
 
+def in_order_of(labels: Tensor, columns: list[int] | None) -> Tensor:
+    """Labels in another model's order of classes; missing ones stay missing.
+
+    Args:
+        labels: (B,) class ids, or (B, C).
+        columns: for each class of the labels, the other model's column; None where that is the identity.
+    """
+    if columns is None:
+        return labels
+    order = torch.tensor(columns, device=labels.device)
+    if labels.dim() == 1:
+        return order[labels.clamp(min=0)].where(labels >= 0, labels)
+    return labels[:, order.argsort()]
+
+
 def _by_name(own: Sequence[str], theirs: Sequence[str]) -> list[int]:
     folded_own, folded_theirs = [n.strip().casefold() for n in own], [n.strip().casefold() for n in theirs]
     plain_own, plain_theirs = (

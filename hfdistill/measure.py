@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.utils.logging import tqdm
 
 from hfdistill.anatomy import longest_input
@@ -23,15 +23,13 @@ from hfdistill.labels import TaskKind, check_class_names, class_names, match_lab
 from hfdistill.metrics.compare import classes, differences, errors
 from hfdistill.metrics.scores import Array, fidelity, scores
 from hfdistill.plain import public_name, scrub
-from hfdistill.pretrained import Source, load_classifier
+from hfdistill.pretrained import Source, load_classifier, load_tokenizer
 from hfdistill.report import DataReport, ModelReport, Report, Speed
 from hfdistill.speed import SpeedPlan, compare_speeds, embedding_parameters, environment, size_mb
 from hfdistill.trace import Batch, accepted_inputs, run
 
 STANDARD = SpeedPlan()
 BATCH_SIZE = 32
-
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
 
 
 @dataclass(frozen=True)
@@ -151,7 +149,7 @@ def _load(
         loaded = load_classifier(entry.model, role=role)
         models[role] = loaded if loaded is entry.model else loaded.to(device)
         own = entry.tokenizer or (tokenizer if role == "student" else None)
-        tokenizers[role] = own or _tokenizer_of(entry.model) or tokenizers.get("student") or tokenizer
+        tokenizers[role] = own or load_tokenizer(entry.model) or tokenizers.get("student") or tokenizer
     _check_alike(models, entries, shared={r: tokenizers[r] is tokenizers["student"] for r in models})
     rows = _encode(data, models, tokenizers, max_length)
     return {
@@ -184,19 +182,6 @@ def _check_alike(
                 f"The {role} has a vocabulary of {sizes[0]} and the student one of {sizes[1]}, so they "
                 f"cannot read the same token ids. Give text, and {role}=Contender(model, tokenizer=its_own)."
             )
-
-
-def _tokenizer_of(model: Source) -> Any:
-    """The tokenizer saved beside a model; None for an object, or where there is none."""
-    if not isinstance(model, (str, Path)):
-        return None
-    folder = Path(model)
-    if folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        return None
-    try:
-        return AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
-    except OSError:
-        return None
 
 
 def _name_of(model: Source) -> str:

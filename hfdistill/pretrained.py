@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from hfdistill.hub import reaching
 from hfdistill.labels import class_names
 
 Source: TypeAlias = str | Path | PreTrainedModel
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
 
 
 class MissingHead(ValueError):  # noqa: N818
@@ -83,3 +85,16 @@ def load_student(source: Source, *, like: Any = None) -> PreTrainedModel:
         if like is None:
             raise
         return load_classifier(source, new_head=class_names(like), role="student")
+
+
+def load_tokenizer(source: Any) -> Any:
+    """The tokenizer saved beside a model; None for an object, or where there is none."""
+    if not isinstance(source, (str, Path)):
+        return None
+    folder = Path(source)
+    if folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+    except OSError:
+        return None

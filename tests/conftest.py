@@ -9,7 +9,13 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 GOOD = ["good", "great", "warm", "funny", "bright", "moving", "sharp", "lovely"]
 BAD = ["bad", "dull", "cold", "boring", "grim", "empty", "flat", "awful"]
@@ -87,6 +93,52 @@ def make_bert(
     }
     torch.manual_seed(seed)
     return BertForSequenceClassification(BertConfig(**{**settings, **options})).eval()
+
+
+def make_byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE as RoBERTa has it, of all bytes and two merges: other ids and other lengths."""
+    bytes_, special = sorted(pre_tokenizers.ByteLevel.alphabet()), ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    vocabulary = {piece: i for i, piece in enumerate([*special, *bytes_, "oo", "th"])}
+    core = Tokenizer(models.BPE(vocabulary, [("o", "o"), ("t", "h")], unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token="<s>",
+        eos_token="</s>",
+        cls_token="<s>",
+        sep_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        mask_token="<mask>",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def make_roberta(
+    layers: int = 2, *, seed: int = 0, labels: dict[int, str] | None = None, **options
+) -> RobertaForSequenceClassification:
+    """A width-16 RoBERTa that reads the ids of `make_byte_tokenizer`, 96 of them at most."""
+    labels = labels or {0: "negative", 1: "positive"}
+    settings = {
+        "vocab_size": 263,
+        "hidden_size": 16,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "intermediate_size": 32,
+        "max_position_embeddings": 98,
+        "type_vocab_size": 1,
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "initializer_range": 0.2,
+        "id2label": labels,
+        "label2id": {name: i for i, name in labels.items()},
+    }
+    torch.manual_seed(seed)
+    return RobertaForSequenceClassification(RobertaConfig(**{**settings, **options})).eval()
 
 
 def make_dataset(rows: int = 32) -> Dataset:

@@ -16,6 +16,7 @@ from hfdistill.labels import (
     check_labels,
     check_same_task,
     class_names,
+    in_order_of,
     match_labels,
     missing,
     row_losses,
@@ -299,3 +300,11 @@ def test_row_losses_are_torchs_own_losses_row_by_row():
     assert regression[:, 1].tolist() == [1, 0, 1]
     expected = [(logits[0, 0].item() - 0.5) ** 2, 0.0, (logits[2, 0].item() - 2) ** 2]
     torch.testing.assert_close(regression[:, 0], torch.tensor(expected))
+
+
+def test_labels_stand_in_another_models_order():
+    columns = [2, 0, 1]  # the student's class 0 is the teacher's column 2
+    assert in_order_of(torch.tensor([0, 1, 2, -100]), columns).tolist() == [2, 0, 1, -100]
+    assert in_order_of(torch.tensor([[1.0, 0.0, -100.0]]), columns).tolist() == [[0.0, -100.0, 1.0]]
+    labels = torch.tensor([0, 1])
+    assert in_order_of(labels, None) is labels

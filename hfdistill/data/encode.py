@@ -12,13 +12,18 @@ logger = logging.getLogger(__name__)
 
 DatasetLike = TypeVar("DatasetLike")
 
-_CUT = "_cut"
+CUT = "_cut"
 _UNLIMITED = 10**9  # a tokenizer without a limit reports 1e30
 _STAND_INS = ("cls_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "unk_token_id")
 
 
 def encode(
-    dataset: DatasetLike, tokenizer: Any, *, max_length: int | None = None, token_types: bool = False
+    dataset: DatasetLike,
+    tokenizer: Any,
+    *,
+    max_length: int | None = None,
+    token_types: bool = False,
+    prefix: str = "",
 ) -> DatasetLike:
     """The dataset with `text` (and `text_pair`) replaced by the token ids that a model reads.
 
@@ -33,6 +38,8 @@ def encode(
         max_length: Tokens per row, special tokens included; None for the tokenizer's own limit.
         token_types: Ask for `token_type_ids` where the tokenizer does not return them by itself. A BERT
             teacher needs them for pairs although a DistilBERT student has none.
+        prefix: Begins the names of the new columns, "teacher_" for a teacher with a tokenizer of its own. The
+            text then stays, for the student's.
 
     Returns:
         A dataset of the same kind with `input_ids`, `attention_mask` and whatever else the tokenizer gives.
@@ -51,20 +58,26 @@ def encode(
         ['label', 'input_ids', 'token_type_ids', 'attention_mask']
     """
     splits = dataset if isinstance(dataset, dict) else {"": dataset}
-    encoded = {name: _encode_split(rows, tokenizer, max_length, token_types) for name, rows in splits.items()}
+    encoded = {
+        name: _encode_split(rows, tokenizer, max_length, token_types, prefix) for name, rows in splits.items()
+    }
     counted = {name: rows for name, rows in encoded.items() if isinstance(rows, Dataset)}
-    cut = sum(sum(rows[_CUT][:]) for rows in counted.values())
+    cut = sum(sum(rows[CUT][:]) for rows in counted.values())
     if cut:
         total = sum(len(rows) for rows in counted.values())
         limit = _limit(tokenizer, max_length)
         logger.warning(
-            "%s of %s rows are longer than %s tokens and were cut", f"{cut:,}", f"{total:,}", limit
+            "%s of %s rows are longer than %s tokens and were cut%s",
+            f"{cut:,}",
+            f"{total:,}",
+            limit,
+            f" (columns {prefix}…)" if prefix else "",
         )
-    encoded |= {name: rows.remove_columns(_CUT) for name, rows in counted.items()}
+    encoded |= {name: rows.remove_columns(CUT) for name, rows in counted.items()}
     return type(dataset)(encoded) if isinstance(dataset, dict) else encoded[""]
 
 
-def _encode_split(rows: Any, tokenizer: Any, max_length: int | None, token_types: bool) -> Any:
+def _encode_split(rows: Any, tokenizer: Any, max_length: int | None, token_types: bool, prefix: str) -> Any:
     if not isinstance(rows, (Dataset, IterableDataset)):
         raise ValueError(
             f"encode reads a datasets.Dataset, IterableDataset or dict of them, found {type(rows).__name__}. "
@@ -77,16 +90,30 @@ def _encode_split(rows: Any, tokenizer: Any, max_length: int | None, token_types
             "Load the data with load(...), or rename the column: dataset.rename_column('sentence', 'text')."
         )
     texts = [name for name in ("text", "text_pair") if name in columns]
+    encoder = Encoder(
+        tokenizer,
+        limit=room_for_text(tokenizer, max_length, pairs=len(texts) == 2),
+        token_types=token_types,
+        counts=isinstance(rows, Dataset),
+        prefix=prefix,
+    )
+    return rows.map(encoder, batched=True, with_indices=True, remove_columns=[] if prefix else texts)
+
+
+def room_for_text(tokenizer: Any, max_length: int | None, *, pairs: bool) -> int | None:
+    """Tokens that a row may have, or None for any number.
+
+    Raises:
+        ValueError: where the special tokens leave no room.
+    """
     limit = _limit(tokenizer, max_length)
-    special = tokenizer.num_special_tokens_to_add(pair=len(texts) == 2)
+    special = tokenizer.num_special_tokens_to_add(pair=pairs)
     if limit is not None and limit <= special:
         raise ValueError(
             f"A row may have {limit} tokens, of which the tokenizer needs {special} for special tokens: no "
             f"text is left. Pass max_length={special + 1} or more."
         )
-    counts = isinstance(rows, Dataset)
-    encoder = _Encoder(tokenizer, limit=limit, token_types=token_types, counts=counts)
-    return rows.map(encoder, batched=True, with_indices=True, remove_columns=texts)
+    return limit
 
 
 def _limit(tokenizer: Any, max_length: int | None) -> int | None:
@@ -95,15 +122,17 @@ def _limit(tokenizer: Any, max_length: int | None) -> int | None:
 
 
 @dataclass(frozen=True)
-class _Encoder:
+class Encoder:
     """One batch of texts to ids. `datasets` hashes its fields for the cache: the whole tokenizer."""
 
     tokenizer: Any
     limit: int | None
     token_types: bool
     counts: bool
+    prefix: str = ""
 
     def __call__(self, batch: dict[str, list[Any]], rows: list[int]) -> dict[str, list[Any]]:
+        """The new columns of a batch whose rows have these numbers in the dataset."""
         columns = [batch[name] for name in ("text", "text_pair") if name in batch]
         for name, texts in zip(("text", "text_pair"), columns, strict=False):
             _check_readable(name, texts, rows)
@@ -119,10 +148,11 @@ class _Encoder:
                 for i, value in zip(long, values, strict=True):
                     encoded[key][i] = value
         self._fill_empty(encoded, rows)
+        encoded = {self.prefix + key: values for key, values in encoded.items()}
         if self.counts:
-            encoded[_CUT] = [False] * len(rows)
+            encoded[CUT] = [False] * len(rows)
             for i in long:
-                encoded[_CUT][i] = True
+                encoded[CUT][i] = True
         return encoded
 
     def _tokenize(self, columns: list[list[str]], *, cut: bool) -> dict[str, list[Any]]:

@@ -80,7 +80,8 @@ class LayerObjective(Objective):
             whose = "student" if student is None else "teacher"
             raise ValueError(
                 f"{self!r} looks inside the {whose}, but where that one keeps its layers is not known. "
-                f"Tell it with hfdistill.anatomy.register_anatomy, or use a term on logits, such as KD()."
+                f"Tell it with hfdistill.anatomy.register_anatomy, or use a term on logits, such as KD(). Of "
+                f"an Ensemble, name the member to look into: features=0."
             )
         return student, teacher
 

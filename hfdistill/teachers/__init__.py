@@ -1,5 +1,6 @@
 """Who teaches."""
 
-from hfdistill.teachers.base import ModelTeacher, Teacher, as_teacher
+from hfdistill.teachers.base import ModelTeacher, Teacher, as_teacher, settle_tokens
+from hfdistill.teachers.ensemble import Ensemble
 
-__all__ = ["ModelTeacher", "Teacher", "as_teacher"]
+__all__ = ["Ensemble", "ModelTeacher", "Teacher", "as_teacher", "settle_tokens"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from hfdistill.pretrained import load_classifier
+from hfdistill.pretrained import load_classifier, load_tokenizer
+from hfdistill.tokens import difference, tokenizer_print
 from hfdistill.trace import Batch, Tap, Trace, accepted_inputs, run
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "teacher_"
+"""Begins the names of a batch's columns for a teacher that has a tokenizer of its own."""
 
 
 class Teacher(nn.Module):
@@ -35,11 +42,20 @@ class Teacher(nn.Module):
     same_tokens: bool = True
     """False where it reads other tokens than the student: terms that compare token by token then refuse."""
 
+    tokenizer: Any = None
+    """What makes its token ids of a text, where that is known; see `settle_tokens`."""
+
+    prefix: str = ""
+    """Begins the names of its columns in a batch, where it has columns of its own."""
+
+    wants_labels: bool = False
+    """True where `trace` reads `batch["labels"]`, gold labels in the order of its own classes, when there."""
+
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
         """The teacher's view of a batch: logits (B, C), and readings of the taps, without a graph.
 
         Args:
-            batch: what the collator made, without labels, on the run's device.
+            batch: what the collator made, on the run's device; with labels for teachers that want them.
             taps: what to read inside; none for objectives on logits.
         """
         raise NotImplementedError(f"{type(self).__name__} needs a `trace(batch)` that returns a Trace.")
@@ -48,12 +64,33 @@ class Teacher(nn.Module):
         """The batch as this teacher's own model takes it: its token ids under the names of a forward.
 
         The student's columns, unless the teacher has a tokenizer of its own.
+
+        Raises:
+            ValueError: where its own columns are missing.
         """
-        return batch
+        if not self.prefix:
+            return batch
+        own = {name.removeprefix(self.prefix): x for name, x in batch.items() if name.startswith(self.prefix)}
+        if "input_ids" not in own:
+            raise ValueError(
+                f"The teacher has a tokenizer of its own and reads {self.prefix}input_ids, but the batch has "
+                f"{', '.join(batch)}. Give the data with its text, or collate with "
+                "DistillationCollator(tokenizer, teacher_tokenizer)."
+            )
+        return own
 
     def inputs(self) -> frozenset[str]:
         """Names of the batch columns it reads beside the student's, so that they are not dropped."""
         return frozenset()
+
+    def parts(self) -> Sequence[Teacher]:
+        """The teachers that read the batch: itself, unless it is made of others."""
+        return (self,)
+
+    @property
+    def inner(self) -> Teacher | None:
+        """The teacher that can be looked into: itself, unless it is made of others."""
+        return self
 
     def fingerprint(self) -> str:
         """Tells one teacher from another when a run is resumed."""
@@ -63,12 +100,21 @@ class Teacher(nn.Module):
 class ModelTeacher(Teacher):
     """A frozen model: in `eval()` and without grad at every forward, whatever happened to it in between.
 
+    With a tokenizer of its own it reads columns of its own in the batch, `teacher_input_ids` and so on, so
+    that a byte-level model can teach a WordPiece one. The trainer makes these columns out of the text, and
+    leaves them away where the tokenizer turns out to be the student's.
+
     Args:
         model: a classifier, or any module whose output has logits. It is frozen in place.
+        tokenizer: its own, where it reads other token ids than the student. Texts are cut to the model's
+            limit and the tokenizer's `model_max_length`.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, tokenizer: Any = None) -> None:
         super().__init__()
+        self.tokenizer = tokenizer
+        if tokenizer is not None:
+            self.prefix, self.same_tokens = PREFIX, False
         self.model = model.requires_grad_(False).eval()
         self.config = getattr(model, "config", None)
         self._accepts = accepted_inputs(model)
@@ -77,14 +123,14 @@ class ModelTeacher(Teacher):
         """One forward pass; see `Teacher.trace`."""
         self.model.eval()
         with torch.no_grad():
-            return run(self.model, batch, accepts=self._accepts, taps=taps)
+            return run(self.model, self.reads(batch), accepts=self._accepts, taps=taps)
 
     def inputs(self) -> frozenset[str]:
-        """The arguments of the model's forward."""
-        return self._accepts
+        """The arguments of the model's forward, under the names that they have in a batch."""
+        return frozenset(self.prefix + name for name in self._accepts)
 
     def fingerprint(self) -> str:
-        """sha256 over config and weights."""
+        """sha256 over config and weights, and over the tokenizer where that is not the student's."""
         digest = hashlib.sha256()
         if self.config is not None:
             settings = {name: value for name, value in self.config.to_dict().items() if name[0] != "_"}
@@ -93,11 +139,13 @@ class ModelTeacher(Teacher):
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        if self.prefix:
+            digest.update(tokenizer_print(self.tokenizer).encode())
         return digest.hexdigest()
 
 
 def as_teacher(source: str | Path | PreTrainedModel | nn.Module | Teacher) -> Teacher:
-    """A Teacher from an id, a path, a model, or itself.
+    """A Teacher from an id, a path, a model, or itself; with the tokenizer that lies beside it.
 
     Raises:
         TypeError: for anything else.
@@ -105,10 +153,48 @@ def as_teacher(source: str | Path | PreTrainedModel | nn.Module | Teacher) -> Te
     if isinstance(source, Teacher):
         return source
     if isinstance(source, (str, Path)):
-        return ModelTeacher(load_classifier(source))
+        teacher = ModelTeacher(load_classifier(source))
+        teacher.tokenizer = load_tokenizer(source)
+        if teacher.tokenizer is None:
+            logger.warning(
+                "No tokenizer lies beside the teacher %s: it is taken to read the student's ids.", source
+            )
+        return teacher
     if isinstance(source, nn.Module):
         return ModelTeacher(source)
     raise TypeError(
         f"teacher is a Hub id, a path, a model or a hfdistill.Teacher; found {type(source).__name__}. "
         "Type teacher='textattack/bert-base-uncased-SST-2' or the folder of a fine-tuned model."
     )
+
+
+def settle_tokens(teacher: Teacher, tokenizer: Any) -> dict[str, list[Teacher]]:
+    """Compare a teacher's tokenizers with the student's, and name the columns of those that differ.
+
+    Args:
+        teacher: its parts get their `prefix` and `same_tokens`: "teacher_", or "teacher0_", "teacher1_", …
+            for the distinct tokenizers of a teacher made of several.
+        tokenizer: the student's; None where it is not known, and then what was said at construction holds.
+
+    Returns:
+        For each prefix, the parts that read its columns; empty where all read the student's.
+    """
+    groups: list[list[Teacher]] = []
+    for part in teacher.parts():
+        if part.tokenizer is None:
+            continue
+        other = bool(part.prefix) if tokenizer is None else difference(tokenizer, part.tokenizer) is not None
+        part.prefix, part.same_tokens = "", not other
+        if not other:
+            continue
+        group = next((g for g in groups if difference(g[0].tokenizer, part.tokenizer) is None), None)
+        if group is None:
+            groups.append([part])
+        else:
+            group.append(part)
+    named = {PREFIX: groups[0]} if groups and groups[0][0] is teacher else {}
+    named = named or {f"teacher{i}_": group for i, group in enumerate(groups)}
+    for prefix, group in named.items():
+        for part in group:
+            part.prefix = prefix
+    return named

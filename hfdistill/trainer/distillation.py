@@ -56,7 +56,8 @@ class DistillationTrainer(ProjectionTrainer):
             0.5 * LabelMSE() + 0.5 * LogitMSE().
         label_map: teacher class → student class, where their names do not say it.
         **options: the further arguments of Trainer, by name. A `datasets.Dataset` with a `text` (and
-            `text_pair`) column is tokenised with `processing_class`; one with `input_ids` is taken as it is.
+            `text_pair`) column is tokenised with `processing_class`, and a second time for a teacher whose
+            tokenizer is another; one with `input_ids` is taken as it is.
 
     Raises:
         ValueError: before the first step, where objective, classes, labels or arguments do not fit together.
@@ -88,11 +89,9 @@ class DistillationTrainer(ProjectionTrainer):
         if isinstance(model, (str, Path)):
             model = load_student(model, like=getattr(self.teacher, "config", None))
         self._label_map = label_map
-        tokenizer, collator = options.get("processing_class"), options.get("data_collator")
-        configs = [getattr(model, "config", None), getattr(self.teacher, "config", None)]
-        self._reader = preflight.Reader(
-            args, configs=configs, collator=collator, inputs=self._teacher_inputs()
-        )
+        tokenizer = options.get("processing_class")
+        self._reader = preflight.Reader.of(args, getattr(model, "config", None), self.teacher, options)
+        options["data_collator"] = self._reader.collate(tokenizer)
         for name in ("train_dataset", "eval_dataset"):
             options[name] = self._reader(options.get(name), tokenizer)
         super().__init__(model, args, **options)
@@ -138,12 +137,13 @@ class DistillationTrainer(ProjectionTrainer):
             self._columns = spaces.match_labels(config, theirs, label_map=self._label_map)
         smoothing = self.args.label_smoothing_factor if self.task == "single_label" else 0.0
         self._classes = getattr(config, "num_labels", 2)
+        inner = getattr(self.teacher, "inner", None)
         sizes = {"student": known_anatomy(model)}
-        sizes["teacher"] = known_anatomy(self.teacher) or known_anatomy(getattr(self.teacher, "model", None))
-        tokens = getattr(self.teacher, "same_tokens", True)
+        sizes["teacher"] = known_anatomy(inner) or known_anatomy(getattr(inner, "model", None))
+        tokens = getattr(inner, "same_tokens", True)
         self.blend.bind(Setting(self.task, self._classes, smoothing, **sizes, same_tokens=tokens))
         self.blend.to(self.args.device)
-        preflight.check_inside(self.blend, self.args, student=model, teacher=self.teacher)
+        preflight.check_inside(self.blend, self.args, student=model, teacher=inner)
         self._accepts = accepted_inputs(model)
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
@@ -178,6 +178,7 @@ class DistillationTrainer(ProjectionTrainer):
             part = [data[i] for i in range(start, min(start + size, limit, len(data)))]
             batch = dict(self._prepare_inputs(self.data_collator(part)))
             labels = self._labels(batch)
+            batch = {name: value for name, value in batch.items() if name not in self.label_names}
             answers += self._teach(batch).logits.argmax(-1)[labels != -100].tolist()
             gold += labels[labels != -100].tolist()
         if gold:
@@ -268,9 +269,13 @@ class DistillationTrainer(ProjectionTrainer):
             labels = spaces.unlabelled(rows(batch), self._classes, self.task).to(self.args.device)
         return spaces.as_targets(labels, self.task)
 
-    def _teach(self, batch: Batch, taps: Collection[Tap] = frozenset()) -> Trace:
+    def _teach(
+        self, batch: Batch, taps: Collection[Tap] = frozenset(), labels: Tensor | None = None
+    ) -> Trace:
         """The teacher's view of a batch, its columns in the student's order."""
         assert self.teacher is not None  # noqa: S101 - compute_loss asks only where an objective reads a teacher
+        if self.teacher.wants_labels and labels is not None:
+            batch = {**batch, "labels": spaces.in_order_of(labels, self._columns)}
         with torch.no_grad(), self.accelerator.autocast():
             trace = self.teacher.trace(batch, taps=taps) if taps else self.teacher.trace(batch)
         if self._columns is None:
@@ -296,7 +301,7 @@ class DistillationTrainer(ProjectionTrainer):
         own, other = self.blend.taps()
         student = run(model, batch, accepts=self._accepts, taps=own)
         taught = self.blend.needs_teacher_now
-        teacher = self._teach(batch, other) if taught else Trace(student.logits.detach())
+        teacher = self._teach(batch, other, labels) if taught else Trace(student.logits.detach())
         _refuse_other_shape(student, teacher)
         weights = torch.tensor(self.blend.weights, device=student.logits.device)
         if num_items_in_batch is not None:  # DDP, FSDP and ZeRO average gradients over processes

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import Dataset, IterableDataset
@@ -15,11 +15,15 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from hfdistill import labels as spaces
 from hfdistill.anatomy import longest_input
 from hfdistill.arguments import option
-from hfdistill.data import encode
+from hfdistill.data import DistillationCollator, encode
 from hfdistill.objectives import Blend
+from hfdistill.teachers import Teacher, settle_tokens
 from hfdistill.trace import check_taps
 
 logger = logging.getLogger(__name__)
+
+_ROUNDING = 128
+"""Embeddings are rounded up to a multiple of this at most; larger differences are other vocabularies."""
 
 
 def refuse_data_parallel(args: TrainingArguments) -> None:
@@ -60,15 +64,57 @@ class Reader:
 
     Args:
         args: the run's.
-        configs: of student and teacher; None where there is none.
+        configs: of the student and of the teachers that read its tokens; None where there is none.
         collator: the user's own, which then reads the text itself, unless it only pads.
         inputs: what the teacher reads.
+        others: teachers that read other tokens, by the prefix of their columns.
     """
 
     args: TrainingArguments
     configs: Sequence[Any]
     collator: Any
     inputs: frozenset[str]
+    others: Mapping[str, Sequence[Teacher]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, args: TrainingArguments, student: Any, teacher: Teacher | None, options: Any) -> Reader:
+        """A reader for this run.
+
+        Args:
+            args: the run's.
+            student: its config.
+            teacher: its parts learn here which of them read the student's tokens.
+            options: the run's `processing_class` and `data_collator`.
+
+        Raises:
+            ValueError: for a teacher whose vocabulary is another, and whose tokenizer is not known.
+        """
+        tokenizer = options.get("processing_class")
+        tokenizer = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
+        others = {} if teacher is None else settle_tokens(teacher, tokenizer)
+        parts = [] if teacher is None else [part for part in teacher.parts() if not part.prefix]
+        for part in parts:
+            _check_vocabularies(student, part)
+        configs = [student, *(part.config for part in parts)]
+        inputs = frozenset() if teacher is None else teacher.inputs()
+        return cls(args, configs, options.get("data_collator"), inputs, others)
+
+    def collate(self, tokenizer: Any) -> Any:
+        """The collator of the run: the user's own, or one that pads each side with its own tokenizer."""
+        padder = self.collator
+        if not self.others or not isinstance(tokenizer, PreTrainedTokenizerBase):
+            return padder
+        if padder is not None and not isinstance(padder, DataCollatorWithPadding):
+            return padder
+        tokenizers = {prefix: parts[0].tokenizer for prefix, parts in self.others.items()}
+        theirs = [part.config for parts in self.others.values() for part in parts]
+        return DistillationCollator(
+            tokenizer,
+            tokenizers,
+            max_length=self._room(),
+            teacher_max_length=_shortest(theirs),
+            padder=padder,
+        )
 
     def __call__(self, data: Any, tokenizer: Any) -> Any:
         """The data, tokenised where it holds raw text.
@@ -79,13 +125,14 @@ class Reader:
         if isinstance(data, dict):
             return {name: self(part, tokenizer) for name, part in data.items()}
         columns = getattr(data, "column_names", None) or []
-        if (
-            not isinstance(data, (Dataset, IterableDataset))
-            or "text" not in columns
-            or "input_ids" in columns
-        ):
+        if not isinstance(data, (Dataset, IterableDataset)) or "text" not in columns:
             return data
         if reads_by_itself(self.args, self.collator, data):
+            return data
+        for prefix, parts in self.others.items():
+            if f"{prefix}input_ids" not in columns:
+                data = self._read_for(prefix, parts, data)
+        if "input_ids" in columns:
             return data
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise ValueError(
@@ -93,25 +140,92 @@ class Reader:
                 "processing_class=AutoTokenizer.from_pretrained(...), or tokenise the data first."
             )
         self._check_vocabulary(tokenizer)
-        rooms = [option(self.args, "max_length"), *(longest_input(c) for c in self.configs if c is not None)]
         token_types = "text_pair" in columns and "token_type_ids" in self.inputs
         with self.args.main_process_first(desc="tokenisation"):
-            room = min((room for room in rooms if room), default=None)
-            return encode(data, tokenizer, max_length=room, token_types=token_types)
+            return encode(data, tokenizer, max_length=self._room(), token_types=token_types)
+
+    def _room(self) -> int | None:
+        """Tokens of a row for the student and those who read its tokens."""
+        rooms = (option(self.args, "max_length"), _shortest(self.configs))
+        return min((room for room in rooms if room), default=None)
+
+    def check_columns(self, data: Any, *, split: str) -> None:
+        """Refuse data that was tokenised for the student alone.
+
+        Raises:
+            ValueError: naming the columns that are missing, and how to make them.
+        """
+        columns = getattr(data, "column_names", None) or []
+        if "input_ids" not in columns or reads_by_itself(self.args, self.collator, data):
+            return
+        lacking = [f"{prefix}input_ids" for prefix in self.others if f"{prefix}input_ids" not in columns]
+        if lacking:
+            raise ValueError(
+                f"{split} is already tokenised ({', '.join(columns)}), and the teacher has another tokenizer "
+                f"than the student: it would read these ids as other words. Give {split} with its text "
+                "(columns text[, text_pair]), which is then tokenised for both, or add the columns "
+                f"{', '.join(lacking)}: encode(dataset, teacher_tokenizer, prefix='teacher_') before the "
+                "student's encode(dataset, tokenizer)."
+            )
+
+    def _read_for(self, prefix: str, parts: Sequence[Teacher], data: Any) -> Any:
+        """The data with the columns of teachers that read other tokens, cut to their own limits."""
+        tokenizer, configs = parts[0].tokenizer, [part.config for part in parts if part.config is not None]
+        for config in configs:
+            _check_room_for(tokenizer, config, role="teacher")
+        kinds = max((getattr(config, "type_vocab_size", 0) or 0 for config in configs), default=0)
+        pairs = "text_pair" in (data.column_names or [])
+        with self.args.main_process_first(desc="tokenisation"):
+            return encode(
+                data,
+                tokenizer,
+                max_length=_shortest(configs),
+                token_types=pairs and kinds > 1 and f"{prefix}token_type_ids" in self.inputs,
+                prefix=prefix,
+            )
 
     def _check_vocabulary(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        for role, config in zip(("student", "teacher"), self.configs, strict=True):
-            size = getattr(config, "vocab_size", None)
-            if size is not None and size < len(tokenizer):
-                raise ValueError(
-                    f"The tokenizer has {len(tokenizer)} tokens and the {role}'s embedding {size}. Use the "
-                    f"{role}'s own tokenizer, or type {role}.resize_token_embeddings({len(tokenizer)})."
-                )
+        for role, config in zip(("student", *["teacher"] * len(self.configs)), self.configs, strict=False):
+            _check_room_for(tokenizer, config, role=role)
+
+
+def _shortest(configs: Sequence[Any]) -> int | None:
+    """Tokens that all models have positions for; None where none has a limit."""
+    rooms = [longest_input(config) for config in configs if config is not None]
+    return min((room for room in rooms if room), default=None)
+
+
+def _check_room_for(tokenizer: PreTrainedTokenizerBase, config: Any, *, role: str) -> None:
+    size = getattr(config, "vocab_size", None)
+    if size is not None and size < len(tokenizer):
+        raise ValueError(
+            f"The tokenizer has {len(tokenizer)} tokens and the {role}'s embedding {size}. Use the "
+            f"{role}'s own tokenizer, or type {role}.resize_token_embeddings({len(tokenizer)})."
+        )
+
+
+def _check_vocabularies(student: Any, teacher: Teacher) -> None:
+    """Refuse a teacher that is given without a tokenizer, and whose vocabulary cannot be the student's."""
+    own, theirs = (getattr(config, "vocab_size", None) for config in (student, teacher.config))
+    if teacher.tokenizer is not None or not isinstance(own, int) or not isinstance(theirs, int):
+        return
+    if abs(own - theirs) >= _ROUNDING:
+        raise ValueError(
+            f"The student's vocabulary has {own:,} tokens and the teacher's {theirs:,}, so the teacher would "
+            "read the student's ids as other words. Name its tokenizer: teacher="
+            "ModelTeacher(model, tokenizer=AutoTokenizer.from_pretrained(...)); where both do read "
+            "the same ids, that is the student's."
+        )
 
 
 def check_inside(blend: Blend, args: TrainingArguments, *, student: nn.Module, teacher: Any) -> None:
     """Refuse terms that cannot look inside these networks, and say what depends on how rows are split."""
     own, other = blend.taps(ever=True)
+    if other and teacher is None:
+        raise ValueError(
+            f"{blend} looks inside the teacher, which has several insides. Name the member to look into, "
+            "Ensemble(members, features=0), or use terms on logits, such as KD()."
+        )
     if (own or other) and args.torch_compile:
         raise ValueError(
             f"{blend} looks inside the networks, which compiled code does not allow. Leave torch_compile "
@@ -132,7 +246,9 @@ def check_inside(blend: Blend, args: TrainingArguments, *, student: nn.Module, t
 
 def reads_by_itself(args: TrainingArguments, collator: Any, data: Any) -> bool:
     """Whether the user's own code makes the model's inputs: a transform, a collator, columns kept for one."""
-    own_collator = collator is not None and not isinstance(collator, DataCollatorWithPadding)
+    own_collator = collator is not None and not isinstance(
+        collator, (DataCollatorWithPadding, DistillationCollator)
+    )
     transformed = isinstance(data, Dataset) and data.format["type"] == "custom"
     return own_collator or transformed or not args.remove_unused_columns
 
@@ -157,6 +273,8 @@ def check_data(train: Any, evaluation: Any, *, config: Any, objective: Blend, re
     else:
         sets["eval_dataset"] = evaluation
     for split, data in sets.items():
+        if objective.needs_teacher:
+            reader.check_columns(data, split=split)
         if not isinstance(data, Dataset) or config is None:
             continue
         if len(data) == 0:

@@ -8,8 +8,18 @@ import torch
 from datasets import Dataset
 from safetensors.torch import save_file
 
-from hfdistill import KD, After, CrossEntropy, DistillationTrainer, HiddenMSE, MiniLMv2, Until
-from tests.conftest import make_bert, make_sentences, make_tokenizer
+from hfdistill import (
+    KD,
+    After,
+    CrossEntropy,
+    DistillationTrainer,
+    Ensemble,
+    HiddenMSE,
+    MiniLMv2,
+    ModelTeacher,
+    Until,
+)
+from tests.conftest import make_bert, make_byte_tokenizer, make_roberta, make_sentences, make_tokenizer
 from tests.trainer.conftest import GradientRecorder, quiet_arguments
 
 TEXTS, CLASSES = zip(*make_sentences(24), strict=True)
@@ -31,6 +41,7 @@ CASES = [
     (21, "split"),
     (21, "inside"),
     (21, "stages"),
+    (21, "ensemble"),
 ]
 
 
@@ -55,12 +66,17 @@ def run(folder: Path, rows: int, kind: str, processes: int, **options):
     if kind == "split":  # the batch size is then that of all processes together
         settings |= {"per_device_train_batch_size": 8, "accelerator_config": {"split_batches": True}}
         settings["train_sampling_strategy"] = "sequential"
+    inside = {"hidden_size": 32} if kind in OBJECTIVES else {}
+    teacher = make_bert(3, seed=1, **shape, **inside)
+    if kind == "ensemble":
+        other = ModelTeacher(make_roberta(seed=4), tokenizer=make_byte_tokenizer())
+        teacher = Ensemble([teacher, other], weights="confidence")
     trainer = DistillationTrainer(
         make_bert(2, seed=2, **shape),
         quiet_arguments(
             folder / f"run-{rows}-{kind}", per_device_eval_batch_size=4, **{**settings, **options}
         ),
-        teacher=make_bert(3, seed=1, **(shape | ({"hidden_size": 32} if kind in OBJECTIVES else {}))),
+        teacher=teacher,
         objective=OBJECTIVES.get(kind),
         train_dataset=train,
         eval_dataset=data,

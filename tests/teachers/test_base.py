@@ -10,8 +10,8 @@ from torch import nn
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 from hfdistill import ModelTeacher, Teacher, Trace
-from hfdistill.teachers import as_teacher
-from tests.conftest import make_bert
+from hfdistill.teachers import as_teacher, settle_tokens
+from tests.conftest import make_bert, make_byte_tokenizer, make_roberta, make_tokenizer
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,6 +100,39 @@ def test_any_module_with_logits_teaches():
     assert teacher.config is None
     assert teacher.inputs() == {"input_ids"}
     assert torch.equal(teacher.trace(batch()).logits, model(batch()["input_ids"])["logits"])
+
+
+# Tokens
+
+
+def test_a_tokenizer_of_its_own_means_columns_of_its_own():
+    model = make_roberta()
+    teacher = ModelTeacher(model, tokenizer=make_byte_tokenizer())
+    own = dict(make_byte_tokenizer()(["good", "a dull film"], padding=True, return_tensors="pt"))
+    both = {**batch(), **{f"teacher_{name}": value for name, value in own.items()}}
+    assert teacher.reads(both).keys() == own.keys()
+    trace = teacher.trace(both)
+    assert torch.equal(trace.logits, model(**own).logits)
+    assert torch.equal(trace.attention_mask, own["attention_mask"])
+    assert {"teacher_input_ids", "teacher_attention_mask"} <= teacher.inputs()
+    assert not teacher.same_tokens
+    with pytest.raises(
+        ValueError, match="reads teacher_input_ids, but the batch has input_ids, attention_mask"
+    ):
+        teacher.trace(batch())
+
+
+def test_without_a_word_on_the_students_tokenizer_what_was_said_holds(tmp_path):
+    make_bert().save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    found, said = as_teacher(tmp_path), ModelTeacher(make_bert(), tokenizer=make_tokenizer())
+    assert settle_tokens(found, None) == {}
+    assert settle_tokens(said, None) == {"teacher_": [said]}
+    for teacher in (found, said):
+        assert settle_tokens(teacher, make_byte_tokenizer()) == {"teacher_": [teacher]}
+        assert settle_tokens(teacher, make_tokenizer()) == {}
+        assert (teacher.prefix, teacher.same_tokens) == ("", True)
+        assert torch.equal(teacher.trace(batch()).logits, make_bert()(**batch()).logits)
 
 
 # Fingerprints

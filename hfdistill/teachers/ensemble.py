@@ -1,0 +1,286 @@
+"""Several teachers that answer as one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hfdistill import labels as spaces
+from hfdistill.teachers.base import Teacher, as_teacher
+from hfdistill.trace import Batch, Tap, Trace
+
+Member = str | Path | nn.Module
+Weighing = Literal["confidence", "entropy"]
+
+
+class Ensemble(Teacher):
+    """The weighted mean of what several teachers say: p = Σ_k w_k softmax(z_k/T), logits T·log p + c.
+
+    Multi-label: the mean of sigmoid(z_k/T) per class; regression: of the values. c is the same for every
+    class (Σ_k w_k T·logsumexp(z_k/T)), so that members who agree give back their own logits, and
+    softmax(logits/T) is exactly p. Probabilities are averaged, not logits: then the gradient of KD is the
+    mean of the members' own. For that to hold at KD's temperature, set `temperature` to it; at 1 the average
+    is that of the members' plain answers, which KD softens afterwards. A high temperature comes near the mean
+    of centred logits.
+
+    Weights per row, K members, from their plain answers (temperature 1):
+
+    - "entropy": w_k = (1 - H_k/Σ_j H_j)/(K-1), H_k the entropy of member k's answer (multi-label: the mean
+      over classes). Who is sure counts more, right or wrong. EBKD in the code of Zhang et al. 2022, here made
+      to sum to 1.
+    - "confidence": w_k = (1 - exp(CE_k)/Σ_j exp(CE_j))/(K-1), CE_k the cross-entropy with the gold label
+      (CA-MKD, Zhang, Chen, Wang 2022, arXiv 2201.00007; multi-label: the mean over known classes). Who is
+      right counts more. Rows without a label take "entropy".
+
+    Use it where several fine-tuned models of one task are at hand, of whatever architecture: members need
+    neither the same tokenizer nor the same order of classes, which are matched by name to the first member's.
+    Each member runs at every step and stays in memory; a member may be any `Teacher`, also one that replays
+    recorded answers. Not for members who know different classes.
+
+    Args:
+        members: Hub ids, paths, models or Teachers; as a mapping, by name.
+        weights: None for equal ones; one number per member; or "confidence" or "entropy".
+        temperature: T at which probabilities are averaged.
+        features: the member that terms on layers look into, by name or number. None: such terms are refused.
+
+    Raises:
+        ValueError: at construction, for no member, weights that are none, or a member that is not there.
+        LabelSpaceError: at construction, for members of different tasks or classes, naming both.
+
+    Example:
+        >>> import torch
+        >>> class Says(Teacher):
+        ...     def __init__(self, *logits):
+        ...         super().__init__()
+        ...         self.logits = torch.tensor([logits])
+        ...     def trace(self, batch):
+        ...         return Trace(self.logits)
+        >>> both = Ensemble([Says(0.0, 2.0), Says(1.0, 0.0)], weights=[3, 1])
+        >>> both.trace({}).logits.softmax(-1)
+        tensor([[0.2722, 0.7278]])
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member] | Mapping[str, Member],
+        *,
+        weights: Sequence[float] | Weighing | None = None,
+        temperature: float = 1.0,
+        features: str | int | None = None,
+    ) -> None:
+        super().__init__()
+        given = list(members.values()) if isinstance(members, Mapping) else list(members)
+        self.names = (
+            list(members) if isinstance(members, Mapping) else [_name(m, i) for i, m in enumerate(given)]
+        )
+        self.weights = _checked_weights(weights, len(given))
+        if not (isinstance(temperature, (int, float)) and 0 < temperature < math.inf):
+            raise ValueError(
+                f"Ensemble averages at a temperature above 0, found {temperature!r}. Usual: 1, or KD's."
+            )
+        self.temperature = float(temperature)
+        self.members = nn.ModuleList([as_teacher(member) for member in given])
+        self.features = None if features is None else self._number(features)
+        self._match_members()
+        self.wants_labels = weights == "confidence" or any(m.wants_labels for m in self._all())
+
+    def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
+        """The mean of the members' answers; readings are those of the member named by `features`."""
+        if taps and self.features is None:
+            raise ValueError(_NOT_INSIDE)
+        traces = [
+            member.trace(own, taps=taps) if taps and k == self.features else member.trace(own)
+            for k, (member, own) in enumerate(zip(self._all(), self._batches(batch), strict=True))
+        ]
+        logits = torch.stack(
+            [
+                _wide(trace.logits if order is None else trace.logits[:, order])
+                for trace, order in zip(traces, self._orders, strict=True)
+            ]
+        )  # (K, B, C)
+        view = traces[self.features or 0]
+        mean = self._mean(logits, self.weigh(logits, batch.get("labels")))
+        return Trace(logits=mean, attention_mask=view.attention_mask, readings=view.readings)
+
+    def weigh(self, logits: Tensor, labels: Tensor | None = None) -> Tensor:
+        """What each member counts on each row: (K, B), summing to 1 over members.
+
+        Args:
+            logits: (K, B, C), classes in the first member's order.
+            labels: (B,) or (B, C), in that order; missing ones are -100.
+        """
+        count, rows = logits.shape[:2]
+        if not isinstance(self.weights, str):
+            return logits.new_tensor(self.weights).unsqueeze(-1).expand(count, rows)
+        task = self._task_of(logits)
+        weights = _away_from(_entropies(logits, task))
+        if self.weights == "confidence" and labels is not None:
+            losses = torch.stack([spaces.row_losses(z, labels, task) for z in logits])  # (K, B, 2)
+            known = losses[0, :, 1] > 0
+            errors = losses[..., 0] / losses[..., 1].clamp(min=1)
+            weights = torch.where(known, _away_from(errors.softmax(0)), weights)
+        return weights
+
+    def inputs(self) -> frozenset[str]:
+        """What its members read."""
+        return frozenset().union(*(member.inputs() for member in self._all()))
+
+    def reads(self, batch: Batch) -> Batch:
+        """The batch as all its members take it.
+
+        Raises:
+            ValueError: where they have different tokenizers, so that no one reading stands for all.
+        """
+        if len({part.prefix for part in self.parts()}) > 1:
+            raise ValueError(
+                "The members of this Ensemble read different tokens, so one column of ids does not say what "
+                "they read. Record each member on its own, and make an Ensemble of the recorded ones."
+            )
+        return self._all()[0].reads(batch)
+
+    def parts(self) -> Sequence[Teacher]:
+        """Its members, and theirs."""
+        return tuple(part for member in self._all() for part in member.parts())
+
+    @property
+    def inner(self) -> Teacher | None:
+        """The member that `features` names."""
+        return None if self.features is None else self._all()[self.features].inner
+
+    def fingerprint(self) -> str:
+        """sha256 over the members' fingerprints and how they are averaged."""
+        facts = [
+            [member.fingerprint() for member in self._all()],
+            self.weights,
+            self.temperature,
+            self.features,
+        ]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def _all(self) -> list[Teacher]:
+        return list(self.members)  # type: ignore[arg-type]
+
+    def _number(self, name: str | int) -> int:
+        found = self.names.index(name) if name in self.names else name
+        if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found < len(self.names):
+            raise ValueError(
+                f"features={name!r} names no member. Choose one of {', '.join(map(repr, self.names))}, or a "
+                f"number from 0 to {len(self.names) - 1}."
+            )
+        return found
+
+    def _match_members(self) -> None:
+        """Fix the task, and each member's columns in the order of the first member that names its classes."""
+        self._orders: list[list[int] | None] = [None] * len(self.names)
+        named = [(k, member.config) for k, member in enumerate(self._all()) if member.config is not None]
+        self._task: spaces.TaskKind | None = None
+        if named:
+            first, self.config = named[0]
+            self._task = spaces.task_kind(self.config)
+        for k, config in named[1:]:
+            try:
+                spaces.check_same_task(self.config, config)
+                self._orders[k] = spaces.match_labels(self.config, config)
+            except spaces.LabelSpaceError as error:
+                here, there = (
+                    f"{self.names[i]} ({spaces.task_kind(c)}: {', '.join(spaces.class_names(c)[:6])})"
+                    for i, c in ((first, self.config), (k, config))
+                )
+                raise spaces.LabelSpaceError(
+                    f"The members {here} and {there} do not answer the same question, so there is no mean of "
+                    "their answers. Leave one out; where only the names differ, give it the other's: "
+                    "model.config.id2label = {0: ..., 1: ...}."
+                ) from error
+        if isinstance(self.weights, str) and self._task == "regression":
+            raise ValueError(
+                f"weights={self.weights!r} reads probabilities, and these members answer with one value "
+                "(regression). Leave weights at None, or give numbers."
+            )
+
+    def _batches(self, batch: Batch) -> list[Batch]:
+        """What each member is given: labels for those alone who want them, in the order of their classes."""
+        plain = {name: value for name, value in batch.items() if name != "labels"}
+        if "labels" not in batch:
+            return [plain] * len(self.names)
+        return [
+            {**plain, "labels": spaces.in_order_of(batch["labels"], order)} if member.wants_labels else plain
+            for member, order in zip(self._all(), self._orders, strict=True)
+        ]
+
+    def _task_of(self, logits: Tensor) -> spaces.TaskKind:
+        return self._task or ("regression" if logits.shape[-1] == 1 else "single_label")
+
+    def _mean(self, logits: Tensor, weights: Tensor) -> Tensor:
+        """(B, C) out of (K, B, C) and (K, B)."""
+        task, weights = self._task_of(logits), weights.unsqueeze(-1)
+        if task == "regression":
+            return (weights * logits).sum(0)
+        logits, parts = logits / self.temperature, weights.log()
+        if task == "multi_label":
+            yes, no = ((parts + F.logsigmoid(side)).logsumexp(0) for side in (logits, -logits))
+            return self.temperature * (yes - no)
+        level = (weights * logits.logsumexp(-1, keepdim=True)).sum(0)  # (B, 1)
+        return self.temperature * ((parts + logits.log_softmax(-1)).logsumexp(0) + level)
+
+
+_NOT_INSIDE = (
+    "Terms of the objective look inside the teacher, and an Ensemble has several insides. Name the member "
+    "that they look into, as in Ensemble(members, features=0), or use terms on logits, such as KD()."
+)
+
+
+def _name(member: Any, number: int) -> str:
+    return str(member) if isinstance(member, (str, Path)) else f"number {number} ({type(member).__name__})"
+
+
+def _checked_weights(weights: Any, members: int) -> list[float] | Weighing:
+    """Numbers that sum to 1, or the name of a rule."""
+    if members == 0:
+        raise ValueError("An Ensemble needs members, found none. Type Ensemble([one, another]).")
+    if weights is None:
+        return [1 / members] * members
+    if isinstance(weights, str):
+        if weights not in ("confidence", "entropy") or members < 2:
+            raise ValueError(
+                f"weights={weights!r} of {members} member(s). Choose 'confidence' or 'entropy' for two or "
+                "more, numbers, or None for equal weights."
+            )
+        return weights  # type: ignore[return-value]
+    numbers = [float(weight) for weight in weights]
+    fine = len(numbers) == members and all(0 <= w < math.inf for w in numbers) and sum(numbers) > 0
+    if not fine:
+        raise ValueError(
+            f"weights={list(weights)!r} for {members} members: give one number from 0 up for each, not all 0."
+        )
+    return [weight / sum(numbers) for weight in numbers]
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """At least float32."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _entropies(logits: Tensor, task: spaces.TaskKind) -> Tensor:
+    """(K, B): of each answer the entropy, or the mean of those of its classes."""
+    if task == "multi_label":
+        yes, no = F.logsigmoid(logits), F.logsigmoid(-logits)
+        return -(yes.exp() * yes + no.exp() * no).mean(-1)
+    logs = logits.log_softmax(-1)
+    return -(logs.exp() * logs).sum(-1)
+
+
+def _away_from(amounts: Tensor) -> Tensor:
+    """(K, B) weights (1 - share)/(K-1): the larger a share, the less; equal where all amounts are 0."""
+    total = amounts.sum(0)
+    shares = torch.where(
+        total > 0, amounts / total.clamp(min=torch.finfo(amounts.dtype).tiny), 1 / len(amounts)
+    )
+    return (1 - shares) / (len(amounts) - 1)
