@@ -28,6 +28,7 @@ from hfdistill.objectives import (
     MiniLMv2,
     Objective,
     TinyBERTAttention,
+    WeightedCrossEntropy,
     register,
 )
 from hfdistill.pretrained import load_classifier
@@ -80,6 +81,7 @@ __all__ = [
     "Trace",
     "Until",
     "compare_runs",
+    "WeightedCrossEntropy",
     "fast_bf16",
     "load",
     "load_classifier",

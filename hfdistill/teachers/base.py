@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from hfdistill.labels import name_architecture
 from hfdistill.pretrained import load_classifier
 from hfdistill.trace import Batch, Tap, Trace, accepted_inputs, run
 
@@ -69,7 +70,7 @@ class ModelTeacher(Teacher):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model.requires_grad_(False).eval()
+        self.model = name_architecture(model).requires_grad_(False).eval()
         self.config = getattr(model, "config", None)
         self._accepts = accepted_inputs(model)
 

@@ -9,7 +9,12 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 from torch import nn
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, TrainingArguments
+from transformers import (
+    DataCollatorForTokenClassification,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+    TrainingArguments,
+)
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hfdistill import labels as spaces
@@ -79,11 +84,8 @@ class Reader:
         if isinstance(data, dict):
             return {name: self(part, tokenizer) for name, part in data.items()}
         columns = getattr(data, "column_names", None) or []
-        if (
-            not isinstance(data, (Dataset, IterableDataset))
-            or "text" not in columns
-            or "input_ids" in columns
-        ):
+        raw = {"text", "tokens"} & set(columns)
+        if not isinstance(data, (Dataset, IterableDataset)) or not raw or "input_ids" in columns:
             return data
         if reads_by_itself(self.args, self.collator, data):
             return data
@@ -93,11 +95,24 @@ class Reader:
                 "processing_class=AutoTokenizer.from_pretrained(...), or tokenise the data first."
             )
         self._check_vocabulary(tokenizer)
+        if "text" not in columns:
+            self._check_words(data)
         rooms = [option(self.args, "max_length"), *(longest_input(c) for c in self.configs if c is not None)]
         token_types = "text_pair" in columns and "token_type_ids" in self.inputs
         with self.args.main_process_first(desc="tokenisation"):
             room = min((room for room in rooms if room), default=None)
             return encode(data, tokenizer, max_length=room, token_types=token_types)
+
+    def _check_words(self, data: Any) -> None:
+        """Words with a label each are for models that label tokens, with these names in this order."""
+        config = next((config for config in self.configs if config is not None), None)
+        if config is not None and spaces.task_kind(config) != "token":
+            raise ValueError(
+                "The data holds lists of words (column 'tokens'), and the student gives a text one label. "
+                "Load it with load_classifier(..., task='token'), or join the words to a column 'text'."
+            )
+        names = getattr(getattr((data.features or {}).get("label"), "feature", None), "names", None)
+        spaces.check_class_names(names or [], config, split=str(data.split or "the data"))
 
     def _check_vocabulary(self, tokenizer: PreTrainedTokenizerBase) -> None:
         for role, config in zip(("student", "teacher"), self.configs, strict=True):
@@ -107,6 +122,14 @@ class Reader:
                     f"The tokenizer has {len(tokenizer)} tokens and the {role}'s embedding {size}. Use the "
                     f"{role}'s own tokenizer, or type {role}.resize_token_embeddings({len(tokenizer)})."
                 )
+
+
+def collator(configs: Sequence[Any], tokenizer: Any) -> Any:
+    """What pads labels with the tokens, where tokens are labelled; else None, for Trainer's own choice."""
+    config = next((config for config in configs if config is not None), None)
+    if config is None or not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return None
+    return DataCollatorForTokenClassification(tokenizer) if spaces.task_kind(config) == "token" else None
 
 
 def check_inside(blend: Blend, args: TrainingArguments, *, student: nn.Module, teacher: Any) -> None:
@@ -132,7 +155,8 @@ def check_inside(blend: Blend, args: TrainingArguments, *, student: nn.Module, t
 
 def reads_by_itself(args: TrainingArguments, collator: Any, data: Any) -> bool:
     """Whether the user's own code makes the model's inputs: a transform, a collator, columns kept for one."""
-    own_collator = collator is not None and not isinstance(collator, DataCollatorWithPadding)
+    pads = (DataCollatorWithPadding, DataCollatorForTokenClassification)
+    own_collator = collator is not None and not isinstance(collator, pads)
     transformed = isinstance(data, Dataset) and data.format["type"] == "custom"
     return own_collator or transformed or not args.remove_unused_columns
 
@@ -175,22 +199,24 @@ def check_data(train: Any, evaluation: Any, *, config: Any, objective: Blend, re
             )
 
 
-def judge_teacher(answers: list[int], gold: list[int]) -> dict[str, float]:
+def judge_teacher(answers: list[int], gold: list[int], *, unit: str = "rows") -> dict[str, float]:
     """The teacher's accuracy on the first evaluation rows, with a warning where it is no better than chance.
 
     Args:
         answers: its class per row.
         gold: the label per row; not empty.
+        unit: "words" where tokens are labelled.
     """
     accuracy = sum(a == g for a, g in zip(answers, gold, strict=True)) / len(gold)
     chance = max(gold.count(label) for label in set(gold)) / len(gold)
     if accuracy <= chance:
         logger.warning(
-            "The teacher is right on %.1f %% of %d evaluation rows; always answering the most frequent class "
+            "The teacher is right on %.1f %% of %d evaluation %s; always answering the most frequent class "
             "is right on %.1f %%. It has nothing to teach. Is its head trained, is this its tokenizer, are "
             "its classes in the data's order (label_map=)?",
             100 * accuracy,
             len(gold),
+            unit,
             100 * chance,
         )
-    return {"teacher_accuracy": accuracy, "teacher_rows": len(gold)}
+    return {"teacher_accuracy": accuracy, f"teacher_{unit}": len(gold)}
