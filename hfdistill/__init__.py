@@ -3,6 +3,7 @@
 from hfdistill.arguments import DistillationArguments, fast_bf16
 from hfdistill.card import write_card
 from hfdistill.checkpoint import CheckpointError, newest_checkpoint
+from hfdistill.crossfit import out_of_fold
 from hfdistill.data import load
 from hfdistill.hub import HubUnreachable
 from hfdistill.labels import LabelSpaceError
@@ -37,6 +38,7 @@ from hfdistill.schedules import After, Constant, Cosine, Linear, Schedule, Stair
 from hfdistill.students import shrink
 from hfdistill.study import compare_runs, write_section
 from hfdistill.teachers import ModelTeacher, Teacher
+from hfdistill.teachers import FoldTeacher, ModelTeacher, Teacher
 from hfdistill.trace import Tap, Trace
 from hfdistill.trainer import DistillationTrainer, NonFiniteError
 
@@ -57,6 +59,7 @@ __all__ = [
     "DistillationArguments",
     "DistillationTrainer",
     "EmbeddingMSE",
+    "FoldTeacher",
     "HiddenCosine",
     "HiddenMSE",
     "HubUnreachable",
@@ -87,6 +90,7 @@ __all__ = [
     "load_classifier",
     "measure",
     "newest_checkpoint",
+    "out_of_fold",
     "register",
     "shrink",
     "write_card",

@@ -12,6 +12,8 @@ LEVELS = [
     "objectives teachers students data metrics speed",
     "trainer measure export",
     "plots card study",
+    "trainer measure export inherited crossfit",
+    "plots card",
     "recipe",
     "cli __main__",
     "__init__",

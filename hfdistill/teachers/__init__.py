@@ -1,5 +1,6 @@
 """Who teaches."""
 
 from hfdistill.teachers.base import ModelTeacher, Teacher, as_teacher
+from hfdistill.teachers.folds import FoldTeacher
 
-__all__ = ["ModelTeacher", "Teacher", "as_teacher"]
+__all__ = ["FoldTeacher", "ModelTeacher", "Teacher", "as_teacher"]

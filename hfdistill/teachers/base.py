@@ -45,6 +45,9 @@ class Teacher(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} needs a `trace(batch)` that returns a Trace.")
 
+    def check_taps(self, taps: Collection[Tap]) -> None:
+        """Refuse, before anything runs, taps that `trace` could not read."""
+
     def reads(self, batch: Batch) -> Batch:
         """The batch as this teacher's own model takes it: its token ids under the names of a forward.
 

@@ -22,6 +22,7 @@ from hfdistill.anatomy import longest_input
 from hfdistill.arguments import option
 from hfdistill.data import encode
 from hfdistill.objectives import Blend
+from hfdistill.teachers import Teacher
 from hfdistill.trace import check_taps
 
 logger = logging.getLogger(__name__)
@@ -143,6 +144,8 @@ def check_inside(blend: Blend, args: TrainingArguments, *, student: nn.Module, t
     check_taps(student, own)
     if isinstance(getattr(teacher, "model", None), nn.Module):
         check_taps(teacher.model, other)
+    if isinstance(teacher, Teacher):
+        teacher.check_taps(other)
     whole = [repr(term) for term in blend.terms if not getattr(term, "additive", True)]
     if whole and (args.gradient_accumulation_steps > 1 or args.world_size > 1):
         logger.warning(
