@@ -102,7 +102,17 @@ class Reader:
         token_types = "text_pair" in columns and "token_type_ids" in self.inputs
         with self.args.main_process_first(desc="tokenisation"):
             room = min((room for room in rooms if room), default=None)
-            return encode(data, tokenizer, max_length=room, token_types=token_types)
+            return self._filled(encode(data, tokenizer, max_length=room, token_types=token_types))
+
+    def _filled(self, data: Any) -> Any:
+        """The data with None, which `concatenate_datasets` leaves in rows without a label, filled in."""
+        config = next((config for config in self.configs if config is not None), None)
+        if config is None or not isinstance(data, Dataset) or "label" not in data.column_names:
+            return data
+        if None not in data.with_format(None)["label"][:]:
+            return data
+        blank = spaces.unlabelled(1, config.num_labels, spaces.task_kind(config))[0].tolist()
+        return data.map(_fill, fn_kwargs={"blank": blank}, batched=True)
 
     def _check_words(self, data: Any) -> None:
         """Words with a label each are for models that label tokens, with these names in this order."""
@@ -131,6 +141,10 @@ def collator(configs: Sequence[Any], tokenizer: Any) -> Any:
     if config is None or not isinstance(tokenizer, PreTrainedTokenizerBase):
         return None
     return DataCollatorForTokenClassification(tokenizer) if spaces.task_kind(config) == "token" else None
+
+
+def _fill(batch: dict[str, list[Any]], blank: Any) -> dict[str, list[Any]]:
+    return {"label": [blank if label is None else label for label in batch["label"]]}
 
 
 def check_inside(blend: Blend, args: TrainingArguments, *, student: nn.Module, teacher: Any) -> None:
