@@ -37,7 +37,6 @@ from hfdistill.report import Report
 from hfdistill.schedules import After, Constant, Cosine, Linear, Schedule, Stairs, Step, Until
 from hfdistill.students import shrink
 from hfdistill.study import compare_runs, write_section
-from hfdistill.teachers import ModelTeacher, Teacher
 from hfdistill.teachers import FoldTeacher, ModelTeacher, Teacher
 from hfdistill.trace import Tap, Trace
 from hfdistill.trainer import DistillationTrainer, NonFiniteError
@@ -83,8 +82,8 @@ __all__ = [
     "TinyBERTAttention",
     "Trace",
     "Until",
-    "compare_runs",
     "WeightedCrossEntropy",
+    "compare_runs",
     "fast_bf16",
     "load",
     "load_classifier",

@@ -10,10 +10,8 @@ PACKAGE = Path(__file__).parents[1] / "hfdistill"
 LEVELS = [
     "anatomy trace layermap labels hub pretrained checkpoint arguments plain markdown report schedules",
     "objectives teachers students data metrics speed",
-    "trainer measure export",
-    "plots card study",
     "trainer measure export inherited crossfit",
-    "plots card",
+    "plots card study",
     "recipe",
     "cli __main__",
     "__init__",
