@@ -3,6 +3,7 @@
 from hfdistill.arguments import DistillationArguments, fast_bf16
 from hfdistill.card import write_card
 from hfdistill.checkpoint import CheckpointError, newest_checkpoint
+from hfdistill.crossfit import out_of_fold
 from hfdistill.data import DistillationCollator, load
 from hfdistill.hub import HubUnreachable
 from hfdistill.labels import LabelSpaceError
@@ -28,6 +29,7 @@ from hfdistill.objectives import (
     MiniLMv2,
     Objective,
     TinyBERTAttention,
+    WeightedCrossEntropy,
     register,
 )
 from hfdistill.pretrained import load_classifier
@@ -35,7 +37,7 @@ from hfdistill.report import Report
 from hfdistill.schedules import After, Constant, Cosine, Linear, Schedule, Stairs, Step, Until
 from hfdistill.students import shrink
 from hfdistill.study import compare_runs, write_section
-from hfdistill.teachers import Ensemble, ModelTeacher, Teacher
+from hfdistill.teachers import Ensemble, FoldTeacher, ModelTeacher, Teacher
 from hfdistill.trace import Tap, Trace
 from hfdistill.trainer import DistillationTrainer, NonFiniteError
 
@@ -58,6 +60,7 @@ __all__ = [
     "DistillationTrainer",
     "EmbeddingMSE",
     "Ensemble",
+    "FoldTeacher",
     "HiddenCosine",
     "HiddenMSE",
     "HubUnreachable",
@@ -81,12 +84,14 @@ __all__ = [
     "TinyBERTAttention",
     "Trace",
     "Until",
+    "WeightedCrossEntropy",
     "compare_runs",
     "fast_bf16",
     "load",
     "load_classifier",
     "measure",
     "newest_checkpoint",
+    "out_of_fold",
     "register",
     "shrink",
     "write_card",

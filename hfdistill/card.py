@@ -10,13 +10,13 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hfdistill.inherited import class_table
 from hfdistill.markdown import as_yaml, escape, listing, table
 from hfdistill.plain import is_hub_id, printable, public_name, write_atomically
 from hfdistill.report import (
     COLUMNS,
     PERCENT,
     TITLES,
-    ClassReport,
     ModelReport,
     Report,
     count,
@@ -26,7 +26,7 @@ from hfdistill.report import (
     show,
 )
 
-TAGS = ("hfdistill", "knowledge-distillation", "text-classification")
+TAGS = ("hfdistill", "knowledge-distillation")
 MAX_HEADER = 65_536
 MAX_CLASSES = 20
 
@@ -38,10 +38,12 @@ _HUB_METRICS = {
     "spearman": "spearmanr",
     "mse": "mse",
 }
+_HUB_TASKS = {"token": "token-classification"}
 _CALL = {
     "single_label": "",
     "multi_label": ', top_k=None, function_to_apply="sigmoid"',
     "regression": ', function_to_apply="none"',
+    "token": ', aggregation_strategy="simple"',
 }
 
 
@@ -147,7 +149,7 @@ def _header(report: Report, names: _Names, license_id: str | None, extra: dict[s
     return ModelCardData(
         license=license_id,
         library_name="transformers",
-        pipeline_tag="text-classification",
+        pipeline_tag=_hub_task(report),
         base_model=names.base if names.base_on_hub else None,
         base_model_relation="finetune" if names.base_on_hub else None,
         datasets=[names.dataset] if names.dataset_on_hub else None,
@@ -155,7 +157,7 @@ def _header(report: Report, names: _Names, license_id: str | None, extra: dict[s
             {result.metric_type for result in results if result.metric_type in _HUB_METRICS.values()}
         )
         or None,
-        tags=[*TAGS, *([own_tags] if isinstance(own_tags, str) else own_tags)],
+        tags=[*TAGS, _hub_task(report), *([own_tags] if isinstance(own_tags, str) else own_tags)],
         model_name=names.model if results else None,
         eval_results=results or None,
         **extra,
@@ -168,8 +170,8 @@ def _eval_results(report: Report, names: _Names) -> list[EvalResult]:
     found = {metric: value for metric in COLUMNS[report.task] if (value := values.get(metric)) is not None}
     return [
         EvalResult(
-            task_type="text-classification",
-            task_name="Text Classification",
+            task_type=_hub_task(report),
+            task_name=_hub_task(report).replace("-", " ").title(),
             dataset_type=names.dataset if names.dataset_on_hub else "other",
             dataset_name=names.dataset,
             dataset_split=printable(report.data.split) if report.data.split else None,
@@ -182,6 +184,11 @@ def _eval_results(report: Report, names: _Names) -> list[EvalResult]:
     ]
 
 
+def _hub_task(report: Report) -> str:
+    """The task as the Hub and `pipeline` spell it."""
+    return _HUB_TASKS.get(report.task, "text-classification")
+
+
 def _summary(report: Report, names: _Names) -> str:
     labels = ", ".join(escape(c.label, limit=40) for c in report.classes[:MAX_CLASSES])
     more = f" and {len(report.classes) - MAX_CLASSES} more" if len(report.classes) > MAX_CLASSES else ""
@@ -189,6 +196,7 @@ def _summary(report: Report, names: _Names) -> str:
         "single_label": "gives a text one label",
         "multi_label": "gives a text any number of labels",
         "regression": "gives a text a number",
+        "token": "gives each word of a text one label",
     }[report.task]
     lines = [
         f"# {escape(names.model)}",
@@ -219,15 +227,19 @@ def _usage(report: Report, names: _Names) -> str:
         if report.student.architecture.startswith("transformers.")
         else "import hfdistill  # knows this architecture\n"
     )
-    turn = {"single_label": "logits.softmax(-1)", "multi_label": "logits.sigmoid()", "regression": "logits"}[
-        report.task
-    ]
+    turn = {
+        "single_label": "logits.softmax(-1)",
+        "multi_label": "logits.sigmoid()",
+        "regression": "logits",
+        "token": "logits.softmax(-1)",
+    }[report.task]
+    auto = f"AutoModelFor{'Token' if report.task == 'token' else 'Sequence'}Classification"
     return f"""## Use
 
 ```python
 {own}from transformers import pipeline
 
-classify = pipeline("text-classification", model="{model}"{_CALL[report.task]})
+classify = pipeline("{_hub_task(report)}", model="{model}"{_CALL[report.task]})
 print(classify({text}))
 ```
 
@@ -235,10 +247,10 @@ Without the pipeline:
 
 ```python
 {own}import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import {auto}, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{model}")
-model = AutoModelForSequenceClassification.from_pretrained("{model}")
+model = {auto}.from_pretrained("{model}")
 with torch.inference_mode():
     logits = model(**tokenizer({texts}, return_tensors="pt")).logits
 print({turn}, model.config.id2label)
@@ -248,6 +260,7 @@ print({turn}, model.config.id2label)
 def _results(report: Report) -> str:
     data, models = report.data, report.models()
     labelled = "" if data.labelled_rows == data.rows else f" ({data.labelled_rows:,} of them with labels)"
+    labelled += "" if data.labelled_words is None else f", {data.labelled_words:,} labelled words"
     quality = [m for m in (*COLUMNS[report.task], "nll", "kl") if _any_has(models, m)]
     rows = []
     for role, model in models.items():
@@ -273,6 +286,9 @@ _CLOSENESS = {
     "multi_label": "Agreement: share of rows whose label set is the teacher's. Exact match: whose label set "
     "is right. KL: mean over rows and labels, in nats.",
     "regression": "MSE and correlations are against the labels where not said otherwise.",
+    "token": "A word's answer is that of its first token. Entity F1: whole entities, type and both ends. "
+    "Agreement: share of words where the answer is the teacher's. ECE: expected calibration error, 15 bins. "
+    "The intervals take words for independent, which those of one text are not: they are too narrow.",
 }
 
 
@@ -316,9 +332,9 @@ def _training(report: Report, names: _Names, dataset_license: str | None) -> str
 
 
 def _limits(report: Report) -> str:
-    lines = ["## Limits"]
+    lines, unit = ["## Limits"], "words" if report.task == "token" else "rows"
     if report.errors is not None:
-        lines.append(f"Inherited errors: {error_sentence(report.errors)}.")
+        lines.append(f"Inherited errors: {error_sentence(report.errors, unit)}.")
     lines.append(
         "A student repeats its teacher's biases, and tests on one data set say little about other texts. "
         "Measure it on your own before you rely on it."
@@ -329,33 +345,8 @@ def _limits(report: Report) -> str:
             "teacher."
         )
     elif report.classes:
-        lines.append(_class_table(report))
+        lines.append(class_table(report))
     return "\n\n".join(lines)
-
-
-def _class_table(report: Report) -> str:
-    chosen, note = list(report.classes), ""
-    if len(chosen) > MAX_CLASSES:
-        chosen = sorted(chosen, key=_weakness)[:MAX_CLASSES]
-        note = f"\n\nThe {MAX_CLASSES} of {len(report.classes)} classes that lost most to the teacher."
-    header = ["class", "rows", "share", "student finds"]
-    if report.teacher is not None:
-        header += ["teacher finds", "teacher wrong", "of these repeated"]
-    rows = []
-    for c in chosen:
-        row = [escape(c.label, limit=60), f"{c.rows:,}", f"{100 * c.share:.1f} %", _share(c.student_recall)]
-        rows.append(
-            row
-            if report.teacher is None
-            else [*row, _share(c.teacher_recall), str(c.teacher_wrong), str(c.same_wrong)]
-        )
-    return f"{table(header, rows)}{note}"
-
-
-def _weakness(c: ClassReport) -> float:
-    """What the student lost of a class's recall, the most first; without a teacher its own recall."""
-    own = 2.0 if c.student_recall is None else c.student_recall
-    return own - (c.teacher_recall or 0.0)
 
 
 def _making(report: Report, folder: Path) -> str:
@@ -377,10 +368,6 @@ def _cell(values: Mapping[str, float | None], metric: str) -> str:
     error = values.get(f"{metric}_se")
     shown = show(values.get(metric), metric)
     return shown if error is None or metric not in PERCENT else f"{shown} ± {100 * error:.1f}"
-
-
-def _share(value: float | None) -> str:
-    return show(value, "accuracy")
 
 
 def _role(role: str) -> str:

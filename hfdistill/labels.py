@@ -15,7 +15,9 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-TaskKind = Literal["single_label", "multi_label", "regression"]
+TaskKind = Literal["single_label", "multi_label", "regression", "token"]
+UNKNOWN = -101
+"""Among the labels of tokens: a word whose label nobody knows. The teacher teaches there; -100 is no word."""
 
 _KINDS: dict[str, TaskKind] = {
     "single_label_classification": "single_label",
@@ -30,17 +32,33 @@ class LabelSpaceError(ValueError):
 
 
 def task_kind(config: Any) -> TaskKind:
-    """The task: `config.problem_type` where set, regression for one output, else one label of C.
+    """The task: that of the architecture for `…ForTokenClassification`, else `config.problem_type` where set,
+    else regression for one output and one label of C for several.
 
     Raises:
         ValueError: for a problem_type that Transformers does not know.
     """
+    if any(_labels_tokens(name) for name in getattr(config, "architectures", None) or ()):
+        return "token"
     problem_type = getattr(config, "problem_type", None)
     if problem_type is None:
         return "regression" if getattr(config, "num_labels", 2) == 1 else "single_label"
     if problem_type not in _KINDS:
         raise ValueError(f"problem_type={problem_type!r} is not known. Choose one of {', '.join(_KINDS)}.")
     return _KINDS[problem_type]
+
+
+def _labels_tokens(architecture: str) -> bool:
+    return architecture.endswith("ForTokenClassification")
+
+
+def name_architecture(model: Any) -> Any:
+    """The model, whose config now says whether it labels tokens, as `save_pretrained` would write it."""
+    config, own = getattr(model, "config", None), type(model).__name__
+    said = any(_labels_tokens(name) for name in getattr(config, "architectures", None) or ())
+    if config is not None and said != _labels_tokens(own):
+        config.architectures = [own]
+    return model
 
 
 def name_task(config: Any) -> TaskKind:
@@ -51,7 +69,7 @@ def name_task(config: Any) -> TaskKind:
     """
     task = task_kind(config)
     if config is not None and getattr(config, "problem_type", "") is None:
-        config.problem_type = next(name for name, kind in _KINDS.items() if kind == task)
+        config.problem_type = next((name for name, kind in _KINDS.items() if kind == task), None)
     return task
 
 
@@ -63,31 +81,56 @@ def missing(labels: Tensor) -> Tensor:
 
 
 def unlabelled(rows: int, classes: int, task: TaskKind) -> Tensor:
-    """Labels that say nothing, for a batch that came without: (B,) or, for multi-label, (B, C)."""
+    """Labels that say nothing, for a batch that came without: (B,); multi-label (B, C); tokens (B, 1)."""
+    if task == "token":
+        return torch.full((rows, 1), -100)
     if task == "multi_label":
         return torch.full((rows, classes), -100.0)
     return torch.full((rows,), math.nan) if task == "regression" else torch.full((rows,), -100)
 
 
 def as_targets(labels: Tensor, task: TaskKind) -> Tensor:
-    """Labels as the task's losses read them: (B,) int64, (B, C) float32 or (B,) float32."""
+    """Labels as the task's losses read them: (B,) int64, (B, C) float32, (B,) float32 or (B, T) int64."""
+    if task == "token":
+        return labels.long()
     if task == "multi_label":
         return labels.float()
     return labels.reshape(-1).float() if task == "regression" else labels.reshape(-1).long()
+
+
+def word_labels(labels: Tensor, mask: Tensor) -> Tensor:
+    """Labels of tokens in which a row that has none is UNKNOWN wherever the attention mask is 1: (B, T).
+
+    Args:
+        labels: (B, T), or (B, 1) for a batch that came without.
+        mask: (B, T).
+    """
+    bare = (labels == -100).all(-1, keepdim=True)
+    return labels.expand(mask.shape).masked_fill(bare & mask.bool(), UNKNOWN)
+
+
+def words(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the words are, (B, T) bool, and the labels of these n words, (n,), -100 where nobody knows."""
+    where = labels != -100
+    return where, labels[where].clamp(min=-100)
 
 
 def row_losses(logits: Tensor, labels: Tensor, task: TaskKind) -> Tensor:
     """Each row's own task loss: cross-entropy, binary cross-entropy or squared error.
 
     Args:
-        logits: (B, C), float32.
-        labels: (B,) or (B, C).
+        logits: (B, C), tokens (B, T, C); float32.
+        labels: (B,), (B, C) or (B, T).
 
     Returns:
         (B, 2): the sum over the row's labels, and their number (0 for a row without).
     """
     known = ~missing(labels)
-    if task == "single_label":
+    if task == "token":
+        labels = labels.clamp(min=-100)
+        each = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
+        known, losses = labels != -100, each.view(labels.shape).sum(-1)
+    elif task == "single_label":
         losses = F.cross_entropy(logits, labels, ignore_index=-100, reduction="none")
     elif task == "multi_label":
         losses = (
@@ -107,9 +150,9 @@ def check_same_task(student: Any, teacher: Any) -> None:
     own, theirs = task_kind(student), task_kind(teacher)
     if own != theirs:
         raise LabelSpaceError(
-            f"The teacher's task is {theirs}, the student's {own} (problem_type, or one output for "
-            "regression): their outputs mean different things. Set problem_type and num_labels of the "
-            "student as the teacher has them."
+            f"The teacher's task is {theirs}, the student's {own} (problem_type, one output for "
+            "regression, the architecture for tokens): their outputs mean different things. Set problem_type "
+            "and num_labels of the student as the teacher has them, or load both with one task=."
         )
 
 
@@ -247,6 +290,8 @@ def check_labels(labels: Sequence[Any], config: Any, *, split: str) -> int:
             not finite numbers.
     """
     task, classes = task_kind(config), getattr(config, "num_labels", None)
+    if task == "token":
+        return _check_rows_of_tokens(labels, classes, split)
     first: Any
     row, first = next(((i, v) for i, v in enumerate(labels) if v is not None), (0, None))
     if isinstance(first, (list, tuple)) or getattr(first, "ndim", 0) > 0:
@@ -321,6 +366,23 @@ def _check_rows_of_labels(labels: Sequence[Any], classes: int | None, split: str
                     "1 where the class applies, 0 where it does not, -100 where nobody knows."
                 )
         known += any(value != -100 for value in values)
+    return known
+
+
+def _check_rows_of_tokens(labels: Sequence[Any], classes: int | None, split: str) -> int:
+    known = 0
+    for row, values in enumerate(labels):
+        if values is None:
+            continue
+        if not hasattr(values, "__len__") or isinstance(values, str):
+            raise LabelSpaceError(
+                f"{split}, row {row}: {_short(values)} is one label, but the student labels every token. "
+                "Give a list of class ids, one a token and -100 where there is none, or the columns tokens "
+                "and label with one label a word; for one class a row load the student with task='sequence'."
+            )
+        where = f"{split}, row {row}"
+        checked = [_check_class_id(v, classes, where) for v in set(values) if v not in (UNKNOWN, None)]
+        known += any(checked)
     return known
 
 

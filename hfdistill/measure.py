@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 from transformers.utils.logging import tqdm
 
 from hfdistill.anatomy import longest_input
 from hfdistill.data import encode
-from hfdistill.labels import TaskKind, check_class_names, class_names, match_labels, task_kind
+from hfdistill.labels import class_names, match_labels, task_kind, word_labels, words
 from hfdistill.metrics.compare import classes, differences, errors
-from hfdistill.metrics.scores import Array, fidelity, scores
+from hfdistill.metrics.entities import entity_f1
+from hfdistill.metrics.gold import gold, labelled_words
+from hfdistill.metrics.scores import Array, Scores, fidelity, scores
 from hfdistill.plain import public_name, scrub
 from hfdistill.pretrained import Source, load_classifier, load_tokenizer
 from hfdistill.report import DataReport, ModelReport, Report, Speed
@@ -75,7 +77,8 @@ def measure(
     """What a student is worth: quality, closeness to the teacher, size and speed, beside teacher and
     baseline.
 
-    Quality is scored on the rows that have labels (-1, -100, None and NaN hide one), closeness on all. Every
+    Quality is scored on the rows that have labels (-1, -100, None and NaN hide one), closeness on all. Where
+    words are labelled, a word is a row: its answer is that of its first token. Every
     model reads its own token ids and only the inputs that its `forward` has; class orders are matched by
     name. Nothing is changed in models given as objects.
 
@@ -111,24 +114,24 @@ def measure(
     subjects = _load(given, data, tokenizer, max_length)
     student_model = subjects["student"].model
     task = task_kind(student_model.config)
-    labels, labelled = _labels(data, student_model.config, task)
+    labels, labelled = gold(data, student_model.config, {role: s.rows for role, s in subjects.items()})
     with _evaluating([subject.model for subject in subjects.values()]):
         logits = {role: _predict(subject) for role, subject in subjects.items()}
         speeds = _speeds(subjects, speed, rows=len(data))
+    known, truth = {role: values[labelled] for role, values in logits.items()}, labels[labelled]
     models = {
-        role: _describe(subject, logits, task=task, labels=labels, labelled=labelled, speed=speeds.get(role))
+        role: _describe(subject, logits, known[role], task=task, labels=truth, speed=speeds.get(role))
         for role, subject in subjects.items()
     }
-    known, truth = {role: values[labelled] for role, values in logits.items()}, labels[labelled]
     return Report(
         task=task,
         student=models["student"],
         teacher=models.get("teacher"),
         baseline=models.get("baseline"),
         differences=differences(task, known, truth),
-        errors=errors(known, truth) if task == "single_label" else None,
+        errors=errors(known, truth) if task in ("single_label", "token") else None,
         classes=classes(task, known, truth, class_names(student_model.config)),
-        data=_describe_data(data, subjects["student"], int(labelled.sum()), max_length),
+        data=_describe_data(data, subjects["student"], labelled, max_length),
         environment=environment(student_model.device),
         notes=kept,
     )
@@ -219,7 +222,8 @@ def _encode(
             if key not in made:
                 made[key] = encode(data, tokenizer, max_length=max_length, token_types=key[1])
             encoded = made[key]
-        names = [name for name in encoded.column_names if name in accepts and name not in ("label", "labels")]
+        kept = {"labels"} if task_kind(model.config) == "token" else set()
+        names = [n for n in encoded.column_names if n in (accepts | kept) - ({"label", "labels"} - kept)]
         columns[role] = {name: encoded[name][:] for name in names}
         longest, room = (
             max(map(len, columns[role]["input_ids"])),
@@ -238,7 +242,7 @@ def _collate(subject: _Subject, rows: Sequence[int]) -> Batch:
         name: pad_sequence(
             [torch.as_tensor(column[row]) for row in rows],
             batch_first=True,
-            padding_value=subject.pad if name == "input_ids" else 0,
+            padding_value={"input_ids": subject.pad, "labels": -100}.get(name, 0),
         )
         for name, column in subject.rows.items()
     }
@@ -268,25 +272,35 @@ def _evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def _predict(subject: _Subject) -> Array:
-    """Logits (rows, C) in the data's order and the student's class order."""
+    """Logits (rows, C), or (words, C), in the data's order and the student's class order."""
     accepts = accepted_inputs(subject.model)
     order = sorted(
         range(len(subject.rows["input_ids"])), key=lambda row: -len(subject.rows["input_ids"][row])
     )
-    parts = []
+    of_words = task_kind(subject.model.config) == "token"
+    parts: list[Tensor] = []
     with torch.inference_mode():
         for start in tqdm(range(0, len(order), BATCH_SIZE), desc=subject.role, leave=False, disable=None):
             batch = _collate(subject, order[start : start + BATCH_SIZE])
-            parts.append(run(subject.model, batch, accepts=accepts).logits.float().cpu())
-    logits = torch.cat(parts)[torch.tensor(order).argsort()].numpy()  # (rows, C)
-    bad = np.flatnonzero(~np.isfinite(logits).all(axis=1)).tolist()
+            logits = run(subject.model, batch, accepts=accepts).logits.float()
+            parts += _answers(logits, batch) if of_words else logits[:, None].cpu()
+    parts = [parts[place] for place in np.argsort(order)]  # (1, C) each, or (words, C)
+    bad = [row for row, part in enumerate(parts) if not bool(part.isfinite().all())]
+    whole = torch.cat(parts).numpy()
     if bad:
         more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""
         raise ValueError(
             f"The {subject.role}'s logits are not finite on rows {bad[:10]}{more}. Its weights are damaged "
             f"or {subject.model.dtype} is too narrow: load it in float32 and look at its training loss."
         )
-    return np.asarray(logits if subject.columns is None else logits[:, subject.columns])
+    return np.asarray(whole if subject.columns is None else whole[:, subject.columns])
+
+
+def _answers(logits: Tensor, batch: Batch) -> list[Tensor]:
+    """Of each row the logits of its words, (words, C)."""
+    mask = batch["attention_mask"]
+    where, _ = words(word_labels(batch.get("labels", torch.full_like(mask, -100)), mask))
+    return [row[there].cpu() for row, there in zip(logits, where, strict=True)]
 
 
 def _speeds(subjects: Mapping[str, _Subject], plan: SpeedPlan | None, *, rows: int) -> dict[str, Speed]:
@@ -296,46 +310,21 @@ def _speeds(subjects: Mapping[str, _Subject], plan: SpeedPlan | None, *, rows: i
     return compare_speeds(models, lambda role, chosen: _collate(subjects[role], chosen), rows=rows, plan=plan)
 
 
-def _labels(data: Dataset, config: Any, task: TaskKind) -> tuple[Array, Array]:
-    """Labels in the task's shape, and which rows have one, (rows,) bool."""
-    name = next((n for n in ("label", "labels") if n in data.column_names), None)
-    if name is None:
-        return np.zeros(len(data)), np.zeros(len(data), dtype=bool)
-    feature = data.features[name]
-    names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
-    if names:
-        check_class_names(names, config, split=str(data.split or "data"))
-    hidden = [np.nan] * config.num_labels if task == "multi_label" else np.nan
-    try:
-        values = np.array([hidden if value is None else value for value in data[name]], dtype=np.float64)
-    except ValueError as error:
-        raise ValueError(f"Column {name!r} holds no labels for a {task} model: {error}.") from error
-    if values.shape != ((len(data), config.num_labels) if task == "multi_label" else (len(data),)):
-        raise ValueError(f"Column {name!r} has shape {values.shape}, which are no labels for a {task} model.")
-    if task == "regression":
-        return values, ~np.isnan(values)
-    labelled = (np.nan_to_num(values, nan=-100) >= 0).reshape(len(data), -1).all(axis=1)
-    allowed = {0.0, 1.0} if task == "multi_label" else set(range(config.num_labels))
-    wrong = [r for r in np.flatnonzero(labelled) if not set(np.atleast_1d(values[r]).tolist()) <= allowed]
-    if wrong:
-        raise ValueError(
-            f"Column {name!r} holds {values[wrong[0]].tolist()} in row {wrong[0]}, which is no class of the "
-            f"student's {config.num_labels} ({len(wrong)} such rows). Give class ids in its order, or -100 "
-            "where there is no label."
-        )
-    return np.where(np.isnan(values), -100, values).astype(np.int64), np.asarray(labelled)
-
-
 def _describe(
     subject: _Subject,
     logits: Mapping[str, Array],
+    known: Array,
     *,
     task: str,
     labels: Array,
-    labelled: Array,
     speed: Speed | None,
 ) -> ModelReport:
     model, own = subject.model, logits[subject.role]
+    metrics: Scores | None = scores(task, known, labels) if len(labels) else None
+    if metrics is not None and task == "token":
+        lengths, names = labelled_words(subject.rows), class_names(model.config)
+        names = names if subject.columns is None else [names[i] for i in subject.columns]
+        metrics["entity_f1"] = entity_f1(known.argmax(axis=1), labels, lengths=lengths, names=names)
     return ModelReport(
         name=subject.name,
         architecture=f"{type(model).__module__.partition('.')[0]}.{type(model).__name__}",
@@ -343,7 +332,7 @@ def _describe(
         embedding_parameters=embedding_parameters(model),
         size_mb=size_mb(model),
         dtype=str(model.dtype).removeprefix("torch."),
-        metrics=scores(task, own[labelled], labels[labelled]) if labelled.any() else None,
+        metrics=metrics,
         fidelity=fidelity(task, own, logits["teacher"])
         if "teacher" in logits and subject.role != "teacher"
         else None,
@@ -351,14 +340,17 @@ def _describe(
     )
 
 
-def _describe_data(data: Dataset, student: _Subject, labelled: int, max_length: int | None) -> DataReport:
+def _describe_data(data: Dataset, student: _Subject, labelled: Array, max_length: int | None) -> DataReport:
+    of_words = task_kind(student.model.config) == "token"
+    known = int(labelled.sum())
     lengths = [len(ids) for ids in student.rows["input_ids"]]
     name = data.info.dataset_name
     return DataReport(
         name=None if name in (None, "parquet", "csv", "json", "text", "arrow", "generator") else name,
         split=str(data.split) if data.split else None,
         rows=len(data),
-        labelled_rows=labelled,
+        labelled_rows=sum(n > 0 for n in labelled_words(student.rows)) if of_words else known,
+        labelled_words=known if of_words else None,
         pairs="text_pair" in data.column_names,
         tokens_p50=int(np.median(lengths)),
         tokens_max=max(lengths),

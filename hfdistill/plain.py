@@ -110,10 +110,12 @@ def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise ValueError(f"{where} should be an object, found {type(value).__name__}.")
     hints = typing.get_type_hints(kind)
-    missing, unknown = sorted(hints.keys() - value.keys()), sorted(value.keys() - hints.keys())
+    later = {field.name for field in dataclasses.fields(kind) if field.default is None}
+    missing, unknown = sorted(hints.keys() - value.keys() - later), sorted(value.keys() - hints.keys())
     if missing or unknown:
         raise ValueError(f"{where} lacks {missing} and has unknown {[printable(name) for name in unknown]}.")
-    return kind(**{name: build(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
+    given = {name: hint for name, hint in hints.items() if name in value}
+    return kind(**{name: build(hint, value[name], f"{where}.{name}") for name, hint in given.items()})
 
 
 def scrub(value: Any) -> Any:

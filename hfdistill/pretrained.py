@@ -1,16 +1,22 @@
-"""Classifiers from an id, a path or an object."""
+"""Classifiers of texts and of tokens from an id, a path or an object."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 
 from hfdistill.hub import reaching
-from hfdistill.labels import class_names
+from hfdistill.labels import class_names, name_architecture, task_kind
 
 Source: TypeAlias = str | Path | PreTrainedModel
 
@@ -21,16 +27,35 @@ class MissingHead(ValueError):  # noqa: N818
     """The weights are an encoder's: there is no trained classifier in them."""
 
 
+Task: TypeAlias = Literal["sequence", "token"]
+
+
+def auto_class(source: str | Path, *, task: Task | None = None) -> Any:
+    """The class that loads a classifier: of tokens for a task "token", or where its config says so.
+
+    Raises:
+        OSError: where there is no such model.
+    """
+    if task not in (None, "sequence", "token"):
+        raise ValueError(f"task is 'sequence' (a label a text) or 'token' (a label a word), found {task!r}.")
+    if task is None:
+        config = AutoConfig.from_pretrained(str(source), trust_remote_code=False)
+        task = "token" if task_kind(config) == "token" else "sequence"
+    return AutoModelForTokenClassification if task == "token" else AutoModelForSequenceClassification
+
+
 def load_classifier(
-    source: Source, *, new_head: Sequence[str] | None = None, role: str = "teacher"
+    source: Source, *, new_head: Sequence[str] | None = None, task: Task | None = None, role: str = "teacher"
 ) -> PreTrainedModel:
-    """A sequence classifier in float32 from a Hub id or a folder; an object is returned as it is.
+    """A classifier in float32 from a Hub id or a folder; an object is returned as it is.
 
     Code that comes with a model is never run (`trust_remote_code` stays off).
 
     Args:
         source: Hub id, path or model.
         new_head: class names; a classifier of these classes is then made where there is none of as many.
+        task: "sequence" for a label a text, "token" for a label a word. None takes what the weights were
+            saved as, and "sequence" for an encoder.
         role: how messages call it.
 
     Raises:
@@ -40,12 +65,12 @@ def load_classifier(
         ValueError: where the weights lack parts of the encoder itself.
     """
     if not isinstance(source, (str, Path)):
-        return source
+        return name_architecture(source)
     options = {}
     if new_head is not None:
         options = {"id2label": dict(enumerate(new_head)), "label2id": {n: i for i, n in enumerate(new_head)}}
     with reaching(str(source)):
-        model, loading = AutoModelForSequenceClassification.from_pretrained(
+        model, loading = auto_class(source, task=task).from_pretrained(
             str(source),
             dtype=torch.float32,
             trust_remote_code=False,
@@ -66,7 +91,7 @@ def load_classifier(
             f"{', '.join(missing[:4])} are missing from its weights and would be random. Fine-tune it on "
             "labelled data first (recipes/sst2.py --train_teacher), or name a fine-tuned model."
         )
-    return model
+    return name_architecture(model)
 
 
 def load_student(source: Source, *, like: Any = None) -> PreTrainedModel:
@@ -84,7 +109,8 @@ def load_student(source: Source, *, like: Any = None) -> PreTrainedModel:
     except MissingHead:
         if like is None:
             raise
-        return load_classifier(source, new_head=class_names(like), role="student")
+        task: Task = "token" if task_kind(like) == "token" else "sequence"
+        return load_classifier(source, new_head=class_names(like), task=task, role="student")
 
 
 def load_tokenizer(source: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from hfdistill.plain import build, printable, read_json, write_atomically
 
-SCHEMA = 1
+SCHEMA = 2
 MAX_BYTES = 16_000_000
 
 ROLES = ("teacher", "student", "baseline")
@@ -20,8 +20,10 @@ COLUMNS = {
     "single_label": ("accuracy", "macro_f1", "ece", "agreement"),
     "multi_label": ("micro_f1", "subset_accuracy", "agreement"),
     "regression": ("pearson", "spearman", "mse", "pearson_teacher"),
+    "token": ("entity_f1", "accuracy", "macro_f1", "agreement"),
 }
 TITLES = {
+    "entity_f1": "entity F1",
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
     "ece": "ECE",
@@ -37,7 +39,7 @@ TITLES = {
     "pearson_teacher": "Pearson with teacher",
     "mse_teacher": "MSE to teacher",
 }
-PERCENT = {"accuracy", "macro_f1", "micro_f1", "subset_accuracy", "agreement", "label_agreement"}
+PERCENT = {"entity_f1", "accuracy", "macro_f1", "micro_f1", "subset_accuracy", "agreement", "label_agreement"}
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,10 @@ class Errors:
 class ClassReport:
     """One class: its rows and share among the labelled rows, and how many of them each model finds (recall).
 
-    `teacher_wrong` and `same_wrong` are as in `Errors`, for the rows (single label) or decisions (multi
-    label) of the class. A recall is None where the class has no rows, or no such model was measured.
+    `teacher_wrong`, `same_wrong`, `corrected`, `new` and `baseline_same_wrong` are as in `Errors`, for the
+    rows (single label, words) or decisions (multi label) of the class: where the student inherited the
+    teacher's errors, and where the undistilled student makes them too. A recall is None where the class has
+    no rows, or no such model was measured; `corrected` and what follows are None in a report of schema 1.
     """
 
     label: str
@@ -136,11 +140,17 @@ class ClassReport:
     teacher_recall: float | None
     teacher_wrong: int | None
     same_wrong: int | None
+    corrected: int | None = None
+    new: int | None = None
+    baseline_same_wrong: int | None = None
 
 
 @dataclass(frozen=True)
 class DataReport:
-    """The rows that were measured; token counts are the student's, truncated at `max_length`."""
+    """The rows that were measured; token counts are the student's, truncated at `max_length`.
+
+    `labelled_words` is None but where words are labelled: differences, errors and classes then count words.
+    """
 
     name: str | None
     split: str | None
@@ -150,6 +160,14 @@ class DataReport:
     tokens_p50: int
     tokens_max: int
     max_length: int | None
+    labelled_words: int | None = None
+
+    @property
+    def scored(self) -> str:
+        """What quality was scored on: "872 rows", or words where these are labelled."""
+        if self.labelled_words is None:
+            return f"{self.labelled_rows:,} rows"
+        return f"{self.labelled_words:,} words"
 
 
 @dataclass(frozen=True)
@@ -175,12 +193,12 @@ class Report:
     wrote.
 
     Args:
-        task: "single_label", "multi_label" or "regression".
+        task: "single_label", "multi_label", "regression" or "token".
         student: the model in question.
         teacher: the model it learned from.
         baseline: the same student trained without a teacher.
         differences: of the student's accuracy to the others'.
-        errors: inherited and new; single label only.
+        errors: inherited and new; of rows with a single label, or of words.
         classes: one entry per class in the student's order; empty for regression.
         data: the rows.
         environment: hardware, versions, date.
@@ -243,6 +261,8 @@ class Report:
         path = Path(path)
         content = read_json(path, limit=MAX_BYTES)
         found = content.get("schema") if isinstance(content, dict) else None
+        if type(found) is int and found == 1:
+            content, found = {**content, "schema": SCHEMA}, SCHEMA  # what came later has a default
         if type(found) is not int or found != SCHEMA:
             raise ValueError(
                 f"{path.name} has schema {found!r}, this hfdistill reads {SCHEMA}. Measure again, or "
@@ -277,17 +297,17 @@ def interval_sentences(report: Report) -> list[str]:
     """Each difference with its interval, in points."""
     return [
         f"student minus {d.other}: {TITLES[d.metric]} {signed(d.mean)} points, 95 % interval "
-        f"{signed(d.low)} to {signed(d.high)} (same {report.data.labelled_rows:,} rows)"
+        f"{signed(d.low)} to {signed(d.high)} (same {report.data.scored})"
         + (": not told apart" if d.low <= 0 <= d.high else "")
         for d in report.differences
     ]
 
 
-def error_sentence(errors: Errors) -> str:
+def error_sentence(errors: Errors, unit: str = "rows") -> str:
     """What became of the teacher's errors, in one sentence."""
     beside = "" if errors.baseline_same_wrong is None else f" (the baseline {errors.baseline_same_wrong})"
     return (
-        f"of the {errors.teacher_wrong} rows that the teacher gets wrong, the student repeats "
+        f"of the {errors.teacher_wrong} {unit} that the teacher gets wrong, the student repeats "
         f"{errors.same_wrong} wrong answers{beside} and corrects "
         f"{errors.corrected}; it adds {errors.new} errors of its own"
     )
@@ -334,7 +354,7 @@ def _sentences(report: Report) -> list[str]:
     if error is not None:
         lines.append(f"standard error of the student's accuracy: {100 * error:.1f} points")
     if report.errors is not None:
-        lines.append(error_sentence(report.errors))
+        lines.append(error_sentence(report.errors, data.scored.rpartition(" ")[2]))
     source = " ".join(printable(part) for part in (data.name, data.split) if part) or "data"
     unlabelled = "" if data.labelled_rows == data.rows else f", {data.labelled_rows:,} with labels"
     lines.append(f"{source}: {data.rows:,} rows{unlabelled}, {data.tokens_p50} tokens each (median)")

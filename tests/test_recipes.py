@@ -15,6 +15,7 @@ import hfdistill
 from hfdistill import DistillationArguments
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 from tests.distributed.test_two_processes import ROOT, launch
+from tests.tokens import make_named_words
 
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 
@@ -158,6 +159,27 @@ def test_without_the_hub_it_says_so_in_one_line(tmp_path):
     assert "local copy" in said[0]
     assert "recipes/quickstart.py" in said[0]
     assert 'File "' not in done.stderr.split("error:")[0]
+
+
+@pytest.mark.parametrize("kind", ["labels", "numbers", "words"])
+def test_tasks_to_the_end(kind, material, tmp_path, monkeypatch, capsys):
+    """Half of the rows without their labels, for each kind of data."""
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    import tasks
+
+    rows = {"labels": make_dataset(24), "words": make_named_words(24)}.get(kind)
+    if kind == "numbers":
+        rows = make_dataset(24).remove_columns("label").add_column("score", [i / 4 for i in range(24)])
+    (tmp_path / "data").mkdir()
+    rows.to_parquet(tmp_path / "data" / "train.parquet")
+    rows.select(range(10)).to_parquet(tmp_path / "data" / "validation.parquet")
+    monkeypatch.setattr(hfdistill, "measure", functools.partial(hfdistill.measure, speed=None))
+    recipe = tasks.Recipe(str(tmp_path / "data"), encoder=str(material / "encoder"), labelled=0.5, layers=2)
+    tasks.main(recipe, DistillationArguments(str(tmp_path / "out"), max_steps=2, report_to="none"))
+    report = hfdistill.Report.load(tmp_path / "out" / "student" / "report.json")
+    assert report.task == {"labels": "single_label", "numbers": "regression", "words": "token"}[kind]
+    assert report.notes["labelled"] == 12
+    assert "teacher" in capsys.readouterr().out
 
 
 def test_quickstart_to_the_end(tmp_path, monkeypatch, capsys):

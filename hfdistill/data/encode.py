@@ -1,4 +1,4 @@
-"""Text columns to token ids: truncated, counted, never padded."""
+"""Text columns, or lists of words, to token ids: truncated, counted, never padded."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any, TypeVar
 
 from datasets import Dataset, IterableDataset
 
+from hfdistill.labels import UNKNOWN
+
 logger = logging.getLogger(__name__)
 
 DatasetLike = TypeVar("DatasetLike")
 
-CUT = "_cut"
+CUT, _WORDS = "_cut", "_words"
 _UNLIMITED = 10**9  # a tokenizer without a limit reports 1e30
 _STAND_INS = ("cls_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "unk_token_id")
 
@@ -25,15 +27,19 @@ def encode(
     token_types: bool = False,
     prefix: str = "",
 ) -> DatasetLike:
-    """The dataset with `text` (and `text_pair`) replaced by the token ids that a model reads.
+    """The dataset with `text` (and `text_pair`), or `tokens`, replaced by the token ids that a model reads.
 
     Rows are cut to `min(max_length, tokenizer.model_max_length)` and not padded; all other columns stay. How
     many rows were cut is logged once; a streamed dataset is cut uncounted. A text that gives no token at all
     becomes one special token, so no row is empty. Results are cached by `datasets` under a fingerprint that
     holds the whole tokenizer, these arguments and the rows.
 
+    Lists of words (`tokens`) with a label each (`label`) give `labels`, one a token: the word's on its first
+    token, -100 on all others, and `hfdistill.labels.UNKNOWN` on the first token of a word without a label.
+
     Args:
-        dataset: A `Dataset`, `IterableDataset`, `DatasetDict` or `IterableDatasetDict` with a `text` column.
+        dataset: A `Dataset`, `IterableDataset`, `DatasetDict` or `IterableDatasetDict` with a `text` or a
+            `tokens` column.
         tokenizer: A transformers tokenizer, fast or slow.
         max_length: Tokens per row, special tokens included; None for the tokenizer's own limit.
         token_types: Ask for `token_type_ids` where the tokenizer does not return them by itself. A BERT
@@ -45,8 +51,9 @@ def encode(
         A dataset of the same kind with `input_ids`, `attention_mask` and whatever else the tokenizer gives.
 
     Raises:
-        ValueError: When there is no `text` column, a text is not a readable string, or `max_length` leaves no
-            room for text beside the special tokens.
+        ValueError: When there is no `text` or `tokens` column, a text is not a readable string, words and
+            labels are not as many, a tokenizer cannot tell which word a token is of, or `max_length` leaves
+            no room for text beside the special tokens.
 
     Example:
         >>> from datasets import Dataset
@@ -84,15 +91,18 @@ def _encode_split(rows: Any, tokenizer: Any, max_length: int | None, token_types
             "Make one with load(...), Dataset.from_list(rows) or Dataset.from_dict(columns)."
         )
     columns = rows.column_names or list(next(iter(rows), {}))
-    if "text" not in columns:
+    texts = [name for name in ("text", "text_pair") if name in columns]
+    if not texts and "tokens" in columns:
+        texts = [name for name in ("tokens", "label") if name in columns]
+    if not {"text", "tokens"} & set(texts):
         raise ValueError(
-            f"encode reads the column 'text' (and 'text_pair'), found {columns}. "
+            f"encode reads the column 'text' (and 'text_pair') or 'tokens', found {columns}. "
             "Load the data with load(...), or rename the column: dataset.rename_column('sentence', 'text')."
         )
-    texts = [name for name in ("text", "text_pair") if name in columns]
-    encoder = Encoder(
+    kind = Encoder if "text" in texts else WordEncoder
+    encoder = kind(
         tokenizer,
-        limit=room_for_text(tokenizer, max_length, pairs=len(texts) == 2),
+        limit=room_for_text(tokenizer, max_length, pairs="text_pair" in texts),
         token_types=token_types,
         counts=isinstance(rows, Dataset),
         prefix=prefix,
@@ -133,9 +143,7 @@ class Encoder:
 
     def __call__(self, batch: dict[str, list[Any]], rows: list[int]) -> dict[str, list[Any]]:
         """The new columns of a batch whose rows have these numbers in the dataset."""
-        columns = [batch[name] for name in ("text", "text_pair") if name in batch]
-        for name, texts in zip(("text", "text_pair"), columns, strict=False):
-            _check_readable(name, texts, rows)
+        columns = self._columns(batch, rows)
         encoded = self._tokenize(columns, cut=False)
         long = [
             i
@@ -148,6 +156,7 @@ class Encoder:
                 for i, value in zip(long, values, strict=True):
                     encoded[key][i] = value
         self._fill_empty(encoded, rows)
+        self._finish(encoded, batch, rows)
         encoded = {self.prefix + key: values for key, values in encoded.items()}
         if self.counts:
             encoded[CUT] = [False] * len(rows)
@@ -155,7 +164,20 @@ class Encoder:
                 encoded[CUT][i] = True
         return encoded
 
-    def _tokenize(self, columns: list[list[str]], *, cut: bool) -> dict[str, list[Any]]:
+    def _columns(self, batch: dict[str, list[Any]], rows: list[int]) -> list[list[Any]]:
+        """What the tokenizer is given, once it is known to be readable."""
+        names = [name for name in ("text", "text_pair") if name in batch]
+        for name in names:
+            _check_readable(name, batch[name], rows)
+        return [batch[name] for name in names]
+
+    def _finish(self, encoded: dict[str, list[Any]], batch: dict[str, list[Any]], rows: list[int]) -> None:
+        """Add what a task needs beside the ids."""
+
+    def _as_columns(self, encoding: Any) -> dict[str, list[Any]]:
+        return dict(encoding)
+
+    def _tokenize(self, columns: list[list[Any]], *, cut: bool, **options: Any) -> dict[str, list[Any]]:
         encoding = self.tokenizer(
             *columns,
             truncation=cut,
@@ -163,8 +185,9 @@ class Encoder:
             padding=False,
             return_token_type_ids=True if self.token_types else None,
             verbose=False,
+            **options,
         )
-        return dict(encoding)
+        return self._as_columns(encoding)
 
     def _fill_empty(self, encoded: dict[str, list[Any]], rows: list[int]) -> None:
         empty = [i for i, ids in enumerate(encoded["input_ids"]) if len(ids) == 0]
@@ -179,10 +202,64 @@ class Encoder:
                 "tokenizer has no special token to put there. "
                 "Remove them: dataset.filter(lambda row: row['text'].strip() != '')."
             )
-        filled = {"input_ids": token, "attention_mask": 1}
+        filled = {"input_ids": token, "attention_mask": 1, _WORDS: None}
         for key, values in encoded.items():
             for i in empty:
                 values[i] = [filled.get(key, 0)]
+
+
+class WordEncoder(Encoder):
+    """One batch of lists of words to ids and labels."""
+
+    def _columns(self, batch: dict[str, list[Any]], rows: list[int]) -> list[list[Any]]:
+        if not getattr(self.tokenizer, "is_fast", False):
+            raise ValueError(
+                f"{type(self.tokenizer).__name__} cannot tell which word a token is of. Load the fast one: "
+                "AutoTokenizer.from_pretrained(...)."
+            )
+        for row, words, labels in zip(rows, batch["tokens"], _word_labels(batch), strict=True):
+            if not isinstance(words, list) or not all(_readable(word) for word in words):
+                raise ValueError(
+                    f"Row {row} of column 'tokens' is not a list of words: it is no list, or holds None, a "
+                    "number or half a surrogate pair. Remove such rows: dataset.filter(...)."
+                )
+            if any(isinstance(label, str) for label in labels or ()):
+                raise ValueError(
+                    f"Row {row} of column 'label' names its labels, and a loss needs numbers. Load the data "
+                    "with hfdistill.load, which numbers them."
+                )
+            if labels is not None and len(labels) != len(words):
+                raise ValueError(
+                    f"Row {row} has {len(words)} words and {len(labels)} labels. Give each word one, -100 to "
+                    "one that has none, or None for the whole row."
+                )
+        return [batch["tokens"]]
+
+    def _tokenize(self, columns: list[list[Any]], *, cut: bool, **options: Any) -> dict[str, list[Any]]:
+        return super()._tokenize(columns, cut=cut, is_split_into_words=True)
+
+    def _as_columns(self, encoding: Any) -> dict[str, list[Any]]:
+        return {**encoding, _WORDS: [encoding.word_ids(i) for i in range(len(encoding["input_ids"]))]}
+
+    def _finish(self, encoded: dict[str, list[Any]], batch: dict[str, list[Any]], rows: list[int]) -> None:
+        pairs = zip(encoded.pop(_WORDS), _word_labels(batch), strict=True)
+        encoded["labels"] = [_aligned(numbers, labels) for numbers, labels in pairs]
+
+
+def _word_labels(batch: dict[str, list[Any]]) -> list[Any]:
+    return batch.get("label") or [None] * len(batch["tokens"])
+
+
+def _aligned(numbers: list[int | None], labels: list[int | None] | None) -> list[int]:
+    """One label a token: its word's where the word begins, -100 elsewhere."""
+    found, before = [], None
+    for number in numbers:
+        label = -100
+        if number is not None and number != before:
+            label = UNKNOWN if labels is None or labels[number] in (None, -100) else int(labels[number] or 0)
+        found.append(label)
+        before = number
+    return found
 
 
 def _check_readable(name: str, texts: list[Any], rows: list[int]) -> None:

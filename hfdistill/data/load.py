@@ -1,4 +1,4 @@
-"""Labelled text from the Hub or from local files, with the same few columns wherever it came from."""
+"""Labelled text or words from the Hub or local files, with the same few columns wherever it came from."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, List, Value
 
 from hfdistill.data.sources import read
+from hfdistill.data.tags import read_words, word_columns
 from hfdistill.data.targets import read_labels
 
 __all__ = ["load"]
@@ -60,6 +61,10 @@ def load(
 ) -> DatasetDict:
     """Splits with the columns `text`, `text_pair` (for pairs), `label` (where there are any), no other.
 
+    Lists of words with lists of labels (`tokens`, `ner_tags`) become the columns `tokens` and `label`: a
+    label a word, numbered from the names that the data brings, from its sorted strings, or from
+    `label_names`.
+
     Labels: strings become a `ClassLabel` of their sorted names, the same over all splits; integers that come
     with names keep them, and stay `int64` without; floats are a regression target (`float32`); lists become
     the multi-hot `float32` rows of a multi-label task. A split whose labels are all hidden (-1 or empty)
@@ -99,6 +104,10 @@ def load(
         )
     raw, from_text = read(source, config)
     columns = list(dict.fromkeys(name for rows in raw.values() for name in rows.column_names))
+    of_words = word_columns(raw, text=text, text_pair=text_pair, label=label)
+    if of_words is not None:
+        read_splits = read_words(raw, *of_words, names=label_names, on_bad_row=on_bad_row)
+        return _chosen(source, read_splits, split)
     texts = _text_columns(columns, text, text_pair)
     target = _label_column([name for name in columns if name not in texts], label)
     labels: dict[str, list[Any]] = {}
@@ -106,6 +115,10 @@ def load(
     if target is not None:
         labels, feature = read_labels(raw, column=target, names=label_names, from_text=from_text)
     found = {name: _build(name, raw[name], texts, labels.get(name), feature, on_bad_row) for name in raw}
+    return _chosen(source, found, split)
+
+
+def _chosen(source: Any, found: dict[str, Dataset], split: str | None) -> DatasetDict:
     if split is not None and split not in found:
         raise ValueError(
             f"{str(source)!r} has no split {split!r}, found {list(found)}. Pass one of them as split=."

@@ -14,7 +14,7 @@ def differences(task: str, logits: Mapping[str, Array], labels: Array) -> tuple[
     """The student's accuracy minus the others'; none for regression or without labels."""
     if task == "regression" or len(labels) == 0:
         return ()
-    metric = "accuracy" if task == "single_label" else "subset_accuracy"
+    metric = "subset_accuracy" if task == "multi_label" else "accuracy"
     right = {role: _right(task, values, labels) for role, values in logits.items()}
     others = [role for role in ("teacher", "baseline") if role in right]
     return tuple(Difference(role, metric, *paired_interval(right["student"], right[role])) for role in others)
@@ -67,21 +67,32 @@ def _class(
 ) -> ClassReport:
     rows = int(inside.sum())
     recall = {role: float(answer[inside].mean()) if rows else None for role, answer in says.items()}
-    wrong = same = None
-    if "teacher" in logits and len(labels):
-        if labels.ndim == 2:
-            missed = says["teacher"] != inside
-            repeated = missed & (says["student"] != inside)
-        else:
-            missed = inside & ~says["teacher"]
-            repeated = missed & (logits["student"].argmax(axis=1) == logits["teacher"].argmax(axis=1))
-        wrong, same = int(missed.sum()), int(repeated.sum())
     return ClassReport(
         label=name,
         rows=rows,
         share=rows / len(labels) if len(labels) else 0.0,
         student_recall=recall["student"],
         teacher_recall=recall.get("teacher"),
-        teacher_wrong=wrong,
-        same_wrong=same,
+        **_inherited(inside, says, logits, labels),
     )
+
+
+def _inherited(
+    inside: Array, says: Mapping[str, Array], logits: Mapping[str, Array], labels: Array
+) -> dict[str, int | None]:
+    """What became of the teacher's errors on the rows of a class; of its decisions, for several labels."""
+    if "teacher" not in logits or not len(labels):
+        return {"teacher_wrong": None, "same_wrong": None}
+    several = labels.ndim == 2
+    answers = says if several else {role: values.argmax(axis=1) for role, values in logits.items()}
+    asked = np.ones_like(inside) if several else inside
+    right = {role: asked & (says[role] == inside) for role in says}
+    wrong = asked & ~right["teacher"]
+    same = {role: int((wrong & (answers[role] == answers["teacher"])).sum()) for role in answers}
+    return {
+        "teacher_wrong": int(wrong.sum()),
+        "same_wrong": same["student"],
+        "corrected": int((wrong & right["student"]).sum()),
+        "new": int((right["teacher"] & ~right["student"]).sum()),
+        "baseline_same_wrong": same.get("baseline"),
+    }

@@ -22,8 +22,10 @@ def scores(kind: str, logits: Array, labels: Array) -> Scores:
 
     single_label: accuracy, accuracy_se, macro_f1, ece (15 bins), nll. multi_label (label set = logits > 0):
     subset_accuracy, subset_accuracy_se, micro_f1, macro_f1, nll (mean over rows and labels). regression: mse,
-    pearson, spearman. A standard error is `sqrt(p(1-p)/n)`. Macro F1 is the mean over classes that occur in
-    labels or predictions (scikit-learn's rule). A correlation with a constant is undefined: None.
+    pearson, spearman. token: as single_label with words as rows, but no standard error, since the words of a
+    text are not drawn one by one. A standard error is `sqrt(p(1-p)/n)`. Macro F1 is the mean over classes
+    that occur in labels or predictions (scikit-learn's rule). A correlation with a constant is undefined:
+    None.
 
     Args:
         kind: the task, as `hfdistill.labels.task_kind` names it.
@@ -33,6 +35,8 @@ def scores(kind: str, logits: Array, labels: Array) -> Scores:
     x = logits.astype(np.float64)
     if kind == "single_label":
         return _single_label(x, labels)
+    if kind == "token":
+        return {name: v for name, v in _single_label(x, labels).items() if name != "accuracy_se"}
     if kind == "multi_label":
         return _multi_label(x, labels)
     y = labels.astype(np.float64)
@@ -53,7 +57,7 @@ def fidelity(kind: str, student: Array, teacher: Array) -> Scores:
     s, t = student.astype(np.float64), teacher.astype(np.float64)
     if kind == "regression":
         return {"mse_teacher": float(np.mean((s - t) ** 2)), "pearson_teacher": pearson(s[:, 0], t[:, 0])}
-    if kind == "single_label":
+    if kind in ("single_label", "token"):
         log_s, log_t = log_softmax(s), log_softmax(t)
         kl = (np.exp(log_t) * (log_t - log_s)).sum(axis=1).mean()
         return {"agreement": agreement(s.argmax(axis=1), t.argmax(axis=1)), "kl": float(kl)}

@@ -3,7 +3,7 @@
 from hfdistill.labels import TaskKind
 from hfdistill.objectives.base import Blend, Objective, Setting, as_blend, register, registered
 from hfdistill.objectives.contrast import RKD, InfoNCE
-from hfdistill.objectives.decoupled import DIST, DKD, WSL
+from hfdistill.objectives.decoupled import DIST, DKD, WSL, WeightedCrossEntropy
 from hfdistill.objectives.hidden import PKD, EmbeddingMSE, HiddenCosine, HiddenMSE
 from hfdistill.objectives.logits import KD, CrossEntropy, LabelMSE, LogitMSE
 from hfdistill.objectives.relations import AttentionKL, MiniLM, MiniLMv2, TinyBERTAttention
@@ -29,6 +29,7 @@ __all__ = [
     "Objective",
     "Setting",
     "TinyBERTAttention",
+    "WeightedCrossEntropy",
     "as_blend",
     "default_objective",
     "register",

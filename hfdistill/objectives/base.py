@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hfdistill.anatomy import Anatomy
-from hfdistill.labels import TaskKind
+from hfdistill.labels import TaskKind, words
 from hfdistill.schedules import Schedule, checked_progress, moments, value_at
 from hfdistill.trace import Tap, Trace
 
@@ -23,7 +23,7 @@ class Setting:
     """What the run tells every objective when it is bound.
 
     Args:
-        task: single_label, multi_label or regression.
+        task: single_label, multi_label, regression or token.
         classes: C, the number of outputs of the student and of the teacher.
         label_smoothing: the run's `label_smoothing_factor`, for terms that read hard labels.
         student: sizes of the student, for terms that look inside it; None where they are not known.
@@ -48,7 +48,9 @@ class Objective(nn.Module):
     """One term of a distillation loss.
 
     Life: construct (hyper-parameters only) → `bind` (sizes known, misuse refused) → `forward`, once a batch.
-    A subclass needs `forward` alone; it returns the mean over what `count` counts. Objectives add and scale:
+    A subclass needs `forward` alone; it returns the mean over what `count` counts. Where tokens are labelled,
+    a term without taps is given each word as a row, (n, C) logits and (n,) labels, n words in the batch; one
+    with taps is given the batch as it is, (B, T, C) and (B, T). Objectives add and scale:
 
     Example:
         >>> from hfdistill import KD, CrossEntropy
@@ -141,6 +143,7 @@ class Blend(nn.Module):
         self._written = [_weight(weight) for weight, _ in terms]
         self.terms = nn.ModuleList([term for _, term in terms])
         self._progress = 0.0
+        self._by_word = [False] * len(terms)
         self._ever = [any(value_at(w, p) > 0 for p in moments([w]) if p < 1) for w in self._written]
 
     @property
@@ -201,6 +204,12 @@ class Blend(nn.Module):
                 f"The objective {self} has no term with weight, so nothing would be learnt. "
                 "Give a term a weight above 0, as in 0.5 * CrossEntropy() + 0.5 * KD()."
             )
+        if setting.task == "token" and not setting.same_tokens:
+            raise ValueError(
+                "The student labels tokens, and the teacher reads other tokens than the student. Give both "
+                "one tokenizer: student = shrink(teacher, layers=...), or a teacher with the student's "
+                "vocabulary."
+            )
         for progress in moments(self._written):
             if progress < 1 and not any(value_at(weight, progress) > 0 for weight in self._written):
                 raise ValueError(self._idle(progress))
@@ -212,6 +221,7 @@ class Blend(nn.Module):
                     stacklevel=2,
                 )
             term.bind(setting)
+        self._by_word = [setting.task == "token" and not any(term.taps()) for _, term in self._pairs()]
 
     def taps(self, *, ever: bool = False) -> Taps:
         """What the terms that have weight now read inside the student, and inside the teacher.
@@ -232,13 +242,22 @@ class Blend(nn.Module):
 
     def counts(self, labels: Tensor) -> Tensor:
         """What each term's mean is a mean over: (terms,), float32."""
-        return torch.stack([term.count(labels).float() for _, term in self._pairs()])
+        flat = words(labels)[1] if any(self._by_word) else labels
+        sides = zip(self._by_word, self._pairs(), strict=True)
+        return torch.stack([term.count(flat if by_word else labels).float() for by_word, (_, term) in sides])
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
         """The unweighted mean of each term: (terms,), float32. A term without weight now is not computed."""
         zero = student.logits.new_zeros((), dtype=torch.float32)
-        current = zip(self.weights, self.terms, strict=True)
-        return torch.stack([term(student, teacher, labels).float() if w else zero for w, term in current])
+        whole = flat = (student, teacher, labels)
+        if any(self._by_word):
+            where, known = words(labels)
+            flat = (Trace(student.logits[where]), Trace(teacher.logits[where]), known)
+        values = []
+        for weight, by_word, term in zip(self.weights, self._by_word, self.terms, strict=True):
+            read = flat if by_word else whole
+            values.append(term(*read).float() if weight and len(read[2]) else zero)
+        return torch.stack(values)
 
     def __add__(self, other: Objective | Blend) -> Blend:
         return Blend([*self._pairs(), *as_blend(other)._pairs()])

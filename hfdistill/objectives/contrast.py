@@ -29,6 +29,15 @@ class PooledObjective(LayerObjective):
         super().__init__(layers=layers)
         self.pooling = check_pooling(pooling, allowed=("cls", "mean"))
 
+    def bind(self, setting: Setting) -> None:
+        """As every term on layers; refuse words, of which one vector a row tells nothing."""
+        if setting.task == "token":
+            raise ValueError(
+                f"{self!r} compares one vector per row, and the student labels words, each by its own. Use a "
+                "term on every token, such as HiddenMSE()."
+            )
+        super().bind(setting)
+
     def vectors(self, student: Trace, teacher: Trace) -> Iterator[Pair]:
         """(B, D) of each pair of layers."""
         for s, t in self.read(student, teacher):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hfdistill.labels import missing
 from hfdistill.objectives.base import Objective, Setting, is_number, positive, register
+from hfdistill.objectives.confidence import Trust, check_trust, trust
 from hfdistill.objectives.logits import TINY, refuse_standardised, standardised, wide
 from hfdistill.schedules import Schedule
 from hfdistill.trace import Trace
@@ -175,6 +176,11 @@ class DIST(Objective):
 
     def bind(self, setting: Setting) -> None:
         """Refuse other tasks; two classes leave the intra-class term."""
+        if setting.task == "token":
+            raise ValueError(
+                "DIST correlates the rows of a batch, and the words of a few texts are no such rows. Use "
+                "KD() where words are labelled."
+            )
         _refuse_other_tasks("DIST", setting)
         if setting.classes > 2 or not self.inter:
             return
@@ -246,6 +252,39 @@ class WSL(LabelledRows):
         weights = -torch.expm1(-c_s / (c_t + 1e-7))  # (B,)
         kl = _kl((s / temperature).log_softmax(-1), (t / temperature).log_softmax(-1))
         return self.mean(temperature**2 * weights * kl, labels)
+
+
+@register("weighted_cross_entropy")
+class WeightedCrossEntropy(LabelledRows):
+    """Hard labels, each as far as the teacher's answer speaks for it: L = (1/n) Σ_b w_b CE(y_b, z_s,b).
+
+    `by="confidence"`: w = max_c p_t(c) at T = 1, CWTM of born-again networks (Furlanello, Lipton, Tschannen,
+    Itti, Anandkumar 2018, arXiv 1805.04770), which divides w by its sum over the batch; here the mean is over
+    the n labelled rows, so that the value does not depend on how rows are split. `by="label"`: w = 1/(1 +
+    CE(y, z_t)) (the weight of MT-BERT, Wu, Wu, Huang 2021, arXiv 2106.01023): a label that the teacher finds
+    absurd weighs little. Reduction: mean over labelled rows. Computed in float64, as KD is.
+
+    `by="label"` is for noisy labels, with a teacher that has not seen the row it judges: one that has learnt
+    the noise by heart finds nothing absurd, so use `out_of_fold`. Not for a teacher weaker than the labels:
+    there it is `CrossEntropy()` that corrects the teacher, or `KD(probability_shift=True)`.
+
+    Args:
+        by: "confidence" or "label".
+
+    Raises:
+        ValueError: at construction for another `by`; at `bind` for tasks other than one label of several
+            classes.
+    """
+
+    def __init__(self, *, by: Trust = "confidence") -> None:
+        super().__init__()
+        self.by = check_trust("WeightedCrossEntropy", by)
+
+    def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
+        """Mean over labelled rows; see `Objective.forward`."""
+        s, t = wide(student.logits), wide(teacher.logits)  # (B, C)
+        each = F.cross_entropy(s, labels, ignore_index=-100, reduction="none")  # (B,)
+        return self.mean(trust(t, labels, by=self.by) * each, labels)
 
 
 def _refuse_other_tasks(name: str, setting: Setting) -> None:

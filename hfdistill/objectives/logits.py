@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hfdistill.labels import missing
 from hfdistill.objectives.base import Objective, Setting, is_number, positive, register
+from hfdistill.objectives.confidence import Trust, check_trust, shifted, trust
 from hfdistill.schedules import Schedule
 from hfdistill.trace import Trace
 
@@ -46,8 +47,8 @@ def refuse_standardised(name: str, setting: Setting) -> None:
 class CrossEntropy(Objective):
     """Cross-entropy of the student with the hard labels; rows labelled -100 do not count.
 
-    Single label: L = -(1/n) Σ_b log softmax(z_b)[y_b]. Multi-label: binary cross-entropy with logits, mean
-    over the B·C labels that are not -100.
+    Single label: L = -(1/n) Σ_b log softmax(z_b)[y_b]; where words are labelled, n counts them. Multi-label:
+    binary cross-entropy with logits, mean over the B·C labels that are not -100.
 
     Args:
         label_smoothing: ε in [0, 1): the target is (1 - ε) on the label and ε/C everywhere (Szegedy et al.
@@ -82,7 +83,7 @@ class CrossEntropy(Objective):
 
     def bind(self, setting: Setting) -> None:
         """Take over the task and the run's label smoothing."""
-        if setting.task == "regression" or (setting.task == "single_label" and setting.classes == 1):
+        if setting.task == "regression" or (setting.task != "multi_label" and setting.classes == 1):
             raise ValueError(
                 "CrossEntropy needs classes, but the student has one output. Use LabelMSE() and leave "
                 "config.problem_type empty, or load the student with num_labels=2."
@@ -180,36 +181,68 @@ class KD(Objective):
     weight near 9. For many classes and a much larger teacher; the size of the student's logits is then
     free, so look at calibration.
 
+    Where the teacher errs and labels can be trusted, `probability_shift=True` changes its largest probability
+    for that of the label in each row where they are not the same class (Wen, Lai, Qian 2019, arXiv
+    1911.07471; TextBrewer, arXiv 2002.12620): what it says of the other classes is kept. Rows without a label
+    stay as they are. Not where labels are noisy: it would teach the noise.
+
+    `weight_by` weighs rows: L = T² · (1/B) Σ_b w_b KL_b. "confidence" takes w = max_c p_t(c) at T = 1, which
+    needs no label (the weight of CWTM, Furlanello et al. 2018, arXiv 1805.04770, which puts it on hard labels
+    and divides it by its sum over the batch; here it is left as it is, so that the value does not depend on
+    how rows are split). "label" takes w = 1/(1 + CE(y, z_t)) (MT-BERT, Wu, Wu, Huang 2021, arXiv 2106.01023),
+    which halves a row on which the teacher is at a loss and drops one on which it is surely wrong; a row
+    without a label weighs 1. `WSL` also asks what the student knows by now.
+
     Args:
         temperature: T > 0, or a schedule of it.
         standardise: compare standardised logits.
+        probability_shift: put the teacher right where it contradicts the label.
+        weight_by: "confidence" or "label"; None weighs all rows alike.
 
     Raises:
-        ValueError: at construction for T ≤ 0; at `bind` for regression (one output has no distribution), and
-            for standardised logits of two classes (they are constant) or of several labels a row.
+        ValueError: at construction for T ≤ 0 or another `weight_by`; at `bind` for regression (one output has
+            no distribution), for standardised logits of two classes (they are constant), and for
+            standardised, shifted or weighted rows of several labels.
     """
 
-    def __init__(self, *, temperature: float | Schedule = 4.0, standardise: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        temperature: float | Schedule = 4.0,
+        standardise: bool = False,
+        probability_shift: bool = False,
+        weight_by: Trust | None = None,
+    ) -> None:
         super().__init__()
+        self.probability_shift = probability_shift
+        self.weight_by = None if weight_by is None else check_trust("KD", weight_by)
         self.temperature = positive(temperature, "KD needs a temperature", usual="1 to 8")
         self.standardise = standardise
         self._multi_label = False
 
     def bind(self, setting: Setting) -> None:
         """Choose softmax or sigmoid."""
-        if setting.task == "regression" or (setting.task == "single_label" and setting.classes == 1):
+        if setting.task == "regression" or (setting.task != "multi_label" and setting.classes == 1):
             raise ValueError(
                 "KD compares distributions over classes, and one output has none: its KL is 0 for ever. "
                 "Use LogitMSE() for regression."
             )
         if self.standardise:
             refuse_standardised("KD", setting)
+        if setting.task == "multi_label" and (self.probability_shift or self.weight_by):
+            raise ValueError(
+                f"{self!r} needs rows of which one class is right, but multi-label classes are decided one "
+                "by one. Leave probability_shift and weight_by out."
+            )
         self._multi_label = setting.task == "multi_label"
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
         """Mean over all rows; see `Objective.forward`."""
         temperature = self.now(self.temperature)
         s, t = wide(student.logits), wide(teacher.logits)  # (B, C)
+        weights = 1.0 if self.weight_by is None else trust(t, labels, by=self.weight_by)
+        if self.probability_shift:
+            t = shifted(t, labels)
         if self.standardise:
             s, t = standardised(s), standardised(t)
         s, t = s / temperature, t / temperature
@@ -217,7 +250,8 @@ class KD(Objective):
             kl = t.sigmoid() * (F.logsigmoid(t) - F.logsigmoid(s))
             kl = (kl + (-t).sigmoid() * (F.logsigmoid(-t) - F.logsigmoid(-s))).mean()
         else:
-            kl = F.kl_div(F.log_softmax(s, -1), F.log_softmax(t, -1), reduction="batchmean", log_target=True)
+            each = F.kl_div(F.log_softmax(s, -1), F.log_softmax(t, -1), reduction="none", log_target=True)
+            kl = (weights * each.sum(-1)).mean()
         return (temperature**2 * kl).float()
 
 

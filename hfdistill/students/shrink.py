@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from hfdistill.anatomy import Anatomy, Layout, embeddings, layout_of, unwrapped
 from hfdistill.hub import reaching
+from hfdistill.pretrained import auto_class
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +49,8 @@ def shrink(
 
     Args:
         teacher: A model with any head, a PEFT wrapper around one (its adapter is merged into a copy), or the
-            id or path of a sequence classifier. A checkpoint without a head gets one from Transformers, drawn
-            at random.
+            id or path of a classifier of texts or tokens. A checkpoint without a head gets one from
+            Transformers, drawn at random.
         layers: How many blocks to keep, or which ones.
         dtype: Type of the student's weights.
 
@@ -89,9 +90,8 @@ def _model(teacher: Any) -> Any:
     """The network to cut; a PEFT adapter is merged into a copy of it."""
     if isinstance(teacher, (str, os.PathLike)):
         with reaching(str(teacher)):
-            return AutoModelForSequenceClassification.from_pretrained(
-                teacher, dtype=torch.float32, trust_remote_code=False
-            )
+            name = os.fspath(teacher)
+            return auto_class(name).from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
     if isinstance(teacher, PreTrainedModel):
         return teacher
     if not isinstance(unwrapped(teacher), PreTrainedModel):

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from hfdistill.labels import name_architecture
 from hfdistill.pretrained import load_classifier, load_tokenizer
 from hfdistill.tokens import difference, tokenizer_print
 from hfdistill.trace import Batch, Tap, Trace, accepted_inputs, run
@@ -59,6 +60,9 @@ class Teacher(nn.Module):
             taps: what to read inside; none for objectives on logits.
         """
         raise NotImplementedError(f"{type(self).__name__} needs a `trace(batch)` that returns a Trace.")
+
+    def check_taps(self, taps: Collection[Tap]) -> None:
+        """Refuse, before anything runs, taps that `trace` could not read."""
 
     def reads(self, batch: Batch) -> Batch:
         """The batch as this teacher's own model takes it: its token ids under the names of a forward.
@@ -115,7 +119,7 @@ class ModelTeacher(Teacher):
         self.tokenizer = tokenizer
         if tokenizer is not None:
             self.prefix, self.same_tokens = PREFIX, False
-        self.model = model.requires_grad_(False).eval()
+        self.model = name_architecture(model).requires_grad_(False).eval()
         self.config = getattr(model, "config", None)
         self._accepts = accepted_inputs(model)
 

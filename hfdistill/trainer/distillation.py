@@ -68,6 +68,7 @@ class DistillationTrainer(ProjectionTrainer):
     """
 
     loss_is_scaled_for_ga: ClassVar[bool] = True
+    _sampler: Any = None
 
     def __init__(
         self,
@@ -86,7 +87,7 @@ class DistillationTrainer(ProjectionTrainer):
         args = args or TrainingArguments("tmp_trainer")
         preflight.refuse_data_parallel(args)
         self.teacher = None if teacher is None else as_teacher(teacher)
-        if isinstance(model, (str, Path)):
+        if model is not None:
             model = load_student(model, like=getattr(self.teacher, "config", None))
         self._label_map = label_map
         tokenizer = options.get("processing_class")
@@ -102,7 +103,6 @@ class DistillationTrainer(ProjectionTrainer):
         self.blend = self._chosen(objective)
         self._bind(self.model)
         self._ledger = Ledger(self.blend.names)
-        self._sampler: Any = None
         self._teacher_print: str | None = None
         self._teacher_seen = False
         data, config = (self.train_dataset, self.eval_dataset), getattr(self.model, "config", None)
@@ -135,7 +135,7 @@ class DistillationTrainer(ProjectionTrainer):
         if config is not None and theirs is not None:
             spaces.check_same_task(config, theirs)
             self._columns = spaces.match_labels(config, theirs, label_map=self._label_map)
-        smoothing = self.args.label_smoothing_factor if self.task == "single_label" else 0.0
+        smoothing = self.args.label_smoothing_factor if self.task in ("single_label", "token") else 0.0
         self._classes = getattr(config, "num_labels", 2)
         inner = getattr(self.teacher, "inner", None)
         sizes = {"student": known_anatomy(model)}
@@ -157,7 +157,7 @@ class DistillationTrainer(ProjectionTrainer):
 
     def call_model_init(self, trial: Any = None) -> Any:
         """As Trainer's."""
-        model = super().call_model_init(trial)
+        model = spaces.name_architecture(super().call_model_init(trial))
         if hasattr(self, "blend"):
             self._bind(model)  # another student: other sizes, and projections of its own
         return model
@@ -168,7 +168,8 @@ class DistillationTrainer(ProjectionTrainer):
         data = self.eval_dataset
         data = next(iter(data.values()), None) if isinstance(data, dict) else data
         limit = option(self.args, "teacher_check_rows")
-        if self.teacher is None or self.task != "single_label" or not isinstance(data, Dataset) or not limit:
+        judged = self.task in ("single_label", "token") and isinstance(data, Dataset)
+        if self.teacher is None or not judged or not limit:
             return
         if not self.is_world_process_zero():
             return
@@ -179,10 +180,11 @@ class DistillationTrainer(ProjectionTrainer):
             batch = dict(self._prepare_inputs(self.data_collator(part)))
             labels = self._labels(batch)
             batch = {name: value for name, value in batch.items() if name not in self.label_names}
-            answers += self._teach(batch).logits.argmax(-1)[labels != -100].tolist()
-            gold += labels[labels != -100].tolist()
+            answers += self._teach(batch).logits.argmax(-1)[labels >= 0].tolist()
+            gold += labels[labels >= 0].tolist()
         if gold:
-            self.log(preflight.judge_teacher(answers, gold))
+            unit = "words" if self.task == "token" else "rows"
+            self.log(preflight.judge_teacher(answers, gold, unit=unit))
 
     # ---- data ----
 
@@ -267,7 +269,11 @@ class DistillationTrainer(ProjectionTrainer):
         labels = self.given_labels(batch)
         if labels is None:
             labels = spaces.unlabelled(rows(batch), self._classes, self.task).to(self.args.device)
-        return spaces.as_targets(labels, self.task)
+        labels = spaces.as_targets(labels, self.task)
+        if self.task != "token":
+            return labels
+        mask = batch.get("attention_mask")
+        return spaces.word_labels(labels, torch.ones_like(batch["input_ids"]) if mask is None else mask)
 
     def _teach(
         self, batch: Batch, taps: Collection[Tap] = frozenset(), labels: Tensor | None = None
@@ -280,7 +286,7 @@ class DistillationTrainer(ProjectionTrainer):
             trace = self.teacher.trace(batch, taps=taps) if taps else self.teacher.trace(batch)
         if self._columns is None:
             return trace
-        return dataclasses.replace(trace, logits=trace.logits[:, self._columns])
+        return dataclasses.replace(trace, logits=trace.logits[..., self._columns])
 
     def compute_loss(
         self,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.trainer_utils import EvalLoopOutput
 
-from hfdistill.labels import TaskKind, as_targets, row_losses
+from hfdistill.labels import TaskKind, as_targets, row_losses, words
 from hfdistill.trace import Trace
 from hfdistill.trainer.given import GivenLoss
 from hfdistill.trainer.ledger import NonFiniteError
@@ -48,6 +48,8 @@ class ExactEvaluationTrainer(ResumableTrainer):
             loss = self._book_eval(
                 logits[0] if isinstance(logits, tuple) else logits, as_targets(given, self.task)
             )
+        if self.task == "token" and given is not None:
+            given = given.clamp(min=-100)  # metrics know no other sign of a missing label
         return (loss, None, None) if prediction_loss_only else (loss, logits, given)
 
     def _book_eval(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -55,8 +57,12 @@ class ExactEvaluationTrainer(ResumableTrainer):
         if self.compute_loss_func is None:
             sums = row_losses(logits.float(), labels, self.task)  # (B, 2): sum and count
         else:
+            weight = torch.ones(len(labels), device=logits.device)
+            if self.task == "token":
+                weight, (where, labels) = (labels >= 0).sum(-1).float(), words(labels)
+                logits = logits[where]
             value = GivenLoss(self.compute_loss_func)(Trace(logits), Trace(logits), labels)
-            sums = torch.stack([value.float(), torch.ones_like(value)]).expand(len(labels), 2).contiguous()
+            sums = torch.stack([value.float() * weight, weight], dim=-1)
         if self._eval_losses is not None:
             self._eval_losses.append(self.accelerator.gather_for_metrics(sums))
         return sums[:, 0].sum() / sums[:, 1].sum().clamp(min=1)

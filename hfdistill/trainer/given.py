@@ -38,6 +38,9 @@ class GivenLoss(Objective):
         return (~missing(labels)).sum().float()
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
-        """What the function returns."""
+        """What the function returns; 0 where nothing is labelled."""
+        count = self.count(labels)
+        if not count:
+            return student.logits.sum() * 0.0
         outputs = SequenceClassifierOutput(logits=student.logits)
-        return self.function(outputs, labels, num_items_in_batch=self.count(labels))
+        return self.function(outputs, labels, num_items_in_batch=count)

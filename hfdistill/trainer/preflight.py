@@ -9,7 +9,12 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 from torch import nn
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, TrainingArguments
+from transformers import (
+    DataCollatorForTokenClassification,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+    TrainingArguments,
+)
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hfdistill import labels as spaces
@@ -101,7 +106,7 @@ class Reader:
 
     def collate(self, tokenizer: Any) -> Any:
         """The collator of the run: the user's own, or one that pads each side with its own tokenizer."""
-        padder = self.collator
+        padder = self.collator or _word_padder(self.configs, tokenizer)
         if not self.others or not isinstance(tokenizer, PreTrainedTokenizerBase):
             return padder
         if padder is not None and not isinstance(padder, DataCollatorWithPadding):
@@ -125,12 +130,13 @@ class Reader:
         if isinstance(data, dict):
             return {name: self(part, tokenizer) for name, part in data.items()}
         columns = getattr(data, "column_names", None) or []
-        if not isinstance(data, (Dataset, IterableDataset)) or "text" not in columns:
+        raw = {"text", "tokens"} & set(columns)
+        if not isinstance(data, (Dataset, IterableDataset)) or not raw:
             return data
         if reads_by_itself(self.args, self.collator, data):
             return data
         for prefix, parts in self.others.items():
-            if f"{prefix}input_ids" not in columns:
+            if "text" in columns and f"{prefix}input_ids" not in columns:
                 data = self._read_for(prefix, parts, data)
         if "input_ids" in columns:
             return data
@@ -140,9 +146,11 @@ class Reader:
                 "processing_class=AutoTokenizer.from_pretrained(...), or tokenise the data first."
             )
         self._check_vocabulary(tokenizer)
+        if "text" not in columns:
+            self._check_words(data)
         token_types = "text_pair" in columns and "token_type_ids" in self.inputs
         with self.args.main_process_first(desc="tokenisation"):
-            return encode(data, tokenizer, max_length=self._room(), token_types=token_types)
+            return self._filled(encode(data, tokenizer, max_length=self._room(), token_types=token_types))
 
     def _room(self) -> int | None:
         """Tokens of a row for the student and those who read its tokens."""
@@ -184,6 +192,27 @@ class Reader:
                 prefix=prefix,
             )
 
+    def _filled(self, data: Any) -> Any:
+        """The data with None, which `concatenate_datasets` leaves in rows without a label, filled in."""
+        config = next((config for config in self.configs if config is not None), None)
+        if config is None or not isinstance(data, Dataset) or "label" not in data.column_names:
+            return data
+        if None not in data.with_format(None)["label"][:]:
+            return data
+        blank = spaces.unlabelled(1, config.num_labels, spaces.task_kind(config))[0].tolist()
+        return data.map(_fill, fn_kwargs={"blank": blank}, batched=True)
+
+    def _check_words(self, data: Any) -> None:
+        """Words with a label each are for models that label tokens, with these names in this order."""
+        config = next((config for config in self.configs if config is not None), None)
+        if config is not None and spaces.task_kind(config) != "token":
+            raise ValueError(
+                "The data holds lists of words (column 'tokens'), and the student gives a text one label. "
+                "Load it with load_classifier(..., task='token'), or join the words to a column 'text'."
+            )
+        names = getattr(getattr((data.features or {}).get("label"), "feature", None), "names", None)
+        spaces.check_class_names(names or [], config, split=str(data.split or "the data"))
+
     def _check_vocabulary(self, tokenizer: PreTrainedTokenizerBase) -> None:
         for role, config in zip(("student", *["teacher"] * len(self.configs)), self.configs, strict=False):
             _check_room_for(tokenizer, config, role=role)
@@ -218,6 +247,18 @@ def _check_vocabularies(student: Any, teacher: Teacher) -> None:
         )
 
 
+def _word_padder(configs: Sequence[Any], tokenizer: Any) -> Any:
+    """What pads labels with the tokens, where tokens are labelled; else None, for Trainer's own choice."""
+    config = next((config for config in configs if config is not None), None)
+    if config is None or not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return None
+    return DataCollatorForTokenClassification(tokenizer) if spaces.task_kind(config) == "token" else None
+
+
+def _fill(batch: dict[str, list[Any]], blank: Any) -> dict[str, list[Any]]:
+    return {"label": [blank if label is None else label for label in batch["label"]]}
+
+
 def check_inside(blend: Blend, args: TrainingArguments, *, student: nn.Module, teacher: Any) -> None:
     """Refuse terms that cannot look inside these networks, and say what depends on how rows are split."""
     own, other = blend.taps(ever=True)
@@ -234,6 +275,8 @@ def check_inside(blend: Blend, args: TrainingArguments, *, student: nn.Module, t
     check_taps(student, own)
     if isinstance(getattr(teacher, "model", None), nn.Module):
         check_taps(teacher.model, other)
+    if isinstance(teacher, Teacher):
+        teacher.check_taps(other)
     whole = [repr(term) for term in blend.terms if not getattr(term, "additive", True)]
     if whole and (args.gradient_accumulation_steps > 1 or args.world_size > 1):
         logger.warning(
@@ -246,9 +289,8 @@ def check_inside(blend: Blend, args: TrainingArguments, *, student: nn.Module, t
 
 def reads_by_itself(args: TrainingArguments, collator: Any, data: Any) -> bool:
     """Whether the user's own code makes the model's inputs: a transform, a collator, columns kept for one."""
-    own_collator = collator is not None and not isinstance(
-        collator, (DataCollatorWithPadding, DistillationCollator)
-    )
+    pads = (DataCollatorWithPadding, DataCollatorForTokenClassification, DistillationCollator)
+    own_collator = collator is not None and not isinstance(collator, pads)
     transformed = isinstance(data, Dataset) and data.format["type"] == "custom"
     return own_collator or transformed or not args.remove_unused_columns
 
@@ -293,22 +335,24 @@ def check_data(train: Any, evaluation: Any, *, config: Any, objective: Blend, re
             )
 
 
-def judge_teacher(answers: list[int], gold: list[int]) -> dict[str, float]:
+def judge_teacher(answers: list[int], gold: list[int], *, unit: str = "rows") -> dict[str, float]:
     """The teacher's accuracy on the first evaluation rows, with a warning where it is no better than chance.
 
     Args:
         answers: its class per row.
         gold: the label per row; not empty.
+        unit: "words" where tokens are labelled.
     """
     accuracy = sum(a == g for a, g in zip(answers, gold, strict=True)) / len(gold)
     chance = max(gold.count(label) for label in set(gold)) / len(gold)
     if accuracy <= chance:
         logger.warning(
-            "The teacher is right on %.1f %% of %d evaluation rows; always answering the most frequent class "
+            "The teacher is right on %.1f %% of %d evaluation %s; always answering the most frequent class "
             "is right on %.1f %%. It has nothing to teach. Is its head trained, is this its tokenizer, are "
             "its classes in the data's order (label_map=)?",
             100 * accuracy,
             len(gold),
+            unit,
             100 * chance,
         )
-    return {"teacher_accuracy": accuracy, "teacher_rows": len(gold)}
+    return {"teacher_accuracy": accuracy, f"teacher_{unit}": len(gold)}

@@ -20,6 +20,7 @@ from hfdistill import (
     Until,
 )
 from tests.conftest import make_bert, make_byte_tokenizer, make_roberta, make_sentences, make_tokenizer
+from tests.tokens import make_tagger, make_words
 from tests.trainer.conftest import GradientRecorder, quiet_arguments
 
 TEXTS, CLASSES = zip(*make_sentences(24), strict=True)
@@ -42,6 +43,7 @@ CASES = [
     (21, "inside"),
     (21, "stages"),
     (21, "ensemble"),
+    (21, "tokens"),
 ]
 
 
@@ -53,6 +55,7 @@ def run(folder: Path, rows: int, kind: str, processes: int, **options):
         "multi": MULTI,
     }
     data = Dataset.from_dict({"text": list(TEXTS[:rows]), "label": classes.get(kind, CLASSES)[:rows]})
+    data = make_words(rows) if kind == "tokens" else data
     train = data.to_iterable_dataset() if kind == "iterable" else data
     shape = BINARY if kind == "multi" else {}
     recorder = GradientRecorder()
@@ -66,13 +69,14 @@ def run(folder: Path, rows: int, kind: str, processes: int, **options):
     if kind == "split":  # the batch size is then that of all processes together
         settings |= {"per_device_train_batch_size": 8, "accelerator_config": {"split_batches": True}}
         settings["train_sampling_strategy"] = "sequential"
+    make = make_tagger if kind == "tokens" else make_bert
     inside = {"hidden_size": 32} if kind in OBJECTIVES else {}
-    teacher = make_bert(3, seed=1, **shape, **inside)
+    teacher = make(3, seed=1, **shape, **inside)
     if kind == "ensemble":
         other = ModelTeacher(make_roberta(seed=4), tokenizer=make_byte_tokenizer())
         teacher = Ensemble([teacher, other], weights="confidence")
     trainer = DistillationTrainer(
-        make_bert(2, seed=2, **shape),
+        make(2, seed=2, **shape),
         quiet_arguments(
             folder / f"run-{rows}-{kind}", per_device_eval_batch_size=4, **{**settings, **options}
         ),

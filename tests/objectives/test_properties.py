@@ -19,8 +19,8 @@ SETTINGS = [
     Setting(task="multi_label", classes=CLASSES, **INSIDE),
     Setting(task="regression", classes=1, **INSIDE),
 ]
-CONTRASTS = {"info_nce"}
-"""Terms that go on telling rows apart where the student agrees with the teacher."""
+CONTRASTS = {"info_nce", "weighted_cross_entropy"}
+"""Terms that go on telling rows apart, or learn the labels, where the student agrees with the teacher."""
 
 
 def accepts(name, setting):

@@ -1,0 +1,130 @@
+"""Lists of words with a label each, as named-entity and part-of-speech data have them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
+
+logger = logging.getLogger(__name__)
+
+_WORDS = ("tokens", "words")
+_TAGS = ("ner_tags", "ner", "tags", "label", "labels", "word_labels")
+
+
+def word_columns(
+    raw: Mapping[str, Dataset], *, text: str | None, text_pair: str | None, label: str | None
+) -> tuple[str, str | None] | None:
+    """The columns of words and of their labels; None where the data is of texts.
+
+    Args:
+        raw: the splits.
+        text: as in `load`; a column of lists of strings is one of words.
+        text_pair: as in `load`.
+        label: as in `load`; several columns of labels (`pos_tags`, `ner_tags`) are told apart by it.
+
+    Raises:
+        ValueError: for a pair of texts among words.
+    """
+    features: dict[str, Any] = {}
+    for rows in raw.values():
+        features = {**rows.features, **features}
+    lists = {name for name, feature in features.items() if isinstance(feature, (List, LargeList))}
+    strings = {name for name in lists if getattr(features[name].feature, "dtype", None) in _STRINGS}
+    words = text if text is not None else next((n for n in features if n in strings and n in _WORDS), None)
+    if words not in strings:
+        return None
+    tags = label if label is not None else next((n for n in _TAGS if n in lists and n != words), None)
+    if text is None and tags not in lists:
+        return None
+    if text_pair is not None:
+        raise ValueError(
+            f"Column {words!r} holds lists of words, which come without a second text. Leave text_pair out."
+        )
+    return words, tags
+
+
+_STRINGS = ("string", "large_string")
+
+
+def read_words(
+    raw: Mapping[str, Dataset], words: str, tags: str | None, *, names: Sequence[str] | None, on_bad_row: str
+) -> dict[str, Dataset]:
+    """Every split with the columns `tokens` and, where there are labels, `label`.
+
+    Args:
+        raw: the splits.
+        words: the column of words.
+        tags: the column of their labels.
+        names: of the classes 0, 1, …, for numbers that come without, or to fix the order of strings.
+        on_bad_row: "raise" or "drop".
+
+    Raises:
+        ValueError: for labels that are no classes, and for rows whose words and labels are not as many.
+    """
+    labelled = {split: rows for split, rows in raw.items() if tags in rows.column_names}
+    feature = None if tags is None else _feature(labelled, tags, names)
+    return {s: _split(s, rows, words, tags, feature, on_bad_row) for s, rows in raw.items()}
+
+
+def _feature(raw: Mapping[str, Dataset], tags: str, names: Sequence[str] | None) -> Any:
+    """What one label is: a class with a name, or a number where nothing names it."""
+    declared = [getattr(rows.features[tags].feature, "names", None) for rows in raw.values()]
+    found = next((own for own in declared if own), None)
+    if found is not None:
+        if names is not None and list(names) != list(found):
+            raise ValueError(f"The labels carry the names {found}. Leave label_names out.")
+        if any(own != found for own in declared):
+            raise ValueError(
+                f"The splits name the classes of {tags!r} differently: {declared}. Make them one."
+            )
+        return ClassLabel(names=found)
+    learned = raw.get("train", next(iter(raw.values())))
+    values = {value for row in learned[tags][:] for value in row or () if value is not None}
+    if any(isinstance(value, str) for value in values):
+        return ClassLabel(names=list(names or sorted(map(str, values))))
+    return Value("int64") if names is None else ClassLabel(names=list(names))
+
+
+def _split(split: str, rows: Dataset, words: str, tags: str | None, feature: Any, on_bad_row: str) -> Dataset:
+    if words not in rows.column_names:
+        raise ValueError(f"Split {split!r} has no column {words!r}, found {rows.column_names}.")
+    columns: dict[str, Any] = {"tokens": rows[words][:]}
+    features = {"tokens": List(Value("string"))}
+    bad = {i for i, row in enumerate(columns["tokens"]) if row is None or None in row}
+    if tags in rows.column_names:
+        columns["label"] = [_numbered(split, i, row, feature) for i, row in enumerate(rows[tags][:])]
+        features["label"] = List(feature)
+        pairs = zip(columns["tokens"], columns["label"], strict=True)
+        bad |= {i for i, (w, y) in enumerate(pairs) if y is None or w is None or len(w) != len(y)}
+    kept = [i for i in range(len(rows)) if i not in bad]
+    if bad:
+        reason = (
+            f"{len(bad):,} of {len(rows):,} rows of split {split!r} have no words, no labels, or not as many "
+            f"labels as words (first rows {sorted(bad)[:5]})"
+        )
+        if on_bad_row == "raise" or not kept:
+            raise ValueError(f'{reason}. Repair them, or leave them out with on_bad_row="drop".')
+        logger.warning("%s: dropped", reason)
+    chosen = {name: [values[i] for i in kept] for name, values in columns.items()}
+    return Dataset.from_dict(chosen, features=Features(features), split=rows.split)
+
+
+def _numbered(split: str, row: int, labels: Any, feature: Any) -> list[int] | None:
+    """A row's labels as numbers; None where the row, or one of its words, has none."""
+    if labels is None or None in labels:
+        return None
+    names = getattr(feature, "names", None)
+    numbers = []
+    for label in labels:
+        number = names.index(label) if names and label in names else label
+        inside = isinstance(number, int) and number >= 0 and (names is None or number < len(names))
+        if not inside:
+            raise ValueError(
+                f"Split {split!r}, row {row}: {label!r} is no label of {names or 'numbers from 0'}. Correct "
+                "the row, or pass label_names= with every name."
+            )
+        numbers.append(int(number))
+    return numbers
