@@ -4,6 +4,7 @@ from hfdistill.arguments import DistillationArguments, fast_bf16
 from hfdistill.card import write_card
 from hfdistill.checkpoint import CheckpointError, newest_checkpoint
 from hfdistill.data import DistillationCollator, load
+from hfdistill.exit_curve import exit_curve
 from hfdistill.hub import HubUnreachable
 from hfdistill.labels import LabelSpaceError
 from hfdistill.layermap import LayerMap
@@ -19,6 +20,8 @@ from hfdistill.objectives import (
     Blend,
     CrossEntropy,
     EmbeddingMSE,
+    ExitCrossEntropy,
+    ExitKD,
     HiddenCosine,
     HiddenMSE,
     InfoNCE,
@@ -33,9 +36,9 @@ from hfdistill.objectives import (
 from hfdistill.pretrained import load_classifier
 from hfdistill.report import Report
 from hfdistill.schedules import After, Constant, Cosine, Linear, Schedule, Stairs, Step, Until
-from hfdistill.students import shrink
+from hfdistill.students import shrink, with_exits
 from hfdistill.study import compare_runs, write_section
-from hfdistill.teachers import Ensemble, ModelTeacher, Teacher
+from hfdistill.teachers import EMATeacher, Ensemble, ModelTeacher, Peer, Teacher
 from hfdistill.trace import Tap, Trace
 from hfdistill.trainer import DistillationTrainer, NonFiniteError
 
@@ -56,8 +59,11 @@ __all__ = [
     "DistillationArguments",
     "DistillationCollator",
     "DistillationTrainer",
+    "EMATeacher",
     "EmbeddingMSE",
     "Ensemble",
+    "ExitCrossEntropy",
+    "ExitKD",
     "HiddenCosine",
     "HiddenMSE",
     "HubUnreachable",
@@ -72,6 +78,7 @@ __all__ = [
     "ModelTeacher",
     "NonFiniteError",
     "Objective",
+    "Peer",
     "Report",
     "Schedule",
     "Stairs",
@@ -82,6 +89,7 @@ __all__ = [
     "Trace",
     "Until",
     "compare_runs",
+    "exit_curve",
     "fast_bf16",
     "load",
     "load_classifier",
@@ -89,6 +97,7 @@ __all__ = [
     "newest_checkpoint",
     "register",
     "shrink",
+    "with_exits",
     "write_card",
     "write_section",
 ]

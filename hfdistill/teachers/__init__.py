@@ -2,5 +2,6 @@
 
 from hfdistill.teachers.base import ModelTeacher, Teacher, as_teacher, settle_tokens
 from hfdistill.teachers.ensemble import Ensemble
+from hfdistill.teachers.moving import EMATeacher, Peer
 
-__all__ = ["Ensemble", "ModelTeacher", "Teacher", "as_teacher", "settle_tokens"]
+__all__ = ["EMATeacher", "Ensemble", "ModelTeacher", "Peer", "Teacher", "as_teacher", "settle_tokens"]
