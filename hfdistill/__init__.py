@@ -5,6 +5,7 @@ from hfdistill.card import write_card
 from hfdistill.checkpoint import CheckpointError, newest_checkpoint
 from hfdistill.crossfit import out_of_fold
 from hfdistill.data import DistillationCollator, load
+from hfdistill.exit_curve import exit_curve
 from hfdistill.hub import HubUnreachable
 from hfdistill.labels import LabelSpaceError
 from hfdistill.layermap import LayerMap
@@ -20,6 +21,8 @@ from hfdistill.objectives import (
     Blend,
     CrossEntropy,
     EmbeddingMSE,
+    ExitCrossEntropy,
+    ExitKD,
     HiddenCosine,
     HiddenMSE,
     InfoNCE,
@@ -35,9 +38,9 @@ from hfdistill.objectives import (
 from hfdistill.pretrained import load_classifier
 from hfdistill.report import Report
 from hfdistill.schedules import After, Constant, Cosine, Linear, Schedule, Stairs, Step, Until
-from hfdistill.students import shrink
+from hfdistill.students import shrink, with_exits
 from hfdistill.study import compare_runs, write_section
-from hfdistill.teachers import Ensemble, FoldTeacher, ModelTeacher, Teacher
+from hfdistill.teachers import EMATeacher, Ensemble, FoldTeacher, ModelTeacher, Peer, Teacher
 from hfdistill.trace import Tap, Trace
 from hfdistill.trainer import DistillationTrainer, NonFiniteError
 
@@ -58,8 +61,11 @@ __all__ = [
     "DistillationArguments",
     "DistillationCollator",
     "DistillationTrainer",
+    "EMATeacher",
     "EmbeddingMSE",
     "Ensemble",
+    "ExitCrossEntropy",
+    "ExitKD",
     "FoldTeacher",
     "HiddenCosine",
     "HiddenMSE",
@@ -75,6 +81,7 @@ __all__ = [
     "ModelTeacher",
     "NonFiniteError",
     "Objective",
+    "Peer",
     "Report",
     "Schedule",
     "Stairs",
@@ -86,6 +93,7 @@ __all__ = [
     "Until",
     "WeightedCrossEntropy",
     "compare_runs",
+    "exit_curve",
     "fast_bf16",
     "load",
     "load_classifier",
@@ -94,6 +102,7 @@ __all__ = [
     "out_of_fold",
     "register",
     "shrink",
+    "with_exits",
     "write_card",
     "write_section",
 ]

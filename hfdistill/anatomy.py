@@ -37,6 +37,7 @@ class Layout:
         projections_reason: Why the projections cannot be read from a module's output; "" where they can.
         attention_reason: Why `softmax(q kᵀ / √d)` of the projections is not the attention; "" where it is.
         shared: Why there are fewer block modules than layers; "" where every layer has its own.
+        rows_reason: Why a block cannot go on with some rows of a batch alone; "" where it can.
         fixed: Config → why the depth cannot be cut; "" where it can.
         anchored: Config → why block 1 cannot be left out; "" where it can.
     """
@@ -55,6 +56,7 @@ class Layout:
     projections_reason: str = ""
     attention_reason: str = ""
     shared: str = ""
+    rows_reason: str = ""
     fixed: Callable[[Any], str] = _never
     anchored: Callable[[Any], str] = _never
 
@@ -69,11 +71,12 @@ class Anatomy:
         width: Size D of a hidden state.
         heads: Number of attention heads H per layer; 0 without attention.
         classes: Number of classes C.
+        exits: Layers with a head of their own, in a network made by `with_exits`.
 
     Example:
         >>> from transformers import BertConfig
         >>> Anatomy.of(BertConfig(num_hidden_layers=6, num_labels=3))
-        Anatomy(model_type='bert', depth=6, width=768, heads=12, classes=3)
+        Anatomy(model_type='bert', depth=6, width=768, heads=12, classes=3, exits=())
     """
 
     model_type: str
@@ -81,6 +84,7 @@ class Anatomy:
     width: int
     heads: int
     classes: int
+    exits: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, model_or_config: Any) -> Anatomy:
@@ -97,6 +101,7 @@ class Anatomy:
             width=getattr(config, layout.width),
             heads=getattr(config, layout.heads) if layout.heads else 0,
             classes=config.num_labels,
+            exits=tuple(getattr(getattr(unwrapped(model_or_config), "config", model_or_config), "exits", ())),
         )
 
 
@@ -156,12 +161,13 @@ def unwrapped(model: Any) -> Any:
 
 def known_anatomy(model: Any) -> Anatomy | None:
     """The sizes of a model, or None where its architecture is not known."""
-    config = getattr(unwrapped(model), "config", None)
-    return Anatomy.of(config) if getattr(config, "model_type", None) in known_anatomies() else None
+    known = getattr(_config(model), "model_type", None) in known_anatomies()
+    return Anatomy.of(model) if known else None
 
 
 def longest_input(config: Any) -> int | None:
     """Tokens that a model has positions for; None where it has no such limit."""
+    config = getattr(config, "classifier_config", config)
     positions = getattr(config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions <= 0:
         return None
@@ -211,7 +217,8 @@ def embeddings(model: Any) -> nn.Module:
 
 def _config(model_or_config: Any) -> Any:
     found = unwrapped(model_or_config)
-    return getattr(found, "config", found)
+    config = getattr(found, "config", found)
+    return getattr(config, "classifier_config", config)  # of the network inside, where one wraps another
 
 
 def _part(model: Any, path: str) -> Any:
@@ -235,6 +242,7 @@ def _modernbert_anchored(config: Any) -> str:
 
 
 _RELATIVE = "relative positions are added to the scores"
+_BETWEEN = "tables of relative positions, which are no rows, are handed from block to block"
 _SHARED = "ALBERT repeats one group of weights over all layers"
 
 _BERT = Layout(
@@ -263,6 +271,7 @@ _LAYOUTS: dict[str, Layout] = {
         blocks="encoder.layer",
         projections_reason="one projection interleaves query, key and value, and their biases come after it",
         attention_reason=_RELATIVE,
+        rows_reason=_BETWEEN,
     ),
     "deberta-v2": Layout(
         blocks="encoder.layer",
@@ -270,6 +279,7 @@ _LAYOUTS: dict[str, Layout] = {
         key="attention.self.key_proj",
         value="attention.self.value_proj",
         attention_reason=_RELATIVE,
+        rows_reason=_BETWEEN,
         anchored=_convolution_anchored,
     ),
     "distilbert": Layout(

@@ -18,7 +18,7 @@ from hfdistill.anatomy import Anatomy, Layout, blocks, layout_of, unwrapped
 
 Batch = Mapping[str, Tensor]
 
-KINDS = ("hidden", "query", "key", "value")
+KINDS = ("hidden", "query", "key", "value", "exit")
 
 
 @dataclass(frozen=True, order=True)
@@ -27,7 +27,8 @@ class Tap:
 
     Args:
         kind: "hidden" reads (B, T, D), the entry of `hidden_states`; "query", "key" and "value" read
-            (B, H, T, D/H), the projections of a block before any rotation by position.
+            (B, H, T, D/H), the projections of a block before any rotation by position; "exit" reads (B, C),
+            the logits of a head on a block, in a network made by `with_exits`.
         layer: 0 for the embeddings (hidden alone), 1 to L for the blocks.
 
     Raises:
@@ -164,6 +165,14 @@ def _hook(model: nn.Module, tap: Tap, readings: dict[Tap, Tensor]) -> Any:
             f"{tap} is out of range: this {anatomy.model_type} has {anatomy.depth} layers. "
             f"Choose a layer from {0 if tap.kind == 'hidden' else 1} to {anatomy.depth}."
         )
+    if tap.kind == "exit":
+        if tap.layer not in anatomy.exits:
+            raise ValueError(
+                f"{tap} cannot be read: this {type(network).__name__} has exits at {list(anatomy.exits)}. "
+                f"Build it with with_exits(model, layers=[{tap.layer}])."
+            )
+        head = network.exits[str(tap.layer)]
+        return head.register_forward_hook(_at(0, lambda _args, output: readings.update({tap: output})))
     if tap.kind == "hidden" and tap.layer == anatomy.depth:
         # Some networks norm or mix after the last block; the encoder's first output has all of that.
         hook = _at(0, lambda _args, output: readings.update({tap: _first(output)}))

@@ -11,7 +11,7 @@ LEVELS = [
     "anatomy trace layermap labels hub pretrained checkpoint arguments plain markdown report schedules "
     "tokens",
     "objectives teachers students data metrics speed",
-    "trainer measure export inherited crossfit",
+    "trainer measure export inherited crossfit exit_curve",
     "plots card study",
     "recipe",
     "cli __main__",

@@ -199,3 +199,31 @@ def test_quickstart_to_the_end(tmp_path, monkeypatch, capsys):
     assert all(name in table for name in ("teacher", "student", "baseline"))
     report = json.loads((Path(tmp_path) / "student" / "report.json").read_text())
     assert report["notes"]["unlabelled"] == 40
+
+
+def recipe(name, material, out, *more):
+    given = {"dataset": material / "data", "teacher": material / "encoder", "output_dir": out}
+    given |= {"use_cpu": "true", "bf16": "false", "max_steps": 2, "max_length": 16}
+    arguments = [part for key, value in given.items() for part in (f"--{key}", str(value))]
+    done = launch(1, str(ROOT / "recipes" / name), *arguments, "--baseline", *more)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_mutual_leaves_two_students_and_their_reports(material, tmp_path):
+    said = recipe("mutual.py", material, tmp_path)
+    assert said.count("accuracy  macro F1") == 2
+    for folder, layers in ((tmp_path / "mutual", 3), (tmp_path / "mutual" / "peer", 2)):
+        assert json.loads((folder / "config.json").read_text())["num_hidden_layers"] == layers
+        report = json.loads((folder / "report.json").read_text())
+        assert all(report[role]["metrics"]["accuracy"] >= 0 for role in ("student", "baseline"))
+
+
+def test_early_exit_draws_a_curve_for_each_objective(material, tmp_path):
+    said = recipe("early_exit.py", material, tmp_path)
+    assert "distilled: 1 * CrossEntropy() + 0.5 * ExitCrossEntropy() + 0.5 * ExitKD" in said
+    assert said.count("rows/s") == 14
+    for stage in ("distilled", "baseline"):
+        curve = json.loads((tmp_path / stage / "exit_curve.json").read_text())
+        assert [point["threshold"] for point in curve] == [None, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8]
+        assert curve[0]["mean_layers"] == 4 >= curve[-1]["mean_layers"] >= 1

@@ -4,6 +4,7 @@ from hfdistill.labels import TaskKind
 from hfdistill.objectives.base import Blend, Objective, Setting, as_blend, register, registered
 from hfdistill.objectives.contrast import RKD, InfoNCE
 from hfdistill.objectives.decoupled import DIST, DKD, WSL, WeightedCrossEntropy
+from hfdistill.objectives.exits import ExitCrossEntropy, ExitKD
 from hfdistill.objectives.hidden import PKD, EmbeddingMSE, HiddenCosine, HiddenMSE
 from hfdistill.objectives.logits import KD, CrossEntropy, LabelMSE, LogitMSE
 from hfdistill.objectives.relations import AttentionKL, MiniLM, MiniLMv2, TinyBERTAttention
@@ -19,6 +20,8 @@ __all__ = [
     "Blend",
     "CrossEntropy",
     "EmbeddingMSE",
+    "ExitCrossEntropy",
+    "ExitKD",
     "HiddenCosine",
     "HiddenMSE",
     "InfoNCE",
@@ -37,16 +40,22 @@ __all__ = [
 ]
 
 
-def default_objective(task: TaskKind, *, hard: Objective | None = None, taught: bool = True) -> Blend:
+def default_objective(
+    task: TaskKind, *, hard: Objective | None = None, taught: bool = True, mutual: bool = False
+) -> Blend:
     """Half hard labels, half teacher: 0.5 * CrossEntropy() + 0.5 * KD(temperature=4).
 
     Args:
         task: for regression it is 0.5 * LabelMSE() + 0.5 * LogitMSE().
         hard: another term for the hard labels.
         taught: False where there is no teacher: the hard labels alone.
+        mutual: True where the teacher learns too: CrossEntropy() + KD(temperature=1), as in deep mutual
+            learning.
     """
     regression = task == "regression"
     hard = hard or (LabelMSE() if regression else CrossEntropy())
     if not taught:
         return 1.0 * hard
+    if mutual:
+        return hard + (LogitMSE() if regression else KD(temperature=1))
     return 0.5 * hard + 0.5 * (LogitMSE() if regression else KD(temperature=4))

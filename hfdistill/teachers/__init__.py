@@ -3,5 +3,15 @@
 from hfdistill.teachers.base import ModelTeacher, Teacher, as_teacher, settle_tokens
 from hfdistill.teachers.ensemble import Ensemble
 from hfdistill.teachers.folds import FoldTeacher
+from hfdistill.teachers.moving import EMATeacher, Peer
 
-__all__ = ["Ensemble", "FoldTeacher", "ModelTeacher", "Teacher", "as_teacher", "settle_tokens"]
+__all__ = [
+    "EMATeacher",
+    "Ensemble",
+    "FoldTeacher",
+    "ModelTeacher",
+    "Peer",
+    "Teacher",
+    "as_teacher",
+    "settle_tokens",
+]

@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -51,6 +51,12 @@ class Teacher(nn.Module):
 
     wants_labels: bool = False
     """True where `trace` reads `batch["labels"]`, gold labels in the order of its own classes, when there."""
+
+    learns: ClassVar[bool] = False
+    """True where its `model` is trained with the student: it is then asked with a graph."""
+
+    folder: ClassVar[str] = ""
+    """Where its `model` is saved beside the student's files; "" for a teacher that stays as it is."""
 
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
         """The teacher's view of a batch: logits (B, C), and readings of the taps, without a graph.
@@ -96,8 +102,19 @@ class Teacher(nn.Module):
         """The teacher that can be looked into: itself, unless it is made of others."""
         return self
 
+    def start(self, student: nn.Module) -> None:
+        """Told of the run's student, before anything else is asked."""
+
+    def after_step(self, student: nn.Module, *, step: int) -> None:
+        """Told that the student has moved.
+
+        Args:
+            student: as it is now.
+            step: optimizer steps of the run so far, from 1.
+        """
+
     def fingerprint(self) -> str:
-        """Tells one teacher from another when a run is resumed."""
+        """Tells one teacher from another when a run is resumed; it stays the same as a teacher moves."""
         return type(self).__name__
 
 

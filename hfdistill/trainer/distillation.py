@@ -31,12 +31,13 @@ from hfdistill.trainer import preflight
 from hfdistill.trainer.batches import REPEATED, own_rows, rows
 from hfdistill.trainer.given import GivenLoss
 from hfdistill.trainer.ledger import Ledger, NonFiniteError
-from hfdistill.trainer.projections import ProjectionTrainer
+from hfdistill.trainer.lessons import Lessons
+from hfdistill.trainer.moving import MovingTeacherTrainer
 
 logger = logging.getLogger(__name__)
 
 
-class DistillationTrainer(ProjectionTrainer):
+class DistillationTrainer(MovingTeacherTrainer):
     """A `Trainer` that learns from a teacher. Everything that Trainer takes keeps its meaning.
 
     The loss of an optimizer step is the objective over all its rows: the same gradient however they are split
@@ -98,11 +99,10 @@ class DistillationTrainer(ProjectionTrainer):
         super().__init__(model, args, **options)
         preflight.check_teacher(self.teacher, student=self.model)
         self.args.logging_nan_inf_filter = False  # a run stops at such a loss, so there is nothing to hide
-        if self.teacher is not None:
-            self.teacher.to(self.args.device)
         self.blend = self._chosen(objective)
+        self._lessons = Lessons(self.blend, teacher=self.teacher)
         self._bind(self.model)
-        self._ledger = Ledger(self.blend.names)
+        self._ledger = Ledger(self._lessons.names)
         self._teacher_print: str | None = None
         self._teacher_seen = False
         data, config = (self.train_dataset, self.eval_dataset), getattr(self.model, "config", None)
@@ -122,13 +122,17 @@ class DistillationTrainer(ProjectionTrainer):
             blend = copy.deepcopy(as_blend(objective))  # two trainers must not share projections
         else:
             task = spaces.task_kind(getattr(self.model, "config", None))
-            blend = default_objective(task, hard=given, taught=self.teacher is not None)
+            taught, mutual = self.teacher is not None, self.teacher is not None and self.teacher.learns
+            blend = default_objective(task, hard=given, taught=taught, mutual=mutual)
         if self.teacher is None and blend.needs_teacher:
             raise ValueError(f"{blend} learns from a teacher, and teacher=None. Name one, or drop that term.")
         return blend
 
     def _bind(self, model: nn.Module) -> None:
         """Fix task, teacher columns and what the objective reads, from the two models."""
+        if self.teacher is not None:
+            self.teacher.start(model)
+            self.teacher.to(self.args.device)
         config, theirs = getattr(model, "config", None), getattr(self.teacher, "config", None)
         self.task = spaces.name_task(config)
         self._columns: list[int] | None = None
@@ -141,15 +145,15 @@ class DistillationTrainer(ProjectionTrainer):
         sizes = {"student": known_anatomy(model)}
         sizes["teacher"] = known_anatomy(inner) or known_anatomy(getattr(inner, "model", None))
         tokens = getattr(inner, "same_tokens", True)
-        self.blend.bind(Setting(self.task, self._classes, smoothing, **sizes, same_tokens=tokens))
-        self.blend.to(self.args.device)
+        self._lessons.bind(Setting(self.task, self._classes, smoothing, **sizes, same_tokens=tokens))
+        self._lessons.to(self.args.device)
         preflight.check_inside(self.blend, self.args, student=model, teacher=inner)
         self._accepts = accepted_inputs(model)
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         self._ledger.start()
         self._teacher_seen = False
-        summary = "\n".join(["Objective:", *(f"  {line}" for line in self.blend.summary())])
+        summary = "\n".join(["Objective:", *(f"  {line}" for line in self._lessons.summary())])
         logger.info("%s", summary)
         if self.is_world_process_zero() and not self.args.disable_tqdm:
             tqdm.write(summary)
@@ -171,7 +175,7 @@ class DistillationTrainer(ProjectionTrainer):
         judged = self.task in ("single_label", "token") and isinstance(data, Dataset)
         if self.teacher is None or not judged or not limit:
             return
-        if not self.is_world_process_zero():
+        if self.teacher.folder or not self.is_world_process_zero():  # one that changes has yet to learn
             return
         data = self._remove_unused_columns(data, "teacher check")
         answers, gold, size = [], [], self.args.eval_batch_size
@@ -244,8 +248,9 @@ class DistillationTrainer(ProjectionTrainer):
         batches = [self._own_rows(dict(batch)) for batch in itertools.islice(epoch_iterator, num_batches)]
         if not batches:
             return [], None
-        self.blend.set_progress(min(1.0, self.state.global_step / max(1, self.state.max_steps)))
-        self.blend.zero_grad()  # Trainer clears the student's gradients alone
+        self._lessons.open(min(1.0, self.state.global_step / max(1, self.state.max_steps)))
+        for learner in self._learners().values():
+            learner.zero_grad()  # Trainer clears the student's gradients alone
         self._ledger.open_window()
         each = [self._counts(batch, self._labels(batch)) for batch in batches]
         counts = torch.stack(each).sum(0).to(device)
@@ -261,7 +266,7 @@ class DistillationTrainer(ProjectionTrainer):
         return own_rows(batch, remainder=remainder, rank=self.args.process_index)
 
     def _counts(self, batch: Batch, labels: Tensor) -> Tensor:
-        counts = self.blend.counts(labels)
+        counts = self._lessons.counts(labels)
         return torch.zeros_like(counts) if REPEATED in batch else counts
 
     def _labels(self, batch: Batch) -> Tensor:
@@ -282,7 +287,7 @@ class DistillationTrainer(ProjectionTrainer):
         assert self.teacher is not None  # noqa: S101 - compute_loss asks only where an objective reads a teacher
         if self.teacher.wants_labels and labels is not None:
             batch = {**batch, "labels": spaces.in_order_of(labels, self._columns)}
-        with torch.no_grad(), self.accelerator.autocast():
+        with torch.set_grad_enabled(self.teacher.learns), self.accelerator.autocast():
             trace = self.teacher.trace(batch, taps=taps) if taps else self.teacher.trace(batch)
         if self._columns is None:
             return trace
@@ -306,15 +311,15 @@ class DistillationTrainer(ProjectionTrainer):
         batch = {name: value for name, value in batch.items() if name not in (REPEATED, *self.label_names)}
         own, other = self.blend.taps()
         student = run(model, batch, accepts=self._accepts, taps=own)
-        taught = self.blend.needs_teacher_now
+        taught = self._lessons.needs_teacher_now
         teacher = self._teach(batch, other, labels) if taught else Trace(student.logits.detach())
         _refuse_other_shape(student, teacher)
-        weights = torch.tensor(self.blend.weights, device=student.logits.device)
+        weights = torch.tensor(self._lessons.weights, device=student.logits.device)
         if num_items_in_batch is not None:  # DDP, FSDP and ZeRO average gradients over processes
             share = counts / num_items_in_batch.clamp(min=torch.finfo(torch.float32).tiny)
             weights = weights * share * self.accelerator.num_processes
         with torch.autocast(student.logits.device.type, enabled=False):
-            parts = self.blend(student, teacher, labels) * weights
+            parts = self._lessons(student, teacher, labels) * weights
         if num_items_in_batch is not None:
             self._ledger.add(parts, batch=batch, student=student, teacher=teacher if taught else None)
             if self.is_deepspeed_enabled:  # its engine moves the weights within backward
@@ -334,14 +339,14 @@ class DistillationTrainer(ProjectionTrainer):
         """Raise on every process where one of them has met a number that is none; one sync of the device."""
         fine = self._ledger.is_finite().to(self.args.device)
         scaled = self.accelerator.mixed_precision == "fp16"  # its scaler skips such steps
-        for norm in (grad_norm, self._projection_norm):
+        for norm in (grad_norm, *self._other_norms):
             if norm is not None and not scaled:
                 fine = fine & torch.isfinite(torch.as_tensor(norm, device=fine.device))
         if self.args.world_size > 1:
             fine = self.accelerator.reduce(fine.float(), "sum") == self.args.world_size
         if not fine:
             step = self.state.global_step + 1
-            message = self._ledger.explain(step, self.model, objective=self.blend, show=self._show_row)
+            message = self._ledger.explain(step, self.model, others=self._learners(), show=self._show_row)
             raise NonFiniteError(message)
 
     def _show_row(self, batch: Batch, row: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,7 +85,7 @@ class Ledger:
         step: int,
         model: nn.Module,
         *,
-        objective: nn.Module | None = None,
+        others: Mapping[str, nn.Module] | None = None,
         show: Callable[[Batch, int], str],
     ) -> str:
         """Say which part of which rows went wrong in this optimizer step.
@@ -93,7 +93,7 @@ class Ledger:
         Args:
             step: its number, from 1.
             model: the student, for the names of parameters with bad gradients.
-            objective: likewise, for its projections.
+            others: likewise, what learns beside it, by name.
             show: the text of a row of a batch.
         """
         causes = []
@@ -111,7 +111,7 @@ class Ledger:
             ]
             if bad:
                 causes.append(f"the loss part {', '.join(bad)}{where}")
-        causes = causes or [_bad_gradients(model, objective)]
+        causes = causes or [_bad_gradients(model, others or {})]
         return (
             f"Step {step} stopped before the optimizer moved: not finite are {'; '.join(causes)}. The "
             "weights are those of the step before. Look at these rows and at the teacher; a lower "
@@ -120,12 +120,12 @@ class Ledger:
         )
 
 
-def _bad_gradients(model: nn.Module, objective: nn.Module | None) -> str:
+def _bad_gradients(model: nn.Module, others: Mapping[str, nn.Module]) -> str:
     """Clipping by a norm that is no number spoils every gradient, and then none can be blamed."""
     grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    for name, parameter in [] if objective is None else objective.named_parameters():
-        if parameter.grad is not None:
-            grads[f"the objective's {name}"] = parameter.grad
+    for whose, other in others.items():
+        named = other.named_parameters()
+        grads |= {f"the {whose}'s {name}": p.grad for name, p in named if p.grad is not None}
     bad = [name for name, grad in grads.items() if not torch.isfinite(grad).all()]
     if not bad:
         return "the gradient of another process"

@@ -63,6 +63,32 @@ def check_teacher(teacher: nn.Module | None, *, student: nn.Module) -> None:
         )
 
 
+def check_moving(teacher: Any, args: TrainingArguments, *, fresh: bool) -> None:
+    """Refuse a teacher that changes during the run where it could not be kept in step.
+
+    Args:
+        teacher: the run's; None where there is none.
+        args: the run's.
+        fresh: whether each training starts with a new student from `model_init`.
+
+    Raises:
+        ValueError: for DeepSpeed and FSDP, and for a peer that would go on from the last trial's.
+    """
+    if teacher is None or not teacher.folder:
+        return
+    kind = type(teacher).__name__
+    if args.deepspeed or args.fsdp:
+        raise ValueError(
+            f"{kind} changes with the student, whose weights DeepSpeed and FSDP take apart. Use "
+            "`accelerate launch` with one process per GPU: the models are small."
+        )
+    if fresh and teacher.learns:
+        raise ValueError(
+            f"model_init makes a new student for every training, but the {kind} would go on from where the "
+            "last one left it. Give the student as model=, and a new trainer with a new peer for each trial."
+        )
+
+
 @dataclass(frozen=True)
 class Reader:
     """Turns raw text into ids that student and teacher can both read; any other data stays as it is.

@@ -1,7 +1,9 @@
-"""The objective's own parameters: trained beside the student, and never part of it."""
+"""What is trained beside the student and never part of it: the objective's own parameters, or a peer."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,61 +19,75 @@ FILE = "objective.safetensors"
 
 
 class ProjectionTrainer(ExactEvaluationTrainer):
-    """A `Trainer` that also trains the projections of its objective.
+    """A `Trainer` that also trains the projections of its objective, and whatever else learns.
 
-    They have a parameter group of their own (the run's learning rate, no weight decay), are averaged over
-    processes once an optimizer step, are clipped by `max_grad_norm` apart from the student, and stand in each
-    checkpoint in a file of their own.
+    Each learner has parameter groups of its own (the run's learning rate; no weight decay for projections),
+    is averaged over processes once an optimizer step, and is clipped by `max_grad_norm` apart from the
+    student. Projections stand in each checkpoint in a file of their own.
     """
 
     blend: Blend
-    _projection_norm: Tensor | None = None
+    _other_norms: Sequence[Tensor] = ()
 
-    def _projections(self) -> list[nn.Parameter]:
-        return [parameter for parameter in self.blend.parameters() if parameter.requires_grad]
+    def _learners(self) -> dict[str, nn.Module]:
+        """What learns beside the student, by the name that messages give it."""
+        return {"objective": self.blend}
+
+    def _learned(self) -> list[list[nn.Parameter]]:
+        """The parameters of each learner."""
+        found = [[p for p in part.parameters() if p.requires_grad] for part in self._learners().values()]
+        return [parameters for parameters in found if parameters]
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """As Trainer's, with a group for the projections.
+        """As Trainer's, with groups for what learns beside the student.
 
         Raises:
             ValueError: where the optimizer and its scheduler were made by the user, or by DeepSpeed.
         """
         optimizer = super().create_optimizer(model)
         held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        missing = [parameter for parameter in self._projections() if id(parameter) not in held]
         sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
-        if missing and (self.lr_scheduler is not None or sharded):
-            raise ValueError(
-                f"{self.blend} has projections to train, and the optimizer was made without them. Give its "
-                "class: optimizer_cls_and_kwargs=(torch.optim.AdamW, {'lr': 1e-4}). DeepSpeed and FSDP take "
-                "none."
-            )
-        if missing:
-            decay = {"weight_decay": 0.0} if "weight_decay" in optimizer.defaults else {}
-            optimizer.add_param_group({"params": missing, **decay})
+        for whose, part in self._learners().items():
+            missing = {n: p for n, p in part.named_parameters() if p.requires_grad and id(p) not in held}
+            if missing and (self.lr_scheduler is not None or sharded):
+                what = (
+                    f"{self.blend} has projections" if part is self.blend else f"The {whose} has parameters"
+                )
+                raise ValueError(
+                    f"{what} to train, and the optimizer was made without them. Give its class: "
+                    "optimizer_cls_and_kwargs=(torch.optim.AdamW, {'lr': 1e-4}). DeepSpeed and FSDP take "
+                    "none."
+                )
+            decayed = set() if part is self.blend else set(self.get_decay_parameter_names(part))
+            for decay, chosen in ((self.args.weight_decay, decayed), (0.0, missing.keys() - decayed)):
+                group: dict[str, Any] = {"params": [p for n, p in missing.items() if n in chosen]}
+                if "weight_decay" in optimizer.defaults:
+                    group["weight_decay"] = decay
+                if group["params"]:
+                    optimizer.add_param_group(group)
         return optimizer
 
     def _clip_grad_norm(self, model: Any) -> Any:
-        """Trainer's for the student; the projections are averaged over processes and clipped apart."""
+        """Trainer's for the student; other learners are averaged over processes and clipped apart."""
         self._average_over_processes()
         norm = super()._clip_grad_norm(model)  # with fp16, this unscales every gradient of the optimizer
-        if self._projections():
-            self._projection_norm = nn.utils.clip_grad_norm_(self._projections(), self.args.max_grad_norm)
+        limit = self.args.max_grad_norm
+        self._other_norms = [nn.utils.clip_grad_norm_(parameters, limit) for parameters in self._learned()]
         return norm
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         if grad_norm is None:
             self._average_over_processes()
         grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        grads = [p.grad for p in self._projections() if p.grad is not None]
-        if self._projection_norm is None and grads:
-            self._projection_norm = nn.utils.get_total_norm(grads)
+        if not self._other_norms:
+            grads = [[p.grad for p in parameters if p.grad is not None] for parameters in self._learned()]
+            self._other_norms = [nn.utils.get_total_norm(each) for each in grads if each]
         return grad_norm
 
     def _average_over_processes(self) -> None:
-        """Every process has the same terms at work, so the same projections have a gradient."""
-        self._projection_norm = None
-        for parameter in self._projections():
+        """Every process has the same terms at work, so the same parameters have a gradient."""
+        self._other_norms = ()
+        for parameter in itertools.chain.from_iterable(self._learned()):
             if parameter.grad is not None and self.args.world_size > 1:
                 parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
 

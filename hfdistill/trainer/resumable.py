@@ -59,7 +59,7 @@ class ResumableTrainer(Trainer):
         if manifest is None:
             return
         self._began = manifest["run"].get("began", self._began)
-        if not any("optim" in name or "/" in name for name in manifest["files"]):
+        if not any("optim" in name or "global_step" in name for name in manifest["files"]):
             raise checkpoint.CheckpointError(
                 f"{folder} holds no optimizer state (it was saved with save_only_model=True), so the run "
                 "cannot go on from it. Start a new one from its weights, with model=the folder."

@@ -13,11 +13,16 @@ from hfdistill import (
     After,
     CrossEntropy,
     DistillationTrainer,
+    EMATeacher,
     Ensemble,
+    ExitCrossEntropy,
+    ExitKD,
     HiddenMSE,
     MiniLMv2,
     ModelTeacher,
+    Peer,
     Until,
+    with_exits,
 )
 from tests.conftest import make_bert, make_byte_tokenizer, make_roberta, make_sentences, make_tokenizer
 from tests.tokens import make_tagger, make_words
@@ -30,6 +35,7 @@ BINARY = {"problem_type": "multi_label_classification", "labels": {0: "a", 1: "b
 
 OBJECTIVES = {
     "inside": CrossEntropy() + 2 * HiddenMSE() + MiniLMv2(),
+    "exits": CrossEntropy() + ExitCrossEntropy() + ExitKD() + KD(),
     "stages": Until(0.5) * HiddenMSE() + After(0.5) * KD(),
 }
 CASES = [
@@ -44,7 +50,11 @@ CASES = [
     (21, "stages"),
     (21, "ensemble"),
     (21, "tokens"),
+    (21, "peer"),
+    (21, "ema"),
+    (21, "exits"),
 ]
+MOVING = {"peer": lambda: Peer(make_bert(3, seed=1)), "ema": lambda: EMATeacher(decay=0.5)}
 
 
 def run(folder: Path, rows: int, kind: str, processes: int, **options):
@@ -75,12 +85,13 @@ def run(folder: Path, rows: int, kind: str, processes: int, **options):
     if kind == "ensemble":
         other = ModelTeacher(make_roberta(seed=4), tokenizer=make_byte_tokenizer())
         teacher = Ensemble([teacher, other], weights="confidence")
+    model = make(2, seed=2, **shape)
     trainer = DistillationTrainer(
-        make(2, seed=2, **shape),
+        with_exits(model) if kind == "exits" else model,
         quiet_arguments(
             folder / f"run-{rows}-{kind}", per_device_eval_batch_size=4, **{**settings, **options}
         ),
-        teacher=teacher,
+        teacher=MOVING[kind]() if kind in MOVING else teacher,
         objective=OBJECTIVES.get(kind),
         train_dataset=train,
         eval_dataset=data,
@@ -111,9 +122,10 @@ def main(folder: Path, processes: int) -> None:
             "parts": parts,
         }
         tensors |= {f"{rows} {kind} {i}": step for i, step in enumerate(recorder.steps)}
+        learnt = [trainer.model, trainer.blend, *([trainer.teacher.model] if kind in MOVING else [])]
         tensors |= {
             f"{rows} {kind} weights": torch.cat(
-                [p.detach().view(-1) for p in [*trainer.model.parameters(), *trainer.blend.parameters()]]
+                [p.detach().view(-1) for part in learnt for p in part.parameters()]
             )
         }
     saving = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 2}

@@ -12,7 +12,7 @@ from hfdistill.objectives import Setting, registered
 
 ROWS, CLASSES = 7, 3
 TOKENS, HEADS, WIDTH = 4, 2, 8
-NETWORK = Anatomy(model_type="bert", depth=4, width=WIDTH, heads=HEADS, classes=CLASSES)
+NETWORK = Anatomy(model_type="bert", depth=4, width=WIDTH, heads=HEADS, classes=CLASSES, exits=(1, 3))
 INSIDE = {"student": NETWORK, "teacher": NETWORK}
 SETTINGS = [
     Setting(task="single_label", classes=CLASSES, **INSIDE),
@@ -49,7 +49,7 @@ def batch(objective, setting, *, labelled=True):
     A row of student and teacher is all that the objective reads of it: its logits, and then its readings.
     """
     generator = torch.Generator().manual_seed(3)
-    columns = setting.classes + len(objective.taps()[0]) * TOKENS * WIDTH
+    columns = setting.classes + sum(size(tap) for tap in objective.taps()[0])
     student, teacher = 2 * torch.randn(2, ROWS, columns, generator=generator)
     labels = {
         "single_label": torch.randint(CLASSES, (ROWS,), generator=generator),
@@ -60,15 +60,22 @@ def batch(objective, setting, *, labelled=True):
     return student, teacher, labels
 
 
+SHAPES = {"hidden": (TOKENS, WIDTH), "exit": (CLASSES,)}
+
+
+def shape(tap):
+    return SHAPES.get(tap.kind, (HEADS, TOKENS, WIDTH // HEADS))
+
+
+def size(tap):
+    return math.prod(shape(tap))
+
+
 def trace(taps, rows):
     """Rows as a trace: the columns of the readings last, layer by layer."""
-    classes = rows.shape[1] - len(taps) * TOKENS * WIDTH
-    parts = rows[:, classes:].split(TOKENS * WIDTH, dim=1)
-    shapes = {True: (TOKENS, WIDTH), False: (HEADS, TOKENS, WIDTH // HEADS)}
-    readings = {
-        tap: part.unflatten(1, shapes[tap.kind == "hidden"])
-        for tap, part in zip(sorted(taps), parts, strict=False)
-    }
+    classes = rows.shape[1] - sum(map(size, taps))
+    parts = rows[:, classes:].split([size(tap) for tap in sorted(taps)], dim=1) if taps else ()
+    readings = {tap: part.unflatten(1, shape(tap)) for tap, part in zip(sorted(taps), parts, strict=True)}
     return Trace(rows[:, :classes], readings=readings)
 
 
@@ -113,8 +120,9 @@ def test_the_gradient_reaches_the_student_and_what_the_objective_learns(name, se
         torch.testing.assert_close(now, then, rtol=0, atol=0, equal_nan=True)
 
 
-HELD = {"wsl"}
-"""Terms that read weights off the student and hold them fixed: their gradient is not the value's slope."""
+HELD = {"wsl", "exit_kd"}
+"""Terms that read weights or targets off the student and hold them fixed: their gradient is not the value's
+slope."""
 
 
 @pytest.mark.parametrize(("name", "setting"), [case for case in FITTING if case[0] not in HELD])
@@ -232,7 +240,7 @@ def padded(given, columns, *, left):
     return Trace(given.logits, mask, {tap: pad(tap, reading) for tap, reading in given.readings.items()})
 
 
-INNER = [case for case in FITTING if any(bound(*case).taps())]
+INNER = [case for case in FITTING if any(tap.kind != "exit" for taps in bound(*case).taps() for tap in taps)]
 
 
 @pytest.mark.parametrize(("name", "setting"), INNER)

@@ -1,0 +1,135 @@
+"""Self distillation: heads on intermediate blocks learn from the labels and from the last head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from hfdistill.objectives.base import Objective, Setting, Taps, register
+from hfdistill.objectives.logits import KD, CrossEntropy
+from hfdistill.schedules import Schedule
+from hfdistill.trace import Tap, Trace
+
+
+class ExitObjective(Objective):
+    """A term on the exits of a student made by `with_exits`; the sum over them.
+
+    Args:
+        exits: the layers whose exits it is about; None for all of them.
+    """
+
+    needs_teacher: ClassVar[bool] = False
+
+    def __init__(self, *, exits: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.exits = None if exits is None else list(exits)
+        self._layers: tuple[int, ...] = ()
+
+    def bind(self, setting: Setting) -> None:
+        """Learn where the student has exits.
+
+        Raises:
+            ValueError: where it has none, or not these.
+        """
+        found = () if setting.student is None else setting.student.exits
+        missing = [layer for layer in self.exits or () if layer not in found]
+        if not found or missing:
+            where = f"exits at {list(found)}" if found else "no exits"
+            raise ValueError(
+                f"{self!r} learns at exits, and the student has {where}. Build it with "
+                f"with_exits(student, layers={missing or repr('all')})."
+            )
+        self._layers = found if self.exits is None else tuple(self.exits)
+
+    def taps(self) -> Taps:
+        """The logits of each exit."""
+        if not self._layers:
+            raise RuntimeError(f"{self!r} is not bound yet: which exits there are depends on the student.")
+        return frozenset(Tap("exit", layer) for layer in self._layers), frozenset()
+
+    def _each(self, student: Trace) -> Iterator[Trace]:
+        """Each exit as if it were the model."""
+        for layer in self._layers:
+            tap = Tap("exit", layer)
+            if tap not in student.readings:
+                raise ValueError(f"{self!r} needs {tap} of the student, which its trace does not hold.")
+            yield Trace(student.readings[tap], student.attention_mask)
+
+
+@register("exit_cross_entropy")
+class ExitCrossEntropy(ExitObjective):
+    """Cross-entropy of each exit with the hard labels: L = Σ_i CE(y, z_i), the mean over labelled rows.
+
+    Zhang, Song, Gao, Chen, Bao, Ma 2019 (BYOT), arXiv 1905.08094, who weigh it 1 - α beside ExitKD. Label
+    smoothing is the run's.
+
+    Args:
+        exits: the layers whose exits learn; None for all of them.
+
+    Raises:
+        ValueError: at `bind`, where the student has no such exits, or for regression.
+    """
+
+    needs_labels: ClassVar[bool] = True
+
+    def __init__(self, *, exits: Sequence[int] | None = None) -> None:
+        super().__init__(exits=exits)
+        self._hard = CrossEntropy()
+
+    def bind(self, setting: Setting) -> None:
+        """Learn where the student has exits, and the task."""
+        super().bind(setting)
+        self._hard.bind(setting)
+
+    def count(self, labels: Tensor) -> Tensor:
+        """Labelled rows; multi-label: labelled elements."""
+        return self._hard.count(labels)
+
+    def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
+        """Sum over exits of the mean over labelled rows; see `Objective.forward`."""
+        return torch.stack([self._hard(exit_, teacher, labels) for exit_ in self._each(student)]).sum()
+
+
+@register("exit_kd")
+class ExitKD(ExitObjective):
+    """Soft labels of the last head for each exit: L = Σ_i T² · (1/B) Σ_b KL(softmax(z_n/T) ‖ softmax(z_i/T)).
+
+    z_n are the student's own logits, held fixed: the last head learns nothing from its exits. Multi-label: as
+    in KD. Labels are not read, so unlabelled rows teach too.
+
+    Zhang, Song, Gao, Chen, Bao, Ma 2019 (BYOT), arXiv 1905.08094 (T = 3, weight 0.3, and a term on features
+    that is not part of this one); Liu et al. 2020 (FastBERT), arXiv 2004.02178, train exits by the reverse
+    KL at T = 1 alone, with the backbone frozen. At T = 1 an exit learns how sure the last head is, which is
+    what decides when a row leaves.
+
+    Args:
+        temperature: T > 0, or a schedule of it.
+        exits: the layers whose exits learn; None for all of them.
+
+    Raises:
+        ValueError: at construction for T ≤ 0; at `bind`, where the student has no such exits, or for
+            regression.
+    """
+
+    def __init__(self, *, temperature: float | Schedule = 1.0, exits: Sequence[int] | None = None) -> None:
+        super().__init__(exits=exits)
+        self._soft = KD(temperature=temperature)
+        self.temperature = self._soft.temperature
+
+    def bind(self, setting: Setting) -> None:
+        """Learn where the student has exits, and the task."""
+        super().bind(setting)
+        self._soft.bind(setting)
+
+    def set_progress(self, progress: float) -> None:
+        """Pass it on."""
+        super().set_progress(progress)
+        self._soft.set_progress(progress)
+
+    def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
+        """Sum over exits of the mean over rows; see `Objective.forward`."""
+        last = Trace(student.logits.detach())
+        return torch.stack([self._soft(exit_, last, labels) for exit_ in self._each(student)]).sum()
