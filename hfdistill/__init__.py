@@ -35,7 +35,7 @@ from hfdistill.report import Report
 from hfdistill.schedules import After, Constant, Cosine, Linear, Schedule, Stairs, Step, Until
 from hfdistill.students import shrink
 from hfdistill.study import compare_runs, write_section
-from hfdistill.teachers import ModelTeacher, Teacher
+from hfdistill.teachers import CachedTeacher, CacheError, Contents, ModelTeacher, Teacher, record
 from hfdistill.trace import Tap, Trace
 from hfdistill.trainer import DistillationTrainer, NonFiniteError
 
@@ -49,8 +49,11 @@ __all__ = [
     "After",
     "AttentionKL",
     "Blend",
+    "CacheError",
+    "CachedTeacher",
     "CheckpointError",
     "Constant",
+    "Contents",
     "Cosine",
     "CrossEntropy",
     "DistillationArguments",
@@ -85,6 +88,7 @@ __all__ = [
     "load_classifier",
     "measure",
     "newest_checkpoint",
+    "record",
     "register",
     "shrink",
     "write_card",

@@ -23,6 +23,7 @@ SIDEWAYS = {
     ("markdown", "plain"),
     ("report", "plain"),
     ("checkpoint", "plain"),
+    ("teachers", "data"),
 }
 FOREIGN = {"pickle", "dill", "marshal", "shelve", "joblib", "yaml.load", "torch.load", "eval", "exec"}
 

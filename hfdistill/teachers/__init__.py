@@ -1,5 +1,17 @@
 """Who teaches."""
 
 from hfdistill.teachers.base import ModelTeacher, Teacher, as_teacher
+from hfdistill.teachers.cache import CachedTeacher
+from hfdistill.teachers.recording import fill, record
+from hfdistill.teachers.store import CacheError, Contents
 
-__all__ = ["ModelTeacher", "Teacher", "as_teacher"]
+__all__ = [
+    "CacheError",
+    "CachedTeacher",
+    "Contents",
+    "ModelTeacher",
+    "Teacher",
+    "as_teacher",
+    "fill",
+    "record",
+]

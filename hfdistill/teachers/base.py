@@ -87,7 +87,8 @@ class ModelTeacher(Teacher):
         """sha256 over config and weights."""
         digest = hashlib.sha256()
         if self.config is not None:
-            settings = {name: value for name, value in self.config.to_dict().items() if name[0] != "_"}
+            plain = self.config.to_dict() if hasattr(self.config, "to_dict") else vars(self.config)
+            settings = {name: value for name, value in plain.items() if name[0] != "_"}
             settings.pop("transformers_version", None)  # who wrote the file, not what the teacher says
             digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
         for name, value in sorted(self.model.state_dict().items()):
