@@ -2,8 +2,8 @@
 
 from hfdistill.teachers.base import ModelTeacher, Teacher, as_teacher
 from hfdistill.teachers.cache import CachedTeacher
+from hfdistill.teachers.contents import CacheError, Contents
 from hfdistill.teachers.recording import fill, record
-from hfdistill.teachers.store import CacheError, Contents
 
 __all__ = [
     "CacheError",

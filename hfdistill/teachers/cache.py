@@ -13,6 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hfdistill.teachers.base import Teacher, as_teacher
+from hfdistill.teachers.contents import (
+    FACTS,
+    SCHEMA,
+    CacheError,
+    Contents,
+    identity_of,
+    make_folder,
+    write_facts,
+)
 from hfdistill.teachers.facts import (
     accepted,
     config_from,
@@ -23,17 +32,7 @@ from hfdistill.teachers.facts import (
     warn_of_other_versions,
 )
 from hfdistill.teachers.keys import LABELS, Rows, chosen, pushed_left, rows_of
-from hfdistill.teachers.store import (
-    FACTS,
-    SCHEMA,
-    CacheError,
-    Contents,
-    Store,
-    column,
-    identity_of,
-    make_folder,
-    write_facts,
-)
+from hfdistill.teachers.store import Store, column
 from hfdistill.trace import Batch, Tap, Trace
 
 VETTED_ROWS = 8
@@ -77,6 +76,7 @@ class CachedTeacher(Teacher):
             self.contents, self._print = contents or Contents(), print_of(self.teacher)
             self.folder = make_folder(Path(folder), identity_of(self._print, self.contents))
             self.config, self.same_tokens = self.teacher.config, self.teacher.same_tokens
+            self._accepts = accepted(self.teacher)
             if (self.folder / FACTS).exists():
                 with suppress(CacheError):  # damaged facts are written anew with the first answer
                     self._open()
@@ -89,6 +89,7 @@ class CachedTeacher(Teacher):
         self.contents, self._print = self.store.contents, facts["fingerprint"]
         if self.teacher is None:
             self.config, self.same_tokens = config_from(facts["config"]), facts["same_tokens"]
+            self._accepts = facts["accepts"]
         warn_of_other_versions(facts["versions"], self.teacher)
 
     def fingerprint(self) -> str:
@@ -143,6 +144,9 @@ class CachedTeacher(Teacher):
             )
         rows = self.rows(batch)
         lost = np.flatnonzero(self.missing(rows.keys))
+        if len(lost) and self.store is not None:
+            self.store.refresh()  # somebody else may have recorded them since
+            lost = np.flatnonzero(self.missing(rows.keys))
         if len(lost):
             self._answer_live(batch, lost, of=len(rows.keys))
         mask, device = self.reads(batch).get("attention_mask"), _device(batch)
@@ -270,7 +274,7 @@ class CachedTeacher(Teacher):
     def _inputs(self, batch: Batch) -> Batch:
         """The columns that have a part in the answer."""
         reads = self.reads(batch)
-        accepts = accepted(self.teacher) if self.teacher is not None else self._facts()["accepts"]
+        accepts = self._accepts
         return {n: v for n, v in reads.items() if n not in LABELS and (accepts is None or n in accepts)}
 
     def _facts(self) -> dict[str, Any]:
@@ -288,7 +292,7 @@ class CachedTeacher(Teacher):
             "contents": self.contents.plain(),
             "shapes": {n: [*v.shape[1:]] for n, v in entries.items() if n not in ("keys", "lengths")},
             "inputs": sorted(self.teacher.inputs()),
-            "accepts": accepted(self.teacher),
+            "accepts": self._accepts,
             "renamed": None if None in renamed.values() else (renamed and reads),
             "same_tokens": self.teacher.same_tokens,
             "config": plain_config(self.teacher.config),

@@ -10,7 +10,7 @@ import transformers
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from hfdistill.teachers.base import ModelTeacher, Teacher
-from hfdistill.teachers.store import FACTS, CacheError, Contents, read_facts
+from hfdistill.teachers.contents import FACTS, CacheError, Contents, read_facts
 from hfdistill.trace import accepted_inputs
 
 logger = logging.getLogger(__name__)

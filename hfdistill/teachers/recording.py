@@ -20,8 +20,9 @@ from hfdistill.anatomy import longest_input
 from hfdistill.data import encode
 from hfdistill.teachers.base import as_teacher
 from hfdistill.teachers.cache import CachedTeacher
+from hfdistill.teachers.contents import CacheError, Contents
 from hfdistill.teachers.keys import KEY_BYTES, Ints
-from hfdistill.teachers.store import ROWS_PER_SHARD, CacheError, Contents, Store, chunk_of
+from hfdistill.teachers.store import ROWS_PER_SHARD, Store, chunk_of
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +121,10 @@ def fill(
     chunks = _chunks(store, lost, keys, lengths, tokens_per_batch)
     with tqdm(total=len(lost), desc="Recording the teacher", unit=" rows", disable=not progress) as bar:
         _work(cached, chunks, lambda rows: _batch(dataset, rows, collate), bar)
+    store.refresh()
+    lost = np.flatnonzero(cached.missing(keys))
+    if len(lost):
+        raise CacheError(cached.tell_missing(len(lost), of=len(keys)))
 
 
 @dataclass(frozen=True, eq=False)

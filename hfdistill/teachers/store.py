@@ -7,25 +7,23 @@ so writers need no lock, and a reader sees any change. sha256 finds accidents, n
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save
+from safetensors.torch import load, load_file, save
 from torch import Tensor
 
-from hfdistill.checkpoint import fsync, seal
-from hfdistill.plain import printable, read_json, write_atomically
+from hfdistill.checkpoint import fsync
+from hfdistill.plain import printable
+from hfdistill.teachers.contents import FACTS, CacheError, Contents, read_facts, refuse_public
 from hfdistill.teachers.keys import KEY_BYTES, Ints
 from hfdistill.trace import Tap
 
@@ -36,124 +34,17 @@ except ImportError:  # Windows: writers then do some work twice, and write the s
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = 1
-FACTS = "cache.json"
 CLAIMS = "claims"
 BROKEN = "broken-"
 PART = re.compile(r"\.([0-9a-f]{32})\.[0-9a-f]{32}\.part")
 _SHARD = re.compile(r"shard-([0-9a-f]{64})\.safetensors")
-_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 _NO_KEYS = np.zeros((0, KEY_BYTES), np.uint8)
 ROWS_PER_SHARD = 4096
 _HEADER_LIMIT = 100_000
-_FACTS_LIMIT = 10_000_000
 
 
-class CacheError(RuntimeError):
-    """A teacher's recorded answers are missing, damaged, or cannot be recorded."""
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What is recorded of each row; other contents stand in a folder of their own.
-
-    Args:
-        taps: what to keep beside the logits. A hidden state takes tokens × D numbers a row.
-        pooled: "mean" over the real tokens or "cls", the first one, keeps one vector of D numbers a row in
-            place of the hidden states, for terms that pool in the same way.
-        dtype: "float32", or "float16" for half the size and three digits.
-        precision: "bf16" or "fp16" runs the teacher under autocast; None in its own precision.
-
-    Raises:
-        ValueError: for other names, and for pooled projections.
-    """
-
-    taps: frozenset[Tap] = frozenset()
-    pooled: str | None = None
-    dtype: str = "float32"
-    precision: str | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "taps", frozenset(self.taps))
-        allowed = {"pooled": (None, "mean", "cls"), "dtype": (*_DTYPES,), "precision": (None, "bf16", "fp16")}
-        for name, choices in allowed.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name} is one of {', '.join(map(repr, choices))}, found {getattr(self, name)!r}."
-                )
-        if self.pooled and any(tap.kind != "hidden" for tap in self.taps):
-            raise ValueError("Only hidden states can be pooled. Leave out pooled=, or the other taps.")
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """The dtype of what is written."""
-        return _DTYPES[self.dtype]
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {**asdict(self), "taps": [[tap.kind, tap.layer] for tap in sorted(self.taps)]}
-
-    @classmethod
-    def of(cls, plain: Mapping[str, Any]) -> Contents:
-        """The inverse of `plain`."""
-        named = {field.name: plain[field.name] for field in fields(cls)}
-        return cls(**{**named, "taps": frozenset(Tap(kind, layer) for kind, layer in named["taps"])})
-
-
-def identity_of(fingerprint: str, contents: Contents) -> str:
-    """The name of the folder that holds a teacher's answers: who answered, and what is kept.
-
-    The tokenizer has no part in it: rows are found by their token ids.
-    """
-    return seal({"schema": SCHEMA, "fingerprint": fingerprint, "contents": contents.plain()})
-
-
-def read_facts(folder: Path) -> dict[str, Any]:
-    """What a cache says of itself.
-
-    Raises:
-        CacheError: where it cannot be read, was changed, or is of another version.
-    """
-    path = folder / FACTS
-    try:
-        if path.is_symlink():
-            raise ValueError("it is a link")
-        facts: dict[str, Any] = read_json(path, limit=_FACTS_LIMIT)
-        if facts.pop("sha256") != seal(facts):
-            raise ValueError("its own sha256 is another")
-        if facts["schema"] != SCHEMA:
-            raise ValueError(f"schema {facts['schema']!r} is not known; a newer hfdistill may know it")
-        Contents.of(facts["contents"])
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
-        raise CacheError(
-            f"{path} cannot be read ({error}). Record again with hfdistill.record(teacher, dataset, "
-            "folder=...): the shards beside it that are whole stay."
-        ) from error
-    return facts
-
-
-def make_folder(root: Path, name: str) -> Path:
-    """The folder of one identity, for its owner alone.
-
-    Raises:
-        CacheError: where it cannot be written, or anybody may write to it.
-    """
-    folder = root / name
-    try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise CacheError(f"{folder} cannot be made ({error}). Name another folder=.") from error
-    refuse_public(folder)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise CacheError(f"{folder} cannot be written to. Type chmod u+rwx on it, or name another folder=.")
-    return folder
-
-
-def refuse_public(folder: Path) -> None:
-    """Answers that anybody may change are nobody's."""
-    if folder.stat().st_mode & 0o002:
-        raise CacheError(f"Anybody may write to {folder}. Type chmod 700 {folder}, and look who did.")
+class _UnsoundError(ValueError):
+    """A shard that this cache cannot have written."""
 
 
 class Store:
@@ -215,22 +106,33 @@ class Store:
 
     def _read(self, path: Path, *, sha256: str) -> list[dict[str, Tensor]]:
         try:
-            content = path.read_bytes()
-            if hashlib.sha256(content).hexdigest() != sha256:
-                raise ValueError("it has changed since it was written (sha256)")
-            if int.from_bytes(content[:8], "little") > _HEADER_LIMIT:
-                raise ValueError("its header is too large")
-            tensors = load_file(path)
+            tensors = self._checked(path.read_bytes(), sha256=sha256)
+            if self.contents.taps:
+                tensors = load_file(path)  # mapped: the readings stay on disk
+                tensors |= {name: tensors[name].clone() for name in ("keys", "lengths", "logits")}
+            return [tensors]
+        except _UnsoundError as error:
+            logger.warning("%s is set aside, its rows are recorded again: %s", path, error)
+            with suppress(OSError):
+                path.rename(path.with_name(f"{BROKEN}{path.name}"))
+        except Exception as error:  # the disk's, which safetensors wraps: the file may be sound
+            logger.warning("%s cannot be read now: %s", path, error)
+        self._known.discard(path.name)
+        return []
+
+    def _checked(self, content: bytes, *, sha256: str) -> dict[str, Tensor]:
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise _UnsoundError("it has changed since it was written (sha256)")
+        if int.from_bytes(content[:8], "little") > _HEADER_LIMIT:
+            raise _UnsoundError("its header is too large")
+        try:
+            tensors = load(content)
             self._check(tensors)
         except (
             Exception
         ) as error:  # safetensors raises errors of its own; a reader must not die of a bad file
-            logger.warning("%s is set aside, its rows are recorded again: %s", path, error)
-            self._known.discard(path.name)
-            with suppress(OSError):
-                path.rename(path.with_name(f"{BROKEN}{path.name}"))
-            return []
-        return [{n: v if n.partition(".")[2] else v.clone() for n, v in tensors.items()}]
+            raise _UnsoundError(str(error)) from error
+        return tensors
 
     def _check(self, tensors: dict[str, Tensor]) -> None:
         """Refuse what this cache cannot have written."""
@@ -338,24 +240,6 @@ def chunk_of(keys: NDArray[np.uint8]) -> str:
 def column(tap: Tap) -> str:
     """The name of a tap's readings in a shard."""
     return f"{tap.kind}.{tap.layer}"
-
-
-def write_facts(folder: Path, facts: dict[str, Any]) -> None:
-    """Put the facts in place, unless they are there.
-
-    Raises:
-        CacheError: where they cannot be written.
-    """
-    with suppress(CacheError):
-        read_facts(folder)
-        return
-    try:
-        plain = json.loads(json.dumps(facts))
-        write_atomically(folder / FACTS, json.dumps({**plain, "sha256": seal(plain)}, indent=1))
-    except OSError as error:
-        raise CacheError(
-            f"{folder / FACTS} cannot be written ({error}). Make room, or name another folder=."
-        ) from error
 
 
 class _Table:

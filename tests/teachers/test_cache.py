@@ -215,7 +215,7 @@ def test_other_contents_have_a_folder_of_their_own(folder):
 
 def test_another_schema_is_another_folder(folder, monkeypatch):
     """E15: what another version wrote is neither found nor read."""
-    monkeypatch.setattr(store, "SCHEMA", 2)
+    monkeypatch.setattr("hfdistill.teachers.contents.SCHEMA", 2)
     cached = CachedTeacher(folder, teacher=teacher())
     assert cached.store is None
     cached.folder.rmdir()

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 
 from hfdistill import CachedTeacher, CacheError, Contents, Tap
 from hfdistill.checkpoint import seal
-from hfdistill.teachers.store import FACTS
+from hfdistill.teachers.contents import FACTS
 from tests.teachers.cached import batch_of, digests, encoded, hits, recorded, shards, teacher
 
 HIDDEN = Contents(taps={Tap("hidden", 1)})
