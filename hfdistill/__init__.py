@@ -40,7 +40,18 @@ from hfdistill.report import Report
 from hfdistill.schedules import After, Constant, Cosine, Linear, Schedule, Stairs, Step, Until
 from hfdistill.students import shrink, with_exits
 from hfdistill.study import compare_runs, write_section
-from hfdistill.teachers import EMATeacher, Ensemble, FoldTeacher, ModelTeacher, Peer, Teacher
+from hfdistill.teachers import (
+    CachedTeacher,
+    CacheError,
+    Contents,
+    EMATeacher,
+    Ensemble,
+    FoldTeacher,
+    ModelTeacher,
+    Peer,
+    Teacher,
+    record,
+)
 from hfdistill.trace import Tap, Trace
 from hfdistill.trainer import DistillationTrainer, NonFiniteError
 
@@ -54,8 +65,11 @@ __all__ = [
     "After",
     "AttentionKL",
     "Blend",
+    "CacheError",
+    "CachedTeacher",
     "CheckpointError",
     "Constant",
+    "Contents",
     "Cosine",
     "CrossEntropy",
     "DistillationArguments",
@@ -100,6 +114,7 @@ __all__ = [
     "measure",
     "newest_checkpoint",
     "out_of_fold",
+    "record",
     "register",
     "shrink",
     "with_exits",

@@ -58,16 +58,16 @@ def publish(staged: Path, final: Path, *, run: dict[str, Any]) -> None:
     files = {}
     for path in sorted(p for p in staged.rglob("*") if p.is_file() and p.name != MANIFEST):
         files[path.relative_to(staged).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-        _fsync(path)
+        fsync(path)
     manifest = _as_json({"schema": 1, "run": run, "files": files})
-    write_atomically(staged / MANIFEST, json.dumps({**manifest, "sha256": _seal(manifest)}, indent=1))
+    write_atomically(staged / MANIFEST, json.dumps({**manifest, "sha256": seal(manifest)}, indent=1))
     for folder in [*(p for p in staged.rglob("*") if p.is_dir()), staged]:
-        _fsync(folder)
+        fsync(folder)
     old = staged.parent / f"{final.name}{REPLACED}"
     if os.path.lexists(final):
         final.rename(old)
     staged.rename(final)
-    _fsync(final.parent)
+    fsync(final.parent)
     if old.is_symlink():
         old.unlink()
     elif old.is_dir():
@@ -85,8 +85,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        seal = manifest.pop("sha256")
-        if manifest.keys() != {"schema", "run", "files"} or seal != _seal(manifest):
+        said = manifest.pop("sha256")
+        if manifest.keys() != {"schema", "run", "files"} or said != seal(manifest):
             raise ValueError("its own sha256 is another")
         if manifest["schema"] != 1:
             raise ValueError(f"schema {manifest['schema']!r} is not known; a newer hfdistill may know it")
@@ -224,7 +224,7 @@ def _as_json(facts: dict[str, Any]) -> dict[str, Any]:
     return read_back
 
 
-def _seal(manifest: dict[str, Any]) -> str:
+def seal(manifest: dict[str, Any]) -> str:
     """sha256 over what a manifest says."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
@@ -246,7 +246,8 @@ def _digest(stream: Any) -> str:
     return digest.hexdigest()
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Flush a file or a folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -6,7 +6,6 @@ import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -193,8 +192,8 @@ def match_labels(
     own, theirs = class_names(student), class_names(teacher)
     if len(own) != len(theirs):
         raise LabelSpaceError(
-            f"The teacher has {len(theirs)} outputs ({_some(theirs)}) and the student {len(own)} "
-            f"({_some(own)}), so their logits cannot be compared. Load the student with "
+            f"The teacher has {len(theirs)} outputs ({some(theirs)}) and the student {len(own)} "
+            f"({some(own)}), so their logits cannot be compared. Load the student with "
             f"num_labels={len(theirs)}, or choose a teacher with {len(own)} classes."
         )
     columns = _by_name(own, theirs) if label_map is None else _by_map(own, theirs, label_map)
@@ -226,19 +225,19 @@ def _by_name(own: Sequence[str], theirs: Sequence[str]) -> list[int]:
         return list(range(len(own)))
     if same:
         return [folded_theirs.index(name) for name in folded_own]
-    example = ", ".join(f"{_short(t)}: {_short(o)}" for t, o in zip(theirs[:2], own[:2], strict=True))
+    example = ", ".join(f"{short(t)}: {short(o)}" for t, o in zip(theirs[:2], own[:2], strict=True))
     if plain_own or plain_theirs:
         side, named = ("student", theirs) if plain_own else ("teacher", own)
         raise LabelSpaceError(
-            f"The {side}'s classes have no names (LABEL_0 …), the other side's are {_some(named)}: which is "
+            f"The {side}'s classes have no names (LABEL_0 …), the other side's are {some(named)}: which is "
             "which would be a guess. Say it, teacher to student: "
             f"label_map={{{example}{', …' if len(own) > 2 else ''}}}, or give the {side} its names: "
-            f"config.id2label = {{0: {_short(named[0])}, …}}."
+            f"config.id2label = {{0: {short(named[0])}, …}}."
         )
     odd = [n for n, f in zip(theirs, folded_theirs, strict=True) if f not in folded_own]
     lone = [n for n, f in zip(own, folded_own, strict=True) if f not in folded_theirs]
     raise LabelSpaceError(
-        f"The teacher's classes {_some(odd or theirs)} do not match the student's {_some(lone or own)} "
+        f"The teacher's classes {some(odd or theirs)} do not match the student's {some(lone or own)} "
         "by name. Say which is which, teacher to student: "
         f"label_map={{{example}{', …' if len(own) > 2 else ''}}}."
     )
@@ -250,8 +249,8 @@ def _by_map(own: Sequence[str], theirs: Sequence[str], label_map: Mapping[str | 
         columns[_column(student_class, own, "student")] = _column(teacher_class, theirs, "teacher")
     if len(columns) != len(own) or len(set(columns.values())) != len(own) or len(label_map) != len(own):
         raise LabelSpaceError(
-            f"label_map={dict(label_map)!r} must pair each of the {len(own)} teacher classes {_some(theirs)} "
-            f"with another student class {_some(own)}."
+            f"label_map={dict(label_map)!r} must pair each of the {len(own)} teacher classes {some(theirs)} "
+            f"with another student class {some(own)}."
         )
     return [columns[i] for i in range(len(own))]
 
@@ -263,152 +262,17 @@ def _column(name: str | int, names: Sequence[str], side: str) -> int:
     if isinstance(name, str) and name.strip().casefold() in folded:
         return folded.index(name.strip().casefold())
     raise LabelSpaceError(
-        f"label_map names {name!r}, which is no class of the {side}. Its classes: {_some(names)}."
+        f"label_map names {name!r}, which is no class of the {side}. Its classes: {some(names)}."
     )
 
 
-def _some(names: Sequence[str], limit: int = 6) -> str:
+def some(names: Sequence[str], limit: int = 6) -> str:
     """Names for a message, at most `limit` of them, control characters shown as escapes."""
-    shown = ", ".join(_short(name) for name in names[:limit])
+    shown = ", ".join(short(name) for name in names[:limit])
     return shown + (f", … {len(names) - limit} more" if len(names) > limit else "")
 
 
-def check_labels(labels: Sequence[Any], config: Any, *, split: str) -> int:
-    """Look through a whole label column before training starts.
-
-    Args:
-        labels: the column, one entry per row.
-        config: the student's (num_labels, problem_type, id2label).
-        split: the data's name in messages, such as "train_dataset".
-
-    Returns:
-        The number of rows with a label.
-
-    Raises:
-        LabelSpaceError: with split, row, value and the fix, for strings, one-hot rows without `problem_type`,
-            values that are not class ids of the student, hidden labels (-1), and regression values that are
-            not finite numbers.
-    """
-    task, classes = task_kind(config), getattr(config, "num_labels", None)
-    if task == "token":
-        return _check_rows_of_tokens(labels, classes, split)
-    first: Any
-    row, first = next(((i, v) for i, v in enumerate(labels) if v is not None), (0, None))
-    if isinstance(first, (list, tuple)) or getattr(first, "ndim", 0) > 0:
-        if task == "multi_label":
-            return _check_rows_of_labels(labels, classes, split)
-        raise LabelSpaceError(
-            f"{split} has a list of labels a row (row {row}: {_short(list(first))}), but the student is not "
-            "multi-label. For one class a row, give the class id; for several, load the student with "
-            "problem_type='multi_label_classification'."
-        )
-    if isinstance(first, str):
-        raise LabelSpaceError(
-            f"{split} has text labels (row {row}: {_short(first)}), and a loss needs numbers. Load the data "
-            "with hfdistill.load, or type dataset.class_encode_column('label')."
-        )
-    if task == "multi_label" and len(labels):
-        raise LabelSpaceError(
-            f"{split} has one label a row (row {row}: {_short(first)}), but the student's problem_type is "
-            "multi_label_classification, which needs C numbers a row. Set config.problem_type = "
-            "'single_label_classification', or give rows such as [0.0, 1.0]."
-        )
-    check = _check_value if task == "regression" else _check_class_id
-    return sum(check(value, classes, f"{split}, row {row}") for row, value in enumerate(labels))
-
-
-def _check_value(value: Any, classes: int | None, where: str) -> bool:
-    """Whether a regression row has a value; None and NaN are none."""
-    if value is None or (_is_real(value) and math.isnan(value)):
-        return False
-    if not _is_real(value) or math.isinf(value):
-        raise LabelSpaceError(
-            f"{where}: label {_short(value)} is not a finite number, and the student has one output "
-            "(regression). Correct the row, give NaN for rows without a value, or load the student with "
-            "num_labels=2 or more to learn classes."
-        )
-    return True
-
-
-def _check_class_id(value: Any, classes: int | None, where: str) -> bool:
-    """Whether a row has a class; -100 is none."""
-    if isinstance(value, bool) or not _is_real(value) or value % 1 != 0:
-        raise LabelSpaceError(
-            f"{where}: label {_short(value)} is not a class id. Give whole numbers from 0, -100 for rows "
-            "without a label, or num_labels=1 for regression."
-        )
-    if value == -1:
-        raise LabelSpaceError(
-            f"{where}: label -1, which marks hidden test labels. Use the validation split, or map -1 to -100 "
-            "to learn from the teacher alone on these rows."
-        )
-    if value != -100 and classes is not None and not 0 <= value < classes:
-        raise LabelSpaceError(
-            f"{where}: label {value} is out of range, the student has {classes} classes (0 … {classes - 1}). "
-            f"Load the student with num_labels={max(int(value) + 1, classes)}, or correct the row."
-        )
-    return bool(value != -100)
-
-
-def _check_rows_of_labels(labels: Sequence[Any], classes: int | None, split: str) -> int:
-    known = 0
-    for row, values in enumerate(labels):
-        if not hasattr(values, "__len__") or isinstance(values, str) or len(values) != classes:
-            raise LabelSpaceError(
-                f"{split}, row {row}: {_short(values)} is not a row of {classes} labels, one for each class "
-                f"of the student. Give {classes} numbers from 0 to 1, -100 for a missing one, or load the "
-                "student with num_labels= the length of your rows."
-            )
-        for value in values:
-            if value != -100 and not (_is_real(value) and 0 <= value <= 1):
-                raise LabelSpaceError(
-                    f"{split}, row {row}: label {_short(value)} does not lie in [0, 1] and is not -100. Give "
-                    "1 where the class applies, 0 where it does not, -100 where nobody knows."
-                )
-        known += any(value != -100 for value in values)
-    return known
-
-
-def _check_rows_of_tokens(labels: Sequence[Any], classes: int | None, split: str) -> int:
-    known = 0
-    for row, values in enumerate(labels):
-        if values is None:
-            continue
-        if not hasattr(values, "__len__") or isinstance(values, str):
-            raise LabelSpaceError(
-                f"{split}, row {row}: {_short(values)} is one label, but the student labels every token. "
-                "Give a list of class ids, one a token and -100 where there is none, or the columns tokens "
-                "and label with one label a word; for one class a row load the student with task='sequence'."
-            )
-        where = f"{split}, row {row}"
-        checked = [_check_class_id(v, classes, where) for v in set(values) if v not in (UNKNOWN, None)]
-        known += any(checked)
-    return known
-
-
-def _is_real(value: Any) -> bool:
-    """Whether a value is a number, of Python or of numpy."""
-    return isinstance(value, Real)
-
-
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     """A value for a message, control characters shown as escapes, cut at 60 characters."""
     shown = repr(value[:60] if isinstance(value, (str, list)) else value)
     return shown if len(shown) <= 80 else f"{shown[:80]}…"
-
-
-def check_class_names(data_names: Sequence[str], config: Any, *, split: str) -> None:
-    """Refuse data whose class names are the student's in another order: label 0 would mean two things.
-
-    Raises:
-        LabelSpaceError: naming both orders and the fix.
-    """
-    own = [n.strip().casefold() for n in class_names(config)]
-    data = [n.strip().casefold() for n in data_names]
-    if own == data or sorted(own) != sorted(data):
-        return
-    raise LabelSpaceError(
-        f"{split} numbers its classes {_some(data_names)}, the student {_some(class_names(config))}: the "
-        "same names in another order. Type dataset.align_labels_with_mapping(student.config.label2id, "
-        "'label')."
-    )

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "hfdistill"
 # Rooms on one level do not import each other, but for SIDEWAYS. A new file needs a level here.
 LEVELS = [
     "anatomy trace layermap labels hub pretrained checkpoint arguments plain markdown report schedules "
-    "tokens",
+    "tokens label_rows",
     "objectives teachers students data metrics speed",
     "trainer measure export inherited crossfit exit_curve",
     "plots card study",
@@ -21,9 +21,11 @@ SIDEWAYS = {
     ("trace", "anatomy"),
     ("pretrained", "hub"),
     ("pretrained", "labels"),
+    ("label_rows", "labels"),
     ("markdown", "plain"),
     ("report", "plain"),
     ("checkpoint", "plain"),
+    ("teachers", "data"),
 }
 FOREIGN = {"pickle", "dill", "marshal", "shelve", "joblib", "yaml.load", "torch.load", "eval", "exec"}
 

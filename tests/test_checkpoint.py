@@ -243,7 +243,7 @@ def test_a_file_that_cannot_be_read_is_damage(good, tmp_path, monkeypatch, failu
 def write_manifest(folder, **changes):
     """A manifest whose own sha256 is right, whatever it says."""
     manifest = {"schema": 1, "run": {}, "files": {}, **changes}
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": checkpoint._seal(manifest)}))
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "sha256": checkpoint.seal(manifest)}))
 
 
 FACTS = {"bytes": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}

@@ -9,11 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from hfdistill.label_rows import check_class_names, check_labels
 from hfdistill.labels import (
     LabelSpaceError,
     as_targets,
-    check_class_names,
-    check_labels,
     check_same_task,
     class_names,
     in_order_of,

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from hfdistill.labels import UNKNOWN, check_class_names, check_labels, task_kind
+from hfdistill.label_rows import check_class_names, check_labels
+from hfdistill.labels import UNKNOWN, task_kind
 from hfdistill.metrics.scores import Array
 
 Encoded = Mapping[str, Sequence[Sequence[int]]]

@@ -1,11 +1,17 @@
 """Who teaches."""
 
 from hfdistill.teachers.base import ModelTeacher, Teacher, as_teacher, settle_tokens
+from hfdistill.teachers.cache import CachedTeacher
+from hfdistill.teachers.contents import CacheError, Contents
 from hfdistill.teachers.ensemble import Ensemble
 from hfdistill.teachers.folds import FoldTeacher
 from hfdistill.teachers.moving import EMATeacher, Peer
+from hfdistill.teachers.recording import fill, record
 
 __all__ = [
+    "CacheError",
+    "CachedTeacher",
+    "Contents",
     "EMATeacher",
     "Ensemble",
     "FoldTeacher",
@@ -13,5 +19,7 @@ __all__ = [
     "Peer",
     "Teacher",
     "as_teacher",
+    "fill",
+    "record",
     "settle_tokens",
 ]

@@ -55,7 +55,7 @@ class Teacher(nn.Module):
     learns: ClassVar[bool] = False
     """True where its `model` is trained with the student: it is then asked with a graph."""
 
-    folder: ClassVar[str] = ""
+    saved_as: ClassVar[str] = ""
     """Where its `model` is saved beside the student's files; "" for a teacher that stays as it is."""
 
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
@@ -154,7 +154,8 @@ class ModelTeacher(Teacher):
         """sha256 over config and weights, and over the tokenizer where that is not the student's."""
         digest = hashlib.sha256()
         if self.config is not None:
-            settings = {name: value for name, value in self.config.to_dict().items() if name[0] != "_"}
+            plain = self.config.to_dict() if hasattr(self.config, "to_dict") else vars(self.config)
+            settings = {name: value for name, value in plain.items() if name[0] != "_"}
             settings.pop("transformers_version", None)  # who wrote the file, not what the teacher says
             digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
         for name, value in sorted(self.model.state_dict().items()):

@@ -48,7 +48,7 @@ class Peer(Teacher):
     """
 
     learns: ClassVar[bool] = True
-    folder: ClassVar[str] = "peer"
+    saved_as: ClassVar[str] = "peer"
 
     def __init__(self, model: Source, *, objective: nn.Module | None = None) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class EMATeacher(Teacher):
         0.18181818181818182
     """
 
-    folder: ClassVar[str] = "ema"
+    saved_as: ClassVar[str] = "ema"
 
     def __init__(self, *, decay: float = 0.999, warmup: bool = False) -> None:
         super().__init__()

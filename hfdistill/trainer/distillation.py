@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, Sampler
 from tqdm.auto import tqdm
@@ -29,15 +28,15 @@ from hfdistill.teachers import Teacher, as_teacher
 from hfdistill.trace import Batch, Tap, Trace, accepted_inputs, run
 from hfdistill.trainer import preflight
 from hfdistill.trainer.batches import REPEATED, own_rows, rows
+from hfdistill.trainer.caching import CachingTrainer
 from hfdistill.trainer.given import GivenLoss
 from hfdistill.trainer.ledger import Ledger, NonFiniteError
 from hfdistill.trainer.lessons import Lessons
-from hfdistill.trainer.moving import MovingTeacherTrainer
 
 logger = logging.getLogger(__name__)
 
 
-class DistillationTrainer(MovingTeacherTrainer):
+class DistillationTrainer(CachingTrainer):
     """A `Trainer` that learns from a teacher. Everything that Trainer takes keeps its meaning.
 
     The loss of an optimizer step is the objective over all its rows: the same gradient however they are split
@@ -55,6 +54,8 @@ class DistillationTrainer(MovingTeacherTrainer):
             and half teacher, 0.5 * CrossEntropy() + 0.5 * KD(temperature=4), that is L = α·CE +
             (1-α)·T²·KL(teacher ‖ student) with α = 0.5 (Hinton et al. 2015, arXiv 1503.02531); for regression
             0.5 * LabelMSE() + 0.5 * LogitMSE().
+        teacher_cache: a folder where the teacher's answers are recorded at the start of `train()`, and then
+            read in its place; rows that are there already are not asked again. See `CachedTeacher`.
         label_map: teacher class → student class, where their names do not say it.
         **options: the further arguments of Trainer, by name. A `datasets.Dataset` with a `text` (and
             `text_pair`) column is tokenised with `processing_class`, and a second time for a teacher whose
@@ -70,6 +71,8 @@ class DistillationTrainer(MovingTeacherTrainer):
 
     loss_is_scaled_for_ga: ClassVar[bool] = True
     _sampler: Any = None
+    _teacher_seen = False
+    _teacher_print: str | None = None
 
     def __init__(
         self,
@@ -78,6 +81,7 @@ class DistillationTrainer(MovingTeacherTrainer):
         *positional: Any,
         teacher: PreTrainedModel | nn.Module | Teacher | str | Path | None,
         objective: Objective | Blend | None = None,
+        teacher_cache: str | Path | None = None,
         label_map: Mapping[str | int, str | int] | None = None,
         **options: Any,
     ) -> None:
@@ -103,8 +107,7 @@ class DistillationTrainer(MovingTeacherTrainer):
         self._lessons = Lessons(self.blend, teacher=self.teacher)
         self._bind(self.model)
         self._ledger = Ledger(self._lessons.names)
-        self._teacher_print: str | None = None
-        self._teacher_seen = False
+        self.use_cache(teacher_cache)
         data, config = (self.train_dataset, self.eval_dataset), getattr(self.model, "config", None)
         preflight.check_data(*data, config=config, objective=self.blend, reader=self._reader)
 
@@ -169,18 +172,13 @@ class DistillationTrainer(MovingTeacherTrainer):
     def _look_at_teacher(self) -> None:
         """Log the teacher's accuracy on the first rows of the evaluation data, once a run."""
         self._teacher_seen = True
-        data = self.eval_dataset
-        data = next(iter(data.values()), None) if isinstance(data, dict) else data
-        limit = option(self.args, "teacher_check_rows")
-        judged = self.task in ("single_label", "token") and isinstance(data, Dataset)
-        if self.teacher is None or not judged or not limit:
-            return
-        if self.teacher.folder or not self.is_world_process_zero():  # one that changes has yet to learn
+        data = self.checked_rows()
+        if data is None or not self.is_world_process_zero():
             return
         data = self._remove_unused_columns(data, "teacher check")
         answers, gold, size = [], [], self.args.eval_batch_size
-        for start in range(0, min(limit, len(data)), size):
-            part = [data[i] for i in range(start, min(start + size, limit, len(data)))]
+        for start in range(0, len(data), size):
+            part = [data[i] for i in range(start, min(start + size, len(data)))]
             batch = dict(self._prepare_inputs(self.data_collator(part)))
             labels = self._labels(batch)
             batch = {name: value for name, value in batch.items() if name not in self.label_names}

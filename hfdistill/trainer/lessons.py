@@ -27,7 +27,7 @@ class Lessons:
             theirs = getattr(teacher, "objective", None)
             peer = copy.deepcopy(as_blend(blend if theirs is None else theirs))
             self.blends.append(peer)
-            self.names += [f"{teacher.folder}_{name}" for name in peer.names]
+            self.names += [f"{teacher.saved_as}_{name}" for name in peer.names]
 
     def bind(self, setting: Setting) -> None:
         """Bind every objective.

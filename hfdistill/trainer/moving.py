@@ -40,12 +40,12 @@ class MovingTeacherTrainer(ProjectionTrainer):
     @property
     def _moving(self) -> Any:
         """The teacher that changes; None where there is none."""
-        return self.teacher if self.teacher is not None and self.teacher.folder else None
+        return self.teacher if self.teacher is not None and self.teacher.saved_as else None
 
     def _learners(self) -> dict[str, nn.Module]:
         """As for projections, and the teacher's model where it learns."""
         learns = self.teacher is not None and self.teacher.learns
-        return {**super()._learners(), **({self._moving.folder: self._moving.model} if learns else {})}
+        return {**super()._learners(), **({self._moving.saved_as: self._moving.model} if learns else {})}
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         prepared = super()._prepare_for_training(*args, **kwargs)
@@ -58,7 +58,7 @@ class MovingTeacherTrainer(ProjectionTrainer):
         """As Trainer's, with the teacher's model in a folder of its own."""
         super()._save(output_dir, state_dict)
         if self._moving and self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir, self._moving.folder)
+            folder = Path(output_dir or self.args.output_dir, self._moving.saved_as)
             self._moving.model.save_pretrained(folder)
             if self.processing_class is not None:
                 self.processing_class.save_pretrained(folder)
@@ -82,7 +82,7 @@ class MovingTeacherTrainer(ProjectionTrainer):
         """
         if not self._moving:
             return
-        model, folder = self._moving.model, Path(checkpoint, self._moving.folder)
+        model, folder = self._moving.model, Path(checkpoint, self._moving.saved_as)
         if not (folder / "config.json").is_file():
             raise CheckpointError(
                 f"{folder} is missing: the {type(self._moving).__name__} of this run changes as it goes, and "

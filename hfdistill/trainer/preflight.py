@@ -21,6 +21,7 @@ from hfdistill import labels as spaces
 from hfdistill.anatomy import longest_input
 from hfdistill.arguments import option
 from hfdistill.data import DistillationCollator, encode
+from hfdistill.label_rows import check_class_names, check_labels
 from hfdistill.objectives import Blend
 from hfdistill.teachers import Teacher, settle_tokens
 from hfdistill.trace import check_taps
@@ -74,7 +75,7 @@ def check_moving(teacher: Any, args: TrainingArguments, *, fresh: bool) -> None:
     Raises:
         ValueError: for DeepSpeed and FSDP, and for a peer that would go on from the last trial's.
     """
-    if teacher is None or not teacher.folder:
+    if teacher is None or not teacher.saved_as:
         return
     kind = type(teacher).__name__
     if args.deepspeed or args.fsdp:
@@ -237,7 +238,7 @@ class Reader:
                 "Load it with load_classifier(..., task='token'), or join the words to a column 'text'."
             )
         names = getattr(getattr((data.features or {}).get("label"), "feature", None), "names", None)
-        spaces.check_class_names(names or [], config, split=str(data.split or "the data"))
+        check_class_names(names or [], config, split=str(data.split or "the data"))
 
     def _check_vocabulary(self, tokenizer: PreTrainedTokenizerBase) -> None:
         for role, config in zip(("student", *["teacher"] * len(self.configs)), self.configs, strict=False):
@@ -351,8 +352,8 @@ def check_data(train: Any, evaluation: Any, *, config: Any, objective: Blend, re
         column = next((name for name in names if name in data.column_names), None)
         known = 0
         if column is not None:
-            spaces.check_class_names(getattr(data.features[column], "names", None) or [], config, split=split)
-            known = spaces.check_labels(data.with_format(None)[column][:], config, split=split)
+            check_class_names(getattr(data.features[column], "names", None) or [], config, split=split)
+            known = check_labels(data.with_format(None)[column][:], config, split=split)
         own = reads_by_itself(reader.args, reader.collator, data)
         if split == "train_dataset" and not known and objective.needs_labels and not own:
             raise ValueError(
