@@ -22,6 +22,7 @@ class Recipe:
     encoder: str | None = field(default=None, metadata={"help": "To fine-tune; default all-MiniLM-L6."})
     labelled: float = field(default=1.0, metadata={"help": "Share of the rows whose labels are used."})
     layers: int = field(default=3, metadata={"help": "Blocks of the student."})
+    teacher_epochs: float | None = field(default=None, metadata={"help": "Default: as the student's."})
     rows: int | None = field(default=None, metadata={"help": "Training and test rows at most."})
 
 
@@ -44,16 +45,17 @@ def main(recipe: Recipe, args: hfdistill.DistillationArguments) -> None:
     encoder = recipe.encoder or packaged()
     tokenizer = AutoTokenizer.from_pretrained(encoder)
 
-    def fit(stage, model, teacher, rows):
+    def fit(stage, model, teacher, rows, epochs=args.num_train_epochs):
         """Train one model in its own folder; a killed run goes on where it stopped."""
-        stage_args = replace(args, output_dir=str(Path(args.output_dir, stage)))
+        stage_args = replace(args, output_dir=str(Path(args.output_dir, stage)), num_train_epochs=epochs)
         trainer = hfdistill.DistillationTrainer(model, stage_args, teacher=teacher, train_dataset=rows,
                                                 eval_dataset=test, processing_class=tokenizer)  # fmt: skip
         trainer.train(resume_from_checkpoint=hfdistill.newest_checkpoint(stage_args.output_dir))
         trainer.save_model()
         return trainer
 
-    taught = fit("teacher", hfdistill.load_classifier(encoder, new_head=names, task=task), None, labelled)
+    fresh = hfdistill.load_classifier(encoder, new_head=names, task=task)
+    taught = fit("teacher", fresh, None, labelled, recipe.teacher_epochs or args.num_train_epochs)
     teacher = hfdistill.load_classifier(taught.args.output_dir)
     student = fit("student", hfdistill.shrink(teacher, layers=recipe.layers), teacher, both)
     set_seed(args.seed)
