@@ -97,8 +97,7 @@ class Teacher(nn.Module):
         """The teachers that read the batch: itself, unless it is made of others."""
         return (self,)
 
-    @property
-    def inner(self) -> Teacher | None:
+    def for_taps(self) -> Teacher | None:
         """The teacher that can be looked into: itself, unless it is made of others."""
         return self
 

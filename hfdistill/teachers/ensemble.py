@@ -150,10 +150,9 @@ class Ensemble(Teacher):
         """Its members, and theirs."""
         return tuple(part for member in self._all() for part in member.parts())
 
-    @property
-    def inner(self) -> Teacher | None:
+    def for_taps(self) -> Teacher | None:
         """The member that `features` names."""
-        return None if self.features is None else self._all()[self.features].inner
+        return None if self.features is None else self._all()[self.features].for_taps()
 
     def fingerprint(self) -> str:
         """sha256 over the members' fingerprints and how they are averaged."""

@@ -144,7 +144,7 @@ class DistillationTrainer(CachingTrainer):
             self._columns = spaces.match_labels(config, theirs, label_map=self._label_map)
         smoothing = self.args.label_smoothing_factor if self.task in ("single_label", "token") else 0.0
         self._classes = getattr(config, "num_labels", 2)
-        inner = getattr(self.teacher, "inner", None)
+        inner = None if self.teacher is None else self.teacher.for_taps()
         sizes = {"student": known_anatomy(model)}
         sizes["teacher"] = known_anatomy(inner) or known_anatomy(getattr(inner, "model", None))
         tokens = getattr(inner, "same_tokens", True)

@@ -235,12 +235,12 @@ def test_one_named_member_is_looked_into():
     expected = ModelTeacher(shallow).trace(batch(), taps=taps)
     assert torch.equal(trace.readings[Tap("hidden", 2)], expected.readings[Tap("hidden", 2)])
     assert torch.equal(trace.logits, Ensemble([deep, shallow]).trace(batch()).logits)
-    assert ensemble.inner.model is shallow
+    assert ensemble.for_taps().model is shallow
 
 
 def test_nobody_is_looked_into_without_a_name():
     ensemble = Ensemble([make_bert(seed=1), make_bert(seed=2)])
-    assert ensemble.inner is None
+    assert ensemble.for_taps() is None
     with pytest.raises(
         ValueError, match=r"Name the member that they look into, as in Ensemble\(members, features=0\)"
     ):
