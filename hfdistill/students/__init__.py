@@ -2,5 +2,6 @@
 
 from hfdistill.students.exits import EarlyExitForSequenceClassification, with_exits
 from hfdistill.students.shrink import shrink
+from hfdistill.students.vocabulary import prune_vocabulary
 
-__all__ = ["EarlyExitForSequenceClassification", "shrink", "with_exits"]
+__all__ = ["EarlyExitForSequenceClassification", "prune_vocabulary", "shrink", "with_exits"]

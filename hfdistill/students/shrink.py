@@ -7,17 +7,14 @@ import logging
 import os
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.initialization import no_init_weights
 
-from hfdistill.anatomy import Anatomy, Layout, embeddings, layout_of, unwrapped
-from hfdistill.hub import reaching
-from hfdistill.pretrained import auto_class
+from hfdistill.anatomy import Anatomy, Layout, embeddings, layout_of
+from hfdistill.students.cut import empty_like, fill, network, public_name
 
 logger = logging.getLogger(__name__)
 
@@ -74,37 +71,14 @@ def shrink(
     distillation also try the lowest blocks (`layers=[1, 2, 3]`, arXiv 2305.15032). When not: where embeddings
     are most of the weights, as in a small multilingual model; cut the vocabulary there.
     """
-    model = _model(teacher)
+    model = network(teacher)
     layout = layout_of(model)
     kept = _kept(layers, anatomy=Anatomy.of(model), layout=layout, config=model.config)
     config = _config(model.config, layout=layout, kept=kept)
-    with no_init_weights():
-        student = type(model)._from_config(config, dtype=dtype)
-    student.tie_weights()
-    _fill(student, _weights(model, layout=layout, kept=kept))
+    student = empty_like(model, config, dtype=dtype)
+    fill(student, _weights(model, layout=layout, kept=kept))
     _log(model, student, kept=kept)
     return student.to(model.device).eval()
-
-
-def _model(teacher: Any) -> Any:
-    """The network to cut; a PEFT adapter is merged into a copy of it."""
-    if isinstance(teacher, (str, os.PathLike)):
-        with reaching(str(teacher)):
-            name = os.fspath(teacher)
-            return auto_class(name).from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
-    if isinstance(teacher, PreTrainedModel):
-        return teacher
-    if not isinstance(unwrapped(teacher), PreTrainedModel):
-        raise TypeError(
-            f"shrink needs a Transformers model, its id or its path, found {type(teacher).__name__}. "
-            f"Pass the PreTrainedModel itself, for example `model.module` of a parallel wrapper."
-        )
-    if not hasattr(getattr(teacher, "base_model", None), "merge_and_unload"):
-        raise ValueError(
-            f"Found a {type(teacher).__name__} whose adapter cannot be merged into the weights, so there is "
-            f"no plain network to cut. Shrink the model it wraps, `teacher.get_base_model()`."
-        )
-    return copy.deepcopy(teacher).merge_and_unload()
 
 
 def _kept(layers: int | Sequence[int], *, anatomy: Anatomy, layout: Layout, config: Any) -> list[int]:
@@ -174,14 +148,9 @@ def _config(teacher: Any, *, layout: Layout, kept: list[int]) -> Any:
         if hasattr(config, field):
             delattr(config, field)
     setattr(config, layout.depth, len(kept))
-    config.shrunk_from = {"model": _public_name(teacher._name_or_path or ""), "layers": kept}
+    config.shrunk_from = {"model": public_name(teacher._name_or_path or ""), "layers": kept}
     config._name_or_path = ""
     return config
-
-
-def _public_name(name: str) -> str:
-    """A Hub id as it is; of a folder its last part, since a saved config should not tell where it lay."""
-    return Path(name).resolve().name if name and Path(name).exists() else name
 
 
 def _weights(model: Any, *, layout: Layout, kept: list[int]) -> dict[str, Tensor]:
@@ -201,18 +170,6 @@ def _weights(model: Any, *, layout: Layout, kept: list[int]) -> dict[str, Tensor
         if int(index) in renumbered:
             cut[f"{prefix}{renumbered[int(index)]}.{rest}"] = weight
     return cut
-
-
-def _fill(student: Any, state: dict[str, Tensor]) -> None:
-    """Copy the weights in; each must have its place and each place its weight."""
-    try:
-        student.load_state_dict(state, strict=True)
-    except RuntimeError as mismatch:
-        raise ValueError(
-            f"The teacher's weights do not fit a {type(student).__name__} built from its config, as happens "
-            f"when it is quantised, pruned or carries an adapter ({mismatch}). Merge the adapter or load the "
-            f"model unquantised, and shrink that."
-        ) from mismatch
 
 
 def _log(teacher: Any, student: Any, *, kept: list[int]) -> None:
