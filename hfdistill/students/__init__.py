@@ -2,6 +2,7 @@
 
 from hfdistill.students.bilstm import BiLSTMConfig, BiLSTMForSequenceClassification, bilstm_from_teacher
 from hfdistill.students.exits import EarlyExitForSequenceClassification, with_exits
+from hfdistill.students.importance import block_importance, most_important
 from hfdistill.students.shrink import shrink
 from hfdistill.students.static import StaticConfig, StaticForSequenceClassification, static_from_teacher
 from hfdistill.students.vocabulary import prune_vocabulary
@@ -13,6 +14,8 @@ __all__ = [
     "StaticConfig",
     "StaticForSequenceClassification",
     "bilstm_from_teacher",
+    "block_importance",
+    "most_important",
     "prune_vocabulary",
     "shrink",
     "static_from_teacher",

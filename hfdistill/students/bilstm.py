@@ -197,6 +197,12 @@ def bilstm_from_teacher(
     return student.to(whole.device).eval()
 
 
+def _anchored(config: Any) -> str:
+    if config.embedding_size == config.hidden_size:
+        return ""
+    return "the first layer reads the embeddings, which have a width of their own"
+
+
 AutoConfig.register(BiLSTMConfig.model_type, BiLSTMConfig, exist_ok=True)
 AutoModelForSequenceClassification.register(BiLSTMConfig, BiLSTMForSequenceClassification, exist_ok=True)
-register_anatomy(BiLSTMConfig.model_type, Layout(blocks="layers", heads=""))
+register_anatomy(BiLSTMConfig.model_type, Layout(blocks="layers", heads="", anchored=_anchored))
