@@ -9,10 +9,18 @@ from datasets import Dataset, DatasetDict
 from test_anatomy import TINY, tiny
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    AlbertTokenizer,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BertTokenizer,
+    CamembertTokenizer,
+    DebertaTokenizer,
+    DebertaV2Tokenizer,
+    MPNetTokenizer,
     PreTrainedTokenizerFast,
+    RobertaTokenizer,
+    XLMRobertaTokenizer,
     pipeline,
 )
 
@@ -96,6 +104,39 @@ def test_saved_and_loaded(any_tokenizer, tmp_path):
     answer = pipeline("text-classification", model=str(tmp_path), device="cpu")(LIKED[0])
     assert answer[0]["label"] in ("negative", "positive")
     assert str(tmp_path) not in (tmp_path / "tokenizer_config.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (wordpiece, BertTokenizer),
+        (wordpiece, MPNetTokenizer),
+        (byte_bpe, RobertaTokenizer),
+        (byte_bpe, DebertaTokenizer),
+        (unigram, XLMRobertaTokenizer),
+        (unigram, AlbertTokenizer),
+        (unigram, CamembertTokenizer),
+        (unigram, DebertaV2Tokenizer),
+    ],
+)
+def test_tokenizers_with_a_class_of_their_own(make, kind, tmp_path):
+    """They build their pipeline themselves and add tokens behind the pieces."""
+    model = json.loads(make().backend_tokenizer.to_str())["model"]
+    pieces = {"vocab": model["vocab"]}
+    if model["type"] == "Unigram":
+        pieces["vocab"] = [tuple(entry) for entry in model["vocab"]]
+    if model["type"] == "BPE":
+        pieces["merges"] = [tuple(merge) for merge in model["merges"]]
+    old = kind(**pieces)
+    _, new = prune_vocabulary(make_bert(1, vocab_size=len(old) + 3), old, LIKED)
+    new.save_pretrained(tmp_path)
+    for tokenizer in (new, kind.from_pretrained(tmp_path)):
+        assert type(tokenizer) is kind
+        assert len(tokenizer) < len(old)
+        assert [tokens(tokenizer, text) for text in LIKED] == [tokens(old, text) for text in LIKED]
+        assert [tokenizer.decode(tokenizer(text)["input_ids"]) for text in OTHER] == [
+            old.decode(old(text)["input_ids"]) for text in OTHER
+        ]
 
 
 @pytest.mark.parametrize("model_type", sorted(TINY))
