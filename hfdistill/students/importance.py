@@ -21,9 +21,9 @@ Batches = Iterable[Mapping[str, Tensor]]
 def block_importance(model: Any, data: Batches) -> list[float]:
     """How much the answers change where one block is left out, for each block from the first to the last.
 
-    The mean over rows of KL(p ‖ p without the block), in nats; of the mean squared change of the logits for
-    several labels and real values. No labels are read. Blocks are left out one at a time, so two that can
-    replace each other both look dispensable.
+    The mean over texts, or over tokens where these are labelled, of KL(p ‖ p without the block), in nats; of
+    the mean squared change of the logits for several labels and real values. No labels are read. Blocks are
+    left out one at a time, so two that can replace each other both look dispensable.
 
     Args:
         model: a classifier of a known architecture, which stays as it was.
@@ -45,17 +45,16 @@ def block_importance(model: Any, data: Batches) -> list[float]:
     """
     network, batches = unwrapped(model), _batches(data)
     depth = Anatomy.of(network).depth
-    change = _divergence if task_kind(network.config) == "single_label" else _squared
+    change = _divergence if task_kind(network.config) in ("single_label", "token") else _squared
     totals = torch.zeros(depth, dtype=torch.float64)
     rows = 0
     with _evaluating(network), torch.no_grad():
         for batch in batches:
-            inputs = _inputs(network, batch)
-            whole = logits_of(network(**inputs)).double()
+            whole = _logits(network, batch).double()
             rows += len(whole)
             for number in range(1, depth + 1):
                 with _without(network, number):
-                    cut = logits_of(network(**inputs)).double()
+                    cut = _logits(network, batch).double()
                 totals[number - 1] += change(whole, cut).sum().cpu()
     return [float(total) / rows for total in totals]
 
@@ -132,19 +131,29 @@ def taylor_importance(model: Any, data: Batches) -> Importance:
 
 
 def _loss(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    inputs = _inputs(model, batch)
-    logits = logits_of(model(**inputs)).float()
-    labels = batch.get("labels")
-    if task_kind(model.config) != "single_label":
+    logits = _logits(model, batch).float()
+    if task_kind(model.config) not in ("single_label", "token"):
         return logits.abs().sum()
-    if labels is None:
-        labels = logits.detach().argmax(-1)
-    return F.cross_entropy(logits, labels.to(logits.device), reduction="sum")
+    if "labels" not in batch:
+        return F.cross_entropy(logits, logits.detach().argmax(-1), reduction="sum")
+    labels = batch["labels"].to(logits.device)
+    if labels.dim() == 2:
+        labels = labels[_mask(model, batch)]
+    return F.cross_entropy(logits, labels, reduction="sum")
 
 
-def _inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _logits(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    """A row for each text, or, where tokens are labelled, for each real token: (N, C)."""
     accepts = accepted_inputs(model) - {"labels"}
-    return {name: value.to(model.device) for name, value in batch.items() if name in accepts}
+    inputs = {name: value.to(model.device) for name, value in batch.items() if name in accepts}
+    logits = logits_of(model(**inputs))
+    return logits[_mask(model, batch)] if logits.dim() == 3 else logits
+
+
+def _mask(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    """Real tokens, (B, T)."""
+    mask = batch.get("attention_mask")
+    return (torch.ones_like(batch["input_ids"]) if mask is None else mask).bool().to(model.device)
 
 
 def _batches(data: Batches) -> list[Mapping[str, Tensor]]:

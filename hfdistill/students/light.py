@@ -13,6 +13,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hfdistill.anatomy import unwrapped
+from hfdistill.labels import name_architecture, task_kind
 
 
 def texts_of(input_ids: Tensor, attention_mask: Tensor | None, config: Any) -> list[Tensor]:
@@ -83,9 +84,15 @@ def config_like(
     """A student's config with the teacher's classes, task and vocabulary.
 
     Raises:
-        ValueError: for pairs where the tokenizer has no token between two texts.
+        ValueError: for a teacher that labels tokens, and for pairs where the tokenizer has no token between
+            two texts.
     """
-    theirs = unwrapped(teacher).config
+    theirs = name_architecture(unwrapped(teacher)).config
+    if task_kind(theirs) == "token":
+        raise ValueError(
+            f"Found a teacher that labels tokens ({theirs.architectures}); this student gives one answer a "
+            "text. Cut a student from it: shrink(teacher, layers=3)."
+        )
     separator = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
     if pairs and separator is None:
         raise ValueError(

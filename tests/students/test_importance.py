@@ -4,6 +4,7 @@ import pytest
 import torch
 from test_anatomy import TINY, batch, tiny
 from torch.nn import functional as F
+from transformers import AutoModelForTokenClassification
 
 from hfdistill.anatomy import blocks, layout_of
 from hfdistill.students import block_importance, most_important, shrink
@@ -37,6 +38,24 @@ def test_of_real_values_the_squared_change_counts():
     worth = block_importance(teacher, BATCHES[:1])
     cut = answers(shrink(teacher, layers=[1, 2, 3, 4]), BATCHES[0])
     assert worth[4] == pytest.approx((answers(teacher, BATCHES[0]) - cut).square().mean().item(), rel=1e-4)
+
+
+def test_where_tokens_are_labelled_padding_counts_nothing():
+    teacher = tiny("bert", auto=AutoModelForTokenClassification)
+    teacher.config.architectures = ["BertForTokenClassification"]
+    longer = {name: F.pad(value, (0, 5)) for name, value in BATCHES[0].items()}
+    labels = torch.randint(3, (3, 12), generator=torch.Generator().manual_seed(0))
+    assert block_importance(teacher, [BATCHES[0]]) == pytest.approx(
+        block_importance(teacher, [longer]), rel=1e-4
+    )
+    short, long = (
+        taylor_importance(
+            teacher, [{**inputs, "labels": F.pad(labels, (0, inputs["input_ids"].shape[1] - 12), value=-100)}]
+        )
+        for inputs in (BATCHES[0], longer)
+    )
+    torch.testing.assert_close(short.width, long.width, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(torch.stack(short.heads), torch.stack(long.heads), rtol=1e-4, atol=1e-6)
 
 
 def test_a_block_that_does_nothing_is_worth_nothing():

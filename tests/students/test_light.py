@@ -5,7 +5,15 @@ import copy
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoConfig, AutoModelForSequenceClassification, Trainer, TrainingArguments, pipeline
+from test_anatomy import tiny
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
 
 from hfdistill import KD, DistillationTrainer, HiddenMSE, measure
 from hfdistill.measure import Contender
@@ -255,3 +263,9 @@ def test_pairs_need_a_separator(kind):
     tokenizer.sep_token = None
     with pytest.raises(ValueError, match=r"neither a sep_token nor an eos_token"):
         MAKERS[kind](make_bert(1), tokenizer, pairs=True)
+
+
+def test_a_teacher_that_labels_tokens_is_refused(kind):
+    teacher = tiny("bert", auto=AutoModelForTokenClassification)
+    with pytest.raises(ValueError, match=r"labels tokens.*shrink\(teacher, layers=3\)"):
+        MAKERS[kind](teacher, make_tokenizer())

@@ -24,11 +24,14 @@ from transformers import (
     pipeline,
 )
 
+from hfdistill import KD, DistillationTrainer, ModelTeacher, measure
+from hfdistill.measure import Contender
 from hfdistill.students import prune_vocabulary
 from hfdistill.students.corpus import token_counts
 from hfdistill.students.pieces import BPE
-from tests.conftest import make_bert
+from tests.conftest import make_bert, make_dataset
 from tests.students.conftest import LIKED, OTHER, SPECIAL, byte_bpe, made, suffix_bpe, unigram, wordpiece
+from tests.students.test_light import arguments
 
 STRANGE = ["unquotable", "xylophone zebra", "good storytellers", "quickly! quick? 42", "brûlée café"]
 
@@ -327,3 +330,25 @@ def test_tokenizers_that_cannot_be_pruned():
     odd = {"vocab": {"a": 0}, "merges": [], "continuing_subword_prefix": "##"}
     with pytest.raises(ValueError, match="start with '##'"):
         BPE(odd)
+
+
+def test_a_student_with_fewer_words_learns_from_a_teacher_with_all(tmp_path):
+    old, data = wordpiece(), make_dataset(32)
+    teacher = make_bert(3, seed=1, vocab_size=len(old))
+    teacher.classifier.weight.data.mul_(8)
+    student, new = prune_vocabulary(make_bert(1, seed=2, vocab_size=len(old)), old, LIKED, keep=0.8)
+    before = {name: weight.clone() for name, weight in teacher.state_dict().items()}
+    trainer = DistillationTrainer(
+        student,
+        arguments(tmp_path, num_train_epochs=10),
+        teacher=ModelTeacher(teacher, tokenizer=old),
+        train_dataset=data,
+        objective=KD(temperature=2),
+        processing_class=new,
+    )
+    both = {"teacher": Contender(teacher, tokenizer=old), "speed": None}
+    untrained = measure(Contender(student, tokenizer=new), data, **both).student.fidelity["agreement"]
+    trainer.train()
+    assert all(torch.equal(before[name], weight) for name, weight in teacher.state_dict().items())
+    trained = measure(Contender(student, tokenizer=new), data, **both).student.fidelity["agreement"]
+    assert trained > max(0.8, untrained)
