@@ -52,14 +52,22 @@ def _texts(corpus: Corpus) -> Iterator[str]:
         for split in corpus.values():
             yield from _texts(split)
         return
-    names = getattr(corpus, "column_names", None)
-    if names is not None and "text" not in names:
+    columns = getattr(corpus, "column_names", None)
+    if columns is None:
+        for entry in corpus:
+            yield from _parts(entry)
+        return
+    if "text" not in columns:
         raise ValueError(
-            f"The corpus has columns {names} and no 'text'. Rename the one that holds the texts: "
+            f"The corpus has columns {columns} and no 'text'. Rename the one that holds the texts: "
             "dataset.rename_column('sentence', 'text'), or give a list of strings."
         )
-    for entry in corpus:
-        yield from _parts(entry)
+    names = [name for name in _COLUMNS if name in columns]
+    rows: Any = corpus
+    for batch in rows.select_columns(names).iter(_BATCH):
+        for name in names:
+            for text in batch[name]:
+                yield from _parts(text)
 
 
 def _parts(entry: Any) -> Iterable[str]:

@@ -200,6 +200,9 @@ def test_in_other_types(kind, dtype):
     other = logits(student.to(dtype), TEXTS, TEXTS[::-1])
     assert other.dtype == dtype
     torch.testing.assert_close(other.float(), exact, rtol=0.1, atol=0.1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = logits(student.float().train(), TEXTS, TEXTS[::-1])
+    assert torch.isfinite(mixed).all()
 
 
 def pruned(kind):

@@ -250,7 +250,7 @@ def test_corpora():
         {"text": [a for a, _ in pairs], "text_pair": [b for _, b in pairs], "label": [0, 1]}
     )
     expected = token_counts(old, LIKED[:4], size=len(old))
-    for corpus in (pairs, rows, DatasetDict(train=rows), iter(LIKED[:4])):
+    for corpus in (pairs, rows, rows.to_iterable_dataset(), DatasetDict(train=rows), iter(LIKED[:4])):
         assert torch.equal(expected, token_counts(old, corpus, size=len(old)))
 
 
@@ -304,6 +304,7 @@ def test_keeps_that_make_no_sense(keep, error, message):
         ("one text", TypeError, r"is one string.*corpus=\[text\]"),
         ([1, 2], TypeError, r"holds 1, which is neither a text nor a pair"),
         ([], ValueError, r"holds no token"),
+        (Dataset.from_dict({"text": ["a", None]}), TypeError, r"holds None, which is neither"),
         (
             Dataset.from_dict({"sentence": ["a"]}),
             ValueError,
