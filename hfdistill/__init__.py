@@ -38,7 +38,19 @@ from hfdistill.objectives import (
 from hfdistill.pretrained import load_classifier
 from hfdistill.report import Report
 from hfdistill.schedules import After, Constant, Cosine, Linear, Schedule, Stairs, Step, Until
-from hfdistill.students import shrink, with_exits
+from hfdistill.students import (
+    BiLSTMConfig,
+    BiLSTMForSequenceClassification,
+    StaticConfig,
+    StaticForSequenceClassification,
+    bilstm_from_teacher,
+    block_importance,
+    most_important,
+    prune_vocabulary,
+    shrink,
+    static_from_teacher,
+    with_exits,
+)
 from hfdistill.study import compare_runs, write_section
 from hfdistill.teachers import (
     CachedTeacher,
@@ -64,6 +76,8 @@ __all__ = [
     "WSL",
     "After",
     "AttentionKL",
+    "BiLSTMConfig",
+    "BiLSTMForSequenceClassification",
     "Blend",
     "CacheError",
     "CachedTeacher",
@@ -99,6 +113,8 @@ __all__ = [
     "Report",
     "Schedule",
     "Stairs",
+    "StaticConfig",
+    "StaticForSequenceClassification",
     "Step",
     "Tap",
     "Teacher",
@@ -106,17 +122,22 @@ __all__ = [
     "Trace",
     "Until",
     "WeightedCrossEntropy",
+    "bilstm_from_teacher",
+    "block_importance",
     "compare_runs",
     "exit_curve",
     "fast_bf16",
     "load",
     "load_classifier",
     "measure",
+    "most_important",
     "newest_checkpoint",
     "out_of_fold",
+    "prune_vocabulary",
     "record",
     "register",
     "shrink",
+    "static_from_teacher",
     "with_exits",
     "write_card",
     "write_section",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -36,6 +36,13 @@ class Layout:
         fused: Path of one projection whose output is query, key and value side by side, (B, T, 3·D).
         projections_reason: Why the projections cannot be read from a module's output; "" where they can.
         attention_reason: Why `softmax(q kᵀ / √d)` of the projections is not the attention; "" where it is.
+        output: Path of the projection in a block whose input is the heads' outputs side by side.
+        up: Path of the feed-forward network's first projection in a block; it may hold a gate too.
+        down: Path of its last one, whose input is the neurons.
+        neurons: Config field with the number of neurons.
+        follows: Config fields that are changed with the width where they equal it.
+        head_bias: Path, from the base model, of an embedding with a column per head that all blocks share.
+        narrow_reason: Why width, heads and neurons cannot be cut; "" where they can.
         shared: Why there are fewer block modules than layers; "" where every layer has its own.
         rows_reason: Why a block cannot go on with some rows of a batch alone; "" where it can.
         fixed: Config → why the depth cannot be cut; "" where it can.
@@ -55,6 +62,13 @@ class Layout:
     fused: str = ""
     projections_reason: str = ""
     attention_reason: str = ""
+    output: str = "attention.output.dense"
+    up: str = "intermediate.dense"
+    down: str = "output.dense"
+    neurons: str = "intermediate_size"
+    follows: tuple[str, ...] = ()
+    head_bias: str = ""
+    narrow_reason: str = ""
     shared: str = ""
     rows_reason: str = ""
     fixed: Callable[[Any], str] = _never
@@ -255,8 +269,8 @@ _BERT = Layout(
 _LAYOUTS: dict[str, Layout] = {
     "bert": _BERT,
     "camembert": _BERT,
-    "electra": _BERT,
-    "mobilebert": _BERT,
+    "electra": replace(_BERT, follows=("embedding_size",)),
+    "mobilebert": replace(_BERT, narrow_reason="its blocks have several widths and feed-forward networks"),
     "roberta": _BERT,
     "xlm-roberta": _BERT,
     "albert": Layout(
@@ -264,12 +278,16 @@ _LAYOUTS: dict[str, Layout] = {
         query="albert_layers.0.attention.query",
         key="albert_layers.0.attention.key",
         value="albert_layers.0.attention.value",
+        output="albert_layers.0.attention.dense",
+        up="albert_layers.0.ffn",
+        down="albert_layers.0.ffn_output",
         shared=_SHARED,
         fixed=_albert_fixed,
     ),
     "deberta": Layout(
         blocks="encoder.layer",
         projections_reason="one projection interleaves query, key and value, and their biases come after it",
+        narrow_reason="one projection interleaves the heads' queries, keys and values",
         attention_reason=_RELATIVE,
         rows_reason=_BETWEEN,
     ),
@@ -278,6 +296,7 @@ _LAYOUTS: dict[str, Layout] = {
         query="attention.self.query_proj",
         key="attention.self.key_proj",
         value="attention.self.value_proj",
+        follows=("pooler_hidden_size",),
         attention_reason=_RELATIVE,
         rows_reason=_BETWEEN,
         anchored=_convolution_anchored,
@@ -287,12 +306,19 @@ _LAYOUTS: dict[str, Layout] = {
         query="attention.q_lin",
         key="attention.k_lin",
         value="attention.v_lin",
+        output="attention.out_lin",
+        up="ffn.lin1",
+        down="ffn.lin2",
+        neurons="hidden_dim",
     ),
     "modernbert": Layout(
         blocks="layers",
         per_layer=("layer_types",),
         per_rule=("global_attn_every_n_layers",),
         fused="attn.Wqkv",
+        output="attn.Wo",
+        up="mlp.Wi",
+        down="mlp.Wo",
         attention_reason="query and key are rotated by position afterwards, and some layers see a window",
         anchored=_modernbert_anchored,
     ),
@@ -301,6 +327,8 @@ _LAYOUTS: dict[str, Layout] = {
         query="attention.attn.q",
         key="attention.attn.k",
         value="attention.attn.v",
+        output="attention.attn.o",
+        head_bias="encoder.relative_attention_bias",
         attention_reason=_RELATIVE,
     ),
 }

@@ -7,17 +7,16 @@ import logging
 import os
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.initialization import no_init_weights
 
-from hfdistill.anatomy import Anatomy, Layout, embeddings, layout_of, unwrapped
-from hfdistill.hub import reaching
-from hfdistill.pretrained import auto_class
+from hfdistill.anatomy import Anatomy, Layout, embeddings, layout_of
+from hfdistill.students.cut import empty_like, fill, network, public_name
+from hfdistill.students.importance import Batches
+from hfdistill.students.narrow import named_size, narrowed
 
 logger = logging.getLogger(__name__)
 
@@ -25,23 +24,41 @@ logger = logging.getLogger(__name__)
 def shrink(
     teacher: PreTrainedModel | str | os.PathLike[str],
     *,
-    layers: int | Sequence[int],
+    layers: int | Sequence[int] | None = None,
+    width: int | None = None,
+    heads: int | None = None,
+    ffn: int | None = None,
+    size: str | None = None,
+    data: Batches | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> PreTrainedModel:
-    """A student made of some of the teacher's blocks and of everything around them.
+    """A student made of some of the teacher's blocks, hidden dimensions, heads and neurons.
 
     `layers=M` of N keeps the blocks g(m) = round(m·N/M), m = 1…M (PKD-skip, arXiv 1908.09355; TinyBERT's
     uniform map, arXiv 1909.10351): 6 → 3 keeps blocks 2, 4 and 6. A list keeps exactly the blocks it names:
     DistilBERT (arXiv 1910.01108) started from `[1, 3, 5, 8, 10, 12]`. Blocks are counted from 1, as in
     `hidden_states`.
 
-    Embeddings, position terms, final norm, pooler and head are carried over, so the student's logits are
-    those of a teacher whose dropped blocks pass their input on unchanged. The weights are copies; the teacher
-    stays as it was. The student is in evaluation mode, as after `from_pretrained`; a frozen teacher does not
-    make a frozen student; nothing is drawn at random.
+    By importance: `layers=most_important(block_importance(teacher, data), M)`.
+
+    `width`, `heads` and `ffn` keep what matters most on `data`: by the first-order change of the loss where a
+    part is removed, E |Σ_t a·∂L/∂a| (Michel et al. 2019, arXiv 1905.10650), for each head and neuron of a
+    block and for each hidden dimension over all blocks. The same dimensions stay everywhere, so that residual
+    sums and LayerNorm go on meaning what they meant; a rotation to principal components (SliceGPT, arXiv
+    2401.15024) keeps more, but needs a norm without mean and scale per dimension, which none of these
+    architectures has. A head keeps its size, since Transformers derives it as width / heads: so `heads=4` of
+    12 is a width of a third, and heads cannot go alone. `size` names all at once: `tiny` (2 layers, width
+    128), `mini` (4, 256), `small` (4, 512), `medium` (8, 512), each with 4·width neurons (Turc et al. 2019,
+    arXiv 1908.08962, whose heads are 64 wide); arguments given beside it win.
+
+    Embeddings, position terms, final norm, pooler and head are carried over. Where only the depth is cut, the
+    student's logits are those of a teacher whose dropped blocks pass their input on unchanged. The weights
+    are copies; the teacher stays as it was. The student is in evaluation mode, as after `from_pretrained`; a
+    frozen teacher does not make a frozen student; nothing is drawn at random.
 
     Saved, it is a plain Transformers model. Its `config._name_or_path` is empty, since no published weights
-    are its own; `config.shrunk_from` keeps its origin: `{"model": "org/teacher", "layers": [2, 4, 6]}`.
+    are its own; `config.shrunk_from` keeps its origin: `{"model": "org/teacher", "layers": [2, 4, 6]}`, and
+    `width`, `heads` and `ffn` where they were cut.
 
     ALBERT repeats one group of weights, so any choice of M layers gives M repeats: faster, but not smaller.
     ModernBERT (always) and DeBERTa-v2 (with a convolution) cannot do without block 1: there `layers=M` keeps
@@ -51,7 +68,14 @@ def shrink(
         teacher: A model with any head, a PEFT wrapper around one (its adapter is merged into a copy), or the
             id or path of a classifier of texts or tokens. A checkpoint without a head gets one from
             Transformers, drawn at random.
-        layers: How many blocks to keep, or which ones.
+        layers: How many blocks to keep, or which ones; None for all.
+        width: Hidden dimensions to keep: a multiple of the size of a head.
+        heads: Heads to keep in each block: another way to say the width.
+        ffn: Feed-forward neurons to keep in each block.
+        size: `tiny`, `mini`, `small` or `medium`.
+        data: Batches on which importance is measured, as `tokenizer(texts, padding=True,
+            return_tensors="pt")` or a data loader gives them; some hundred rows do. With `labels` their loss
+            counts, without them that of the teacher's own answers. For `width`, `heads`, `ffn` and `size`.
         dtype: Type of the student's weights.
 
     Returns:
@@ -59,8 +83,9 @@ def shrink(
 
     Raises:
         TypeError: `teacher` is neither a model nor a name, or `layers` is not made of whole numbers.
-        ValueError: The architecture is unknown or cannot be cut, `layers` does not fit its depth, or the
-            teacher's weights do not fit its config (quantised, pruned or carrying an adapter).
+        ValueError: The architecture is unknown or cannot be cut, a size does not fit the teacher's, nothing
+            is asked for, data is missing, or the teacher's weights do not fit its config (quantised, pruned
+            or carrying an adapter).
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
@@ -71,40 +96,49 @@ def shrink(
 
     When to use it: the first choice wherever teacher and student may have the same width; starting from
     random weights costs more than leaving out any one loss (DistilBERT's ablation). For plain logit
-    distillation also try the lowest blocks (`layers=[1, 2, 3]`, arXiv 2305.15032). When not: where embeddings
-    are most of the weights, as in a small multilingual model; cut the vocabulary there.
+    distillation also try the lowest blocks (`layers=[1, 2, 3]`, arXiv 2305.15032). Cut neurons next, and the
+    width last: it costs most of what the teacher knew, so give such a student more data or hidden-state
+    terms. When not: where embeddings are most of the weights, as in a small multilingual model; cut the
+    vocabulary there (`prune_vocabulary`).
     """
-    model = _model(teacher)
-    layout = layout_of(model)
-    kept = _kept(layers, anatomy=Anatomy.of(model), layout=layout, config=model.config)
-    config = _config(model.config, layout=layout, kept=kept)
-    with no_init_weights():
-        student = type(model)._from_config(config, dtype=dtype)
-    student.tie_weights()
-    _fill(student, _weights(model, layout=layout, kept=kept))
+    model = network(teacher)
+    wanted: dict[str, Any] = {"layers": layers, "width": width, "heads": heads, "ffn": ffn}
+    if size is not None:
+        given = {name: value for name, value in wanted.items() if value is not None}
+        wanted = named_size(size) | ({"width": None} if "heads" in given else {}) | given
+    if all(value is None for value in wanted.values()):
+        raise ValueError("shrink is asked for nothing. Write layers=3, ffn=1024, width=256 or size='mini'.")
+    anatomy, layout = Anatomy.of(model), layout_of(model)
+    layers = wanted.pop("layers")
+    every = list(range(1, anatomy.depth + 1))
+    kept = every if layers is None else _kept(layers, anatomy=anatomy, layout=layout, config=model.config)
+    narrow = model
+    if any(value is not None for value in wanted.values()):
+        narrow = narrowed(model, **{"width": None, "heads": None, **wanted}, data=data)
+    config = _config(narrow.config, layout=layout, kept=kept)
+    config.shrunk_from = _origin(model, narrow, kept)
+    student = empty_like(model, config, dtype=dtype)
+    fill(student, _weights(narrow, layout=layout, kept=kept))
     _log(model, student, kept=kept)
     return student.to(model.device).eval()
 
 
-def _model(teacher: Any) -> Any:
-    """The network to cut; a PEFT adapter is merged into a copy of it."""
-    if isinstance(teacher, (str, os.PathLike)):
-        with reaching(str(teacher)):
-            name = os.fspath(teacher)
-            return auto_class(name).from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
-    if isinstance(teacher, PreTrainedModel):
-        return teacher
-    if not isinstance(unwrapped(teacher), PreTrainedModel):
-        raise TypeError(
-            f"shrink needs a Transformers model, its id or its path, found {type(teacher).__name__}. "
-            f"Pass the PreTrainedModel itself, for example `model.module` of a parallel wrapper."
-        )
-    if not hasattr(getattr(teacher, "base_model", None), "merge_and_unload"):
-        raise ValueError(
-            f"Found a {type(teacher).__name__} whose adapter cannot be merged into the weights, so there is "
-            f"no plain network to cut. Shrink the model it wraps, `teacher.get_base_model()`."
-        )
-    return copy.deepcopy(teacher).merge_and_unload()
+def _origin(model: Any, narrow: Any, kept: list[int]) -> dict[str, Any]:
+    """Where a student comes from: its teacher, the kept blocks, and the sizes that were cut."""
+    origin: dict[str, Any] = {"model": public_name(model.config._name_or_path or ""), "layers": kept}
+    return origin | {name: new for name, (old, new) in _sizes(model, narrow).items() if old != new}
+
+
+def _sizes(teacher: Any, student: Any) -> dict[str, tuple[int, int]]:
+    """Sizes of one block on both sides; none where the architecture has no such parts."""
+    layout = layout_of(teacher)
+    fields = {"width": layout.width, "heads": layout.heads, "ffn": layout.neurons}
+    both = {
+        name: [getattr(m.config, field, 0) for m in (teacher, student)]
+        for name, field in fields.items()
+        if field
+    }
+    return {name: (old, new) for name, (old, new) in both.items()}
 
 
 def _kept(layers: int | Sequence[int], *, anatomy: Anatomy, layout: Layout, config: Any) -> list[int]:
@@ -174,14 +208,8 @@ def _config(teacher: Any, *, layout: Layout, kept: list[int]) -> Any:
         if hasattr(config, field):
             delattr(config, field)
     setattr(config, layout.depth, len(kept))
-    config.shrunk_from = {"model": _public_name(teacher._name_or_path or ""), "layers": kept}
     config._name_or_path = ""
     return config
-
-
-def _public_name(name: str) -> str:
-    """A Hub id as it is; of a folder its last part, since a saved config should not tell where it lay."""
-    return Path(name).resolve().name if name and Path(name).exists() else name
 
 
 def _weights(model: Any, *, layout: Layout, kept: list[int]) -> dict[str, Tensor]:
@@ -203,25 +231,17 @@ def _weights(model: Any, *, layout: Layout, kept: list[int]) -> dict[str, Tensor
     return cut
 
 
-def _fill(student: Any, state: dict[str, Tensor]) -> None:
-    """Copy the weights in; each must have its place and each place its weight."""
-    try:
-        student.load_state_dict(state, strict=True)
-    except RuntimeError as mismatch:
-        raise ValueError(
-            f"The teacher's weights do not fit a {type(student).__name__} built from its config, as happens "
-            f"when it is quantised, pruned or carries an adapter ({mismatch}). Merge the adapter or load the "
-            f"model unquantised, and shrink that."
-        ) from mismatch
-
-
 def _log(teacher: Any, student: Any, *, kept: list[int]) -> None:
     before, after = teacher.num_parameters(), student.num_parameters()
     words = sum(parameter.numel() for parameter in embeddings(student).parameters())
+    sizes = [
+        f"; {name} {new} of {old}" for name, (old, new) in _sizes(teacher, student).items() if old != new
+    ]
     logger.info(
-        "Kept blocks %s of %d: %.1f M → %.1f M parameters (%.0f %%), %.0f %% of them embeddings.",
+        "Kept blocks %s of %d%s: %.1f M → %.1f M parameters (%.0f %%), %.0f %% of them embeddings.",
         ", ".join(map(str, kept)),
         Anatomy.of(teacher).depth,
+        "".join(sizes),
         before / 1e6,
         after / 1e6,
         100 * after / before,

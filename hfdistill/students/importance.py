@@ -1,0 +1,215 @@
+"""What each part of a network is worth on a calibration set: blocks, heads, neurons, hidden dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hfdistill.anatomy import Anatomy, layout_of, unwrapped
+from hfdistill.labels import task_kind
+from hfdistill.trace import accepted_inputs, logits_of
+
+Batches = Iterable[Mapping[str, Tensor]]
+
+
+def block_importance(model: Any, data: Batches) -> list[float]:
+    """How much the answers change where one block is left out, for each block from the first to the last.
+
+    The mean over texts, or over tokens where these are labelled, of KL(p ‖ p without the block), in nats; of
+    the mean squared change of the logits for several labels and real values. No labels are read. Blocks are
+    left out one at a time, so two that can replace each other both look dispensable.
+
+    Args:
+        model: a classifier of a known architecture, which stays as it was.
+        data: batches as the model reads them, such as a data loader or
+            `[tokenizer(texts, padding=True, return_tensors="pt")]`; a few hundred rows do.
+
+    Returns:
+        L numbers; larger is more important. Pick with `most_important`.
+
+    Raises:
+        ValueError: for data without a batch, or an unknown architecture.
+
+    Example:
+        >>> worth = block_importance(teacher, batches)  # doctest: +SKIP
+        >>> student = shrink(teacher, layers=most_important(worth, 3))  # doctest: +SKIP
+
+    When to use it: for teachers whose last or middle blocks do little. Without it `layers=3` spreads evenly,
+    which is hard to beat once the student is trained.
+    """
+    network, batches = unwrapped(model), _batches(data)
+    depth = Anatomy.of(network).depth
+    change = _divergence if task_kind(network.config) in ("single_label", "token") else _squared
+    totals = torch.zeros(depth, dtype=torch.float64)
+    rows = 0
+    with _evaluating(network), torch.no_grad():
+        for batch in batches:
+            whole = _logits(network, batch).double()
+            rows += len(whole)
+            for number in range(1, depth + 1):
+                with _without(network, number):
+                    cut = _logits(network, batch).double()
+                totals[number - 1] += change(whole, cut).sum().cpu()
+    return [float(total) / rows for total in totals]
+
+
+def most_important(importance: Sequence[float], count: int) -> list[int]:
+    """Numbers of the `count` largest, counted from 1, in order: what `shrink(layers=…)` takes.
+
+    Raises:
+        ValueError: where there are fewer.
+    """
+    if not 1 <= count <= len(importance):
+        raise ValueError(f"Found {len(importance)} blocks, asked for {count}. Choose 1 to {len(importance)}.")
+    order = sorted(range(len(importance)), key=lambda i: (-importance[i], i))
+    return sorted(i + 1 for i in order[:count])
+
+
+@dataclass(frozen=True, eq=False)
+class Importance:
+    """First-order estimates of how much the loss moves where a part is removed.
+
+    Args:
+        width: of each hidden dimension, (D,).
+        heads: of each head, per block (H,).
+        neurons: of each feed-forward neuron, per block (I,).
+    """
+
+    width: Tensor
+    heads: list[Tensor]
+    neurons: list[Tensor]
+
+
+def taylor_importance(model: Any, data: Batches) -> Importance:
+    """E |Σ_t a·∂L/∂a| of every head, neuron and hidden dimension a (Michel et al. 2019, arXiv 1905.10650).
+
+    L is the cross-entropy of the batch's labels, where it has them, else of the model's own answers. Hidden
+    dimensions are read where they enter a block, and summed over blocks.
+
+    Args:
+        model: a classifier whose layout names its projections.
+        data: batches; see `block_importance`.
+    """
+    layout, anatomy, batches = layout_of(model), Anatomy.of(model), _batches(data)
+    blocks = list(model.base_model.get_submodule(layout.blocks))
+    sums: dict[tuple[str, int], Tensor] = {}
+
+    def watched(kind: str, i: int) -> Callable[[Any, Any, Any], None]:
+        def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
+            value = args[0] if args else kwargs["hidden_states"]  # (B, T, ·)
+            groups = anatomy.heads if kind == "heads" else value.shape[-1]
+
+            def book(grad: Tensor) -> None:
+                rows = (value.detach() * grad).sum(1).unflatten(-1, (groups, -1)).sum(-1)
+                sums[kind, i] = sums.get((kind, i), 0) + rows.double().abs().sum(0).cpu()
+
+            value.register_hook(book)
+
+        return hook
+
+    hooks = []
+    for i, block in enumerate(blocks):
+        output, down = block.get_submodule(layout.output), block.get_submodule(layout.down)
+        for kind, module in (("width", block), ("heads", output), ("neurons", down)):
+            hooks.append(module.register_forward_pre_hook(watched(kind, i), with_kwargs=True))
+    try:
+        with _evaluating(model), torch.enable_grad():
+            for batch in batches:
+                # Down to the embeddings, past every hook; no weight's .grad is touched.
+                torch.autograd.grad(_loss(model, batch), model.get_input_embeddings().weight)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    each = {kind: [sums[kind, i] for i in range(len(blocks))] for kind in ("width", "heads", "neurons")}
+    return Importance(width=torch.stack(each["width"]).sum(0), heads=each["heads"], neurons=each["neurons"])
+
+
+def _loss(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    logits = _logits(model, batch).float()
+    if task_kind(model.config) not in ("single_label", "token"):
+        return logits.abs().sum()
+    if "labels" not in batch:
+        return F.cross_entropy(logits, logits.detach().argmax(-1), reduction="sum")
+    labels = batch["labels"].to(logits.device)
+    if labels.dim() == 2:
+        labels = labels[_mask(model, batch)]
+    return F.cross_entropy(logits, labels, reduction="sum")
+
+
+def _logits(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    """A row for each text, or, where tokens are labelled, for each real token: (N, C)."""
+    accepts = accepted_inputs(model) - {"labels"}
+    inputs = {name: value.to(model.device) for name, value in batch.items() if name in accepts}
+    logits = logits_of(model(**inputs))
+    return logits[_mask(model, batch)] if logits.dim() == 3 else logits
+
+
+def _mask(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    """Real tokens, (B, T)."""
+    mask = batch.get("attention_mask")
+    return (torch.ones_like(batch["input_ids"]) if mask is None else mask).bool().to(model.device)
+
+
+def _batches(data: Batches) -> list[Mapping[str, Tensor]]:
+    if isinstance(data, Mapping):
+        data = [data]
+    batches = list(data)
+    if not batches or not all(isinstance(batch, Mapping) and "input_ids" in batch for batch in batches):
+        raise ValueError(
+            "Importance is measured on batches as the model reads them, and data holds none. Pass a data "
+            "loader, or data=[tokenizer(texts, padding=True, return_tensors='pt')]."
+        )
+    return batches
+
+
+def _divergence(whole: Tensor, cut: Tensor) -> Tensor:
+    """KL per row, (B,)."""
+    full = F.log_softmax(whole, dim=-1)
+    return (full.exp() * (full - F.log_softmax(cut, dim=-1))).sum(-1)
+
+
+def _squared(whole: Tensor, cut: Tensor) -> Tensor:
+    """Mean squared change per row, (B,)."""
+    return (whole - cut).square().mean(1)
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Dropout off and every weight with a gradient inside; outside all is as before."""
+    training = model.training
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    model.eval()
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        model.train(training)
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
+@contextmanager
+def _without(model: Any, number: int) -> Iterator[None]:
+    """While open, block `number` gives its input back; in ALBERT, the call of that number."""
+    modules = list(model.base_model.get_submodule(layout_of(model).blocks))
+    calls = iter(range(1, Anatomy.of(model).depth + 1))
+
+    def skip(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        if next(calls) != number:
+            return None
+        hidden = args[0] if args else kwargs["hidden_states"]
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    hooks = [module.register_forward_hook(skip, with_kwargs=True) for module in modules]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,157 @@
+"""A student without layers: a weighted mean of token vectors and a small network on top."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from hfdistill.students.corpus import Corpus
+from hfdistill.students.cut import network
+from hfdistill.students.light import LightModel, answer, config_like, head, joined, texts_of
+from hfdistill.students.tables import importance_of_tokens, principal_components, token_outputs
+
+
+class StaticConfig(PreTrainedConfig):
+    """Sizes of a `StaticForSequenceClassification`.
+
+    Args:
+        vocab_size: rows of the table V.
+        hidden_size: width D of a token's vector.
+        classifier_size: width of the head's hidden layer.
+        dropout: before both layers of the head.
+        pairs: read two texts apart, split at `sep_token_id`.
+        pad_token_id: as in the tokenizer.
+        sep_token_id: what ends the first text of a pair.
+    """
+
+    model_type = "hfdistill-static"
+
+    vocab_size: int = 30522
+    hidden_size: int = 256
+    classifier_size: int = 512
+    dropout: float = 0.1
+    pairs: bool = False
+    pad_token_id: int | None = 0
+    sep_token_id: int | None = None
+
+
+class StaticForSequenceClassification(LightModel):
+    """Bag of weighted token vectors, then one hidden layer.
+
+    h = Σ_t a_t·e_t with a = softmax over the row's tokens of a learned score per token s, that is a mean of
+    the vectors e weighted by exp(s); then logits = W₂·ReLU(W₁·h). For pairs h is [h1, h2, h1·h2, |h1 - h2|].
+    Order of words plays no part. Its cost per token is one row of a table, so it is hundreds of times as fast
+    as its teacher. There are no layers to look into: train it with terms on logits. Gradient checkpointing
+    would save nothing and is refused by Transformers.
+
+    Reads `input_ids` (B, T) and `attention_mask` (B, T); padding changes nothing. Labels as for any
+    `AutoModelForSequenceClassification`, with which it is registered.
+    """
+
+    config_class = StaticConfig
+    base_model_prefix = ""
+    _no_split_modules = ()
+
+    def __init__(self, config: StaticConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.embeddings = nn.EmbeddingBag(config.vocab_size, config.hidden_size, mode="sum")
+        self.scores = nn.Embedding(config.vocab_size, 1)
+        self.classifier = head(config.hidden_size * (4 if config.pairs else 1), config)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self.scores:
+            init.zeros_(module.weight)  # a plain mean
+
+    def get_input_embeddings(self) -> nn.EmbeddingBag:
+        """The table (V, D)."""
+        return self.embeddings
+
+    def set_input_embeddings(self, value: nn.EmbeddingBag) -> None:
+        """Replace the table."""
+        self.embeddings = value
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
+        """Logits (B, C), after the loss where there are labels."""
+        scores = self.scores(input_ids).squeeze(-1)  # (B, T)
+        means = [
+            self.embeddings(
+                input_ids,
+                per_sample_weights=F.softmax(
+                    scores.float().masked_fill(~mask, torch.finfo(torch.float32).min), dim=-1
+                ).to(self.embeddings.weight.dtype),
+            )
+            for mask in texts_of(input_ids, attention_mask, self.config)
+        ]
+        return answer(self, self.classifier(joined(means)), labels, return_dict=return_dict)
+
+
+def static_from_teacher(
+    teacher: PreTrainedModel | str,
+    tokenizer: Any,
+    *,
+    width: int = 256,
+    classifier_size: int = 512,
+    corpus: Corpus | None = None,
+    pairs: bool = False,
+    dropout: float = 0.1,
+) -> StaticForSequenceClassification:
+    """A static student whose table the teacher made.
+
+    Each token of the vocabulary passes through the teacher once, between the special tokens; the outputs are
+    reduced to `width` by principal components and weighted by smooth inverse frequency, as in Model2Vec
+    (https://github.com/MinishLab/model2vec) and, for the weights a / (a + p), Arora et al. 2017 ("A Simple
+    but Tough-to-Beat Baseline for Sentence Embeddings", ICLR). Table and weights learn on; the head is drawn
+    at random: call `torch.manual_seed` first for the same one again.
+
+    Args:
+        teacher: a classifier, a PEFT wrapper, an id or a path. It stays as it was.
+        tokenizer: the teacher's, which the student reads too.
+        width: D of the student's table; at most the teacher's width.
+        classifier_size: width of the head's hidden layer.
+        corpus: texts from which tokens' frequencies are counted (strings, pairs, or a dataset with `text`);
+            None for Zipf's law over the ids.
+        pairs: the rows will be pairs of texts.
+        dropout: of the head.
+
+    Returns:
+        A float32 model in evaluation mode, on the teacher's device, with its classes.
+
+    Raises:
+        ValueError: `width` is larger than the teacher's, or there is no separator for pairs.
+
+    Example:
+        >>> student = static_from_teacher("org/teacher", tokenizer)  # doctest: +SKIP
+
+    When to use it: topics, intents and sentiment in bulk on CPUs, where a table of the vocabulary fits.
+    When not: where word order decides (entailment, negation far away); see `bilstm_from_teacher`.
+    """
+    whole = network(teacher)
+    sizes = {"hidden_size": width, "classifier_size": classifier_size, "dropout": dropout}
+    config = config_like(StaticConfig, whole, tokenizer, pairs=pairs, **sizes)
+    table = principal_components(token_outputs(whole, tokenizer), width)
+    student = StaticForSequenceClassification(config)
+    with torch.no_grad():
+        student.embeddings.weight.copy_(table)
+        weights = importance_of_tokens(tokenizer, corpus, size=config.vocab_size)
+        student.scores.weight.copy_(weights.log()[:, None])
+    return student.to(whole.device).eval()
+
+
+AutoConfig.register(StaticConfig.model_type, StaticConfig, exist_ok=True)
+AutoModelForSequenceClassification.register(StaticConfig, StaticForSequenceClassification, exist_ok=True)

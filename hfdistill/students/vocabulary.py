@@ -1,0 +1,254 @@
+"""A student with fewer words: embeddings and tokenizer cut together."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from hfdistill.hub import reaching
+from hfdistill.students.corpus import Corpus, token_counts
+from hfdistill.students.cut import empty_like, fill, fitted, network, public_name
+from hfdistill.students.pieces import Pieces, pieces_of, renumbered
+
+logger = logging.getLogger(__name__)
+
+
+def prune_vocabulary(
+    model: PreTrainedModel | str | os.PathLike[str],
+    tokenizer: PreTrainedTokenizerFast | str | os.PathLike[str],
+    corpus: Corpus,
+    *,
+    keep: float = 1.0,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """The same model with the tokens that a corpus needs, and the tokenizer that gives these tokens alone.
+
+    Tokens are kept from the most frequent on, each with the pieces that it comes about by (BPE's merges).
+    Always kept are special and added tokens, all single bytes and characters, pieces with a character that
+    has no piece of its own, and, for Unigram, the piece of the lowest score, which prices unknown characters.
+    After Abdaoui et al. 2020, "Load What You Need" (arXiv 2010.05609), which has neither BPE nor fallbacks.
+
+    A text whose tokens are all kept is read as the same tokens and gets the same logits, to the bit: BPE's
+    merges, WordPiece's longest piece and Unigram's best path are the same among fewer. Any other text is read
+    in smaller pieces: longer, and not worse than rare words are; fine-tuning or distilling afterwards mends
+    it. Nothing that was readable becomes unknown, but for a word with a character that WordPiece knows only
+    within longer pieces. Such a word may also become readable that was not.
+
+    Ids follow the old order. The padding token keeps its id where it can, since RoBERTa and MPNet count
+    positions from it. Also cut are output layers over the vocabulary (masked language models), which stay
+    tied. A student cut this way reads other ids than its teacher: train it with its own tokenizer, and give
+    the teacher its own.
+
+    Args:
+        model: a model of any architecture and head, a PEFT wrapper, an id or a path. It stays as it was.
+        tokenizer: its fast tokenizer: WordPiece, BPE (with bytes, characters or `</w>`) or Unigram.
+        corpus: text like that to be read: strings, pairs of strings, or a `datasets.Dataset` (or dict of
+            splits) with a `text` (and `text_pair`) column.
+        keep: a float in (0, 1] is the share of the corpus's token occurrences to be covered, 1.0 every token
+            that occurs; a whole number is the most tokens that the new vocabulary may have, all included.
+
+    Returns:
+        The model on its device, in evaluation mode and its dtype, and the tokenizer.
+        `config.vocabulary_pruned_from` keeps the origin: `{"model": "org/teacher", "tokens": 30522}`.
+
+    Raises:
+        TypeError: `tokenizer` is not a fast one, or the corpus holds no texts.
+        ValueError: a tokenizer of another kind, one that does not fit the model, an empty corpus, or a `keep`
+            that is no share or has no room for the tokens that must stay.
+
+    Example:
+        >>> model, tokenizer = prune_vocabulary(  # doctest: +SKIP
+        ...     "org/teacher", "org/teacher", ["a warm film", "dull"], keep=0.99
+        ... )
+
+    When to use it: where embeddings are most of the weights: multilingual models read in one language, small
+    students of one domain. It makes a model smaller and its optimizer step cheaper; a forward takes the time
+    it took. When not: where new domains or languages are to be read later.
+    """
+    whole = network(model)
+    old = _tokenizer(tokenizer)
+    size = _vocabulary_size(whole)
+    _check(old, size=size, keep=keep)
+    written = json.loads(old.backend_tokenizer.to_str())
+    pieces = pieces_of(written["model"])
+    counts = token_counts(copy.deepcopy(old), corpus, size=size)
+    must = _must(old, whole.config, written, pieces)
+    chosen = _chosen(pieces, counts, must=must, keep=keep, special=len(_beyond(written, pieces)))
+    kept = _order(chosen, written, pieces, pad=old.pad_token_id)
+    new_tokenizer = _rebuilt(old, written, pieces, kept)
+    new_model = _model(whole, kept, size=size)
+    covered = float(counts[kept].sum() / counts.sum())
+    _log(whole, new_model, covered=covered, before=size, after=len(kept))
+    return new_model, new_tokenizer
+
+
+def _tokenizer(source: Any) -> Any:
+    if isinstance(source, (str, os.PathLike)):
+        with reaching(str(source)):
+            source = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    if not getattr(source, "is_fast", False):
+        raise TypeError(
+            f"prune_vocabulary edits the tokenizer.json of a fast tokenizer, found {type(source).__name__}. "
+            f"Load it with AutoTokenizer.from_pretrained(...)."
+        )
+    return source
+
+
+def _vocabulary_size(model: Any) -> int:
+    table = model.get_input_embeddings().weight
+    if len(table) != model.config.vocab_size:
+        raise ValueError(
+            f"The embedding table has {len(table)} rows and config.vocab_size says {model.config.vocab_size}."
+            f" Type model.resize_token_embeddings({len(table)})."
+        )
+    return len(table)
+
+
+def _check(tokenizer: Any, *, size: int, keep: float) -> None:
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= size:
+        raise ValueError(
+            f"The tokenizer gives ids up to {largest} and the model has {size} embeddings, so they do not "
+            f"belong together. Pass the model's own tokenizer."
+        )
+    if isinstance(keep, bool) or not isinstance(keep, (int, float)):
+        raise TypeError(f"keep={keep!r} is neither a share nor a number of tokens. Write keep=0.99 or 5000.")
+    if keep <= 0 or (isinstance(keep, float) and not keep <= 1):
+        raise ValueError(
+            f"keep={keep!r} keeps no part of a vocabulary: a float is the share of token occurrences, above "
+            f"0 and up to 1.0; a whole number is a number of tokens. Write keep=0.99 or keep={size // 2}."
+        )
+
+
+def _beyond(written: Mapping[str, Any], pieces: Pieces) -> list[int]:
+    """Ids of added tokens that are no pieces of the model."""
+    return sorted(token["id"] for token in written["added_tokens"] if token["content"] not in pieces.ids)
+
+
+def _ids_named(written: Mapping[str, Any], tokenizer: Any) -> set[int]:
+    """Ids that post-processor and padding put in."""
+    found: set[int] = set()
+
+    def note(token: int) -> int:
+        found.add(token)
+        return token
+
+    for part in ("post_processor", "padding"):
+        renumbered(written.get(part), note, names=tokenizer.get_vocab())
+    return found
+
+
+def _must(tokenizer: Any, config: Any, written: Mapping[str, Any], pieces: Pieces) -> set[str]:
+    """Pieces that stay whatever the corpus holds."""
+    named = {pieces.ids[t["content"]] for t in written["added_tokens"] if t["content"] in pieces.ids}
+    named |= _ids_named(written, tokenizer) | set(tokenizer.all_special_ids)
+    named |= {token for ids in _special(config).values() for token in ids}
+    must = pieces.required() | {piece for piece, token in pieces.ids.items() if token in named}
+    return must.union(*map(pieces.parts, must))
+
+
+def _special(config: Any) -> dict[str, list[int]]:
+    """The config's fields that hold token ids."""
+    fields = {name: value for name, value in config.to_dict().items() if name.endswith("_token_id")}
+    return {
+        name: value if isinstance(value, list) else [value]
+        for name, value in fields.items()
+        if value is not None
+    }
+
+
+def _chosen(pieces: Pieces, counts: Tensor, *, must: set[str], keep: float, special: int) -> set[str]:
+    """Pieces to keep: those that must stay, then by frequency until `keep` is reached."""
+    limit = keep - special if isinstance(keep, int) else len(pieces.ids)
+    if len(must) > limit:
+        raise ValueError(
+            f"keep={keep} has no room for the {len(must) + special} tokens without which some text could not "
+            f"be read: special tokens, bytes and characters. Write keep={len(must) + special + 1000} or more."
+        )
+    share = keep if isinstance(keep, float) else 1.0
+    chosen, total = set(must), int(counts.sum())
+    frequency = dict(zip(pieces.ids, counts[list(pieces.ids.values())].tolist(), strict=True))
+    missing = total - sum(frequency[piece] for piece in chosen) - int(counts.sum() - sum(frequency.values()))
+    by_frequency = sorted(frequency, key=lambda piece: (-frequency[piece], pieces.ids[piece]))
+    for piece in by_frequency:
+        if not frequency[piece] or missing <= (1 - share) * total:
+            break
+        new = pieces.parts(piece) - chosen
+        if len(chosen) + len(new) > limit:
+            break
+        chosen |= new
+        missing -= sum(frequency[part] for part in new)
+    return chosen
+
+
+def _order(
+    chosen: Iterable[str], written: Mapping[str, Any], pieces: Pieces, *, pad: int | None
+) -> list[int]:
+    """Old ids in the order of the new ones: pieces, then added tokens, as tokenizers numbers them."""
+    kept = sorted(pieces.ids[piece] for piece in chosen)
+    if pad in kept and pad < len(kept):
+        kept.remove(pad)
+        kept.insert(pad, pad)
+    return kept + _beyond(written, pieces)
+
+
+def _rebuilt(tokenizer: Any, written: dict[str, Any], pieces: Pieces, kept: list[int]) -> Any:
+    """The tokenizer as it is loaded from files with the kept tokens alone."""
+    new = {old: i for i, old in enumerate(kept)}
+    names = tokenizer.get_vocab()
+    expected = {name: new[old] for name, old in names.items() if old in new}
+    ids = {piece: new[old] for piece, old in pieces.ids.items() if old in new}
+    edited = {**written, "model": pieces.cut(dict(sorted(ids.items(), key=lambda entry: entry[1])))}
+    added = [{**token, "id": new[token["id"]]} for token in written["added_tokens"]]
+    edited["added_tokens"] = sorted(added, key=lambda token: token["id"])
+    for part in ("post_processor", "padding"):
+        edited[part] = renumbered(written.get(part), new.__getitem__, names=names)
+    with TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        Path(folder, "tokenizer.json").write_text(json.dumps(edited, ensure_ascii=False), encoding="utf-8")
+        rebuilt = type(tokenizer).from_pretrained(folder)
+    if rebuilt.get_vocab() != expected:
+        raise ValueError(
+            f"A {type(tokenizer).__name__} is not made of its tokenizer.json alone, so it cannot be pruned. "
+            f"Load it as PreTrainedTokenizerFast.from_pretrained(folder) and prune that."
+        )
+    rebuilt.name_or_path = rebuilt.init_kwargs["name_or_path"] = ""
+    return rebuilt
+
+
+def _model(whole: Any, kept: list[int], *, size: int) -> Any:
+    """The model with the kept rows of its table, and of all that is as long."""
+    new = {old: i for i, old in enumerate(kept)}
+    config = copy.deepcopy(whole.config)
+    for name, value in whole.config.to_dict().items():
+        if name in _special(whole.config):
+            ids = [new.get(token, token if token >= size else None) for token in _special(whole.config)[name]]
+            setattr(config, name, ids if isinstance(value, list) else ids[0])
+    config.vocab_size = len(kept)
+    config.vocabulary_pruned_from = {"model": public_name(whole.name_or_path or ""), "tokens": size}
+    config._name_or_path = ""
+    student = empty_like(whole, config, dtype=whole.dtype)
+    fill(student, fitted(whole.state_dict(), student, {size: torch.tensor(kept)}))
+    return student.to(whole.device).eval()
+
+
+def _log(before_model: Any, after_model: Any, *, covered: float, before: int, after: int) -> None:
+    parameters = before_model.num_parameters(), after_model.num_parameters()
+    logger.info(
+        "Kept %s of %s tokens, %.2f %% of those in the corpus: %.1f M → %.1f M parameters (%.0f %%).",
+        f"{after:,}",
+        f"{before:,}",
+        100 * covered,
+        parameters[0] / 1e6,
+        parameters[1] / 1e6,
+        100 * parameters[1] / parameters[0],
+    )
