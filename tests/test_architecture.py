@@ -15,6 +15,7 @@ LEVELS = [
     "plots card study",
     "recipe",
     "cli __main__",
+    "public",
     "__init__",
 ]
 SIDEWAYS = {
