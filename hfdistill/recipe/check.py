@@ -90,7 +90,7 @@ class _Checker:
         student = self._one_of(("student",), section.get("student"), kinds.STUDENTS)
         data = self._bound(("data",), section, kinds.DATA)
         training = self._bound(("training",), section, kinds.TRAINING)
-        if isinstance(section.get("training"), dict) and "output_dir" not in section["training"]:
+        if "training" in section and "output_dir" not in training:
             self.page.refuse(
                 ("training",), "lacks output_dir, where the student is written. Type output_dir: out/kd."
             )
@@ -154,7 +154,7 @@ class _Checker:
                 where, f"takes keys ({some} …), found {printable(values)!r}. Write `key: value`."
             )
             return {}
-        for name in [name for name in values if name not in takes]:
+        for name in [name for name in values if name not in takes or name in kinds.REFUSED]:
             self._unknown((*where, name), name, what, takes)
         for name, parameter in takes.items():
             if name not in values:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, List
 from transformers import AutoTokenizer, HfArgumentParser, set_seed
 
 from hfdistill.arguments import DistillationArguments
@@ -80,6 +80,7 @@ class _Run:
         self.args = arguments(recipe, smoke=smoke)
         set_seed(self.args.seed)
         self.train, self.evaluation = self._rows(load(**recipe.load))
+        self.task = _task(self.train)
         self.teacher, self.source = self._teacher()
         self.model = self._student()
         self.tokenizer = AutoTokenizer.from_pretrained(self._tokenizer_source(), trust_remote_code=False)
@@ -169,6 +170,7 @@ class _Run:
             train_dataset=self.train,
             eval_dataset=self.evaluation,
             processing_class=self.tokenizer,
+            compute_metrics=_accuracy if self.task == "single_label" else None,
         )
         trainer.train(resume_from_checkpoint=None if self.smoke else newest_checkpoint(args.output_dir))
         trainer.save_model()
@@ -212,19 +214,31 @@ def _built(table: Mapping[str, kinds.Kind], chosen: Chosen, run: Mapping[str, An
     return make(**told, **{k: v for k, v in run.items() if k in takes and k in table[name].withheld})
 
 
+def _accuracy(prediction: Any) -> dict[str, float]:
+    """Accuracy on the labelled rows, for the log and `metric_for_best_model`."""
+    known = prediction.label_ids != -100
+    return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids)[known].mean())}
+
+
+def _task(rows: Dataset) -> str:
+    """What the labels are: classes, several labels a row, or real values."""
+    feature = rows.features.get("label")
+    if isinstance(feature, List):
+        return "multi_label"
+    return "regression" if str(getattr(feature, "dtype", "")).startswith("float") else "single_label"
+
+
 def _class_names(rows: Dataset) -> list[str]:
     """Names for the classifier of a teacher that is fine-tuned; one for real values."""
     feature = rows.features.get("label")
-    if getattr(feature, "names", None):
-        return list(feature.names)
-    if feature is not None and str(getattr(feature, "dtype", "")).startswith("float"):
-        return ["value"]
-    if feature is None or str(getattr(feature, "dtype", "")) != "int64":
+    if feature is None or isinstance(feature, List):
         raise ValueError(
             "A teacher is fine-tuned on classes or real values, and the data has neither. Fine-tune it "
             "elsewhere, and name it: `teacher: {pretrained: {source: …}}`."
         )
-    return [f"LABEL_{i}" for i in range(max(rows["label"]) + 1)]
+    if getattr(feature, "names", None):
+        return list(feature.names)
+    return ["value"] if _task(rows) == "regression" else [f"LABEL_{i}" for i in range(max(rows["label"]) + 1)]
 
 
 def _drawn(rows: Dataset, wanted: int | None, seed: int) -> Dataset:

@@ -48,6 +48,8 @@ def parameters_by_inspection(function: Any) -> dict[str, inspect.Parameter]:
     """The same of an object that is loaded already, such as a class of a plugin."""
     found = {}
     for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue  # torch.nn.Module's own, of a class without __init__
         note = parameter.annotation
         text = (
             ""

@@ -115,7 +115,12 @@ def test_other_files_are_told_apart(tmp_path):
 
 def test_overrides_change_one_place(tmp_path):
     text = "training: {seed: 1}\nobjective:\n  - kd: {weight: 1}\n"
-    overrides = ["training.seed=7", "training.bf16=true", "objective.0.kd.weight={linear: [1, 0]}", "data=a b"]
+    overrides = [
+        "training.seed=7",
+        "training.bf16=true",
+        "objective.0.kd.weight={linear: [1, 0]}",
+        "data=a b",
+    ]
     found = page(tmp_path, text, *overrides, "measure.speed=false", "training.run_name=x=y")
     assert found.mistakes == []
     assert found.values == {
