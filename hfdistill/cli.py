@@ -151,7 +151,12 @@ def _export(commands: Any) -> None:
         metavar="POINTS",
         help="refuse a larger loss of accuracy; default 0.5",
     )
-    parser.add_argument("--no-int8", action="store_true", help="ONNX in float32 alone")
+    parser.add_argument(
+        "--int8",
+        choices=["dynamic", "blockwise", "none"],
+        default="dynamic",
+        help="dynamic is the faster, blockwise the closer; none writes float32 alone",
+    )
     parser.add_argument("--no-speed", action="store_true", help="time nothing")
 
 
@@ -164,7 +169,7 @@ def _run_export(args: argparse.Namespace) -> int:
         data=_rows(args),
         teacher=args.teacher,
         max_drop=args.max_drop,
-        int8=not args.no_int8,
+        int8=None if args.int8 == "none" else args.int8,
         speed=not args.no_speed,
         max_length=args.max_length,
     )

@@ -61,7 +61,8 @@ def here(things, tmp_path, monkeypatch):
 def shell(*words, cwd):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, "-m", "hfdistill", *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "hfdistill", *words], cwd=cwd, env=environment,
+        capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 
 
