@@ -111,9 +111,9 @@ def test_train_from_a_shell(here):
 
 @pytest.mark.distributed
 def test_train_on_two_processes(here):
-    done = launch(2, "-m", "hfdistill", "train", str(here / "good.yaml"), *(
-        f"{key}={here / name}" for key, name in (("teacher", "teacher"), ("data", "two"), ("training.output_dir", "o"))
-    ))  # fmt: skip
+    names = {"teacher": "teacher", "data": "two", "training.output_dir": "o"}
+    overrides = [f"{key}={here / name}" for key, name in names.items()]
+    done = launch(2, "-m", "hfdistill", "train", str(here / "good.yaml"), *overrides)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("accuracy  macro F1") == 1
     assert (here / "o" / "student" / "model.safetensors").is_file()
