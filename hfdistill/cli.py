@@ -1,4 +1,4 @@
-"""The command line: hfdistill train | measure | export | list."""
+"""The command line: hfdistill train | cache | measure | export | list."""
 
 from __future__ import annotations
 
@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _train(commands)
+    _cache(commands)
     _measure(commands)
     _export(commands)
     _list(commands)
@@ -100,13 +101,33 @@ def _run_train(args: argparse.Namespace) -> int:
 
 
 def _add_data(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    parser.add_argument("--data", required=required, help="Hub id, file or folder of labelled text")
-    parser.add_argument("--split", help="else validation, test, or the only one")
+    parser.add_argument("--data", required=required, help="Hub id, file or folder of text")
+    parser.add_argument("--split", help="else train to cache, validation or test to measure, or the only one")
     for column in ("text", "text-pair", "label"):
         parser.add_argument(f"--{column}", metavar="COLUMN", help="where it is not found by its usual name")
     parser.add_argument("--config", help="the Hub data set's configuration, such as mrpc")
-    parser.add_argument("--rows", type=int, help="measure on this many rows, drawn at random (seed 0)")
+    parser.add_argument("--rows", type=int, help="this many rows alone, drawn at random (seed 0)")
     parser.add_argument("--max-length", type=int, help="tokens per row")
+
+
+def _cache(commands: Any) -> None:
+    text = "record a teacher's answers once, for pages with `teacher: {cached: {folder: …}}`"
+    parser = _command(commands, "cache", text, _run_cache)
+    parser.add_argument("teacher", help="Hub id or folder")
+    parser.add_argument("folder", help="where to keep the answers; a second call adds to them")
+    _add_data(parser, required=True)
+
+
+def _run_cache(args: argparse.Namespace) -> int:
+    from transformers import AutoTokenizer
+
+    from hfdistill.teachers import record
+
+    tokenizer = AutoTokenizer.from_pretrained(args.teacher, trust_remote_code=False)
+    rows = _rows(args, usual="train")
+    record(args.teacher, rows, folder=args.folder, tokenizer=tokenizer, max_length=args.max_length)
+    print(f"{printable(args.folder)}: the teacher's answers to {len(rows):,} rows")
+    return 0
 
 
 def _measure(commands: Any) -> None:
@@ -177,8 +198,8 @@ def _run_export(args: argparse.Namespace) -> int:
     return 0
 
 
-def _rows(args: argparse.Namespace) -> Any:
-    """The labelled rows that a command measures on."""
+def _rows(args: argparse.Namespace, *, usual: str = "validation") -> Any:
+    """The rows that a command works on."""
     from hfdistill.data import load
 
     data = load(
@@ -188,7 +209,7 @@ def _rows(args: argparse.Namespace) -> Any:
         label=args.label,
         config=args.config,
     )
-    split = args.split or next((name for name in ("validation", "test") if name in data), next(iter(data)))
+    split = args.split or next((name for name in (usual, "test") if name in data), next(iter(data)))
     if split not in data:
         raise ValueError(f"The data has no split {split!r}, found {list(data)}. Name one with --split.")
     rows = data[split]

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 import hfdistill
 from hfdistill.cli import main
@@ -95,7 +96,7 @@ def test_a_page_is_checked_without_transformers(here):
 
 def test_help_is_there_at_once(here):
     started = time.process_time()
-    for words in ([], ["train"], ["measure"], ["export"], ["list"]):
+    for words in ([], ["train"], ["cache"], ["measure"], ["export"], ["list"]):
         with pytest.raises(SystemExit) as caught:
             main([*words, "--help"])
         assert caught.value.code == 0
@@ -125,6 +126,16 @@ def test_smoke_and_check(here, capsys):
     assert not (here / "out").exists()
     assert main(["train", "good.yaml", "--smoke"]) == 0
     assert [path.name for path in (here / "out").iterdir()] == ["smoke"]
+
+
+def test_cached_answers_teach_as_the_live_teacher_does(here, capsys):
+    assert main(["cache", "teacher", "answers", "--data", "two"]) == 0
+    assert capsys.readouterr().out == "answers: the teacher's answers to 64 rows\n"
+    assert main(["train", "good.yaml", "training.output_dir=live", "measure=null"]) == 0
+    teacher = "teacher={cached: {folder: answers, teacher: teacher}}"
+    assert main(["train", "good.yaml", teacher, "training.output_dir=cached", "measure=null"]) == 0
+    live, cached = (load_file(here / name / "student" / "model.safetensors") for name in ("live", "cached"))
+    assert max(float((live[name] - cached[name]).abs().max()) for name in live) < 1e-5
 
 
 def test_measure_prints_and_writes_a_report(here, capsys):
@@ -230,4 +241,6 @@ def test_every_public_name_is_there():
     for name in names:
         assert getattr(hfdistill, name) is not None
     assert len(names) == len(set(names))
+    modules = {path.stem for path in Path(ROOT, "hfdistill").iterdir()}
+    assert modules & set(names) == hfdistill._SHADOWED
     assert "hfdistill.cli:main" in Path(ROOT, "pyproject.toml").read_text()

@@ -16,7 +16,8 @@ from torch.nn.utils.rnn import pad_sequence
 from hfdistill.data import encode
 from hfdistill.export.onnx import PACKAGES
 from hfdistill.export.report import ExportReport, Format
-from hfdistill.labels import check_class_names, match_labels, task_kind
+from hfdistill.label_rows import check_class_names
+from hfdistill.labels import match_labels, task_kind
 from hfdistill.metrics.scores import Array, fidelity, pearson, scores
 from hfdistill.speed import SpeedPlan, compare_speeds, environment, size_mb
 from hfdistill.trace import Batch, accepted_inputs, run

@@ -132,7 +132,7 @@ class _Checker:
         if name not in table:
             self._unknown((*where, name), name, where[0], table)  # type: ignore[arg-type]
             return None
-        place = (*where, name) if (*where, name) in self.page.lines else where
+        place = (*where, name) if isinstance(self.page.values[where[0]], dict) else where
         return name, self._bound(place, {place[-1]: arguments}, (table[name],))
 
     def _bound(self, where: Where, section: Mapping[Any, Any], targets: tuple[Kind, ...]) -> dict[str, Any]:

@@ -30,6 +30,10 @@ def _kind(target: str, *withheld: str) -> Kind:
 TEACHERS = {
     "pretrained": _kind("hfdistill.pretrained:load_classifier", "new_head", "role"),
     "finetune": _kind("hfdistill.recipe.kinds:Finetuning"),
+    "cached": _kind("hfdistill.teachers.cache:CachedTeacher", "contents", "tokenizer"),
+    "ensemble": _kind("hfdistill.teachers.ensemble:Ensemble"),
+    "peer": _kind("hfdistill.teachers.moving:Peer", "objective"),
+    "ema": _kind("hfdistill.teachers.moving:EMATeacher"),
 }
 STUDENTS = {
     "shrink": _kind("hfdistill.students.shrink:shrink", "teacher", "dtype"),

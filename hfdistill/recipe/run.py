@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, List
-from transformers import AutoTokenizer, HfArgumentParser, set_seed
+from transformers import AutoTokenizer, HfArgumentParser, PreTrainedModel, set_seed
 
 from hfdistill.arguments import DistillationArguments
 from hfdistill.card import write_card
@@ -128,7 +128,8 @@ class _Run:
             return None, None
         kind, told = self.recipe.teacher
         if kind != "finetune":
-            return _built(kinds.TEACHERS, self.recipe.teacher, {}), told.get("source")
+            source = next((told[name] for name in ("source", "teacher", "model") if name in told), None)
+            return _built(kinds.TEACHERS, self.recipe.teacher, {}), source
         plan = kinds.Finetuning(**told)
         names = _class_names(self.train)
         set_seed(self.args.seed)
@@ -140,12 +141,13 @@ class _Run:
 
     def _student(self) -> Any:
         like = getattr(self.teacher, "config", None)
-        if "teacher" in kinds.STUDENTS[self.recipe.student[0]].withheld and self.teacher is None:
+        teacher = self.teacher if isinstance(self.teacher, PreTrainedModel) else self.source
+        if "teacher" in kinds.STUDENTS[self.recipe.student[0]].withheld and teacher is None:
             raise ValueError(
-                f"The student {self.recipe.student[0]!r} is made of a teacher, and there is none. Name one "
+                f"The student {self.recipe.student[0]!r} is made of one teacher, and there is none. Name one "
                 "under `teacher:`, or a student of its own: `student: {pretrained: {source: …}}`."
             )
-        return _built(kinds.STUDENTS, self.recipe.student, {"teacher": self.teacher, "like": like})
+        return _built(kinds.STUDENTS, self.recipe.student, {"teacher": teacher, "like": like})
 
     def _tokenizer_source(self) -> str:
         """Where the student's tokenizer lies: with its own weights, else with the teacher's."""

@@ -17,6 +17,7 @@ from hfdistill import (
     load,
     load_classifier,
     measure,
+    record,
     shrink,
 )
 from hfdistill.recipe import RecipeError, read_recipe
@@ -139,6 +140,29 @@ def test_a_student_of_its_own_and_no_teacher(here):
     assert report.notes["rows"] == 8
 
 
+@pytest.mark.parametrize(
+    ("teacher", "student"),
+    [
+        ("{ensemble: {members: [teacher, teacher]}}", "teacher"),
+        ("{peer: {model: teacher}}", "{shrink: {layers: 2}}"),
+        ("{ema: {decay: 0.9}}", "teacher"),
+        ("{cached: {folder: answers, teacher: teacher}}", "{shrink: {layers: 2}}"),
+    ],
+)
+def test_teachers_of_every_kind(here, teacher, student):
+    if "cached" in teacher:
+        record(
+            "teacher",
+            load("two")["train"],
+            folder="answers",
+            tokenizer=AutoTokenizer.from_pretrained("teacher"),
+        )
+    overrides = [f"teacher={teacher}", f"student={student}", "training.teacher_check_rows=0"]
+    report = run_recipe(read_recipe("page.yaml", overrides=overrides))
+    assert report.notes["objective"] == "0.5 * CrossEntropy() + 0.5 * KD(temperature=2)"
+    assert (report.teacher is not None) == ("{shrink" in student)
+
+
 def test_rows_are_held_out_where_there_is_one_split(here):
     data = "data={source: reviews.csv, text: review, label: verdict, holdout: 0.25}"
     classes = "teacher={finetune: {encoder: encoder, epochs: 1}}"
@@ -160,7 +184,7 @@ def test_a_smoke_run_touches_nothing_else(here):
     [
         ("training.load_best_model_at_end=true", RecipeError, "Transformers refuses this"),
         ("data={source: two, evaluation: dev}", ValueError, "no split 'dev', found .'train', 'validation'."),
-        ("teacher=null", ValueError, "is made of a teacher, and there is none"),
+        ("teacher=null", ValueError, "is made of one teacher, and there is none"),
         ("data={source: nowhere}", HubUnreachable, "nowhere"),
         ("student.shrink.layers=9", ValueError, "Choose between 1 and 4"),
     ],
