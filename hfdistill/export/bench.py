@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,16 +24,6 @@ from hfdistill.trace import Batch, accepted_inputs, run
 
 METRICS = {"single_label": "accuracy", "multi_label": "subset_accuracy", "regression": "pearson"}
 MADE_UP_LENGTHS = (3, 8, 17, 33, 64)
-
-
-class Readable(Protocol):
-    """Rows as a model reads them."""
-
-    def __len__(self) -> int: ...
-
-    def batch(self, chosen: Sequence[int]) -> Batch:
-        """Rows padded on the right to the longest of them; (B, T) each."""
-        ...
 
 
 class _Rows:
@@ -110,7 +100,7 @@ class Bench:
         self.models, self.data = models, data
         self.student = models["pytorch"]
         self.task = task_kind(self.student.config)
-        self.rows = {
+        self.rows: dict[str, _Rows | _MadeUp] = {
             name: _MadeUp(self.student.config)
             if data is None
             else _Rows(data, tokenizers[name], model, max_length=max_length)
