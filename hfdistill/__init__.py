@@ -1,146 +1,48 @@
 """Distil BERT-style classifiers into small, fast students, and prove what was kept."""
 
-from hfdistill.arguments import DistillationArguments, fast_bf16
-from hfdistill.card import write_card
-from hfdistill.checkpoint import CheckpointError, newest_checkpoint
-from hfdistill.crossfit import out_of_fold
-from hfdistill.data import DistillationCollator, load
-from hfdistill.exit_curve import exit_curve
-from hfdistill.hub import HubUnreachable
-from hfdistill.labels import LabelSpaceError
-from hfdistill.layermap import LayerMap
-from hfdistill.measure import measure
-from hfdistill.objectives import (
-    DIST,
-    DKD,
-    KD,
-    PKD,
-    RKD,
-    WSL,
-    AttentionKL,
-    Blend,
-    CrossEntropy,
-    EmbeddingMSE,
-    ExitCrossEntropy,
-    ExitKD,
-    HiddenCosine,
-    HiddenMSE,
-    InfoNCE,
-    LabelMSE,
-    LogitMSE,
-    MiniLM,
-    MiniLMv2,
-    Objective,
-    TinyBERTAttention,
-    WeightedCrossEntropy,
-    register,
-)
-from hfdistill.pretrained import load_classifier
-from hfdistill.report import Report
-from hfdistill.schedules import After, Constant, Cosine, Linear, Schedule, Stairs, Step, Until
-from hfdistill.students import (
-    BiLSTMConfig,
-    BiLSTMForSequenceClassification,
-    StaticConfig,
-    StaticForSequenceClassification,
-    bilstm_from_teacher,
-    block_importance,
-    most_important,
-    prune_vocabulary,
-    shrink,
-    static_from_teacher,
-    with_exits,
-)
-from hfdistill.study import compare_runs, write_section
-from hfdistill.teachers import (
-    CachedTeacher,
-    CacheError,
-    Contents,
-    EMATeacher,
-    Ensemble,
-    FoldTeacher,
-    ModelTeacher,
-    Peer,
-    Teacher,
-    record,
-)
-from hfdistill.trace import Tap, Trace
-from hfdistill.trainer import DistillationTrainer, NonFiniteError
+from __future__ import annotations
 
-__all__ = [
-    "DIST",
-    "DKD",
-    "KD",
-    "PKD",
-    "RKD",
-    "WSL",
-    "After",
-    "AttentionKL",
-    "BiLSTMConfig",
-    "BiLSTMForSequenceClassification",
-    "Blend",
-    "CacheError",
-    "CachedTeacher",
-    "CheckpointError",
-    "Constant",
-    "Contents",
-    "Cosine",
-    "CrossEntropy",
-    "DistillationArguments",
-    "DistillationCollator",
-    "DistillationTrainer",
-    "EMATeacher",
-    "EmbeddingMSE",
-    "Ensemble",
-    "ExitCrossEntropy",
-    "ExitKD",
-    "FoldTeacher",
-    "HiddenCosine",
-    "HiddenMSE",
-    "HubUnreachable",
-    "InfoNCE",
-    "LabelMSE",
-    "LabelSpaceError",
-    "LayerMap",
-    "Linear",
-    "LogitMSE",
-    "MiniLM",
-    "MiniLMv2",
-    "ModelTeacher",
-    "NonFiniteError",
-    "Objective",
-    "Peer",
-    "Report",
-    "Schedule",
-    "Stairs",
-    "StaticConfig",
-    "StaticForSequenceClassification",
-    "Step",
-    "Tap",
-    "Teacher",
-    "TinyBERTAttention",
-    "Trace",
-    "Until",
-    "WeightedCrossEntropy",
-    "bilstm_from_teacher",
-    "block_importance",
-    "compare_runs",
-    "exit_curve",
-    "fast_bf16",
-    "load",
-    "load_classifier",
-    "measure",
-    "most_important",
-    "newest_checkpoint",
-    "out_of_fold",
-    "prune_vocabulary",
-    "record",
-    "register",
-    "shrink",
-    "static_from_teacher",
-    "with_exits",
-    "write_card",
-    "write_section",
-]
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hfdistill.public import *  # noqa: F403
 
 __version__ = "0.1.0"
+
+
+class _Package(ModuleType):
+    """Looks every public name up in `hfdistill.public`."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "__all__" and name.startswith("__"):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        public = importlib.import_module("hfdistill.public")
+        names = getattr(public, "__all__", [])
+        if name == "__all__":
+            return names
+        if name not in names:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        return getattr(public, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # The import system hangs the module hfdistill/measure.py here; `hfdistill.measure` is the function.
+        if not (isinstance(value, ModuleType) and name in _SHADOWED):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self.__getattr__("__all__")})
+
+
+_SHADOWED = {"exit_curve", "export", "measure"}
+"""Public functions whose module has the same name."""
+
+sys.modules[__name__].__class__ = _Package
+
+# torch and Transformers take seconds to load, and `hfdistill train` tells the mistakes of a page before that.
+# Everyone else gets everything at once: own architectures are registered by the import.
+if sys.argv[:1] != ["-m"] and Path(*sys.argv[:1]).stem != "hfdistill":
+    importlib.import_module("hfdistill.public")

@@ -14,7 +14,8 @@ LEVELS = [
     "trainer measure export inherited crossfit exit_curve",
     "plots card study",
     "recipe",
-    "cli __main__",
+    "cli",
+    "__main__ public",
     "__init__",
 ]
 SIDEWAYS = {

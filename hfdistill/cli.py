@@ -1,0 +1,274 @@
+"""The command line: hfdistill train | cache | measure | export | list."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hfdistill.plain import printable
+from hfdistill.recipe import RecipeError, kinds, read_recipe
+from hfdistill.recipe.signatures import first_line, summary_of
+
+# Modules that load torch or Transformers are imported where they are used: a page with mistakes is told them
+# at once.
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: its words; default those of the shell.
+
+    Returns:
+        0; 2 where a page or the command has mistakes, 1 where a run could not go on, 3 where an export lost
+        too much quality.
+    """
+    args = _parser().parse_args(argv)
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    try:
+        for plugin in args.plugin:
+            _load(plugin)
+        return int(args.command(args))
+    except RecipeError as error:
+        return _failed("\n".join(map(str, error.mistakes)), code=2)
+    except (ValueError, OSError, LookupError) as error:
+        if os.environ.get("HFDISTILL_TRACEBACK"):
+            raise
+        lost = type(error).__name__ == "QualityGateError"
+        return _failed(f"error: {error}", code=3 if lost else 1)
+
+
+def _failed(text: str, *, code: int) -> int:
+    """Say why, on one process of several."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hfdistill",
+        description="Make a BERT-style classifier small and fast, and prove what was kept.",
+        epilog="On several processes: accelerate launch -m hfdistill train PAGE.yaml",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _train(commands)
+    _cache(commands)
+    _measure(commands)
+    _export(commands)
+    _list(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, text: str, command: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(command=command)
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="FILE.py",
+        help="run this Python file of yours first, for objectives that it registers; it can do anything "
+        "that you can, so name none that you have not read",
+    )  # fmt: skip
+    return parser
+
+
+def _train(commands: Any) -> None:
+    parser = _command(commands, "train", "distil what a page of YAML says", _run_train)
+    parser.add_argument("page", help="such as recipes/kd.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="path=value", help="such as training.seed=1")
+    parser.add_argument("--smoke", action="store_true", help="two steps on 16 rows, under output_dir/smoke")
+    parser.add_argument(
+        "--check", action="store_true", help="look for mistakes in the page, and train nothing"
+    )
+
+
+def _run_train(args: argparse.Namespace) -> int:
+    recipe = read_recipe(args.page, overrides=args.overrides)
+    if args.check:
+        print(f"{printable(Path(args.page).name)}: no mistakes found")
+        return 0
+    from hfdistill.recipe.run import run_recipe
+
+    report = run_recipe(recipe, smoke=args.smoke)
+    if report is not None:
+        print(report.table())
+    return 0
+
+
+def _add_data(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    parser.add_argument("--data", required=required, help="Hub id, file or folder of text")
+    parser.add_argument("--split", help="else train to cache, validation or test to measure, or the only one")
+    for column in ("text", "text-pair", "label"):
+        parser.add_argument(f"--{column}", metavar="COLUMN", help="where it is not found by its usual name")
+    parser.add_argument("--config", help="the Hub data set's configuration, such as mrpc")
+    parser.add_argument("--rows", type=int, help="this many rows alone, drawn at random (seed 0)")
+    parser.add_argument("--max-length", type=int, help="tokens per row")
+
+
+def _cache(commands: Any) -> None:
+    text = "record a teacher's answers once, for pages with `teacher: {cached: {folder: …}}`"
+    parser = _command(commands, "cache", text, _run_cache)
+    parser.add_argument("teacher", help="Hub id or folder")
+    parser.add_argument("folder", help="where to keep the answers; a second call adds to them")
+    _add_data(parser, required=True)
+
+
+def _run_cache(args: argparse.Namespace) -> int:
+    from transformers import AutoTokenizer
+
+    from hfdistill.teachers import record
+
+    tokenizer = AutoTokenizer.from_pretrained(args.teacher, trust_remote_code=False)
+    rows = _rows(args, usual="train")
+    record(args.teacher, rows, folder=args.folder, tokenizer=tokenizer, max_length=args.max_length)
+    print(f"{printable(args.folder)}: the teacher's answers to {len(rows):,} rows")
+    return 0
+
+
+def _measure(commands: Any) -> None:
+    text = "what a student is worth: quality, agreement, size and speed"
+    parser = _command(commands, "measure", text, _run_measure)
+    parser.add_argument("student", help="Hub id or folder")
+    _add_data(parser, required=True)
+    parser.add_argument("--teacher", help="Hub id or folder")
+    parser.add_argument("--baseline", help="the same student trained without a teacher")
+    parser.add_argument("--no-speed", action="store_true", help="time nothing")
+    parser.add_argument("--out", metavar="FILE.json", help="write the report there")
+
+
+def _run_measure(args: argparse.Namespace) -> int:
+    from hfdistill.measure import STANDARD, measure
+
+    report = measure(
+        args.student,
+        _rows(args),
+        teacher=args.teacher,
+        baseline=args.baseline,
+        max_length=args.max_length,
+        speed=None if args.no_speed else STANDARD,
+    )
+    if args.out:
+        report.save(args.out)
+    print(report.table())
+    return 0
+
+
+def _export(commands: Any) -> None:
+    text = "ONNX and int8, compared with the student on real rows; nothing is written where too much is lost"
+    parser = _command(commands, "export", text, _run_export)
+    parser.add_argument("student", help="Hub id or folder")
+    parser.add_argument("folder", help="where to write")
+    _add_data(parser, required=True)
+    parser.add_argument("--teacher", help="Hub id or folder, to compare with")
+    parser.add_argument(
+        "--max-drop",
+        type=float,
+        default=0.5,
+        metavar="POINTS",
+        help="refuse a larger loss of accuracy; default 0.5",
+    )
+    parser.add_argument(
+        "--int8",
+        choices=["dynamic", "blockwise", "none"],
+        default="dynamic",
+        help="dynamic is the faster, blockwise the closer; none writes float32 alone",
+    )
+    parser.add_argument("--no-speed", action="store_true", help="time nothing")
+
+
+def _run_export(args: argparse.Namespace) -> int:
+    from hfdistill.export import export
+
+    report = export(
+        args.student,
+        args.folder,
+        data=_rows(args),
+        teacher=args.teacher,
+        max_drop=args.max_drop,
+        int8=None if args.int8 == "none" else args.int8,
+        speed=not args.no_speed,
+        max_length=args.max_length,
+    )
+    print(report.table())
+    return 0
+
+
+def _rows(args: argparse.Namespace, *, usual: str = "validation") -> Any:
+    """The rows that a command works on."""
+    from hfdistill.data import load
+
+    data = load(
+        args.data,
+        text=args.text,
+        text_pair=args.text_pair,
+        label=args.label,
+        config=args.config,
+    )
+    split = args.split or next((name for name in (usual, "test") if name in data), next(iter(data)))
+    if split not in data:
+        raise ValueError(f"The data has no split {split!r}, found {list(data)}. Name one with --split.")
+    rows = data[split]
+    if args.rows is not None and args.rows < len(rows):
+        rows = rows.shuffle(seed=0).select(range(args.rows))
+    return rows
+
+
+def _list(commands: Any) -> None:
+    parser = _command(commands, "list", "what a page can name, with a line each", _run_list)
+    parser.add_argument("what", nargs="?", choices=[*_TABLES, "sizes"], help="default all of them")
+    parser.add_argument(
+        "--model", help="Hub id or folder of a teacher: sizes of the students that shrink cuts from it"
+    )
+
+
+def _run_list(args: argparse.Namespace) -> int:
+    if args.what == "sizes" and not args.model:
+        raise ValueError("Sizes are those of a teacher's students. Type --model HUB_ID_OR_FOLDER.")
+    for name in [args.what] if args.what else _TABLES:
+        if name != "sizes":
+            _print_table(name, _TABLES[name]())
+    if args.model and args.what in (None, "sizes"):
+        from hfdistill.students.sizes import sizes
+
+        lines = {f"layers: {size.layers}": size.line() for size in sizes(args.model)}
+        _print_table("sizes", lines)
+    return 0
+
+
+def _print_table(name: str, lines: dict[str, str]) -> None:
+    print(f"{name}:")
+    width = max(map(len, lines))
+    for key, text in lines.items():
+        print(f"  {key.ljust(width)}  {printable(text, limit=200)}")
+
+
+def _objectives() -> dict[str, str]:
+    from hfdistill.objectives import registered
+
+    return {name: first_line(cls.__doc__) for name, cls in registered().items()}
+
+
+def _of(table: dict[str, kinds.Kind]) -> dict[str, str]:
+    return {name: summary_of(kind.target) for name, kind in table.items()}
+
+
+_TABLES = {
+    "objectives": _objectives,
+    "teachers": lambda: _of(kinds.TEACHERS),
+    "students": lambda: _of(kinds.STUDENTS),
+    "schedules": lambda: {name: first_line(cls.__doc__) for name, cls in kinds.SCHEDULES.items()},
+}
+
+
+def _load(plugin: str) -> None:
+    """Run a file of the user's own, so that what it registers has a name."""
+    if not Path(plugin).is_file():
+        raise ValueError(
+            f"--plugin {printable(plugin)}: there is no such file. Type the path of a Python file."
+        )
+    runpy.run_path(plugin, run_name="hfdistill_plugin")

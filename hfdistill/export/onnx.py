@@ -1,0 +1,181 @@
+"""The one place that knows an exporter: a model to ONNX, ONNX to int8, and ONNX Runtime as a model."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+LARGEST = 2_000_000_000
+"""Bytes of one file; protobuf ends there, and we write no files beside it."""
+_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
+BLOCK = 128
+
+
+def require_packages() -> None:
+    """Raise ModuleNotFoundError, with what to type, where the extra is not installed."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModuleNotFoundError(
+            f"Export needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed. "
+            "Type pip install 'hfdistill[export]'."
+        )
+
+
+def to_onnx(model: PreTrainedModel, path: Path, *, inputs: tuple[str, ...]) -> None:
+    """Write a model as one ONNX file whose axes "batch" and "tokens" are free.
+
+    `transformers.exporters` does the work; it is experimental, so nobody may use the file before its logits
+    have been compared with the model's. The model stays as it is.
+
+    Args:
+        model: a sequence classifier.
+        path: of the file.
+        inputs: names of what it reads, in the order of the file's inputs.
+
+    Raises:
+        ValueError: the file would be larger than 2 GB, or holds what ONNX Runtime alone does not run.
+    """
+    import onnx
+    from onnx_ir import serde
+    from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
+
+    ids = torch.arange(16).reshape(2, 8) % 4 + 1  # the tracer needs two rows; what they say is of no account
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    sample = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+    sample = {name: sample[name] for name in inputs}
+    with _quiet():
+        plain = copy.deepcopy(model).to("cpu", torch.float32).eval()
+        graph = OnnxExporter().export(plain, sample, config=OnnxConfig(dynamic=True)).program
+        proto = serde.serialize_model(graph)
+    del proto.graph.value_info[
+        :
+    ]  # what was inferred under other names of the axes; quantize_dynamic trips over it
+    for value in [*proto.graph.input, *proto.graph.output]:
+        for axis, name in zip(value.type.tensor_type.shape.dim, ("batch", "tokens"), strict=True):
+            if axis.dim_param:
+                axis.dim_param = name
+    for noted in [proto, proto.graph, *proto.graph.node, *proto.graph.input, *proto.graph.output]:
+        noted.doc_string = ""
+        del noted.metadata_props[:]  # stack traces, with the paths of this machine
+    if proto.ByteSize() > LARGEST:
+        raise ValueError(
+            f"As ONNX the model has {proto.ByteSize() / 1e9:.1f} GB, more than one file can hold (2 GB). "
+            "Export a smaller student."
+        )
+    onnx.save_model(proto, path)
+    check_file(path)
+
+
+def to_int8(source: Path, path: Path, *, scheme: str) -> None:
+    """Quantise the matrices and the embedding tables of an ONNX file to 8 bits; no calibration.
+
+    Args:
+        source: float32.
+        path: of the new file.
+        scheme: "dynamic", int8 weights by channel and activations scaled by the whole batch on the fly; or
+            "blockwise", weights and activations scaled by blocks of BLOCK numbers: closer, and slower.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    kinds = ["Gather", "Gemm", "MatMul"]
+    with _quiet():
+        if scheme == "blockwise":
+            from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+            blocks = MatMulNBitsQuantizer(
+                onnx.load(str(source)), bits=8, block_size=BLOCK, is_symmetric=True, accuracy_level=4
+            )
+            blocks.process()
+            onnx.save_model(blocks.model.model, path)
+            source, kinds = path, ["Gather"]
+        quantize_dynamic(
+            source, path, op_types_to_quantize=kinds, per_channel=True, weight_type=QuantType.QInt8
+        )
+    check_file(path)
+
+
+def check_file(path: Path) -> None:
+    """Refuse an ONNX file that is malformed, points outside itself, or asks for operators of others.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    import onnx
+
+    proto = onnx.load(str(path), load_external_data=False)
+    foreign = sorted({opset.domain for opset in proto.opset_import} - _DOMAINS)
+    outside = [tensor.name for tensor in proto.graph.initializer if tensor.data_location]
+    if foreign or outside:
+        raise ValueError(
+            f"{path.name} needs operators of {foreign} or weights in other files ({outside[:3]}), which ONNX "
+            "Runtime alone does not load. Export the student again with the versions of 'hfdistill[export]'."
+        )
+    if not any(node.domain for node in proto.graph.node):  # the checker knows ONNX's own operators alone
+        onnx.checker.check_model(proto)
+
+
+class OnnxModel(nn.Module):
+    """An ONNX file on one CPU as a model: token ids in, logits out.
+
+    Args:
+        path: of the file.
+        threads: threads inside an operator; default as many as torch uses.
+
+    Example:
+        >>> model = OnnxModel("onnx/model.onnx")  # doctest: +SKIP
+        >>> model(**tokenizer("a warm film", return_tensors="pt"))["logits"]  # doctest: +SKIP
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
+        super().__init__()
+        require_packages()
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        options.log_severity_level = 3  # errors alone
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.inputs = tuple(value.name for value in self.session.get_inputs())
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Logits (B, C).
+
+        Args:
+            input_ids: (B, T).
+            attention_mask: (B, T), 0 where padded.
+            token_type_ids: (B, T); zeros where the model reads them and none are given.
+        """
+        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": types}
+        (logits,) = self.session.run(["logits"], {name: given[name].numpy() for name in self.inputs})
+        return {"logits": torch.from_numpy(logits)}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress and the remarks that exporters print about operators nobody uses here."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,6 @@
+"""Pages of YAML: read, checked, run."""
+
+from hfdistill.recipe.check import Recipe, read_recipe
+from hfdistill.recipe.page import Mistake, RecipeError
+
+__all__ = ["Mistake", "Recipe", "RecipeError", "read_recipe"]

@@ -1,0 +1,244 @@
+"""A page of YAML as plain data that knows its lines. Nothing in it is run, repeated or inherited."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from hfdistill.plain import printable
+
+MAX_BYTES = 100_000
+MAX_DEPTH = 16
+
+Where = tuple[str | int | float | None, ...]
+"""A place in a page: ("objective", 1, "kd", "weight")."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One thing that is wrong with a page.
+
+    Args:
+        page: the file's name.
+        line: its line, from 1; None where an override brought it in, or where something is missing.
+        where: the place, such as "objective[1].kd.weight"; empty for the page as a whole.
+        text: what was found, why it cannot be, and what to type; one line.
+    """
+
+    page: str
+    line: int | None
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        line = f", line {self.line}" if self.line else ""
+        return f"{self.page}{line}: {f'{self.where}: ' if self.where else ''}{self.text}"
+
+
+class RecipeError(ValueError):
+    """A page has mistakes; `mistakes` holds all that could be found, and the message has a line for each."""
+
+    def __init__(self, mistakes: Iterable[Mistake]) -> None:
+        self.mistakes = tuple(mistakes)
+        super().__init__("\n".join(map(str, self.mistakes)))
+
+
+@dataclass
+class Page:
+    """What a page says.
+
+    Args:
+        name: the file's name, for messages.
+        values: its content as dicts, lists and scalars.
+        lines: place → line, from 1.
+        mistakes: what was found wrong so far.
+    """
+
+    name: str
+    values: Any = None
+    lines: dict[Where, int] = field(default_factory=dict)
+    mistakes: list[Mistake] = field(default_factory=list)
+
+    def refuse(self, where: Where, text: str) -> None:
+        """Note a mistake at a place."""
+        line = next(
+            (self.lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in self.lines), None
+        )
+        self.mistakes.append(Mistake(self.name, line, shown(where), " ".join(text.split())))
+
+
+def shown(where: Where) -> str:
+    """A place as text: objective[1].kd.weight."""
+    parts = (f"[{part}]" if type(part) is int else f".{printable(part)}" for part in where)
+    return "".join(parts).removeprefix(".")
+
+
+def hint(name: object, choices: Iterable[str]) -> str:
+    """What to type instead of `name`: the nearest choice, or all of them."""
+    folded = {choice.casefold(): choice for choice in choices}
+    near = difflib.get_close_matches(str(name).casefold(), folded, n=1)
+    if near:
+        return f"Did you mean {folded[near[0]]}?"
+    names = list(folded.values())
+    return f"Choose from: {', '.join(names[:20])}{', …' if len(names) > 20 else ''}."
+
+
+def read_page(path: str | Path, overrides: Iterable[str] = ()) -> Page:
+    """Read a page, and put overrides such as "training.seed=1" in.
+
+    YAML 1.2's scalars: `no`, `1:3` and dates are text, 5e-5 is a number. At most 100 kB and 16 levels; tags,
+    aliases and keys that stand twice are refused.
+
+    Raises:
+        RecipeError: where it is no such file, or no such YAML.
+    """
+    page = Page(printable(Path(path).name))
+    try:
+        with Path(path).open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            raise ValueError(f"more than {MAX_BYTES:,} bytes, and a recipe is a page. Name the right file.")
+        page.values = _read(raw.decode("utf-8-sig"), page.lines)
+    except OSError as error:
+        page.refuse(
+            (), f"cannot be read ({error.strerror}). Type the path of a page such as recipes/kd.yaml."
+        )
+    except UnicodeDecodeError as error:
+        page.refuse((), f"is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.")
+    except ValueError as error:
+        page.refuse((), str(error))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        page.lines[("",)] = 0 if mark is None else mark.line + 1
+        problem = getattr(error, "problem", None) or str(error)
+        line = page.lines.pop(("",))
+        text = f"is no YAML that can be read: {printable(problem, limit=200)}."
+        page.mistakes.append(Mistake(page.name, line or None, "", text))
+    if page.mistakes:
+        raise RecipeError(page.mistakes)
+    for override in overrides:
+        _override(page, override)
+    return page
+
+
+def _override(page: Page, text: str) -> None:
+    """Put one "path=value" in."""
+    path, equals, value = text.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        page.refuse((), f"override {printable(text)!r} is not of the form path=value. Type training.seed=1.")
+        return
+    try:
+        new = _read(value, {})
+    except (ValueError, yaml.YAMLError) as error:
+        reason = getattr(error, "problem", None) or str(error)
+        page.refuse((), f"override {printable(text)!r} holds no YAML: {reason}. Quote it: {path}='\"…\"'.")
+        return
+    place: Any = page.values
+    where: Where = ()
+    for key in keys[:-1]:
+        part = _step(page, place, key)
+        where = (*where, part)
+        if isinstance(place, dict) and place.get(part) is None:
+            place[part] = {}
+        place = place[part] if _holds(place, part) else None
+    last = _step(page, place, keys[-1])
+    if not (isinstance(place, dict) or _holds(place, last)):
+        page.refuse(where, f"the override {printable(text)!r} finds no such place. Override what holds it.")
+        return
+    place[last] = new
+    page.lines = {at: line for at, line in page.lines.items() if at[: len(where) + 1] != (*where, last)}
+
+
+def _step(page: Page, place: Any, key: str) -> str | int:
+    """A part of an override's path as the container counts: [1] of a list is `1` in the path."""
+    return int(key) if isinstance(place, list) and key.isdecimal() and len(key) < 9 else key
+
+
+def _holds(place: Any, part: str | int) -> bool:
+    if isinstance(place, dict):
+        return part in place
+    return isinstance(place, list) and isinstance(part, int) and part < len(place)
+
+
+class _Loader(yaml.SafeLoader):
+    """Parses and composes; it constructs nothing, so that no tag can ask for an object."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own; YAML 1.1's are left out
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            raise _refusal(event, "an alias (*name): a page is complete on its own, so write the value out")
+        if self.depth >= MAX_DEPTH:
+            raise _refusal(event, f"more than {MAX_DEPTH} levels, which no recipe has")
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+_SCALARS = {
+    "null": r"~|null|Null|NULL|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?[0-9]{1,18}",
+}
+_SCALARS["float"] = r"[-+]?(?:[0-9]{1,18}\.?[0-9]{0,18}|\.[0-9]{1,18})(?:[eE][-+]?[0-9]{1,3})?"
+_STARTS = {"null": ["~", "n", "N", ""], "bool": list("tTfF"), "int": list("-+0123456789")}
+_STARTS["float"] = list("-+0123456789.")
+for _kind, _pattern in _SCALARS.items():
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_kind}", re.compile(f"(?:{_pattern})$"), _STARTS[_kind]
+    )
+
+
+def _read(text: str, lines: dict[Where, int]) -> Any:
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        return None if node is None else _value(node, (), lines)
+    finally:
+        loader.dispose()
+
+
+def _value(node: Any, where: Where, lines: dict[Where, int]) -> Any:
+    if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
+        for i, item in enumerate(node.value):
+            lines[(*where, i)] = item.start_mark.line + 1
+        return [_value(item, (*where, i), lines) for i, item in enumerate(node.value)]
+    if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
+        found: dict[Any, Any] = {}
+        for key_node, item in node.value:
+            key = _scalar(key_node)
+            if key in found:
+                raise _refusal(key_node, f"the key {printable(key)} twice: one of them would be lost")
+            lines[(*where, key)] = key_node.start_mark.line + 1
+            found[key] = _value(item, (*where, key), lines)
+        return found
+    return _scalar(node)
+
+
+def _scalar(node: Any) -> Any:
+    kind = node.tag.removeprefix("tag:yaml.org,2002:")
+    if not isinstance(node, yaml.ScalarNode) or kind not in ("str", *_SCALARS):
+        tag = printable(node.tag.replace("tag:yaml.org,2002:", "!!"))
+        raise _refusal(node, f"{tag} here, and a page holds plain text, numbers, lists and mappings alone")
+    text = node.value
+    if kind != "str" and not re.fullmatch(_SCALARS[kind], text):
+        raise _refusal(node, f"{printable(text)!r} where a tag says !!{kind}")
+    if kind == "int":
+        return int(text)
+    if kind == "float":
+        return float(text)
+    return {"null": None, "bool": text.lower() == "true"}.get(kind, text)
+
+
+def _refusal(at: Any, text: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=f"found {text}", problem_mark=at.start_mark)

@@ -1,0 +1,45 @@
+"""Tiny models and data in a folder, as pages name them."""
+
+from datasets import ClassLabel, Dataset, Features, Value
+from transformers import BertModel
+
+from tests.conftest import make_bert, make_sentences, make_tokenizer
+
+THREE = {0: "bad", 1: "fair", 2: "good"}
+
+
+def save(model, folder):
+    model.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def rows(kind, count):
+    """Sentences with two or three classes, pairs of them, or a number."""
+    texts = [text for text, _ in make_sentences(count)]
+    columns = {"text": texts}
+    features = {"text": Value("string")}
+    if kind == "pairs":
+        columns = {"sentence1": texts, "sentence2": texts[::-1]}
+        features = {"sentence1": Value("string"), "sentence2": Value("string")}
+    if kind == "values":
+        return Dataset.from_dict({**columns, "label": [float(i % 5) + 0.5 for i in range(count)]})
+    names = list(THREE.values()) if kind == "three" else ["negative", "positive"]
+    features["label"] = ClassLabel(names=names)
+    return Dataset.from_dict(
+        {**columns, "label": [i % len(names) for i in range(count)]}, features=Features(features)
+    )
+
+
+def make(folder):
+    """Folders teacher, encoder, two, three, pairs, values, and the file reviews.csv."""
+    teacher = make_bert(4, seed=1)
+    save(teacher, folder / "teacher")
+    save(BertModel(teacher.config), folder / "encoder")
+    for kind in ("two", "three", "pairs", "values"):
+        (folder / kind).mkdir()
+        rows(kind, 64).to_parquet(folder / kind / "train.parquet")
+        rows(kind, 20).to_parquet(folder / kind / "validation.parquet")
+    lines = [f"{text},{('bad', 'good')[label]}" for text, label in make_sentences(40)]
+    (folder / "reviews.csv").write_text("\n".join(["review,verdict", *lines]) + "\n")
+    return folder

@@ -1,0 +1,199 @@
+"""Pages that are checked: every key, all mistakes at once, before anything loads."""
+
+import pytest
+
+from hfdistill import KD, CrossEntropy, Linear, Objective, Step, Until, register
+from hfdistill.recipe import RecipeError, read_recipe
+from hfdistill.recipe.kinds import Measurement, Splits
+
+GOOD = """teacher: some/teacher
+student:
+  shrink: {layers: 3}
+data: some/data
+training:
+  output_dir: out
+"""
+
+
+def read(tmp_path, text, *overrides):
+    (tmp_path / "page.yaml").write_text(text, encoding="utf-8")
+    return read_recipe(tmp_path / "page.yaml", overrides=overrides)
+
+
+def mistakes(tmp_path, text, *overrides):
+    with pytest.raises(RecipeError) as caught:
+        read(tmp_path, text, *overrides)
+    assert len(str(caught.value).splitlines()) == len(caught.value.mistakes)
+    return [str(mistake) for mistake in caught.value.mistakes]
+
+
+def test_a_good_page(tmp_path):
+    recipe = read(tmp_path, GOOD)
+    assert recipe.teacher == ("pretrained", {"source": "some/teacher"})
+    assert recipe.student == ("shrink", {"layers": 3})
+    assert recipe.load == {"source": "some/data"}
+    assert recipe.splits == Splits()
+    assert recipe.objective is None
+    assert recipe.training == {"output_dir": "out"}
+    assert recipe.measurement == Measurement()
+    assert recipe.export is None
+
+
+def test_sections_that_may_be_left_out_or_empty(tmp_path):
+    recipe = read(tmp_path, GOOD.replace("some/teacher", "null") + "measure:\nexport: {}\n")
+    assert recipe.teacher is None
+    assert recipe.measurement is None
+    assert recipe.export == {}
+
+
+def test_the_objective_is_the_formula(tmp_path):
+    terms = """objective:
+  - cross_entropy
+  - kd: {weight: 0.5, temperature: {step: {0: 8, 0.5: 1}}}
+  - hidden_mse: {weight: {until: 0.5}, layers: "1:2, 2:4"}
+  - kd: {weight: {linear: {start: 0, end: 1, until: 0.1}}}
+  - dkd: {weight: {linear: [1, 0]}, beta: 2}
+"""
+    found = str(read(tmp_path, GOOD + terms).objective)
+    assert found == (
+        "1 * CrossEntropy() + 0.5 * KD(temperature=Step({0: 8, 0.5: 1})) + Until(0.5) * "
+        "HiddenMSE(layers='1:2, 2:4', pooling='token') + Linear(0, 1, until=0.1) * KD(temperature=4.0) + "
+        "Linear(1, 0) * DKD(alpha=1.0, beta=2, temperature=4.0)"
+    )
+    own = (
+        0.5 * CrossEntropy()
+        + 0.5 * KD(temperature=Step({0: 8, 0.5: 1}))
+        + Until(0.5) * KD()
+        + Linear(1, 0) * KD()
+    )
+    terms = """objective:
+  - cross_entropy: {weight: 0.5}
+  - kd: {weight: 0.5, temperature: {step: {0: 8, 0.5: 1}}}
+  - kd: {weight: {until: 0.5}}
+  - kd: {weight: {linear: [1, 0]}}
+"""
+    assert str(read(tmp_path, GOOD + terms).objective) == str(own)
+
+
+def test_five_mistakes_are_five_lines_with_five_fixes(tmp_path):
+    said = mistakes(
+        tmp_path,
+        """teacher: some/teacher
+student:
+  shrimk: {layers: 3}
+data: {source: some/data, on_bad_row: skip}
+objective:
+  - kd: {weight: 0.5, temprature: 4}
+  - cross_entropy: {weight: -1}
+training:
+  output_dir: out
+  evaluation_strategy: epoch
+""",
+    )
+    assert said == [
+        "page.yaml, line 3: student.shrimk: there is no student 'shrimk'. Did you mean shrink?",
+        "page.yaml, line 4: data.on_bad_row: found 'skip', but it is one of raise, drop. Type one of raise, "
+        "drop.",
+        "page.yaml, line 6: objective[0].kd.temprature: there is no argument of kd 'temprature'. Did you "
+        "mean temperature?",
+        "page.yaml, line 7: objective[1].cross_entropy: The weight of an objective is a number from 0 up, "
+        "found -1. Write 0.5 * KD().",
+        "page.yaml, line 10: training.evaluation_strategy: there is no key of training "
+        "'evaluation_strategy'. Did you mean eval_strategy?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "match"),
+    [
+        ("training.learning_rate=fast", "but it is a number"),
+        ("training.num_train_epochs=true", "but it is a number"),
+        ("training.lr_scheduler_type=cosinus", "one of linear, cosine"),
+        ("training.trust_remote_code=true", "code that comes with a model or with data is never run"),
+        ("data={source: x, trust_remote_code: true}", "is never run"),
+        ("teacher={pretrained: {source: x, trust_remote_code: true}}", "is never run"),
+        ("student.shrink.trust_remote_code=true", "is never run"),
+        ("training.hub_token=hf_x", "hf auth login"),
+        ("teacher=7", "one kind and its arguments, found int"),
+        ("teacher={pretrained: {}}", "lacks source"),
+        ("teacher={a: 1, b: 2}", "found 2 keys"),
+        ("student=null", "is empty"),
+        ("student.shrink=3", "takes keys"),
+        ("student.shrink.layers=three", "a whole number or a list"),
+        ("student.shrink.teacher=x", "no argument of shrink 'teacher'"),
+        ("student.shrink.dtype=float16", "no argument of shrink 'dtype'"),
+        ("data=null", "lacks source"),
+        ("data={source: x, holdout: 2}", "holdout is 2"),
+        ("data={source: x, train_rows: 0}", "train_rows is 0"),
+        ("data={source: x, split: dev}", "no key of data 'split'"),
+        ("objective=kd", "is a list of terms"),
+        ("objective=[]", "is a list of terms"),
+        ("objective=[3]", "no objective|no term"),
+        ("objective=[[kd]]", "is no term"),
+        ("objective=[{kd: {}, pkd: {}}]", "one term to a dash"),
+        ("objective=[KD]", "Did you mean kd"),
+        ("objective=[{kd: 4}]", "takes keys"),
+        ("objective=[{kd: {temperature: -1}}]", "temperature above 0, found -1"),
+        ("objective=[{kd: {temperature: '4'}}]", "a number or a schedule"),
+        ("objective=[{kd: {weight: high}}]", "a number or a schedule"),
+        ("objective=[{kd: {weight: {linaer: [1, 0]}}}]", "Did you mean linear"),
+        ("objective=[{kd: {weight: {linear: [1]}}}]", "missing 1 required positional argument"),
+        ("objective=[{kd: {weight: {linear: {strat: 1}}}}]", "unexpected keyword argument 'strat'"),
+        ("objective=[{kd: {weight: {until: 2}}}]", "0 < end"),
+        ("objective=[{kd: {weight: {step: 3}}}]", "no constructor|object is not iterable|Step"),
+        ("objective=[{kd: {weight: {linear: [1, 0], until: 1}}}]", "one name and its values"),
+        ("objective=[{kd: {weight: {until: 0.5}}}]", "No term of"),
+        ("objective=[{hidden_mse: {pooling: sum}}]", "pooling"),
+        ("objective=[{cross_entropy: {class_weights: 2}}]", "a list or null"),
+        ("measure={basline: true}", "Did you mean baseline"),
+        ("measure={baseline: 'yes'}", "true or false"),
+        ("export={max_drop: much}", "a number"),
+        ("export={folder: x}", "no key of export 'folder'"),
+        ("measures={}", "there is no section 'measures'. Did you mean measure"),
+        ("training=null", "lacks output_dir"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_with_what_to_type(tmp_path, override, match):
+    said = mistakes(tmp_path, GOOD, override)
+    assert len(said) == 1, said
+    assert any(part in said[0] for part in match.split("|")), said
+
+
+def test_what_is_missing_is_said_at_once(tmp_path):
+    said = mistakes(tmp_path, "objective: [kd]\n")
+    assert [line for line in said if "lacks the section" in line] == said[:4]
+    assert mistakes(tmp_path, "- 1\n") == [
+        "page.yaml: holds no sections. Write teacher, student, data, training, as recipes/kd.yaml does."
+    ]
+    assert len(mistakes(tmp_path, "")) == 1
+
+
+def test_a_teacher_is_named_where_the_objective_learns_from_one(tmp_path):
+    (said,) = mistakes(tmp_path, GOOD.replace("some/teacher", "null") + "objective: [kd]\n")
+    assert "learns from a teacher, and there is none" in said
+
+
+def test_names_cannot_bring_lines_or_controls_into_a_message(tmp_path):
+    (said,) = mistakes(tmp_path, GOOD + '"a\\nb\\e[31m": 1\n')
+    assert "\n" not in said
+    assert "\x1b" not in said
+
+
+def test_a_registered_objective_is_found(tmp_path):
+    @register("squeak")
+    class Squeak(Objective):
+        """Says nothing."""
+
+        def __init__(self, *, loud: bool = False) -> None:
+            super().__init__()
+            self.loud = loud
+
+    try:
+        found = read(tmp_path, GOOD, "objective=[{squeak: {weight: 2, loud: true}}]").objective
+        assert str(found) == "2 * Squeak(loud=True)"
+        (said,) = mistakes(tmp_path, GOOD, "objective=[{squeak: {lout: true}}]")
+        assert "Did you mean loud?" in said
+    finally:
+        from hfdistill.objectives import base
+
+        del base._REGISTER["squeak"]

@@ -1,0 +1,211 @@
+"""Recipes to the end, on tiny models: every page of recipes/, and what a run leaves behind."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
+
+from hfdistill import (
+    KD,
+    CrossEntropy,
+    DistillationArguments,
+    DistillationTrainer,
+    HubUnreachable,
+    load,
+    load_classifier,
+    measure,
+    record,
+    shrink,
+)
+from hfdistill.recipe import RecipeError, read_recipe
+from hfdistill.recipe.run import arguments, run_recipe
+
+PAGES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+DATA = {"dkd": "three", "dist": "three", "regression": "values", "pairs": "pairs"}
+
+PAGE = """teacher: teacher
+student:
+  shrink: {layers: 2}
+data: two
+objective:
+  - cross_entropy: {weight: 0.5}
+  - kd: {weight: 0.5, temperature: 2}
+training:
+  output_dir: out
+  max_steps: 2
+  use_cpu: true
+  disable_tqdm: true
+measure:
+  speed: false
+"""
+
+
+@pytest.fixture
+def here(things, tmp_path, monkeypatch):
+    """A folder in which the names of PAGE are those of the material."""
+    for path in things.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "page.yaml").write_text(PAGE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_pages_run_two_steps(here, page):
+    told = yaml.safe_load(page.read_text())
+    overrides = ["training.use_cpu=true", "training.disable_tqdm=true"]
+    overrides += ["student.shrink.layers=2"]
+    if "finetune" in told["teacher"]:
+        overrides += ["teacher.finetune.encoder=encoder", "teacher.finetune.epochs=1"]
+    else:
+        overrides += ["teacher=teacher"]
+    overrides += [] if page.stem == "csv" else [f"data={DATA.get(page.stem, 'two')}"]
+    told.pop("export", None)
+    (here / "page.yaml").write_text(yaml.safe_dump(told))
+    report = run_recipe(read_recipe("page.yaml", overrides=overrides), smoke=True)
+    student = here / told["training"]["output_dir"] / "smoke" / "student"
+    assert report.data.rows <= 16
+    assert report.student.speed is None
+    assert report.notes["objective"]
+    kept = read_recipe(student / "recipe.yaml")
+    assert kept.training["use_cpu"] is True, "the recipe that is kept has the overrides in it"
+    assert "## Results" in (student / "README.md").read_text()
+    assert (report.baseline is not None) == (page.stem == "kd")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_pages_are_complete_and_short(page):
+    assert read_recipe(page).training["output_dir"] == f"out/{page.stem}"
+    assert len(page.read_text().splitlines()) <= 40
+
+
+def test_a_run_leaves_a_plain_student_with_its_recipe(here):
+    report = run_recipe(read_recipe("page.yaml"))
+    student = here / "out" / "student"
+    assert AutoModelForSequenceClassification.from_pretrained(student).config.num_hidden_layers == 2
+    notes = json.loads((student / "report.json").read_text())["notes"]
+    assert notes["recipe"]["student"] == {"shrink": {"layers": 2}}
+    assert yaml.safe_load((student / "recipe.yaml").read_text()) == yaml.safe_load(PAGE)
+    assert report.teacher.name == "teacher"
+    assert not list(here.joinpath("out").rglob("training_args.bin"))
+
+
+def test_a_page_trains_what_the_same_script_trains(here):
+    """The recipe is the formula: the weights are those of a script with the same arguments."""
+    run_recipe(read_recipe("page.yaml", overrides=["measure=null"]))
+    data, teacher = load("two"), load_classifier("teacher")
+    set_seed(42)
+    trainer = DistillationTrainer(
+        shrink(teacher, layers=2),
+        DistillationArguments("script", max_steps=2, use_cpu=True, disable_tqdm=True, report_to="none"),
+        teacher=teacher,
+        objective=0.5 * CrossEntropy() + 0.5 * KD(temperature=2),
+        train_dataset=data["train"],
+        processing_class=AutoTokenizer.from_pretrained("teacher"),
+    )
+    trainer.train()
+    trained = AutoModelForSequenceClassification.from_pretrained("out/student").state_dict()
+    for name, weight in trainer.model.state_dict().items():
+        assert torch.equal(weight, trained[name]), name
+
+
+def test_a_run_goes_on_where_it_stopped(here):
+    often = ["training.save_strategy=steps", "training.save_steps=2", "training.max_steps=4", "measure=null"]
+    run_recipe(read_recipe("page.yaml", overrides=[*often, "training.output_dir=straight"]))
+    run_recipe(read_recipe("page.yaml", overrides=often))
+    for path in (here / "out" / "student" / "checkpoint-4", here / "out" / "student" / "model.safetensors"):
+        path.rename(here / f"lost-{path.name}")
+    run_recipe(read_recipe("page.yaml", overrides=often))
+    files = [here / folder / "student" / "model.safetensors" for folder in ("straight", "out")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_an_encoder_is_fine_tuned_first(here):
+    run_recipe(read_recipe("page.yaml", overrides=["teacher={finetune: {encoder: encoder}}", "measure=null"]))
+    taught = AutoModelForSequenceClassification.from_pretrained(here / "out" / "teacher")
+    assert taught.config.id2label == {0: "negative", 1: "positive"}
+    assert taught.config.num_hidden_layers == 4
+    assert (here / "out" / "student" / "model.safetensors").is_file()
+
+
+def test_a_student_of_its_own_and_no_teacher(here):
+    overrides = ["teacher=null", "student=teacher", "objective=null", "data={source: two, train_rows: 8}"]
+    report = run_recipe(read_recipe("page.yaml", overrides=overrides))
+    assert report.teacher is None
+    assert report.notes["objective"] == "1 * CrossEntropy()"
+    assert report.notes["rows"] == 8
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student"),
+    [
+        ("{ensemble: {members: [teacher, teacher]}}", "teacher"),
+        ("{peer: {model: teacher}}", "{shrink: {layers: 2}}"),
+        ("{ema: {decay: 0.9}}", "teacher"),
+        ("{cached: {folder: answers, teacher: teacher}}", "{shrink: {layers: 2}}"),
+    ],
+)
+def test_teachers_of_every_kind(here, teacher, student):
+    if "cached" in teacher:
+        record(
+            "teacher",
+            load("two")["train"],
+            folder="answers",
+            tokenizer=AutoTokenizer.from_pretrained("teacher"),
+        )
+    overrides = [f"teacher={teacher}", f"student={student}", "training.teacher_check_rows=0"]
+    report = run_recipe(read_recipe("page.yaml", overrides=overrides))
+    assert report.notes["objective"] == "0.5 * CrossEntropy() + 0.5 * KD(temperature=2)"
+    assert (report.teacher is not None) == ("{shrink" in student)
+
+
+def test_rows_are_held_out_where_there_is_one_split(here):
+    data = "data={source: reviews.csv, text: review, label: verdict, holdout: 0.25}"
+    classes = "teacher={finetune: {encoder: encoder, epochs: 1}}"
+    report = run_recipe(read_recipe("page.yaml", overrides=[data, classes]))
+    assert report.data.rows == 10
+    assert report.notes["rows"] == 30
+    again = read_recipe("page.yaml", overrides=[data, "teacher=out/teacher", "training.output_dir=again"])
+    assert run_recipe(again).data == report.data, "the same rows are held out by the same seed"
+
+
+def test_a_smoke_run_touches_nothing_else(here):
+    run_recipe(read_recipe("page.yaml", overrides=["training.max_steps=100"]), smoke=True)
+    assert sorted(path.name for path in (here / "out").iterdir()) == ["smoke"]
+    assert not list((here / "out").rglob("checkpoint-*"))
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "match"),
+    [
+        ("training.load_best_model_at_end=true", RecipeError, "Transformers refuses this"),
+        ("data={source: two, evaluation: dev}", ValueError, "no split 'dev', found .'train', 'validation'."),
+        ("teacher=null", ValueError, "is made of one teacher, and there is none"),
+        ("data={source: nowhere}", HubUnreachable, "nowhere"),
+        ("student.shrink.layers=9", ValueError, "Choose between 1 and 4"),
+    ],
+)
+def test_what_only_a_run_can_know_is_refused_before_the_first_step(here, override, error, match):
+    overrides = [override, "objective=null"]
+    with pytest.raises(error, match=match):
+        run_recipe(read_recipe("page.yaml", overrides=overrides))
+    assert not list(here.rglob("model.safetensors")) or not (here / "out").exists()
+
+
+def test_arguments_are_those_of_the_page(here):
+    overrides = ["training.learning_rate=3e-5", "training.max_length=16"]
+    args = arguments(read_recipe("page.yaml", overrides=overrides))
+    assert (args.learning_rate, args.max_length, args.report_to) == (3e-5, 16, [])
+    assert arguments(read_recipe("page.yaml"), smoke=True).save_strategy == "no"
+
+
+def test_measurement_follows_the_page(here):
+    report = run_recipe(read_recipe("page.yaml", overrides=["measure.baseline=true", "measure.max_length=9"]))
+    assert report.baseline is not None
+    assert report.data.max_length == 9
+    direct = measure("out/student", load("two")["validation"], speed=None, max_length=9)
+    assert direct.student.metrics == report.student.metrics

@@ -1,0 +1,256 @@
+"""The command line, as a shell starts it and from within."""
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+import hfdistill
+from hfdistill.cli import main
+from hfdistill.objectives import registered
+from tests.distributed.test_two_processes import ROOT, launch
+from tests.recipe import material
+
+BROKEN = """teacher: some/teacher
+student:
+  shrimk: {layers: 3}
+data: {source: some/data, on_bad_row: skip}
+objective:
+  - kd: {weight: 0.5, temprature: 4}
+  - hidden_mse: {layers: unifrom}
+training:
+  output_dir: out
+  evaluation_strategy: epoch
+"""
+FIXES = [
+    "Did you mean shrink?",
+    "one of raise, drop",
+    "Did you mean temperature?",
+    "Write 'uniform'",
+    "eval_strategy?",
+]
+GOOD = """teacher: teacher
+student:
+  shrink: {layers: 2}
+data: two
+training: {output_dir: out, max_steps: 2, use_cpu: true}
+measure: {speed: false}
+"""
+
+
+@pytest.fixture(scope="module")
+def things(tmp_path_factory):
+    return material.make(tmp_path_factory.mktemp("things"))
+
+
+@pytest.fixture
+def here(things, tmp_path, monkeypatch):
+    for path in things.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "good.yaml").write_text(GOOD)
+    (tmp_path / "broken.yaml").write_text(BROKEN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def shell(*words, cwd):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", "hfdistill", *words], cwd=cwd, env=environment,
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+def test_five_mistakes_five_lines_five_fixes_in_under_five_seconds(here):
+    """Seconds of processor time: the wall's are those of whatever else the machine does."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = shell("train", "broken.yaml", cwd=here)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(lines) == 5
+    for line, fix in zip(lines, FIXES, strict=True):
+        assert line.startswith("broken.yaml, line ")
+        assert fix in line
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5
+
+
+def test_a_page_is_checked_without_transformers(here):
+    code = (
+        "import sys; from hfdistill.cli import main; code = main(['train', 'broken.yaml']); "
+        "assert 'transformers' not in sys.modules and 'datasets' not in sys.modules; sys.exit(code)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=here, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+
+
+def test_help_is_there_at_once(here):
+    started = time.process_time()
+    for words in ([], ["train"], ["cache"], ["measure"], ["export"], ["list"]):
+        with pytest.raises(SystemExit) as caught:
+            main([*words, "--help"])
+        assert caught.value.code == 0
+    assert time.process_time() - started < 1
+
+
+def test_train_from_a_shell(here):
+    done = shell("train", "good.yaml", "training.seed=7", cwd=here)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "student minus teacher" in done.stdout
+    assert "seed: 7" in (here / "out" / "student" / "recipe.yaml").read_text()
+
+
+@pytest.mark.distributed
+def test_train_on_two_processes(here):
+    names = {"teacher": "teacher", "data": "two", "training.output_dir": "o"}
+    overrides = [f"{key}={here / name}" for key, name in names.items()]
+    done = launch(2, "-m", "hfdistill", "train", str(here / "good.yaml"), *overrides)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("accuracy  macro F1") == 1
+    assert (here / "o" / "student" / "model.safetensors").is_file()
+
+
+def test_smoke_and_check(here, capsys):
+    assert main(["train", "good.yaml", "--check"]) == 0
+    assert capsys.readouterr().out == "good.yaml: no mistakes found\n"
+    assert not (here / "out").exists()
+    assert main(["train", "good.yaml", "--smoke"]) == 0
+    assert [path.name for path in (here / "out").iterdir()] == ["smoke"]
+
+
+def test_cached_answers_teach_as_the_live_teacher_does(here, capsys):
+    assert main(["cache", "teacher", "answers", "--data", "two"]) == 0
+    assert capsys.readouterr().out == "answers: the teacher's answers to 64 rows\n"
+    assert main(["train", "good.yaml", "training.output_dir=live", "measure=null"]) == 0
+    teacher = "teacher={cached: {folder: answers, teacher: teacher}}"
+    assert main(["train", "good.yaml", teacher, "training.output_dir=cached", "measure=null"]) == 0
+    live, cached = (load_file(here / name / "student" / "model.safetensors") for name in ("live", "cached"))
+    assert max(float((live[name] - cached[name]).abs().max()) for name in live) < 1e-5
+
+
+def test_measure_prints_and_writes_a_report(here, capsys):
+    words = [
+        "measure",
+        "teacher",
+        "--data",
+        "two",
+        "--teacher",
+        "teacher",
+        "--no-speed",
+        "--out",
+        "report.json",
+    ]
+    assert main([*words, "--rows", "10", "--max-length", "9"]) == 0
+    assert "agreement" in capsys.readouterr().out
+    report = hfdistill.Report.load("report.json")
+    assert (report.data.rows, report.data.max_length) == (10, 9)
+    assert report.student.fidelity["agreement"] == 1
+
+
+def test_list_shows_a_line_for_each(here, capsys):
+    assert main(["list"]) == 0
+    said = capsys.readouterr().out
+    for name in (*registered(), "finetune", "shrink", "linear"):
+        assert f"\n  {name} " in said
+    for line in said.splitlines():
+        assert line.endswith(":") or len(line.split()) > 3, line
+    assert main(["list", "students"]) == 0
+    assert "teachers" not in capsys.readouterr().out
+
+
+def test_list_sizes_are_those_of_the_students(here, capsys):
+    assert main(["list", "sizes", "--model", "teacher"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    student = hfdistill.shrink("teacher", layers=2).num_parameters()
+    assert f"{student / 1e6:.2f} M parameters" in lines[2]
+    assert "(100% of the teacher's)" in lines[4]
+
+
+def test_a_plugin_of_ones_own_names_an_objective(here):
+    (here / "mine.py").write_text(
+        "from hfdistill import Objective, register\n\n\n"
+        "@register('lead_of_mine')\nclass Lead(Objective):\n"
+        "    '''The student leads as the teacher does.'''\n\n"
+        "    def forward(self, student, teacher, labels):\n"
+        "        lead = [t.logits.topk(2).values.diff().squeeze(-1) for t in (student, teacher)]\n"
+        "        return (lead[0] - lead[1]).abs().mean()\n"
+    )
+    page = GOOD + "objective: [{lead_of_mine: {weight: 0.5}}, {kd: {weight: 0.5}}]\n"
+    (here / "page.yaml").write_text(page)
+    done = shell("train", "page.yaml", "--plugin", "mine.py", "--smoke", cwd=here)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "0.5 * Lead()" in done.stderr + done.stdout
+    done = shell("train", "page.yaml", cwd=here)
+    assert done.returncode == 2
+    assert "there is no objective 'lead_of_mine'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "good.yaml", "--plugin", "none.py"], "there is no such file"),
+        (["train", "good.yaml", "data={source: two, evaluation: dev}"], "no split 'dev'"),
+        (["measure", "teacher", "--data", "nowhere"], "cannot be reached"),
+        (["measure", "teacher", "--data", "two", "--split", "dev"], "no split 'dev'"),
+        (["list", "sizes"], "--model"),
+        (["export", "teacher", "teacher", "--data", "two"], "holds other things"),
+    ],
+)
+def test_errors_are_one_line_without_a_traceback(here, capsys, words, said):
+    assert main(words) == 1
+    err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(err) == 1
+    assert said in err[0]
+
+
+def test_other_processes_stay_silent(here, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert main(["train", "broken.yaml"]) == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_the_package_loads_its_names_when_asked():
+    code = (
+        "import sys; sys.argv[0] = '/bin/hfdistill'; import hfdistill; assert 'torch' not in sys.modules; "
+        "import hfdistill.measure, hfdistill.export; from hfdistill import measure, export; "
+        "assert callable(measure) and callable(export); "
+        "assert set(hfdistill.__all__) <= set(dir(hfdistill)); "
+        "assert not hasattr(hfdistill, 'nothing'); from hfdistill import labels; print(labels.__name__)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout == "hfdistill.labels\n", done.stderr
+    stars = {}
+    exec("from hfdistill import *", stars)  # noqa: S102
+    assert stars["KD"] is hfdistill.KD
+
+
+def test_everyone_else_gets_every_architecture_by_the_import():
+    code = (
+        "import hfdistill; from transformers import AutoModelForSequenceClassification as Auto; "
+        "print(type(Auto.from_config(hfdistill.BiLSTMConfig())).__name__)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout == "BiLSTMForSequenceClassification\n", done.stderr
+
+
+def test_every_public_name_is_there():
+    names = hfdistill.__all__
+    for name in names:
+        assert getattr(hfdistill, name) is not None
+    assert len(names) == len(set(names))
+    modules = {path.stem for path in Path(ROOT, "hfdistill").iterdir()}
+    assert modules & set(names) == hfdistill._SHADOWED
+    assert "hfdistill.cli:main" in Path(ROOT, "pyproject.toml").read_text()
