@@ -84,7 +84,8 @@ def test_five_mistakes_five_lines_five_fixes_in_under_five_seconds(here):
 
 def test_a_page_is_checked_without_transformers(here):
     code = (
-        "import sys; from hfdistill.cli import main; code = main(['train', 'broken.yaml']); "
+        "import sys; sys.argv[0] = 'hfdistill'; from hfdistill.cli import main; "
+        "code = main(['train', 'broken.yaml']); "
         "assert 'transformers' not in sys.modules and 'datasets' not in sys.modules; sys.exit(code)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

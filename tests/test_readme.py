@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import make_bert, make_dataset, make_tokenizer
+from tests.conftest import make_bert, make_byte_tokenizer, make_dataset, make_roberta, make_tokenizer
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -17,10 +17,13 @@ def test_python_blocks_run_in_order(tmp_path, monkeypatch, capsys):
     teacher = tmp_path / "textattack" / "bert-base-uncased-SST-2"
     make_bert(6, seed=1).save_pretrained(teacher)
     make_tokenizer().save_pretrained(teacher)
+    other = tmp_path / "textattack" / "roberta-base-SST-2"
+    make_roberta().save_pretrained(other)
+    make_byte_tokenizer().save_pretrained(other)
     (tmp_path / "stanfordnlp" / "sst2").mkdir(parents=True)
     make_dataset(32).to_parquet("stanfordnlp/sst2/train.parquet")
     make_dataset(20).to_parquet("stanfordnlp/sst2/validation.parquet")
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 8
     for block in BLOCKS:
         exec(compile(block, "README.md", "exec"), {"__name__": "readme"})  # noqa: S102
     said = capsys.readouterr().out
