@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,19 @@ from hfdistill.trainer.projections import ProjectionTrainer
 
 
 class AfterStep(TrainerCallback):
-    """Tells a teacher that the student has moved, before the step is logged or saved."""
+    """Tells the teacher that the student has moved, before the step is logged or saved.
 
-    def __init__(self, teacher: Teacher) -> None:
+    Args:
+        teacher: who teaches now; a recorded teacher takes a live one's place.
+    """
+
+    def __init__(self, teacher: Callable[[], Teacher | None]) -> None:
         self.teacher = teacher
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **options: Any) -> None:
         """An optimizer step is done."""
-        self.teacher.after_step(model, step=state.global_step)
+        if (teacher := self.teacher()) is not None:
+            teacher.after_step(model, step=state.global_step)
 
 
 class MovingTeacherTrainer(ProjectionTrainer):
@@ -35,7 +41,7 @@ class MovingTeacherTrainer(ProjectionTrainer):
         super().__init__(*args, **options)
         check_moving(self.teacher, self.args, fresh=self.model_init is not None)
         if self.teacher is not None:
-            self.add_callback(AfterStep(self.teacher))
+            self.add_callback(AfterStep(lambda: self.teacher))
 
     @property
     def _moving(self) -> Any:

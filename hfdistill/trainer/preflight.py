@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from datasets import Dataset, IterableDataset
 from torch import nn
@@ -90,6 +90,13 @@ def check_moving(teacher: Any, args: TrainingArguments, *, fresh: bool) -> None:
         )
 
 
+class Side(NamedTuple):
+    """What is to be known of teachers that read other tokens, without holding on to them."""
+
+    tokenizer: Any
+    configs: Sequence[Any]
+
+
 @dataclass(frozen=True)
 class Reader:
     """Turns raw text into ids that student and teacher can both read; any other data stays as it is.
@@ -99,14 +106,14 @@ class Reader:
         configs: of the student and of the teachers that read its tokens; None where there is none.
         collator: the user's own, which then reads the text itself, unless it only pads.
         inputs: what the teacher reads.
-        others: teachers that read other tokens, by the prefix of their columns.
+        others: of teachers that read other tokens, by the prefix of their columns.
     """
 
     args: TrainingArguments
     configs: Sequence[Any]
     collator: Any
     inputs: frozenset[str]
-    others: Mapping[str, Sequence[Teacher]] = field(default_factory=dict)
+    others: Mapping[str, Side] = field(default_factory=dict)
 
     @classmethod
     def of(cls, args: TrainingArguments, student: Any, teacher: Teacher | None, options: Any) -> Reader:
@@ -123,7 +130,11 @@ class Reader:
         """
         tokenizer = options.get("processing_class")
         tokenizer = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
-        others = {} if teacher is None else settle_tokens(teacher, tokenizer)
+        settled = {} if teacher is None else settle_tokens(teacher, tokenizer)
+        others = {
+            prefix: Side(parts[0].tokenizer, [part.config for part in parts if part.config is not None])
+            for prefix, parts in settled.items()
+        }
         parts = [] if teacher is None else [part for part in teacher.parts() if not part.prefix]
         for part in parts:
             _check_vocabularies(student, part)
@@ -138,8 +149,8 @@ class Reader:
             return padder
         if padder is not None and not isinstance(padder, DataCollatorWithPadding):
             return padder
-        tokenizers = {prefix: parts[0].tokenizer for prefix, parts in self.others.items()}
-        theirs = [part.config for parts in self.others.values() for part in parts]
+        tokenizers = {prefix: side.tokenizer for prefix, side in self.others.items()}
+        theirs = [config for side in self.others.values() for config in side.configs]
         return DistillationCollator(
             tokenizer,
             tokenizers,
@@ -162,9 +173,9 @@ class Reader:
             return data
         if reads_by_itself(self.args, self.collator, data):
             return data
-        for prefix, parts in self.others.items():
+        for prefix, side in self.others.items():
             if "text" in columns and f"{prefix}input_ids" not in columns:
-                data = self._read_for(prefix, parts, data)
+                data = self._read_for(prefix, side, data)
         if "input_ids" in columns:
             return data
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
@@ -203,18 +214,17 @@ class Reader:
                 "student's encode(dataset, tokenizer)."
             )
 
-    def _read_for(self, prefix: str, parts: Sequence[Teacher], data: Any) -> Any:
+    def _read_for(self, prefix: str, side: Side, data: Any) -> Any:
         """The data with the columns of teachers that read other tokens, cut to their own limits."""
-        tokenizer, configs = parts[0].tokenizer, [part.config for part in parts if part.config is not None]
-        for config in configs:
-            _check_room_for(tokenizer, config, role="teacher")
-        kinds = max((getattr(config, "type_vocab_size", 0) or 0 for config in configs), default=0)
+        for config in side.configs:
+            _check_room_for(side.tokenizer, config, role="teacher")
+        kinds = max((getattr(config, "type_vocab_size", 0) or 0 for config in side.configs), default=0)
         pairs = "text_pair" in (data.column_names or [])
         with self.args.main_process_first(desc="tokenisation"):
             return encode(
                 data,
-                tokenizer,
-                max_length=_shortest(configs),
+                side.tokenizer,
+                max_length=_shortest(side.configs),
                 token_types=pairs and kinds > 1 and f"{prefix}token_type_ids" in self.inputs,
                 prefix=prefix,
             )
