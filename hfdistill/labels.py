@@ -210,7 +210,7 @@ def in_order_of(labels: Tensor, columns: list[int] | None) -> Tensor:
     if columns is None:
         return labels
     order = torch.tensor(columns, device=labels.device)
-    if labels.dim() == 1:
+    if labels.dim() == 1 or not labels.is_floating_point():
         return order[labels.clamp(min=0)].where(labels >= 0, labels)
     return labels[:, order.argsort()]
 

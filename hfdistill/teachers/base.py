@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from hfdistill.labels import name_architecture
 from hfdistill.pretrained import load_classifier, load_tokenizer
-from hfdistill.tokens import difference, tokenizer_print
+from hfdistill.tokens import difference
 from hfdistill.trace import Batch, Tap, Trace, accepted_inputs, run
 
 logger = logging.getLogger(__name__)
@@ -160,8 +160,6 @@ class ModelTeacher(Teacher):
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        if self.prefix:
-            digest.update(tokenizer_print(self.tokenizer).encode())
         return digest.hexdigest()
 
 
@@ -213,7 +211,7 @@ def settle_tokens(teacher: Teacher, tokenizer: Any) -> dict[str, list[Teacher]]:
             groups.append([part])
         else:
             group.append(part)
-    named = {PREFIX: groups[0]} if groups and groups[0][0] is teacher else {}
+    named = {PREFIX: groups[0]} if groups and len(teacher.parts()) == 1 else {}
     named = named or {f"teacher{i}_": group for i, group in enumerate(groups)}
     for prefix, group in named.items():
         for part in group:

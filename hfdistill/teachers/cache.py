@@ -85,7 +85,9 @@ class CachedTeacher(Teacher):
             self._open()
         else:
             self.contents, self._print = contents or Contents(), print_of(self.teacher)
-            self.folder = make_folder(Path(folder), identity_of(self._print, self.contents))
+            root = Path(folder)
+            root = root.parent if (root / FACTS).exists() else root  # the folder of one teacher was named
+            self.folder = make_folder(root, identity_of(self._print, self.contents))
             self.config, self.same_tokens = self.teacher.config, self.teacher.same_tokens
             self._accepts = accepted(self.teacher)
             if (self.folder / FACTS).exists():
@@ -104,6 +106,26 @@ class CachedTeacher(Teacher):
             self.config, self.same_tokens = config_from(facts["config"]), facts["same_tokens"]
             self._accepts = facts["accepts"]
         warn_of_other_versions(facts["versions"], self.teacher)
+
+    def start(self, student: Any) -> None:
+        """Which tokens the live teacher reads is settled by now."""
+        if self.teacher is not None:
+            self.teacher.start(student)
+            same = all(part.same_tokens for part in self.teacher.parts())
+            self.same_tokens = same and not self.contents.pooled
+
+    def check_taps(self, taps: Collection[Tap]) -> None:
+        """Refuse what is not recorded.
+
+        Raises:
+            CacheError: naming it.
+        """
+        unknown = set(taps) - self.contents.taps
+        if unknown:
+            raise CacheError(
+                f"{min(unknown)} is not recorded in {self.folder}. Record it: hfdistill.record(teacher, "
+                f"dataset, folder=..., contents=Contents(taps={{{min(unknown)}, ...}}))."
+            )
 
     def fingerprint(self) -> str:
         """The recorded teacher's: a run may start with the one and go on with the other."""
@@ -150,6 +172,11 @@ class CachedTeacher(Teacher):
         """Forget the live teacher; rows that are not recorded are an error from here on."""
         if self.store is not None:
             self.store.flush()
+        if self.teacher is not None and (
+            self.teacher.prefix or type(self.teacher).reads is not Teacher.reads
+        ):
+            part = self.teacher.parts()[0]
+            self.tokenizer, self.prefix = part.tokenizer, part.prefix
         self.teacher = None
 
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
@@ -158,12 +185,7 @@ class CachedTeacher(Teacher):
         Raises:
             CacheError: for rows or taps that are not recorded.
         """
-        unknown = set(taps) - self.contents.taps
-        if unknown:
-            raise CacheError(
-                f"{min(unknown)} is not recorded in {self.folder}. Record it: hfdistill.record(teacher, "
-                f"dataset, folder=..., contents=Contents(taps={{{min(unknown)}, ...}}))."
-            )
+        self.check_taps(taps)
         rows = self.rows(batch)
         lost = np.flatnonzero(self.missing(rows.keys))
         if len(lost) and self.store is not None:
@@ -266,6 +288,11 @@ class CachedTeacher(Teacher):
 
     def _entries(self, asked: tuple[Trace, Tensor | None], rows: Rows, names: Any) -> dict[str, Tensor]:
         trace, mask = asked
+        if trace.logits.dim() != 2:
+            raise CacheError(
+                f"The teacher answers with logits of shape {tuple(trace.logits.shape)}, and one answer a "
+                "row, (B, C), is what can be recorded: token classifiers teach live. Leave the cache out."
+            )
         lengths = (rows.ends - rows.starts).tolist()
         entries = {
             "keys": torch.from_numpy(rows.keys),

@@ -54,6 +54,8 @@ class Contents:
                 raise ValueError(
                     f"{name} is one of {', '.join(map(repr, choices))}, found {getattr(self, name)!r}."
                 )
+        if any(tap.kind == "exit" for tap in self.taps):
+            raise ValueError("The logits of exits cannot be recorded. Leave these taps out.")
         if self.pooled and any(tap.kind != "hidden" for tap in self.taps):
             raise ValueError("Only hidden states can be pooled. Leave out pooled=, or the other taps.")
 

@@ -88,6 +88,12 @@ class Ensemble(Teacher):
             )
         self.temperature = float(temperature)
         self.members = nn.ModuleList([as_teacher(member) for member in given])
+        moving = [type(member).__name__ for member in self._all() if member.saved_as]
+        if moving:
+            raise ValueError(
+                f"{moving[0]} changes with the student, which an Ensemble's members do not. Use it as the "
+                "teacher itself."
+            )
         self.features = None if features is None else self._number(features)
         self._match_members()
         self.wants_labels = weights == "confidence" or any(m.wants_labels for m in self._all())
@@ -102,7 +108,7 @@ class Ensemble(Teacher):
         ]
         logits = torch.stack(
             [
-                _wide(trace.logits if order is None else trace.logits[:, order])
+                _wide(trace.logits if order is None else trace.logits[..., order])
                 for trace, order in zip(traces, self._orders, strict=True)
             ]
         )  # (K, B, C)
@@ -117,16 +123,19 @@ class Ensemble(Teacher):
             logits: (K, B, C), classes in the first member's order.
             labels: (B,) or (B, C), in that order; missing ones are -100.
         """
-        count, rows = logits.shape[:2]
         if not isinstance(self.weights, str):
-            return logits.new_tensor(self.weights).unsqueeze(-1).expand(count, rows)
+            numbers = logits.new_tensor(self.weights)
+            return numbers.view(-1, *[1] * (logits.dim() - 2)).expand(logits.shape[:-1])
         task = self._task_of(logits)
         weights = _away_from(_entropies(logits, task))
         if self.weights == "confidence" and labels is not None:
+            if task == "token":  # each token is a row
+                logits, labels, task = logits.flatten(1, 2), labels.clamp(min=-100).flatten(), "single_label"
             losses = torch.stack([spaces.row_losses(z, labels, task) for z in logits])  # (K, B, 2)
             known = losses[0, :, 1] > 0
             errors = losses[..., 0] / losses[..., 1].clamp(min=1)
-            weights = torch.where(known, _away_from(errors.softmax(0)), weights)
+            right = _away_from(errors.softmax(0)).view_as(weights)
+            weights = torch.where(known.view(weights.shape[1:]), right, weights)
         return weights
 
     def inputs(self) -> frozenset[str]:

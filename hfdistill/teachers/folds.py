@@ -61,6 +61,7 @@ class FoldTeacher(Teacher):
         self.assignment = dict(assignment)
         self.max_length = max_length
         self.same_tokens = all(teacher.same_tokens for teacher in found)
+        self.wants_labels = any(teacher.wants_labels for teacher in found)
 
     def check_taps(self, taps: Collection[Tap]) -> None:
         """Refuse all taps.
@@ -111,6 +112,23 @@ class FoldTeacher(Teacher):
                 f"{self.max_length} in the arguments of the run."
             )
         return [text_key(row) for row in rows]
+
+    def parts(self) -> Sequence[Teacher]:
+        """The teachers of the folds, and theirs."""
+        return tuple(part for teacher in self.teachers for part in teacher.parts())  # type: ignore[operator]
+
+    def reads(self, batch: Batch) -> Batch:
+        """The batch, where all read the student's tokens.
+
+        Raises:
+            ValueError: where they do not, so that the student's ids do not say what they read.
+        """
+        if any(part.prefix for part in self.parts()):
+            raise ValueError(
+                "The teachers of the folds have a tokenizer of their own. Record each on its own, and make a "
+                "FoldTeacher of the recorded ones."
+            )
+        return batch
 
     def inputs(self) -> frozenset[str]:
         """What any of the teachers reads."""

@@ -18,7 +18,7 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from hfdistill.anatomy import longest_input
 from hfdistill.data import encode
-from hfdistill.teachers.base import as_teacher
+from hfdistill.teachers.base import as_teacher, settle_tokens
 from hfdistill.teachers.cache import CachedTeacher
 from hfdistill.teachers.contents import CacheError, Contents
 from hfdistill.teachers.keys import KEY_BYTES, Ints
@@ -74,6 +74,11 @@ def record(
         ...                  tokenizer=tokenizer)  # doctest: +SKIP
     """
     live = as_teacher(teacher)
+    if isinstance(tokenizer, PreTrainedTokenizerBase) and settle_tokens(live, tokenizer):
+        raise ValueError(
+            "tokenizer= makes other token ids than the teacher reads. Give the teacher's own; members of an "
+            "Ensemble with different ones are recorded each on its own."
+        )
     if isinstance(teacher, (str, Path)):
         live.to(_own_device())
     data, collate = _readable(dataset, tokenizer, live, max_length)

@@ -98,8 +98,11 @@ class Store:
         if not self._held:
             return
         whole = {name: torch.cat([shard[name] for shard in self._held]) for name in self._held[0]}
+        chunk = chunk_of(whole["keys"].numpy())
+        with self.claim(chunk, wait=True):  # or another process's sweep takes the file for a dead writer's
+            self.publish(whole, chunk=chunk)
         self._held = []
-        self.publish(whole, chunk=chunk_of(whole["keys"].numpy()))
+        self._table = self._tabled()
 
     def _tabled(self) -> _Table:
         return _Table([*self._shards, *self._held], pooled=self.contents.pooled is not None)

@@ -39,6 +39,11 @@ class CachingTrainer(MovingTeacherTrainer):
                 f"{type(self.teacher).__name__} changes with every step: its answers cannot be kept. Leave "
                 "teacher_cache out."
             )
+        if folder is not None and self.task == "token":
+            raise ValueError(
+                "teacher_cache keeps one answer a text, and this teacher answers each token. Leave "
+                "teacher_cache out."
+            )
         self._teacher_cache = folder
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
@@ -67,12 +72,16 @@ class CachingTrainer(MovingTeacherTrainer):
                 else:
                     collate = self._get_collator_with_removed_columns(collate, "recording")
                 bar = self.is_world_process_zero() and not self.args.disable_tqdm
-                fill(cached, data, collate, progress=bar)
+                fill(cached, data, self._without_labels(collate), progress=bar)
         live, self.teacher = cached.teacher, cached
         if hasattr(self.train_dataset, "__len__"):
             cached.release()
             if isinstance(live, nn.Module):
                 live.to("cpu")  # it may be the user's own, who goes on with it
+
+    def _without_labels(self, collate: Any) -> Any:
+        """Batches as the teacher is given them in a step."""
+        return lambda rows: {n: v for n, v in collate(rows).items() if n not in self.label_names}
 
     def _cached_teacher(self) -> CachedTeacher | None:
         """The teacher, if it answers from disk or shall."""
@@ -97,8 +106,9 @@ class CachingTrainer(MovingTeacherTrainer):
                 )
 
     def _publish_answers(self) -> None:
-        if isinstance(self.teacher, CachedTeacher) and self.teacher.store is not None:
-            self.teacher.store.flush()
+        for part in () if self.teacher is None else self.teacher.modules():  # also an Ensemble's members
+            if isinstance(part, CachedTeacher) and part.store is not None:
+                part.store.flush()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As Trainer's; a resumed run finds every answer that this one has used."""

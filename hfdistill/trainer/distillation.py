@@ -25,6 +25,7 @@ from hfdistill.data import LengthGroupedSampler, row_lengths
 from hfdistill.objectives import Blend, Objective, Setting, as_blend, default_objective
 from hfdistill.pretrained import load_student
 from hfdistill.teachers import Teacher, as_teacher
+from hfdistill.tokens import tokenizer_print
 from hfdistill.trace import Batch, Tap, Trace, accepted_inputs, run
 from hfdistill.trainer import preflight
 from hfdistill.trainer.batches import REPEATED, own_rows, rows
@@ -133,8 +134,11 @@ class DistillationTrainer(CachingTrainer):
 
     def _bind(self, model: nn.Module) -> None:
         """Fix task, teacher columns and what the objective reads, from the two models."""
+        spaces.name_task(getattr(model, "config", None))  # before a teacher copies it
         if self.teacher is not None:
             self.teacher.start(model)
+            if self.teacher.learns:
+                spaces.name_task(self.teacher.config)
             self.teacher.to(self.args.device)
         config, theirs = getattr(model, "config", None), getattr(self.teacher, "config", None)
         self.task = spaces.name_task(config)
@@ -148,6 +152,8 @@ class DistillationTrainer(CachingTrainer):
         sizes = {"student": known_anatomy(model)}
         sizes["teacher"] = known_anatomy(inner) or known_anatomy(getattr(inner, "model", None))
         tokens = getattr(inner, "same_tokens", True)
+        if self.task == "token" and self.teacher is not None:
+            tokens = all(part.same_tokens for part in self.teacher.parts())
         self._lessons.bind(Setting(self.task, self._classes, smoothing, **sizes, same_tokens=tokens))
         self._lessons.to(self.args.device)
         preflight.check_inside(self.blend, self.args, student=model, teacher=inner)
@@ -367,6 +373,9 @@ class DistillationTrainer(CachingTrainer):
             self._teacher_print = self.teacher.fingerprint()  # once: it reads every weight
         facts: dict[str, Any] = {"objective": str(self.blend), "teacher": self._teacher_print}
         facts["columns"] = self._columns
+        facts["tokens"] = [
+            tokenizer_print(each) for each in [o.tokenizer for o in self._reader.others.values()]
+        ]
         config = getattr(self.accelerator.unwrap_model(self.model), "config", None)
         shape = ("model_type", "num_hidden_layers", "hidden_size", "num_labels", "shrunk_from")
         facts["student"] = {name: getattr(config, name, None) for name in shape}
