@@ -17,6 +17,7 @@ from hfdistill.checkpoint import REPLACED, publish
 from hfdistill.export.bench import Bench
 from hfdistill.export.onnx import OnnxModel, require_packages, to_int8, to_onnx
 from hfdistill.export.report import ExportReport
+from hfdistill.labels import task_kind
 from hfdistill.plain import public_name, write_atomically
 from hfdistill.pretrained import Source, load_classifier
 from hfdistill.report import PERCENT, TITLES
@@ -86,10 +87,11 @@ def export(
     size. When not: on GPUs, or where logits themselves matter, since int8 moves them by tenths.
     """
     require_packages()
-    _check(folder, data=data, int8=int8, max_drop=max_drop)
+    folder = Path(folder).resolve()  # "o/.." has no name to stage under
+    check_request(folder, data=data, int8=int8, max_drop=max_drop)
     model = _on_cpu(student, "student")
+    _check_architecture(model)
     tokenizer = tokenizer or _tokenizer(student, "student")
-    folder = Path(folder)
     staged = _stage(folder)
     try:
         room = [n for n in (max_length, tokenizer.model_max_length, longest_input(model.config)) if n]
@@ -111,8 +113,12 @@ def export(
     return report
 
 
-def _check(folder: str | Path, *, data: Dataset | None, int8: str | None, max_drop: float) -> None:
-    """What can be refused before any work."""
+def check_request(folder: Path, *, data: Dataset | None, int8: str | None, max_drop: float) -> None:
+    """Refuse what can be refused before any work; arguments as of `export`.
+
+    Raises:
+        ValueError: with what to type.
+    """
     if int8 and (data is None or len(data) == 0):
         raise ValueError(
             "int8 rounds every weight, and without rows nobody knows what that costs. Pass data= (rows that "
@@ -120,7 +126,10 @@ def _check(folder: str | Path, *, data: Dataset | None, int8: str | None, max_dr
         )
     if not max_drop >= 0:
         raise ValueError(f"max_drop is in points from 0 up, found {max_drop!r}. Usual: 0.5.")
-    folder = Path(folder)
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise ValueError(
+            "The working folder cannot be replaced by an export. Name a new folder, such as out/onnx."
+        )
     if (
         folder.exists()
         and not (folder / "export.json").is_file()
@@ -128,6 +137,25 @@ def _check(folder: str | Path, *, data: Dataset | None, int8: str | None, max_dr
     ):
         raise ValueError(
             f"{public_name(str(folder))} holds other things than an export. Name an empty folder."
+        )
+
+
+def _check_architecture(model: PreTrainedModel) -> None:
+    """Refuse what has no form as one ONNX graph of texts."""
+    if hasattr(model.config, "classifier_config"):
+        raise ValueError(
+            "Which blocks a model with exits runs depends on the row, and an ONNX graph runs them all. "
+            "Export model.backbone, with its tokenizer."
+        )
+    if model.config.model_type == "hfdistill-bilstm":
+        raise ValueError(
+            "A BiLSTM of packed texts has no ONNX form here. Run it in PyTorch, or export a student made by "
+            "static_from_teacher or shrink."
+        )
+    if task_kind(model.config) == "token":
+        raise ValueError(
+            "This model labels words, and the gate compares answers to whole texts. Export it with "
+            "transformers.exporters, and compare it yourself."
         )
 
 

@@ -205,4 +205,12 @@ def _anchored(config: Any) -> str:
 
 AutoConfig.register(BiLSTMConfig.model_type, BiLSTMConfig, exist_ok=True)
 AutoModelForSequenceClassification.register(BiLSTMConfig, BiLSTMForSequenceClassification, exist_ok=True)
-register_anatomy(BiLSTMConfig.model_type, Layout(blocks="layers", heads="", anchored=_anchored))
+register_anatomy(
+    BiLSTMConfig.model_type,
+    Layout(
+        blocks="layers",
+        heads="",
+        rows_reason="masks of all rows are handed from layer to layer",
+        anchored=_anchored,
+    ),
+)

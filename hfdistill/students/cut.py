@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,8 +22,19 @@ def network(source: Any) -> Any:
 
     Raises:
         TypeError: for what is neither a model nor a name.
-        ValueError: for an adapter that cannot be merged.
+        ValueError: for an adapter that cannot be merged, or a model with exits.
     """
+    found = _loaded(source)
+    if hasattr(found.config, "classifier_config"):
+        raise ValueError(
+            f"A {type(found).__name__} wraps the network that is read here. Pass model.backbone, and build "
+            f"the exits again with with_exits(...)."
+        )
+    return found
+
+
+def _loaded(source: Any) -> Any:
+    """A Transformers model."""
     if isinstance(source, (str, os.PathLike)):
         with reaching(str(source)):
             name = os.fspath(source)
@@ -42,11 +52,6 @@ def network(source: Any) -> Any:
             f"no plain network to cut. Cut the model it wraps, `teacher.get_base_model()`."
         )
     return copy.deepcopy(source).merge_and_unload()
-
-
-def public_name(name: str) -> str:
-    """A Hub id as it is; of a folder its last part, since a saved config should not tell where it lay."""
-    return Path(name).resolve().name if name and Path(name).exists() else name
 
 
 def empty_like(model: Any, config: Any, *, dtype: torch.dtype) -> Any:

@@ -220,8 +220,8 @@ def with_exits(
 
     Raises:
         TypeError: where the model is none of Transformers, or layers are no numbers.
-        ValueError: for layers it does not have, for regression, and for architectures whose blocks cannot go
-            on with some rows of a batch (ALBERT, DeBERTa).
+        ValueError: for layers it does not have, for a model with exits, for regression, and for architectures
+            whose blocks cannot go on with some rows of a batch (ALBERT, DeBERTa).
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
@@ -236,6 +236,8 @@ def with_exits(
     model = load_classifier(model, role="model")
     if not isinstance(model, PreTrainedModel):
         raise TypeError(f"with_exits needs a Transformers model, found {type(model).__name__}.")
+    if isinstance(model, EarlyExitForSequenceClassification):
+        raise ValueError("This model has exits already. Pass model.backbone to build others.")
     anatomy, layout = Anatomy.of(model), layout_of(model)
     if layout.shared or layout.rows_reason:
         raise ValueError(

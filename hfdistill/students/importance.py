@@ -34,7 +34,8 @@ def block_importance(model: Any, data: Batches) -> list[float]:
         L numbers; larger is more important. Pick with `most_important`.
 
     Raises:
-        ValueError: for data without a batch, or an unknown architecture.
+        ValueError: for data without a batch, an unknown architecture, or one whose answer is not read from
+            hidden states (BiLSTM).
 
     Example:
         >>> worth = block_importance(teacher, batches)  # doctest: +SKIP
@@ -44,7 +45,13 @@ def block_importance(model: Any, data: Batches) -> list[float]:
     which is hard to beat once the student is trained.
     """
     network, batches = unwrapped(model), _batches(data)
-    depth = Anatomy.of(network).depth
+    anatomy = Anatomy.of(network)
+    if not anatomy.heads:
+        raise ValueError(
+            f"What a layer of this {anatomy.model_type} is worth cannot be told by leaving it out: the "
+            f"answer is read from its last states. Choose layers=[1, …] yourself."
+        )
+    depth = anatomy.depth
     change = _divergence if task_kind(network.config) in ("single_label", "token") else _squared
     totals = torch.zeros(depth, dtype=torch.float64)
     rows = 0

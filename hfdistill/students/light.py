@@ -29,7 +29,7 @@ def texts_of(input_ids: Tensor, attention_mask: Tensor | None, config: Any) -> l
     ends = (input_ids == config.sep_token_id) & mask
     second = (ends.cumsum(1) - ends.long() > 0) & mask  # behind a separator
     first = mask & ~second
-    return [first, torch.where(second.any(1, keepdim=True), second, first)]
+    return [first, second | first & ~second.any(1, keepdim=True)]
 
 
 def joined(texts: Sequence[Tensor]) -> Tensor:

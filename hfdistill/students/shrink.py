@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hfdistill.anatomy import Anatomy, Layout, embeddings, layout_of
-from hfdistill.students.cut import empty_like, fill, network, public_name
+from hfdistill.plain import public_name
+from hfdistill.students.cut import empty_like, fill, network
 from hfdistill.students.importance import Batches
 from hfdistill.students.narrow import named_size, narrowed
 

@@ -90,15 +90,21 @@ class StaticForSequenceClassification(LightModel):
         """Logits (B, C), after the loss where there are labels."""
         scores = self.scores(input_ids).squeeze(-1)  # (B, T)
         means = [
-            self.embeddings(
+            self._mean(
                 input_ids,
-                per_sample_weights=F.softmax(
-                    scores.float().masked_fill(~mask, torch.finfo(torch.float32).min), dim=-1
-                ).to(self.embeddings.weight.dtype),
+                F.softmax(scores.float().masked_fill(~mask, torch.finfo(torch.float32).min), dim=-1),
             )
             for mask in texts_of(input_ids, attention_mask, self.config)
         ]
         return answer(self, self.classifier(joined(means)), labels, return_dict=return_dict)
+
+    def _mean(self, input_ids: Tensor, weights: Tensor) -> Tensor:
+        """Sums (B, D) of token vectors by weights (B, T)."""
+        weights = weights.to(self.embeddings.weight.dtype)
+        if torch.compiler.is_exporting():  # ONNX has no EmbeddingBag
+            return (weights.unsqueeze(1) @ F.embedding(input_ids, self.embeddings.weight)).squeeze(1)
+        means: Tensor = self.embeddings(input_ids, per_sample_weights=weights)
+        return means
 
 
 def static_from_teacher(

@@ -16,8 +16,9 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from hfdistill.hub import reaching
+from hfdistill.plain import public_name
 from hfdistill.students.corpus import Corpus, token_counts
-from hfdistill.students.cut import empty_like, fill, fitted, network, public_name
+from hfdistill.students.cut import empty_like, fill, fitted, network
 from hfdistill.students.pieces import Pieces, pieces_of, renumbered
 
 logger = logging.getLogger(__name__)

@@ -14,9 +14,16 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import DistilBertConfig, DistilBertForSequenceClassification
+from transformers import BertForTokenClassification, DistilBertConfig, DistilBertForSequenceClassification
 
-from hfdistill import ExportReport, QualityGateError, export
+from hfdistill import (
+    ExportReport,
+    QualityGateError,
+    bilstm_from_teacher,
+    export,
+    static_from_teacher,
+    with_exits,
+)
 from hfdistill.checkpoint import verify
 from hfdistill.export.onnx import OnnxModel, check_file, require_packages
 from hfdistill.export.report import USAGE
@@ -182,6 +189,27 @@ def test_a_model_without_token_types_and_several_labels(tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
 
 
+def test_a_static_student_of_pairs(tmp_path):
+    student = static_from_teacher(make_bert(1), make_tokenizer(), width=8, pairs=True)
+    report = export(student, tmp_path / "o", data=make_dataset(8), tokenizer=make_tokenizer(), speed=False)
+    assert report.of("onnx").max_difference <= 1e-5
+    assert report.of("int8").agreement == 1
+
+
+@pytest.mark.parametrize(
+    ("student", "match"),
+    [
+        (lambda: with_exits(make_bert(2)), r"Export model\.backbone"),
+        (lambda: bilstm_from_teacher(make_bert(1), make_tokenizer()), "no ONNX form here"),
+        (lambda: BertForTokenClassification(make_bert(1).config), "labels words"),
+    ],
+)
+def test_students_without_an_onnx_form_are_refused(tmp_path, student, match):
+    with pytest.raises(ValueError, match=match):
+        export(student(), tmp_path / "o", data=make_dataset(8), tokenizer=make_tokenizer())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_regression_without_rows_is_compared_on_made_up_ones(tmp_path):
     student = make_bert(1, labels={0: "value"}, num_labels=1, problem_type="regression")
     report = export(student, tmp_path / "o", tokenizer=make_tokenizer(), int8=None)
@@ -293,6 +321,15 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path):
     with pytest.raises(ValueError, match="holds other things than an export"):
         export(make_bert(1), tmp_path / "o", data=make_dataset(8), tokenizer=make_tokenizer())
     assert (tmp_path / "o" / "thesis.txt").read_text() == "x"
+
+
+@pytest.mark.parametrize("folder", [".", "..", "../here"])
+def test_the_working_folder_stays(monkeypatch, tmp_path, folder):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ValueError, match="working folder cannot be replaced"):
+        export(make_bert(1), folder, data=make_dataset(8), tokenizer=make_tokenizer())
+    assert (tmp_path / "here").is_dir()
 
 
 def test_files_that_reach_outside_are_refused(made, tmp_path):

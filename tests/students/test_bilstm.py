@@ -6,7 +6,13 @@ from torch import nn
 
 from hfdistill import KD, DistillationTrainer, HiddenMSE
 from hfdistill.anatomy import Anatomy
-from hfdistill.students import BiLSTMConfig, BiLSTMForSequenceClassification, bilstm_from_teacher
+from hfdistill.students import (
+    BiLSTMConfig,
+    BiLSTMForSequenceClassification,
+    bilstm_from_teacher,
+    block_importance,
+    with_exits,
+)
 from hfdistill.trace import Tap, accepted_inputs, run
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 from tests.students.test_light import arguments
@@ -107,3 +113,11 @@ def test_sizes_from_the_teacher():
 def test_sizes_that_cannot_be(options, message):
     with pytest.raises(ValueError, match=message):
         bilstm_from_teacher(make_bert(1), make_tokenizer(), **options)
+
+
+def test_what_needs_blocks_that_pass_their_input_on_is_refused():
+    model = small(num_hidden_layers=2)
+    with pytest.raises(ValueError, match="cannot be told by leaving it out"):
+        block_importance(model, {"input_ids": torch.tensor([[2, 9, 3]])})
+    with pytest.raises(ValueError, match="cannot go on with some rows"):
+        with_exits(model)

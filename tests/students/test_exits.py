@@ -24,7 +24,7 @@ from transformers import (
     pipeline,
 )
 
-from hfdistill import Tap, exit_curve, measure, with_exits
+from hfdistill import Tap, exit_curve, measure, prune_vocabulary, shrink, with_exits
 from hfdistill.anatomy import Anatomy, longest_input
 from hfdistill.measure import Contender
 from hfdistill.speed import SpeedPlan
@@ -375,3 +375,18 @@ def test_thresholds_out_of_range(value):
     model = with_exits(make_bert(3))
     with pytest.raises(ValueError, match="above 0 and up to 1"):
         model.exit_threshold = value
+
+
+def test_a_model_with_exits_is_not_cut_from_outside(tmp_path):
+    """Its config is edited from outside and built from inside: the weights would not be the ones named."""
+    model = with_exits(make_bert(3))
+    with pytest.raises(ValueError, match=r"Pass model\.backbone"):
+        shrink(model, layers=2)
+    with pytest.raises(ValueError, match=r"Pass model\.backbone"):
+        prune_vocabulary(model, make_tokenizer(), ["a film"])
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"Pass model\.backbone"):
+        shrink(tmp_path, layers=2)
+    with pytest.raises(ValueError, match="has exits already"):
+        with_exits(model)
+    assert with_exits(shrink(model.backbone, layers=2)).config.exits == [1]

@@ -320,3 +320,9 @@ def test_a_real_teacher():
     with only(teacher, [2, 4, 6]):
         assert torch.equal(logits(teacher), logits(student))
     assert student.config.id2label == {0: "negative", 1: "positive"}
+
+
+def test_a_student_does_not_tell_of_folders_that_are_gone():
+    teacher = tiny("bert")
+    teacher.config._name_or_path = "/gone/of/ada/teacher"
+    assert shrink(teacher, layers=2).config.shrunk_from["model"] == "teacher"
