@@ -77,6 +77,7 @@ def read_recipe(path: str | Path, *, overrides: Iterable[str] = ()) -> Recipe:
 class _Checker:
     def __init__(self, page: Page) -> None:
         self.page = page
+        self.student: Chosen | None = None
 
     def recipe(self, values: dict[Any, Any]) -> Recipe | None:
         for name in values.keys() - set(SECTIONS):
@@ -87,10 +88,10 @@ class _Checker:
             self.page.refuse(("student",), "is empty. Type student: {shrink: {layers: 3}}.")
         section = {name: kinds.given(name, value) for name, value in values.items()}
         teacher = self._one_of(("teacher",), section.get("teacher"), kinds.TEACHERS)
-        student = self._one_of(("student",), section.get("student"), kinds.STUDENTS)
+        self.student = student = self._one_of(("student",), section.get("student"), kinds.STUDENTS)
         data = self._bound(("data",), section, kinds.DATA)
         training = self._bound(("training",), section, kinds.TRAINING)
-        if "training" in section and "output_dir" not in training:
+        if "training" in section and training.get("output_dir") in (None, ""):
             self.page.refuse(
                 ("training",), "lacks output_dir, where the student is written. Type output_dir: out/kd."
             )
@@ -227,6 +228,7 @@ class _Checker:
     def _term(self, where: Where, term: Any) -> Any:
         """Weight and objective of {kd: {weight: 0.5, temperature: 4}}."""
         from hfdistill.objectives import registered  # loads torch
+        from hfdistill.objectives.exits import ExitObjective
 
         term = {term: None} if isinstance(term, str) else term
         if not isinstance(term, dict) or len(term) != 1:
@@ -240,6 +242,13 @@ class _Checker:
             return None
         place = (*where, name)
         cls = registered()[name]
+        if issubclass(cls, ExitObjective) and self.student is not None and self.student[0] != "pretrained":
+            self.page.refuse(
+                place,
+                f"learns at exits, and a {self.student[0]} student has none. Run recipes/early_exit.py, or "
+                "name a model that with_exits(…) made: `student: {pretrained: {source: …}}`.",
+            )
+            return None
         weight = inspect.Parameter(
             "weight", inspect.Parameter.KEYWORD_ONLY, default=1.0, annotation="float | Schedule"
         )

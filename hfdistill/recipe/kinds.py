@@ -26,7 +26,8 @@ def _kind(target: str, *withheld: str) -> Kind:
     return Kind(target, frozenset(withheld))
 
 
-# An argument named here and withheld is given by the run: teacher, like (the teacher's config).
+# An argument named here and withheld is given by the run: teacher, like (the teacher's config), data (batches
+# of training rows).
 TEACHERS = {
     "pretrained": _kind("hfdistill.pretrained:load_classifier", "new_head", "role"),
     "finetune": _kind("hfdistill.recipe.kinds:Finetuning"),
@@ -36,9 +37,11 @@ TEACHERS = {
     "ema": _kind("hfdistill.teachers.moving:EMATeacher"),
 }
 STUDENTS = {
-    "shrink": _kind("hfdistill.students.shrink:shrink", "teacher", "dtype"),
+    "shrink": _kind("hfdistill.students.shrink:shrink", "teacher", "dtype", "data"),
     "pretrained": _kind("hfdistill.pretrained:load_student", "like"),
 }
+MEASURED = frozenset({"width", "heads", "ffn", "size"})
+"""Arguments of a student whose parts are chosen by what they are worth on training rows."""
 DATA = (_kind("hfdistill.data.load:load", "split"), _kind("hfdistill.recipe.kinds:Splits"))
 TRAINING = (
     _kind("transformers.training_args:TrainingArguments"),

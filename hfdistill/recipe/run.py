@@ -10,26 +10,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset, DatasetDict, List
 from transformers import AutoTokenizer, HfArgumentParser, PreTrainedModel, set_seed
 
+import hfdistill.students  # noqa: F401 - registers the architectures that are no part of Transformers
+from hfdistill.anatomy import longest_input
 from hfdistill.arguments import DistillationArguments
 from hfdistill.card import write_card
 from hfdistill.checkpoint import newest_checkpoint
 from hfdistill.data import load
+from hfdistill.export.gate import check_request, export
+from hfdistill.export.onnx import require_packages
 from hfdistill.markdown import as_yaml
 from hfdistill.measure import STANDARD, measure
 from hfdistill.plain import write_atomically
-from hfdistill.pretrained import load_classifier
+from hfdistill.pretrained import load_classifier, load_tokenizer
 from hfdistill.recipe import kinds
 from hfdistill.recipe.check import Chosen, Recipe
 from hfdistill.recipe.page import Mistake, RecipeError
 from hfdistill.report import Report
+from hfdistill.teachers import ModelTeacher, Teacher
 from hfdistill.trainer import DistillationTrainer
 
 logger = logging.getLogger(__name__)
 
 SMOKE_STEPS, SMOKE_ROWS = 2, 16
+CALIBRATION_ROWS, CALIBRATION_BATCH = 256, 32
+SMOKE_DROP = 200.0
+"""Points; a correlation that turns round loses as many hundredths."""
 
 
 def run_recipe(recipe: Recipe, *, smoke: bool = False) -> Report | None:
@@ -80,6 +89,7 @@ class _Run:
         self.args = arguments(recipe, smoke=smoke)
         set_seed(self.args.seed)
         self.train, self.evaluation = self._rows(load(**recipe.load))
+        self._check_export()
         self.task = _task(self.train)
         self.teacher, self.source = self._teacher()
         self.model = self._student()
@@ -93,7 +103,6 @@ class _Run:
             write_atomically(self.folder / "recipe.yaml", as_yaml(recipe.page))
         baseline = None
         if recipe.measurement and recipe.measurement.baseline:
-            set_seed(self.args.seed)
             baseline = self._fit("baseline", self._student(), teacher=None).args.output_dir
         if not trained.is_world_process_zero():
             return None
@@ -101,6 +110,14 @@ class _Run:
         if recipe.export is not None:
             self._exported()
         return found
+
+    def _check_export(self) -> None:
+        """Refuse, before anything is trained, an export that could not be written."""
+        self.onnx, told = Path(self.args.output_dir, "onnx"), self.recipe.export
+        if told is not None:
+            require_packages()
+            int8, max_drop = told.get("int8", "dynamic"), told.get("max_drop", 0.5)
+            check_request(self.onnx, data=self.evaluation, int8=int8, max_drop=max_drop)
 
     def _rows(self, data: DatasetDict) -> tuple[Dataset, Dataset]:
         """The rows to learn from and the rows to measure on."""
@@ -135,7 +152,8 @@ class _Run:
         set_seed(self.args.seed)
         model = load_classifier(plan.encoder, new_head=names)
         self.tokenizer = AutoTokenizer.from_pretrained(plan.encoder, trust_remote_code=False)
-        changes = {"num_train_epochs": plan.epochs, "learning_rate": plan.learning_rate}
+        steps = SMOKE_STEPS if self.smoke else -1  # its own epochs count
+        changes = {"num_train_epochs": plan.epochs, "learning_rate": plan.learning_rate, "max_steps": steps}
         folder = self._fit("teacher", model, teacher=None, **changes).args.output_dir
         return load_classifier(folder), folder
 
@@ -147,7 +165,32 @@ class _Run:
                 f"The student {self.recipe.student[0]!r} is made of one teacher, and there is none. Name one "
                 "under `teacher:`, or a student of its own: `student: {pretrained: {source: …}}`."
             )
-        return _built(kinds.STUDENTS, self.recipe.student, {"teacher": teacher, "like": like})
+        given = {"teacher": teacher, "like": like}
+        if kinds.MEASURED & {name for name, value in self.recipe.student[1].items() if value is not None}:
+            given["data"] = self._calibration(teacher)
+        set_seed(self.args.seed)  # the same new head for student and baseline
+        return _built(kinds.STUDENTS, self.recipe.student, given)
+
+    def _calibration(self, teacher: Any) -> list[dict[str, torch.Tensor]]:
+        """Batches of training rows as the teacher reads them, without labels: its answers are judged."""
+        tokenizer = AutoTokenizer.from_pretrained(self.source, trust_remote_code=False)
+        config = getattr(teacher, "config", None)
+        room = (self.args.max_length, longest_input(config) if config else None, tokenizer.model_max_length)
+        rows, batches = _drawn(self.train, CALIBRATION_ROWS, self.args.seed), []
+        for start in range(0, len(rows), CALIBRATION_BATCH):
+            texts = rows[start : start + CALIBRATION_BATCH]
+            columns = [texts[name] for name in ("text", "text_pair") if name in texts]
+            batches.append(
+                tokenizer(
+                    *columns,
+                    is_split_into_words=isinstance(columns[0][0], list),
+                    truncation=True,
+                    max_length=min(limit for limit in room if limit),
+                    padding=True,
+                    return_tensors="pt",
+                )
+            )
+        return batches
 
     def _tokenizer_source(self) -> str:
         """Where the student's tokenizer lies: with its own weights, else with the teacher's."""
@@ -157,7 +200,16 @@ class _Run:
         return str(source)
 
     def _taught(self) -> DistillationTrainer:
-        return self._fit("student", self.model, teacher=self.teacher, objective=self.recipe.objective)
+        teacher = self.teacher
+        if isinstance(teacher, PreTrainedModel):
+            teacher = ModelTeacher(teacher)
+            teacher.tokenizer = load_tokenizer(self.source)  # it may read other ids than the student
+        return self._fit("student", self.model, teacher=teacher, objective=self.recipe.objective)
+
+    def _who_taught(self) -> str | None:
+        """Where the teacher lies once the student is trained; beside the student where it moved too."""
+        moved = self.teacher.saved_as if isinstance(self.teacher, Teacher) else ""
+        return str(self.folder / moved) if moved else self.source
 
     def _fit(
         self, stage: str, model: Any, *, teacher: Any, objective: Any = None, **changes: Any
@@ -185,7 +237,7 @@ class _Run:
         found = measure(
             str(self.folder),
             self.evaluation,
-            teacher=self.source,
+            teacher=self._who_taught(),
             baseline=baseline,
             max_length=plan.max_length or args.max_length,
             speed=STANDARD if plan.speed and not self.smoke else None,
@@ -198,11 +250,11 @@ class _Run:
         return found
 
     def _exported(self) -> None:
-        from hfdistill.export import export  # an extra: pip install 'hfdistill[export]'
-
-        folder = Path(self.args.output_dir, "onnx")
+        options = {"max_length": self.args.max_length, **(self.recipe.export or {})}
+        if self.smoke:  # two steps teach nothing that could be lost
+            options |= {"speed": False, "max_drop": SMOKE_DROP}
         found = export(
-            str(self.folder), folder, data=self.evaluation, teacher=self.source, **(self.recipe.export or {})
+            str(self.folder), self.onnx, data=self.evaluation, teacher=self._who_taught(), **options
         )
         print(found.table())
 

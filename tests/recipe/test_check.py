@@ -151,6 +151,9 @@ training:
         ("export={folder: x}", "no key of export 'folder'"),
         ("measures={}", "there is no section 'measures'. Did you mean measure"),
         ("training=null", "lacks output_dir"),
+        ("training.output_dir=null", "lacks output_dir"),
+        ("objective=[cross_entropy, exit_cross_entropy]", "a shrink student has none. Run recipes/early"),
+        ("student.shrink.data=two", "no argument of shrink 'data'"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_with_what_to_type(tmp_path, override, match):

@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertTokenizerFast, set_seed
 
 from hfdistill import (
     KD,
@@ -22,6 +23,7 @@ from hfdistill import (
 )
 from hfdistill.recipe import RecipeError, read_recipe
 from hfdistill.recipe.run import arguments, run_recipe
+from tests.conftest import make_bert, make_tokenizer
 
 PAGES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 DATA = {"dkd": "three", "dist": "three", "regression": "values", "pairs": "pairs"}
@@ -160,7 +162,12 @@ def test_teachers_of_every_kind(here, teacher, student):
     overrides = [f"teacher={teacher}", f"student={student}", "training.teacher_check_rows=0"]
     report = run_recipe(read_recipe("page.yaml", overrides=overrides))
     assert report.notes["objective"] == "0.5 * CrossEntropy() + 0.5 * KD(temperature=2)"
-    assert (report.teacher is not None) == ("{shrink" in student)
+    assert (report.teacher is not None) == ("ensemble" not in teacher)
+    moved = {"peer": "out/student/peer", "ema": "out/student/ema"}.get(teacher[1:].partition(":")[0])
+    if moved:
+        rows = load("two")["validation"]
+        assert measure(moved, rows, speed=None).student.metrics == report.teacher.metrics
+        assert report.teacher.name == Path(moved).name
 
 
 def test_rows_are_held_out_where_there_is_one_split(here):
@@ -209,3 +216,72 @@ def test_measurement_follows_the_page(here):
     assert report.data.max_length == 9
     direct = measure("out/student", load("two")["validation"], speed=None, max_length=9)
     assert direct.student.metrics == report.student.metrics
+
+
+def other_student(here, *, head=True):
+    """A student in a folder whose tokenizer gives other ids than the teacher's."""
+    model = make_bert(1, seed=3)
+    (model if head else model.bert).save_pretrained(here / "other")
+    tokenizer = make_tokenizer()
+    words = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    (here / "other" / "vocab.txt").write_text("\n".join([*words[:5], *words[:4:-1]]))
+    BertTokenizerFast(vocab=str(here / "other" / "vocab.txt")).save_pretrained(here / "other")
+
+
+def test_a_teacher_with_another_tokenizer_reads_its_own_ids(here, monkeypatch):
+    other_student(here)
+    seen = []
+    monkeypatch.setattr(DistillationTrainer, "train", lambda self, **_: seen.append(self))
+    run_recipe(read_recipe("page.yaml", overrides=["student=other", "measure=null"]))
+    columns = next(iter(seen[0].get_train_dataloader()))
+    assert (columns["teacher_input_ids"] != columns["input_ids"]).any()
+
+
+def test_a_baseline_starts_from_the_same_head(here, monkeypatch):
+    other_student(here, head=False)
+    seen = []
+    monkeypatch.setattr(
+        DistillationTrainer,
+        "train",
+        lambda self, **_: seen.append(self.model.state_dict()["classifier.weight"]),
+    )
+    run_recipe(read_recipe("page.yaml", overrides=["student=other", "measure.baseline=true"]))
+    assert torch.equal(*seen)
+
+
+def test_a_teacher_is_fine_tuned_for_its_own_epochs(here, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        DistillationTrainer,
+        "train",
+        lambda self, **_: seen.append((self.args.max_steps, self.args.num_train_epochs)),
+    )
+    page = read_recipe("page.yaml", overrides=["teacher={finetune: {encoder: encoder, epochs: 4}}"])
+    run_recipe(page)
+    assert seen == [(-1, 4), (2, 3)]
+    run_recipe(page, smoke=True)
+    assert seen[2][0] == 2
+
+
+def test_width_is_chosen_on_training_rows(here):
+    told = "student={shrink: {layers: 2, ffn: 8, heads: 2}}"
+    run_recipe(read_recipe("page.yaml", overrides=[told, "training.max_length=9", "measure=null"]))
+    config = AutoModelForSequenceClassification.from_pretrained("out/student").config
+    assert (config.intermediate_size, config.num_attention_heads, config.num_hidden_layers) == (8, 2, 2)
+
+
+def test_an_export_is_judged_before_training_and_told_the_length(here, monkeypatch):
+    page = ["export={int8: dynamic}", "training.max_length=9"]
+    seen = []
+    monkeypatch.setattr("hfdistill.recipe.run.require_packages", lambda: None)
+    monkeypatch.setattr(
+        "hfdistill.recipe.run.export", lambda *_, **told: seen.append(told) or SimpleNamespace(table=str)
+    )
+    run_recipe(read_recipe("page.yaml", overrides=page), smoke=True)
+    assert (seen[0]["max_length"], seen[0]["speed"], seen[0]["int8"]) == (9, False, "dynamic")
+    assert seen[0]["max_drop"] >= 100
+    (here / "out" / "onnx").mkdir()
+    (here / "out" / "onnx" / "thesis.txt").write_text("x")
+    with pytest.raises(ValueError, match="holds other things"):
+        run_recipe(read_recipe("page.yaml", overrides=page))
+    assert not (here / "out" / "student").exists()
