@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -44,5 +45,7 @@ sys.modules[__name__].__class__ = _Package
 
 # torch and Transformers take seconds to load, and `hfdistill train` tells the mistakes of a page before that.
 # Everyone else gets everything at once: own architectures are registered by the import.
-if sys.argv[:1] != ["-m"] and Path(*sys.argv[:1]).stem != "hfdistill":
+# `python -m theirs` has the argv of `python -m hfdistill` while packages load; orig_argv tells them apart.
+_as_module = sys.argv[:1] == ["-m"] and ("-m", "hfdistill") in pairwise(sys.orig_argv)
+if not _as_module and Path(*sys.argv[:1]).stem != "hfdistill":
     importlib.import_module("hfdistill.public")

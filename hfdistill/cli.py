@@ -15,6 +15,9 @@ from hfdistill.plain import printable
 from hfdistill.recipe import RecipeError, kinds, read_recipe
 from hfdistill.recipe.signatures import first_line, summary_of
 
+# What the library raises on purpose, and what comes up from below; HFDISTILL_TRACEBACK=1 shows where.
+_REFUSALS = (ValueError, TypeError, OSError, LookupError, ImportError, ArithmeticError, RuntimeError)
+
 # Modules that load torch or Transformers are imported where they are used: a page with mistakes is told them
 # at once.
 
@@ -29,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 2 where a page or the command has mistakes, 1 where a run could not go on, 3 where an export lost
         too much quality.
     """
-    args = _parser().parse_args(argv)
+    args = _arguments(argv)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     try:
         for plugin in args.plugin:
@@ -37,11 +40,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.command(args))
     except RecipeError as error:
         return _failed("\n".join(map(str, error.mistakes)), code=2)
-    except (ValueError, OSError, LookupError) as error:
+    except _REFUSALS as error:
         if os.environ.get("HFDISTILL_TRACEBACK"):
             raise
         lost = type(error).__name__ == "QualityGateError"
         return _failed(f"error: {error}", code=3 if lost else 1)
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The parsed words; overrides of a page may stand behind flags, too, where argparse gives them up."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and (not hasattr(args, "overrides") or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides = [*args.overrides, *rest]
+    return args
 
 
 def _failed(text: str, *, code: int) -> int:
@@ -121,6 +135,7 @@ def _cache(commands: Any) -> None:
 def _run_cache(args: argparse.Namespace) -> int:
     from transformers import AutoTokenizer
 
+    import hfdistill.students  # noqa: F401 - registers the architectures of its own
     from hfdistill.teachers import record
 
     tokenizer = AutoTokenizer.from_pretrained(args.teacher, trust_remote_code=False)
@@ -142,6 +157,7 @@ def _measure(commands: Any) -> None:
 
 
 def _run_measure(args: argparse.Namespace) -> int:
+    import hfdistill.students  # noqa: F401 - registers the architectures of its own
     from hfdistill.measure import STANDARD, measure
 
     report = measure(
@@ -182,6 +198,7 @@ def _export(commands: Any) -> None:
 
 
 def _run_export(args: argparse.Namespace) -> int:
+    import hfdistill.students  # noqa: F401 - registers the architectures of its own
     from hfdistill.export import export
 
     report = export(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 import hfdistill
 from hfdistill.cli import main
@@ -215,6 +216,45 @@ def test_errors_are_one_line_without_a_traceback(here, capsys, words, said):
     assert said in err[0]
 
 
+def test_students_of_its_own_are_known_to_every_command(here):
+    """In a shell: here the tests have imported everything."""
+    teacher, tokenizer = hfdistill.load_classifier("teacher"), AutoTokenizer.from_pretrained("teacher")
+    hfdistill.static_from_teacher(teacher, tokenizer, width=8).save_pretrained("static")
+    tokenizer.save_pretrained("static")
+    done = shell("measure", "static", "--data", "two", "--no-speed", cwd=here)
+    assert done.returncode == 0, done.stderr[-2000:]
+    done = shell("train", "good.yaml", "--smoke", "student=static", "measure=null", cwd=here)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_overrides_may_stand_behind_flags(here, capsys):
+    assert main(["train", "good.yaml", "training.seed=1", "--check", "training.sed=2"]) == 2
+    assert "training.sed" in capsys.readouterr().err
+    for words in (["train", "good.yaml", "--chek"], ["measure", "a", "--data", "two", "b=1"]):
+        with pytest.raises(SystemExit) as caught:
+            main(words)
+        assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        hfdistill.CacheError("x"),
+        hfdistill.CheckpointError("x"),
+        hfdistill.NonFiniteError("x"),
+        ModuleNotFoundError("x"),
+        TypeError("x"),
+    ],
+)
+def test_no_error_of_the_library_is_a_traceback(here, capsys, monkeypatch, error):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr("hfdistill.recipe.run.run_recipe", fails)
+    assert main(["train", "good.yaml"]) == 1
+    assert capsys.readouterr().err == "error: x\n"
+
+
 def test_other_processes_stay_silent(here, capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     assert main(["train", "broken.yaml"]) == 2
@@ -245,6 +285,17 @@ def test_everyone_else_gets_every_architecture_by_the_import():
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout == "BiLSTMForSequenceClassification\n", done.stderr
+
+
+def test_a_module_of_someone_else_gets_it_too(tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "__init__.py").write_text("import hfdistill")
+    (tmp_path / "theirs" / "__main__.py").write_text("import sys; print('hfdistill.public' in sys.modules)")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "theirs"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == "True\n", done.stderr
 
 
 def test_every_public_name_is_there():
