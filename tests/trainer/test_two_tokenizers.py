@@ -9,6 +9,7 @@ from hfdistill import (
     KD,
     PKD,
     RKD,
+    CheckpointError,
     CrossEntropy,
     DistillationCollator,
     DistillationTrainer,
@@ -208,11 +209,19 @@ def test_a_resumed_run_is_the_straight_one(arguments):
     assert torch.equal(flat(straight), flat(resumed))
 
 
-def test_another_tokenizer_is_another_teacher_when_resuming():
+def test_another_tokenizer_is_another_run_of_the_same_teacher(arguments):
     other = make_byte_tokenizer()
     other.add_tokens(["film"])
-    one, two = (ModelTeacher(make_roberta(seed=1), tokenizer=t) for t in (make_byte_tokenizer(), other))
-    assert one.fingerprint() != two.fingerprint()
+    one, two = (
+        build(arguments, teacher=ModelTeacher(make_roberta(seed=1, vocab_size=264), tokenizer=tokenizer))
+        for tokenizer in (make_byte_tokenizer(), other)
+    )
+    assert one.teacher.fingerprint() == two.teacher.fingerprint()
+    assert one.run_facts() != two.run_facts()
+    one.args.save_strategy, one.args.save_steps = "steps", 2
+    one.train()
+    with pytest.raises(CheckpointError, match=r"other settings \(tokens: "):
+        two.train(resume_from_checkpoint=f"{one.args.output_dir}/checkpoint-2")
 
 
 @pytest.mark.parametrize(
