@@ -1,4 +1,4 @@
-"""Teachers within teachers: recorded members, folds with tokenizers, and tokens that are labelled one by one."""
+"""Teachers within teachers: recorded members, folds with tokenizers, labels of tokens."""
 
 import os
 
@@ -62,7 +62,9 @@ def by_hand(seed=1, rows=8):
     """What a byte-level model says of the texts."""
     texts = make_dataset(rows)["text"][:]
     with torch.no_grad():
-        return make_roberta(seed=seed)(**make_byte_tokenizer()(texts, padding=True, return_tensors="pt")).logits
+        return make_roberta(seed=seed)(
+            **make_byte_tokenizer()(texts, padding=True, return_tensors="pt")
+        ).logits
 
 
 def all_rows(trainer):
@@ -89,6 +91,8 @@ def test_a_member_that_changes_with_the_student_is_refused():
     for moving in (EMATeacher(), Peer(make_bert(2, seed=3))):
         with pytest.raises(ValueError, match=rf"{type(moving).__name__} changes with the student"):
             Ensemble([make_bert(3, seed=1), moving])
+        with pytest.raises(ValueError, match=rf"{type(moving).__name__} changes with the student"):
+            FoldTeacher([make_bert(2, seed=1), moving], {})
 
 
 def test_values_are_named_before_a_teacher_copies_the_student(build):
@@ -160,19 +164,29 @@ def test_a_teacher_is_one_whatever_its_student_s_tokenizer(build, tmp_path):
 
 
 def test_which_tokens_a_recorded_teacher_reads_is_asked_of_the_live_one(build, tmp_path):
-    objective = HiddenMSE(layers="2:2")
+    objective, answers = HiddenMSE(layers="2:2"), tmp_path / "answers"
     paths = bytes_folder(tmp_path / "bytes"), tmp_path / "words"
     make_bert(3, seed=1).save_pretrained(paths[1])
     make_tokenizer().save_pretrained(paths[1])
-    with pytest.raises(ValueError, match="the two read different tokens"):
-        build(CachedTeacher(tmp_path / "a", teacher=paths[0], contents=HIDDEN), objective=objective)
-    for teacher in (paths[1], ModelTeacher(make_bert(3, seed=1), tokenizer=make_tokenizer())):
-        trainer = build(CachedTeacher(tmp_path / "a", teacher=teacher, contents=HIDDEN), objective=objective)
-        assert trainer.teacher.same_tokens
-    trainer.train()
+
+    def alone(teacher, contents=HIDDEN):
+        return CachedTeacher(answers, teacher=teacher, contents=contents)
+
+    def member(teacher):
+        return Ensemble([alone(teacher), make_bert(2, seed=3)], features=0)
+
+    for made in (alone, member):
+        with pytest.raises(ValueError, match="the two read different tokens"):
+            build(made(paths[0]), objective=objective)
+        for teacher in (paths[1], ModelTeacher(make_bert(3, seed=1), tokenizer=make_tokenizer())):
+            build(made(teacher), objective=objective).train()
     pooled = Contents(taps=HIDDEN.taps, pooled="mean")
     with pytest.raises(ValueError, match="tokens"):
-        build(CachedTeacher(tmp_path / "a", teacher=paths[1], contents=pooled), objective=objective)
+        build(alone(paths[1], pooled), objective=objective)
+    recorded(tmp_path / "pooled", contents=pooled)
+    for options in ({}, {"tokenizer": make_tokenizer()}):
+        with pytest.raises(ValueError, match="tokens"):
+            build(CachedTeacher(tmp_path / "pooled", **options), objective=objective)
 
 
 def test_columns_of_a_recorded_teacher_go_by_the_plain_prefix(build, tmp_path):
