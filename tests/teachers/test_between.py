@@ -267,6 +267,13 @@ def test_answers_of_tokens_are_not_recorded(build, tmp_path):
         CachedTeacher(tmp_path / "cache", teacher=make_tagger(3, seed=1)).trace(batch)
 
 
+def test_taggers_that_read_other_tokens_are_refused_wherever_they_are(build):
+    bytes_ = ModelTeacher(make_tagger(3, seed=1, vocab_size=263), tokenizer=make_byte_tokenizer())
+    for teacher in (bytes_, Ensemble([make_tagger(2), bytes_]), FoldTeacher([make_tagger(2), bytes_], {})):
+        with pytest.raises(ValueError, match="the teacher reads other tokens than the student"):
+            build(teacher, model=make_tagger(2, seed=2), data=make_words(8))
+
+
 def turned_taggers():
     """A tagger, and the same one with its classes in another order."""
     order = [3, 1, 4, 0, 2]
