@@ -150,7 +150,7 @@ class ModelTeacher(Teacher):
         return frozenset(self.prefix + name for name in self._accepts)
 
     def fingerprint(self) -> str:
-        """sha256 over config and weights, and over the tokenizer where that is not the student's."""
+        """sha256 over config and weights; what makes the ids has no part in the answer to them."""
         digest = hashlib.sha256()
         if self.config is not None:
             plain = self.config.to_dict() if hasattr(self.config, "to_dict") else vars(self.config)

@@ -88,15 +88,13 @@ class CachedTeacher(Teacher):
             root = Path(folder)
             root = root.parent if (root / FACTS).exists() else root  # the folder of one teacher was named
             self.folder = make_folder(root, identity_of(self._print, self.contents))
-            self.config, self.same_tokens = self.teacher.config, self.teacher.same_tokens
+            self.config = self.teacher.config
             self._accepts = accepted(self.teacher)
             if (self.folder / FACTS).exists():
                 with suppress(CacheError):  # damaged facts are written anew with the first answer
                     self._open()
         if self.tokenizer is not None and self.teacher is None:
             self.prefix, self.same_tokens = PREFIX, False
-        if self.contents.pooled:
-            self.same_tokens = False
 
     def _open(self) -> None:
         self.store = Store(self.folder)
@@ -108,11 +106,19 @@ class CachedTeacher(Teacher):
         warn_of_other_versions(facts["versions"], self.teacher)
 
     def start(self, student: Any) -> None:
-        """Which tokens the live teacher reads is settled by now."""
+        """As the live teacher's."""
         if self.teacher is not None:
             self.teacher.start(student)
-            same = all(part.same_tokens for part in self.teacher.parts())
-            self.same_tokens = same and not self.contents.pooled
+
+    @property
+    def same_tokens(self) -> bool:
+        """The live teacher's, which is settled late; False where tokens are pooled, whoever reads them."""
+        same = self._same_tokens if self.teacher is None else _same_tokens(self.teacher)
+        return same and not self.contents.pooled
+
+    @same_tokens.setter
+    def same_tokens(self, same: bool) -> None:
+        self._same_tokens = same
 
     def check_taps(self, taps: Collection[Tap]) -> None:
         """Refuse what is not recorded.
@@ -172,11 +178,11 @@ class CachedTeacher(Teacher):
         """Forget the live teacher; rows that are not recorded are an error from here on."""
         if self.store is not None:
             self.store.flush()
-        if self.teacher is not None and (
-            self.teacher.prefix or type(self.teacher).reads is not Teacher.reads
-        ):
-            part = self.teacher.parts()[0]
-            self.tokenizer, self.prefix = part.tokenizer, part.prefix
+        if self.teacher is not None:
+            self.same_tokens = _same_tokens(self.teacher)
+            if self.teacher.prefix or type(self.teacher).reads is not Teacher.reads:
+                part = self.teacher.parts()[0]
+                self.tokenizer, self.prefix = part.tokenizer, part.prefix
         self.teacher = None
 
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
@@ -343,10 +349,14 @@ class CachedTeacher(Teacher):
             "inputs": sorted(self.teacher.inputs()),
             "accepts": self._accepts,
             "renamed": None if None in renamed.values() else (renamed and reads),
-            "same_tokens": self.teacher.same_tokens,
+            "same_tokens": _same_tokens(self.teacher),
             "config": plain_config(self.teacher.config),
             "versions": versions_of(self.teacher),
         }
+
+
+def _same_tokens(teacher: Teacher) -> bool:
+    return all(part.same_tokens for part in teacher.parts())
 
 
 def _unpadded(

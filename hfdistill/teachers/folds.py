@@ -33,8 +33,8 @@ class FoldTeacher(Teacher):
 
     Raises:
         LabelSpaceError: for teachers with other classes.
-        ValueError: for fewer than two teachers, teachers whose classes are in another order, or an assignment
-            to a fold that is not there.
+        ValueError: for fewer than two teachers, one that changes with the student, teachers whose classes are
+            in another order, or an assignment to a fold that is not there.
     """
 
     def __init__(
@@ -48,6 +48,12 @@ class FoldTeacher(Teacher):
         if odd:
             raise ValueError(
                 f"The assignment names fold {min(odd)}, and there are the folds 0 to {len(found) - 1}."
+            )
+        moving = [type(teacher).__name__ for teacher in found if teacher.saved_as]
+        if moving:
+            raise ValueError(
+                f"{moving[0]} changes with the student, which a fold's teacher does not. Use it as the "
+                "teacher itself."
             )
         self.config = found[0].config
         for fold, teacher in enumerate(found):
