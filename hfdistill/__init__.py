@@ -48,4 +48,5 @@ sys.modules[__name__].__class__ = _Package
 # `python -m theirs` has the argv of `python -m hfdistill` while packages load; orig_argv tells them apart.
 _as_module = sys.argv[:1] == ["-m"] and ("-m", "hfdistill") in pairwise(sys.orig_argv)
 if not _as_module and Path(*sys.argv[:1]).stem != "hfdistill":
-    importlib.import_module("hfdistill.public")
+    _public = importlib.import_module("hfdistill.public")
+    globals().update({name: getattr(_public, name) for name in _public.__all__})
