@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +73,19 @@ class CachingTrainer(MovingTeacherTrainer):
                 else:
                     collate = self._get_collator_with_removed_columns(collate, "recording")
                 bar = self.is_world_process_zero() and not self.args.disable_tqdm
-                fill(cached, data, self._without_labels(collate), progress=bar)
+                fill(cached, data, self._unlabelled(collate), progress=bar)
         live, self.teacher = cached.teacher, cached
         if hasattr(self.train_dataset, "__len__"):
             cached.release()
             if isinstance(live, nn.Module):
                 live.to("cpu")  # it may be the user's own, who goes on with it
 
-    def _without_labels(self, collate: Any) -> Any:
-        """Batches as the teacher is given them in a step."""
-        return lambda rows: {n: v for n, v in collate(rows).items() if n not in self.label_names}
+    def without_labels(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """A batch as the teacher is given it in a step."""
+        return {name: value for name, value in batch.items() if name not in self.label_names}
+
+    def _unlabelled(self, collate: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return lambda rows: self.without_labels(collate(rows))
 
     def _cached_teacher(self) -> CachedTeacher | None:
         """The teacher, if it answers from disk or shall."""

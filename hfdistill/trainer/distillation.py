@@ -134,14 +134,14 @@ class DistillationTrainer(CachingTrainer):
 
     def _bind(self, model: nn.Module) -> None:
         """Fix task, teacher columns and what the objective reads, from the two models."""
-        spaces.name_task(getattr(model, "config", None))  # before a teacher copies it
+        config = getattr(model, "config", None)
+        self.task = spaces.name_task(config)  # before a teacher copies it
         if self.teacher is not None:
             self.teacher.start(model)
             if self.teacher.learns:
                 spaces.name_task(self.teacher.config)
             self.teacher.to(self.args.device)
-        config, theirs = getattr(model, "config", None), getattr(self.teacher, "config", None)
-        self.task = spaces.name_task(config)
+        theirs = getattr(self.teacher, "config", None)
         self._columns: list[int] | None = None
         if config is not None and theirs is not None:
             spaces.check_same_task(config, theirs)
@@ -187,8 +187,7 @@ class DistillationTrainer(CachingTrainer):
             part = [data[i] for i in range(start, min(start + size, len(data)))]
             batch = dict(self._prepare_inputs(self.data_collator(part)))
             labels = self._labels(batch)
-            batch = {name: value for name, value in batch.items() if name not in self.label_names}
-            answers += self._teach(batch).logits.argmax(-1)[labels >= 0].tolist()
+            answers += self._teach(self.without_labels(batch)).logits.argmax(-1)[labels >= 0].tolist()
             gold += labels[labels >= 0].tolist()
         if gold:
             unit = "words" if self.task == "token" else "rows"
