@@ -8,8 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "hfdistill"
 # Rooms on one level do not import each other, but for SIDEWAYS. A new file needs a level here.
 LEVELS = [
-    "anatomy trace layermap labels hub pretrained checkpoint arguments plain markdown report schedules "
-    "tokens label_rows",
+    "anatomy trace layermap labels hub pretrained checkpoint arguments plain markdown processes report "
+    "schedules tokens label_rows",
     "objectives teachers students data metrics speed",
     "trainer measure export inherited crossfit exit_curve",
     "plots card study",

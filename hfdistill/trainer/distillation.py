@@ -24,6 +24,7 @@ from hfdistill.arguments import option
 from hfdistill.data import LengthGroupedSampler, row_lengths
 from hfdistill.objectives import Blend, Objective, Setting, as_blend, default_objective
 from hfdistill.pretrained import load_student
+from hfdistill.processes import leave_in_order
 from hfdistill.teachers import Teacher, as_teacher
 from hfdistill.tokens import tokenizer_print
 from hfdistill.trace import Batch, Tap, Trace, accepted_inputs, run
@@ -102,6 +103,7 @@ class DistillationTrainer(CachingTrainer):
         for name in ("train_dataset", "eval_dataset"):
             options[name] = self._reader(options.get(name), tokenizer)
         super().__init__(model, args, **options)
+        leave_in_order()
         preflight.check_teacher(self.teacher, student=self.model)
         self.args.logging_nan_inf_filter = False  # a run stops at such a loss, so there is nothing to hide
         self.blend = self._chosen(objective)
