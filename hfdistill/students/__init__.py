@@ -1,6 +1,7 @@
 """Students: ways to build the small model. All give a `PreTrainedModel`."""
 
 from hfdistill.students.bilstm import BiLSTMConfig, BiLSTMForSequenceClassification, bilstm_from_teacher
+from hfdistill.students.cnn import CNNConfig, CNNForSequenceClassification, cnn_from_teacher
 from hfdistill.students.exits import EarlyExitForSequenceClassification, with_exits
 from hfdistill.students.importance import block_importance, most_important
 from hfdistill.students.shrink import shrink
@@ -10,11 +11,14 @@ from hfdistill.students.vocabulary import prune_vocabulary
 __all__ = [
     "BiLSTMConfig",
     "BiLSTMForSequenceClassification",
+    "CNNConfig",
+    "CNNForSequenceClassification",
     "EarlyExitForSequenceClassification",
     "StaticConfig",
     "StaticForSequenceClassification",
     "bilstm_from_teacher",
     "block_importance",
+    "cnn_from_teacher",
     "most_important",
     "prune_vocabulary",
     "shrink",

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from hfdistill import (
     ExportReport,
     QualityGateError,
     bilstm_from_teacher,
+    cnn_from_teacher,
     export,
     static_from_teacher,
     with_exits,
@@ -189,8 +191,11 @@ def test_a_model_without_token_types_and_several_labels(tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
 
 
-def test_a_static_student_of_pairs(tmp_path):
-    student = static_from_teacher(make_bert(1), make_tokenizer(), width=8, pairs=True)
+@pytest.mark.parametrize(
+    "make", [partial(static_from_teacher, width=8), partial(cnn_from_teacher, filters=8)]
+)
+def test_a_light_student_of_pairs(tmp_path, make):
+    student = make(make_bert(1), make_tokenizer(), pairs=True)
     report = export(student, tmp_path / "o", data=make_dataset(8), tokenizer=make_tokenizer(), speed=False)
     assert report.of("onnx").max_difference <= 1e-5
     assert report.of("int8").agreement == 1

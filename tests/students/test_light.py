@@ -1,4 +1,4 @@
-"""Both students without attention: real models, whose answers depend on the text alone."""
+"""Students without attention: real models, whose answers depend on the text alone."""
 
 import copy
 
@@ -21,9 +21,12 @@ from hfdistill.speed import SpeedPlan
 from hfdistill.students import (
     BiLSTMConfig,
     BiLSTMForSequenceClassification,
+    CNNConfig,
+    CNNForSequenceClassification,
     StaticConfig,
     StaticForSequenceClassification,
     bilstm_from_teacher,
+    cnn_from_teacher,
     prune_vocabulary,
     static_from_teacher,
 )
@@ -38,10 +41,12 @@ MAKERS = {
     "bilstm": lambda teacher, tokenizer, **options: bilstm_from_teacher(
         teacher, tokenizer, hidden_size=20, **options
     ),
+    "cnn": lambda teacher, tokenizer, **options: cnn_from_teacher(teacher, tokenizer, filters=8, **options),
 }
 KINDS = {
     "static": (StaticConfig, StaticForSequenceClassification),
     "bilstm": (BiLSTMConfig, BiLSTMForSequenceClassification),
+    "cnn": (CNNConfig, CNNForSequenceClassification),
 }
 PLAN = SpeedPlan(latency_rows=3, batch_size=4, throughput_rows=8, repeats=2)
 TEXTS = [text for text, _ in make_sentences(12)]
@@ -85,9 +90,9 @@ def test_neither_padding_nor_the_rows_beside_it_change_an_answer(kind, pairs):
     assert together.std(0).min() > 1e-3
 
 
-def test_only_one_of_them_reads_the_order_of_words():
+def test_all_but_one_read_the_order_of_words():
     forth, back = ["the good film was dull"], ["dull was film good the"]
-    for kind, same in (("static", True), ("bilstm", False)):
+    for kind, same in (("static", True), ("bilstm", False), ("cnn", False)):
         student = made(kind)
         assert torch.allclose(logits(student, forth), logits(student, back), atol=1e-6) == same
 

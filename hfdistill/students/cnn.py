@@ -1,0 +1,167 @@
+"""A student that looks at windows of a few tokens (Kim 2014)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from hfdistill.students.cut import network
+from hfdistill.students.light import LightModel, answer, config_like, head, joined, texts_of
+from hfdistill.students.tables import principal_components
+
+
+class CNNConfig(PreTrainedConfig):
+    """Sizes of a `CNNForSequenceClassification`.
+
+    Args:
+        vocab_size: rows of the embedding table V.
+        embedding_size: width E of a token's vector.
+        windows: tokens that a filter sees at once, one width after another.
+        filters: of each width.
+        classifier_size: width of the head's hidden layer.
+        dropout: on the embeddings and in the head.
+        pairs: read two texts apart, split at `sep_token_id`.
+        pad_token_id: as in the tokenizer.
+        sep_token_id: what ends the first text of a pair.
+    """
+
+    model_type = "hfdistill-cnn"
+
+    vocab_size: int = 30522
+    embedding_size: int = 300
+    windows: list[int] | tuple[int, ...] = (3, 4, 5)
+    filters: int = 100
+    classifier_size: int = 200
+    dropout: float = 0.1
+    pairs: bool = False
+    pad_token_id: int | None = 0
+    sep_token_id: int | None = None
+
+
+class CNNForSequenceClassification(LightModel):
+    """Filters over windows of tokens, the strongest answer of each, and a hidden layer (Kim 2014).
+
+    h_f = max over the text's tokens t of ReLU(w_f · [e_t-k, …, e_t, …] + b_f), where what lies outside the
+    text counts as zeros; then logits = W₂·ReLU(W₁·h). For pairs h is [h1, h2, h1·h2, |h1 - h2|]. Knows the
+    order of words within a window and forgets it beyond (arXiv 1408.5882). There are no layers to look into:
+    train it with terms on logits. Gradient checkpointing would save nothing and is refused by Transformers.
+
+    Reads `input_ids` (B, T) and `attention_mask` (B, T); padding changes nothing. Labels as for any
+    `AutoModelForSequenceClassification`, with which it is registered.
+
+    Raises:
+        ValueError: `windows` names no width, or one under 1.
+    """
+
+    config_class = CNNConfig
+    base_model_prefix = ""
+    _no_split_modules = ()
+
+    def __init__(self, config: CNNConfig) -> None:
+        super().__init__(config)
+        if not config.windows or min(config.windows) < 1:
+            raise ValueError(f"windows={config.windows} should name widths from 1, for example (3, 4, 5).")
+        self.num_labels = config.num_labels
+        self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.filters = nn.ModuleList(
+            nn.Conv1d(config.embedding_size, config.filters, width) for width in config.windows
+        )
+        features = config.filters * len(config.windows)
+        self.classifier = head(features * (4 if config.pairs else 1), config)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Conv1d):
+            init.kaiming_uniform_(module.weight, nonlinearity="relu")
+            init.zeros_(module.bias)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The table (V, E)."""
+        return self.embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the table."""
+        self.embeddings = value
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
+        """Logits (B, C), after the loss where there are labels."""
+        embedded = self.dropout(self.embeddings(input_ids))
+        features = [self._features(embedded, m) for m in texts_of(input_ids, attention_mask, self.config)]
+        return answer(self, self.classifier(joined(features)), labels, return_dict=return_dict)
+
+    def _features(self, embedded: Tensor, mask: Tensor) -> Tensor:
+        """The strongest answers (B, filters · windows) to one text: vectors (B, T, E) under a mask (B, T)."""
+        text = (embedded * mask[..., None]).transpose(1, 2)
+        strongest = []
+        for filters in self.filters:
+            width = filters.kernel_size[0]
+            found = F.relu(filters(F.pad(text, ((width - 1) // 2, width // 2))))
+            strongest.append((found * mask[:, None]).amax(-1))  # no answer is under 0
+        return torch.cat(strongest, dim=-1)
+
+
+def cnn_from_teacher(
+    teacher: PreTrainedModel | str,
+    tokenizer: Any,
+    *,
+    embedding_size: int | None = None,
+    windows: tuple[int, ...] = (3, 4, 5),
+    filters: int = 100,
+    pairs: bool = False,
+    dropout: float = 0.1,
+) -> CNNForSequenceClassification:
+    """A convolutional student with the teacher's word embeddings, reduced by principal components.
+
+    Kim starts from word2vec and reads words; this one reads the teacher's tokens. Filters and head are drawn
+    at random: call `torch.manual_seed` first for the same ones again. The embeddings learn on.
+
+    Args:
+        teacher: a classifier, a PEFT wrapper, an id or a path. It stays as it was.
+        tokenizer: the teacher's, which the student reads too.
+        embedding_size: width of a token's vector, at most that of the teacher's table; None for 300 or that.
+        windows: tokens that a filter sees at once.
+        filters: of each width; the paper has 100.
+        pairs: the rows will be pairs of texts.
+        dropout: on the embeddings and in the head; the paper has 0.5 with few rows.
+
+    Returns:
+        A float32 model in evaluation mode, on the teacher's device, with its classes.
+
+    Raises:
+        ValueError: `embedding_size` is larger than the teacher's, a window is under 1, or there is no
+            separator for pairs.
+
+    Example:
+        >>> student = cnn_from_teacher("org/teacher", tokenizer)  # doctest: +SKIP
+
+    When to use it: where phrases of a few words decide and CPU time is short: it reads a row in parallel,
+    where a BiLSTM goes token by token. When not: where words far apart decide together.
+    """
+    whole = network(teacher)
+    table = whole.get_input_embeddings().weight.detach().cpu()
+    width = min(300, *table.shape) if embedding_size is None else embedding_size
+    sizes = {"embedding_size": width, "windows": list(windows), "filters": filters, "dropout": dropout}
+    config = config_like(CNNConfig, whole, tokenizer, pairs=pairs, **sizes)
+    student = CNNForSequenceClassification(config)
+    with torch.no_grad():
+        student.embeddings.weight.copy_(principal_components(table, width))
+    return student.to(whole.device).eval()
+
+
+AutoConfig.register(CNNConfig.model_type, CNNConfig, exist_ok=True)
+AutoModelForSequenceClassification.register(CNNConfig, CNNForSequenceClassification, exist_ok=True)
