@@ -109,7 +109,7 @@ class CNNForSequenceClassification(LightModel):
         text = (embedded * mask[..., None]).transpose(1, 2)
         strongest = []
         for filters in self.filters:
-            width = filters.kernel_size[0]
+            width = int(filters.kernel_size[0])  # type: ignore[index]
             found = F.relu(filters(F.pad(text, ((width - 1) // 2, width // 2))))
             strongest.append((found * mask[:, None]).amax(-1))  # no answer is under 0
         return torch.cat(strongest, dim=-1)
