@@ -3,64 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel
 from transformers.utils.logging import tqdm
 
-from hfdistill.anatomy import longest_input
-from hfdistill.data import encode
-from hfdistill.labels import class_names, match_labels, task_kind, word_labels, words
+from hfdistill.contenders import Contender, Subject, collate, load_subjects
+from hfdistill.labels import class_names, task_kind, word_labels, words
 from hfdistill.metrics.compare import classes, differences, errors
 from hfdistill.metrics.entities import entity_f1
 from hfdistill.metrics.gold import gold, labelled_words
 from hfdistill.metrics.scores import Array, Scores, fidelity, scores
-from hfdistill.plain import public_name, scrub
-from hfdistill.pretrained import Source, load_classifier, load_tokenizer
+from hfdistill.plain import scrub
+from hfdistill.pretrained import Source
 from hfdistill.report import DataReport, ModelReport, Report, Speed
 from hfdistill.speed import SpeedPlan, compare_speeds, embedding_parameters, environment, size_mb
 from hfdistill.trace import Batch, accepted_inputs, run
 
 STANDARD = SpeedPlan()
 BATCH_SIZE = 32
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A model with what cannot be seen from it; needed only where a plain model would not do.
-
-    Args:
-        model: Hub id, folder or object.
-        tokenizer: its own, where it is an object that reads other token ids than the student.
-        name: what tables call it; else its id or folder.
-        label_map: its class → the student's class, as in `hfdistill.labels.match_labels`.
-    """
-
-    model: Source
-    tokenizer: Any = None
-    name: str | None = None
-    label_map: Mapping[str | int, str | int] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class _Subject:
-    """A loaded model, its rows in its own token ids, and its columns in the student's class order."""
-
-    role: str
-    name: str
-    model: PreTrainedModel
-    rows: Mapping[str, Sequence[Sequence[int]]]
-    columns: list[int] | None
-    pad: int
+Name = TypeVar("Name", bound=Hashable)
 
 
 def measure(
@@ -111,7 +79,7 @@ def measure(
         raise ValueError("measure needs rows, found an empty dataset. Check the split and its filters.")
     kept = json.loads(json.dumps(scrub(dict(notes or {})), allow_nan=False))
     given = {"student": student, "teacher": teacher, "baseline": baseline}
-    subjects = _load(given, data, tokenizer, max_length)
+    subjects = load_subjects(given, data, tokenizer, max_length)
     student_model = subjects["student"].model
     task = task_kind(student_model.config)
     labels, labelled = gold(data, student_model.config, {role: s.rows for role, s in subjects.items()})
@@ -137,119 +105,52 @@ def measure(
     )
 
 
-def _load(
-    given: Mapping[str, Source | Contender | None], data: Dataset, tokenizer: Any, max_length: int | None
-) -> dict[str, _Subject]:
-    """Models, tokenizers and encoded rows by role, student first."""
-    entries = {r: c if isinstance(c, Contender) else Contender(c) for r, c in given.items() if c is not None}
-    device = next(
-        (e.model.device for e in entries.values() if not isinstance(e.model, (str, Path))),
-        torch.device("cpu"),
-    )
-    models: dict[str, PreTrainedModel] = {}
-    tokenizers: dict[str, Any] = {}
-    for role, entry in entries.items():
-        loaded = load_classifier(entry.model, role=role)
-        models[role] = loaded if loaded is entry.model else loaded.to(device)
-        own = entry.tokenizer or (tokenizer if role == "student" else None)
-        tokenizers[role] = own or load_tokenizer(entry.model) or tokenizers.get("student") or tokenizer
-    _check_alike(models, entries, shared={r: tokenizers[r] is tokenizers["student"] for r in models})
-    rows = _encode(data, models, tokenizers, max_length)
-    return {
-        role: _Subject(
-            role=role,
-            name=entry.name or _name_of(entry.model),
-            model=models[role],
-            rows=rows[role],
-            columns=match_labels(models["student"].config, models[role].config, label_map=entry.label_map),
-            pad=_pad_id(models[role], tokenizers[role]),
-        )
-        for role, entry in entries.items()
-    }
-
-
-def _check_alike(
-    models: Mapping[str, PreTrainedModel], entries: Mapping[str, Contender], *, shared: Mapping[str, bool]
-) -> None:
-    """Refuse models of another task, and token ids that one model would read as other words."""
-    student = models["student"].config
-    for role, model in models.items():
-        if task_kind(model.config) != task_kind(student):
-            raise ValueError(
-                f"The {role} is a {task_kind(model.config)} model and the student a {task_kind(student)} "
-                "one. Set config.problem_type alike on both, or measure models of one task."
-            )
-        sizes = [getattr(config, "vocab_size", None) for config in (model.config, student)]
-        if shared[role] and sizes[0] != sizes[1]:
-            raise ValueError(
-                f"The {role} has a vocabulary of {sizes[0]} and the student one of {sizes[1]}, so they "
-                f"cannot read the same token ids. Give text, and {role}=Contender(model, tokenizer=its_own)."
-            )
-
-
-def _name_of(model: Source) -> str:
-    if isinstance(model, (str, Path)):
-        return public_name(str(model))
-    return public_name(model.name_or_path or type(model).__name__)
-
-
-def _pad_id(model: PreTrainedModel, tokenizer: Any) -> int:
-    return next(
-        (i for i in (getattr(tokenizer, "pad_token_id", None), model.config.pad_token_id) if i is not None), 0
-    )
-
-
-def _encode(
+def time_together(
+    reports: Mapping[Name, Report],
+    models: Mapping[Name, Source | Contender],
     data: Dataset,
-    models: Mapping[str, PreTrainedModel],
-    tokenizers: Mapping[str, Any],
-    max_length: int | None,
-) -> dict[str, dict[str, Any]]:
-    """Columns of token ids by role, only those that the model's `forward` has; equal encodings are made
-    once."""
-    made: dict[tuple[int, bool], Dataset] = {}
-    columns = {}
-    for role, model in models.items():
-        accepts, tokenizer = accepted_inputs(model), tokenizers[role]
-        if "input_ids" in data.column_names:
-            encoded = data
-        elif tokenizer is None:
-            raise ValueError(
-                f"The {role} came without a tokenizer. Pass tokenizer=, or data that is already encoded."
-            )
-        else:
-            key = (id(tokenizer), "token_type_ids" in accepts)
-            if key not in made:
-                made[key] = encode(data, tokenizer, max_length=max_length, token_types=key[1])
-            encoded = made[key]
-        kept = {"labels"} if task_kind(model.config) == "token" else set()
-        names = [n for n in encoded.column_names if n in (accepts | kept) - ({"label", "labels"} - kept)]
-        columns[role] = {name: encoded[name][:] for name in names}
-        longest, room = (
-            max(map(len, columns[role]["input_ids"])),
-            longest_input(model.config),
-        )
-        if room is not None and 0 < room < longest:
-            raise ValueError(
-                f"A row has {longest} tokens, the {role} reads {room} at most. Pass max_length={room}."
-            )
-    return columns
+    *,
+    teacher: Source | Contender,
+    max_length: int | None = None,
+    plan: SpeedPlan = STANDARD,
+) -> dict[Name, Report]:
+    """Many students and their teacher, timed by turns in one pass: their reports, with these speeds.
 
+    Times of different passes, or of different loads of a machine, say little about each other. So train and
+    measure students one by one with `speed=None`, and time them together when the machine is quiet.
 
-def _collate(subject: _Subject, rows: Sequence[int]) -> Batch:
-    """Rows padded on the right to the longest of them, on the model's device; (B, T) each."""
-    batch = {
-        name: pad_sequence(
-            [torch.as_tensor(column[row]) for row in rows],
-            batch_first=True,
-            padding_value={"input_ids": subject.pad, "labels": -100}.get(name, 0),
+    Args:
+        reports: by name, of students of one teacher.
+        models: by the same names, the students.
+        data: real rows, columns `text`[, `text_pair`]; each model reads them by its own tokenizer.
+        teacher: timed beside them.
+        max_length: tokens per row; else each tokenizer's limit.
+        plan: how much to time.
+
+    Returns:
+        A report for each name, with `speed` of student and teacher and the environment of this pass; what
+        was measured before stays.
+
+    Raises:
+        ValueError: names without a report or a model, reports without a teacher, and as `measure`.
+    """
+    if set(reports) != set(models) or any(report.teacher is None for report in reports.values()):
+        raise ValueError(
+            "time_together needs a model for each report, by the same names, and reports beside a teacher: "
+            f"found reports {', '.join(map(str, reports))} and models {', '.join(map(str, models))}."
         )
-        for name, column in subject.rows.items()
-    }
-    if "attention_mask" not in batch:
-        lengths = torch.tensor([len(subject.rows["input_ids"][row]) for row in rows])
-        batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
-    return {name: tensor.to(subject.model.device) for name, tensor in batch.items()}
+    named = {f"student {name}": model for name, model in models.items()}
+    subjects = load_subjects({"teacher": teacher, **named}, data, None, max_length)
+    with _evaluating([subject.model for subject in subjects.values()]):
+        speeds = _speeds(subjects, plan, rows=len(data))
+    where = environment(subjects["teacher"].model.device)
+    timed = {}
+    for name, report in reports.items():
+        assert report.teacher is not None  # noqa: S101
+        own = replace(report.student, speed=speeds[f"student {name}"])
+        beside = replace(report.teacher, speed=speeds["teacher"])
+        timed[name] = replace(report, student=own, teacher=beside, environment=where)
+    return timed
 
 
 @contextmanager
@@ -271,7 +172,7 @@ def _evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
             module.training = training
 
 
-def _predict(subject: _Subject) -> Array:
+def _predict(subject: Subject) -> Array:
     """Logits (rows, C), or (words, C), in the data's order and the student's class order."""
     accepts = accepted_inputs(subject.model)
     order = sorted(
@@ -281,7 +182,7 @@ def _predict(subject: _Subject) -> Array:
     parts: list[Tensor] = []
     with torch.inference_mode():
         for start in tqdm(range(0, len(order), BATCH_SIZE), desc=subject.role, leave=False, disable=None):
-            batch = _collate(subject, order[start : start + BATCH_SIZE])
+            batch = collate(subject, order[start : start + BATCH_SIZE])
             logits = run(subject.model, batch, accepts=accepts).logits.float()
             parts += _answers(logits, batch) if of_words else logits[:, None].cpu()
     parts = [parts[place] for place in np.argsort(order)]  # (1, C) each, or (words, C)
@@ -303,15 +204,15 @@ def _answers(logits: Tensor, batch: Batch) -> list[Tensor]:
     return [row[there].cpu() for row, there in zip(logits, where, strict=True)]
 
 
-def _speeds(subjects: Mapping[str, _Subject], plan: SpeedPlan | None, *, rows: int) -> dict[str, Speed]:
+def _speeds(subjects: Mapping[str, Subject], plan: SpeedPlan | None, *, rows: int) -> dict[str, Speed]:
     if plan is None:
         return {}
     models = {role: subject.model for role, subject in subjects.items()}
-    return compare_speeds(models, lambda role, chosen: _collate(subjects[role], chosen), rows=rows, plan=plan)
+    return compare_speeds(models, lambda role, chosen: collate(subjects[role], chosen), rows=rows, plan=plan)
 
 
 def _describe(
-    subject: _Subject,
+    subject: Subject,
     logits: Mapping[str, Array],
     known: Array,
     *,
@@ -340,7 +241,7 @@ def _describe(
     )
 
 
-def _describe_data(data: Dataset, student: _Subject, labelled: Array, max_length: int | None) -> DataReport:
+def _describe_data(data: Dataset, student: Subject, labelled: Array, max_length: int | None) -> DataReport:
     of_words = task_kind(student.model.config) == "token"
     known = int(labelled.sum())
     lengths = [len(ids) for ids in student.rows["input_ids"]]

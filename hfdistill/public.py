@@ -3,6 +3,7 @@
 from hfdistill.arguments import DistillationArguments, fast_bf16
 from hfdistill.card import write_card
 from hfdistill.checkpoint import CheckpointError, newest_checkpoint
+from hfdistill.contenders import Contender
 from hfdistill.crossfit import out_of_fold
 from hfdistill.data import DistillationCollator, load
 from hfdistill.exit_curve import exit_curve
@@ -10,7 +11,7 @@ from hfdistill.export import ExportReport, QualityGateError, export
 from hfdistill.hub import HubUnreachable
 from hfdistill.labels import LabelSpaceError
 from hfdistill.layermap import LayerMap
-from hfdistill.measure import measure
+from hfdistill.measure import measure, time_together
 from hfdistill.objectives import (
     DIST,
     DKD,
@@ -57,7 +58,7 @@ from hfdistill.students import (
     static_from_teacher,
     with_exits,
 )
-from hfdistill.study import compare_runs, write_section
+from hfdistill.study import compare_runs, compare_students, write_section
 from hfdistill.teachers import (
     CachedTeacher,
     CacheError,
@@ -91,6 +92,7 @@ __all__ = [
     "CachedTeacher",
     "CheckpointError",
     "Constant",
+    "Contender",
     "Contents",
     "Cosine",
     "CrossEntropy",
@@ -138,6 +140,7 @@ __all__ = [
     "block_importance",
     "cnn_from_teacher",
     "compare_runs",
+    "compare_students",
     "exit_curve",
     "export",
     "fast_bf16",
@@ -154,6 +157,7 @@ __all__ = [
     "run_recipe",
     "shrink",
     "static_from_teacher",
+    "time_together",
     "with_exits",
     "write_card",
     "write_section",

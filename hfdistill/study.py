@@ -6,10 +6,11 @@ import os
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hfdistill.markdown import escape, table
 from hfdistill.plain import write_atomically
-from hfdistill.report import COLUMNS, PERCENT, TITLES, Report, show, signed
+from hfdistill.report import COLUMNS, PERCENT, TITLES, ModelReport, Report, count, hardware, show, signed
 
 
 def compare_runs(runs: Mapping[str, Sequence[Report]], *, baseline: str | None = None) -> str:
@@ -26,14 +27,7 @@ def compare_runs(runs: Mapping[str, Sequence[Report]], *, baseline: str | None =
     Raises:
         ValueError: no reports, reports of different tasks or rows, or a baseline that is not among the names.
     """
-    every = [report for reports in runs.values() for report in reports]
-    if not every or not all(runs.values()):
-        raise ValueError("compare_runs needs at least one report for each name, found none. Run them first.")
-    if len({(report.task, report.data.rows, report.data.labelled_rows) for report in every}) > 1:
-        raise ValueError(
-            "compare_runs found reports of different tasks or rows, which say nothing about each other. Give "
-            "the reports of one data set."
-        )
+    every = _alike(runs, "compare_runs")
     if baseline is not None and baseline not in runs:
         raise ValueError(f"baseline={baseline!r} is not among the names: {', '.join(map(repr, runs))}.")
     metric, closeness = COLUMNS[every[0].task][0], COLUMNS[every[0].task][-1]
@@ -47,11 +41,45 @@ def compare_runs(runs: Mapping[str, Sequence[Report]], *, baseline: str | None =
         row.append(" / ".join(show(value, metric) for value in _values(reports, metric)))
         if baseline is not None:
             row.append(_against(reports, runs[baseline], metric) if name != baseline else "")
-        near = [(report.student.fidelity or {}).get(closeness) for report in reports]
-        known = [value for value in near if value is not None]
-        row.append(show(statistics.mean(known), closeness) if known else "")
-        rows.append(row)
+        rows.append([*row, _closeness(reports, closeness)])
     return table([*header, TITLES[closeness]], rows)
+
+
+def compare_students(
+    distilled: Mapping[str, Sequence[Report]], undistilled: Mapping[str, Sequence[Report]] | None = None
+) -> str:
+    """A Markdown table of kinds of students: what each keeps of its teacher, what it weighs, what it takes.
+
+    Args:
+        distilled: reports beside one teacher by name, one per seed.
+        undistilled: of the same students trained without a teacher, in the same order of seeds.
+
+    Returns:
+        Columns: weights, megabytes, mean of the task's first metric (distilled, undistilled, their
+        differences seed by seed: mean, smallest, largest), closeness of the distilled one, and the speed of
+        the first report that was timed, beside the teacher's of the same pass (`time_together`). Below it,
+        what was timed on which machine. Best mean of the students in bold.
+
+    Raises:
+        ValueError: no reports, reports of different tasks or rows, or without a teacher.
+    """
+    others = undistilled or {}
+    every = _alike({**distilled, **{(name,): found for name, found in others.items()}}, "compare_students")
+    metric, closeness = COLUMNS[every[0].task][0], COLUMNS[every[0].task][-1]
+    shown = next((report for report in every if report.student.speed), every[0])
+    teacher = _teacher(shown)
+    quality = show((teacher.metrics or {}).get(metric), metric)
+    rows = [["teacher", *_weight(teacher), quality, "", "", "", *_pace(teacher, teacher)]]
+    best = max(statistics.mean(_values(found, metric)) for found in (*distilled.values(), *others.values()))
+    for name, reports in distilled.items():
+        first = next((report for report in reports if report.student.speed), reports[0])
+        row = [escape(name, limit=200), *_weight(first.student), _mean(reports, metric, best=best)]
+        row += [_mean(others[name], metric, best=best)] if name in others else [""]
+        row += [_against(reports, others[name], metric)] if name in others else [""]
+        rows.append([*row, _closeness(reports, closeness), *_pace(first.student, _teacher(first))])
+    header = ["", "parameters", "MB", f"{TITLES[metric]}, distilled", "undistilled", "difference"]
+    lines = table([*header, TITLES[closeness], "ms", "faster", "rows/s", "faster"], rows)
+    return f"{lines}\n\n{_timing(shown)}"
 
 
 def write_section(page: str | os.PathLike[str], name: str, text: str) -> Path:
@@ -71,6 +99,63 @@ def write_section(page: str | os.PathLike[str], name: str, text: str) -> Path:
             f"between them. Write them where it belongs."
         )
     return write_atomically(page, f"{before}{first}\n\n{text.strip()}\n\n{last}{after}")
+
+
+def _alike(runs: Mapping[Any, Sequence[Report]], asked: str) -> list[Report]:
+    """All reports, or an error where they cannot be compared."""
+    every = [report for reports in runs.values() for report in reports]
+    if not every or not all(runs.values()):
+        raise ValueError(f"{asked} needs at least one report for each name, found none. Run them first.")
+    if len({(report.task, report.data.rows, report.data.labelled_rows) for report in every}) > 1:
+        raise ValueError(
+            f"{asked} found reports of different tasks or rows, which say nothing about each other. Give "
+            "the reports of one data set."
+        )
+    return every
+
+
+def _teacher(report: Report) -> ModelReport:
+    if report.teacher is None:
+        raise ValueError("compare_students needs reports beside a teacher. Measure with teacher=.")
+    return report.teacher
+
+
+def _weight(model: ModelReport) -> list[str]:
+    return [count(model.parameters), f"{model.size_mb:.1f}"]
+
+
+def _pace(model: ModelReport, teacher: ModelReport) -> list[str]:
+    """Milliseconds and rows a second, each with how many times as fast as the teacher's that is."""
+    if model.speed is None or teacher.speed is None:
+        return ["", "", "", ""]
+    own, theirs = model.speed, teacher.speed
+    ms, faster = f"{own.latency_ms_p50:.2f}", theirs.latency_ms_p50 / own.latency_ms_p50
+    return [ms, f"{faster:.1f}x", f"{own.rows_per_s:,.0f}", f"{own.rows_per_s / theirs.rows_per_s:.1f}x"]
+
+
+def _mean(reports: Sequence[Report], metric: str, *, best: float) -> str:
+    mean = statistics.mean(_values(reports, metric))
+    return f"**{show(mean, metric)}**" if mean == best else show(mean, metric)
+
+
+def _closeness(reports: Sequence[Report], metric: str) -> str:
+    """The mean over the reports, where it is known."""
+    near = [(report.student.fidelity or {}).get(metric) for report in reports]
+    known = [value for value in near if value is not None]
+    return show(statistics.mean(known), metric) if known else ""
+
+
+def _timing(report: Report) -> str:
+    speed = report.student.speed
+    text = f"MB: 1e6 bytes of {escape(report.student.dtype)} weights."
+    if speed is None:
+        return text
+    return (
+        f"{text} ms: one row at a time, median of {speed.latency_rows} real rows ({report.data.tokens_p50} "
+        f"tokens in the median). rows/s: batches of {speed.batch_size}, median of {speed.repeats} passes "
+        f"over {speed.throughput_rows} rows. All models by turns on {escape(hardware(report), limit=300)}; "
+        "tokenization is not timed."
+    )
 
 
 def _values(reports: Sequence[Report], metric: str) -> list[float]:

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "hfdistill"
 LEVELS = [
     "anatomy trace layermap labels hub pretrained checkpoint arguments plain markdown processes report "
     "schedules tokens label_rows",
-    "objectives teachers students data metrics speed",
+    "objectives teachers students data metrics speed contenders",
     "trainer measure export inherited crossfit exit_curve",
     "plots card study",
     "recipe",
@@ -27,6 +27,7 @@ SIDEWAYS = {
     ("report", "plain"),
     ("checkpoint", "plain"),
     ("teachers", "data"),
+    ("contenders", "data"),
 }
 FOREIGN = {"pickle", "dill", "marshal", "shelve", "joblib", "yaml.load", "torch.load", "eval", "exec"}
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import runpy
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from tests.conftest import make_bert, make_dataset, make_tokenizer
 from tests.distributed.test_two_processes import ROOT, launch
 from tests.tokens import make_named_words
 
+LINES = {"sst2": 80, "quickstart": 80, "pareto": 150}
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 
 
@@ -47,7 +49,7 @@ def sst2(material, out, *more, processes=1):
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.name)
 def test_recipes_are_short(recipe):
-    assert len(recipe.read_text().splitlines()) <= (80 if recipe.stem in ("sst2", "quickstart") else 100)
+    assert len(recipe.read_text().splitlines()) <= LINES.get(recipe.stem, 100)
 
 
 def test_sst2_leaves_student_report_and_card(material, tmp_path):
@@ -108,6 +110,34 @@ def test_objectives_are_compared_in_one_table_and_finished_runs_are_kept(materia
     assert launch(1, script, *arguments).returncode == 0
     assert page.read_text() == first  # the run that was missing gave the same numbers
     assert [path.stat().st_mtime_ns != written[path] for path in reports] == [True, False, False, False]
+
+
+def test_every_kind_of_student_gets_its_rows_and_finished_runs_are_kept(material, tmp_path, monkeypatch):
+    page, out = tmp_path / "page.md", tmp_path / "out"
+    page.write_text("<!-- small -->\n<!-- /small -->\n")
+    given = {"dataset": material / "data", "teacher": material / "teacher", "output_dir": out, "page": page}
+    given |= {"name": "small", "max_steps": 1, "use_cpu": "true", "bf16": "false", "max_length": 16}
+    arguments = [part for name, value in given.items() for part in (f"--{name}", str(value))]
+
+    def start(*more):
+        monkeypatch.setattr(sys, "argv", ["pareto.py", *arguments, *more])
+        runpy.run_path(str(ROOT / "recipes" / "pareto.py"), run_name="__main__")
+
+    start()
+    rows = [line.split(" | ")[0].strip("| ") for line in page.read_text().splitlines() if line.count("|") > 5]
+    widths = ["4 layers", "3 layers", "2 layers", "half width", "3 layers, fewer words", "BiLSTM", "static"]
+    assert rows[2:] == ["teacher", *widths, "early exit at 0.1", "early exit at 0.3"]
+    written = {path: path.stat().st_mtime_ns for path in out.glob("*/notes.json")}
+    assert len(written) == 16
+    assert len(list(out.glob("*/report.json"))) == 18
+    assert len(list(out.glob("teacher/*"))) == 1  # one recording, also for the student of fewer words
+    first = page.read_text()
+    start("--students", "3 layers", "--inside", "--no_speed", "--seeds", "1", "2")
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    notes = json.loads((out / "3_layers-distilled-2" / "notes.json").read_text())
+    assert "TinyBERTAttention" in notes["objective"]
+    assert "x |" in first
+    assert "x |" in page.read_text()  # the times of the first start
 
 
 @pytest.mark.parametrize("more", [["--direct"], ["--born_again"]], ids=["assistant", "born again"])
