@@ -50,6 +50,7 @@ STUDENTS = {
     "half width": Student(half_width, hd.HiddenMSE() + hd.MiniLMv2(), rate=3, epochs=2),
     "3 layers, fewer words": Student(lambda t, k, rows: hd.prune_vocabulary(hd.shrink(t, layers=3), k, rows)),
     "BiLSTM": Student(lambda teacher, known, _: hd.bilstm_from_teacher(teacher, known), rate=10, epochs=3),
+    "CNN": Student(lambda teacher, known, _: hd.cnn_from_teacher(teacher, known), rate=10, epochs=3),
     "static": Student(static, rate=30, epochs=3),
     "early exit": Student(lambda teacher, *_: hd.with_exits(teacher), rate=0.5, exits=True),
 }
