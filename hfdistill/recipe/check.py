@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hfdistill.plain import printable
 from hfdistill.recipe import kinds
-from hfdistill.recipe.kinds import Kind, Measurement, Splits
-from hfdistill.recipe.page import Page, RecipeError, Where, hint, read_page, shown
-from hfdistill.recipe.signatures import Parameters, parameters_by_inspection, parameters_of, unfit
+from hfdistill.recipe.binding import Binder, taken
+from hfdistill.recipe.kinds import Measurement, Splits, Student
+from hfdistill.recipe.page import Page, RecipeError, Where, hint, read_page
+from hfdistill.recipe.signatures import parameters_by_inspection
 from hfdistill.schedules import moments
 
 REQUIRED = ("teacher", "student", "data", "training")
-SECTIONS = (*REQUIRED, "objective", "measure", "export")
+SECTIONS = (
+    *REQUIRED,
+    "objective",
+    "assistants",
+    "generations",
+    "teacher_cache",
+    "label_map",
+    "measure",
+    "export",
+)
 
 Chosen = tuple[str, dict[str, Any]]
 """A kind and its arguments."""
+
+_GENERATIONS = inspect.Parameter("generations", inspect.Parameter.KEYWORD_ONLY, annotation="int")
 
 
 @dataclass(frozen=True)
@@ -29,24 +40,31 @@ class Recipe:
     Args:
         page: its content with overrides, as plain data.
         teacher: its kind and arguments; None trains without one.
-        student: its kind and arguments.
+        student: how it is made.
         load: arguments of `hfdistill.load`.
         splits: which rows.
         objective: the `Blend`; None for the default one.
         training: fields of `DistillationArguments`.
         measurement: what to measure; None for nothing.
         export: arguments of `hfdistill.export`; None for no export.
+        assistants: students that are trained first, each taught by the one before; the last of them teaches
+            the student.
+        generations: how often the student is trained, each time by the one before.
+        options: further arguments of `DistillationTrainer`: teacher_cache and label_map.
     """
 
     page: dict[str, Any]
     teacher: Chosen | None
-    student: Chosen
+    student: Student
     load: dict[str, Any]
     splits: Splits
     objective: Any
     training: dict[str, Any]
     measurement: Measurement | None
     export: dict[str, Any] | None
+    assistants: tuple[Student, ...] = ()
+    generations: int = 1
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 def read_recipe(path: str | Path, *, overrides: Iterable[str] = ()) -> Recipe:
@@ -62,143 +80,178 @@ def read_recipe(path: str | Path, *, overrides: Iterable[str] = ()) -> Recipe:
     Raises:
         RecipeError: with all mistakes, a line for each: where, what was found, why, what to type.
     """
-    page = read_page(path, overrides)
+    return check(read_page(path, overrides))
+
+
+def check(page: Page) -> Recipe:
+    """The recipe that a page holds.
+
+    Raises:
+        RecipeError: with all mistakes.
+    """
     if not isinstance(page.values, dict):
         page.refuse((), f"holds no sections. Write {', '.join(REQUIRED)}, as recipes/kd.yaml does.")
         raise RecipeError(page.mistakes)
-    checker = _Checker(page)
-    recipe = checker.recipe(page.values)
+    recipe = _Checker(page).recipe(page.values)
     if page.mistakes:
         raise RecipeError(sorted(page.mistakes, key=lambda mistake: mistake.line or 0))
     assert recipe is not None  # noqa: S101 - for the type checker: no mistakes, so a recipe
     return recipe
 
 
-class _Checker:
-    def __init__(self, page: Page) -> None:
-        self.page = page
-        self.student: Chosen | None = None
-
+class _Checker(Binder):
     def recipe(self, values: dict[Any, Any]) -> Recipe | None:
         for name in values.keys() - set(SECTIONS):
             self._unknown((name,), name, "section", SECTIONS)
         for name in [name for name in REQUIRED if name not in values]:
             self.page.refuse((), f"lacks the section {name}. Add `{name}:`, as recipes/kd.yaml does.")
-        if "student" in values and values["student"] is None:
-            self.page.refuse(("student",), "is empty. Type student: {shrink: {layers: 3}}.")
         section = {name: kinds.given(name, value) for name, value in values.items()}
-        teacher = self._one_of(("teacher",), section.get("teacher"), kinds.TEACHERS)
-        self.student = student = self._one_of(("student",), section.get("student"), kinds.STUDENTS)
+        teacher = self._teacher(values.get("teacher"))
+        students = self._students(values)
+        data = self._data(section)
+        training = self._training(section)
+        measured = self._bound(("measure",), section, kinds.MEASURE)
+        export = self._bound(("export",), section, kinds.EXPORT)
+        options = self._options(section, teacher)
+        own = Splits.__dataclass_fields__
+        splits = self._made(("data",), Splits, {k: v for k, v in data.items() if k in own})
+        self._origins(section.get("teacher"), students)
+        generations = options.pop("generations", 1)
+        blend = self._objective(
+            section.get("objective"),
+            taught=section.get("teacher") is not None or generations + len(students) > 2,
+            exits=all(s is None or s.kind == "pretrained" or "exits" in s.changes for s in students),
+        )
+        if self.page.mistakes or None in students or splits is None:
+            return None
+        return Recipe(
+            page=values,
+            teacher=teacher,
+            student=students[-1],
+            load={k: v for k, v in data.items() if k not in own},
+            splits=splits,
+            objective=blend,
+            training=training,
+            measurement=Measurement(**measured) if section.get("measure", {}) is not None else None,
+            export=export if section.get("export") is not None else None,
+            assistants=tuple(students[:-1]),
+            generations=generations,
+            options=options,
+        )
+
+    def _teacher(self, value: Any) -> Chosen | None:
+        """A mapping with one key, the kind; under it its arguments."""
+        told = kinds.given("teacher", value)
+        if told is None:
+            return None
+        if not isinstance(told, dict) or len(told) != 1:
+            self._not_one(("teacher",), told, kinds.TEACHERS)
+            return None
+        ((name, arguments),) = told.items()
+        if name not in kinds.TEACHERS:
+            self._unknown(("teacher", name), name, "teacher", kinds.TEACHERS)
+            return None
+        place = ("teacher", name) if isinstance(value, dict) else ("teacher",)
+        return name, self._bound(place, {place[-1]: arguments}, (kinds.TEACHERS[name],))
+
+    def _not_one(self, where: Where, value: Any, table: Iterable[str]) -> None:
+        found = f"{len(value)} keys" if isinstance(value, dict) else type(value).__name__
+        self.page.refuse(where, f"holds one kind and its arguments, found {found}. {hint('', table)}")
+
+    def _students(self, values: Mapping[Any, Any]) -> list[Any]:
+        """The assistants and, last, the student; None for one with mistakes."""
+        assistants = values.get("assistants") or []
+        if not isinstance(assistants, list):
+            self.page.refuse(("assistants",), "is a list of students. Type `- shrink: {layers: 4}`.")
+            assistants = []
+        found = [self._student(("assistants", i), value) for i, value in enumerate(assistants)]
+        return [*found, self._student(("student",), values["student"]) if "student" in values else None]
+
+    def _student(self, where: Where, value: Any) -> Student | None:
+        """One of the kinds, and what is done to it."""
+        told = kinds.given("student", value)
+        if told is None:
+            self.page.refuse(where, "is empty. Type student: {shrink: {layers: 3}}.")
+            return None
+        table = {**kinds.STUDENTS, **kinds.CHANGES}
+        if not isinstance(told, dict):
+            self._not_one(where, told, kinds.STUDENTS)
+            return None
+        for name in [name for name in told if name not in table]:
+            self._unknown((*where, name), name, "student", table)
+        chosen = [name for name in told if name in kinds.STUDENTS]
+        if len(chosen) != 1:
+            if all(name in table for name in told):
+                self._not_one(where, dict.fromkeys(chosen), kinds.STUDENTS)
+            return None
+        bound = {
+            name: self._bound(place, {place[-1]: told[name]}, (table[name],))
+            for name in told
+            if name in table
+            for place in [(*where, name) if isinstance(value, dict) else where]
+        }
+        kind = chosen[0]
+        for name in kinds.CHANGES.keys() & bound.keys() if kind in ("bilstm", "static") else ():
+            text = f"is for students with attention, and a {kind} student has none. Leave it out."
+            self.page.refuse((*where, name), text)
+        told = bound.pop(kind)
+        if told.get("choose") == "importance" and type(told.get("layers")) is not int:
+            place = (*where, kind) if isinstance(value, dict) else where
+            self.page.refuse(place, "chooses by importance, and lacks how many. Type layers: 3.")
+        return Student(kind, told, bound)
+
+    def _data(self, section: Mapping[Any, Any]) -> dict[str, Any]:
+        """The keys of data, with those of `unlabelled` in it."""
         data = self._bound(("data",), section, kinds.DATA)
+        told = kinds.given("unlabelled", data.get("unlabelled"))
+        if isinstance(told, dict):
+            where: Where = ("data", "unlabelled")
+            found = self._arguments(where, told, taken(kinds.UNLABELLED))
+            own = kinds.Text.__dataclass_fields__
+            self._made(where, kinds.Text, {k: v for k, v in found.items() if k in own})
+            data["unlabelled"] = found
+        return data
+
+    def _training(self, section: Mapping[Any, Any]) -> dict[str, Any]:
         training = self._bound(("training",), section, kinds.TRAINING)
         if "training" in section and training.get("output_dir") in (None, ""):
             self.page.refuse(
                 ("training",), "lacks output_dir, where the student is written. Type output_dir: out/kd."
             )
-        measured = self._bound(("measure",), section, kinds.MEASURE)
-        export = self._bound(("export",), section, kinds.EXPORT)
-        own = Splits.__dataclass_fields__
-        splits = self._made(("data",), Splits, {k: v for k, v in data.items() if k in own})
-        blend = self._objective(section.get("objective"), taught=section.get("teacher") is not None)
-        if self.page.mistakes or student is None or splits is None:
-            return None
-        silent = "measure" in section and section["measure"] is None
-        return Recipe(
-            page=values,
-            teacher=teacher,
-            student=student,
-            load={k: v for k, v in data.items() if k not in own},
-            splits=splits,
-            objective=blend,
-            training=training,
-            measurement=None if silent else Measurement(**measured),
-            export=export if section.get("export") is not None else None,
-        )
+        return training
 
-    def _unknown(self, where: Where, name: Any, what: str, choices: Iterable[str]) -> None:
-        if name in kinds.REFUSED:
-            self.page.refuse(where, kinds.REFUSED[name])
-        else:
-            self.page.refuse(where, f"there is no {what} {printable(name)!r}. {hint(name, choices)}")
+    def _options(self, section: Mapping[Any, Any], teacher: Chosen | None) -> dict[str, Any]:
+        """What stands beside the sections: arguments of the trainer, and how often a student is trained."""
+        found = {}
+        for name, parameter in {**taken(kinds.TRAINER), "generations": _GENERATIONS}.items():
+            if section.get(name) is not None:
+                found[name] = self._value((name,), section[name], parameter.annotation)
+        generations = found.get("generations", 1)
+        if type(generations) is int and generations < 1:
+            self.page.refuse(("generations",), f"found {generations}. Type how often to train: from 1 up.")
+        if "teacher_cache" in found and (teacher is None or teacher[0] in kinds.MOVING):
+            why = "there is none" if teacher is None else f"those of {teacher[0]} change with every step"
+            text = f"keeps a teacher's answers, and {why}. Leave it out."
+            self.page.refuse(("teacher_cache",), text)
+        return found
 
-    def _one_of(self, where: Where, value: Any, table: Mapping[str, Kind]) -> Chosen | None:
-        """A mapping with one key, the kind; under it its arguments."""
-        if value is None:
-            return None
-        if not isinstance(value, dict) or len(value) != 1:
-            found = f"{len(value)} keys" if isinstance(value, dict) else type(value).__name__
-            self.page.refuse(where, f"holds one kind and its arguments, found {found}. {hint('', table)}")
-            return None
-        ((name, arguments),) = value.items()
-        if name not in table:
-            self._unknown((*where, name), name, where[0], table)  # type: ignore[arg-type]
-            return None
-        place = (*where, name) if isinstance(self.page.values[where[0]], dict) else where
-        return name, self._bound(place, {place[-1]: arguments}, (table[name],))
-
-    def _bound(self, where: Where, section: Mapping[Any, Any], targets: tuple[Kind, ...]) -> dict[str, Any]:
-        """The arguments at a place, checked against what the targets take together."""
-        value = section.get(where[-1])
-        if value is None and where[-1] not in section:
-            return {}
-        takes: dict[str, inspect.Parameter] = {}
-        for kind in targets:
-            found = parameters_of(kind.target)
-            takes |= {name: parameter for name, parameter in found.items() if name not in kind.withheld}
-        return self._arguments(where, {} if value is None else value, takes)
-
-    def _arguments(self, where: Where, values: Any, takes: Parameters) -> dict[str, Any]:
-        what = f"argument of {where[-1]}" if len(where) > 1 else f"key of {where[-1]}"
-        if not isinstance(values, dict):
-            some = ", ".join(list(takes)[:4])
-            self.page.refuse(
-                where, f"takes keys ({some} …), found {printable(values)!r}. Write `key: value`."
-            )
-            return {}
-        for name in [name for name in values if name not in takes or name in kinds.REFUSED]:
-            self._unknown((*where, name), name, what, takes)
-        for name, parameter in takes.items():
-            if name not in values:
-                if parameter.default is parameter.empty:
-                    self.page.refuse(where, f"lacks {name}. Add `{name}: …`.")
+    def _origins(self, teacher: Any, students: Iterable[Student | None]) -> None:
+        """Refuse a student that is made of a model where none is named."""
+        kind, told = next(iter(teacher.items())) if isinstance(teacher, dict) and teacher else (None, None)
+        named = teacher is not None and kind != "ema"
+        if kind == "cached" and isinstance(told, dict):
+            named = told.get("teacher") is not None
+        for student in students:
+            if student is None or student.kind not in kinds.MADE_OF_ONE or named:
                 continue
-            values = {**values, name: self._value((*where, name), values[name], parameter.annotation)}
-        return values
+            if student.told.get("source") is None:
+                self.page.refuse(
+                    ("student",),
+                    f"{student.kind!r} is made of one teacher, and there is none. Say of which model: "
+                    f"`{student.kind}: {{source: …}}`, or name one under `teacher:`.",
+                )
 
-    def _value(self, where: Where, value: Any, annotation: str) -> Any:
-        """A value of the annotated type; where that may be a schedule, one made from {linear: [1, 0]}."""
-        if "Schedule" in annotation and isinstance(value, dict):
-            return self._schedule(where, value)
-        wanted = unfit(value, annotation)
-        if wanted:
-            self.page.refuse(where, f"found {printable(repr(value))}, but it is {wanted}. Type {wanted}.")
-        return value
-
-    def _schedule(self, where: Where, value: dict[Any, Any]) -> Any:
-        if len(value) != 1:
-            self.page.refuse(where, "a schedule is one name and its values. Type {linear: [1, 0]}.")
-            return 1.0
-        ((name, told),) = value.items()
-        if name not in kinds.SCHEDULES:
-            self._unknown((*where, name), name, "schedule", kinds.SCHEDULES)
-            return 1.0
-        cls = kinds.SCHEDULES[name]
-        if isinstance(told, list):
-            return self._made((*where, name), lambda: cls(*told), {})
-        if isinstance(told, dict) and all(isinstance(key, str) for key in told):
-            return self._made((*where, name), cls, told)
-        return self._made((*where, name), lambda: cls(told), {})
-
-    def _made(self, where: Where, make: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-        """What a constructor makes of the arguments; its complaint is a mistake of the page."""
-        try:
-            return make(**arguments)
-        except (TypeError, ValueError, OverflowError, AttributeError) as error:
-            if not any(mistake.where.startswith(shown(where)) for mistake in self.page.mistakes):
-                self.page.refuse(where, str(error))
-            return None
-
-    def _objective(self, terms: Any, *, taught: bool) -> Any:
+    def _objective(self, terms: Any, *, taught: bool, exits: bool) -> Any:
         """The blend of a list of terms; None for the default one."""
         if terms is None:
             return None
@@ -207,7 +260,7 @@ class _Checker:
                 ("objective",), "is a list of terms. Type `- kd: {weight: 0.5, temperature: 4}`."
             )
             return None
-        blends = [self._term(("objective", i), term) for i, term in enumerate(terms)]
+        blends = [self._term(("objective", i), term, exits=exits) for i, term in enumerate(terms)]
         blend: Any = None
         for one in blends:
             if one is None:
@@ -225,7 +278,7 @@ class _Checker:
             )
         return blend
 
-    def _term(self, where: Where, term: Any) -> Any:
+    def _term(self, where: Where, term: Any, *, exits: bool) -> Any:
         """Weight and objective of {kd: {weight: 0.5, temperature: 4}}."""
         from hfdistill.objectives import registered  # loads torch
         from hfdistill.objectives.exits import ExitObjective
@@ -242,11 +295,10 @@ class _Checker:
             return None
         place = (*where, name)
         cls = registered()[name]
-        if issubclass(cls, ExitObjective) and self.student is not None and self.student[0] != "pretrained":
+        if issubclass(cls, ExitObjective) and not exits:
             self.page.refuse(
                 place,
-                f"learns at exits, and a {self.student[0]} student has none. Run recipes/early_exit.py, or "
-                "name a model that with_exits(…) made: `student: {pretrained: {source: …}}`.",
+                "learns at exits, and the student has none. Add `exits: {layers: all}` under `student:`.",
             )
             return None
         weight = inspect.Parameter(

@@ -12,6 +12,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from hfdistill.plain import printable
+from hfdistill.recipe import kinds
 
 MAX_BYTES = 100_000
 MAX_DEPTH = 16
@@ -130,8 +131,7 @@ def read_page(path: str | Path, overrides: Iterable[str] = ()) -> Page:
 def _override(page: Page, text: str) -> None:
     """Put one "path=value" in."""
     path, equals, value = text.partition("=")
-    keys = path.strip().split(".")
-    if not equals or not all(keys):
+    if not equals or not all(path.strip().split(".")):
         page.refuse((), f"override {printable(text)!r} is not of the form path=value. Type training.seed=1.")
         return
     try:
@@ -140,25 +140,53 @@ def _override(page: Page, text: str) -> None:
         reason = getattr(error, "problem", None) or str(error)
         page.refuse((), f"override {printable(text)!r} holds no YAML: {reason}. Quote it: {path}='\"…\"'.")
         return
+    where = put(page, path.strip(), new)
+    if where is not None:
+        page.refuse(where, f"the override {printable(text)!r} finds no such place. Override what holds it.")
+
+
+def put(page: Page, path: str, new: Any) -> Where | None:
+    """Put a value at a path such as "training.seed" or "objective.kd.temperature".
+
+    Terms of an objective are found by number or by name. Short forms and places that hold nothing yet are
+    written out on the way.
+
+    Returns:
+        None; where there is no such place, the part of the path that is there.
+    """
     place: Any = page.values
     where: Where = ()
-    for key in keys[:-1]:
-        part = _step(page, place, key)
-        where = (*where, part)
-        if isinstance(place, dict) and place.get(part) is None:
-            place[part] = {}
-        place = place[part] if _holds(place, part) else None
-    last = _step(page, place, keys[-1])
-    if not (isinstance(place, dict) or _holds(place, last)):
-        page.refuse(where, f"the override {printable(text)!r} finds no such place. Override what holds it.")
-        return
-    place[last] = new
-    page.lines = {at: line for at, line in page.lines.items() if at[: len(where) + 1] != (*where, last)}
+    *inner, last = path.split(".")
+    for key in inner:
+        for part in _steps(place, key):
+            if isinstance(place, dict) and place.get(part) is None:
+                place[part] = {}
+            if where == () and isinstance(place, dict):
+                place[part] = kinds.given(str(part), place[part])
+            place = place[part] if _holds(place, part) else None
+            where = (*where, part)
+    *more, end = _steps(place, last)
+    for part in more:
+        place, where = place[part], (*where, part)
+    if not (isinstance(place, dict) or _holds(place, end)):
+        return where
+    place[end] = new
+    page.lines = {at: line for at, line in page.lines.items() if at[: len(where) + 1] != (*where, end)}
+    return None
 
 
-def _step(page: Page, place: Any, key: str) -> str | int:
-    """A part of an override's path as the container counts: [1] of a list is `1` in the path."""
-    return int(key) if isinstance(place, list) and key.isdecimal() and len(key) < 9 else key
+def _steps(place: Any, key: str) -> tuple[str | int, ...]:
+    """A part of a path as the container counts: of a list, `1`, or the name of a term in it."""
+    if not isinstance(place, list):
+        return (key,)
+    if key.isdecimal() and len(key) < 9:
+        return (int(key),)
+    for i, item in enumerate(place):
+        if item == key:
+            place[i] = {key: None}
+        if isinstance(place[i], dict) and list(place[i]) == [key]:
+            return i, key
+    return (key,)
 
 
 def _holds(place: Any, part: str | int) -> bool:

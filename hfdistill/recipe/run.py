@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import inspect
-import logging
-from collections.abc import Mapping
+import json
 from pathlib import Path
 from typing import Any
 
-import torch
-from datasets import Dataset, DatasetDict, List
-from transformers import AutoTokenizer, HfArgumentParser, PreTrainedModel, set_seed
+from transformers import HfArgumentParser, PreTrainedModel, set_seed
 
-import hfdistill.students  # noqa: F401 - registers the architectures that are no part of Transformers
-from hfdistill.anatomy import longest_input
 from hfdistill.arguments import DistillationArguments
 from hfdistill.card import write_card
 from hfdistill.checkpoint import newest_checkpoint
-from hfdistill.data import load
+from hfdistill.exit_curve import exit_curve
 from hfdistill.export.gate import check_request, export
 from hfdistill.export.onnx import require_packages
 from hfdistill.markdown import as_yaml
@@ -27,16 +20,16 @@ from hfdistill.measure import STANDARD, measure
 from hfdistill.plain import write_atomically
 from hfdistill.pretrained import load_classifier, load_tokenizer
 from hfdistill.recipe import kinds
-from hfdistill.recipe.check import Chosen, Recipe
+from hfdistill.recipe.check import Recipe
+from hfdistill.recipe.kinds import Student
 from hfdistill.recipe.page import Mistake, RecipeError
+from hfdistill.recipe.rows import read_rows
+from hfdistill.recipe.students import Workshop, built
 from hfdistill.report import Report
 from hfdistill.teachers import ModelTeacher, Teacher
 from hfdistill.trainer import DistillationTrainer
 
-logger = logging.getLogger(__name__)
-
-SMOKE_STEPS, SMOKE_ROWS = 2, 16
-CALIBRATION_ROWS, CALIBRATION_BATCH = 256, 32
+SMOKE_STEPS = 2
 SMOKE_DROP = 200.0
 """Points; a correlation that turns round loses as many hundredths."""
 
@@ -44,9 +37,9 @@ SMOKE_DROP = 200.0
 def run_recipe(recipe: Recipe, *, smoke: bool = False) -> Report | None:
     """Train, measure and export what a page says, under training.output_dir.
 
-    `student/` is a plain Transformers model with recipe.yaml, report.json and its card; `teacher/` and
-    `baseline/` stand beside it where the page asks for them, and `onnx/` what was exported. Started again, a
-    run goes on where it stopped.
+    `student/` is a plain Transformers model with recipe.yaml, report.json and its card; `teacher/`,
+    `assistant-1/`, `generation-1/` and `baseline/` stand beside it where the page asks for them, and `onnx/`
+    what was exported. Started again, a run goes on where it stopped.
 
     Args:
         recipe: what `read_recipe` gave.
@@ -88,12 +81,12 @@ class _Run:
         self.recipe, self.smoke = recipe, smoke
         self.args = arguments(recipe, smoke=smoke)
         set_seed(self.args.seed)
-        self.train, self.evaluation = self._rows(load(**recipe.load))
+        self.rows = read_rows(recipe.load, recipe.splits, seed=self.args.seed, smoke=smoke)
         self._check_export()
-        self.task = _task(self.train)
+        self.workshop = Workshop(self.rows, seed=self.args.seed, max_length=self.args.max_length)
+        self.origin: str | None = None
         self.teacher, self.source = self._teacher()
-        self.model = self._student()
-        self.tokenizer = AutoTokenizer.from_pretrained(self._tokenizer_source(), trust_remote_code=False)
+        self.model, self.tokenizer = self._student(recipe.student)
 
     def report(self) -> Report | None:
         """Train the student, and see what it is worth."""
@@ -103,7 +96,7 @@ class _Run:
             write_atomically(self.folder / "recipe.yaml", as_yaml(recipe.page))
         baseline = None
         if recipe.measurement and recipe.measurement.baseline:
-            baseline = self._fit("baseline", self._student(), teacher=None).args.output_dir
+            baseline = self._fit("baseline", self._student(recipe.student)).args.output_dir
         if not trained.is_world_process_zero():
             return None
         found = None if recipe.measurement is None else self._measured(trained, baseline)
@@ -117,114 +110,94 @@ class _Run:
         if told is not None:
             require_packages()
             int8, max_drop = told.get("int8", "dynamic"), told.get("max_drop", 0.5)
-            check_request(self.onnx, data=self.evaluation, int8=int8, max_drop=max_drop)
-
-    def _rows(self, data: DatasetDict) -> tuple[Dataset, Dataset]:
-        """The rows to learn from and the rows to measure on."""
-        splits, seed = self.recipe.splits, self.args.seed
-        for name in [n for n in (splits.train, splits.evaluation) if n is not None and n not in data]:
-            raise ValueError(f"The data has no split {name!r}, found {list(data)}. Name one under `data:`.")
-        train = data[splits.train]
-        other = splits.evaluation or next((n for n in ("validation", "test") if n in data), None)
-        if other is None:
-            parts = train.train_test_split(test_size=splits.holdout, seed=seed)
-            train, evaluation = parts["train"], parts["test"]
-            logger.warning(
-                "The data has one split: %d of its rows are kept back to measure on.", len(evaluation)
-            )
-        else:
-            evaluation = data[other]
-        limits = (splits.train_rows, splits.evaluation_rows)
-        if self.smoke:
-            limits = (SMOKE_ROWS, SMOKE_ROWS)
-        return _drawn(train, limits[0], seed), _drawn(evaluation, limits[1], seed)
+            check_request(self.onnx, data=self.rows.evaluation, int8=int8, max_drop=max_drop)
 
     def _teacher(self) -> tuple[Any, str | None]:
-        """The teacher and where it lies; it is fine-tuned first where the page says so."""
+        """The teacher, and where the model lies that the student is measured beside.
+
+        `origin` is where the model lies of which students are made.
+        """
         if self.recipe.teacher is None:
             return None, None
         kind, told = self.recipe.teacher
-        if kind != "finetune":
-            source = next((told[name] for name in ("source", "teacher", "model") if name in told), None)
-            return _built(kinds.TEACHERS, self.recipe.teacher, {}), source
-        plan = kinds.Finetuning(**told)
-        names = _class_names(self.train)
-        set_seed(self.args.seed)
-        model = load_classifier(plan.encoder, new_head=names)
-        self.tokenizer = AutoTokenizer.from_pretrained(plan.encoder, trust_remote_code=False)
+        if kind == "finetune":
+            self.origin = self._finetuned(kinds.Finetuning(**told))
+            return load_classifier(self.origin), self.origin
+        members = told.get("members") or [None]
+        first = next(iter(members.values())) if isinstance(members, dict) else members[0]
+        named = [told.get(name) for name in ("source", "teacher", "model")]
+        self.origin = next((source for source in [*named, first] if source is not None), None)
+        if kind == "peer":
+            told = {**told, "model": self.workshop.peer(told)}
+        teacher = built(kinds.TEACHERS[kind], told, {})
+        return teacher, None if kind == "ensemble" else self.origin
+
+    def _finetuned(self, plan: kinds.Finetuning) -> str:
+        """Where the encoder lies that was fine-tuned on the labelled rows."""
         steps = SMOKE_STEPS if self.smoke else -1  # its own epochs count
         changes = {"num_train_epochs": plan.epochs, "learning_rate": plan.learning_rate, "max_steps": steps}
-        folder = self._fit("teacher", model, teacher=None, **changes).args.output_dir
-        return load_classifier(folder), folder
+        made = self.workshop.fresh(plan.encoder), load_tokenizer(plan.encoder)
+        return str(self._fit("teacher", made, **changes).args.output_dir)
 
-    def _student(self) -> Any:
+    def _student(self, plan: Student) -> tuple[PreTrainedModel, Any]:
+        whole = self.teacher if isinstance(self.teacher, PreTrainedModel) else self.origin
         like = getattr(self.teacher, "config", None)
-        teacher = self.teacher if isinstance(self.teacher, PreTrainedModel) else self.source
-        if "teacher" in kinds.STUDENTS[self.recipe.student[0]].withheld and teacher is None:
-            raise ValueError(
-                f"The student {self.recipe.student[0]!r} is made of one teacher, and there is none. Name one "
-                "under `teacher:`, or a student of its own: `student: {pretrained: {source: …}}`."
-            )
-        given = {"teacher": teacher, "like": like}
-        if kinds.MEASURED & {name for name, value in self.recipe.student[1].items() if value is not None}:
-            given["data"] = self._calibration(teacher)
-        set_seed(self.args.seed)  # the same new head for student and baseline
-        return _built(kinds.STUDENTS, self.recipe.student, given)
-
-    def _calibration(self, teacher: Any) -> list[dict[str, torch.Tensor]]:
-        """Batches of training rows as the teacher reads them, without labels: its answers are judged."""
-        tokenizer = AutoTokenizer.from_pretrained(self.source, trust_remote_code=False)
-        config = getattr(teacher, "config", None)
-        room = (self.args.max_length, longest_input(config) if config else None, tokenizer.model_max_length)
-        rows, batches = _drawn(self.train, CALIBRATION_ROWS, self.args.seed), []
-        for start in range(0, len(rows), CALIBRATION_BATCH):
-            texts = rows[start : start + CALIBRATION_BATCH]
-            columns = [texts[name] for name in ("text", "text_pair") if name in texts]
-            batches.append(
-                tokenizer(
-                    *columns,
-                    is_split_into_words=isinstance(columns[0][0], list),
-                    truncation=True,
-                    max_length=min(limit for limit in room if limit),
-                    padding=True,
-                    return_tensors="pt",
-                )
-            )
-        return batches
-
-    def _tokenizer_source(self) -> str:
-        """Where the student's tokenizer lies: with its own weights, else with the teacher's."""
-        source = self.recipe.student[1].get("source", self.source)
-        if source is None:
-            raise ValueError("Neither student nor teacher names a folder with a tokenizer. Name a teacher.")
-        return str(source)
+        return self.workshop.student(plan, of=whole, origin=self.origin, like=like)
 
     def _taught(self) -> DistillationTrainer:
-        teacher = self.teacher
+        """The student, trained by the teacher, or by the last of a chain that begins with it."""
+        recipe, teacher = self.recipe, self.teacher
         if isinstance(teacher, PreTrainedModel):
-            teacher = ModelTeacher(teacher)
-            teacher.tokenizer = load_tokenizer(self.source)  # it may read other ids than the student
-        return self._fit("student", self.model, teacher=teacher, objective=self.recipe.objective)
+            teacher = _lesson(teacher, load_tokenizer(self.source))  # it may read other ids than the student
+        options = dict(recipe.options)
+        if self.smoke and "teacher_cache" in options:
+            options["teacher_cache"] = str(Path(self.args.output_dir, "answers"))
+        stages = [(f"assistant-{i}", plan) for i, plan in enumerate(recipe.assistants, start=1)]
+        stages += [(f"generation-{i}", recipe.student) for i in range(1, recipe.generations)]
+        for stage, plan in stages:
+            made = self._student(plan)
+            taught = {} if teacher is None else {"objective": recipe.objective, "options": options}
+            trained = self._fit(stage, made, teacher=teacher, **taught)
+            trained.accelerator.wait_for_everyone()  # the next stage reads the folder
+            folder = str(trained.args.output_dir)
+            teacher = _lesson(load_classifier(folder), made[1])
+            self.source = self.source or folder
+            options.pop("label_map", None)  # students name the classes alike
+        made = self.model, self.tokenizer
+        self.last = teacher
+        if teacher is None:
+            options = {}
+        return self._fit("student", made, teacher=teacher, objective=recipe.objective, options=options)
 
     def _who_taught(self) -> str | None:
         """Where the teacher lies once the student is trained; beside the student where it moved too."""
-        moved = self.teacher.saved_as if isinstance(self.teacher, Teacher) else ""
+        moved = self.last.saved_as if isinstance(self.last, Teacher) else ""
         return str(self.folder / moved) if moved else self.source
 
     def _fit(
-        self, stage: str, model: Any, *, teacher: Any, objective: Any = None, **changes: Any
+        self,
+        stage: str,
+        made: tuple[PreTrainedModel, Any],
+        *,
+        teacher: Any = None,
+        objective: Any = None,
+        options: Any = None,
+        **changes: Any,
     ) -> DistillationTrainer:
         """Train one model in its own folder; a killed run goes on where it stopped."""
         args = dataclasses.replace(self.args, output_dir=str(Path(self.args.output_dir, stage)), **changes)
+        model, tokenizer = made
+        labels_alone = teacher is None and objective is None
         trainer = DistillationTrainer(
             model,
             args,
             teacher=teacher,
             objective=objective,
-            train_dataset=self.train,
-            eval_dataset=self.evaluation,
-            processing_class=self.tokenizer,
-            compute_metrics=_accuracy if self.task == "single_label" else None,
+            train_dataset=self.rows.labelled if labels_alone else self.rows.train,
+            eval_dataset=self.rows.evaluation,
+            processing_class=tokenizer,
+            compute_metrics=_accuracy if self.rows.task == "single_label" else None,
+            **(options or {}),
         )
         trainer.train(resume_from_checkpoint=None if self.smoke else newest_checkpoint(args.output_dir))
         trainer.save_model()
@@ -233,69 +206,54 @@ class _Run:
     def _measured(self, trained: DistillationTrainer, baseline: str | None) -> Report:
         plan, args = self.recipe.measurement, self.args
         assert plan is not None  # noqa: S101 - `report` asks first
-        notes = {"objective": str(trained.blend), "recipe": self.recipe.page, "rows": len(self.train)}
+        rows = self.rows
+        notes = {"objective": str(trained.blend), "recipe": self.recipe.page, "rows": len(rows.train)}
+        if len(rows.labelled) < len(rows.train):
+            notes["labelled"] = len(rows.labelled)
+        max_length = plan.max_length or args.max_length
+        timed = plan.speed and not self.smoke
         found = measure(
             str(self.folder),
-            self.evaluation,
+            rows.evaluation,
             teacher=self._who_taught(),
             baseline=baseline,
-            max_length=plan.max_length or args.max_length,
-            speed=STANDARD if plan.speed and not self.smoke else None,
+            max_length=max_length,
+            speed=STANDARD if timed else None,
             notes={**notes, "seed": args.seed},
         )
         found.save(self.folder / "report.json")
-        told = self.recipe.teacher[1] if self.recipe.teacher else self.recipe.student[1]
-        base = next((str(told[name]) for name in ("source", "encoder") if name in told), "a model of its own")
-        write_card(self.folder, found, base_model=base, dataset=str(self.recipe.load["source"]))
+        write_card(self.folder, found, base_model=self._base(), dataset=str(self.recipe.load["source"]))
+        if "exits" in self.recipe.student.changes and timed and rows.task == "single_label":
+            curve = exit_curve(self.folder, rows.evaluation, max_length=max_length)
+            points = json.dumps([dataclasses.asdict(point) for point in curve], indent=1)
+            write_atomically(self.folder / "exit_curve.json", points)
+            print(*curve, sep="\n")
         return found
+
+    def _base(self) -> str:
+        """What the student was made of, for its card."""
+        told = self.recipe.teacher[1] if self.recipe.teacher else {}
+        named = (self.recipe.student.told.get("source"), told.get("encoder"), self.origin)
+        return next((str(name) for name in named if name is not None), "a model of its own")
 
     def _exported(self) -> None:
         options = {"max_length": self.args.max_length, **(self.recipe.export or {})}
         if self.smoke:  # two steps teach nothing that could be lost
             options |= {"speed": False, "max_drop": SMOKE_DROP}
-        found = export(
-            str(self.folder), self.onnx, data=self.evaluation, teacher=self._who_taught(), **options
+        teacher = self._who_taught()
+        print(
+            export(str(self.folder), self.onnx, data=self.rows.evaluation, teacher=teacher, **options).table()
         )
-        print(found.table())
 
 
-def _built(table: Mapping[str, kinds.Kind], chosen: Chosen, run: Mapping[str, Any]) -> Any:
-    """Call a kind's constructor with the page's arguments, and those of the run that it takes."""
-    name, told = chosen
-    module, _, attribute = table[name].target.partition(":")
-    make = getattr(importlib.import_module(module), attribute)
-    takes = inspect.signature(make).parameters
-    return make(**told, **{k: v for k, v in run.items() if k in takes and k in table[name].withheld})
+def _lesson(model: PreTrainedModel, tokenizer: Any) -> ModelTeacher:
+    """A model that teaches, with what it reads."""
+    teacher = ModelTeacher(model)
+    teacher.tokenizer = tokenizer
+    return teacher
 
 
 def _accuracy(prediction: Any) -> dict[str, float]:
     """Accuracy on the labelled rows, for the log and `metric_for_best_model`."""
     known = prediction.label_ids != -100
     return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids)[known].mean())}
-
-
-def _task(rows: Dataset) -> str:
-    """What the labels are: classes, several labels a row, or real values."""
-    feature = rows.features.get("label")
-    if isinstance(feature, List):
-        return "multi_label"
-    return "regression" if str(getattr(feature, "dtype", "")).startswith("float") else "single_label"
-
-
-def _class_names(rows: Dataset) -> list[str]:
-    """Names for the classifier of a teacher that is fine-tuned; one for real values."""
-    feature = rows.features.get("label")
-    if feature is None or isinstance(feature, List):
-        raise ValueError(
-            "A teacher is fine-tuned on classes or real values, and the data has neither. Fine-tune it "
-            "elsewhere, and name it: `teacher: {pretrained: {source: …}}`."
-        )
-    if getattr(feature, "names", None):
-        return list(feature.names)
-    return ["value"] if _task(rows) == "regression" else [f"LABEL_{i}" for i in range(max(rows["label"]) + 1)]
-
-
-def _drawn(rows: Dataset, wanted: int | None, seed: int) -> Dataset:
-    if wanted is None or wanted >= len(rows):
-        return rows
-    return rows.shuffle(seed=seed).select(range(wanted))

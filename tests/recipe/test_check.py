@@ -4,7 +4,7 @@ import pytest
 
 from hfdistill import KD, CrossEntropy, Linear, Objective, Step, Until, register
 from hfdistill.recipe import RecipeError, read_recipe
-from hfdistill.recipe.kinds import Measurement, Splits
+from hfdistill.recipe.kinds import Measurement, Splits, Student
 
 GOOD = """teacher: some/teacher
 student:
@@ -30,7 +30,7 @@ def mistakes(tmp_path, text, *overrides):
 def test_a_good_page(tmp_path):
     recipe = read(tmp_path, GOOD)
     assert recipe.teacher == ("pretrained", {"source": "some/teacher"})
-    assert recipe.student == ("shrink", {"layers": 3})
+    assert recipe.student == Student("shrink", {"layers": 3})
     assert recipe.load == {"source": "some/data"}
     assert recipe.splits == Splits()
     assert recipe.objective is None
@@ -40,7 +40,8 @@ def test_a_good_page(tmp_path):
 
 
 def test_sections_that_may_be_left_out_or_empty(tmp_path):
-    recipe = read(tmp_path, GOOD.replace("some/teacher", "null") + "measure:\nexport: {}\n")
+    alone = GOOD.replace("some/teacher", "null").replace("shrink: {", "shrink: {source: some/model, ")
+    recipe = read(tmp_path, alone + "measure:\nexport: {}\n")
     assert recipe.teacher is None
     assert recipe.measurement is None
     assert recipe.export == {}
@@ -152,7 +153,7 @@ training:
         ("measures={}", "there is no section 'measures'. Did you mean measure"),
         ("training=null", "lacks output_dir"),
         ("training.output_dir=null", "lacks output_dir"),
-        ("objective=[cross_entropy, exit_cross_entropy]", "a shrink student has none. Run recipes/early"),
+        ("objective=[cross_entropy, exit_cross_entropy]", "the student has none. Add `exits: {layers: all}`"),
         ("student.shrink.data=two", "no argument of shrink 'data'"),
     ],
 )  # fmt: skip
@@ -172,8 +173,10 @@ def test_what_is_missing_is_said_at_once(tmp_path):
 
 
 def test_a_teacher_is_named_where_the_objective_learns_from_one(tmp_path):
-    (said,) = mistakes(tmp_path, GOOD.replace("some/teacher", "null") + "objective: [kd]\n")
-    assert "learns from a teacher, and there is none" in said
+    said = mistakes(tmp_path, GOOD.replace("some/teacher", "null") + "objective: [kd]\n")
+    assert len(said) == 2
+    assert "learns from a teacher, and there is none" in said[1]
+    assert "'shrink' is made of one teacher, and there is none" in said[0]
 
 
 def test_names_cannot_bring_lines_or_controls_into_a_message(tmp_path):

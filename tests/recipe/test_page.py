@@ -141,8 +141,8 @@ def test_overrides_change_one_place(tmp_path):
         ("a.b=[1", "holds no YAML"),
         ("a.b=!!python/name:os.system", "holds no YAML"),
         ("objective.5.kd=1", "finds no such place"),
-        ("objective.kd=1", "finds no such place"),
-        ("data.source=1", "finds no such place"),
+        ("objective.pkd=1", "finds no such place"),
+        ("data.source.x=1", "finds no such place"),
     ],
 )
 def test_overrides_that_lead_nowhere(tmp_path, override, match):

@@ -1,0 +1,97 @@
+"""Arguments of a page, bound to what functions and classes take."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from hfdistill.plain import printable
+from hfdistill.recipe import kinds
+from hfdistill.recipe.kinds import Kind
+from hfdistill.recipe.page import Page, Where, hint, shown
+from hfdistill.recipe.signatures import Parameters, parameters_of, unfit
+
+
+def taken(kind: Kind) -> dict[str, inspect.Parameter]:
+    """The keys that a kind takes on a page, with their types as text."""
+    found = {name: p for name, p in parameters_of(kind.target).items() if name not in kind.withheld}
+    return found | ({} if kind.beside is None else parameters_of(kind.beside))
+
+
+class Binder:
+    """Binds values of a page to signatures, and notes every mistake.
+
+    Args:
+        page: what is read, and where mistakes are noted.
+    """
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+
+    def _unknown(self, where: Where, name: Any, what: str, choices: Iterable[str]) -> None:
+        if name in kinds.REFUSED:
+            self.page.refuse(where, kinds.REFUSED[name])
+        else:
+            self.page.refuse(where, f"there is no {what} {printable(name)!r}. {hint(name, choices)}")
+
+    def _bound(self, where: Where, section: Mapping[Any, Any], targets: tuple[Kind, ...]) -> dict[str, Any]:
+        """The arguments at a place, checked against what the targets take together."""
+        value = section.get(where[-1])
+        if value is None and where[-1] not in section:
+            return {}
+        takes: dict[str, inspect.Parameter] = {}
+        for kind in targets:
+            takes |= taken(kind)
+        return self._arguments(where, {} if value is None else value, takes)
+
+    def _arguments(self, where: Where, values: Any, takes: Parameters) -> dict[str, Any]:
+        what = f"argument of {where[-1]}" if len(where) > 1 else f"key of {where[-1]}"
+        if not isinstance(values, dict):
+            some = ", ".join(list(takes)[:4])
+            self.page.refuse(
+                where, f"takes keys ({some} …), found {printable(values)!r}. Write `key: value`."
+            )
+            return {}
+        for name in [name for name in values if name not in takes or name in kinds.REFUSED]:
+            self._unknown((*where, name), name, what, takes)
+        for name, parameter in takes.items():
+            if name not in values:
+                if parameter.default is parameter.empty:
+                    self.page.refuse(where, f"lacks {name}. Add `{name}: …`.")
+                continue
+            values = {**values, name: self._value((*where, name), values[name], parameter.annotation)}
+        return values
+
+    def _value(self, where: Where, value: Any, annotation: str) -> Any:
+        """A value of the annotated type; where that may be a schedule, one made from {linear: [1, 0]}."""
+        if "Schedule" in annotation and isinstance(value, dict):
+            return self._schedule(where, value)
+        wanted = unfit(value, annotation)
+        if wanted:
+            self.page.refuse(where, f"found {printable(repr(value))}, but it is {wanted}. Type {wanted}.")
+        return value
+
+    def _schedule(self, where: Where, value: dict[Any, Any]) -> Any:
+        if len(value) != 1:
+            self.page.refuse(where, "a schedule is one name and its values. Type {linear: [1, 0]}.")
+            return 1.0
+        ((name, told),) = value.items()
+        if name not in kinds.SCHEDULES:
+            self._unknown((*where, name), name, "schedule", kinds.SCHEDULES)
+            return 1.0
+        cls = kinds.SCHEDULES[name]
+        if isinstance(told, list):
+            return self._made((*where, name), lambda: cls(*told), {})
+        if isinstance(told, dict) and all(isinstance(key, str) for key in told):
+            return self._made((*where, name), cls, told)
+        return self._made((*where, name), lambda: cls(told), {})
+
+    def _made(self, where: Where, make: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+        """What a constructor makes of the arguments; its complaint is a mistake of the page."""
+        try:
+            return make(**arguments)
+        except (TypeError, ValueError, OverflowError, AttributeError) as error:
+            if not any(mistake.where.startswith(shown(where)) for mistake in self.page.mistakes):
+                self.page.refuse(where, str(error))
+            return None
