@@ -4,6 +4,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from transformers import BertModel
 
 from tests.conftest import make_bert, make_sentences, make_tokenizer
+from tests.tokens import make_named_words
 
 THREE = {0: "bad", 1: "fair", 2: "good"}
 
@@ -32,7 +33,7 @@ def rows(kind, count):
 
 
 def make(folder):
-    """Folders teacher, encoder, two, three, pairs, values, and the file reviews.csv."""
+    """Folders teacher, encoder, two, three, pairs, values, words, files reviews.csv and comments.csv."""
     teacher = make_bert(4, seed=1)
     save(teacher, folder / "teacher")
     save(BertModel(teacher.config), folder / "encoder")
@@ -40,6 +41,10 @@ def make(folder):
         (folder / kind).mkdir()
         rows(kind, 64).to_parquet(folder / kind / "train.parquet")
         rows(kind, 20).to_parquet(folder / kind / "validation.parquet")
+    (folder / "words").mkdir()
+    make_named_words(64).to_parquet(folder / "words" / "train.parquet")
+    make_named_words(20).to_parquet(folder / "words" / "validation.parquet")
+    (folder / "comments.csv").write_text("\n".join(["comment", *(t for t, _ in make_sentences(24))]) + "\n")
     lines = [f"{text},{('bad', 'good')[label]}" for text, label in make_sentences(40)]
     (folder / "reviews.csv").write_text("\n".join(["review,verdict", *lines]) + "\n")
     return folder

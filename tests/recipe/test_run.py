@@ -21,12 +21,25 @@ from hfdistill import (
     record,
     shrink,
 )
-from hfdistill.recipe import RecipeError, read_recipe
+from hfdistill.recipe import RecipeError, kinds, read_recipe
 from hfdistill.recipe.run import arguments, run_recipe
 from tests.conftest import make_bert, make_tokenizer
 
 PAGES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
-DATA = {"dkd": "three", "dist": "three", "regression": "values", "pairs": "pairs"}
+DATA = {"dkd": "three", "dist": "three", "regression": "values", "pairs": "pairs", "tokens": "words"}
+SMALL = {
+    "teacher": {
+        "pretrained": ["teacher=teacher"],
+        "finetune": ["teacher.finetune.encoder=encoder", "teacher.finetune.epochs=1"],
+        "ensemble": ["teacher.ensemble.members=[teacher, teacher]"],
+        "peer": ["teacher.peer.model=encoder"],
+    },
+    "student": {
+        "shrink": ["student.shrink.layers=2"],
+        "static": ["student.static.width=8"],
+        "bilstm": ["student.bilstm={embedding_size: 8, hidden_size: 8}"],
+    },
+}
 
 PAGE = """teacher: teacher
 student:
@@ -59,18 +72,21 @@ def here(things, tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 def test_pages_run_two_steps(here, page):
     told = yaml.safe_load(page.read_text())
+    (here / "page.yaml").write_text(yaml.safe_dump({k: v for k, v in told.items() if k != "export"}))
     overrides = ["training.use_cpu=true", "training.disable_tqdm=true"]
-    overrides += ["student.shrink.layers=2"]
-    if "finetune" in told["teacher"]:
-        overrides += ["teacher.finetune.encoder=encoder", "teacher.finetune.epochs=1"]
-    else:
-        overrides += ["teacher=teacher"]
-    overrides += [] if page.stem == "csv" else [f"data={DATA.get(page.stem, 'two')}"]
-    told.pop("export", None)
-    (here / "page.yaml").write_text(yaml.safe_dump(told))
+    for section in ("teacher", "student"):
+        kind = next(iter(kinds.given(section, told[section]) or [""]))
+        overrides += SMALL[section].get(kind, [])
+    if "source" in (told["student"].get("shrink") or {}):
+        overrides += ["student.shrink.source=encoder"]
+    if "exits" in told["student"]:
+        overrides += ["student.pretrained.source=encoder"]
+    overrides += [] if page.stem in ("csv", "unlabelled") else [f"data={DATA.get(page.stem, 'two')}"]
+    if "assistants" in told:
+        overrides += ["assistants.0.shrink.layers=3"]
     report = run_recipe(read_recipe("page.yaml", overrides=overrides), smoke=True)
     student = here / told["training"]["output_dir"] / "smoke" / "student"
-    assert report.data.rows <= 16
+    assert report.data.rows <= 16 * (9 if page.stem == "tokens" else 1)  # words
     assert report.student.speed is None
     assert report.notes["objective"]
     kept = read_recipe(student / "recipe.yaml")
