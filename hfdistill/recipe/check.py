@@ -191,7 +191,7 @@ class _Checker(Binder):
             for place in [(*where, name) if isinstance(value, dict) else where]
         }
         kind = chosen[0]
-        for name in kinds.CHANGES.keys() & bound.keys() if kind in ("bilstm", "static") else ():
+        for name in kinds.CHANGES.keys() & bound.keys() if kind in ("bilstm", "cnn", "static") else ():
             text = f"is for students with attention, and a {kind} student has none. Leave it out."
             self.page.refuse((*where, name), text)
         told = bound.pop(kind)

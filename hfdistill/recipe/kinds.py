@@ -48,6 +48,11 @@ STUDENTS = {
         *("teacher", "tokenizer", "pairs"),
         beside=f"{_HERE}:Origin",
     ),
+    "cnn": _kind(
+        "hfdistill.students.cnn:cnn_from_teacher",
+        *("teacher", "tokenizer", "pairs"),
+        beside=f"{_HERE}:Origin",
+    ),
     "static": _kind(
         "hfdistill.students.static:static_from_teacher",
         *("teacher", "tokenizer", "pairs", "corpus"),
@@ -61,7 +66,7 @@ CHANGES = {
     "exits": _kind("hfdistill.students.exits:with_exits", "model"),
 }
 """What a page can write beside a student with attention."""
-MADE_OF_ONE = frozenset({"shrink", "bilstm", "static"})
+MADE_OF_ONE = frozenset({"shrink", "bilstm", "cnn", "static"})
 """Students that are made of a model: the one they name as `source`, else the teacher."""
 MOVING = frozenset({"peer", "ema"})
 """Teachers that change with the student."""

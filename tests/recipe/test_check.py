@@ -154,6 +154,26 @@ training:
         ("training=null", "lacks output_dir"),
         ("training.output_dir=null", "lacks output_dir"),
         ("objective=[cross_entropy, exit_cross_entropy]", "the student has none. Add `exits: {layers: all}`"),
+        ("student={shrink: {layers: 3}, prune_vocabulry: {keep: 0.9}}", "Did you mean prune_vocabulary?"),
+        ("student={shrink: {layers: 3}, static: {width: 8}}", "one kind and its arguments, found 2 keys"),
+        ("student={exits: {layers: all}}", "one kind and its arguments, found 0 keys"),
+        ("student={static: {width: 8}, exits: {layers: all}}", "a static student has none. Leave it out"),
+        ("student={shrink: {layers: [1], choose: importance}}", "lacks how many. Type layers: 3."),
+        ("student.shrink.choose=best", "one of evenly, importance"),
+        ("student.bilstm={width: 3}", "found 2 keys"),
+        ("student={bilstm: {width: 3}}", "no argument of bilstm 'width'"),
+        ("assistants={shrink: {layers: 4}}", "is a list of students"),
+        ("assistants=[{shrimk: {layers: 4}}]", "assistants[0].shrimk: there is no student 'shrimk'. Did you"),
+        ("generations=0", "Type how often to train: from 1 up."),
+        ("generations=two", "it is a whole number"),
+        ("teacher_cache=7", "it is text or a path or null"),
+        ("label_map=LABEL_0", "it is a mapping or null"),
+        ("data.unlabelled=7", "it is text or a mapping or null"),
+        ("data.unlabelled={source: x, label: y}", "no argument of unlabelled 'label'"),
+        ("data.unlabelled={text: y}", "lacks source"),
+        ("data.unlabelled={source: x, rows: 0}", "rows is 0"),
+        ("data.labelled_rows=0", "labelled_rows is 0"),
+        ("teacher={peer: {model: x, layer: 2}}", "Did you mean layers?"),
         ("student.shrink.data=two", "no argument of shrink 'data'"),
     ],
 )  # fmt: skip
@@ -177,6 +197,22 @@ def test_a_teacher_is_named_where_the_objective_learns_from_one(tmp_path):
     assert len(said) == 2
     assert "learns from a teacher, and there is none" in said[1]
     assert "'shrink' is made of one teacher, and there is none" in said[0]
+
+
+def test_answers_of_a_teacher_that_changes_are_not_kept(tmp_path):
+    (said,) = mistakes(tmp_path, GOOD, "teacher={peer: {model: x}}", "teacher_cache=answers")
+    assert "those of peer change with every step" in said
+
+
+def test_a_chain_needs_no_teacher_for_its_first_student(tmp_path):
+    alone = GOOD.replace("some/teacher", "null").replace("shrink: {", "shrink: {source: some/model, ")
+    assert read(tmp_path, alone + "generations: 2\nobjective: [kd]\n").generations == 2
+    assert len(mistakes(tmp_path, alone + "generations: 1\nobjective: [kd]\n")) == 1
+    found = read(tmp_path, GOOD, "assistants=[{shrink: {layers: 4}}, some/model]")
+    assert found.assistants == (
+        Student("shrink", {"layers": 4}),
+        Student("pretrained", {"source": "some/model"}),
+    )
 
 
 def test_names_cannot_bring_lines_or_controls_into_a_message(tmp_path):

@@ -132,6 +132,18 @@ def test_overrides_change_one_place(tmp_path):
     assert ("training", "seed") not in found.lines, "the line is not where the value comes from"
 
 
+def test_overrides_reach_terms_by_name_and_what_stands_in_a_short_form(tmp_path):
+    text = "data: folder\nteacher: model\nobjective:\n  - kd: {weight: 1}\n  - pkd\n"
+    overrides = ["objective.kd.temperature=2", "objective.pkd.weight=3", "data.train_rows=9"]
+    found = page(tmp_path, text, *overrides, "teacher.pretrained.source=other")
+    assert found.mistakes == []
+    assert found.values == {
+        "data": {"source": "folder", "train_rows": 9},
+        "teacher": {"pretrained": {"source": "other"}},
+        "objective": [{"kd": {"weight": 1, "temperature": 2}}, {"pkd": {"weight": 3}}],
+    }
+
+
 @pytest.mark.parametrize(
     ("override", "match"),
     [

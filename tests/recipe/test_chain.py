@@ -1,0 +1,141 @@
+"""Chains of students, unlabelled text and changed students: a page does what a script does."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, BertTokenizerFast
+
+from hfdistill import block_importance, load_classifier, most_important, shrink
+from hfdistill.recipe import kinds, read_recipe
+from hfdistill.recipe.kinds import Splits
+from hfdistill.recipe.rows import read_rows
+from hfdistill.recipe.run import run_recipe
+from hfdistill.recipe.students import Workshop
+
+PAGE = """teacher: teacher
+student:
+  shrink: {layers: 1}
+data: two
+training: {output_dir: out, max_steps: 2, use_cpu: true, disable_tqdm: true}
+measure: null
+"""
+
+
+@pytest.fixture
+def here(things, tmp_path, monkeypatch):
+    for path in things.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "page.yaml").write_text(PAGE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def run(*overrides):
+    return run_recipe(read_recipe("page.yaml", overrides=overrides))
+
+
+def same(one, other):
+    first, second = (load_file(f"{folder}/model.safetensors") for folder in (one, other))
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_an_assistant_is_two_pages_in_one(here):
+    """The assistant is the first page's student; the student is cut from the teacher, taught by it."""
+    run("assistants=[{shrink: {layers: 3}}]")
+    run("student.shrink.layers=3", "training.output_dir=first")
+    run("teacher=first/student", "student.shrink.source=teacher", "training.output_dir=second")
+    assert same("out/assistant-1", "first/student")
+    assert same("out/student", "second/student")
+
+
+def test_generations_begin_with_labels_alone(here):
+    overrides = ["teacher=null", "student.shrink.source=encoder", "measure={speed: false}"]
+    report = run(*overrides, "generations=3", "objective=[cross_entropy, kd]")
+    run(*overrides, "training.output_dir=alone")
+    assert same("out/generation-1", "alone/student")
+    assert not same("out/generation-2", "out/generation-1")
+    assert not same("out/student", "out/generation-2")
+    assert report.teacher.name == "generation-1"
+
+
+def test_text_without_labels_joins_the_training_rows(here):
+    loading = {"source": "two"}
+    text = {"source": "comments.csv", "text": "comment", "rows": 10}
+    rows = read_rows(loading, Splits(labelled_rows=20, unlabelled=text), seed=0)
+    assert (len(rows.train), len(rows.labelled), len(rows.evaluation)) == (64 + 10, 20, 20)
+    assert rows.train["label"][:20] == rows.labelled["label"][:]
+    assert rows.train["label"][20:] == [None] * 54
+    assert len(set(rows.train["text"][:64])) == len(set(read_rows(loading, Splits(), seed=0).train["text"]))
+    with pytest.raises(ValueError, match="'text_pair' is missing"):
+        read_rows({"source": "pairs"}, Splits(unlabelled=text), seed=0)
+
+
+def test_the_teacher_and_the_baseline_see_labelled_rows_alone(here, monkeypatch):
+    seen = []
+
+    def train(trainer, **_):
+        seen.append((trainer.args.output_dir.rpartition("/")[2], len(trainer.train_dataset)))
+
+    monkeypatch.setattr("hfdistill.recipe.run.DistillationTrainer.train", train)
+    finetuned = "teacher={finetune: {encoder: encoder}}"
+    run(finetuned, "data.labelled_rows=20", "measure={baseline: true, speed: false}")
+    assert seen == [("teacher", 20), ("student", 64), ("baseline", 20)]
+
+
+def test_rows_to_tune_on_are_never_test_rows(here):
+    (here / "three-splits").mkdir()
+    for split, kind in (("train", "train"), ("validation", "validation"), ("test", "validation")):
+        (here / "three-splits" / f"{split}.parquet").symlink_to(here / "two" / f"{kind}.parquet")
+    told = Splits(evaluation="test", holdout=0.25)
+    assert len(read_rows({"source": "three-splits"}, told, seed=0, searching=True).evaluation) == 20
+    (here / "three-splits" / "validation.parquet").unlink()
+    rows = read_rows({"source": "three-splits"}, told, seed=0, searching=True)
+    assert (len(rows.train), len(rows.evaluation)) == (48, 16)
+    assert len(read_rows({"source": "three-splits"}, told, seed=0).train) == 64
+
+
+def test_blocks_are_chosen_by_importance(here):
+    workshop = Workshop(read_rows({"source": "two"}, Splits(), seed=0), seed=0, max_length=9)
+    teacher = load_classifier("teacher")
+    plan = kinds.Student("shrink", {"layers": 2, "choose": "importance"})
+    student, tokenizer = workshop.student(plan, of=teacher, origin="teacher", like=None)
+    worth = block_importance(teacher, workshop._calibration(teacher, tokenizer))
+    straight = shrink(teacher, layers=most_important(worth, 2))
+    assert student.config.shrunk_from["layers"] == straight.config.shrunk_from["layers"]
+
+
+def test_a_student_with_fewer_words_and_its_teacher_read_ids_of_their_own(here, monkeypatch):
+    seen = []
+
+    def pruned(model, tokenizer, corpus, **told):
+        seen.append((corpus.column_names, len(corpus), told))
+        words = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+        (here / "vocab.txt").write_text("\n".join([*words[:5], *words[:4:-1]]))
+        return model, BertTokenizerFast(vocab=str(here / "vocab.txt"))
+
+    monkeypatch.setattr("hfdistill.recipe.students.prune_vocabulary", pruned)
+    monkeypatch.setattr("hfdistill.recipe.run.DistillationTrainer.train", lambda self, **_: seen.append(self))
+    run("student={shrink: {layers: 1}, prune_vocabulary: {keep: 0.5}}")
+    assert seen[0] == (["text"], 64, {"keep": 0.5})
+    columns = next(iter(seen[1].get_train_dataloader()))
+    assert (columns["teacher_input_ids"] != columns["input_ids"]).any()
+    assert AutoTokenizer.from_pretrained("out/student").get_vocab() != seen[1].teacher.tokenizer.get_vocab()
+
+
+def test_recorded_answers_teach_as_the_live_teacher_does(here):
+    run("teacher_cache=answers")
+    run("training.output_dir=live")
+    assert list((here / "answers").rglob("*"))
+    cached, live = (load_file(f"{name}/student/model.safetensors") for name in ("out", "live"))
+    assert max(float((cached[name] - live[name]).abs().max()) for name in live) < 1e-5
+
+
+@pytest.mark.parametrize("student", ["static: {width: 8}", "cnn: {filters: 4}", "bilstm: {hidden_size: 8}"])
+def test_students_without_attention_read_pairs(here, student):
+    run(f"student={{{student}}}", "data=pairs")
+    (kind,) = json.loads((here / "out" / "student" / "config.json").read_text())["architectures"]
+    assert kind.lower().startswith(student.partition(":")[0])
+    assert json.loads((here / "out" / "student" / "config.json").read_text())["pairs"] is True
