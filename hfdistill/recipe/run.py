@@ -26,7 +26,7 @@ from hfdistill.recipe.page import Mistake, RecipeError
 from hfdistill.recipe.rows import read_rows
 from hfdistill.recipe.students import Workshop, built
 from hfdistill.report import Report
-from hfdistill.teachers import ModelTeacher, Teacher
+from hfdistill.teachers import CachedTeacher, Contents, ModelTeacher, Teacher
 from hfdistill.trainer import DistillationTrainer
 
 SMOKE_STEPS = 2
@@ -85,6 +85,9 @@ class _Run:
         self._check_export()
         self.workshop = Workshop(self.rows, seed=self.args.seed, max_length=self.args.max_length)
         self.origin: str | None = None
+        self.options = dict(recipe.options)
+        if smoke and "teacher_cache" in self.options:
+            self.options["teacher_cache"] = str(Path(self.args.output_dir, "answers"))
         self.teacher, self.source = self._teacher()
         self.model, self.tokenizer = self._student(recipe.student)
 
@@ -123,14 +126,31 @@ class _Run:
         if kind == "finetune":
             self.origin = self._finetuned(kinds.Finetuning(**told))
             return load_classifier(self.origin), self.origin
-        members = told.get("members") or [None]
-        first = next(iter(members.values())) if isinstance(members, dict) else members[0]
+        first = next(iter(_by_name(told.get("members"))[1]), None)
         named = [told.get(name) for name in ("source", "teacher", "model")]
         self.origin = next((source for source in [*named, first] if source is not None), None)
         if kind == "peer":
             told = {**told, "model": self.workshop.peer(told)}
+        if kind == "ensemble":
+            told = {**told, "members": self._members(told)}
         teacher = built(kinds.TEACHERS[kind], told, {})
         return teacher, None if kind == "ensemble" else self.origin
+
+    def _members(self, told: dict[str, Any]) -> Any:
+        """The members of an ensemble, each with its own recorded answers: labels may weigh them."""
+        folder = self.options.pop("teacher_cache", None)
+        if folder is None:
+            return told["members"]
+        names, members = _by_name(told["members"])
+        precision = "bf16" if self.args.bf16 else "fp16" if self.args.fp16 else None
+        inside = told.get("features")
+        kept = {
+            str(name): member
+            if inside in (name, number)
+            else CachedTeacher(folder, teacher=member, contents=Contents(precision=precision))
+            for number, (name, member) in enumerate(zip(names, members, strict=True))
+        }
+        return kept if isinstance(told["members"], dict) else list(kept.values())
 
     def _finetuned(self, plan: kinds.Finetuning) -> str:
         """Where the encoder lies that was fine-tuned on the labelled rows."""
@@ -149,9 +169,7 @@ class _Run:
         recipe, teacher = self.recipe, self.teacher
         if isinstance(teacher, PreTrainedModel):
             teacher = _lesson(teacher, load_tokenizer(self.source))  # it may read other ids than the student
-        options = dict(recipe.options)
-        if self.smoke and "teacher_cache" in options:
-            options["teacher_cache"] = str(Path(self.args.output_dir, "answers"))
+        options = dict(self.options)
         stages = [(f"assistant-{i}", plan) for i, plan in enumerate(recipe.assistants, start=1)]
         stages += [(f"generation-{i}", recipe.student) for i in range(1, recipe.generations)]
         for stage, plan in stages:
@@ -244,6 +262,13 @@ class _Run:
         print(
             export(str(self.folder), self.onnx, data=self.rows.evaluation, teacher=teacher, **options).table()
         )
+
+
+def _by_name(members: Any) -> tuple[list[Any], list[Any]]:
+    """The names and the members of an ensemble as a page has them."""
+    if isinstance(members, dict):
+        return list(members), list(members.values())
+    return list(range(len(members or ()))), list(members or ())
 
 
 def _lesson(model: PreTrainedModel, tokenizer: Any) -> ModelTeacher:

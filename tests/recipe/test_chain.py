@@ -13,6 +13,7 @@ from hfdistill.recipe.kinds import Splits
 from hfdistill.recipe.rows import read_rows
 from hfdistill.recipe.run import run_recipe
 from hfdistill.recipe.students import Workshop
+from tests.conftest import make_bert, make_tokenizer
 
 PAGE = """teacher: teacher
 student:
@@ -129,6 +130,19 @@ def test_recorded_answers_teach_as_the_live_teacher_does(here):
     run("teacher_cache=answers")
     run("training.output_dir=live")
     assert list((here / "answers").rglob("*"))
+    cached, live = (load_file(f"{name}/student/model.safetensors") for name in ("out", "live"))
+    assert max(float((cached[name] - live[name]).abs().max()) for name in live) < 1e-5
+
+
+def test_members_of_an_ensemble_are_asked_once_each(here):
+    both = "teacher={ensemble: {members: [teacher, other], weights: confidence}}"
+    model = make_bert(2, seed=5)
+    model.save_pretrained(here / "other")
+    make_tokenizer().save_pretrained(here / "other")
+    overrides = [both, "student.shrink.source=teacher"]
+    run(*overrides, "teacher_cache=answers")
+    run(*overrides, "training.output_dir=live")
+    assert len(list((here / "answers").iterdir())) == 2
     cached, live = (load_file(f"{name}/student/model.safetensors") for name in ("out", "live"))
     assert max(float((cached[name] - live[name]).abs().max()) for name in live) < 1e-5
 
