@@ -1,4 +1,4 @@
-"""The command line: hfdistill train | cache | measure | export | list."""
+"""The command line: hfdistill train | cache | measure | export | push | list."""
 
 from __future__ import annotations
 
@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     _cache(commands)
     _measure(commands)
     _export(commands)
+    _push(commands)
     _list(commands)
     return parser
 
@@ -212,6 +213,24 @@ def _run_export(args: argparse.Namespace) -> int:
         max_length=args.max_length,
     )
     print(report.table())
+    return 0
+
+
+def _push(commands: Any) -> None:
+    text = "publish a student on the Hub with its card, report and recipe, and without any pickle"
+    parser = _command(commands, "push", text, _run_push)
+    parser.add_argument("student", help="its folder")
+    parser.add_argument("repository", help="owner/name; made where there is none")
+    parser.add_argument("--onnx", metavar="FOLDER", help="publish what `export` wrote there, too")
+    parser.add_argument("--private", action="store_true", default=None, help="where it is made now")
+    parser.add_argument("--revision", metavar="BRANCH", help="default main")
+
+
+def _run_push(args: argparse.Namespace) -> int:
+    from hfdistill.hub import push_to_hub
+
+    options = {"onnx": args.onnx, "private": args.private, "revision": args.revision}
+    print(push_to_hub(args.student, args.repository, **options))
     return 0
 
 

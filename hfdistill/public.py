@@ -8,7 +8,7 @@ from hfdistill.crossfit import out_of_fold
 from hfdistill.data import DistillationCollator, load
 from hfdistill.exit_curve import exit_curve
 from hfdistill.export import ExportReport, QualityGateError, export
-from hfdistill.hub import HubUnreachable
+from hfdistill.hub import HubUnreachable, PublishError, push_to_hub
 from hfdistill.labels import LabelSpaceError
 from hfdistill.layermap import LayerMap
 from hfdistill.measure import measure, time_together
@@ -121,6 +121,7 @@ __all__ = [
     "NonFiniteError",
     "Objective",
     "Peer",
+    "PublishError",
     "QualityGateError",
     "Recipe",
     "RecipeError",
@@ -151,6 +152,7 @@ __all__ = [
     "newest_checkpoint",
     "out_of_fold",
     "prune_vocabulary",
+    "push_to_hub",
     "read_recipe",
     "record",
     "register",

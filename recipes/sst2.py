@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from transformers import AutoTokenizer, HfArgumentParser, set_seed
+from transformers import AutoTokenizer, HfArgumentParser
 
 import hfdistill
 
@@ -40,7 +40,7 @@ def main(recipe: Recipe, args: hfdistill.DistillationArguments) -> None:
 
     def fit(stage, model, teacher):
         """Train one model in its own folder; a killed run goes on where it stopped."""
-        stage_args = replace(args, output_dir=str(Path(args.output_dir, stage)))
+        stage_args = replace(args, output_dir=str(Path(args.output_dir, stage)), push_to_hub=False)
         trainer = hfdistill.DistillationTrainer(
             model, stage_args, teacher=teacher, processing_class=tokenizer,
             train_dataset=train, eval_dataset=dev, compute_metrics=accuracy,
@@ -55,9 +55,7 @@ def main(recipe: Recipe, args: hfdistill.DistillationArguments) -> None:
     trainer = fit("student", hfdistill.shrink(teacher, layers=recipe.layers), teacher)
     student, baseline = trainer.args.output_dir, None
     if recipe.baseline:
-        set_seed(args.seed)
-        trained = fit("baseline", hfdistill.shrink(teacher, layers=recipe.layers), teacher=None)
-        baseline = trained.args.output_dir
+        baseline = fit("baseline", hfdistill.shrink(teacher, layers=recipe.layers), None).args.output_dir
 
     if trainer.is_world_process_zero():
         notes = {"objective": str(trainer.blend), "rows": len(train), "epochs": args.num_train_epochs,
@@ -66,6 +64,8 @@ def main(recipe: Recipe, args: hfdistill.DistillationArguments) -> None:
         report.save(Path(student, "report.json"))
         hfdistill.write_card(student, report, base_model=recipe.teacher, dataset=recipe.dataset)
         print(report.table())
+        if args.push_to_hub:
+            print(hfdistill.push_to_hub(student, args.hub_model_id))
 
 
 if __name__ == "__main__":
@@ -73,7 +73,7 @@ if __name__ == "__main__":
     parser.set_defaults(output_dir="out/sst2", num_train_epochs=3, learning_rate=1e-4, warmup_steps=0.1,
                         max_length=128, per_device_train_batch_size=32, per_device_eval_batch_size=64,
                         bf16=hfdistill.fast_bf16(), eval_strategy="epoch", save_strategy="epoch",
-                        save_total_limit=1, report_to="none")  # fmt: skip
+                        save_total_limit=1, report_to="none", hub_model_id="sst2-student")  # fmt: skip
     try:
         main(*parser.parse_args_into_dataclasses())
     except hfdistill.HubUnreachable as error:

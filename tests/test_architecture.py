@@ -20,6 +20,7 @@ LEVELS = [
 ]
 SIDEWAYS = {
     ("trace", "anatomy"),
+    ("hub", "plain"),
     ("pretrained", "hub"),
     ("pretrained", "labels"),
     ("label_rows", "labels"),

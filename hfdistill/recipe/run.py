@@ -15,6 +15,7 @@ from hfdistill.checkpoint import newest_checkpoint
 from hfdistill.exit_curve import exit_curve
 from hfdistill.export.gate import check_request, export
 from hfdistill.export.onnx import require_packages
+from hfdistill.hub import make_repository, push_to_hub
 from hfdistill.markdown import as_yaml
 from hfdistill.measure import STANDARD, measure
 from hfdistill.plain import write_atomically
@@ -39,7 +40,9 @@ def run_recipe(recipe: Recipe, *, smoke: bool = False) -> Report | None:
 
     `student/` is a plain Transformers model with recipe.yaml, report.json and its card; `teacher/`,
     `assistant-1/`, `generation-1/` and `baseline/` stand beside it where the page asks for them, and `onnx/`
-    what was exported. Started again, a run goes on where it stopped.
+    what was exported. Started again, a run goes on where it stopped. With `push_to_hub: true` under
+    `training`, the finished student is published under `hub_model_id` (else the name of output_dir), with
+    its card and what was exported; see `push_to_hub`.
 
     Args:
         recipe: what `read_recipe` gave.
@@ -65,7 +68,7 @@ def arguments(recipe: Recipe, *, smoke: bool = False) -> Any:
     told = dict(recipe.training)
     if smoke:
         told |= {"max_steps": SMOKE_STEPS, "output_dir": str(Path(told["output_dir"], "smoke"))}
-        told |= {"save_strategy": "no", "load_best_model_at_end": False}
+        told |= {"save_strategy": "no", "load_best_model_at_end": False, "push_to_hub": False}
     try:
         (args,) = HfArgumentParser(DistillationArguments).parse_dict({"report_to": "none", **told})
     except (ValueError, TypeError, ImportError) as error:
@@ -80,6 +83,7 @@ class _Run:
     def __init__(self, recipe: Recipe, *, smoke: bool) -> None:
         self.recipe, self.smoke = recipe, smoke
         self.args = arguments(recipe, smoke=smoke)
+        self.repository = self._repository()
         set_seed(self.args.seed)
         self.rows = read_rows(recipe.load, recipe.splits, seed=self.args.seed, smoke=smoke)
         self._check_export()
@@ -105,7 +109,23 @@ class _Run:
         found = None if recipe.measurement is None else self._measured(trained, baseline)
         if recipe.export is not None:
             self._exported()
+        if self.repository:
+            self._published(self.repository)
         return found
+
+    def _repository(self) -> str | None:
+        """Where the student will be published, made before anything is trained."""
+        args = self.args
+        if not args.push_to_hub or args.process_index:
+            return None
+        name = args.hub_model_id or Path(args.output_dir).absolute().name
+        return make_repository(name, private=args.hub_private_repo, token=args.hub_token)
+
+    def _published(self, repository: str) -> None:
+        """The student with its card, and what was exported; once, when all of it is there."""
+        onnx = self.onnx if self.recipe.export is not None else None
+        options = {"revision": self.args.hub_revision, "token": self.args.hub_token}
+        print(push_to_hub(self.folder, repository, onnx=onnx, **options))
 
     def _check_export(self) -> None:
         """Refuse, before anything is trained, an export that could not be written."""
@@ -203,7 +223,8 @@ class _Run:
         **changes: Any,
     ) -> DistillationTrainer:
         """Train one model in its own folder; a killed run goes on where it stopped."""
-        args = dataclasses.replace(self.args, output_dir=str(Path(self.args.output_dir, stage)), **changes)
+        changes |= {"output_dir": str(Path(self.args.output_dir, stage)), "push_to_hub": False}
+        args = dataclasses.replace(self.args, **changes)
         model, tokenizer = made
         labels_alone = teacher is None and objective is None
         trainer = DistillationTrainer(
@@ -240,7 +261,8 @@ class _Run:
             notes={**notes, "seed": args.seed},
         )
         found.save(self.folder / "report.json")
-        write_card(self.folder, found, base_model=self._base(), dataset=str(self.recipe.load["source"]))
+        data, name = str(self.recipe.load["source"]), self.repository
+        write_card(self.folder, found, base_model=self._base(), dataset=data, model_name=name)
         if "exits" in self.recipe.student.changes and timed and rows.task == "single_label":
             curve = exit_curve(self.folder, rows.evaluation, max_length=max_length)
             points = json.dumps([dataclasses.asdict(point) for point in curve], indent=1)

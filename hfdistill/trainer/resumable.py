@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import transformers.trainer
@@ -15,7 +17,12 @@ from transformers.trainer_utils import TrainOutput
 
 from hfdistill import checkpoint
 from hfdistill.arguments import option
+from hfdistill.hub import publishing, withheld
 
+logger = logging.getLogger(__name__)
+
+MEASURED = "## How this card was made"
+"""Stands in every card that `write_card` drew, and in no draft of Trainer's."""
 _LOCAL = "_training_args.bin"
 """Trainer uploads no file whose name begins with an underscore."""
 
@@ -111,13 +118,78 @@ class ResumableTrainer(Trainer):
         if self.state.best_global_step and (best.is_dir() or best.name == staged.name):
             self.state.best_model_checkpoint = str(best)
 
+    # ---- the Hub ----
+
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
+        """As Trainer's; a repository that cannot be is refused before the first step."""
+        with publishing(self.args.hub_model_id or Path(self.args.output_dir).absolute().name):
+            super().init_hf_repo(*args, **kwargs)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's, without pickles, and with the card of `write_card` where it is of this run.
+
+        Raises:
+            HubUnreachable: the Hub gives no answer.
+            PublishError: the Hub refused or failed. Nothing here has changed; push again.
+        """
+        with self._without_pickles(), publishing(self.hub_model_id or self.args.hub_model_id):
+            return super().push_to_hub(*args, **kwargs)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """As Trainer's; its draft takes the place of no card that was measured since this run began."""
+        if not (self._is_of_this_run("README.md") and MEASURED in self._read("README.md")):
+            super().create_model_card(*args, **kwargs)
+
+    def _is_of_this_run(self, name: str) -> bool:
+        path = Path(self.args.output_dir, name)
+        return path.is_file() and path.stat().st_mtime >= self._began
+
+    def _read(self, name: str) -> str:
+        return Path(self.args.output_dir, name).read_text(encoding="utf-8")
+
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """As Trainer's, once the checkpoint is in place, and without the pickle of the arguments."""
+        """As Trainer's, once the checkpoint is in place; its files are torch's where hub_strategy asks."""
         if self._staging is not None:
             return
-        with _arguments_kept_local():
+        self._tell_failed_pushes()
+        with self._without_pickles():
             super()._push_from_checkpoint(checkpoint_folder)
         Path(self.args.output_dir, _LOCAL).unlink(missing_ok=True)
+
+    def _finish_current_push(self) -> None:
+        super()._finish_current_push()
+        self._tell_failed_pushes()
+
+    def _tell_failed_pushes(self) -> None:
+        """Trainer looks at no outcome of a push in the background."""
+        jobs = getattr(getattr(self, "push_in_progress", None), "jobs", [])
+        for job in [job for job in jobs if job.done() and not job.cancelled()]:
+            try:
+                with publishing(self.hub_model_id):
+                    job.result()
+            except Exception as error:  # the run itself is well
+                logger.warning("A checkpoint was not pushed, and the run went on: %s", error)
+                jobs.remove(job)
+
+    @contextmanager
+    def _without_pickles(self) -> Iterator[None]:
+        """Trainer's uploads of the output folder leave out what `push_to_hub` does, and what is outdated."""
+        hub, folder = transformers.trainer.hf_api, Path(self.args.output_dir)
+
+        def upload(**options: Any) -> Any:
+            if "path_in_repo" not in options:  # a checkpoint has one
+                stale = [] if self._is_of_this_run("report.json") else ["report.json"]
+                options["ignore_patterns"] = [*options["ignore_patterns"], *withheld(folder), *stale]
+            return hub().upload_folder(**options)
+
+        transformers.trainer.hf_api = lambda: SimpleNamespace(
+            create_repo=hub().create_repo, upload_folder=upload
+        )
+        try:
+            with _arguments_kept_local():
+                yield
+        finally:
+            transformers.trainer.hf_api = hub
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """As Trainer's, without the pickled training_args.bin, which nothing reads back."""

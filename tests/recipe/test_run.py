@@ -24,6 +24,7 @@ from hfdistill import (
 from hfdistill.recipe import RecipeError, kinds, read_recipe
 from hfdistill.recipe.run import arguments, run_recipe
 from tests.conftest import make_bert, make_tokenizer
+from tests.hub_server import HubServer, connected
 
 PAGES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 DATA = {"dkd": "three", "dist": "three", "regression": "values", "pairs": "pairs", "tokens": "words"}
@@ -67,6 +68,32 @@ def here(things, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
     return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub 2.4
+def test_the_student_is_published_once_with_its_card_and_nothing_else_is(here, monkeypatch, capsys):
+    page = PAGE.replace(
+        "disable_tqdm: true", "disable_tqdm: true\n  push_to_hub: true\n  hub_model_id: me/small"
+    )
+    (here / "page.yaml").write_text(page.replace("speed: false", "speed: false\n  baseline: true"))
+    with HubServer(token="hf_sentinel") as hub:
+        connected(monkeypatch, hub)
+        run_recipe(read_recipe(here / "page.yaml"))
+        assert f"{hub.endpoint}/me/small/commit/" in capsys.readouterr().out
+    assert [name for name, _, _ in hub.commits] == ["me/small"]
+    assert {"recipe.yaml", "report.json", "model.safetensors"} <= set(hub.repositories["me/small"])
+    assert (
+        hub.repositories["me/small"]["model.safetensors"]
+        == (here / "out/student/model.safetensors").read_bytes()
+    )
+    assert b'model="me/small"' in hub.repositories["me/small"]["README.md"]
+
+
+def test_a_name_that_the_hub_does_not_have_is_refused_before_anything_is_trained(here):
+    overrides = ["training.push_to_hub=true", "training.hub_model_id=me/small//"]
+    with pytest.raises(ValueError, match="cannot be the name of a repository"):
+        run_recipe(read_recipe(here / "page.yaml", overrides=overrides))
+    assert not (here / "out").exists()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
