@@ -6,6 +6,7 @@ from hfdistill.students.exits import EarlyExitForSequenceClassification, with_ex
 from hfdistill.students.importance import block_importance, most_important
 from hfdistill.students.shrink import shrink
 from hfdistill.students.static import StaticConfig, StaticForSequenceClassification, static_from_teacher
+from hfdistill.students.theseus import Theseus
 from hfdistill.students.vocabulary import prune_vocabulary
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "EarlyExitForSequenceClassification",
     "StaticConfig",
     "StaticForSequenceClassification",
+    "Theseus",
     "bilstm_from_teacher",
     "block_importance",
     "cnn_from_teacher",
