@@ -257,3 +257,12 @@ def test_early_exit_draws_a_curve_for_each_objective(material, tmp_path):
         curve = json.loads((tmp_path / stage / "exit_curve.json").read_text())
         assert [point["threshold"] for point in curve] == [None, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8]
         assert curve[0]["mean_layers"] == 4 >= curve[-1]["mean_layers"] >= 1
+
+
+def test_theseus_leaves_a_plain_student_of_the_first_blocks(material, tmp_path):
+    teacher = ["--teacher", str(material / "teacher"), "--layers", "2"]
+    assert "baseline" in recipe("theseus.py", material, tmp_path, *teacher)
+    config = json.loads((tmp_path / "student" / "config.json").read_text())
+    assert config["architectures"] == ["BertForSequenceClassification"]
+    assert config["shrunk_from"]["layers"] == [1, 2]
+    assert json.loads((tmp_path / "student" / "report.json").read_text())["notes"]["replacement"]
