@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from hfdistill.data import encode
 from hfdistill.labels import match_labels, task_kind
 from hfdistill.plain import public_name
 from hfdistill.pretrained import Source, load_classifier, load_tokenizer
+from hfdistill.teachers import Answering, Teacher
 from hfdistill.trace import Batch, accepted_inputs
 
 
@@ -25,7 +26,7 @@ class Contender:
     """A model with what cannot be seen from it; needed only where a plain model would not do.
 
     Args:
-        model: Hub id, folder or object.
+        model: Hub id, folder or object; also a `Teacher`.
         tokenizer: its own, where it is an object that reads other token ids than the student.
         name: what tables call it; else its id or folder.
         label_map: its class → the student's class, as in `hfdistill.labels.match_labels`.
@@ -53,7 +54,7 @@ def load_subjects(
     given: Mapping[str, Source | Contender | None], data: Dataset, tokenizer: Any, max_length: int | None
 ) -> dict[str, Subject]:
     """Models, tokenizers and encoded rows by role; the first one's classes and device are everyone's."""
-    entries = {r: c if isinstance(c, Contender) else Contender(c) for r, c in given.items() if c is not None}
+    entries = {role: _entry(contender) for role, contender in given.items() if contender is not None}
     device = next(
         (e.model.device for e in entries.values() if not isinstance(e.model, (str, Path))),
         torch.device("cpu"),
@@ -79,6 +80,17 @@ def load_subjects(
         )
         for role, entry in entries.items()
     }
+
+
+def _entry(given: Any) -> Contender:
+    """A contender with a plain model, or with a teacher that answers like one."""
+    entry = given if isinstance(given, Contender) else Contender(given)
+    teacher = entry.model
+    if not isinstance(teacher, Teacher):
+        return entry
+    model = getattr(teacher, "model", None) or Answering(teacher)
+    tokenizer = getattr(model, "tokenizer", None) or teacher.tokenizer
+    return replace(entry, model=model, tokenizer=entry.tokenizer or tokenizer)
 
 
 def _check_alike(

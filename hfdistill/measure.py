@@ -24,6 +24,7 @@ from hfdistill.plain import scrub
 from hfdistill.pretrained import Source
 from hfdistill.report import DataReport, ModelReport, Report, Speed
 from hfdistill.speed import SpeedPlan, compare_speeds, embedding_parameters, environment, size_mb
+from hfdistill.teachers import Answering
 from hfdistill.trace import Batch, accepted_inputs, run
 
 STANDARD = SpeedPlan()
@@ -54,7 +55,7 @@ def measure(
         student: the model in question.
         data: columns `text`[, `text_pair`] and `label`, or already encoded (`input_ids`, …) for models of one
             tokenizer.
-        teacher: the model it learned from.
+        teacher: the model it learned from, or a `Teacher`, also one that is made of several.
         baseline: the same student trained without a teacher. Without it nobody can tell what distillation
             gained.
         tokenizer: the student's; else that of its folder. Teacher and baseline use their own folder's, else
@@ -230,7 +231,10 @@ def _describe(
         name=subject.name,
         architecture=f"{type(model).__module__.partition('.')[0]}.{type(model).__name__}",
         parameters=sum(p.numel() for p in model.parameters()),
-        embedding_parameters=embedding_parameters(model),
+        embedding_parameters=sum(
+            embedding_parameters(part)
+            for part in (model.networks() if isinstance(model, Answering) else [model])
+        ),
         size_mb=size_mb(model),
         dtype=str(model.dtype).removeprefix("torch."),
         metrics=metrics,

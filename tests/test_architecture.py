@@ -29,6 +29,7 @@ SIDEWAYS = {
     ("checkpoint", "plain"),
     ("teachers", "data"),
     ("contenders", "data"),
+    ("contenders", "teachers"),
 }
 FOREIGN = {"pickle", "dill", "marshal", "shelve", "joblib", "yaml.load", "torch.load", "eval", "exec"}
 

@@ -1,5 +1,6 @@
 """Who teaches."""
 
+from hfdistill.teachers.answering import Answering
 from hfdistill.teachers.base import ModelTeacher, Teacher, as_teacher, settle_tokens
 from hfdistill.teachers.cache import CachedTeacher
 from hfdistill.teachers.contents import CacheError, Contents
@@ -9,6 +10,7 @@ from hfdistill.teachers.moving import EMATeacher, Peer
 from hfdistill.teachers.recording import fill, record
 
 __all__ = [
+    "Answering",
     "CacheError",
     "CachedTeacher",
     "Contents",

@@ -159,6 +159,11 @@ class Ensemble(Teacher):
         """Its members, and theirs."""
         return tuple(part for member in self._all() for part in member.parts())
 
+    def start(self, student: nn.Module) -> None:
+        """Told to each member."""
+        for member in self._all():
+            member.start(student)
+
     def for_taps(self) -> Teacher | None:
         """The member that `features` names."""
         return None if self.features is None else self._all()[self.features].for_taps()

@@ -64,11 +64,11 @@ class Store:
         self._known: set[str] = set()
         self._shards: list[dict[str, Tensor]] = []
         self._held: list[dict[str, Tensor]] = []
-        self._table = self._tabled()
+        self._table = self._fresh = self._tabled([])
         self.refresh()
 
     def __len__(self) -> int:
-        return len(self._table.first)
+        return len(self._table.first) + len(self._fresh.first)
 
     def refresh(self) -> None:
         """Take in the shards that were published since; set damaged ones aside."""
@@ -84,12 +84,12 @@ class Store:
                 logger.warning("%s is no part of a cache and is left alone", printable(repr(path.name)))
         if found:
             self._shards += found
-            self._table = self._tabled()
+            self._table = self._tabled(self._shards)
 
     def hold(self, tensors: dict[str, Tensor]) -> None:
         """Keep rows in memory, found like the others, until `flush`."""
         self._held.append(tensors)
-        self._table = self._tabled()
+        self._fresh = self._tabled(self._held)
         if sum(len(shard["keys"]) for shard in self._held) >= ROWS_PER_SHARD:
             self.flush()
 
@@ -102,10 +102,10 @@ class Store:
         with self.claim(chunk, wait=True):  # or another process's sweep takes the file for a dead writer's
             self.publish(whole, chunk=chunk)
         self._held = []
-        self._table = self._tabled()
+        self._fresh = self._tabled([])
 
-    def _tabled(self) -> _Table:
-        return _Table([*self._shards, *self._held], pooled=self.contents.pooled is not None)
+    def _tabled(self, shards: list[dict[str, Tensor]]) -> _Table:
+        return _Table(list(shards), pooled=self.contents.pooled is not None)
 
     def _read(self, path: Path, *, sha256: str) -> list[dict[str, Tensor]]:
         try:
@@ -157,18 +157,32 @@ class Store:
             raise ValueError("it holds a negative length")
 
     def find(self, keys: NDArray[np.uint8]) -> Ints:
-        """The place of each row, -1 where there is none; (B, 16) → (B,)."""
-        return self._table.find(keys)
+        """The place of each row, -1 where there is none; (B, 16) → (B,). Until the next `hold` or `flush`."""
+        places = self._table.find(keys)
+        left = np.flatnonzero(places < 0)
+        held = self._fresh.find(keys[left])
+        places[left] = np.where(held < 0, -1, held + len(self._table.first))
+        return places
 
     def logits(self, places: Ints) -> Tensor:
         """(B, C)."""
-        return self._table.logits[torch.from_numpy(places)]
+        published, rows = places < (size := len(self._table.first)), torch.from_numpy(places)
+        if published.all():
+            return self._table.logits[rows]
+        parts = [self._table.logits[rows[published]]] if published.any() else []
+        parts.append(self._fresh.logits[rows[~published] - size])
+        order = np.concatenate([np.flatnonzero(published), np.flatnonzero(~published)])
+        return torch.cat(parts)[torch.from_numpy(np.argsort(order))]
 
     def readings(self, tap: Tap, places: Ints) -> list[Tensor]:
         """One reading per row: (tokens, …), or (1, D) where they are pooled."""
-        name, shards = column(tap), self._table.shards
-        spans = [self._table.spans[place] for place in places.tolist()]
-        return [shards[shard][name][start : start + length] for shard, start, length in spans]
+        size = len(self._table.first)
+        return [
+            self._table.reading(column(tap), place)
+            if place < size
+            else self._fresh.reading(column(tap), place - size)
+            for place in places.tolist()
+        ]
 
     def publish(self, tensors: dict[str, Tensor], *, chunk: str) -> None:
         """Write a shard, and put it in place with one rename.
@@ -261,6 +275,10 @@ class _Table:
                 lengths = torch.ones_like(shard["lengths"]) if pooled else shard["lengths"]
                 starts = lengths.cumsum(0) - lengths
                 self.spans += zip([number] * len(lengths), starts.tolist(), lengths.tolist(), strict=True)
+
+    def reading(self, name: str, place: int) -> Tensor:
+        shard, start, length = self.spans[place]
+        return self.shards[shard][name][start : start + length]
 
     def find(self, keys: NDArray[np.uint8]) -> Ints:
         if not len(self.first):

@@ -343,3 +343,22 @@ def test_rows_that_change_at_every_reading_are_refused(tmp_path):
     data = data.remove_columns(["token_type_ids", "attention_mask"])
     with pytest.raises(CacheError, match="augmentation"):
         recorded(tmp_path, data)
+
+
+@pytest.mark.parametrize("contents", [Contents(), INSIDE], ids=["logits", "inside"])
+def test_rows_on_disk_and_rows_held_in_memory_answer_one_batch(tmp_path, contents):
+    data, model = encoded(), teacher()
+    recorded(tmp_path, data.select(range(8)), model=model, contents=contents)
+    cached = CachedTeacher(tmp_path, teacher=model, contents=contents)
+    for first in (8, 12):
+        cached.trace(batch_of(data, range(first, first + 4)), taps=contents.taps)
+    assert len(cached.store) == 16
+    assert len(shards(tmp_path)) == 1
+    cached.teacher = None  # nobody is asked again
+    mixed = batch_of(data, [13, 2, 9, 0, 15, 7, 8, 13])
+    found = cached.trace(mixed, taps=contents.taps)
+    expected = live(mixed, model, contents.taps)
+    same_traces(found, expected, atol=1e-5, where=mixed["attention_mask"])
+    cached.store.flush()
+    assert len(cached.store) == 16
+    same_traces(cached.trace(mixed, taps=contents.taps), found, where=mixed["attention_mask"])
