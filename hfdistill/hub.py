@@ -43,9 +43,9 @@ def push_to_hub(
 ) -> str:
     """Publish a student: its weights, tokenizer, card, report, plots and recipe, in one commit.
 
-    Everything in the folder goes, but for checkpoints, hidden files and pickles: a file that `torch.save` or
-    `pickle` wrote runs code where it is loaded, whatever its name. A file that the repository has and the
-    folder has not stays there. `DistillationTrainer.push_to_hub` keeps to the same rules.
+    Everything in the folder goes, but for checkpoints, logs, hidden files and pickles: a file that
+    `torch.save` or `pickle` wrote runs code where it is loaded, whatever its name. A file that the repository
+    has and the folder has not stays there. `DistillationTrainer.push_to_hub` keeps to the same rules.
 
     The token is that of `hf auth login` or HF_TOKEN, and is written nowhere.
 
@@ -110,7 +110,7 @@ def published(folder: Path) -> list[str]:
         ValueError: there is no model among them.
     """
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    patterns = withheld(folder)
+    patterns = [*withheld(folder), "runs/*"]  # TensorBoard's files name this machine
     kept = [name for name in files if not any(fnmatchcase(name, pattern) for pattern in patterns)]
     if not any(fnmatchcase(name, pattern) for name in kept for pattern in _NEEDED):
         raise ValueError(

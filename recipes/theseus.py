@@ -41,28 +41,27 @@ def main(recipe: Recipe, args: hfdistill.DistillationArguments) -> None:
         hfdistill.load_classifier(recipe.teacher),
         AutoTokenizer.from_pretrained(recipe.teacher),
     )
-    objective = 0.5 * CrossEntropy() + 0.5 * KD(temperature=4) if recipe.kd else 1.0 * CrossEntropy()
-    replacement = Theseus(teacher, rate=Linear(recipe.rate, 1, until=recipe.until))
+    labels = 1.0 * CrossEntropy()
+    objective = 0.5 * CrossEntropy() + 0.5 * KD(temperature=4) if recipe.kd else labels
+    theseus = Theseus(teacher, rate=Linear(recipe.rate, 1, until=recipe.until))
 
-    def fit(stage, callbacks):
+    def fit(stage, callbacks, objective):
         """Train the teacher's first blocks in a folder; a killed run goes on where it stopped."""
         stage_args = replace(args, output_dir=str(Path(args.output_dir, stage)), push_to_hub=False)
         trainer = hfdistill.DistillationTrainer(
             hfdistill.shrink(teacher, layers=list(range(1, recipe.layers + 1))), stage_args,
-            teacher=teacher if recipe.kd else None, objective=objective, callbacks=callbacks,
+            teacher=teacher if objective is not labels else None, objective=objective, callbacks=callbacks,
             processing_class=tokenizer, train_dataset=train, eval_dataset=dev, compute_metrics=accuracy,
         )  # fmt: skip
         trainer.train(resume_from_checkpoint=hfdistill.newest_checkpoint(stage_args.output_dir))
         trainer.save_model()
-        return trainer
+        return stage_args.output_dir
 
-    trainer = fit("student", [replacement])
-    baseline = fit("baseline", []).args.output_dir if recipe.baseline else None
-    if trainer.is_world_process_zero():
-        student = trainer.args.output_dir
-        notes = {"objective": str(objective), "replacement": str(replacement.rate), "rows": len(train),
-                 "epochs": args.num_train_epochs, "learning_rate": args.learning_rate,
-                 "seed": args.seed}  # fmt: skip
+    student = fit("student", [theseus], objective)
+    baseline = fit("baseline", [], labels) if recipe.baseline else None
+    if args.process_index == 0:
+        notes = {"objective": str(objective), "rate": str(theseus.rate), "rows": len(train), "seed": args.seed,
+                 "epochs": args.num_train_epochs, "learning_rate": args.learning_rate}  # fmt: skip
         report = hfdistill.measure(student, dev, teacher=recipe.teacher, baseline=baseline, notes=notes)
         report.save(Path(student, "report.json"))
         hfdistill.write_card(student, report, base_model=recipe.teacher, dataset=recipe.dataset)

@@ -49,6 +49,8 @@ def made(tmp_path_factory):
     (folder / ".env").write_text(f"HF_TOKEN={SECRET}")
     (folder / "checkpoint-2").mkdir()
     torch.save({}, folder / "checkpoint-2" / "optimizer.pt")
+    (folder / "runs").mkdir()
+    (folder / "runs" / "events.out.tfevents.0.machine").write_bytes(b"logged")
     return folder
 
 

@@ -265,4 +265,7 @@ def test_theseus_leaves_a_plain_student_of_the_first_blocks(material, tmp_path):
     config = json.loads((tmp_path / "student" / "config.json").read_text())
     assert config["architectures"] == ["BertForSequenceClassification"]
     assert config["shrunk_from"]["layers"] == [1, 2]
-    assert json.loads((tmp_path / "student" / "report.json").read_text())["notes"]["replacement"]
+    assert (
+        json.loads((tmp_path / "student" / "report.json").read_text())["notes"]["rate"]
+        == "Linear(0.3, 1, until=0.7)"
+    )

@@ -58,7 +58,7 @@ class Theseus(TrainerCallback):
 
     def __init__(self, teacher: Source, *, rate: Schedule | None = None, seed: int | None = None) -> None:
         self.rate = _checked(Linear(0.3, 1, until=0.7) if rate is None else rate)
-        self.seed = seed
+        self.seed = self._seed = seed
         self._network = load_classifier(teacher, role="teacher")
         self._student: Any = None
         self._groups: list[_Group] = []
@@ -98,7 +98,7 @@ class Theseus(TrainerCallback):
     def _draw(self, student: nn.Module, _inputs: Any) -> None:
         """Which of the student's blocks compute in this forward pass."""
         if student.training:
-            generator = np.random.default_rng((int(self.seed or 0), self._step, self._forward))
+            generator = np.random.default_rng((int(self._seed or 0), self._step, self._forward))
             for group, drawn in zip(self._groups, generator.random(len(self._groups)), strict=True):
                 group.stands_in = bool(drawn < self._now)
             self._groups[-1].apart = not any(group.stands_in for group in self._groups)
@@ -115,7 +115,7 @@ class Theseus(TrainerCallback):
                 "wait. Type ddp_find_unused_parameters=True among the training arguments."
             )
         _check_fit(student, self._network)
-        self.seed = args.seed if self.seed is None else self.seed
+        self._seed = args.seed if self.seed is None else self.seed
         self._student = student
         self._frozen = [p for _, p in _outside(student) if p.requires_grad]
         for parameter in self._frozen:
@@ -155,8 +155,9 @@ class _Group:
             output = predecessor(*args, **kwargs)
         if not self.apart:
             return output
-        # Nothing can learn from this pass; backward still needs a graph to walk.
-        hidden = (output if isinstance(output, Tensor) else output[0]).detach().requires_grad_()
+        # Nothing learns from this pass; backward, and DDP's reducer, still need a parameter to end at.
+        hidden = (output if isinstance(output, Tensor) else output[0]).detach()
+        hidden = hidden + 0.0 * sum(parameter.sum() for parameter in self.block.parameters())
         return hidden if isinstance(output, Tensor) else (hidden, *output[1:])
 
 
