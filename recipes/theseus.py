@@ -60,9 +60,9 @@ def main(recipe: Recipe, args: hfdistill.DistillationArguments) -> None:
     student = fit("student", [theseus], objective)
     baseline = fit("baseline", [], labels) if recipe.baseline else None
     if args.process_index == 0:
-        notes = {"objective": str(objective), "rate": str(theseus.rate), "rows": len(train), "seed": args.seed,
-                 "epochs": args.num_train_epochs, "learning_rate": args.learning_rate}  # fmt: skip
-        report = hfdistill.measure(student, dev, teacher=recipe.teacher, baseline=baseline, notes=notes)
+        run = {"objective": str(objective), "rate": str(theseus.rate), "rows": len(train), "seed": args.seed,
+               "epochs": args.num_train_epochs, "learning_rate": args.learning_rate}  # fmt: skip
+        report = hfdistill.measure(student, dev, teacher=recipe.teacher, baseline=baseline, notes=run)
         report.save(Path(student, "report.json"))
         hfdistill.write_card(student, report, base_model=recipe.teacher, dataset=recipe.dataset)
         print(report.table())
