@@ -10,6 +10,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hfdistill.hub import HERE
 from hfdistill.inherited import class_table
 from hfdistill.markdown import as_yaml, escape, listing, table
 from hfdistill.plain import is_hub_id, printable, public_name, write_atomically
@@ -216,7 +217,7 @@ def _summary(report: Report, names: _Names) -> str:
 
 
 def _usage(report: Report, names: _Names) -> str:
-    model = names.model if "/" in names.model and is_hub_id(names.model) else "path/to/this/folder"
+    model = names.model if "/" in names.model and is_hub_id(names.model) else HERE
     pairs = report.data.pairs
     text = (
         '{"text": "The first text.", "text_pair": "The second text."}' if pairs else '"The text to classify."'

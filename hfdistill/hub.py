@@ -20,6 +20,8 @@ WITHHELD = (
     *("_*", ".*", "*/.*", "checkpoint-*"),  # what is unfinished, hidden, or only to resume from
 )
 """Patterns of files that are never published; `*` crosses folders."""
+HERE = "path/to/this/folder"
+"""Stands in a card's code for a model that has no place on the Hub yet."""
 _NEEDED = ("model*.safetensors", "*.onnx")
 
 
@@ -47,7 +49,8 @@ def push_to_hub(
     `torch.save` or `pickle` wrote runs code where it is loaded, whatever its name. A file that the repository
     has and the folder has not stays there. `DistillationTrainer.push_to_hub` keeps to the same rules.
 
-    The token is that of `hf auth login` or HF_TOKEN, and is written nowhere.
+    In a card that was written without a name for the model, the code gets the repository's. The token is
+    that of `hf auth login` or HF_TOKEN, and is written nowhere.
 
     Args:
         folder: of the student, as `save_model`, `Report.save` and `write_card` left it.
@@ -73,18 +76,25 @@ def push_to_hub(
     keep checkpoints that a run can go on from; that is `hub_strategy="checkpoint"` of `TrainingArguments`.
     """
     folders = {"": Path(folder)} | ({"onnx/": Path(onnx)} if onnx is not None else {})
-    operations = [
-        CommitOperationAdd(prefix + name, str(source / name))
-        for prefix, source in folders.items()
-        for name in published(source)
-    ]
+    files = [(prefix, source, name) for prefix, source in folders.items() for name in published(source)]
     api = HfApi(library_name="hfdistill", token=token)
     repository = make_repository(repo_id, private=private, token=token)
+    operations = [
+        CommitOperationAdd(prefix + name, _content(source / name, repository=repository))
+        for prefix, source, name in files
+    ]
     with publishing(repository):
         if revision not in (None, "main"):
             api.create_branch(repository, branch=str(revision), exist_ok=True)
         commit = api.create_commit(repository, operations, commit_message=message, revision=revision)
     return str(commit.commit_url)
+
+
+def _content(path: Path, *, repository: str) -> str | bytes:
+    """A file by its path; a card with the name that its model has from now on."""
+    if path.name != "README.md":
+        return str(path)
+    return path.read_text(encoding="utf-8").replace(f'"{HERE}"', f'"{repository}"').encode()
 
 
 def make_repository(repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:

@@ -40,7 +40,7 @@ def made(tmp_path_factory):
     make_tokenizer().save_pretrained(folder)
     report = make_report({"objective": "KD()"})
     report.save(folder / "report.json")
-    hfdistill.write_card(folder, report, base_model="me/teacher", dataset="me/films", model_name="me/student")
+    hfdistill.write_card(folder, report, base_model="me/teacher", dataset="me/films")
     (folder / "recipe.yaml").write_text("student: {shrink: {layers: 2}}\n")
     (folder / "calibration.png").write_bytes(b"\x89PNG\r\n\x1a\n drawn")
     torch.save({"lr": 0.1}, folder / "training_args.bin")
@@ -109,6 +109,7 @@ def test_pushed_and_pulled_through_a_server_the_student_is_the_same_to_the_bit(m
     card = ModelCard(files["README.md"].decode())
     assert card.data.base_model == "me/teacher"
     assert 'model="me/student"' in card.text
+    assert 'model="path/to/this/folder"' in (made / "README.md").read_text()
     assert files["report.json"] == (made / "report.json").read_bytes()
 
 
