@@ -5,7 +5,19 @@ from hfdistill.card import write_card
 from hfdistill.checkpoint import CheckpointError, newest_checkpoint
 from hfdistill.contenders import Contender
 from hfdistill.crossfit import out_of_fold
-from hfdistill.data import DistillationCollator, load
+from hfdistill.data import (
+    Augmentation,
+    Chain,
+    Delete,
+    DistillationCollator,
+    Mask,
+    MaskedLM,
+    NGramSample,
+    Swap,
+    Synonyms,
+    augment,
+    load,
+)
 from hfdistill.exit_curve import exit_curve
 from hfdistill.export import ExportReport, QualityGateError, export
 from hfdistill.hub import HubUnreachable
@@ -83,6 +95,7 @@ __all__ = [
     "WSL",
     "After",
     "AttentionKL",
+    "Augmentation",
     "BiLSTMConfig",
     "BiLSTMForSequenceClassification",
     "Blend",
@@ -90,12 +103,14 @@ __all__ = [
     "CNNForSequenceClassification",
     "CacheError",
     "CachedTeacher",
+    "Chain",
     "CheckpointError",
     "Constant",
     "Contender",
     "Contents",
     "Cosine",
     "CrossEntropy",
+    "Delete",
     "DistillationArguments",
     "DistillationCollator",
     "DistillationTrainer",
@@ -115,9 +130,12 @@ __all__ = [
     "LayerMap",
     "Linear",
     "LogitMSE",
+    "Mask",
+    "MaskedLM",
     "MiniLM",
     "MiniLMv2",
     "ModelTeacher",
+    "NGramSample",
     "NonFiniteError",
     "Objective",
     "Peer",
@@ -130,12 +148,15 @@ __all__ = [
     "StaticConfig",
     "StaticForSequenceClassification",
     "Step",
+    "Swap",
+    "Synonyms",
     "Tap",
     "Teacher",
     "TinyBERTAttention",
     "Trace",
     "Until",
     "WeightedCrossEntropy",
+    "augment",
     "bilstm_from_teacher",
     "block_importance",
     "cnn_from_teacher",
