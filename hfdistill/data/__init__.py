@@ -3,6 +3,7 @@
 from hfdistill.data.augment import augment
 from hfdistill.data.collate import DistillationCollator
 from hfdistill.data.encode import encode
+from hfdistill.data.fresh import FreshCopies
 from hfdistill.data.load import load
 from hfdistill.data.masked_lm import MaskedLM
 from hfdistill.data.rewrite import Augmentation, Chain, Delete, Mask, NGramSample, Swap, Synonyms
@@ -13,6 +14,7 @@ __all__ = [
     "Chain",
     "Delete",
     "DistillationCollator",
+    "FreshCopies",
     "LengthGroupedSampler",
     "Mask",
     "MaskedLM",

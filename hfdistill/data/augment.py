@@ -210,11 +210,14 @@ def _blanks(dataset: Dataset) -> dict[str, Any]:
         feature = dataset.features.get(name)
         if isinstance(feature, List):
             first = next((row for row in dataset[name] if row is not None), ())
-            blanks[name] = [-100] * len(first)
+            blanks[name] = [-100.0 if _is_real(feature.feature) else -100] * len(first)
         elif feature is not None:
-            real = isinstance(feature, Value) and feature.dtype.startswith("float")
-            blanks[name] = math.nan if real else -100
+            blanks[name] = math.nan if _is_real(feature) else -100
     return blanks
+
+
+def _is_real(feature: Any) -> bool:
+    return isinstance(feature, Value) and feature.dtype.startswith("float")
 
 
 def _digest(texts: Sequence[str]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from random import Random
@@ -52,7 +53,7 @@ class MaskedLM(Augmentation):
     Raises:
         HubUnreachable: where the Hub gives no answer.
         ValueError: for p outside (0, 1], fewer than one candidate, a model without a trained head, and a
-            tokenizer that is slow, has no mask token, or is missing.
+            tokenizer that is slow, has no mask token or no whole words, or is missing.
 
     Example:
         >>> new = augment(rows, MaskedLM("google-bert/bert-base-uncased"), copies=20)  # doctest: +SKIP
@@ -85,7 +86,9 @@ class MaskedLM(Augmentation):
         """sha256 over settings, weights, config and tokenizer."""
         digest = hashlib.sha256(f"{hfdistill.__version__} {self!r} {sorted(self.stop_words)}".encode())
         digest.update(tokenizer_print(self.tokenizer).encode())
-        digest.update(self.model.config.to_json_string(use_diff=False).encode())
+        written = ("architectures", "dtype", "transformers_version")  # when it was saved
+        config = {n: v for n, v in self.model.config.to_dict().items() if n[0] != "_" and n not in written}
+        digest.update(json.dumps(config, sort_keys=True, default=str).encode())
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
@@ -201,8 +204,14 @@ def _whole_words(tokenizer: Any) -> dict[int, str]:
     special = set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab())
     begin = next((mark for mark in _BEGINS if any(token.startswith(mark) for token in vocabulary)), "")
     words = {
-        number: tokenizer.convert_tokens_to_string([token]).strip()
+        number: tokenizer.convert_tokens_to_string([token]).strip().removeprefix(begin)
         for token, number in vocabulary.items()
         if token.startswith(begin) and token not in special
     }
-    return {number: word for number, word in words.items() if word.isalpha()}
+    words = {number: word for number, word in words.items() if word.isalpha()}
+    if not words:
+        raise ValueError(
+            f"No token of {type(tokenizer).__name__} is a whole word, so the model cannot name one. Take a "
+            "model of words and pieces, such as google-bert/bert-base-uncased."
+        )
+    return words

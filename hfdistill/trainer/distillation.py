@@ -21,7 +21,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from hfdistill import labels as spaces
 from hfdistill.anatomy import known_anatomy
 from hfdistill.arguments import option
-from hfdistill.data import LengthGroupedSampler, row_lengths
+from hfdistill.data import FreshCopies, LengthGroupedSampler, row_lengths
 from hfdistill.objectives import Blend, Objective, Setting, as_blend, default_objective
 from hfdistill.pretrained import load_student
 from hfdistill.processes import leave_in_order
@@ -238,6 +238,8 @@ class DistillationTrainer(CachingTrainer):
         """Tell the sampler the epoch: accelerate cannot, where several processes resume in its middle."""
         if isinstance(self._sampler, LengthGroupedSampler):
             self._sampler.set_epoch(epoch)
+        if isinstance(self.train_dataset, FreshCopies):
+            self.train_dataset.set_epoch(epoch)
         if not self._teacher_seen:
             self._look_at_teacher()
         # Data without a length can end within an accumulation window: what it left must not join a step.
@@ -381,6 +383,8 @@ class DistillationTrainer(CachingTrainer):
         shape = ("model_type", "num_hidden_layers", "hidden_size", "num_labels", "shrunk_from")
         facts["student"] = {name: getattr(config, name, None) for name in shape}
         facts["rows"] = len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else None
+        if isinstance(self.train_dataset, FreshCopies):
+            facts["copies"] = self.train_dataset.fingerprint()
         facts |= {name: getattr(self.args, name) for name in ("seed", "data_seed", "learning_rate")}
         accumulated = self.args.gradient_accumulation_steps * self.args.world_size
         return {**facts, "rows a step": self._train_batch_size * accumulated}
