@@ -107,7 +107,8 @@ class Writer:
         seed: of what is drawn.
         texts: the columns of text.
         changing: those that may change.
-        blanks: label column → what stands there for no label; without the columns that keep theirs.
+        blanks: label column → what stands there for no label.
+        keep_labels: whether a new row has the label of its row.
     """
 
     method: Augmentation
@@ -115,6 +116,7 @@ class Writer:
     texts: tuple[str, ...]
     changing: tuple[str, ...]
     blanks: dict[str, Any]
+    keep_labels: bool
 
     @classmethod
     def of(
@@ -137,8 +139,7 @@ class Writer:
             raise ValueError(f"columns={columns!r} may name {', '.join(texts)}, the columns of text, alone.")
         made = as_augmentation(method)
         _check_repeats(made, dataset[0][changing[0]] if len(dataset) else "")
-        blanks = {} if keep_labels else _blanks(dataset)
-        return cls(made, seed, texts, changing, blanks)
+        return cls(made, seed, texts, changing, _blanks(dataset), keep_labels)
 
     def copies(self, batch: dict[str, list[Any]], rows: list[int], copies: range) -> dict[str, list[Any]]:
         """New rows of a batch whose rows have these numbers; a row that would stay as it is gives none."""
@@ -150,7 +151,7 @@ class Writer:
                 if new is None:
                     continue
                 for name in batch:
-                    made[name].append({**self.blanks, **new}.get(name, batch[name][i]))
+                    made[name].append(self._value(name, batch[name][i], new))
         return made
 
     def one(self, batch: dict[str, list[Any]], rows: list[int], copy: int) -> dict[str, list[Any]]:
@@ -160,9 +161,14 @@ class Writer:
         for i, row in enumerate(rows):
             texts = {name: batch[name][i] for name in self.texts}
             new = self._draw(texts, prepared, i, row, copy) or texts
-            for name, value in {**self.blanks, **new}.items():
-                made[name][i] = value
+            for name in batch:
+                made[name][i] = self._value(name, batch[name][i], new)
         return made
+
+    def _value(self, name: str, old: Any, new: dict[str, str]) -> Any:
+        """What stands in a column of a new row."""
+        blank = name in self.blanks and (old is None or not self.keep_labels)
+        return self.blanks[name] if blank else new.get(name, old)
 
     def _prepare(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         for name in self.changing:
