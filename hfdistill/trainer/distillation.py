@@ -30,15 +30,15 @@ from hfdistill.tokens import tokenizer_print
 from hfdistill.trace import Batch, Tap, Trace, accepted_inputs, run
 from hfdistill.trainer import preflight
 from hfdistill.trainer.batches import REPEATED, own_rows, rows
-from hfdistill.trainer.caching import CachingTrainer
 from hfdistill.trainer.given import GivenLoss
 from hfdistill.trainer.ledger import Ledger, NonFiniteError
 from hfdistill.trainer.lessons import Lessons
+from hfdistill.trainer.mixup import MixingTrainer
 
 logger = logging.getLogger(__name__)
 
 
-class DistillationTrainer(CachingTrainer):
+class DistillationTrainer(MixingTrainer):
     """A `Trainer` that learns from a teacher. Everything that Trainer takes keeps its meaning.
 
     The loss of an optimizer step is the objective over all its rows: the same gradient however they are split
@@ -252,7 +252,8 @@ class DistillationTrainer(CachingTrainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | None]:
         """The micro-batches of one optimizer step, and each term's count over them, on all processes."""
-        batches = [self._own_rows(dict(batch)) for batch in itertools.islice(epoch_iterator, num_batches)]
+        taken = [self._own_rows(dict(batch)) for batch in itertools.islice(epoch_iterator, num_batches)]
+        batches = self.mixed(taken)
         if not batches:
             return [], None
         self._lessons.open(min(1.0, self.state.global_step / max(1, self.state.max_steps)))
@@ -383,8 +384,9 @@ class DistillationTrainer(CachingTrainer):
         shape = ("model_type", "num_hidden_layers", "hidden_size", "num_labels", "shrunk_from")
         facts["student"] = {name: getattr(config, name, None) for name in shape}
         facts["rows"] = len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else None
-        if isinstance(self.train_dataset, FreshCopies):
-            facts["copies"] = self.train_dataset.fingerprint()
+        fresh = isinstance(self.train_dataset, FreshCopies)
+        facts["copies"] = self.train_dataset.fingerprint() if fresh else None
+        facts["mixup"] = option(self.args, "mixup")
         facts |= {name: getattr(self.args, name) for name in ("seed", "data_seed", "learning_rate")}
         accumulated = self.args.gradient_accumulation_steps * self.args.world_size
         return {**facts, "rows a step": self._train_batch_size * accumulated}
