@@ -18,6 +18,7 @@ from hfdistill.data import (
     Synonyms,
     augment,
     load,
+    load_texts,
 )
 from hfdistill.exit_curve import exit_curve
 from hfdistill.export import ExportReport, QualityGateError, export
@@ -169,6 +170,7 @@ __all__ = [
     "fast_bf16",
     "load",
     "load_classifier",
+    "load_texts",
     "measure",
     "most_important",
     "newest_checkpoint",

@@ -8,6 +8,7 @@ from hfdistill.data.load import load
 from hfdistill.data.masked_lm import MaskedLM
 from hfdistill.data.rewrite import Augmentation, Chain, Delete, Mask, NGramSample, Swap, Synonyms
 from hfdistill.data.sampler import LengthGroupedSampler, row_lengths
+from hfdistill.data.texts import load_texts
 
 __all__ = [
     "Augmentation",
@@ -24,5 +25,6 @@ __all__ = [
     "augment",
     "encode",
     "load",
+    "load_texts",
     "row_lengths",
 ]
