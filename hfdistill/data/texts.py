@@ -102,8 +102,7 @@ def load_texts(
     digest = hashlib.sha256(settings.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     found = _written(gate, pieces, limit, digest)
     if gate.dropped:
-        reasons = ", ".join(f"{count:,} {why}" for why, count in gate.dropped.items())
-        logger.warning("%s: %s texts kept, left out %s", source, f"{len(found or ()):,}", reasons)
+        logger.warning("%s: %s texts kept, left out %s", source, f"{len(found or ()):,}", gate.reasons())
     if found is None:
         raise ValueError(
             f"No text of {str(source)!r} is left. Is it all in the evaluation data (against=), shorter than "
@@ -146,6 +145,10 @@ class Gate:
     runs: Mapping[int, Collection[bytes]]
     min_words: int
     dropped: Counter[str] = field(default_factory=Counter)
+
+    def reasons(self) -> str:
+        """How many were left out, and why."""
+        return ", ".join(f"{count:,} {why}" for why, count in self.dropped.items())
 
     def passed(self, pieces: Iterable[Piece], limit: int | None) -> Iterator[dict[str, str]]:
         """The rows that pass, `limit` of them at most; None for all."""
