@@ -8,7 +8,8 @@ from transformers import HfArgumentParser, TrainingArguments
 from hfdistill import DistillationArguments
 from hfdistill.arguments import fast_bf16, option
 
-DEFAULTS = {"length_grouping": True, "max_length": None, "teacher_check_rows": 512, "allow_changed": False}
+DEFAULTS = {"length_grouping": True, "max_length": None, "teacher_check_rows": 512}
+DEFAULTS |= {"mixup": None, "allow_changed": False}
 
 
 def test_the_defaults_are_those_of_plain_arguments(tmp_path):

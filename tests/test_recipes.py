@@ -140,6 +140,26 @@ def test_every_kind_of_student_gets_its_rows_and_finished_runs_are_kept(material
     assert "x |" in page.read_text()  # the times of the first start
 
 
+def test_numbers_of_copies_are_compared_in_one_table_at_the_same_steps(material, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- augment -->\n<!-- /augment -->\n")
+    arguments = [*sst2_arguments(material, tmp_path / "out"), "--max_steps", "2", "--seeds", "1"]
+    arguments += ["--labelled_rows", "24", "--copies", "0", "2", "--real", "--page", str(page)]
+    done = launch(1, str(ROOT / "recipes" / "augment.py"), *arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "| 2 copies |" in page.read_text()
+    notes = {
+        path.parent.name: json.loads(path.read_text())["notes"]
+        for path in (tmp_path / "out").glob("*/report.json")
+    }
+    assert {name: note["rows"] for name, note in notes.items() if "copies-" not in name} == {
+        "no_teacher-1": 24,
+        "as_many_real_rows-1": 64,
+    }
+    assert notes["0_copies-1"]["rows"] == 24 < notes["2_copies-1"]["rows"] <= 72
+    assert {note["steps"] for note in notes.values()} == {2}
+
+
 @pytest.mark.parametrize("more", [["--direct"], ["--born_again"]], ids=["assistant", "born again"])
 def test_a_chain_ends_with_a_report_of_each_student(material, tmp_path, more):
     arguments = {"dataset": material / "data", "teacher": material / "teacher", "output_dir": tmp_path}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from datasets import Dataset, IterableDataset
 
+from hfdistill.data.fresh import FreshCopies
 from hfdistill.labels import UNKNOWN
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def encode(
 
     Args:
         dataset: A `Dataset`, `IterableDataset`, `DatasetDict` or `IterableDatasetDict` with a `text` or a
-            `tokens` column.
+            `tokens` column, or `FreshCopies`, whose new rows are then tokenised as they are read.
         tokenizer: A transformers tokenizer, fast or slow.
         max_length: Tokens per row, special tokens included; None for the tokenizer's own limit.
         token_types: Ask for `token_type_ids` where the tokenizer does not return them by itself. A BERT
@@ -64,6 +65,11 @@ def encode(
         >>> encode(rows, tokenizer, max_length=64).column_names
         ['label', 'input_ids', 'token_type_ids', 'attention_mask']
     """
+    if isinstance(dataset, FreshCopies):
+        rows = encode(dataset.rows, tokenizer, max_length=max_length, token_types=token_types, prefix=prefix)
+        encoder, _ = _encoder(dataset.texts, tokenizer, max_length, token_types, prefix)
+        read: Any = dataset.over(rows, replace(encoder, counts=False))
+        return read
     splits = dataset if isinstance(dataset, dict) else {"": dataset}
     encoded = {
         name: _encode_split(rows, tokenizer, max_length, token_types, prefix) for name, rows in splits.items()
@@ -85,6 +91,14 @@ def encode(
 
 
 def _encode_split(rows: Any, tokenizer: Any, max_length: int | None, token_types: bool, prefix: str) -> Any:
+    encoder, texts = _encoder(rows, tokenizer, max_length, token_types, prefix)
+    return rows.map(encoder, batched=True, with_indices=True, remove_columns=[] if prefix else texts)
+
+
+def _encoder(
+    rows: Any, tokenizer: Any, max_length: int | None, token_types: bool, prefix: str
+) -> tuple[Encoder, list[str]]:
+    """What tokenises these rows, and the columns that it reads."""
     if not isinstance(rows, (Dataset, IterableDataset)):
         raise ValueError(
             f"encode reads a datasets.Dataset, IterableDataset or dict of them, found {type(rows).__name__}. "
@@ -107,7 +121,7 @@ def _encode_split(rows: Any, tokenizer: Any, max_length: int | None, token_types
         counts=isinstance(rows, Dataset),
         prefix=prefix,
     )
-    return rows.map(encoder, batched=True, with_indices=True, remove_columns=[] if prefix else texts)
+    return encoder, texts
 
 
 def room_for_text(tokenizer: Any, max_length: int | None, *, pairs: bool) -> int | None:

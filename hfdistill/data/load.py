@@ -160,6 +160,15 @@ def _text_columns(columns: list[str], text: str | None, text_pair: str | None) -
     return candidates + told
 
 
+def text_column(columns: list[str], text: str | None) -> str:
+    """The name of the text column: the one told, or the only one with a usual name.
+
+    Raises:
+        ValueError: where there is none, or several.
+    """
+    return _text_columns(columns, text, None)[0]
+
+
 def _label_column(columns: list[str], label: str | None) -> str | None:
     if label is not None:
         return _told(columns, label, "label")

@@ -13,6 +13,8 @@ from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from hfdistill.data.fresh import FreshCopies
+
 # Groups per sorted chunk: see the table in LengthGroupedSampler.
 CHUNK_GROUPS = 50
 
@@ -138,6 +140,9 @@ def row_lengths(dataset: Any, *, column: str = "length") -> list[int] | None:
     """
     if isinstance(dataset, Dataset):
         return _arrow_lengths(dataset, column)
+    if isinstance(dataset, FreshCopies):
+        lengths = _arrow_lengths(dataset.rows, column)
+        return None if lengths is None else lengths * (1 + dataset.copies)
     if isinstance(dataset, (list, tuple)) and dataset and all(isinstance(row, Mapping) for row in dataset):
         if all(column in row for row in dataset):
             return [int(row[column]) for row in dataset]

@@ -12,7 +12,8 @@ from torch import nn
 from transformers.trainer_utils import TrainOutput
 
 from hfdistill.arguments import option
-from hfdistill.teachers import CachedTeacher, Contents, fill
+from hfdistill.data import FreshCopies
+from hfdistill.teachers import CachedTeacher, CacheError, Contents, fill
 from hfdistill.trainer.moving import MovingTeacherTrainer
 
 logger = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ class CachingTrainer(MovingTeacherTrainer):
     """A `Trainer` that records its teacher before the first step, and then trains without it in memory.
 
     Every epoch reads what is stored, the first one too. Data without a length is recorded as it comes: its
-    rows are asked about once, and published with each checkpoint and at the end.
+    rows are asked about once, and published with each checkpoint and at the end. So are fresh copies.
     """
 
     _teacher_cache: str | Path | None = None
@@ -64,8 +65,14 @@ class CachingTrainer(MovingTeacherTrainer):
         if cached is None:
             return
         self._check_pooling(cached)
-        checked = self.checked_rows()
-        for data in (self.train_dataset, checked):
+        checked, train = self.checked_rows(), self.train_dataset
+        fresh = isinstance(train, FreshCopies)
+        if fresh and cached.teacher is None:
+            raise CacheError(
+                "The training data is rewritten in every epoch, and this recorded teacher can answer nothing "
+                "new. Give CachedTeacher(folder, teacher=...), or a fixed set: augment(dataset, method)."
+            )
+        for data in (train.rows if fresh else train, checked):
             if data is not None and hasattr(data, "__len__"):
                 collate = self.data_collator
                 if isinstance(data, Dataset):
@@ -75,7 +82,7 @@ class CachingTrainer(MovingTeacherTrainer):
                 bar = self.is_world_process_zero() and not self.args.disable_tqdm
                 fill(cached, data, self._unlabelled(collate), progress=bar)
         live, self.teacher = cached.teacher, cached
-        if hasattr(self.train_dataset, "__len__"):
+        if hasattr(train, "__len__") and not fresh:
             cached.release()
             if isinstance(live, nn.Module):
                 live.to("cpu")  # it may be the user's own, who goes on with it

@@ -21,7 +21,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from hfdistill import labels as spaces
 from hfdistill.anatomy import known_anatomy
 from hfdistill.arguments import option
-from hfdistill.data import LengthGroupedSampler, row_lengths
+from hfdistill.data import FreshCopies, LengthGroupedSampler, row_lengths
 from hfdistill.objectives import Blend, Objective, Setting, as_blend, default_objective
 from hfdistill.pretrained import load_student
 from hfdistill.processes import leave_in_order
@@ -30,15 +30,15 @@ from hfdistill.tokens import tokenizer_print
 from hfdistill.trace import Batch, Tap, Trace, accepted_inputs, run
 from hfdistill.trainer import preflight
 from hfdistill.trainer.batches import REPEATED, own_rows, rows
-from hfdistill.trainer.caching import CachingTrainer
 from hfdistill.trainer.given import GivenLoss
 from hfdistill.trainer.ledger import Ledger, NonFiniteError
 from hfdistill.trainer.lessons import Lessons
+from hfdistill.trainer.mixup import MixingTrainer
 
 logger = logging.getLogger(__name__)
 
 
-class DistillationTrainer(CachingTrainer):
+class DistillationTrainer(MixingTrainer):
     """A `Trainer` that learns from a teacher. Everything that Trainer takes keeps its meaning.
 
     The loss of an optimizer step is the objective over all its rows: the same gradient however they are split
@@ -238,6 +238,8 @@ class DistillationTrainer(CachingTrainer):
         """Tell the sampler the epoch: accelerate cannot, where several processes resume in its middle."""
         if isinstance(self._sampler, LengthGroupedSampler):
             self._sampler.set_epoch(epoch)
+        if isinstance(self.train_dataset, FreshCopies):
+            self.train_dataset.set_epoch(epoch)
         if not self._teacher_seen:
             self._look_at_teacher()
         # Data without a length can end within an accumulation window: what it left must not join a step.
@@ -250,7 +252,8 @@ class DistillationTrainer(CachingTrainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | None]:
         """The micro-batches of one optimizer step, and each term's count over them, on all processes."""
-        batches = [self._own_rows(dict(batch)) for batch in itertools.islice(epoch_iterator, num_batches)]
+        taken = [self._own_rows(dict(batch)) for batch in itertools.islice(epoch_iterator, num_batches)]
+        batches = self.mixed(taken)
         if not batches:
             return [], None
         self._lessons.open(min(1.0, self.state.global_step / max(1, self.state.max_steps)))
@@ -381,6 +384,9 @@ class DistillationTrainer(CachingTrainer):
         shape = ("model_type", "num_hidden_layers", "hidden_size", "num_labels", "shrunk_from")
         facts["student"] = {name: getattr(config, name, None) for name in shape}
         facts["rows"] = len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else None
+        fresh = isinstance(self.train_dataset, FreshCopies)
+        facts["copies"] = self.train_dataset.fingerprint() if fresh else None
+        facts["mixup"] = option(self.args, "mixup")
         facts |= {name: getattr(self.args, name) for name in ("seed", "data_seed", "learning_rate")}
         accumulated = self.args.gradient_accumulation_steps * self.args.world_size
         return {**facts, "rows a step": self._train_batch_size * accumulated}

@@ -20,7 +20,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from hfdistill import labels as spaces
 from hfdistill.anatomy import longest_input
 from hfdistill.arguments import option
-from hfdistill.data import DistillationCollator, encode
+from hfdistill.data import DistillationCollator, FreshCopies, encode
 from hfdistill.label_rows import check_class_names, check_labels
 from hfdistill.objectives import Blend
 from hfdistill.teachers import Teacher, settle_tokens
@@ -169,7 +169,7 @@ class Reader:
             return {name: self(part, tokenizer) for name, part in data.items()}
         columns = getattr(data, "column_names", None) or []
         raw = {"text", "tokens"} & set(columns)
-        if not isinstance(data, (Dataset, IterableDataset)) or not raw:
+        if not isinstance(data, (Dataset, IterableDataset, FreshCopies)) or not raw:
             return data
         if reads_by_itself(self.args, self.collator, data):
             return data
@@ -231,6 +231,8 @@ class Reader:
 
     def _filled(self, data: Any) -> Any:
         """The data with None, which `concatenate_datasets` leaves in rows without a label, filled in."""
+        if isinstance(data, FreshCopies):
+            return data.over(self._filled(data.rows))
         config = next((config for config in self.configs if config is not None), None)
         if config is None or not isinstance(data, Dataset) or "label" not in data.column_names:
             return data
@@ -354,6 +356,7 @@ def check_data(train: Any, evaluation: Any, *, config: Any, objective: Blend, re
     for split, data in sets.items():
         if objective.needs_teacher:
             reader.check_columns(data, split=split)
+        data = data.rows if isinstance(data, FreshCopies) else data
         if not isinstance(data, Dataset) or config is None:
             continue
         if len(data) == 0:

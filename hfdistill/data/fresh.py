@@ -1,0 +1,120 @@
+"""Text that is written anew in every epoch."""
+
+from __future__ import annotations
+
+import copy as copying
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+
+from hfdistill.data.augment import Method, Writer
+
+Columns = dict[str, list[Any]]
+
+
+class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
+    """The rows, and `copies` rewritten ones of each that are other ones in every epoch.
+
+    Give it to `DistillationTrainer` as `train_dataset`: it is tokenised for student and teacher, told the
+    epoch, and goes on exactly where it stopped when a run is resumed. A new row is drawn from (seed, copy,
+    row), where copy counts on over the epochs: with copies=1, epoch k shows the k-th copies of `augment`. It
+    has no label unless `keep_labels` says so. A row that cannot be changed is repeated.
+
+    When to use it: many epochs of a cheap method. A recorded teacher needs a live one behind it
+    (`CachedTeacher(folder, teacher=...)` or `teacher_cache=`), which is asked about each new row, and each
+    answer is stored: `augment` makes a set that is asked about once. In a loop of your own, call `set_epoch`
+    before each epoch.
+
+    Args:
+        dataset: with a `text` (and `text_pair`) column, not tokenised.
+        method: see `augment`.
+        copies: new rows of each row, in every epoch.
+        seed: of what is drawn.
+        columns: texts that may change; see `augment`.
+        keep_labels: the new rows take the label of their row.
+
+    Raises:
+        TypeError: for data or a method of another kind.
+        ValueError: for tokenised data, data without text, fewer than one copy, and a function that draws at
+            random.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> from hfdistill.data import Delete, FreshCopies
+        >>> rows = FreshCopies(Dataset.from_dict({"text": ["a warm and funny film"]}), Delete(p=0.5))
+        >>> rows.set_epoch(3)
+        >>> len(rows), rows[0]["text"]
+        (2, 'a warm and funny film')
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        method: Method,
+        *,
+        copies: int = 1,
+        seed: int = 0,
+        columns: Sequence[str] | None = None,
+        keep_labels: bool = False,
+    ) -> None:
+        if copies < 1:
+            raise ValueError(f"FreshCopies makes 1 copy or more of each row, found copies={copies}.")
+        self._writer = Writer.of(dataset, method, seed=seed, columns=columns, keep_labels=keep_labels)
+        self.texts = self.rows = dataset
+        self.copies, self.seed, self.keep_labels = copies, seed, keep_labels
+        self._encoders: Sequence[Callable[[Columns, list[int]], Columns]] = ()
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that persist see it too
+
+    @property
+    def column_names(self) -> list[str]:
+        """Those of the rows."""
+        return list(self.rows.column_names)
+
+    def over(self, rows: Dataset, *encoders: Callable[[Columns, list[int]], Columns]) -> FreshCopies:
+        """The same over rows that were made of these.
+
+        Args:
+            rows: as many, such as the tokenised ones.
+            *encoders: what made their new columns out of the text, and does so for the new rows.
+        """
+        made = copying.copy(self)
+        made.rows, made._encoders = rows, [*self._encoders, *encoders]
+        return made
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose copies are read next; counted from 0."""
+        self._epoch.fill_(epoch)
+
+    def fingerprint(self) -> str:
+        """Tells one way to make copies from another when a run is resumed."""
+        method = self._writer.method.fingerprint() or type(self._writer.method).__name__
+        return f"{method} {self.copies} {self.seed} {self._writer.changing} {self.keep_labels}"
+
+    def __len__(self) -> int:
+        return len(self.rows) * (1 + self.copies)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"Row {index} of {len(self)}.")
+        return self.__getitems__([index % len(self)])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Rows by number: first those of the data, then the first copies of each, the second copies, …"""
+        size, found = len(self.rows), {}
+        for turn in sorted({index // size for index in indices}):
+            numbers = [index % size for index in indices if index // size == turn]
+            columns = self.rows[numbers] if turn == 0 else self._fresh(numbers, turn - 1)
+            for i, number in enumerate(numbers):
+                found[turn * size + number] = {name: values[i] for name, values in columns.items()}
+        return [dict(found[index]) for index in indices]
+
+    def _fresh(self, numbers: list[int], turn: int) -> Columns:
+        """The columns of new rows of these rows."""
+        copy = int(self._epoch) * self.copies + turn
+        made = self._writer.one(self.texts[numbers], numbers, copy)
+        read = {name: value for encoder in self._encoders for name, value in encoder(made, numbers).items()}
+        if not read:
+            return made
+        return {name: value for name, value in made.items() if name not in self._writer.texts} | read
