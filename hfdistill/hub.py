@@ -80,7 +80,7 @@ def push_to_hub(
     api = HfApi(library_name="hfdistill", token=token)
     repository = make_repository(repo_id, private=private, token=token)
     operations = [
-        CommitOperationAdd(prefix + name, _content(source / name, repository=repository))
+        CommitOperationAdd(prefix + name, _content(source / name, repository if not prefix else ""))
         for prefix, source, name in files
     ]
     with publishing(repository):
@@ -90,9 +90,9 @@ def push_to_hub(
     return str(commit.commit_url)
 
 
-def _content(path: Path, *, repository: str) -> str | bytes:
-    """A file by its path; a card with the name that its model has from now on."""
-    if path.name != "README.md":
+def _content(path: Path, repository: str) -> str | bytes:
+    """A file by its path; the student's card with the name that its model has from now on."""
+    if path.name != "README.md" or not repository:
         return str(path)
     return path.read_text(encoding="utf-8").replace(f'"{HERE}"', f'"{repository}"').encode()
 
