@@ -76,7 +76,7 @@ def load_texts(
         >>> from pathlib import Path
         >>> from hfdistill.data import load_texts
         >>> Path("talk.txt").write_text("A warm film.\\na  WARM film\\nThe plot was thin.\\n")
-        44
+        45
         >>> load_texts("talk.txt", against=["The plot was thin"])["text"][:]
         ['A warm film.']
     """
