@@ -16,10 +16,11 @@ from transformers.utils.logging import tqdm
 
 from hfdistill.contenders import Contender, Subject, collate, load_subjects
 from hfdistill.labels import class_names, task_kind, word_labels, words
-from hfdistill.metrics.compare import classes, differences, errors
+from hfdistill.metrics.calibration import reliability
+from hfdistill.metrics.compare import classes, confusions, differences, errors
 from hfdistill.metrics.entities import entity_f1
 from hfdistill.metrics.gold import gold, labelled_words
-from hfdistill.metrics.scores import Array, Scores, fidelity, scores
+from hfdistill.metrics.scores import Array, Scores, fidelity, log_softmax, scores
 from hfdistill.plain import scrub
 from hfdistill.pretrained import Source
 from hfdistill.report import DataReport, ModelReport, Report, Speed
@@ -103,6 +104,7 @@ def measure(
         data=_describe_data(data, subjects["student"], labelled, max_length),
         environment=environment(student_model.device),
         notes=kept,
+        confusions=confusions(task, logits, known, truth),
     )
 
 
@@ -242,6 +244,9 @@ def _describe(
         if "teacher" in logits and subject.role != "teacher"
         else None,
         speed=speed,
+        reliability=reliability(np.exp(log_softmax(known.astype(np.float64))), labels)
+        if metrics is not None and "ece" in metrics
+        else None,
     )
 
 

@@ -56,13 +56,13 @@ def public_name(name: str) -> str:
     return parts[-1] if parts else Path(name).resolve().name
 
 
-def write_atomically(path: Path, text: str) -> Path:
-    """Write a text file so that readers see the old content or the new, never a part; makes its folder."""
+def write_atomically(path: Path, content: str | bytes) -> Path:
+    """Write a file, text as UTF-8: readers see the old content or the new, never a part. Makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
-        with staged.open("x", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
+        with staged.open("xb") as stream:
+            stream.write(content.encode("utf-8") if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
         staged.replace(path)

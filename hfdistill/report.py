@@ -12,8 +12,10 @@ from typing import Any, cast
 
 from hfdistill.plain import build, printable, read_json, write_atomically
 
-SCHEMA = 2
+SCHEMA = 3
 MAX_BYTES = 16_000_000
+MAX_CELLS = 400
+"""Of a confusion matrix that is kept whole: 20 classes. Of more classes a tenth as many pairs are kept."""
 
 ROLES = ("teacher", "student", "baseline")
 COLUMNS = {
@@ -66,6 +68,37 @@ class Speed:
 
 
 @dataclass(frozen=True)
+class Bin:
+    """Answers of like confidence: how many, the mean of their confidences, and the share that is right."""
+
+    rows: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Rows of the class numbered `row` that the student puts into class `column`; both from 0."""
+
+    row: int
+    column: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Which classes the student takes for which, `against` the "labels" or the answers of the "teacher".
+
+    `complete`: what is not listed is 0. Else, with many classes, only the most frequent pairs of different
+    ones are listed, in this order.
+    """
+
+    against: str
+    complete: bool
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
 class ModelReport:
     """One model.
 
@@ -79,6 +112,7 @@ class ModelReport:
         metrics: against the labels, see `hfdistill.metrics.scores`; None without labels.
         fidelity: against the teacher; None for the teacher and without one.
         speed: None where speed was not asked for.
+        reliability: the bins of `ece`; None without labels, for other tasks, and in reports of schema 1 or 2.
     """
 
     name: str
@@ -90,6 +124,7 @@ class ModelReport:
     metrics: dict[str, float | None] | None
     fidelity: dict[str, float | None] | None
     speed: Speed | None
+    reliability: tuple[Bin, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -203,6 +238,7 @@ class Report:
         data: the rows.
         environment: hardware, versions, date.
         notes: whatever the run wants to be remembered by: objective, recipe, seeds.
+        confusions: against the labels and the teacher; None in reports of schema 1 or 2.
     """
 
     task: str
@@ -215,6 +251,7 @@ class Report:
     data: DataReport
     environment: Environment
     notes: dict[str, Any]
+    confusions: tuple[Confusion, ...] | None = None
     schema: int = SCHEMA
 
     def models(self) -> dict[str, ModelReport]:
@@ -261,7 +298,7 @@ class Report:
         path = Path(path)
         content = read_json(path, limit=MAX_BYTES)
         found = content.get("schema") if isinstance(content, dict) else None
-        if type(found) is int and found == 1:
+        if type(found) is int and found in (1, 2):
             content, found = {**content, "schema": SCHEMA}, SCHEMA  # what came later has a default
         if type(found) is not int or found != SCHEMA:
             raise ValueError(

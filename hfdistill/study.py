@@ -171,5 +171,7 @@ def _against(reports: Sequence[Report], others: Sequence[Report], metric: str) -
     differences = [own - other for own, other in pairs]
     if metric not in PERCENT:
         return f"{statistics.mean(differences):+.3f}"
+    if len(differences) == 1:
+        return signed(differences[0])
     mean, low, high = (signed(x) for x in (statistics.mean(differences), min(differences), max(differences)))
     return f"{mean} ({low} to {high})"

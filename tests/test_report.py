@@ -40,8 +40,8 @@ def test_a_failed_save_keeps_the_old_report(report, tmp_path, monkeypatch):
     ("change", "message"),
     [
         (lambda text: text[:100], "not strict JSON"),
-        (lambda text: text.replace('"schema": 2', '"schema": 3'), "has schema 3, this hfdistill reads 2"),
-        (lambda text: text.replace('"schema": 2', '"schema": true'), "has schema True"),
+        (lambda text: text.replace('"schema": 3', '"schema": 4'), "has schema 4, this hfdistill reads 3"),
+        (lambda text: text.replace('"schema": 3', '"schema": true'), "has schema True"),
         (lambda text: "[" * 100_000, "not strict JSON"),
         (lambda text: "[]", "has schema None"),
         (lambda text: text.replace('"rows": 32', '"rows": "32"'), "rows should be int, found str"),

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hfdistill.metrics.memory import InMemory
+from hfdistill.report import Bin
 
 
 def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, *, n_bins: int = 15) -> float:
@@ -33,14 +34,37 @@ def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, *, n
     """
     p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
     _check(p, y, n_bins)
-    confidence = p.max(axis=1)
-    correct = (p.argmax(axis=1) == y).astype(np.float64)
+    _, confidence, correct = _sums(p, y, n_bins)
+    return float(np.abs(correct - confidence).sum() / len(y))  # n_b * (accuracy_b - confidence_b)
+
+
+def reliability(probabilities: ArrayLike, labels: ArrayLike, *, n_bins: int = 15) -> tuple[Bin, ...]:
+    """The bins of `expected_calibration_error` that have rows, from low to high confidence.
+
+    Raises:
+        ValueError: as for `expected_calibration_error`.
+
+    Example:
+        >>> reliability([[0.75, 0.25], [0.25, 0.75]], [0, 1])
+        (Bin(rows=2, confidence=0.75, accuracy=1.0),)
+    """
+    p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
+    _check(p, y, n_bins)
+    return tuple(
+        Bin(rows=int(rows), confidence=float(confidence / rows), accuracy=float(correct / rows))
+        for rows, confidence, correct in zip(*_sums(p, y, n_bins), strict=True)
+        if rows
+    )
+
+
+def _sums(p: np.ndarray, y: np.ndarray, n_bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, sum of their confidences, and number of right answers in each bin; (n_bins,) each."""
+    confidence, correct = p.max(axis=1), (p.argmax(axis=1) == y).astype(np.float64)
     edges = np.linspace(0.0, 1.0, n_bins + 1)
     bins = np.searchsorted(edges[1:-1], confidence, side="left")
-    gaps = np.bincount(
-        bins, weights=correct - confidence, minlength=n_bins
-    )  # n_b * (accuracy_b - confidence_b)
-    return float(np.abs(gaps).sum() / len(y))
+    rows = np.bincount(bins, minlength=n_bins)
+    sums = [np.bincount(bins, weights=values, minlength=n_bins) for values in (confidence, correct)]
+    return rows, sums[0], sums[1]
 
 
 def _check(p: np.ndarray, y: np.ndarray, n_bins: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from hfdistill.metrics.scores import Array, paired_interval
-from hfdistill.report import ClassReport, Difference, Errors
+from hfdistill.report import MAX_CELLS, Cell, ClassReport, Confusion, Difference, Errors
 
 
 def differences(task: str, logits: Mapping[str, Array], labels: Array) -> tuple[Difference, ...]:
@@ -96,3 +96,40 @@ def _inherited(
         "new": int((right["teacher"] & ~right["student"]).sum()),
         "baseline_same_wrong": same.get("baseline"),
     }
+
+
+def confusions(
+    task: str, logits: Mapping[str, Array], known: Mapping[str, Array], labels: Array
+) -> tuple[Confusion, ...]:
+    """The student's answers against the labels and against the teacher's; none for several labels or numbers.
+
+    Args:
+        task: as `hfdistill.labels.task_kind` names it.
+        logits: by role, (rows, C) in one class order, of all rows.
+        known: the same of the labelled rows.
+        labels: class ids of these.
+    """
+    if task not in ("single_label", "token"):
+        return ()
+    found, count = [], logits["student"].shape[1]
+    if len(labels):
+        found.append(_confusion("labels", labels, known["student"].argmax(axis=1), count))
+    if "teacher" in logits:
+        teacher, student = (logits[role].argmax(axis=1) for role in ("teacher", "student"))
+        found.append(_confusion("teacher", teacher, student, count))
+    return tuple(found)
+
+
+def _confusion(against: str, rows: Array, columns: Array, count: int) -> Confusion:
+    """Counts of pairs of class ids; of many classes only where they differ, the most frequent."""
+    pairs, numbers = np.unique(rows.astype(np.int64) * count + columns, return_counts=True)
+    complete = count**2 <= MAX_CELLS
+    if not complete:
+        differ = pairs // count != pairs % count
+        pairs, numbers = pairs[differ], numbers[differ]
+        largest = np.argsort(-numbers, kind="stable")[: MAX_CELLS // 10]
+        pairs, numbers = pairs[largest], numbers[largest]
+    cells = (
+        Cell(int(pair // count), int(pair % count), int(n)) for pair, n in zip(pairs, numbers, strict=True)
+    )
+    return Confusion(against, complete, tuple(cells))

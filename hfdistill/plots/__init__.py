@@ -1,0 +1,97 @@
+"""Pictures of a report: drawn from its numbers and a run's log, never from a model."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hfdistill.plots.answers import changes_of, draw_classes, draw_confusion, draw_reliability
+from hfdistill.plots.files import FOLDER, PLOTS
+from hfdistill.plots.frontier import draw_frontier
+from hfdistill.plots.ink import KINDS, check_kind, drawing, save
+from hfdistill.plots.training import draw_losses, parts_of
+from hfdistill.report import Report
+
+__all__ = [
+    "draw_classes",
+    "draw_confusion",
+    "draw_frontier",
+    "draw_losses",
+    "draw_reliability",
+    "write_frontier",
+    "write_plots",
+]
+
+logger = logging.getLogger(__name__)
+
+
+def write_plots(
+    folder: str | os.PathLike[str],
+    report: Report,
+    *,
+    history: Sequence[Mapping[str, Any]] | None = None,
+    kind: str = "png",
+) -> list[Path]:
+    """Draw what a report holds into `folder/plots`: reliability, confusion, classes, and a run's loss.
+
+    The names of the files are fixed: loss, reliability, confusion and classes, each whole or not at all;
+    what the report does not hold is removed there. `write_card`, called afterwards, shows them. Without
+    matplotlib nothing is drawn and a warning says so: a run does not fail for its pictures.
+
+    Args:
+        folder: of the student.
+        report: what `measure` gave.
+        history: `trainer.state.log_history`; without it a picture of the loss stays as it is.
+        kind: "png" or "svg".
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        ValueError: for another kind.
+
+    Example:
+        >>> write_plots("out/student", report, history=trainer.state.log_history)  # doctest: +SKIP
+    """
+    check_kind(kind)
+    try:
+        with drawing():
+            pass
+    except ImportError as error:
+        logger.warning("No plots. %s", error)
+        return []
+    draw: dict[str, Callable[[], Any] | None] = {
+        "reliability": (lambda: draw_reliability(report))
+        if any(model.reliability for model in report.models().values())
+        else None,
+        "confusion": (lambda: draw_confusion(report)) if report.confusions else None,
+        "classes": (lambda: draw_classes(report)) if changes_of(report) else None,
+    }
+    if history is not None:
+        draw["loss"] = (lambda: draw_losses(history)) if "loss" in parts_of(history) else None
+    written = []
+    for name, make in ((name, draw[name]) for name in PLOTS if name in draw):
+        paths = {k: Path(folder, FOLDER, f"{name}.{k}") for k in KINDS}
+        if make is not None:
+            written.append(save(make(), paths.pop(kind)))
+        for old in paths.values():
+            old.unlink(missing_ok=True)
+    return written
+
+
+def write_frontier(
+    path: str | os.PathLike[str],
+    distilled: Mapping[str, Sequence[Report]],
+    undistilled: Mapping[str, Sequence[Report]] | None = None,
+) -> Path:
+    """Draw quality over latency, with size as bubbles, into a .png or .svg; see `draw_frontier`.
+
+    Raises:
+        ValueError: another kind of file, no student that was timed, or a report without labels.
+        ImportError: matplotlib is not installed.
+    """
+    check_kind(Path(path).suffix.removeprefix("."))
+    return save(draw_frontier(distilled, undistilled), path)

@@ -1,0 +1,10 @@
+"""What the pictures beside a card are called."""
+
+FOLDER = "plots"
+PLOTS = {
+    "loss": "The loss and its parts over the optimizer steps.",
+    "reliability": "Right answers over confidence, and the rows of each confidence.",
+    "confusion": "Which classes the student takes for which, against the labels and the teacher.",
+    "classes": "The recall of each class, the teacher's and the student's.",
+}
+"""Name of the file, without its ending, and what it shows."""
