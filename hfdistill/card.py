@@ -14,6 +14,7 @@ from hfdistill.hub import HERE
 from hfdistill.inherited import class_table
 from hfdistill.markdown import as_yaml, escape, listing, table
 from hfdistill.plain import is_hub_id, printable, public_name, write_atomically
+from hfdistill.plots.files import FOLDER, PLOTS
 from hfdistill.report import (
     COLUMNS,
     PERCENT,
@@ -106,6 +107,7 @@ def write_card(
             _summary(report, names),
             _usage(report, names),
             _results(report),
+            *_pictures(Path(folder)),
             _training(report, names, dataset_license),
             _limits(report),
             _making(report, Path(folder)),
@@ -291,6 +293,17 @@ _CLOSENESS = {
     "Agreement: share of words where the answer is the teacher's. ECE: expected calibration error, 15 bins. "
     "The intervals take words for independent, which those of one text are not: they are too narrow.",
 }
+
+
+def _pictures(folder: Path) -> list[str]:
+    """The plots that lie beside the card, by the names that `write_plots` gives them."""
+    found = [
+        f"![{shows}]({FOLDER}/{name}.{kind})"
+        for name, shows in PLOTS.items()
+        for kind in ("png", "svg")
+        if (folder / FOLDER / f"{name}.{kind}").is_file()
+    ]
+    return ["\n\n".join(["## Pictures", *found])] if found else []
 
 
 def _costs(report: Report) -> str:

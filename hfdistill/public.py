@@ -51,6 +51,7 @@ from hfdistill.objectives import (
     WeightedCrossEntropy,
     register,
 )
+from hfdistill.plots import write_frontier, write_plots
 from hfdistill.pretrained import load_classifier
 from hfdistill.recipe import Recipe, RecipeError, read_recipe
 from hfdistill.recipe.run import run_recipe
@@ -189,5 +190,7 @@ __all__ = [
     "time_together",
     "with_exits",
     "write_card",
+    "write_frontier",
+    "write_plots",
     "write_section",
 ]

@@ -62,6 +62,7 @@ def main(recipe: Recipe, args: hfdistill.DistillationArguments) -> None:
         beside = baseline if folder != baseline else None
         report = hfdistill.measure(folder, dev, teacher=recipe.teacher, notes=notes, baseline=beside)
         report.save(Path(folder, "report.json"))
+        hfdistill.write_plots(folder, report)
         hfdistill.write_card(folder, report, base_model=recipe.teacher, dataset=recipe.dataset)
         print(f"{Path(folder).name}\n{report.table()}\n")
 

@@ -8,7 +8,6 @@ seed are timed by turns. A run that left a report is kept; --no_speed keeps the 
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ LAYERS = hd.HiddenMSE() + hd.TinyBERTAttention()
 class Student:
     """How one is made of (teacher, its tokenizer, rows), and trained; some bring a tokenizer."""
 
-    build: Callable[..., Any]
+    build: Any
     inside: Any = None  # what --inside adds
     rate: float = 1  # times --learning_rate
     epochs: float = 1  # times --num_train_epochs
@@ -68,14 +67,14 @@ class Study:
     thresholds: list[float] = field(default_factory=lambda: [0.1, 0.3], metadata={"help": "Of early exit."})
     inside: bool = field(default=False, metadata={"help": "Learn from the teacher's layers, too."})
     speed: bool = field(default=True, metadata={"help": "Time all models."})
+    plot: str | None = field(default=None, metadata={"help": "Where to draw all, a .png or .svg."})
     page: str | None = field(default=None, metadata={"help": "Page with lines <!-- NAME --> for the table."})
     name: str = field(default="pareto", metadata={"help": "NAME, of the table in the page."})
 
 
 def main(study: Study, args: hd.DistillationArguments) -> None:
     data, teacher = hd.load(study.dataset), hd.load_classifier(study.teacher)
-    dev = data["validation" if "validation" in data else "test"]
-    tokenizer = AutoTokenizer.from_pretrained(study.teacher)
+    dev, tokenizer = data.get("validation", data.get("test")), AutoTokenizer.from_pretrained(study.teacher)
     rows = {}  # of the table: the student, and the uncertainty below which its rows leave early
     for name in study.students or STUDENTS:
         for threshold in study.thresholds if STUDENTS[name].exits else [None]:
@@ -123,7 +122,6 @@ def main(study: Study, args: hd.DistillationArguments) -> None:
                 fit(rows[row][0], kind, seed)
             found = hd.measure(trained(row, kind, seed), dev, teacher=study.teacher, speed=None,
                                max_length=args.max_length, notes=json.loads(notes.read_text()))  # fmt: skip
-            path.parent.mkdir(exist_ok=True)
             found.save(path)
         return hd.Report.load(path)
 
@@ -137,7 +135,9 @@ def main(study: Study, args: hd.DistillationArguments) -> None:
         for (row, kind), found in timed.items():
             reports[kind][row][0] = found
             found.save(folder(row, kind, study.seeds[0]) / "report.json")
-    print(table := hd.compare_students(reports["distilled"], reports["undistilled"]))
+    print(table := hd.compare_students(*reports.values()))
+    if study.plot:
+        hd.write_frontier(study.plot, *reports.values())
     if study.page:
         hd.write_section(study.page, study.name, table)
 

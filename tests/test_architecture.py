@@ -30,6 +30,7 @@ SIDEWAYS = {
     ("teachers", "data"),
     ("contenders", "data"),
     ("contenders", "teachers"),
+    ("card", "plots"),
 }
 FOREIGN = {"pickle", "dill", "marshal", "shelve", "joblib", "yaml.load", "torch.load", "eval", "exec"}
 

@@ -64,7 +64,7 @@ def figure(width: float, height: float) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    made: Any = Figure(figsize=(width, height), dpi=150, layout="constrained")
     made.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     FigureCanvasAgg(made)
     return made

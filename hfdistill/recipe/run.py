@@ -19,6 +19,7 @@ from hfdistill.hub import make_repository, push_to_hub
 from hfdistill.markdown import as_yaml
 from hfdistill.measure import STANDARD, measure
 from hfdistill.plain import write_atomically
+from hfdistill.plots import write_plots
 from hfdistill.pretrained import load_classifier, load_tokenizer
 from hfdistill.recipe import kinds
 from hfdistill.recipe.check import Recipe
@@ -261,6 +262,7 @@ class _Run:
             notes={**notes, "seed": args.seed},
         )
         found.save(self.folder / "report.json")
+        write_plots(self.folder, found, history=trained.state.log_history)
         data, name = str(self.recipe.load["source"]), self.repository
         write_card(self.folder, found, base_model=self._base(), dataset=data, model_name=name)
         if "exits" in self.recipe.student.changes and timed and rows.task == "single_label":
