@@ -58,7 +58,7 @@ def test_sst2_leaves_student_report_and_card(material, tmp_path):
     student = tmp_path / "out" / "student"
     report = json.loads((student / "report.json").read_text())
     assert all(report[role]["metrics"]["accuracy"] >= 0 for role in ("student", "teacher", "baseline"))
-    assert "## " in (student / "README.md").read_text()
+    assert "](plots/reliability.png)" in (student / "README.md").read_text()
     assert not list((tmp_path / "out").rglob("training_args.bin"))
     for row in ("teacher", "student", "baseline"):
         assert row in done.stdout
@@ -117,6 +117,7 @@ def test_every_kind_of_student_gets_its_rows_and_finished_runs_are_kept(material
     page.write_text("<!-- small -->\n<!-- /small -->\n")
     given = {"dataset": material / "data", "teacher": material / "teacher", "output_dir": out, "page": page}
     given |= {"name": "small", "max_steps": 1, "use_cpu": "true", "bf16": "false", "max_length": 16}
+    given["plot"] = tmp_path / "pareto.png"
     arguments = [part for name, value in given.items() for part in (f"--{name}", str(value))]
 
     def start(*more):
@@ -131,6 +132,7 @@ def test_every_kind_of_student_gets_its_rows_and_finished_runs_are_kept(material
     assert len(written) == 16
     assert len(list(out.glob("*/report.json"))) == 18
     assert len(list(out.glob("teacher/*"))) == 1  # one recording, also for the student of fewer words
+    assert (tmp_path / "pareto.png").stat().st_size > 10_000
     first = page.read_text()
     start("--students", "3 layers", "--inside", "--no_speed", "--seeds", "1", "2")
     assert {path: path.stat().st_mtime_ns for path in written} == written

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from hfdistill import compare_runs, write_section
+from hfdistill import compare_runs, compare_students, write_section
+from hfdistill.report import Speed
 from tests.conftest import make_report
 
 
@@ -49,6 +50,31 @@ def test_runs_that_cannot_be_compared_are_refused(report):
     unlabelled = dataclasses.replace(report, student=dataclasses.replace(report.student, metrics=None))
     with pytest.raises(ValueError, match="no accuracy"):
         compare_runs({"a": [unlabelled]})
+
+
+def test_students_are_compared_in_quality_size_and_speed(report):
+    def timed(found, ms, rate):
+        speed = Speed(ms, ms, 100, rate, 32, 256, 5)
+        teacher = dataclasses.replace(
+            found.teacher, speed=Speed(10.0, 12.0, 100, 200.0, 32, 256, 5), size_mb=90.0
+        )
+        student = dataclasses.replace(found.student, speed=speed, size_mb=45.0, parameters=2_000_000)
+        return dataclasses.replace(found, student=student, teacher=teacher)
+
+    taught = [timed(with_values(report, 0.85, 0.8), 4.0, 500.0), with_values(report, 0.93, 0.9)]
+    plain = [timed(with_values(report, 0.80), 4.0, 500.0), with_values(report, 0.90)]
+    lines = compare_students({"a|b": taught}, {"a|b": plain}).splitlines()
+    teacher = f"{100 * report.teacher.metrics['accuracy']:.1f} %"
+    assert lines[2].endswith(f"| 90.0 | {teacher} |  |  |  | 10.00 | 1.0x | 200 | 1.0x |")
+    quality = "**89.0 %** | 85.0 % | +4.0 (+3.0 to +5.0) | 85.0 %"
+    assert lines[3] == f"| a&#124;b | 2.0 M | 45.0 | {quality} | 4.00 | 2.5x | 500 | 2.5x |"
+    assert "median of 100 real rows" in lines[-1]
+    assert "| **85.0 %** |  |  | 80.0 % |" in compare_students({"a": taught[:1]})
+
+
+def test_students_of_no_teacher_are_refused(report):
+    with pytest.raises(ValueError, match="Measure with teacher="):
+        compare_students({"a": [dataclasses.replace(report, teacher=None)]})
 
 
 def test_a_section_is_replaced_and_the_rest_of_the_page_stays(tmp_path):

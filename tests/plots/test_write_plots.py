@@ -61,8 +61,7 @@ def test_what_a_new_report_does_not_hold_does_not_stay(report, tmp_path):
 def test_names_of_classes_are_text_and_nothing_else(report, tmp_path, count):
     labels = [*HOSTILE, *map(str, range(count - len(HOSTILE)))]
     hostile = with_classes(report, labels)
-    for kind in ("png", "svg"):
-        written = write_plots(tmp_path, hostile, kind=kind)
+    written = write_plots(tmp_path, hostile, kind="svg")
     assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.*")) == [
         "plots/classes.svg", "plots/confusion.svg", "plots/reliability.svg",
     ]  # fmt: skip
