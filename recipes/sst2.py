@@ -41,10 +41,9 @@ def main(recipe: Recipe, args: hfdistill.DistillationArguments) -> None:
     def fit(stage, model, teacher):
         """Train one model in its own folder; a killed run goes on where it stopped."""
         stage_args = replace(args, output_dir=str(Path(args.output_dir, stage)), push_to_hub=False)
-        trainer = hfdistill.DistillationTrainer(
-            model, stage_args, teacher=teacher, processing_class=tokenizer,
-            train_dataset=train, eval_dataset=dev, compute_metrics=accuracy,
-        )  # fmt: skip
+        trainer = hfdistill.DistillationTrainer(model, stage_args, teacher=teacher, train_dataset=train,
+                                                eval_dataset=dev, processing_class=tokenizer,
+                                                compute_metrics=accuracy)  # fmt: skip
         trainer.train(resume_from_checkpoint=hfdistill.newest_checkpoint(stage_args.output_dir))
         trainer.save_model()
         return trainer
