@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from hfdistill.recipe.binding import Binder, taken
 from hfdistill.recipe.kinds import Measurement, Splits, Student
 from hfdistill.recipe.page import Page, RecipeError, Where, hint, read_page
 from hfdistill.recipe.signatures import parameters_by_inspection
+from hfdistill.recipe.space import Dimension, dimensions
 from hfdistill.schedules import moments
 
 REQUIRED = ("teacher", "student", "data", "training")
@@ -23,6 +24,7 @@ SECTIONS = (
     "generations",
     "teacher_cache",
     "label_map",
+    "search",
     "measure",
     "export",
 )
@@ -51,6 +53,7 @@ class Recipe:
             the student.
         generations: how often the student is trained, each time by the one before.
         options: further arguments of `DistillationTrainer`: teacher_cache and label_map.
+        search: what `hfdistill train --search` tries; empty where the page does not say.
     """
 
     page: dict[str, Any]
@@ -65,6 +68,7 @@ class Recipe:
     assistants: tuple[Student, ...] = ()
     generations: int = 1
     options: dict[str, Any] = field(default_factory=dict)
+    search: tuple[Dimension, ...] = ()
 
 
 def read_recipe(path: str | Path, *, overrides: Iterable[str] = ()) -> Recipe:
@@ -93,10 +97,18 @@ def check(page: Page) -> Recipe:
         page.refuse((), f"holds no sections. Write {', '.join(REQUIRED)}, as recipes/kd.yaml does.")
         raise RecipeError(page.mistakes)
     recipe = _Checker(page).recipe(page.values)
+    search = dimensions(page, page.values.get("search"), mistakes_of)
     if page.mistakes:
         raise RecipeError(sorted(page.mistakes, key=lambda mistake: mistake.line or 0))
     assert recipe is not None  # noqa: S101 - for the type checker: no mistakes, so a recipe
-    return recipe
+    return replace(recipe, search=search)
+
+
+def mistakes_of(page: Page) -> list[str]:
+    """What is wrong with a page, a text for each mistake; its `search` section is not looked at."""
+    checked = Page(page.name, page.values)
+    _Checker(checked).recipe(page.values)
+    return [f"{mistake.where}: {mistake.text}" for mistake in checked.mistakes]
 
 
 class _Checker(Binder):
