@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -111,8 +112,8 @@ def test_without_ranges_the_usual_places_are_searched(here):
 
 
 def test_a_search_writes_a_page_that_trains(here):
-    found = search_recipe(read(), trials=4)
-    assert found.finished + found.pruned == 4
+    found = search_recipe(read(), trials=2)
+    assert found.finished + found.pruned == 2
     assert found.metric == "eval_accuracy"
     page = yaml.safe_load((here / "out" / "best.yaml").read_text())
     assert page.keys() == yaml.safe_load(PAGE).keys() - {"search"}
@@ -147,34 +148,52 @@ def test_the_teacher_is_asked_once(here, monkeypatch):
     monkeypatch.setattr(searching.Run, "taught", taught)
     search_recipe(read(), trials=1)
     files = {p: p.stat().st_mtime_ns for p in (here / "out/search/answers").rglob("*") if p.is_file()}
-    search_recipe(read(), trials=3)
-    assert counted == [(True, "CachedTeacher")] * 3
+    search_recipe(read(), trials=2)
+    assert counted == [(True, "CachedTeacher")] * 2
     later = {p: p.stat().st_mtime_ns for p in (here / "out/search/answers").rglob("*") if p.is_file()}
     assert later == files
 
 
 def test_bad_trials_are_stopped_early(here, monkeypatch):
-    """A rate at which nothing is learned is stopped at its first evaluation once others did better."""
-    told = "search={training.learning_rate: {choices: [1.0e-2, 1.0e-12]}}"
-    alone = ["teacher=null", "student.shrink.source=teacher", "objective=null", told]
-    steps = ["training.max_steps=32", "training.eval_strategy=steps", "training.eval_steps=16"]
-    data = "data={source: two, evaluation: train}"
-    found = search_recipe(read(*alone, data, *steps, "training.learning_rate=1e-2"), trials=7)
+    """A trial below the median of the others at its first evaluation goes no further."""
+    seen = {}
+
+    def taught(run, callbacks):
+        rate = run.args.learning_rate
+        for step in (1, 2, 3):
+            state = SimpleNamespace(global_step=step, max_steps=3)
+            seen[rate] = step
+            callbacks[0].on_evaluate(None, state, None, metrics={"eval_accuracy": rate * step})
+
+    monkeypatch.setattr(searching.Run, "taught", taught)
+    found = search_recipe(read("search={training.learning_rate: [0.1, 0.3]}"), trials=12)
     assert found.pruned
-    assert all("1e-12" in line for line in found.lines if "stopped" in line)
-    assert found.value > 0.9
-    assert "0.01" in (here / "out" / "best.yaml").read_text()
+    assert len(set(seen.values())) > 1
+    assert min(rate for rate, step in seen.items() if step == 3) <= found.value / 3
+    assert found.value == 3 * max(seen)
+    assert len([line for line in found.lines if "stopped at step 1" in line]) == found.pruned
+
+
+def test_training_ends_where_a_trial_is_stopped(here, monkeypatch):
+    search_recipe(read(), trials=1)
+    monkeypatch.setattr("optuna.trial.Trial.should_prune", lambda trial: True)
+    steps = ["training.max_steps=9", "training.eval_strategy=steps", "training.eval_steps=3"]
+    with pytest.raises(ValueError, match="No trial ran to the end"):
+        search_recipe(read(*steps, "training.output_dir=other"), trials=1)
+    told = (here / "other" / "search" / "journal.jsonl").read_text()
+    assert '"step":3' in told
+    assert '"step":6' not in told
 
 
 def test_a_killed_search_goes_on(here):
     steps = ["training.max_steps=6", "training.eval_strategy=no"]
-    command = [sys.executable, "-m", "hfdistill", "train", "page.yaml", "--search", "--trials", "5", *steps]
+    command = [sys.executable, "-m", "hfdistill", "train", "page.yaml", "--search", "--trials", "4", *steps]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = subprocess.Popen(command, cwd=here, env=environment, stdout=subprocess.DEVNULL)
     limit = time.monotonic() + 120
     file = here / "out" / "search" / "journal.jsonl"
     while time.monotonic() < limit and run.poll() is None:
-        if file.exists() and (here / "out/search/trial-2").exists():
+        if file.exists() and (here / "out/search/trial-1").exists():
             break
         time.sleep(0.01)
     run.send_signal(signal.SIGKILL)
@@ -182,11 +201,11 @@ def test_a_killed_search_goes_on(here):
     with file.open("a") as stream:
         stream.write('{"op_code": 5, "worker')  # as a kill within a write leaves it
     Path(f"{file}.lock").symlink_to(file)
-    found = search_recipe(read(*steps), trials=5)
-    assert found.finished + found.pruned == 5
+    found = search_recipe(read(*steps), trials=4)
+    assert found.finished + found.pruned == 4
     tried = [line.partition(" ")[2].partition("  ")[2] for line in found.lines]
-    assert len(set(tried)) == 5, "nothing is tried twice"
-    assert search_recipe(read(*steps), trials=5).lines == found.lines
+    assert len(set(tried)) == 4, "nothing is tried twice"
+    assert search_recipe(read(*steps), trials=4).lines == found.lines
     assert all(isinstance(line, dict) for line in journal(here))
 
 
