@@ -22,12 +22,14 @@ from hfdistill.measure import STANDARD, measure
 from hfdistill.plain import write_atomically
 from hfdistill.pretrained import load_classifier, load_tokenizer
 from hfdistill.recipe import kinds
+from hfdistill.recipe.binding import built
 from hfdistill.recipe.check import Recipe
 from hfdistill.recipe.kinds import Student
 from hfdistill.recipe.page import Mistake, RecipeError
 from hfdistill.recipe.rows import read_rows
-from hfdistill.recipe.students import Workshop, built
+from hfdistill.recipe.students import Workshop
 from hfdistill.report import Report
+from hfdistill.students import Theseus
 from hfdistill.teachers import CachedTeacher, Contents, ModelTeacher, Teacher
 from hfdistill.trainer import DistillationTrainer
 
@@ -216,6 +218,8 @@ class Run:
             options.pop("label_map", None)  # students name the classes alike
         made = self.model, self.tokenizer
         self.last = teacher
+        if recipe.theseus is not None:
+            callbacks = [Theseus(self.teacher, **recipe.theseus), *callbacks]
         options = {"callbacks": list(callbacks)} | (options if teacher is not None else {})
         return self._fit("student", made, teacher=teacher, objective=recipe.objective, options=options)
 
