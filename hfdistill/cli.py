@@ -100,6 +100,14 @@ def _train(commands: Any) -> None:
     parser.add_argument(
         "--check", action="store_true", help="look for mistakes in the page, and train nothing"
     )
+    parser.add_argument(
+        "--search", action="store_true",
+        help="try values at the places that `search:` names, and write output_dir/best.yaml",
+    )  # fmt: skip
+    parser.add_argument("--trials", type=int, help="of --search, in all; default 20")
+    parser.add_argument(
+        "--timeout", type=float, metavar="SECONDS", help="after which --search begins no trial"
+    )
 
 
 def _run_train(args: argparse.Namespace) -> int:
@@ -107,6 +115,16 @@ def _run_train(args: argparse.Namespace) -> int:
     if args.check:
         print(f"{printable(Path(args.page).name)}: no mistakes found")
         return 0
+    if args.search:
+        if args.smoke:
+            raise ValueError("--search and --smoke do not go together: two steps compare nothing. Drop one.")
+        from hfdistill.recipe.search import search_recipe
+
+        trials = 20 if args.trials is None else args.trials
+        print(search_recipe(recipe, trials=trials, timeout=args.timeout))
+        return 0
+    if args.trials is not None or args.timeout is not None:
+        raise ValueError("--trials and --timeout belong to --search. Add it.")
     from hfdistill.recipe.run import run_recipe
 
     report = run_recipe(recipe, smoke=args.smoke)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -17,6 +18,16 @@ def taken(kind: Kind) -> dict[str, inspect.Parameter]:
     """The keys that a kind takes on a page, with their types as text."""
     found = {name: p for name, p in parameters_of(kind.target).items() if name not in kind.withheld}
     return found | ({} if kind.beside is None else parameters_of(kind.beside))
+
+
+def built(kind: Kind, told: Mapping[str, Any], run: Mapping[str, Any]) -> Any:
+    """Call a kind's constructor with the page's arguments, and those of the run that it takes."""
+    module, _, attribute = kind.target.partition(":")
+    make = getattr(importlib.import_module(module), attribute)
+    takes = inspect.signature(make).parameters
+    beside = {} if kind.beside is None else parameters_of(kind.beside)
+    own = {name: value for name, value in told.items() if name in takes or name not in beside}
+    return make(**own, **{k: v for k, v in run.items() if k in takes and k in kind.withheld})
 
 
 class Binder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from hfdistill.recipe.binding import Binder, taken
 from hfdistill.recipe.kinds import Measurement, Splits, Student
 from hfdistill.recipe.page import Page, RecipeError, Where, hint, read_page
 from hfdistill.recipe.signatures import parameters_by_inspection
+from hfdistill.recipe.space import Dimension, dimensions
 from hfdistill.schedules import moments
 
 REQUIRED = ("teacher", "student", "data", "training")
@@ -21,8 +22,10 @@ SECTIONS = (
     "objective",
     "assistants",
     "generations",
+    "theseus",
     "teacher_cache",
     "label_map",
+    "search",
     "measure",
     "export",
 )
@@ -51,6 +54,8 @@ class Recipe:
             the student.
         generations: how often the student is trained, each time by the one before.
         options: further arguments of `DistillationTrainer`: teacher_cache and label_map.
+        theseus: arguments of `Theseus`; None to train the student's blocks as they are.
+        search: what `hfdistill train --search` tries; empty where the page does not say.
     """
 
     page: dict[str, Any]
@@ -65,6 +70,8 @@ class Recipe:
     assistants: tuple[Student, ...] = ()
     generations: int = 1
     options: dict[str, Any] = field(default_factory=dict)
+    theseus: dict[str, Any] | None = None
+    search: tuple[Dimension, ...] = ()
 
 
 def read_recipe(path: str | Path, *, overrides: Iterable[str] = ()) -> Recipe:
@@ -93,10 +100,18 @@ def check(page: Page) -> Recipe:
         page.refuse((), f"holds no sections. Write {', '.join(REQUIRED)}, as recipes/kd.yaml does.")
         raise RecipeError(page.mistakes)
     recipe = _Checker(page).recipe(page.values)
+    search = dimensions(page, page.values.get("search"), mistakes_of)
     if page.mistakes:
         raise RecipeError(sorted(page.mistakes, key=lambda mistake: mistake.line or 0))
     assert recipe is not None  # noqa: S101 - for the type checker: no mistakes, so a recipe
-    return recipe
+    return replace(recipe, search=search)
+
+
+def mistakes_of(page: Page) -> list[str]:
+    """What is wrong with a page, a text for each mistake; its `search` section is not looked at."""
+    checked = Page(page.name, page.values)
+    _Checker(checked).recipe(page.values)
+    return [f"{mistake.where}: {mistake.text}" for mistake in checked.mistakes]
 
 
 class _Checker(Binder):
@@ -116,6 +131,7 @@ class _Checker(Binder):
         own = Splits.__dataclass_fields__
         splits = self._made(("data",), Splits, {k: v for k, v in data.items() if k in own})
         self._origins(section.get("teacher"), students)
+        theseus = self._theseus(section, teacher)
         generations = options.pop("generations", 1)
         blend = self._objective(
             section.get("objective"),
@@ -137,6 +153,7 @@ class _Checker(Binder):
             assistants=tuple(students[:-1]),
             generations=generations,
             options=options,
+            theseus=theseus,
         )
 
     def _teacher(self, value: Any) -> Chosen | None:
@@ -210,7 +227,36 @@ class _Checker(Binder):
             own = kinds.Text.__dataclass_fields__
             self._made(where, kinds.Text, {k: v for k, v in found.items() if k in own})
             data["unlabelled"] = found
+        if isinstance(data.get("augment"), list):
+            data["augment"] = [
+                self._augmentation(("data", "augment", i), step) for i, step in enumerate(data["augment"])
+            ]
         return data
+
+    def _augmentation(self, where: Where, step: Any) -> Chosen | None:
+        """A name and its arguments."""
+        told = {step: None} if isinstance(step, str) else step
+        if not isinstance(told, dict) or len(told) != 1:
+            self.page.refuse(where, "is no augmentation. Type `- delete: {p: 0.1}`, one to a dash.")
+            return None
+        ((name, arguments),) = told.items()
+        if name not in kinds.AUGMENTATIONS:
+            self._unknown((*where, name), name, "augmentation", kinds.AUGMENTATIONS)
+            return None
+        return name, self._bound((*where, name), {name: arguments}, (kinds.AUGMENTATIONS[name],))
+
+    def _theseus(self, section: Mapping[Any, Any], teacher: Chosen | None) -> dict[str, Any] | None:
+        """Arguments of `Theseus`; None where the page has no such section."""
+        if "theseus" not in section:
+            return None
+        chain = section.get("assistants") or section.get("generations")
+        if teacher is None or teacher[0] not in ("pretrained", "finetune") or chain:
+            self.page.refuse(
+                ("theseus",),
+                "puts the student's blocks in the places of one teacher's. Name a model under `teacher:`, "
+                "and leave assistants and generations out.",
+            )
+        return self._bound(("theseus",), section, kinds.THESEUS)
 
     def _training(self, section: Mapping[Any, Any]) -> dict[str, Any]:
         training = self._bound(("training",), section, kinds.TRAINING)

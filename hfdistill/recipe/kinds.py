@@ -78,6 +78,15 @@ TRAINING = (
     _kind("transformers.training_args:TrainingArguments"),
     _kind("hfdistill.arguments:DistillationArguments"),
 )
+AUGMENTATIONS = {
+    "mask": _kind("hfdistill.data.rewrite:Mask"),
+    "ngram_sample": _kind("hfdistill.data.rewrite:NGramSample"),
+    "delete": _kind("hfdistill.data.rewrite:Delete"),
+    "swap": _kind("hfdistill.data.rewrite:Swap"),
+    "synonyms": _kind("hfdistill.data.rewrite:Synonyms", "stop_words"),
+    "masked_lm": _kind("hfdistill.data.masked_lm:MaskedLM", "tokenizer", "stop_words"),
+}
+THESEUS = (_kind("hfdistill.students.theseus:Theseus", "teacher"),)
 TRAINER = _kind("hfdistill.trainer.distillation:DistillationTrainer", "model", "args", "teacher", "objective")
 MEASURE = (_kind(f"{_HERE}:Measurement"),)
 EXPORT = (_kind("hfdistill.export.gate:export", "student", "folder", "data", "teacher", "tokenizer"),)
@@ -195,6 +204,9 @@ class Splits:
         labelled_rows: training rows whose labels are used; on the others the teacher alone teaches.
         unlabelled: text without labels to learn from as well: a Hub id, file or folder, or arguments of
             `load` with `split` and `rows`.
+        augment: how training rows are written anew for the teacher to label: augmentations, one after the
+            other.
+        copies: new rows of each row at most.
     """
 
     train: str = "train"
@@ -204,9 +216,11 @@ class Splits:
     holdout: float = 0.1
     labelled_rows: int | None = None
     unlabelled: str | dict[str, Any] | None = None
+    augment: list[Any] | None = None
+    copies: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("train_rows", "evaluation_rows", "labelled_rows"):
+        for name in ("train_rows", "evaluation_rows", "labelled_rows", "copies"):
             rows = getattr(self, name)
             if rows is not None and rows < 1:
                 raise ValueError(f"{name} is {rows}, and learning needs rows. Type a number from 1 up.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 from collections.abc import Iterable
@@ -175,6 +176,15 @@ def put(page: Page, path: str, new: Any) -> Where | None:
     return None
 
 
+def found_at(values: Any, path: str) -> Any:
+    """What stands at a path of a page's content; None where there is nothing."""
+    place = copy.deepcopy(values)
+    for key in path.split("."):
+        for part in _steps(place, key):
+            place = place[part] if _holds(place, part) else None
+    return place
+
+
 def _steps(place: Any, key: str) -> tuple[str | int, ...]:
     """A part of a path as the container counts: of a list, `1`, or the name of a term in it."""
     if not isinstance(place, list):
@@ -218,7 +228,7 @@ _SCALARS = {
     "bool": r"true|True|TRUE|false|False|FALSE",
     "int": r"[-+]?[0-9]{1,18}",
 }
-_SCALARS["float"] = r"[-+]?(?:[0-9]{1,18}\.?[0-9]{0,18}|\.[0-9]{1,18})(?:[eE][-+]?[0-9]{1,3})?"
+_SCALARS["float"] = r"[-+]?(?:[0-9]{1,18}(?:\.[0-9]{0,24})?|\.[0-9]{1,24})(?:[eE][-+]?[0-9]{1,3})?"
 _STARTS = {"null": ["~", "n", "N", ""], "bool": list("tTfF"), "int": list("-+0123456789")}
 _STARTS["float"] = list("-+0123456789.")
 for _kind, _pattern in _SCALARS.items():

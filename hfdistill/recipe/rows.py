@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from datasets import Dataset, List, concatenate_datasets
 
-from hfdistill.data import load
+from hfdistill.data import Chain, augment, load
 from hfdistill.recipe import kinds
+from hfdistill.recipe.binding import built
 from hfdistill.recipe.kinds import Splits
 
 logger = logging.getLogger(__name__)
@@ -105,6 +106,9 @@ def read_rows(
     if len(labelled) < len(train):
         text_only = train.shuffle(seed=seed).select(range(len(labelled), len(train))).remove_columns("label")
         train = concatenate_datasets([labelled, text_only])
+    if splits.augment:
+        steps = [built(kinds.AUGMENTATIONS[name], told, {}) for name, told in splits.augment]
+        train = augment(train, Chain(*steps), copies=splits.copies, seed=seed)
     return Rows(_with_text(train, splits.unlabelled, seed=seed, smoke=smoke), labelled, evaluation)
 
 

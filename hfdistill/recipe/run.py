@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ from hfdistill.plain import write_atomically
 from hfdistill.plots import write_plots
 from hfdistill.pretrained import load_classifier, load_tokenizer
 from hfdistill.recipe import kinds
+from hfdistill.recipe.binding import built
 from hfdistill.recipe.check import Recipe
 from hfdistill.recipe.kinds import Student
 from hfdistill.recipe.page import Mistake, RecipeError
 from hfdistill.recipe.rows import read_rows
-from hfdistill.recipe.students import Workshop, built
+from hfdistill.recipe.students import Workshop
 from hfdistill.report import Report
+from hfdistill.students import Theseus
 from hfdistill.teachers import CachedTeacher, Contents, ModelTeacher, Teacher
 from hfdistill.trainer import DistillationTrainer
 
@@ -57,7 +60,7 @@ def run_recipe(recipe: Recipe, *, smoke: bool = False) -> Report | None:
         ValueError: models, data and objective do not fit together; before the first step.
         QualityGateError: the exported student lost too much.
     """
-    return _Run(recipe, smoke=smoke).report()
+    return Run(recipe, smoke=smoke).report()
 
 
 def arguments(recipe: Recipe, *, smoke: bool = False) -> Any:
@@ -78,15 +81,23 @@ def arguments(recipe: Recipe, *, smoke: bool = False) -> Any:
     return args
 
 
-class _Run:
-    """One run of a recipe; its parts are made in this order."""
+class Run:
+    """One run of a recipe; its parts are made in this order.
 
-    def __init__(self, recipe: Recipe, *, smoke: bool) -> None:
+    Args:
+        recipe: what `read_recipe` gave.
+        smoke: as in `run_recipe`.
+        searching: measure on no test row; see `read_rows`.
+    """
+
+    def __init__(self, recipe: Recipe, *, smoke: bool = False, searching: bool = False) -> None:
         self.recipe, self.smoke = recipe, smoke
         self.args = arguments(recipe, smoke=smoke)
         self.repository = self._repository()
         set_seed(self.args.seed)
-        self.rows = read_rows(recipe.load, recipe.splits, seed=self.args.seed, smoke=smoke)
+        self.rows = read_rows(
+            recipe.load, recipe.splits, seed=self.args.seed, smoke=smoke, searching=searching
+        )
         self._check_export()
         self.workshop = Workshop(self.rows, seed=self.args.seed, max_length=self.args.max_length)
         self.origin: str | None = None
@@ -98,7 +109,7 @@ class _Run:
 
     def report(self) -> Report | None:
         """Train the student, and see what it is worth."""
-        recipe, trained = self.recipe, self._taught()
+        recipe, trained = self.recipe, self.taught()
         self.folder = Path(trained.args.output_dir)
         if trained.is_world_process_zero():
             write_atomically(self.folder / "recipe.yaml", as_yaml(recipe.page))
@@ -185,8 +196,12 @@ class _Run:
         like = getattr(self.teacher, "config", None)
         return self.workshop.student(plan, of=whole, origin=self.origin, like=like)
 
-    def _taught(self) -> DistillationTrainer:
-        """The student, trained by the teacher, or by the last of a chain that begins with it."""
+    def taught(self, *, callbacks: Sequence[Any] = ()) -> DistillationTrainer:
+        """The student, trained by the teacher, or by the last of a chain that begins with it.
+
+        Args:
+            callbacks: told of the student's training, not of those before it.
+        """
         recipe, teacher = self.recipe, self.teacher
         if isinstance(teacher, PreTrainedModel):
             teacher = _lesson(teacher, load_tokenizer(self.source))  # it may read other ids than the student
@@ -204,8 +219,9 @@ class _Run:
             options.pop("label_map", None)  # students name the classes alike
         made = self.model, self.tokenizer
         self.last = teacher
-        if teacher is None:
-            options = {}
+        if recipe.theseus is not None:
+            callbacks = [Theseus(self.teacher, **recipe.theseus), *callbacks]
+        options = {"callbacks": list(callbacks)} | (options if teacher is not None else {})
         return self._fit("student", made, teacher=teacher, objective=recipe.objective, options=options)
 
     def _who_taught(self) -> str | None:

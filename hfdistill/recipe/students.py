@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,9 +11,9 @@ from transformers import AutoTokenizer, PreTrainedModel, set_seed
 from hfdistill.anatomy import longest_input
 from hfdistill.pretrained import MissingHead, Source, load_classifier, load_student
 from hfdistill.recipe import kinds
-from hfdistill.recipe.kinds import Kind, Student
+from hfdistill.recipe.binding import built
+from hfdistill.recipe.kinds import Student
 from hfdistill.recipe.rows import Rows, drawn
-from hfdistill.recipe.signatures import parameters_of
 from hfdistill.students import block_importance, most_important, prune_vocabulary, shrink, with_exits
 
 CALIBRATION_ROWS, CALIBRATION_BATCH = 256, 32
@@ -114,13 +112,3 @@ class Workshop:
                 )
             )
         return batches
-
-
-def built(kind: Kind, told: Mapping[str, Any], run: Mapping[str, Any]) -> Any:
-    """Call a kind's constructor with the page's arguments, and those of the run that it takes."""
-    module, _, attribute = kind.target.partition(":")
-    make = getattr(importlib.import_module(module), attribute)
-    takes = inspect.signature(make).parameters
-    beside = {} if kind.beside is None else parameters_of(kind.beside)
-    own = {name: value for name, value in told.items() if name in takes or name not in beside}
-    return make(**own, **{k: v for k, v in run.items() if k in takes and k in kind.withheld})

@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertTokenizerFast
 
-from hfdistill import block_importance, load_classifier, most_important, shrink
-from hfdistill.recipe import kinds, read_recipe
+from hfdistill import augment, block_importance, load, load_classifier, most_important, shrink
+from hfdistill.data import Delete
+from hfdistill.recipe import RecipeError, kinds, read_recipe
 from hfdistill.recipe.kinds import Splits
 from hfdistill.recipe.rows import read_rows
 from hfdistill.recipe.run import run_recipe
@@ -84,6 +85,20 @@ def test_the_teacher_and_the_baseline_see_labelled_rows_alone(here, monkeypatch)
     finetuned = "teacher={finetune: {encoder: encoder}}"
     run(finetuned, "data.labelled_rows=20", "measure={baseline: true, speed: false}")
     assert seen == [("teacher", 20), ("student", 64), ("baseline", 20)]
+
+
+def test_rows_are_written_anew_for_the_teacher(here):
+    rows = read_rows({"source": "two"}, Splits(augment=[("delete", {"p": 0.5})], copies=2), seed=3)
+    straight = augment(load("two")["train"], Delete(p=0.5), copies=2, seed=3)
+    assert rows.train["text"][:] == straight["text"][:]
+    assert set(rows.train["label"][64:]) == {-100}
+    assert len(rows.labelled) == 64 < len(rows.train)
+
+
+def test_theseus_needs_one_model_to_take_places_in(here):
+    for override in ("teacher={ema: {}}", "assistants=[teacher]"):
+        with pytest.raises(RecipeError, match="the places of one teacher's"):
+            read_recipe("page.yaml", overrides=["theseus={}", "student=teacher", override])
 
 
 def test_rows_to_tune_on_are_never_test_rows(here):

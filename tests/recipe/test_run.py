@@ -108,8 +108,12 @@ def test_pages_run_two_steps(here, page):
         overrides += ["student.shrink.source=encoder"]
     if "exits" in told["student"]:
         overrides += ["student.pretrained.source=encoder"]
-    overrides += [] if page.stem in ("csv", "unlabelled") else [f"data={DATA.get(page.stem, 'two')}"]
-    if "assistants" in told:
+    overrides += (
+        [] if page.stem in ("augmentation", "csv", "unlabelled") else [f"data={DATA.get(page.stem, 'two')}"]
+    )
+    if page.stem == "augmentation":
+        overrides += ["data.augment=[delete, swap]", "data.source=two", "data.copies=2"]
+    elif "assistants" in told:
         overrides += ["assistants.0.shrink.layers=3"]
     report = run_recipe(read_recipe("page.yaml", overrides=overrides), smoke=True)
     student = here / told["training"]["output_dir"] / "smoke" / "student"

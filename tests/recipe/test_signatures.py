@@ -13,9 +13,9 @@ from hfdistill.recipe.signatures import parameters_by_inspection, parameters_of,
 
 ALL = {
     kind.target
-    for table in (kinds.TEACHERS, kinds.STUDENTS)
+    for table in (kinds.TEACHERS, kinds.STUDENTS, kinds.CHANGES, kinds.AUGMENTATIONS)
     for kind in table.values()
-} | {kind.target for kind in (*kinds.DATA, *kinds.MEASURE, *kinds.EXPORT)}  # fmt: skip
+} | {kind.target for kind in (*kinds.DATA, *kinds.MEASURE, *kinds.EXPORT, *kinds.THESEUS)}  # fmt: skip
 
 
 @pytest.mark.parametrize("target", sorted(ALL))

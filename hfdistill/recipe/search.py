@@ -1,0 +1,264 @@
+"""Search the values of a page: trials that are pruned early, a journal that a killed search goes on from."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from hfdistill.markdown import as_yaml
+from hfdistill.plain import write_atomically
+from hfdistill.recipe.check import Recipe, check, mistakes_of
+from hfdistill.recipe.page import Page, found_at, put
+from hfdistill.recipe.run import Run
+from hfdistill.recipe.space import Dimension, described, usual
+from hfdistill.trainer import NonFiniteError
+
+STARTUP_TRIALS = 4
+"""Trials that are neither pruned nor chosen by what others have found."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """What a search has found.
+
+    Args:
+        page: the best page.
+        metric: what was compared, such as "eval_accuracy".
+        value: the best trial's.
+        finished: trials that ran to the end.
+        pruned: trials that were stopped early.
+        lines: a line for each trial.
+    """
+
+    page: Path
+    metric: str
+    value: float
+    finished: int
+    pruned: int
+    lines: tuple[str, ...]
+
+    def __str__(self) -> str:
+        count = f"{self.finished} trials to the end, {self.pruned} stopped early"
+        return "\n".join([*self.lines, f"{count}; best {self.metric} {self.value:.4f}: {self.page}"])
+
+
+def search_recipe(recipe: Recipe, *, trials: int = 20, timeout: float | None = None) -> Search:
+    """Try values at the places that the page's `search` section names, and write the best page.
+
+    The first trial is the page as it is, where it writes the values that are searched; the next few are drawn
+    at random, then a tree-structured Parzen estimator chooses (Optuna's TPE, Bergstra et al. 2011). After
+    each evaluation a trial that is worse than the median of the others at the same step is stopped. Accuracy
+    is compared for one label of several, the student's own loss for all other tasks, on the validation split;
+    without one on a share of the training rows, never on test rows. A teacher is fine-tuned once, and its
+    answers are recorded once where the objective reads nothing else.
+
+    Everything is under training.output_dir: `search/journal.jsonl` (JSON lines; nothing is pickled) and
+    `best.yaml`, a page for `hfdistill train`. A search that was killed goes on there; the trial that it
+    was at starts anew.
+
+    Args:
+        recipe: what `read_recipe` gave; without a `search` section the learning rate and each term's weight,
+            temperature and layer map are searched.
+        trials: how many in all, those of earlier starts included.
+        timeout: seconds, after which no new trial begins.
+
+    Returns:
+        The best page and a line for each trial.
+
+    Raises:
+        ImportError: Optuna is not installed.
+        ValueError: on several processes; or the journal is of another page.
+    """
+    return _Search(recipe).best(trials=trials, timeout=timeout)
+
+
+class _Search:
+    def __init__(self, recipe: Recipe) -> None:
+        if find_spec("optuna") is None:
+            raise ImportError(
+                "A search needs Optuna, and it is not installed. pip install 'hfdistill[search]'"
+            )
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError("A search runs its trials one after the other. Start it on one process.")
+        self.page = {name: value for name, value in recipe.page.items() if name != "search"}
+        self.space = recipe.search or usual(self.page, mistakes_of)
+        self.seed = recipe.training.get("seed", 42)
+        self.out = Path(recipe.training["output_dir"])
+        self.folder = self.out / "search"
+        for dimension in self.space:
+            print(f"searching {described(dimension)}")
+        self.base = self._prepared(recipe)
+
+    def best(self, *, trials: int, timeout: float | None) -> Search:
+        """Run what is missing to `trials`, and write the best page."""
+        import optuna
+        from optuna.trial import TrialState
+
+        study = self._study()
+        _restart(study, {d.path: d.drawn(found_at(self.page, d.path)) for d in self.space})
+        missing = trials - len(study.get_trials(deepcopy=False, states=_over()))
+        if missing > 0:
+            study.optimize(self._trial, n_trials=missing, timeout=timeout)
+        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if not done:
+            raise ValueError(
+                "No trial ran to the end. Give more --trials, or narrow the ranges of `search:`."
+            )
+        best = study.best_trial
+        page = self._page(self.page, best)
+        path = write_atomically(self.out / "best.yaml", as_yaml(page))
+        every = study.get_trials(deepcopy=False, states=_over())
+        pruned = sum(trial.state == optuna.trial.TrialState.PRUNED for trial in every)
+        lines = tuple(_line(trial, self.space) for trial in every)
+        return Search(path, self.metric, best.value, len(done), pruned, lines)
+
+    def _prepared(self, recipe: Recipe) -> dict[str, Any]:
+        """The page as every trial runs it: its teacher is there, evaluated each epoch, nothing measured."""
+        page = copy.deepcopy(self.page)
+        page["training"] |= {"output_dir": str(self.folder)}
+        run = Run(check(Page("search", page)), searching=True)
+        self.metric = "eval_accuracy" if run.rows.task == "single_label" else "eval_loss"
+        kind = None if recipe.teacher is None else recipe.teacher[0]
+        searched = any(d.path.startswith("teacher.") for d in self.space)
+        if kind == "finetune" and not searched:
+            page["teacher"] = {"pretrained": {"source": run.origin}}
+        inside = recipe.objective is not None and any(_looks_inside(t) for t in recipe.objective.terms)
+        kept = kind not in (None, "cached", "peer", "ema") and not inside and run.rows.task != "token"
+        if kept and not (searched or recipe.assistants or recipe.generations > 1):
+            page.setdefault("teacher_cache", str(self.folder / "answers"))
+        if page["training"].get("eval_strategy", "no") == "no":
+            page["training"]["eval_strategy"] = "epoch"
+        page["training"] |= {"save_strategy": "no", "load_best_model_at_end": False, "teacher_check_rows": 0}
+        return page | {"measure": None, "export": None}
+
+    def _study(self) -> Any:
+        """The study in the journal, or a new one."""
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        journal = self.folder / "journal.jsonl"
+        _mend(journal)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(journal))),
+            study_name="search",
+            direction="maximize" if self.metric == "eval_accuracy" else "minimize",
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS),
+            load_if_exists=True,
+        )
+        space = [dataclasses.asdict(d) | {"choices": list(d.choices)} for d in self.space]
+        told = {"page": as_yaml(self.page), "space": space}
+        known = {name: study.user_attrs.get(name, value) for name, value in told.items()}
+        if known != told:
+            raise ValueError(
+                f"{self.folder} holds the trials of another page or another `search:`. Name another "
+                "training.output_dir, or delete that folder."
+            )
+        for name, value in told.items():
+            study.set_user_attr(name, value)
+        over = len(study.get_trials(deepcopy=False, states=_over()))
+        study.sampler = optuna.samplers.TPESampler(  # one that starts anew must not draw the same again
+            seed=self.seed + over, n_startup_trials=STARTUP_TRIALS
+        )
+        return study
+
+    def _trial(self, trial: Any) -> float:
+        """Train the page with the values of a trial; what it is worth."""
+        import optuna
+
+        page = self._page(self.base, trial)
+        folder = self.folder / f"trial-{trial.number}"
+        page["training"] |= {"output_dir": str(folder)}
+        watch = _Watch(trial, self.metric)
+        try:
+            trained = Run(check(Page("search", page)), searching=True).taught(callbacks=[watch])
+            return float(watch.last if watch.last is not None else trained.evaluate()[self.metric])
+        except NonFiniteError as error:
+            trial.set_user_attr("stopped", " ".join(str(error).split())[:200])
+            raise optuna.TrialPruned from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _page(self, base: Mapping[str, Any], trial: Any) -> dict[str, Any]:
+        """A page with the values of a trial."""
+        page = Page("search", copy.deepcopy(dict(base)))
+        for dimension in self.space:
+            put(page, dimension.path, dimension.suggested(trial))
+        return dict(page.values)
+
+
+class _Watch(TrainerCallback):
+    """Tells Optuna each evaluation, and stops a trial that is worse than the others were at that step."""
+
+    def __init__(self, trial: Any, metric: str) -> None:
+        self.trial, self.metric = trial, metric
+        self.last: float | None = None
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **told: Any) -> None:
+        """Told of an evaluation."""
+        import optuna
+
+        value = told["metrics"][self.metric]
+        self.last = value if math.isfinite(value) else None
+        self.trial.report(value, state.global_step)
+        if state.global_step < state.max_steps and self.trial.should_prune():
+            raise optuna.TrialPruned
+
+
+def _over() -> tuple[Any, ...]:
+    """States of trials that count."""
+    from optuna.trial import TrialState
+
+    return TrialState.COMPLETE, TrialState.PRUNED
+
+
+def _restart(study: Any, first: Mapping[str, Any]) -> None:
+    """Queue the page as it is where nothing was tried, and again the trial that a kill cut off."""
+    from optuna.trial import TrialState
+
+    every = study.get_trials(deepcopy=False)
+    if not every:
+        study.enqueue_trial({path: value for path, value in first.items() if value is not None})
+    for trial in every:
+        if trial.state == TrialState.RUNNING:
+            study.enqueue_trial(trial.params or trial.system_attrs.get("fixed_params", {}))
+            study.tell(trial.number, state=TrialState.FAIL)
+
+
+def _mend(journal: Path) -> None:
+    """Cut off a last line that a kill left half written, and a lock that nobody holds any more."""
+    if journal.exists():
+        text = journal.read_bytes()
+        if text and not text.endswith(b"\n"):
+            with journal.open("r+b") as stream:
+                stream.truncate(text.rfind(b"\n") + 1)
+    journal.with_name(journal.name + ".lock").unlink(missing_ok=True)
+
+
+def _looks_inside(term: Any) -> bool:
+    """Whether a term reads more of the teacher than its logits."""
+    from hfdistill.objectives import Objective
+
+    return type(term).taps is not Objective.taps
+
+
+def _line(trial: Any, space: tuple[Dimension, ...]) -> str:
+    values = ", ".join(f"{d.path}={_shown(trial.params.get(d.path))}" for d in space)
+    value = "no number" if trial.value is None else f"{trial.value:.4f}"
+    stopped = f", stopped at step {trial.last_step}" if trial.state.name == "PRUNED" else ""
+    return f"trial {trial.number}: {value}{stopped}  {values}"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
