@@ -126,11 +126,20 @@ def test_every_kind_of_student_gets_its_rows_and_finished_runs_are_kept(material
 
     start()
     rows = [line.split(" | ")[0].strip("| ") for line in page.read_text().splitlines() if line.count("|") > 5]
-    widths = ["4 layers", "3 layers", "2 layers", "half width", "3 layers, fewer words", "BiLSTM", "static"]
-    assert rows[2:] == ["teacher", *widths, "early exit at 0.1", "early exit at 0.3"]
+    names = [
+        "4 layers",
+        "3 layers",
+        "2 layers",
+        "half width",
+        "3 layers, fewer words",
+        "BiLSTM",
+        "CNN",
+        "static",
+    ]
+    assert rows[2:] == ["teacher", *names, "early exit at 0.1", "early exit at 0.3"]
     written = {path: path.stat().st_mtime_ns for path in out.glob("*/notes.json")}
-    assert len(written) == 16
-    assert len(list(out.glob("*/report.json"))) == 18
+    assert len(written) == 18
+    assert len(list(out.glob("*/report.json"))) == 20
     assert len(list(out.glob("teacher/*"))) == 1  # one recording, also for the student of fewer words
     assert (tmp_path / "pareto.png").stat().st_size > 10_000
     first = page.read_text()
