@@ -23,7 +23,7 @@ LAYERS = hd.HiddenMSE() + hd.TinyBERTAttention()
 
 @dataclass(frozen=True)
 class Student:
-    """How one is made of (teacher, its tokenizer, rows), and trained; some bring a tokenizer."""
+    """How one is made of (teacher, its tokenizer, all training texts), and trained."""
 
     build: Any
     inside: Any = None  # what --inside adds
@@ -32,10 +32,10 @@ class Student:
     exits: bool = False
 
 
-def half_width(teacher, tokenizer, rows):
+def half_width(teacher, tokenizer, texts):
     """All layers, with half the width, heads and neurons."""
-    texts, given = rows["text"][:256], {"padding": True, "truncation": True, "max_length": 128}
-    batches = [tokenizer(texts[i : i + 32], return_tensors="pt", **given) for i in range(0, len(texts), 32)]
+    rows, given = texts["text"][:256], {"padding": True, "truncation": True, "max_length": 128}
+    batches = [tokenizer(rows[i : i + 32], return_tensors="pt", **given) for i in range(0, len(rows), 32)]
     width, ffn = teacher.config.hidden_size // 2, teacher.config.intermediate_size // 2
     return hd.shrink(teacher, width=width, ffn=ffn, data=batches)
 
@@ -89,8 +89,8 @@ def main(study: Study, args: hd.DistillationArguments) -> None:
         set_seed(seed)
         train = data["train"].shuffle(seed=seed)
         train = train.select(range(min(study.train_rows or len(train), len(train))))
-        built = student.build(teacher, tokenizer, train)
-        model, own = built if isinstance(built, tuple) else (built, tokenizer)
+        built = student.build(teacher, tokenizer, data["train"])
+        model, own = built if isinstance(built, tuple) else (built, tokenizer)  # some bring a tokenizer
         objective = LOGITS[kind] + EXITS[kind] if student.exits else LOGITS[kind]
         inside = student.inside if taught and study.inside else None
         settings = {"learning_rate": args.learning_rate * student.rate, "seed": seed}
