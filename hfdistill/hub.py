@@ -143,11 +143,13 @@ def withheld(folder: Path) -> list[str]:
 def _is_pickle(path: Path) -> bool:
     """By content: a pickle of protocol 2 or later, or torch's archive of one."""
     with path.open("rb") as stream:
-        start = stream.read(2)
-    if start == b"PK" and zipfile.is_zipfile(path):
+        start = stream.read(9)
+    if start[:2] == b"PK" and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith(".pkl") for name in archive.namelist())
-    return len(start) == 2 and start[0] == 0x80 and 2 <= start[1] <= 5
+    if start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
+        return False  # safetensors: the length of a header may begin like a pickle
+    return len(start) > 1 and start[0] == 0x80 and 2 <= start[1] <= 5
 
 
 @contextmanager

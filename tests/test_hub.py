@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import hfdistill
 from hfdistill import PublishError, push_to_hub
@@ -116,6 +116,15 @@ def test_pushed_and_pulled_through_a_server_the_student_is_the_same_to_the_bit(m
 def test_no_file_that_is_a_pickle_is_published_whatever_its_name(made):
     assert not {"training_args.bin", "scaler", "state[1].dat"} & set(published(made))
     assert not any(name.startswith(("checkpoint", ".")) for name in published(made))
+
+
+def test_weights_whose_first_bytes_look_like_a_pickle_are_published(tmp_path):
+    weights = tmp_path / "model.safetensors"
+    for length in (0x280, 0x380, 0x480, 0x580):
+        empty = len(json.dumps({"__metadata__": {"a": ""}}, separators=(",", ":")))
+        save_file({}, weights, metadata={"a": "x" * (length - empty)})
+        assert weights.read_bytes()[:3] == length.to_bytes(3, "little")
+        assert published(tmp_path) == ["model.safetensors"]
 
 
 def test_a_push_that_breaks_off_says_so_changes_nothing_and_goes_on(made, hub, monkeypatch):
