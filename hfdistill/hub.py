@@ -18,6 +18,7 @@ from hfdistill.plain import printable
 WITHHELD = (
     *("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.joblib"),  # what torch and others pickle
     *("_*", ".*", "*/.*", "checkpoint-*"),  # what is unfinished, hidden, or only to resume from
+    "runs/*",  # TensorBoard's files name this machine
 )
 """Patterns of files that are never published; `*` crosses folders."""
 HERE = "path/to/this/folder"
@@ -120,7 +121,7 @@ def published(folder: Path) -> list[str]:
         ValueError: there is no model among them.
     """
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    patterns = [*withheld(folder), "runs/*"]  # TensorBoard's files name this machine
+    patterns = withheld(folder)
     kept = [name for name in files if not any(fnmatchcase(name, pattern) for pattern in patterns)]
     if not any(fnmatchcase(name, pattern) for name in kept for pattern in _NEEDED):
         raise ValueError(

@@ -50,12 +50,14 @@ def card(folder, name="me/student"):
 def test_every_save_is_pushed_without_pickles_optimizer_or_token(build, hub, tmp_path):
     trainer = build(save_strategy="steps", save_steps=1, hub_always_push=True)
     torch.save({}, tmp_path / "run" / "left_by_another.pt")
+    (tmp_path / "run" / "runs").mkdir()
+    (tmp_path / "run" / "runs" / "events.out.tfevents.0.machine").write_bytes(b"logged")
     trainer.train()
     trainer.save_model()
     files = hub.repositories["me/student"]
     assert {"model.safetensors", "config.json", "tokenizer.json", "README.md"} <= set(files)
     assert not [name for name in files if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
-    assert not [name for name in files if name.startswith(("checkpoint", "last-checkpoint", "_"))]
+    assert not [name for name in files if name.startswith(("checkpoint", "last-checkpoint", "_", "runs"))]
     assert not any(content[:1] == b"\x80" or content[:2] == b"PK" for content in files.values())
     messages = [message for _, message, _ in hub.commits]
     assert messages[0].startswith("Training in progress, step")
