@@ -24,7 +24,7 @@ def check_labels(labels: Sequence[Any], config: Any, *, split: str) -> int:
     Raises:
         LabelSpaceError: with split, row, value and the fix, for strings, one-hot rows without `problem_type`,
             values that are not class ids of the student, hidden labels (-1), and regression values that are
-            not finite numbers.
+            not finite numbers or the whole number -100.
     """
     task, classes = task_kind(config), getattr(config, "num_labels", None)
     if task == "token":
@@ -58,6 +58,12 @@ def _check_value(value: Any, classes: int | None, where: str) -> bool:
     """Whether a regression row has a value; None and NaN are none."""
     if value is None or (_is_real(value) and math.isnan(value)):
         return False
+    if value == -100 and isinstance(value, int):
+        raise LabelSpaceError(
+            f"{where}: label -100, which stands for no label where labels are classes, and the student has "
+            "one output (regression). Type dataset.cast_column('label', Value('float32')) before rows "
+            "without a label are added, which are then NaN; -100.0 is a value like others."
+        )
     if not _is_real(value) or math.isinf(value):
         raise LabelSpaceError(
             f"{where}: label {short(value)} is not a finite number, and the student has one output "

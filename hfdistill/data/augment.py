@@ -61,8 +61,8 @@ def augment(
 
     Raises:
         TypeError: for data or a method of another kind.
-        ValueError: for tokenised data, data without text, fewer than one copy, a function that draws at
-            random, and a method that changes no row.
+        ValueError: for tokenised data, data without text, labels of a kind that cannot be missing, fewer
+            than one copy, a function that draws at random, and a method that changes no row.
 
     Example:
         >>> from datasets import Dataset
@@ -129,7 +129,7 @@ class Writer:
                 "Give one split: load(...)['train']."
             )
         texts = tuple(name for name in TEXTS if name in dataset.column_names)
-        if not texts or "input_ids" in dataset.column_names:
+        if not texts or any(name.endswith("input_ids") for name in dataset.column_names):
             raise ValueError(
                 f"Text is written anew before it is tokenised, found the columns {dataset.column_names}. "
                 "Give data with the column text (and text_pair), as load(...) does."
@@ -139,7 +139,7 @@ class Writer:
             raise ValueError(f"columns={columns!r} may name {', '.join(texts)}, the columns of text, alone.")
         made = as_augmentation(method)
         _check_repeats(made, dataset[0][changing[0]] if len(dataset) else "")
-        return cls(made, seed, texts, changing, _blanks(dataset), keep_labels)
+        return cls(made, seed, texts, changing, _blanks(dataset, needed=not keep_labels), keep_labels)
 
     def copies(self, batch: dict[str, list[Any]], rows: list[int], copies: range) -> dict[str, list[Any]]:
         """New rows of a batch whose rows have these numbers; a row that would stay as it is gives none."""
@@ -209,17 +209,31 @@ def _check_repeats(method: Augmentation, text: str) -> None:
         )
 
 
-def _blanks(dataset: Dataset) -> dict[str, Any]:
+def _blanks(dataset: Dataset, *, needed: bool) -> dict[str, Any]:
     """What stands for no label in each label column."""
     blanks: dict[str, Any] = {}
     for name in _LABELS:
         feature = dataset.features.get(name)
+        if feature is None:
+            continue
+        inner = feature.feature if isinstance(feature, List) else feature
+        if needed and not _has_room(inner):
+            raise ValueError(
+                f"Column {name!r} holds {getattr(inner, 'dtype', inner)}, in which nothing can stand for no "
+                f"label. Type dataset.cast_column({name!r}, Value('int64')), class_encode_column({name!r}) "
+                "for names, or keep_labels=True."
+            )
         if isinstance(feature, List):
             first = next((row for row in dataset[name] if row is not None), ())
-            blanks[name] = [-100.0 if _is_real(feature.feature) else -100] * len(first)
-        elif feature is not None:
-            blanks[name] = math.nan if _is_real(feature) else -100
+            blanks[name] = [-100.0 if _is_real(inner) else -100] * len(first)
+        else:
+            blanks[name] = math.nan if _is_real(inner) else -100
     return blanks
+
+
+def _has_room(feature: Any) -> bool:
+    """Whether -100 or NaN is a value of this kind."""
+    return getattr(feature, "dtype", "").startswith(("int", "float"))
 
 
 def _is_real(feature: Any) -> bool:

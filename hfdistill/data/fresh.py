@@ -37,8 +37,8 @@ class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
 
     Raises:
         TypeError: for data or a method of another kind.
-        ValueError: for tokenised data, data without text, fewer than one copy, and a function that draws at
-            random.
+        ValueError: for tokenised data, data without text, labels of a kind that cannot be missing, fewer
+            than one copy, and a function that draws at random.
 
     Example:
         >>> from datasets import Dataset
@@ -71,6 +71,11 @@ class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
     def column_names(self) -> list[str]:
         """Those of the rows."""
         return list(self.rows.column_names)
+
+    @property
+    def blanks(self) -> dict[str, Any]:
+        """What stands for no label in the new rows, by column; empty where they keep theirs."""
+        return {} if self.keep_labels else dict(self._writer.blanks)
 
     def over(self, rows: Dataset, *encoders: Callable[[Columns, list[int]], Columns]) -> FreshCopies:
         """The same over rows that were made of these.

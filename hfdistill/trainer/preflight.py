@@ -356,6 +356,7 @@ def check_data(train: Any, evaluation: Any, *, config: Any, objective: Blend, re
     for split, data in sets.items():
         if objective.needs_teacher:
             reader.check_columns(data, split=split)
+        blanks = data.blanks if isinstance(data, FreshCopies) else {}
         data = data.rows if isinstance(data, FreshCopies) else data
         if not isinstance(data, Dataset) or config is None:
             continue
@@ -367,6 +368,7 @@ def check_data(train: Any, evaluation: Any, *, config: Any, objective: Blend, re
         if column is not None:
             check_class_names(getattr(data.features[column], "names", None) or [], config, split=split)
             known = check_labels(data.with_format(None)[column][:], config, split=split)
+            check_labels([blanks[column]] if column in blanks else [], config, split=f"{split}, new copies")
         own = reads_by_itself(reader.args, reader.collator, data)
         if split == "train_dataset" and not known and objective.needs_labels and not own:
             raise ValueError(

@@ -270,3 +270,19 @@ def test_fresh_copies_are_tokenised_as_their_text_would_be():
     for row, text in zip(map(read.__getitem__, range(24)), map(fresh.__getitem__, range(24)), strict=True):
         ids = tokenizer(text["text"], text["text_pair"], max_length=8, truncation=True)
         assert row == {"label": text["label"], **ids}
+
+
+@pytest.mark.parametrize("labels", [[True, False], ["good", "bad"], [[True], [False]]])
+def test_labels_that_cannot_be_missing_are_refused_unless_they_are_kept(labels):
+    rows = Dataset.from_dict({"text": ["a good film", "a bad film"], "label": labels})
+    for make in (augment, FreshCopies):
+        with pytest.raises(ValueError, match=r"Column 'label' holds (bool|string), in which nothing can"):
+            make(rows, Swap())
+    assert augment(rows, Swap(), keep_labels=True)["label"][2:] == labels
+
+
+def test_ids_that_a_teacher_has_read_already_would_be_those_of_the_old_text():
+    rows = encode(make_dataset(4), make_tokenizer(), prefix="teacher_")
+    assert "text" in rows.column_names
+    with pytest.raises(ValueError, match="before it is tokenised, found the columns .*teacher_input_ids"):
+        augment(rows, Swap())

@@ -1,8 +1,10 @@
 """Training on text that is written anew in every epoch."""
 
+from math import isnan
+
 import pytest
 import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, Value, concatenate_datasets
 
 from hfdistill import (
     CachedTeacher,
@@ -15,6 +17,7 @@ from hfdistill import (
     LabelSpaceError,
     ModelTeacher,
     Swap,
+    augment,
     record,
 )
 from hfdistill.data import LengthGroupedSampler
@@ -154,3 +157,25 @@ def test_labels_are_checked_and_missing_ones_filled(tmp_path):
     assert [row["label"] for row in trainer.train_dataset] == [1, -100, -100, -100]
     trainer = build(tmp_path, data=FreshCopies(both, Swap(), keep_labels=True), max_steps=1)
     trainer.train()
+
+
+def test_whole_numbers_as_values_have_no_missing_one(tmp_path):
+    rows = Dataset.from_dict({"text": ["a good film", "a bad film"], "label": [4, 1]})
+    one = {"labels": {0: "stars"}, "problem_type": "regression"}
+
+    def trainer(data):
+        return DistillationTrainer(
+            make_bert(2, seed=2, **one),
+            DistillationArguments(str(tmp_path), report_to="none"),
+            teacher=make_bert(3, seed=1, **one),
+            train_dataset=data,
+            processing_class=make_tokenizer(),
+        )
+
+    with pytest.raises(LabelSpaceError, match=r"train_dataset, new copies.*label -100.*Value\('float32'\)"):
+        trainer(FreshCopies(rows, Swap()))
+    with pytest.raises(LabelSpaceError, match="train_dataset, row 2: label -100"):
+        trainer(augment(rows, Swap()))
+    real = rows.cast_column("label", Value("float32"))
+    assert all(isnan(row["label"]) for row in list(trainer(FreshCopies(real, Swap())).train_dataset)[2:])
+    trainer(FreshCopies(rows, Swap(), keep_labels=True))
