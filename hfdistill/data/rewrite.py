@@ -54,11 +54,12 @@ class Augmentation:
 
 
 class Rewriting(Augmentation):
-    """An augmentation whose `repr` says all that it does."""
+    """An augmentation whose `repr` says all that it does, where it is of this library."""
 
     def fingerprint(self) -> str | None:
-        """Its settings, and the version of this library."""
-        return f"{hfdistill.__version__} {self!r}"
+        """Its settings, and the version of this library; None for a subclass, whose code may change."""
+        ours = type(self).__module__ == __name__
+        return f"{hfdistill.__version__} {self!r}" if ours else None
 
 
 class Chain(Augmentation):
@@ -309,10 +310,13 @@ class Synonyms(Rewriting):
             _wordnet()
 
     def fingerprint(self) -> str | None:
-        """The settings and every word of the lexicon."""
+        """The settings and every word of the lexicon; None for a subclass."""
+        settings = super().fingerprint()
+        if settings is None:
+            return None
         words = {word: list(others) for word, others in sorted((self.lexicon or {}).items())}
         content = json.dumps([words, sorted(self.stop_words), self.lexicon is None])
-        return f"{super().fingerprint()} {hashlib.sha256(content.encode()).hexdigest()}"
+        return f"{settings} {hashlib.sha256(content.encode()).hexdigest()}"
 
     def synonyms(self, word: str) -> list[str]:
         """Other words of the same meaning, in an order that is always the same."""

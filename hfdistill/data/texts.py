@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from datasets import Dataset, Features, Value
 
+import hfdistill
 from hfdistill.data.streams import read_texts, text_files
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ def load_texts(
         for piece in _pieces(whole, unit, max_words=max_words, margin=2 * overlap)
     )
     known = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    settings = f"{known} {text} {unit} {min_words} {max_words} {gate.runs} {overlap} {limit}"
+    settings = f"{hfdistill.__version__} {known} {text} {unit} {min_words} {max_words} {gate.runs} {overlap} {limit}"
     digest = hashlib.sha256(settings.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     found = _written(gate, pieces, limit, digest)
     if gate.dropped:

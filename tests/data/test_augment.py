@@ -286,3 +286,22 @@ def test_ids_that_a_teacher_has_read_already_would_be_those_of_the_old_text():
     assert "text" in rows.column_names
     with pytest.raises(ValueError, match="before it is tokenised, found the columns .*teacher_input_ids"):
         augment(rows, Swap())
+
+
+def test_rows_of_a_subclass_are_never_read_from_a_cache(tmp_path):
+    class Loud(Delete):
+        mark = "!"
+
+        def draw(self, prepared, *, random, copy):
+            return prepared + self.mark
+
+    class Cool(Synonyms):
+        pass
+
+    assert Delete(p=0.3).fingerprint() is not None
+    assert Cool({"film": ["movie"]}).fingerprint() is None
+    make_dataset(4).save_to_disk(tmp_path / "rows")
+    rows = Dataset.load_from_disk(tmp_path / "rows")  # datasets caches what is made of files
+    assert all(text.endswith("!") for text in augment(rows, Loud())["text"][4:])
+    Loud.mark = "?"  # as if its code was edited
+    assert all(text.endswith("?") for text in augment(rows, Loud())["text"][4:])
