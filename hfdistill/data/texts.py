@@ -99,7 +99,9 @@ def load_texts(
         for piece in _pieces(whole, unit, max_words=max_words, margin=2 * overlap)
     )
     known = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    settings = f"{hfdistill.__version__} {known} {text} {unit} {min_words} {max_words} {gate.runs} {overlap} {limit}"
+    settings = (
+        f"{hfdistill.__version__} {known} {text} {unit} {min_words} {max_words} {gate.runs} {overlap} {limit}"
+    )
     digest = hashlib.sha256(settings.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     found = _written(gate, pieces, limit, digest)
     if gate.dropped:
@@ -191,6 +193,30 @@ def normalised(text: str) -> list[str]:
     """The words of a text, NFC, without case and punctuation; its signs where it has no word."""
     folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
     return _WORD.findall(folded) or folded.split()
+
+
+def apart_from(rows: Dataset, evaluation: Dataset) -> Dataset:
+    """The rows whose texts are not those of a row of the evaluation; how many are left out is said.
+
+    Texts are compared as `load_texts` compares whole ones, those of a pair or the words of a row together.
+
+    Args:
+        rows: with `text`[, `text_pair`] or `tokens`.
+        evaluation: with the same columns.
+    """
+    names = [name for name in ("text", "text_pair", "tokens") if name in rows.column_names]
+
+    def read(data: Dataset) -> Iterator[bytes]:
+        for batch in data.select_columns(names).iter(1000):
+            for values in zip(*(batch[name] for name in names), strict=True):
+                texts = (" ".join(value) if isinstance(value, list) else str(value) for value in values)
+                yield _digest([word for text in texts for word in ("\0", *normalised(text))])
+
+    known = set(read(evaluation))
+    kept = [row for row, digest in enumerate(read(rows)) if digest not in known]
+    if len(kept) < len(rows):
+        logger.warning("%s rows are left out: they are evaluation texts", f"{len(rows) - len(kept):,}")
+    return rows if len(kept) == len(rows) else rows.select(kept)
 
 
 def _runs(texts: Iterable[str], overlap: int) -> dict[int, dict[bytes, None]]:

@@ -203,7 +203,7 @@ class Splits:
         holdout: share of the training rows to measure on where there is no other split.
         labelled_rows: training rows whose labels are used; on the others the teacher alone teaches.
         unlabelled: text without labels to learn from as well: a Hub id, file or folder, or arguments of
-            `load` with `split` and `rows`.
+            `load` with `split` and `rows`. Texts that are measured on are left out.
         augment: how training rows are written anew for the teacher to label: augmentations, one after the
             other.
         copies: new rows of each row at most.

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from datasets import Dataset, List, concatenate_datasets
 
 from hfdistill.data import Chain, augment, load
+from hfdistill.data.texts import apart_from
 from hfdistill.recipe import kinds
 from hfdistill.recipe.binding import built
 from hfdistill.recipe.kinds import Splits
@@ -109,11 +110,12 @@ def read_rows(
     if splits.augment:
         steps = [built(kinds.AUGMENTATIONS[name], told, {}) for name, told in splits.augment]
         train = augment(train, Chain(*steps), copies=splits.copies, seed=seed)
-    return Rows(_with_text(train, splits.unlabelled, seed=seed, smoke=smoke), labelled, evaluation)
+    joined = _with_text(train, splits.unlabelled, evaluation=evaluation, seed=seed, smoke=smoke)
+    return Rows(joined, labelled, evaluation)
 
 
-def _with_text(train: Dataset, told: Any, *, seed: int, smoke: bool) -> Dataset:
-    """Training rows, and behind them those of text without labels."""
+def _with_text(train: Dataset, told: Any, *, evaluation: Dataset, seed: int, smoke: bool) -> Dataset:
+    """Training rows, and behind them those of text without labels, but for what is measured on."""
     if told is None:
         return train
     told = dict(kinds.given("unlabelled", told))
@@ -131,7 +133,8 @@ def _with_text(train: Dataset, told: Any, *, seed: int, smoke: bool) -> Dataset:
             f"The labelled rows have {columns}, and the unlabelled text {text.column_names}: {missing[0]!r} "
             "is missing. Name its columns under `unlabelled:`, as in {source: …, text: body}."
         )
-    text = drawn(text.select_columns(columns), SMOKE_ROWS if smoke else wanted, seed)
+    text = apart_from(text.select_columns(columns), evaluation)
+    text = drawn(text, SMOKE_ROWS if smoke else wanted, seed)
     logger.info("%d rows of text without labels join the %d training rows.", len(text), len(train))
     return concatenate_datasets([train, text])
 

@@ -44,7 +44,8 @@ def make(folder):
     (folder / "words").mkdir()
     make_named_words(64).to_parquet(folder / "words" / "train.parquet")
     make_named_words(20).to_parquet(folder / "words" / "validation.parquet")
-    (folder / "comments.csv").write_text("\n".join(["comment", *(t for t, _ in make_sentences(24))]) + "\n")
+    comments = [text for text, _ in make_sentences(44)[20:]]  # none that is measured on
+    (folder / "comments.csv").write_text("\n".join(["comment", *comments]) + "\n")
     lines = [f"{text},{('bad', 'good')[label]}" for text, label in make_sentences(40)]
     (folder / "reviews.csv").write_text("\n".join(["review,verdict", *lines]) + "\n")
     return folder

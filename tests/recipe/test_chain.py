@@ -75,6 +75,15 @@ def test_text_without_labels_joins_the_training_rows(here):
         read_rows({"source": "pairs"}, Splits(unlabelled=text), seed=0)
 
 
+def test_text_that_is_measured_on_is_not_learnt_from(here):
+    """A holdout of a file, and the same file as text: nothing of the holdout may come back."""
+    file = {"source": "reviews.csv", "text": "review", "label": "verdict"}
+    told = Splits(holdout=0.25, unlabelled={"source": "reviews.csv", "text": "review"})
+    rows = read_rows(file, told, seed=0)
+    assert (len(rows.labelled), len(rows.train), len(rows.evaluation)) == (30, 30 + 30, 10)
+    assert not set(rows.evaluation["text"]) & set(rows.train["text"])
+
+
 def test_the_teacher_and_the_baseline_see_labelled_rows_alone(here, monkeypatch):
     seen = []
 
