@@ -284,7 +284,7 @@ def test_labels_that_cannot_be_missing_are_refused_unless_they_are_kept(labels):
 def test_ids_that_a_teacher_has_read_already_would_be_those_of_the_old_text():
     rows = encode(make_dataset(4), make_tokenizer(), prefix="teacher_")
     assert "text" in rows.column_names
-    with pytest.raises(ValueError, match="before it is tokenised, found the columns .*teacher_input_ids"):
+    with pytest.raises(ValueError, match=r"before it is tokenised, found the columns .*teacher_input_ids"):
         augment(rows, Swap())
 
 
