@@ -99,10 +99,7 @@ def load_texts(
         for piece in _pieces(whole, unit, max_words=max_words, margin=2 * overlap)
     )
     known = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    settings = (
-        f"{hfdistill.__version__} {known} {text} {unit} {min_words} {max_words} {gate.runs} {overlap} {limit}"
-    )
-    digest = hashlib.sha256(settings.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    digest = _fingerprint(known, text, unit, min_words, max_words, gate.runs, overlap, limit)
     found = _written(gate, pieces, limit, digest)
     if gate.dropped:
         logger.warning("%s: %s texts kept, left out %s", source, f"{len(found or ()):,}", gate.reasons())
@@ -112,6 +109,12 @@ def load_texts(
             f"min_words={min_words}, or not UTF-8?"
         )
     return found
+
+
+def _fingerprint(*settings: Any) -> str:
+    """Of what is read and how, by this version."""
+    told = f"{hfdistill.__version__} {settings}"
+    return hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def _written(gate: Gate, pieces: Iterable[Piece], limit: int | None, fingerprint: str) -> Dataset | None:
