@@ -74,6 +74,13 @@ class ResumableTrainer(Trainer):
         if not option(self.args, "allow_changed"):
             checkpoint.check_same_run(manifest, self.run_facts(), folder=folder)
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's, which takes a step more where a run is resumed that ended within an epoch."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return None
+        return super()._run_epoch(*args, **kwargs)
+
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """As Trainer's, but weights that do not fit the model are an error."""
         super()._issue_warnings_after_load(load_result)
