@@ -207,7 +207,7 @@ def draw_classes(report: Report) -> Any:
         "Recall beside the teacher" + (few if len(found) < len(report.classes) else ""), fontsize=11
     )
     axes.set_xlabel(
-        f"{report.data.scored.rpartition(' ')[2]} of the class that are found (%); change in points"
+        f"{report.data.scored.rpartition(' ')[2]} of the class that are found (%)\nbeside: change in points"
     )
     made.legend(loc="outside lower center", ncols=2)
     return made
