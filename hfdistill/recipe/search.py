@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from transformers import TrainerCallback
 
 from hfdistill.markdown import as_yaml
@@ -76,9 +77,17 @@ def search_recipe(recipe: Recipe, *, trials: int = 20, timeout: float | None = N
 
     Raises:
         ImportError: Optuna is not installed.
-        ValueError: on several processes; or the journal is of another page.
+        ValueError: on several processes, or beside another search there; or the journal is of another page.
     """
-    return _Search(recipe).best(trials=trials, timeout=timeout)
+    out = Path(recipe.training["output_dir"])
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / "search.lock", timeout=0):  # the system lets go of it where a search is killed
+            return _Search(recipe).best(trials=trials, timeout=timeout)
+    except Timeout as error:
+        raise ValueError(
+            f"Another search is running in {out}. Wait for it, or choose another training.output_dir."
+        ) from error
 
 
 class _Search:

@@ -13,6 +13,9 @@ from hfdistill.recipe.page import Page, put
 
 MAPS = ("uniform", "last", "pkd-skip", "pkd-last")
 REACH = 5.0
+UNCOMPARABLE = frozenset({"data.source", "data.evaluation", "data.evaluation_rows", "data.holdout"})
+UNCOMPARABLE |= {"data.train", "data.config", "training.output_dir", "training.seed"}
+"""Places that decide which rows are measured on, or where."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,11 @@ def dimensions(page: Page, told: Any, mistakes: Callable[[Page], list[str]]) -> 
     found = []
     for path, value in told.items():
         dimension = _dimension(str(path), value)
+        if str(path) in UNCOMPARABLE:
+            page.refuse(
+                ("search", path), "decides which rows are measured on: no two values can be compared."
+            )
+            continue
         wrong = (
             ["is no range. Type [1, 8], [1.0e-5, 1.0e-3, log], or choices: [uniform, last]."]
             if dimension is None

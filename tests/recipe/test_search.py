@@ -81,6 +81,8 @@ def test_ranges_are_read(here):
         ("{training.learning_rate: [2, 1]}", "is no range"),
         ("{training.learning_rate: [0, 1, log]}", "is no range"),
         ("{training.learning_rate: {choices: []}}", "is no range"),
+        ("{data.holdout: [0.1, 0.5]}", "which rows are measured on"),
+        ("{training.seed: [1, 5]}", "which rows are measured on"),
         ("{training.lr_scheduler_type: [linear, cosinus]}", "one of linear, cosine"),
         ("{student.shrink.layers: [one, 2]}", "a whole number or a list"),
     ],
@@ -254,6 +256,22 @@ def test_what_a_search_refuses(here, monkeypatch, capsys):
     monkeypatch.setattr(searching, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'hfdistill\[search\]'"):
         search_recipe(read())
+
+
+def test_two_searches_do_not_run_in_one_folder(here, monkeypatch):
+    found = []
+
+    def prepared(search, recipe):
+        with pytest.raises(ValueError, match="Another search is running in out"):
+            search_recipe(read())
+        found.append(recipe)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(searching._Search, "_prepared", prepared)
+    for count in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            search_recipe(read())
+        assert len(found) == count, "the folder is free again"
 
 
 def test_a_page_with_ranges_trains_as_it_is(here):
