@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -65,6 +66,13 @@ class Rows:
             return list(feature.names)
         return ["value"] if self.task == "regression" else [f"LABEL_{i}" for i in range(max(values) + 1)]
 
+    def fingerprint(self) -> str:
+        """sha256 over the training rows."""
+        digest = hashlib.sha256()
+        for batch in self.train.iter(batch_size=1000):
+            digest.update(repr(batch).encode())
+        return digest.hexdigest()
+
     def texts(self) -> Dataset:
         """The training rows without labels, as a corpus."""
         names = [name for name in ("text", "text_pair") if name in self.train.column_names]
@@ -91,9 +99,15 @@ def read_rows(
     for name in [n for n in (splits.train, splits.evaluation) if n is not None and n not in data]:
         raise ValueError(f"The data has no split {name!r}, found {list(data)}. Name one under `data:`.")
     train = data[splits.train]
-    other = splits.evaluation or next((n for n in ("validation", "test") if n in data), None)
+    if splits.evaluation == splits.train:
+        raise ValueError(
+            f"The split {splits.train!r} would be both learned from and measured on. Leave `evaluation:` "
+            "out: a share of the rows is kept back where there is no other split."
+        )
+    usual = (n for n in ("validation", "test") if n in data and n != splits.train)
+    other = splits.evaluation or next(usual, None)
     if searching and other == "test":
-        other = "validation" if "validation" in data else None
+        other = "validation" if "validation" in data and splits.train != "validation" else None
     if other is None:
         parts = train.train_test_split(test_size=splits.holdout, seed=seed)
         train, evaluation = parts["train"], parts["test"]

@@ -19,14 +19,14 @@ from hfdistill.export.onnx import require_packages
 from hfdistill.hub import make_repository, push_to_hub
 from hfdistill.markdown import as_yaml
 from hfdistill.measure import STANDARD, measure
-from hfdistill.plain import write_atomically
+from hfdistill.plain import read_json, write_atomically
 from hfdistill.plots import write_plots
 from hfdistill.pretrained import load_classifier, load_tokenizer
 from hfdistill.recipe import kinds
 from hfdistill.recipe.binding import built
 from hfdistill.recipe.check import Recipe
 from hfdistill.recipe.kinds import Student
-from hfdistill.recipe.page import Mistake, RecipeError
+from hfdistill.recipe.page import MAX_BYTES, Mistake, RecipeError
 from hfdistill.recipe.rows import read_rows
 from hfdistill.recipe.students import Workshop
 from hfdistill.report import Report
@@ -34,6 +34,10 @@ from hfdistill.students import Theseus
 from hfdistill.teachers import CachedTeacher, Contents, ModelTeacher, Teacher
 from hfdistill.trainer import DistillationTrainer
 
+PAGE = "page.json"
+_DECIDING = ("teacher", "student", "data", "objective", "assistants", "generations", "theseus", "label_map")
+_SETTINGS: tuple[str, ...] = ("adam", "optim", "lr_", "warmup", "weight_decay", "max_grad_norm", "max_length")
+_SETTINGS += ("seed", "data_seed", "learning_rate", "label_smoothing", "mixup", "length_grouping")
 SMOKE_STEPS = 2
 SMOKE_DROP = 200.0
 """Points; a correlation that turns round loses as many hundredths."""
@@ -99,6 +103,7 @@ class Run:
             recipe.load, recipe.splits, seed=self.args.seed, smoke=smoke, searching=searching
         )
         self._check_export()
+        self._check_same_page()
         self.workshop = Workshop(self.rows, seed=self.args.seed, max_length=self.args.max_length)
         self.origin: str | None = None
         self.options = dict(recipe.options)
@@ -147,6 +152,26 @@ class Run:
             int8, max_drop = told.get("int8", "dynamic"), told.get("max_drop", 0.5)
             check_request(self.onnx, data=self.rows.evaluation, int8=int8, max_drop=max_drop)
 
+    def _check_same_page(self) -> None:
+        """Refuse to go on from checkpoints that another page left.
+
+        Raises:
+            ValueError: naming what differs.
+        """
+        folder = Path(self.args.output_dir)
+        kept, facts = folder / PAGE, _deciding(self.recipe.page)
+        facts["the training rows"] = self.rows.fingerprint()
+        facts = json.loads(json.dumps(facts, default=str))  # as it is read back
+        goes_on = kept.exists() and not self.args.allow_changed and any(folder.glob("*/checkpoint-*"))
+        before = read_json(kept, limit=10 * MAX_BYTES) if goes_on else facts
+        changed = [name for name in {**before, **facts} if before.get(name) != facts.get(name)]
+        if changed:
+            raise ValueError(
+                f"{folder} holds the checkpoints of another page ({', '.join(changed)} differ). Choose a new "
+                "training.output_dir, or go on deliberately with training.allow_changed=true."
+            )
+        self.facts = json.dumps(facts, indent=1)
+
     def _teacher(self) -> tuple[Any, str | None]:
         """The teacher, and where the model lies that the student is measured beside.
 
@@ -166,7 +191,8 @@ class Run:
         if kind == "ensemble":
             told = {**told, "members": self._members(told)}
         teacher = built(kinds.TEACHERS[kind], told, {})
-        return teacher, None if kind == "ensemble" else self.origin
+        elsewhere = kind == "ensemble" or kind in kinds.MOVING  # no model, or one that has moved since
+        return teacher, None if elsewhere else self.origin
 
     def _members(self, told: dict[str, Any]) -> Any:
         """The members of an ensemble, each with its own recorded answers: labels may weigh them."""
@@ -242,6 +268,8 @@ class Run:
         """Train one model in its own folder; a killed run goes on where it stopped."""
         changes |= {"output_dir": str(Path(self.args.output_dir, stage)), "push_to_hub": False}
         args = dataclasses.replace(self.args, **changes)
+        if not args.process_index:
+            write_atomically(Path(self.args.output_dir, PAGE), self.facts)
         model, tokenizer = made
         labels_alone = teacher is None and objective is None
         trainer = DistillationTrainer(
@@ -302,6 +330,16 @@ class Run:
         print(
             export(str(self.folder), self.onnx, data=self.rows.evaluation, teacher=teacher, **options).table()
         )
+
+
+def _deciding(page: dict[str, Any]) -> dict[str, Any]:
+    """What decides the weights of a page's models, as place → value; a run may grow longer."""
+    sections = {name: kinds.given(name, value) for name, value in page.items() if name in _DECIDING}
+    data = {n: v for n, v in sections["data"].items() if n not in ("evaluation", "evaluation_rows")}
+    training = {n: v for n, v in page["training"].items() if n.startswith(_SETTINGS)}
+    del sections["data"]
+    inside = {f"data.{n}": v for n, v in data.items()} | {f"training.{n}": v for n, v in training.items()}
+    return {n: v for n, v in {**sections, **inside}.items() if v is not None}
 
 
 def _by_name(members: Any) -> tuple[list[Any], list[Any]]:

@@ -7,7 +7,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertTokenizerFast
 
-from hfdistill import augment, block_importance, load, load_classifier, most_important, shrink
+from hfdistill import (
+    DistillationTrainer,
+    augment,
+    block_importance,
+    load,
+    load_classifier,
+    most_important,
+    shrink,
+)
 from hfdistill.data import Delete
 from hfdistill.recipe import RecipeError, kinds, read_recipe
 from hfdistill.recipe.kinds import Splits
@@ -61,6 +69,60 @@ def test_generations_begin_with_labels_alone(here):
     assert not same("out/generation-2", "out/generation-1")
     assert not same("out/student", "out/generation-2")
     assert report.teacher.name == "generation-1"
+
+
+@pytest.mark.parametrize("more", ["generations=2", "assistants=[{shrink: {layers: 3}}]"])
+def test_a_chain_that_begins_with_a_peer_is_measured_beside_its_first_student(here, more):
+    teacher = "teacher={peer: {model: encoder, layers: 2}}"
+    report = run(teacher, "objective=[cross_entropy, kd]", "measure={speed: false}", more)
+    assert report.teacher.name == ("generation-1" if "gen" in more else "assistant-1")
+
+
+def test_a_chain_that_is_started_again_repeats_and_skips_no_stage(here, monkeypatch):
+    """Its stages end within an epoch: one that is resumed at its end must take no step more."""
+    page = ["assistants=[{shrink: {layers: 3}}]", "training.max_steps=1", "training.teacher_check_rows=0"]
+    page += ["training.save_strategy=steps", "training.save_steps=1"]
+    real = DistillationTrainer.train
+
+    def train(trainer, **told):
+        if trainer.args.output_dir.endswith("student"):
+            raise KeyboardInterrupt
+        return real(trainer, **told)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DistillationTrainer, "train", train)
+        with pytest.raises(KeyboardInterrupt):
+            run(*page)
+    first = load_file("out/assistant-1/model.safetensors")
+    run(*page)
+    again = load_file("out/assistant-1/model.safetensors")
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert [path.name for path in here.glob("out/*/checkpoint-*")] == ["checkpoint-1"] * 2
+
+
+def test_a_page_that_is_another_goes_on_from_no_checkpoint(here):
+    saved = ["training.save_strategy=steps", "training.save_steps=1", "training.max_steps=1"]
+    run(*saved)
+    for override in ("data.source=values", "training.weight_decay=0.5", "theseus={}"):
+        with pytest.raises(ValueError, match=f"another page .{override.partition('=')[0]}"):
+            run(*saved, override)
+    rows = read_rows({"source": "two"}, Splits(), seed=42).train
+    (here / "two").unlink()
+    (here / "two").mkdir()
+    rows.shuffle(seed=1).to_parquet(here / "two" / "train.parquet")
+    with pytest.raises(ValueError, match=r"another page \(the training rows"):
+        run(*saved)
+    run(*saved, "training.allow_changed=true", "data.evaluation_rows=3")
+
+
+def test_no_row_is_both_learned_from_and_measured_on(here):
+    """A file with one split, whatever it is called, is divided."""
+    (here / "alone").mkdir()
+    (here / "alone" / "test.parquet").symlink_to(here / "two" / "train.parquet")
+    rows = read_rows({"source": "alone"}, Splits(train="test", holdout=0.25), seed=0)
+    assert (len(rows.train), len(rows.evaluation)) == (48, 16)
+    with pytest.raises(ValueError, match="both learned from and measured on"):
+        read_rows({"source": "two"}, Splits(evaluation="train"), seed=0)
 
 
 def test_text_without_labels_joins_the_training_rows(here):
