@@ -92,14 +92,6 @@ class BiLSTMModel(LightModel):
         self.layers = nn.ModuleList(BiLSTMLayer(width, config) for width in widths)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The table (V, embedding_size)."""
-        return self.embeddings
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the table."""
-        self.embeddings = value
-
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> BaseModelOutputWithPooling:

@@ -83,14 +83,6 @@ class CNNForSequenceClassification(LightModel):
             init.kaiming_uniform_(module.weight, nonlinearity="relu")
             init.zeros_(module.bias)
 
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The table (V, E)."""
-        return self.embeddings
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the table."""
-        self.embeddings = value
-
     def forward(
         self,
         input_ids: Tensor,

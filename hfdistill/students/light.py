@@ -56,6 +56,15 @@ class LightModel(PreTrainedModel):
                 else:
                     init.zeros_(parameter)
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The table, one row per token of the vocabulary."""
+        table: nn.Module = self.base_model.embeddings
+        return table
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the table."""
+        self.base_model.embeddings = value
+
 
 def head(features: int, config: Any) -> nn.Sequential:
     """One hidden layer: (B, features) → (B, C)."""

@@ -71,14 +71,6 @@ class StaticForSequenceClassification(LightModel):
         if module is self.scores:
             init.zeros_(module.weight)  # a plain mean
 
-    def get_input_embeddings(self) -> nn.EmbeddingBag:
-        """The table (V, D)."""
-        return self.embeddings
-
-    def set_input_embeddings(self, value: nn.EmbeddingBag) -> None:
-        """Replace the table."""
-        self.embeddings = value
-
     def forward(
         self,
         input_ids: Tensor,

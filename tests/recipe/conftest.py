@@ -6,3 +6,14 @@ from tests.recipe import material
 @pytest.fixture(scope="session")
 def things(tmp_path_factory):
     return material.make(tmp_path_factory.mktemp("things"))
+
+
+@pytest.fixture
+def here(things, tmp_path, monkeypatch, request):
+    """A folder with the test module's PAGE, in which the names of the page are those of the material."""
+    for path in things.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "page.yaml").write_text(request.module.PAGE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    return tmp_path

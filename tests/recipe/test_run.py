@@ -59,17 +59,6 @@ measure:
 """
 
 
-@pytest.fixture
-def here(things, tmp_path, monkeypatch):
-    """A folder in which the names of PAGE are those of the material."""
-    for path in things.iterdir():
-        (tmp_path / path.name).symlink_to(path)
-    (tmp_path / "page.yaml").write_text(PAGE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    return tmp_path
-
-
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub 2.4
 def test_the_student_is_published_once_with_its_card_and_nothing_else_is(here, monkeypatch, capsys):
     page = PAGE.replace(

@@ -37,16 +37,6 @@ search:
 """
 
 
-@pytest.fixture
-def here(things, tmp_path, monkeypatch):
-    for path in things.iterdir():
-        (tmp_path / path.name).symlink_to(path)
-    (tmp_path / "page.yaml").write_text(PAGE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    return tmp_path
-
-
 def read(*overrides):
     return read_recipe("page.yaml", overrides=overrides)
 
