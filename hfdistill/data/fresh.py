@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy as copying
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +14,9 @@ from datasets import Dataset
 from hfdistill.data.augment import Method, Writer
 
 Columns = dict[str, list[Any]]
+
+_PROBED = 32
+"""Rows that tell a method without a fingerprint from another."""
 
 
 class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
@@ -93,8 +98,16 @@ class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
         self._epoch.fill_(epoch)
 
     def fingerprint(self) -> str:
-        """Tells one way to make copies from another when a run is resumed."""
-        method = self._writer.method.fingerprint() or type(self._writer.method).__name__
+        """Tells one way to make copies from another when a run is resumed.
+
+        A method that has no fingerprint, such as a function, is told by what it writes for the first rows.
+        """
+        method = self._writer.method.fingerprint()
+        if method is None:
+            some = range(min(_PROBED, len(self.texts)))
+            written = json.dumps(self._writer.one(self.texts[some], list(some), 0), default=str)
+            digest = hashlib.sha256(written.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+            method = f"{type(self._writer.method).__name__} {digest}"
         return f"{method} {self.copies} {self.seed} {self._writer.changing} {self.keep_labels}"
 
     def __len__(self) -> int:

@@ -27,6 +27,8 @@ SHORTEST = 4
 
 _SENTENCE = re.compile(r"(?<=[.!?])[\"')\]]*\s+|(?<=[\u3002\uff01\uff1f])")
 _WORD = re.compile(r"\w+")
+_CONTRACTED = re.compile(r"\s*(n)\s?['\u2019]\s?(t)\b|\s*['\u2019]\s?(s|m|d|re|ve|ll)\b")
+"""The second half of don't, it's and we'll, also where a tokenizer has split them: do n't, it 's, we 'll."""
 _LONGEST_PARAGRAPH = 1 << 20  # letters
 _LONGEST_WORD = 1000  # letters; what is longer is no word but data
 
@@ -193,9 +195,16 @@ class Gate:
 
 
 def normalised(text: str) -> list[str]:
-    """The words of a text, NFC, without case and punctuation; its signs where it has no word."""
+    """The words of a text, NFC, without case and punctuation; its signs where it has no word.
+
+    Contractions are one word, whether they were split or not: "Don't", "do n't" and "dont" are `dont`.
+    """
     folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
-    return _WORD.findall(folded) or folded.split()
+    return _WORD.findall(_CONTRACTED.sub(_joined, folded)) or folded.split()
+
+
+def _joined(found: re.Match[str]) -> str:
+    return "".join(part for part in found.groups() if part)
 
 
 def apart_from(rows: Dataset, evaluation: Dataset) -> Dataset:

@@ -38,8 +38,8 @@ def write_plots(
     """Draw what a report holds into `folder/plots`: reliability, confusion, classes, and a run's loss.
 
     The names of the files are fixed: loss, reliability, confusion and classes, each whole or not at all;
-    what the report does not hold is removed there. `write_card`, called afterwards, shows them. Without
-    matplotlib nothing is drawn and a warning says so: a run does not fail for its pictures.
+    what the report does not hold is removed there. `write_card`, called afterwards, shows them. A run does
+    not fail for its pictures: without matplotlib, or where one cannot be drawn, a warning says so.
 
     Args:
         folder: of the student.
@@ -75,11 +75,22 @@ def write_plots(
     written = []
     for name, make in ((name, draw[name]) for name in PLOTS if name in draw):
         paths = {k: Path(folder, FOLDER, f"{name}.{k}") for k in KINDS}
-        if make is not None:
-            written.append(save(make(), paths.pop(kind)))
-        for old in paths.values():
+        path = None if make is None else _drawn(make, paths[kind])
+        for old in (other for other in paths.values() if other != path):
             old.unlink(missing_ok=True)
+        written += [] if path is None else [path]
     return written
+
+
+def _drawn(make: Callable[[], Any], path: Path) -> Path | None:
+    """The picture's file; None, and a warning, where it cannot be drawn."""
+    try:
+        return save(make(), path)
+    except OSError:
+        raise  # it cannot be written, nor can the card
+    except Exception as error:  # of matplotlib's many kinds; what was measured is worth more than a picture
+        logger.warning("%s was not drawn: %s: %s", path, type(error).__name__, error)
+        return None
 
 
 def write_frontier(

@@ -67,6 +67,10 @@ class Theseus(TrainerCallback):
         self._step = self._forward = 0
         self._now = 1.0
 
+    def fingerprint(self) -> str:
+        """Tells one replacement from another when a run is resumed; the blocks stay as they are."""
+        return f"{self.rate!r} {self._seed}"
+
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
         """Refuse, and freeze, before an optimizer is made."""
         if model is not None:

@@ -25,6 +25,7 @@ from hfdistill.data import FreshCopies, LengthGroupedSampler, row_lengths
 from hfdistill.objectives import Blend, Objective, Setting, as_blend, default_objective
 from hfdistill.pretrained import load_student
 from hfdistill.processes import leave_in_order
+from hfdistill.students import Theseus
 from hfdistill.teachers import Teacher, as_teacher
 from hfdistill.tokens import tokenizer_print
 from hfdistill.trace import Batch, Tap, Trace, accepted_inputs, run
@@ -50,8 +51,7 @@ class DistillationTrainer(MixingTrainer):
         args: `TrainingArguments` or `DistillationArguments`.
         *positional: the further arguments of Trainer, in its order.
         teacher: a model, a Hub id, a path or a `Teacher`. None trains on the hard labels alone, in the same
-            loop:
-            the fair baseline.
+            loop: the fair baseline.
         objective: terms such as `0.1 * CrossEntropy() + 0.9 * KD(temperature=4)`. None means half hard labels
             and half teacher, 0.5 * CrossEntropy() + 0.5 * KD(temperature=4), that is L = α·CE +
             (1-α)·T²·KL(teacher ‖ student) with α = 0.5 (Hinton et al. 2015, arXiv 1503.02531); for regression
@@ -377,15 +377,14 @@ class DistillationTrainer(MixingTrainer):
             self._teacher_print = self.teacher.fingerprint()  # once: it reads every weight
         facts: dict[str, Any] = {"objective": str(self.blend), "teacher": self._teacher_print}
         facts["columns"] = self._columns
-        facts["tokens"] = [
-            tokenizer_print(each) for each in [o.tokenizer for o in self._reader.others.values()]
-        ]
+        facts["tokens"] = [tokenizer_print(each.tokenizer) for each in self._reader.others.values()]
         config = getattr(self.accelerator.unwrap_model(self.model), "config", None)
         shape = ("model_type", "num_hidden_layers", "hidden_size", "num_labels", "shrunk_from")
         facts["student"] = {name: getattr(config, name, None) for name in shape}
         facts["rows"] = len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else None
-        fresh = isinstance(self.train_dataset, FreshCopies)
-        facts["copies"] = self.train_dataset.fingerprint() if fresh else None
+        parts = (self.train_dataset, *self.callback_handler.callbacks)
+        drawn = [part for part in parts if isinstance(part, (FreshCopies, Theseus))]
+        facts["drawn"] = {type(part).__name__: part.fingerprint() for part in drawn}
         facts["mixup"] = option(self.args, "mixup")
         facts |= {name: getattr(self.args, name) for name in ("seed", "data_seed", "learning_rate")}
         accumulated = self.args.gradient_accumulation_steps * self.args.world_size

@@ -12,6 +12,7 @@ from datasets import Dataset, concatenate_datasets
 from hfdistill import DistillationArguments, DistillationTrainer
 from hfdistill.data import load_texts
 from hfdistill.data.streams import read_texts
+from hfdistill.data.texts import normalised
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 from tests.data.conftest import messages, write, write_rows
 
@@ -211,3 +212,23 @@ def test_unlabelled_texts_train_alone_and_beside_labelled_rows(tmp_path, streame
         processing_class=make_tokenizer(),
     )
     assert trainer.train().global_step == 3
+
+
+def test_contractions_are_found_whether_a_tokenizer_has_split_them_or_not(tmp_path):
+    split = ["it does n't matter", "we 'll see", "it 's so-so", "i can \u2019 t say", "the dogs ' bowl"]
+    write(
+        tmp_path, {"a.txt": "It doesn't matter!\nWe\u2019ll see.\nIt's so-so\nI can't say\nThe dogs' bowl\n"}
+    )
+    write(tmp_path, {"b.txt": "\n".join(split) + "\nThe plot's thin\n"})
+    assert len(texts_of(tmp_path)) == 6  # each once
+    assert texts_of(tmp_path, against=split) == ["The plot's thin"]
+    assert normalised("the 'n' of rock 'n' roll, l'amour") == [
+        "the",
+        "n",
+        "of",
+        "rock",
+        "n",
+        "roll",
+        "l",
+        "amour",
+    ]

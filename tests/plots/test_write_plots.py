@@ -94,6 +94,19 @@ def test_a_failed_write_keeps_the_old_picture(report, tmp_path, monkeypatch):
     assert all(not p.name.startswith(".") for p in path.parent.iterdir())
 
 
+def test_a_picture_that_cannot_be_drawn_is_left_out_and_told(report, tmp_path, monkeypatch, caplog):
+    write_plots(tmp_path, report)
+
+    def draw(_report):
+        raise RuntimeError("no such glyph")
+
+    monkeypatch.setattr("hfdistill.plots.draw_reliability", draw)
+    written = [path.name for path in write_plots(tmp_path, report)]
+    assert written == ["confusion.png", "classes.png"]
+    assert not (tmp_path / "plots" / "reliability.png").exists()  # that of an earlier report
+    assert "reliability.png was not drawn: RuntimeError: no such glyph" in caplog.text
+
+
 def test_without_matplotlib_a_run_goes_on_and_is_told(report, tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with caplog.at_level(logging.WARNING):

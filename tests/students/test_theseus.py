@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertForSequenceClassification
 
-from hfdistill import CrossEntropy, DistillationTrainer, Linear, Step, Theseus, shrink
+from hfdistill import CheckpointError, CrossEntropy, DistillationTrainer, Linear, Step, Theseus, shrink
 from hfdistill.anatomy import blocks
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 from tests.trainer.conftest import quiet_arguments
@@ -168,6 +168,13 @@ def test_resumed_it_ends_where_an_unbroken_run_ends(build):
     resumed.train(resume_from_checkpoint=str(straight.args.output_dir) + "/checkpoint-3")
     for one, other in zip(straight.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_run_does_not_go_on_at_another_rate(build):
+    options = {"save_strategy": "steps", "save_steps": 3, "per_device_train_batch_size": 4}
+    build(**options).train()
+    with pytest.raises(CheckpointError, match=r"drawn: .*0\.5.* → .*0\.3"):
+        build(rate=Linear(0.3, 1, until=0.7), **options).train(resume_from_checkpoint=True)
 
 
 def test_gradient_checkpointing_computes_the_same_draw_twice(build):

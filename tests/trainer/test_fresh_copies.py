@@ -144,8 +144,25 @@ def test_a_run_does_not_go_on_with_other_copies(tmp_path):
         FreshCopies(make_dataset(9), Delete(p=0.4), seed=5),
         FreshCopies(make_dataset(9), Delete(p=0.5), seed=6),
     ):
-        with pytest.raises(CheckpointError, match="copies"):
+        with pytest.raises(CheckpointError, match="drawn"):
             build(tmp_path, data=data).train(resume_from_checkpoint=True)
+
+
+def test_a_function_is_told_by_what_it_writes(tmp_path):
+    def reversed_words(text):
+        return [" ".join(text.split()[::-1])]
+
+    def first_word_last(text):
+        first, *rest = text.split()
+        return [" ".join([*rest, first])]
+
+    def copies(function):
+        return FreshCopies(make_dataset(9), function, seed=5)
+
+    build(tmp_path, data=copies(reversed_words), max_steps=2).train()
+    build(tmp_path, data=copies(lambda text: reversed_words(text))).train(resume_from_checkpoint=True)
+    with pytest.raises(CheckpointError, match="drawn"):
+        build(tmp_path, data=copies(first_word_last)).train(resume_from_checkpoint=True)
 
 
 def test_labels_are_checked_and_missing_ones_filled(tmp_path):
