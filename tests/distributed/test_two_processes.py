@@ -88,3 +88,16 @@ def test_evaluation_and_logged_parts_are_those_of_one_process(outcomes, case):
 def test_a_resumed_run_is_the_straight_one(outcomes):
     assert outcomes[1][1]["resumed exactly"]
     assert outcomes[2][1]["resumed exactly"]
+
+
+@pytest.mark.distributed
+def test_processes_mix_rows_of_their_own_and_end_with_the_same_weights(outcomes):
+    one, two = outcomes[1][1]["mixtures"], outcomes[2][1]["mixtures"]
+    assert len(two["weights"]) == 2
+    assert two["weights"][0] == two["weights"][1]
+    first, second = two["shares"]
+    assert len(first) == len(second) == 3  # 24 rows, 4 on each of 2 processes
+    assert all(a != b for a, b in zip(first, second, strict=True))
+    alone, together = one["first"], two["first"]  # other mixtures, and the same rows, which alone have labels
+    assert together["loss_cross_entropy"] == pytest.approx(alone["loss_cross_entropy"], rel=1e-6)
+    assert together["loss_kd"] != alone["loss_kd"]

@@ -12,18 +12,25 @@ from hfdistill import (
     KD,
     After,
     CrossEntropy,
+    Delete,
+    DistillationArguments,
     DistillationTrainer,
     EMATeacher,
     Ensemble,
     ExitCrossEntropy,
     ExitKD,
+    FreshCopies,
     HiddenMSE,
     MiniLMv2,
     ModelTeacher,
     Peer,
+    Step,
+    Theseus,
     Until,
+    shrink,
     with_exits,
 )
+from hfdistill.trainer.mixup import SHARE
 from tests.conftest import make_bert, make_byte_tokenizer, make_roberta, make_sentences, make_tokenizer
 from tests.tokens import make_tagger, make_words
 from tests.trainer.conftest import GradientRecorder, quiet_arguments
@@ -34,6 +41,7 @@ BINARY = {"problem_type": "multi_label_classification", "labels": {0: "a", 1: "b
 
 
 OBJECTIVES = {
+    "theseus": 1.0 * CrossEntropy(),
     "inside": CrossEntropy() + 2 * HiddenMSE() + MiniLMv2(),
     "exits": CrossEntropy() + ExitCrossEntropy() + ExitKD() + KD(),
     "stages": Until(0.5) * HiddenMSE() + After(0.5) * KD(),
@@ -53,6 +61,8 @@ CASES = [
     (21, "peer"),
     (21, "ema"),
     (21, "exits"),
+    (10, "copies"),
+    (21, "theseus"),
 ]
 MOVING = {"peer": lambda: Peer(make_bert(3, seed=1)), "ema": lambda: EMATeacher(decay=0.5)}
 
@@ -79,13 +89,20 @@ def run(folder: Path, rows: int, kind: str, processes: int, **options):
     if kind == "split":  # the batch size is then that of all processes together
         settings |= {"per_device_train_batch_size": 8, "accelerator_config": {"split_batches": True}}
         settings["train_sampling_strategy"] = "sequential"
+    if kind == "copies":
+        train = FreshCopies(data, Delete(p=0.3), seed=5)
+    if kind == "theseus":
+        settings["ddp_find_unused_parameters"] = True
     make = make_tagger if kind == "tokens" else make_bert
-    inside = {"hidden_size": 32} if kind in OBJECTIVES else {}
+    inside = {"hidden_size": 32} if kind in ("inside", "exits", "stages") else {}
     teacher = make(3, seed=1, **shape, **inside)
     if kind == "ensemble":
         other = ModelTeacher(make_roberta(seed=4), tokenizer=make_byte_tokenizer())
         teacher = Ensemble([teacher, other], weights="confidence")
-    model = make(2, seed=2, **shape)
+    model, callbacks = make(2, seed=2, **shape), [recorder]
+    if kind == "theseus":
+        callbacks.append(Theseus(make_bert(4, seed=1), rate=Step({0: 0.5, 0.9: 1})))
+        model, teacher = shrink(make_bert(4, seed=1), layers=[1, 2]), None
     trainer = DistillationTrainer(
         with_exits(model) if kind == "exits" else model,
         quiet_arguments(
@@ -96,10 +113,43 @@ def run(folder: Path, rows: int, kind: str, processes: int, **options):
         train_dataset=train,
         eval_dataset=data,
         processing_class=make_tokenizer(),
-        callbacks=[recorder],
+        callbacks=callbacks,
         compute_metrics=lambda p: {"rows": len(p.label_ids)},
     )
     return trainer, recorder
+
+
+def mixtures(folder: Path, processes: int) -> dict[str, float]:
+    """What a run with mixtures of rows came to, on each process."""
+    options = quiet_arguments(folder / "mixup").to_dict()
+    kept = ("num_train_epochs", "optim", "report_to", "use_cpu", "disable_tqdm", "save_strategy", "seed")
+    kept += ("logging_steps", "max_grad_norm")
+    trainer = DistillationTrainer(
+        make_bert(2, seed=2),
+        DistillationArguments(
+            str(folder / "mixup"),
+            mixup=0.4,
+            learning_rate=0.1,
+            per_device_train_batch_size=8 // processes,
+            **{name: options[name] for name in kept},
+        ),
+        teacher=make_bert(3, seed=1),
+        objective=0.5 * CrossEntropy() + 0.5 * KD(),
+        train_dataset=Dataset.from_dict({"text": list(TEXTS), "label": list(CLASSES)}),
+        processing_class=make_tokenizer(),
+    )
+    shares, read = [], trainer.compute_loss
+    trainer.compute_loss = lambda model, inputs, *a, **o: (
+        shares.append(inputs[SHARE].sum()) or read(model, inputs, *a, **o)
+    )
+    trainer.train()
+    gather = trainer.accelerator.gather
+    weights = torch.cat([p.detach().view(-1) for p in trainer.model.parameters()])
+    return {
+        "weights": gather(weights.double().sum()[None]).tolist(),
+        "shares": gather(torch.stack(shares)[None]).tolist(),
+        "first": trainer.state.log_history[0],
+    }
 
 
 def main(folder: Path, processes: int) -> None:
@@ -128,6 +178,7 @@ def main(folder: Path, processes: int) -> None:
                 [p.detach().view(-1) for part in learnt for p in part.parameters()]
             )
         }
+    facts["mixtures"] = mixtures(folder, processes)
     saving = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 2}
     straight, _ = run(folder / "straight", 21, "plain", processes, **saving)
     straight.train()
