@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +23,9 @@ from hfdistill.students.cut import empty_like, fill, fitted, network
 from hfdistill.students.pieces import Pieces, pieces_of, renumbered
 
 logger = logging.getLogger(__name__)
+
+_RESERVED = re.compile(r"[\[<]unused_?\d+[\]>]|madeupword\d+")
+"""Places that BERT's, Gemma's and fairseq's vocabularies hold free; no text is read as one."""
 
 
 def prune_vocabulary(
@@ -55,7 +59,9 @@ def prune_vocabulary(
         corpus: text like that to be read: strings, pairs of strings, or a `datasets.Dataset` (or dict of
             splits) with a `text` (and `text_pair`) column.
         keep: a float in (0, 1] is the share of the corpus's token occurrences to be covered, 1.0 every token
-            that occurs; a whole number is the most tokens that the new vocabulary may have, all included.
+            that occurs. A whole number is how many tokens the new vocabulary may have, all included: those of
+            the corpus first, then the first of the old vocabulary, whose order is that of frequency in the
+            text the tokenizer was made of. Words that the corpus lacks are read whole more often then.
 
     Returns:
         The model on its device, in evaluation mode and its dtype, and the tokenizer.
@@ -175,14 +181,15 @@ def _chosen(pieces: Pieces, counts: Tensor, *, must: set[str], keep: float, spec
             f"keep={keep} has no room for the {len(must) + special} tokens without which some text could not "
             f"be read: special tokens, bytes and characters. Write keep={len(must) + special + 1000} or more."
         )
-    share = keep if isinstance(keep, float) else 1.0
     chosen, total = set(must), int(counts.sum())
     frequency = dict(zip(pieces.ids, counts[list(pieces.ids.values())].tolist(), strict=True))
     missing = total - sum(frequency[piece] for piece in chosen) - int(counts.sum() - sum(frequency.values()))
     by_frequency = sorted(frequency, key=lambda piece: (-frequency[piece], pieces.ids[piece]))
     for piece in by_frequency:
-        if not frequency[piece] or missing <= (1 - share) * total:
+        if isinstance(keep, float) and missing <= (1 - keep) * total:
             break
+        if not frequency[piece] and _RESERVED.fullmatch(piece):
+            continue
         new = pieces.parts(piece) - chosen
         if len(chosen) + len(new) > limit:
             break

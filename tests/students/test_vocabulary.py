@@ -200,10 +200,33 @@ def test_a_share_and_a_number():
         if isinstance(keep, float):
             assert covered >= keep
     assert sizes[0.3] < sizes[0.8] < sizes[1.0]
-    assert sizes[120] <= 120
+    assert sizes[120] == 120
     everything = set(old.convert_ids_to_tokens(counts.nonzero().flatten().tolist()))
     _, new = prune_vocabulary(model_for(old), old, LIKED)
     assert everything <= new.get_vocab().keys()
+
+
+def test_room_that_the_corpus_leaves_is_for_the_first_of_the_old_vocabulary():
+    old = wordpiece()
+    model = model_for(old)
+    _, needed = prune_vocabulary(model, old, LIKED[:1])
+    _, more = prune_vocabulary(model, old, LIKED[:1], keep=len(needed) + 5)
+    assert len(more) == len(needed) + 5
+    left = [name for name in old.convert_ids_to_tokens(range(len(old))) if name not in needed.get_vocab()]
+    assert set(left[:5]) == more.get_vocab().keys() - needed.get_vocab().keys()
+    _, whole = prune_vocabulary(model, old, LIKED[:1], keep=10 * len(old))
+    assert whole.get_vocab() == old.get_vocab()
+
+
+def test_places_held_free_are_not_what_room_is_for():
+    words = ["[unused0]", "[unused1]", "good", "film", "plot"]
+    letters = sorted({letter for word in words for letter in word})
+    names = [*SPECIAL, *letters, *(f"##{letter}" for letter in letters), *words]
+    core = Tokenizer(models.WordPiece({name: i for i, name in enumerate(names)}, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    old = made(core)
+    _, new = prune_vocabulary(model_for(old), old, ["good"], keep=len(old) - 3)
+    assert new.get_vocab().keys() & {"[unused0]", "[unused1]", "film", "plot"} == {"film"}
 
 
 def test_frequent_tokens_come_first():
