@@ -14,6 +14,18 @@ class DistillationArguments(TrainingArguments):
     """`TrainingArguments` and the few settings of a distillation run that are not part of its objective.
 
     Plain `TrainingArguments` are accepted everywhere; these fields then have their defaults.
+
+    Args:
+        length_grouping: put rows of like length into one batch, in an order that (seed, epoch) alone decide.
+        max_length: tokens kept of a text that the trainer tokenises; None for the tokenizer's limit.
+        teacher_check_rows: rows of the evaluation data on which the teacher's accuracy is logged before the
+            first step; 0 for none.
+        mixup: the a of Beta(a, a) of MixKD (arXiv 2011.00593; 0.4 is usual): as many mixtures of rows as
+            there are rows, for the teacher to label. Doubles the time of a step.
+        allow_changed: resume although objective, teacher or label map are not the checkpoint's.
+
+    Example:
+        >>> args = DistillationArguments("out", max_length=128, mixup=0.4)
     """
 
     length_grouping: bool = field(

@@ -94,6 +94,9 @@ def write_card(
     Raises:
         ValueError: `metadata` is no plain data, names a field that the card fills itself, or the header is
             too long.
+
+    Example:
+        >>> write_card("out/student", report, base_model="org/teacher", dataset="org/data")  # doctest: +SKIP
     """
     names = _names(report, model_name, base_model, dataset)
     data = _header(report, names, license, dict(metadata or {}))

@@ -194,6 +194,7 @@ def newest_checkpoint(folder: str | Path) -> str | None:
     Example:
         >>> newest_checkpoint("no/such/run") is None
         True
+        >>> trainer.train(resume_from_checkpoint=newest_checkpoint(args.output_dir))  # doctest: +SKIP
     """
     found = newest_complete(Path(folder))
     return None if found is None else str(found)

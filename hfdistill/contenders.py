@@ -23,13 +23,16 @@ from hfdistill.trace import Batch, accepted_inputs
 
 @dataclass(frozen=True)
 class Contender:
-    """A model with what cannot be seen from it; needed only where a plain model would not do.
+    """A model for `measure` with its own tokenizer, name or label map; else give the plain model.
 
     Args:
         model: Hub id, folder or object; also a `Teacher`.
         tokenizer: its own, where it is an object that reads other token ids than the student.
         name: what tables call it; else its id or folder.
-        label_map: its class → the student's class, as in `hfdistill.labels.match_labels`.
+        label_map: its class → the student's class, where their names do not say it.
+
+    Example:
+        >>> measure("out/student", dev, teacher=Contender(model, tokenizer=its_own))  # doctest: +SKIP
     """
 
     model: Source

@@ -23,7 +23,7 @@ def out_of_fold(
     seed: int = 0,
     max_length: int | None = None,
 ) -> FoldTeacher:
-    """A teacher that answers each training text as one who never saw it.
+    """A teacher that answers each training text with a model that never saw it.
 
     The rows are dealt into folds; for each, `fit` trains a teacher on all the others, and that one labels the
     rows that were left out. A teacher fits its own training rows almost perfectly, wrong labels included, and

@@ -60,7 +60,7 @@ def exit_curve(
     """Accuracy, depth and speed of a model with exits at each threshold, beside the model without them.
 
     All are timed on the same rows in turns, so that whatever slows the machine slows all of them. The rows
-    of a batch leave one by one: mean_layers says what is saved at best, the times what is.
+    of a batch leave one by one: mean_layers bounds what can be saved, the times are what is saved.
 
     Args:
         model: made by `with_exits`; a model, or the folder it was saved in. It is left as it was.
@@ -78,7 +78,7 @@ def exit_curve(
         ValueError: for a threshold out of range, no tokenizer, or more than one label a row.
 
     Example:
-        >>> for point in exit_curve("out/early_exit", dev):  # doctest: +SKIP
+        >>> for point in exit_curve("out/early_exit/distilled", dev):  # doctest: +SKIP
         ...     print(point)
     """
     loaded = _loaded(model)

@@ -48,12 +48,12 @@ def measure(
     baseline.
 
     Quality is scored on the rows that have labels (-1, -100, None and NaN hide one), closeness on all. Where
-    words are labelled, a word is a row: its answer is that of its first token. Every
-    model reads its own token ids and only the inputs that its `forward` has; class orders are matched by
-    name. Nothing is changed in models given as objects.
+    words are labelled, a word is a row: its answer is that of its first token. Every model reads its
+    own token ids and only the inputs that its `forward` has; class orders are matched by name. Nothing is
+    changed in models given as objects.
 
     Args:
-        student: the model in question.
+        student: Hub id, folder or model; a `Contender` where it needs a tokenizer or name of its own.
         data: columns `text`[, `text_pair`] and `label`, or already encoded (`input_ids`, …) for models of one
             tokenizer.
         teacher: the model it learned from, or a `Teacher`, also one that is made of several.
@@ -62,7 +62,7 @@ def measure(
         tokenizer: the student's; else that of its folder. Teacher and baseline use their own folder's, else
             this one.
         max_length: tokens per row; else each tokenizer's limit.
-        speed: how much to time; None times nothing.
+        speed: how much to time, a `hfdistill.speed.SpeedPlan`; None times nothing.
         notes: objective, recipe, seeds, …: plain data that is kept in the report. Folders and access tokens
             in it are removed.
 
@@ -74,8 +74,8 @@ def measure(
             rows longer than a model can read, logits that are not finite, or no tokenizer.
 
     Example:
-        >>> report = measure("out/student", dev, teacher="textattack/bert-base-uncased-SST-2")  # doctest:
-        +SKIP >>> print(report.table())  # doctest: +SKIP
+        >>> report = measure("out/student", dev, teacher="out/teacher")  # doctest: +SKIP
+        >>> print(report.table())  # doctest: +SKIP
     """
     if len(data) == 0:
         raise ValueError("measure needs rows, found an empty dataset. Check the split and its filters.")

@@ -53,16 +53,23 @@ def load_classifier(
 
     Args:
         source: Hub id, path or model.
-        new_head: class names; a classifier of these classes is then made where there is none of as many.
+        new_head: class names. Where the weights hold no trained head with as many classes, a new one is drawn
+            at random.
         task: "sequence" for a label a text, "token" for a label a word. None takes what the weights were
             saved as, and "sequence" for an encoder.
-        role: how messages call it.
+        role: what messages call it: "teacher" or "student".
+
+    Returns:
+        The model, in evaluation mode where it was loaded.
 
     Raises:
         HubUnreachable: where the Hub gives no answer.
         OSError: where there is no such model.
-        MissingHead: where the weights hold no trained classifier, and no new one is asked for.
+        MissingHead: a ValueError, where the weights hold no trained classifier and `new_head` is None.
         ValueError: where the weights lack parts of the encoder itself.
+
+    Example:
+        >>> model = load_classifier("org/encoder", new_head=["bad", "good"])  # doctest: +SKIP
     """
     if not isinstance(source, (str, Path)):
         return name_architecture(source)

@@ -224,12 +224,12 @@ class Environment:
 
 @dataclass(frozen=True)
 class Report:
-    """What a student is worth. Plain data: equal reports have equal fields, and `load` gives back what `save`
-    wrote.
+    """What a student is worth, as plain data: `report.student.metrics["accuracy"]`,
+    `report.student.fidelity["agreement"]`. `load` gives back what `save` wrote.
 
     Args:
         task: "single_label", "multi_label", "regression" or "token".
-        student: the model in question.
+        student: the model that was measured.
         teacher: the model it learned from.
         baseline: the same student trained without a teacher.
         differences: of the student's accuracy to the others'.

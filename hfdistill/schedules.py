@@ -224,7 +224,7 @@ class Until(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class After(Schedule):
-    """0 before `start`, 1 from there on; what `Until(start)` is not.
+    """0 before `start`, 1 from there on: the second stage to `Until(start)`.
 
     Args:
         start: in [0, 1).

@@ -1,4 +1,4 @@
-"""Two small students that teach each other (deep mutual learning), each beside itself trained alone.
+"""Two small students that teach each other (deep mutual learning); with --baseline, each alone, too.
 
 accelerate launch recipes/mutual.py
 accelerate launch recipes/mutual.py --dataset FOLDER --teacher FOLDER --train_rows 20000 --baseline

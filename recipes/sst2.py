@@ -1,4 +1,4 @@
-"""Distil a BERT sentiment classifier into one of half its depth, and measure what was kept.
+"""Distil a BERT sentiment classifier into three of its layers, and measure what was kept.
 
 accelerate launch recipes/sst2.py
 accelerate launch recipes/sst2.py --dataset FOLDER --teacher FOLDER --train_rows 20000 --baseline

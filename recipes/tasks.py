@@ -19,7 +19,7 @@ class Recipe:
     """What to distil, from what."""
 
     dataset: str = field(metadata={"help": "Hub id or folder."})
-    encoder: str | None = field(default=None, metadata={"help": "To fine-tune; default all-MiniLM-L6."})
+    encoder: str | None = field(default=None, metadata={"help": "Default all-MiniLM-L6, of [quickstart]."})
     labelled: float = field(default=1.0, metadata={"help": "Share of the rows whose labels are used."})
     layers: int = field(default=3, metadata={"help": "Blocks of the student."})
     teacher_epochs: float | None = field(default=None, metadata={"help": "Default: as the student's."})

@@ -66,7 +66,7 @@ def augment(
 
     Example:
         >>> from datasets import Dataset
-        >>> from hfdistill.data import Delete, augment
+        >>> from hfdistill import Delete, augment
         >>> rows = Dataset.from_dict({"text": ["a warm and funny film"], "label": [1]})
         >>> augment(rows, Delete(p=0.3), copies=2, seed=1)["label"][:]
         [1, -100, -100]

@@ -47,7 +47,7 @@ class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
 
     Example:
         >>> from datasets import Dataset
-        >>> from hfdistill.data import Delete, FreshCopies
+        >>> from hfdistill import Delete, FreshCopies
         >>> rows = FreshCopies(Dataset.from_dict({"text": ["a warm and funny film"]}), Delete(p=0.5))
         >>> rows.set_epoch(3)
         >>> len(rows), rows[0]["text"]

@@ -92,7 +92,7 @@ def load(
 
     Example:
         >>> from pathlib import Path
-        >>> from hfdistill.data import load
+        >>> from hfdistill import load
         >>> Path("reviews.csv").write_text("body,verdict\\na warm film,good\\ndull,bad\\n")
         39
         >>> load("reviews.csv", text="body", label="verdict")["train"].features["label"].names

@@ -32,6 +32,11 @@ class Augmentation:
     """A way to write a text anew, drawn at random: a subclass needs `draw` alone.
 
     A plain function `str -> list[str]` is one too, where it answers the same for the same text.
+
+    Example:
+        >>> class Shout(Augmentation):
+        ...     def draw(self, prepared, *, random, copy):
+        ...         return prepared.upper() if random.random() < 0.5 else prepared
     """
 
     def prepare(self, texts: Sequence[str]) -> list[Any]:

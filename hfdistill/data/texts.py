@@ -77,7 +77,7 @@ def load_texts(
 
     Example:
         >>> from pathlib import Path
-        >>> from hfdistill.data import load_texts
+        >>> from hfdistill import load_texts
         >>> Path("talk.txt").write_text("A warm film.\\na  WARM film\\nThe plot was thin.\\n")
         45
         >>> load_texts("talk.txt", against=["The plot was thin"])["text"][:]

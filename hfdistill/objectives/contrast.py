@@ -130,7 +130,7 @@ def _relations(vectors: Tensor, *, angles: bool) -> Pair:
 
 @register("info_nce")
 class InfoNCE(PooledObjective):
-    """Contrast within the batch: tell the own row from the others.
+    """Contrast within the batch: find the teacher's vector of the same row among those of the others.
 
     L = -(1/B) Σ_b log softmax_j(g_s(e^s_b)·g_t(e^t_j)/τ)_b, over the rows j of a batch.
 

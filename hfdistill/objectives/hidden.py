@@ -109,9 +109,9 @@ class HiddenMSE(HiddenObjective):
 
     Jiao et al. 2020 (TinyBERT, L_hidn), arXiv 1909.10351; Romero et al. 2015 (FitNets), arXiv 1412.6550.
 
-    Use it with `shrink`, whose blocks start out as the teacher's: after initialisation and data, hidden
-    states teach the most. Not where the two read different tokens (pool then), and with care where a few
-    large dimensions dominate, as in RoBERTa: HiddenCosine or MiniLMv2 do not see their size.
+    Use it with `shrink`, whose blocks start out as the teacher's, and beside TinyBERTAttention where that
+    fits. Not where the two read different tokens (pool then), and with care where a few large dimensions
+    dominate, as in RoBERTa: HiddenCosine or MiniLMv2 do not see their size.
 
     Args:
         layers: which student layer learns from which teacher layer; see `LayerMap`.

@@ -136,10 +136,12 @@ class CrossEntropy(Objective):
 
 @register("label_mse")
 class LabelMSE(Objective):
-    """Squared error between the student's single output and the gold value, for regression: L = (1/n) Σ (z -
-    y)².
+    """Squared error of the student's output against the gold value, for regression: L = (1/n) Σ (z - y)².
 
     Rows whose value is NaN are unlabelled and do not count.
+
+    Raises:
+        ValueError: at `bind` for other tasks.
     """
 
     needs_labels: ClassVar[bool] = True
@@ -181,8 +183,8 @@ class KD(Objective):
     weight near 9. For many classes and a much larger teacher; the size of the student's logits is then
     free, so look at calibration.
 
-    Where the teacher errs and labels can be trusted, `probability_shift=True` changes its largest probability
-    for that of the label in each row where they are not the same class (Wen, Lai, Qian 2019, arXiv
+    Where the teacher errs and labels can be trusted, `probability_shift=True` swaps its largest probability
+    with that of the label in each row where they are not the same class (Wen, Lai, Qian 2019, arXiv
     1911.07471; TextBrewer, arXiv 2002.12620): what it says of the other classes is kept. Rows without a label
     stay as they are. Not where labels are noisy: it would teach the noise.
 

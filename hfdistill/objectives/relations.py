@@ -224,15 +224,14 @@ class MiniLM(RelationObjective):
     L = (1/B) Σ_b (1/(H |b|)) Σ_a Σ_i [KL(A^t ‖ A^s) + KL(V^t ‖ V^s)]_a,i.
 
     A = softmax(q kᵀ/√d), V = softmax(v vᵀ/√d) over real keys, each with its own d; |b| the real tokens of row
-    b.
-    Reduction: the paper's, mean over heads and real queries, then rows; several pairs of layers are summed.
+    b. Reduction: the paper's, mean over heads and real queries, then rows; several pairs of layers are
+    summed.
 
     Wang et al. 2020, arXiv 2002.10957. For a student of at most half the depth and half the width the paper
     puts a teacher assistant in between.
 
     Use it for a student of another width, without any projection, and of the teacher's number of heads. Add
-    KD or
-    CrossEntropy: it teaches no head. MiniLMv2 has fewer limits and did better in its paper.
+    KD or CrossEntropy: it teaches no head. MiniLMv2 has fewer limits and did better in its paper.
 
     Args:
         layers: which student layer learns from which teacher layer; the paper's is the last of both.

@@ -86,6 +86,10 @@ def read_recipe(path: str | Path, *, overrides: Iterable[str] = ()) -> Recipe:
 
     Raises:
         RecipeError: with all mistakes, a line for each: where, what was found, why, what to type.
+
+    Example:
+        >>> recipe = read_recipe("recipes/kd.yaml", overrides=["training.seed=1"])  # doctest: +SKIP
+        >>> report = run_recipe(recipe)  # doctest: +SKIP
     """
     return check(read_page(path, overrides))
 

@@ -216,7 +216,7 @@ def with_exits(
     Args:
         model: a classifier, as a model, an id or a path.
         layers: blocks, counted from 1, that get an exit; "all" but the last, which has the model's own head.
-        detach: True where exits shall teach their own heads alone, so that the rest learns as without them.
+        detach: True: an exit's loss trains its own head alone, and the rest learns as without exits.
 
     Raises:
         TypeError: where the model is none of Transformers, or layers are no numbers.

@@ -122,7 +122,7 @@ class ModelTeacher(Teacher):
 
     With a tokenizer of its own it reads columns of its own in the batch, `teacher_input_ids` and so on, so
     that a byte-level model can teach a WordPiece one. The trainer makes these columns out of the text, and
-    leaves them away where the tokenizer turns out to be the student's.
+    leaves them out where the tokenizer turns out to be the student's.
 
     Args:
         model: a classifier, or any module whose output has logits. It is frozen in place.

@@ -39,6 +39,10 @@ class Contents:
 
     Raises:
         ValueError: for other names, and for pooled projections.
+
+    Example:
+        >>> Contents(taps={Tap("hidden", 6)}, pooled="mean", dtype="float16").pooled
+        'mean'
     """
 
     taps: frozenset[Tap] = frozenset()

@@ -47,12 +47,12 @@ class Ensemble(Teacher):
 
     Args:
         members: Hub ids, paths, models or Teachers; as a mapping, by name.
-        weights: None for equal ones; one number per member; or "confidence" or "entropy".
+        weights: None for equal ones, one number per member, "confidence" or "entropy".
         temperature: T at which probabilities are averaged.
         features: the member that terms on layers look into, by name or number. None: such terms are refused.
 
     Raises:
-        ValueError: at construction, for no member, weights that are none, or a member that is not there.
+        ValueError: at construction, without members, for unfit weights, or `features` that name no member.
         LabelSpaceError: at construction, for members of different tasks or classes, naming both.
 
     Example:

@@ -16,7 +16,7 @@ from hfdistill.trace import Batch, Tap, Trace
 
 
 class FoldTeacher(Teacher):
-    """Several teachers of which each answers the texts that it was not trained on.
+    """Several teachers, each of which answers the texts that it was not trained on.
 
     A text is known by its token ids without padding, so shuffling, filtering and padding change nothing. One
     that is in no fold, such as unlabelled or evaluation text, is answered by the mean of all logits: no

@@ -59,7 +59,7 @@ def record(
         contents: what is kept; None for logits in float32.
         max_length: tokens kept of a text, as in training: the key is the ids that are left.
         tokens_per_batch: padded tokens per forward; a batch that does not fit into memory is halved.
-        budget_mb: 10⁶ bytes of disk above which the estimate is a warning.
+        budget_mb: megabytes (10⁶ bytes); a larger estimate is logged as a warning.
 
     Returns:
         The teacher that answers from disk, without the live one.
