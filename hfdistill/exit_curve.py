@@ -71,7 +71,8 @@ def exit_curve(
         speed: how much to time.
 
     Returns:
-        The model without exits first (threshold None), then the thresholds in the order given.
+        The model without exits first (threshold None), then the thresholds in the order given; each with its
+        accuracy, mean_layers, latency_ms and rows_per_s.
 
     Raises:
         TypeError: for a model without exits.
