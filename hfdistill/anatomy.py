@@ -160,7 +160,7 @@ def layout_of(model_or_config: Any) -> Layout:
             f"Unknown architecture {model_type!r}: where it keeps its blocks is not known. "
             f"Known are {', '.join(known_anatomies())}. Tell where its parts are, for example "
             f"`register_anatomy({model_type!r}, Layout(blocks='encoder.layer'))`, "
-            f"both names from hfdistill.anatomy."
+            f"both names from hfdistill."
         )
     return _LAYOUTS[model_type]
 

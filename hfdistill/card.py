@@ -198,15 +198,16 @@ def _hub_task(report: Report) -> str:
 def _summary(report: Report, names: _Names) -> str:
     labels = ", ".join(escape(c.label, limit=40) for c in report.classes[:MAX_CLASSES])
     more = f" and {len(report.classes) - MAX_CLASSES} more" if len(report.classes) > MAX_CLASSES else ""
+    what = "a pair of texts" if report.data.pairs else "a text"
     kind = {
-        "single_label": "gives a text one label",
-        "multi_label": "gives a text any number of labels",
-        "regression": "gives a text a number",
-        "token": "gives each word of a text one label",
+        "single_label": f"assigns {what} one label",
+        "multi_label": f"assigns {what} any number of labels",
+        "regression": f"assigns {what} a number",
+        "token": "assigns each word of a text one label",
     }[report.task]
     lines = [
         f"# {escape(names.model)}",
-        f"A small model that {kind}{f' of {len(report.classes)}: {labels}{more}' if labels else ''}. "
+        f"A small model that {kind}{f', of {len(report.classes)}: {labels}{more}' if labels else ''}. "
         f"It was distilled from **{escape(names.base)}** with hfdistill.",
     ]
     values = {**(report.student.metrics or {}), **(report.student.fidelity or {})}
@@ -216,7 +217,7 @@ def _summary(report: Report, names: _Names) -> str:
         where = escape(f"{names.dataset} {report.data.split or ''}".strip())
         lines.append(
             f"On {report.data.rows:,} rows of {where}: {', '.join(shown)}"
-            f"{f'; beside the teacher {beside}' if beside else ''}."
+            f"{f'; compared with the teacher: {beside}' if beside else ''}."
         )
     return "\n\n".join(lines)
 
@@ -288,7 +289,7 @@ def _results(report: Report) -> str:
 
 _CLOSENESS = {
     "single_label": "Agreement: share of rows where the answer is the teacher's. ECE: expected calibration "
-    "error, 15 bins. KL: of the teacher's probabilities from the student's, in nats.",
+    "error, 15 bins. KL: KL(teacher ‖ student), in nats.",
     "multi_label": "Agreement: share of rows whose label set is the teacher's. Exact match: whose label set "
     "is right. KL: mean over rows and labels, in nats.",
     "regression": "MSE and correlations are against the labels where not said otherwise.",
@@ -318,7 +319,7 @@ def _costs(report: Report) -> str:
         )
         size = [count(model.parameters), count(model.embedding_parameters), f"{model.size_mb:.1f}"]
         rows.append([_role(role), *size, *timed, report.against_teacher(role) or "-"])
-    header = ["", "parameters", "in embeddings", "MB", "ms p50", "ms p95", "rows/s", "beside the teacher"]
+    header = ["", "parameters", "in embeddings", "MB", "ms p50", "ms p95", "rows/s", "against the teacher"]
     dtypes = ", ".join(sorted({escape(model.dtype) for model in report.models().values()}))
     text = f"MB: 1e6 bytes of safetensors in {dtypes}."
     s = report.student.speed

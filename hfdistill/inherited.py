@@ -18,7 +18,7 @@ def class_table(report: Report) -> str:
     columns = ["class", unit, "share", "student finds"]
     if report.teacher is not None:
         columns += ["teacher finds", "teacher wrong", "repeated"]
-        columns += ["by the undistilled too"] if report.baseline is not None else []
+        columns += ["repeated by the undistilled"] if report.baseline is not None else []
         columns += ["corrected", "added"]
         note = f"{note} {_READING}".strip()
     lines = table(columns, [_line(c, report) for c in chosen])

@@ -1,5 +1,6 @@
 """The public names: what `hfdistill.NAME` is, for every NAME in `__all__`."""
 
+from hfdistill.anatomy import Layout, register_anatomy
 from hfdistill.arguments import DistillationArguments, fast_bf16
 from hfdistill.card import write_card
 from hfdistill.checkpoint import CheckpointError, newest_checkpoint
@@ -20,7 +21,7 @@ from hfdistill.data import (
     load,
     load_texts,
 )
-from hfdistill.exit_curve import exit_curve
+from hfdistill.exit_curve import ExitPoint, exit_curve
 from hfdistill.export import ExportReport, QualityGateError, export
 from hfdistill.hub import HubUnreachable, PublishError, push_to_hub
 from hfdistill.labels import LabelSpaceError
@@ -52,11 +53,12 @@ from hfdistill.objectives import (
     register,
 )
 from hfdistill.plots import write_frontier, write_plots
-from hfdistill.pretrained import load_classifier
+from hfdistill.pretrained import MissingHead, load_classifier
 from hfdistill.recipe import Recipe, RecipeError, read_recipe
 from hfdistill.recipe.run import run_recipe
 from hfdistill.report import Report
 from hfdistill.schedules import After, Constant, Cosine, Linear, Schedule, Stairs, Step, Until
+from hfdistill.speed import SpeedPlan
 from hfdistill.students import (
     BiLSTMConfig,
     BiLSTMForSequenceClassification,
@@ -123,6 +125,7 @@ __all__ = [
     "Ensemble",
     "ExitCrossEntropy",
     "ExitKD",
+    "ExitPoint",
     "ExportReport",
     "FoldTeacher",
     "FreshCopies",
@@ -133,12 +136,14 @@ __all__ = [
     "LabelMSE",
     "LabelSpaceError",
     "LayerMap",
+    "Layout",
     "Linear",
     "LogitMSE",
     "Mask",
     "MaskedLM",
     "MiniLM",
     "MiniLMv2",
+    "MissingHead",
     "ModelTeacher",
     "NGramSample",
     "NonFiniteError",
@@ -150,6 +155,7 @@ __all__ = [
     "RecipeError",
     "Report",
     "Schedule",
+    "SpeedPlan",
     "Stairs",
     "StaticConfig",
     "StaticForSequenceClassification",
@@ -184,6 +190,7 @@ __all__ = [
     "read_recipe",
     "record",
     "register",
+    "register_anatomy",
     "run_recipe",
     "shrink",
     "static_from_teacher",

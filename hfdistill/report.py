@@ -334,8 +334,9 @@ def interval_sentences(report: Report) -> list[str]:
     """Each difference with its interval, in points."""
     return [
         f"student minus {d.other}: {TITLES[d.metric]} {signed(d.mean)} points, 95 % interval "
-        f"{signed(d.low)} to {signed(d.high)} (same {report.data.scored})"
-        + (": not told apart" if d.low <= 0 <= d.high else "")
+        f"{signed(d.low)} to {signed(d.high)}"
+        + (", which includes 0" if d.low <= 0 <= d.high else "")
+        + f" (same {report.data.scored})"
         for d in report.differences
     ]
 

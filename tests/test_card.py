@@ -75,7 +75,7 @@ def test_body_tells_results_cost_training_and_limits(report, tmp_path):
     )
     accuracy, error = report.student.metrics["accuracy"], report.student.metrics["accuracy_se"]
     assert f"| **this student** (small) | {100 * accuracy:.1f} % ± {100 * error:.1f} |" in text
-    assert "95 % interval -2.0 to +4.0 (same 32 rows): not told apart." in text
+    assert "95 % interval -2.0 to +4.0, which includes 0 (same 32 rows)." in text
     assert f"wrong, the student repeats {report.errors.same_wrong} wrong answers" in text
     assert "- Data: films, licence CC BY 4.0" in text
     assert "<code>0.5 &#42; CrossEntropy&#40;&#41; + 0.5 &#42; KD&#40;temperature=4&#41;</code>" in text
