@@ -1,6 +1,7 @@
 """Models whose rows may leave early: what leaves, what stays, and that nothing else changes."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -32,6 +33,7 @@ from hfdistill.students import EarlyExitForSequenceClassification
 from hfdistill.students.leaving import uncertainty
 from hfdistill.trace import tapped
 from tests.conftest import make_bert, make_dataset, make_tokenizer
+from tests.tokens import make_tagger
 
 SIZES = {
     "vocab_size": 40,
@@ -201,6 +203,32 @@ def test_rows_leave_under_every_attention(attention):
     assert len(found.exit_layers.unique()) > 1
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_exits_are_of_the_models_type(dtype):
+    model, inputs = with_exits(make_bert(3).to(dtype)), {"input_ids": torch.tensor([[2, 9, 3]])}
+    assert {logits.dtype for logits in model(**inputs).exit_logits} == {dtype}
+    model.exit_threshold = 1.0
+    assert model(**inputs).logits.dtype == dtype
+
+
+def test_threads_that_share_a_model_do_not_read_each_others_rows():
+    torch.manual_seed(0)
+    model = with_exits(make_bert(4))
+    for head in model.exits.values():
+        nn.init.normal_(head.classifier.weight, std=3)
+    model.exit_threshold = 0.5
+    rows = [torch.randint(5, 36, (1, tokens)) for tokens in range(3, 11)]
+
+    def answers(_thread):
+        with torch.no_grad():
+            return torch.cat([model(input_ids=row).logits for _ in range(10) for row in rows])
+
+    expected = answers(0)
+    with ThreadPoolExecutor(3) as threads:
+        for found in threads.map(answers, range(3)):
+            torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("kind", MODELS)
 def test_saved_and_loaded_it_answers_the_same(kind, tmp_path):
     _, model = build(kind, layers=[1, 3])
@@ -362,8 +390,10 @@ def test_models_that_cannot_have_exits():
 
     with pytest.raises(TypeError, match="found Linear"):
         with_exits(nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="regression has none"):
+    with pytest.raises(ValueError, match="1 outputs gives none: regression"):
         with_exits(make_bert(3, labels={0: "score"}))
+    with pytest.raises(ValueError, match="tokens have one each"):
+        with_exits(make_tagger(3))
     with pytest.raises(ValueError, match=r"albert cannot go on .* one group of weights"):
         with_exits(AlbertForSequenceClassification(AlbertConfig(**SIZES)))
     with pytest.raises(ValueError, match=r"deberta-v2 cannot go on .* relative positions"):
