@@ -75,8 +75,9 @@ def shrink(
         ffn: Feed-forward neurons to keep in each block.
         size: `tiny`, `mini`, `small` or `medium`.
         data: Batches on which importance is measured, as `tokenizer(texts, padding=True,
-            return_tensors="pt")` or a data loader gives them; some hundred rows do. With `labels` their loss
-            counts, without them that of the teacher's own answers. For `width`, `heads`, `ffn` and `size`.
+            return_tensors="pt")` or a data loader gives them; some hundred rows do. The loss is that of
+            their `labels`, and of the teacher's own answers for rows without; for several labels and real
+            values Σ |logits|, without labels. For `width`, `heads`, `ffn` and `size`.
         dtype: Type of the student's weights.
 
     Returns:
