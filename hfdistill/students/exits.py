@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -21,6 +22,7 @@ from transformers.utils.generic import can_return_tuple
 from hfdistill.anatomy import Anatomy, layout_of
 from hfdistill.labels import task_kind
 from hfdistill.pretrained import Source, load_classifier
+from hfdistill.students.cut import network
 from hfdistill.students.leaving import EveryRowHasLeft, Pass
 from hfdistill.trace import Tap, accepted_inputs, tapped
 
@@ -155,6 +157,12 @@ class EarlyExitForSequenceClassification(PreTrainedModel):
         """The word embeddings."""
         return self.backbone.get_input_embeddings()
 
+    def resize_token_embeddings(self, *args: Any, **options: Any) -> nn.Embedding:
+        """As of the classifier inside, whose config it is built from again."""
+        table: nn.Embedding = self.backbone.resize_token_embeddings(*args, **options)
+        self.config.classifier_config.vocab_size = self.backbone.config.vocab_size
+        return table
+
     def train(self, mode: bool = True) -> EarlyExitForSequenceClassification:
         """As of every module; a frozen backbone stays in evaluation mode, without dropout."""
         super().train(mode)
@@ -218,7 +226,7 @@ def with_exits(
     `pipeline`. Heads are drawn from torch's global generator.
 
     Args:
-        model: a classifier, as a model, an id or a path.
+        model: a classifier, as a model, a PEFT wrapper around one (its adapter is merged), an id or a path.
         layers: blocks, counted from 1, that get an exit; "all" but the last, which has the model's own head.
         detach: True: an exit's loss trains its own head alone, and the rest learns as without exits.
 
@@ -237,11 +245,7 @@ def with_exits(
     When to use it: rows of mixed difficulty, answered one by one or in small batches on a CPU. Not where
     every row must take the same time, or for export: which blocks run depends on the data.
     """
-    model = load_classifier(model, role="model")
-    if not isinstance(model, PreTrainedModel):
-        raise TypeError(f"with_exits needs a Transformers model, found {type(model).__name__}.")
-    if isinstance(model, EarlyExitForSequenceClassification):
-        raise ValueError("This model has exits already. Pass model.backbone to build others.")
+    model = load_classifier(model if isinstance(model, (str, Path)) else network(model), role="model")
     anatomy, layout = Anatomy.of(model), layout_of(model)
     if layout.shared or layout.rows_reason:
         raise ValueError(

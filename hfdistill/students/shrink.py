@@ -128,6 +128,9 @@ def shrink(
 def _origin(model: Any, narrow: Any, kept: list[int]) -> dict[str, Any]:
     """Where a student comes from: its teacher, the kept blocks, and the sizes that were cut."""
     origin: dict[str, Any] = {"model": public_name(model.config._name_or_path or ""), "layers": kept}
+    earlier = getattr(model.config, "shrunk_from", None)
+    if earlier and not model.config._name_or_path:  # cut before, and nowhere to be found as it was then
+        origin = earlier | {"layers": [earlier["layers"][number - 1] for number in kept]}
     return origin | {name: new for name, (old, new) in _sizes(model, narrow).items() if old != new}
 
 

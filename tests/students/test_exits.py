@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
@@ -317,6 +318,24 @@ def test_multi_label_rows_leave_where_every_class_is_sure():
         assert model(**inputs).exit_layers.item() == layer
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft 0.21
+def test_an_adapter_is_merged_into_the_copy():
+    config = LoraConfig(task_type="SEQ_CLS", target_modules=["query"], init_lora_weights=False)
+    model, inputs = get_peft_model(make_bert(3), config).eval(), {"input_ids": torch.tensor([[2, 9, 7, 3]])}
+    torch.testing.assert_close(with_exits(model)(**inputs).logits, model(**inputs).logits)
+    assert any("lora" in name for name in model.state_dict())
+
+
+def test_with_more_words_it_is_loaded_as_it_was_saved(tmp_path):
+    model = with_exits(make_bert(3))
+    model.resize_token_embeddings(40, mean_resizing=False)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert loaded.config.vocab_size == 40
+    inputs = {"input_ids": torch.tensor([[2, 39, 3]])}
+    torch.testing.assert_close(loaded(**inputs).logits, model(**inputs).logits)
+
+
 def test_the_original_stays_as_it_was():
     plain, model = build()
     before = {name: value.clone() for name, value in plain.state_dict().items()}
@@ -417,6 +436,6 @@ def test_a_model_with_exits_is_not_cut_from_outside(tmp_path):
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"Pass model\.backbone"):
         shrink(tmp_path, layers=2)
-    with pytest.raises(ValueError, match="has exits already"):
+    with pytest.raises(ValueError, match=r"Pass model\.backbone"):
         with_exits(model)
     assert with_exits(shrink(model.backbone, layers=2)).config.exits == [1]
