@@ -145,7 +145,11 @@ def _batches(file: Path, column: str | None) -> Iterator[str]:
             values: Any = batch.column(0)
             if pa.types.is_dictionary(values.type):  # how pandas writes categories
                 values = values.dictionary_decode()
-            if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-                for raw in values.cast(pa.large_binary()).to_pylist():
-                    if raw is not None:
-                        yield raw.decode("utf-8", errors="replace")
+            if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+                raise ValueError(
+                    f"The column {name!r} of {file.name} holds {values.type} and no texts. Name another: "
+                    f"load_texts(source, text='...')."
+                )
+            for raw in values.cast(pa.large_binary()).to_pylist():
+                if raw is not None:
+                    yield raw.decode("utf-8", errors="replace")

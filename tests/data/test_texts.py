@@ -152,6 +152,12 @@ def test_categories_of_parquet_are_texts(tmp_path):
     assert texts_of(tmp_path) == ["one", "two"]
 
 
+def test_a_column_of_numbers_is_refused(tmp_path):
+    write_rows(tmp_path / "a.parquet", text=[1, 2])
+    with pytest.raises(ValueError, match=r"'text' of a\.parquet holds int64 and no texts"):
+        load_texts(tmp_path)
+
+
 def test_a_huge_line_is_read_in_pieces_without_losing_a_word(tmp_path):
     words = [f"w{i}" for i in range(400_000)]
     (tmp_path / "a.txt").write_text(" ".join(words), encoding="utf-8")
