@@ -74,7 +74,7 @@ class Study:
 
 def main(study: Study, args: hd.DistillationArguments) -> None:
     data, teacher = hd.load(study.dataset), hd.load_classifier(study.teacher)
-    dev, tokenizer = data.get("validation", data.get("test")), AutoTokenizer.from_pretrained(study.teacher)
+    dev, tokenizer = data.get("validation") or data["test"], AutoTokenizer.from_pretrained(study.teacher)
     rows = {}  # of the table: the student, and the uncertainty below which its rows leave early
     for name in study.students or STUDENTS:
         for threshold in study.thresholds if STUDENTS[name].exits else [None]:

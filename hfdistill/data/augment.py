@@ -200,6 +200,8 @@ class Writer:
 
 def _check_repeats(method: Augmentation, text: str) -> None:
     """Refuse a function that answers the same text in two ways: a resumed run would read other rows."""
+    for step in getattr(method, "steps", ()):
+        _check_repeats(step, text)
     function = getattr(method, "function", None)
     if function is not None and text and list(function(text)) != list(function(text)):
         raise ValueError(

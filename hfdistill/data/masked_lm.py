@@ -202,7 +202,9 @@ def _whole_words(tokenizer: Any) -> dict[int, str]:
     """Id → word, for the tokens that are one by themselves."""
     vocabulary = tokenizer.get_vocab()
     special = set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab())
-    begin = next((mark for mark in _BEGINS if any(token.startswith(mark) for token in vocabulary)), "")
+    kind = type(tokenizer.backend_tokenizer.model).__name__
+    marks = () if kind == "WordPiece" else _BEGINS  # whose vocabularies may hold them as letters
+    begin = next((mark for mark in marks if any(token.startswith(mark) for token in vocabulary)), "")
     words = {
         number: tokenizer.convert_tokens_to_string([token]).strip().removeprefix(begin)
         for token, number in vocabulary.items()

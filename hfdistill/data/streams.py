@@ -122,10 +122,11 @@ def _cells(file: Path, column: str | None, *, separator: str) -> Iterator[str]:
         names = next(rows, [])
         place = names.index(text_column(names, column))
         while True:
+            read = rows.line_num
             try:
                 row = next(rows, None)
-            except csv.Error:  # a cell of more than 131,072 letters
-                yield "\ufffd"
+            except csv.Error:  # a cell of more than 131,072 letters, as behind a quote that nothing closes
+                yield from ["\ufffd"] * (rows.line_num - read)
                 continue
             if row is None:
                 return
@@ -142,7 +143,13 @@ def _batches(file: Path, column: str | None) -> Iterator[str]:
         name = text_column(parquet.schema_arrow.names, column)
         for batch in parquet.iter_batches(1000, columns=[name]):
             values: Any = batch.column(0)
-            if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-                for raw in values.cast(pa.large_binary()).to_pylist():
-                    if raw is not None:
-                        yield raw.decode("utf-8", errors="replace")
+            if pa.types.is_dictionary(values.type):  # how pandas writes categories
+                values = values.dictionary_decode()
+            if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+                raise ValueError(
+                    f"The column {name!r} of {file.name} holds {values.type} and no texts. Name another: "
+                    f"load_texts(source, text='...')."
+                )
+            for raw in values.cast(pa.large_binary()).to_pylist():
+                if raw is not None:
+                    yield raw.decode("utf-8", errors="replace")

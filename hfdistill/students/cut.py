@@ -25,12 +25,21 @@ def network(source: Any) -> Any:
         ValueError: for an adapter that cannot be merged, or a model with exits.
     """
     found = _loaded(source)
-    if hasattr(found.config, "classifier_config"):
+    refuse_exits(found)
+    return found
+
+
+def refuse_exits(model: Any) -> None:
+    """Refuse a network around another one.
+
+    Raises:
+        ValueError: for a model with exits.
+    """
+    if hasattr(model.config, "classifier_config"):
         raise ValueError(
-            f"A {type(found).__name__} wraps the network that is read here. Pass model.backbone, and build "
+            f"A {type(model).__name__} wraps the network that is read here. Pass model.backbone, and build "
             f"the exits again with with_exits(...)."
         )
-    return found
 
 
 def _loaded(source: Any) -> Any:

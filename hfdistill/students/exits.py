@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,12 +20,16 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
 from hfdistill.anatomy import Anatomy, layout_of
+from hfdistill.labels import task_kind
 from hfdistill.pretrained import Source, load_classifier
+from hfdistill.students.cut import network
 from hfdistill.students.leaving import EveryRowHasLeft, Pass
 from hfdistill.trace import Tap, accepted_inputs, tapped
 
 WIDTH = 128
 """Of an exit's head, as in FastBERT."""
+_TURN = threading.Lock()
+"""Held by a pass from which rows may leave: its hooks would catch the rows of another thread's, too."""
 
 
 class EarlyExitConfig(PreTrainedConfig):
@@ -103,7 +109,7 @@ class EarlyExitForSequenceClassification(PreTrainedModel):
 
     In training all heads answer, to be read by `ExitCrossEntropy` and `ExitKD`. At inference, with
     `exit_threshold` set, a row leaves at the first exit whose `uncertainty` is below it, and the remaining
-    blocks compute the remaining rows alone.
+    blocks compute the remaining rows alone. Threads that share a model then take turns.
     """
 
     config_class = EarlyExitConfig
@@ -151,6 +157,12 @@ class EarlyExitForSequenceClassification(PreTrainedModel):
         """The word embeddings."""
         return self.backbone.get_input_embeddings()
 
+    def resize_token_embeddings(self, *args: Any, **options: Any) -> nn.Embedding:
+        """As of the classifier inside, whose config it is built from again."""
+        table: nn.Embedding = self.backbone.resize_token_embeddings(*args, **options)
+        self.config.classifier_config.vocab_size = self.backbone.config.vocab_size
+        return table
+
     def train(self, mode: bool = True) -> EarlyExitForSequenceClassification:
         """As of every module; a frozen backbone stays in evaluation mode, without dropout."""
         super().train(mode)
@@ -191,7 +203,7 @@ class EarlyExitForSequenceClassification(PreTrainedModel):
         """A forward pass from which rows leave."""
         rows = len(next(iter(inputs.values())))
         pass_ = Pass(self, self.exits, attention_mask, rows=rows)
-        with suppress(EveryRowHasLeft), pass_.watched():
+        with _TURN, suppress(EveryRowHasLeft), pass_.watched():
             pass_.finish(self.backbone(**inputs).logits)
         return EarlyExitOutput(logits=pass_.logits, exit_layers=pass_.layers)
 
@@ -214,14 +226,14 @@ def with_exits(
     `pipeline`. Heads are drawn from torch's global generator.
 
     Args:
-        model: a classifier, as a model, an id or a path.
+        model: a classifier, as a model, a PEFT wrapper around one (its adapter is merged), an id or a path.
         layers: blocks, counted from 1, that get an exit; "all" but the last, which has the model's own head.
         detach: True: an exit's loss trains its own head alone, and the rest learns as without exits.
 
     Raises:
         TypeError: where the model is none of Transformers, or layers are no numbers.
-        ValueError: for layers it does not have, for a model with exits, for regression, and for architectures
-            whose blocks cannot go on with some rows of a batch (ALBERT, DeBERTa).
+        ValueError: for layers it does not have, for a model with exits, for regression and labels on tokens,
+            and for architectures whose blocks cannot go on with some rows of a batch (ALBERT, DeBERTa).
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
@@ -233,19 +245,18 @@ def with_exits(
     When to use it: rows of mixed difficulty, answered one by one or in small batches on a CPU. Not where
     every row must take the same time, or for export: which blocks run depends on the data.
     """
-    model = load_classifier(model, role="model")
-    if not isinstance(model, PreTrainedModel):
-        raise TypeError(f"with_exits needs a Transformers model, found {type(model).__name__}.")
-    if isinstance(model, EarlyExitForSequenceClassification):
-        raise ValueError("This model has exits already. Pass model.backbone to build others.")
+    model = load_classifier(model if isinstance(model, (str, Path)) else network(model), role="model")
     anatomy, layout = Anatomy.of(model), layout_of(model)
     if layout.shared or layout.rows_reason:
         raise ValueError(
             f"The blocks of this {anatomy.model_type} cannot go on with some rows of a batch alone: "
             f"{layout.shared or layout.rows_reason}. Use BERT, RoBERTa, DistilBERT or ELECTRA."
         )
-    if anatomy.classes < 2 or model.config.problem_type == "regression":
-        raise ValueError("Rows leave where an exit is sure of a class, and regression has none.")
+    if anatomy.classes < 2 or task_kind(model.config) in ("regression", "token"):
+        raise ValueError(
+            f"Rows leave where an exit is sure of the one answer of a text, and a {type(model).__name__} of "
+            f"{anatomy.classes} outputs gives none: regression has no class, and tokens have one each."
+        )
     config = EarlyExitConfig(
         classifier_config=copy.deepcopy(model.config),
         exits=_checked(layers, depth=anatomy.depth),
@@ -260,7 +271,7 @@ def with_exits(
     made.backbone = copy.deepcopy(model)
     for part in made.exits.modules():
         made._init_weights(part)
-    return made.to(model.device).eval()
+    return made.to(model.device, model.dtype).eval()
 
 
 def _checked(layers: Any, *, depth: int) -> list[int]:

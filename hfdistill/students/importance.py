@@ -96,8 +96,9 @@ class Importance:
 def taylor_importance(model: Any, data: Batches) -> Importance:
     """E |Σ_t a·∂L/∂a| of every head, neuron and hidden dimension a (Michel et al. 2019, arXiv 1905.10650).
 
-    L is the cross-entropy of the batch's labels, where it has them, else of the model's own answers. Hidden
-    dimensions are read where they enter a block, and summed over blocks.
+    L is the cross-entropy of the batch's labels, and of the model's own answers for rows without one; for
+    several labels and real values, Σ |logits|, and no label is read. Hidden dimensions are read where they
+    enter a block, and summed over blocks.
 
     Args:
         model: a classifier whose layout names its projections.
@@ -141,11 +142,14 @@ def _loss(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
     logits = _logits(model, batch).float()
     if task_kind(model.config) not in ("single_label", "token"):
         return logits.abs().sum()
-    if "labels" not in batch:
-        return F.cross_entropy(logits, logits.detach().argmax(-1), reduction="sum")
-    labels = batch["labels"].to(logits.device)
-    if labels.dim() == 2:
-        labels = labels[_mask(model, batch)]
+    labels = own = logits.detach().argmax(-1)
+    if "labels" in batch:
+        labels = batch["labels"].to(logits.device)
+        # Tokens without a label are no words; texts without one are judged by the model.
+        if labels.dim() == 2:
+            labels = labels[_mask(model, batch)].clamp(min=-100)
+        else:
+            labels = labels.where(labels >= 0, own)
     return F.cross_entropy(logits, labels, reduction="sum")
 
 
@@ -189,7 +193,7 @@ def _squared(whole: Tensor, cut: Tensor) -> Tensor:
 @contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
     """Dropout off and every weight with a gradient inside; outside all is as before."""
-    training = model.training
+    training = [module for module in model.modules() if module.training]
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     model.eval()
     for parameter in frozen:
@@ -197,7 +201,8 @@ def _evaluating(model: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        model.train(training)
+        for module in training:
+            module.training = True
         for parameter in frozen:
             parameter.requires_grad_(False)
 

@@ -75,8 +75,9 @@ def shrink(
         ffn: Feed-forward neurons to keep in each block.
         size: `tiny`, `mini`, `small` or `medium`.
         data: Batches on which importance is measured, as `tokenizer(texts, padding=True,
-            return_tensors="pt")` or a data loader gives them; some hundred rows do. With `labels` their loss
-            counts, without them that of the teacher's own answers. For `width`, `heads`, `ffn` and `size`.
+            return_tensors="pt")` or a data loader gives them; some hundred rows do. The loss is that of
+            their `labels`, and of the teacher's own answers for rows without; for several labels and real
+            values Σ |logits|, without labels. For `width`, `heads`, `ffn` and `size`.
         dtype: Type of the student's weights.
 
     Returns:
@@ -127,6 +128,9 @@ def shrink(
 def _origin(model: Any, narrow: Any, kept: list[int]) -> dict[str, Any]:
     """Where a student comes from: its teacher, the kept blocks, and the sizes that were cut."""
     origin: dict[str, Any] = {"model": public_name(model.config._name_or_path or ""), "layers": kept}
+    earlier = getattr(model.config, "shrunk_from", None)
+    if earlier and not model.config._name_or_path:  # cut before, and nowhere to be found as it was then
+        origin = earlier | {"layers": [earlier["layers"][number - 1] for number in kept]}
     return origin | {name: new for name, (old, new) in _sizes(model, narrow).items() if old != new}
 
 

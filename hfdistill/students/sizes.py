@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig
 
 from hfdistill.anatomy import Anatomy, layout_of
 from hfdistill.hub import reaching
+from hfdistill.pretrained import auto_class
+from hfdistill.students.cut import refuse_exits
 from hfdistill.students.shrink import _config, _kept
 
 
@@ -41,12 +43,13 @@ def sizes(teacher: str) -> list[Size]:
 
     Raises:
         HubUnreachable: where the Hub gives no answer.
-        ValueError: where the architecture is unknown or cannot be cut.
+        ValueError: where the architecture is unknown or cannot be cut, or the model has exits.
     """
     with reaching(teacher):
-        config = AutoConfig.from_pretrained(teacher, trust_remote_code=False)
+        config, kind = AutoConfig.from_pretrained(teacher, trust_remote_code=False), auto_class(teacher)
     with torch.device("meta"):
-        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+        model = kind.from_config(config, trust_remote_code=False)
+        refuse_exits(model)
         anatomy, layout = Anatomy.of(model), layout_of(model)
         counts = []
         for layers in range(1, anatomy.depth + 1):

@@ -72,19 +72,22 @@ class Theseus(TrainerCallback):
         return f"{self.rate!r} {self._seed}"
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
-        """Refuse, and freeze, before an optimizer is made."""
+        """Refuse before anything runs."""
         if model is not None:
-            self._freeze(model, args)
+            self._accept(model, args)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
         """Put the teacher's blocks beside the student's."""
         self._remove()
-        self._freeze(model, args)
+        self.freeze(model, args)
         theirs = blocks(self._network)
         size = len(theirs) // len(blocks(self._student))
         for i, block in enumerate(blocks(self._student)):
             group = copy.deepcopy(theirs[i * size : (i + 1) * size]).requires_grad_(False).eval()
-            self._groups.append(_Group(block, group.to(args.device)))
+            for part in group.modules():
+                if hasattr(part, "config"):  # by which attention knows what kind of mask it is given
+                    part.config = self._student.config
+            self._groups.append(_Group(block, group.to(args.device, next(block.parameters()).dtype)))
         self._hook = self._student.register_forward_pre_hook(self._draw)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
@@ -93,6 +96,26 @@ class Theseus(TrainerCallback):
         self._step, self._forward = state.global_step, 0
 
     def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """The run is over."""
+        self.release()
+
+    def freeze(self, model: nn.Module, args: Any) -> None:
+        """Keep everything but the blocks as the teacher has it, until `release`; before an optimizer is made.
+
+        Args:
+            model: the student.
+            args: of its trainer.
+        """
+        student = unwrapped(model)
+        if student is self._student and self._frozen:
+            return
+        self._accept(model, args)
+        self._student = student
+        self._frozen = [p for _, p in _outside(student) if p.requires_grad]
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
+
+    def release(self) -> None:
         """Leave a plain model, all of which can learn again."""
         self._remove()
         for parameter in self._frozen:
@@ -108,22 +131,15 @@ class Theseus(TrainerCallback):
             self._groups[-1].apart = not any(group.stands_in for group in self._groups)
             self._forward += 1
 
-    def _freeze(self, model: nn.Module, args: Any) -> None:
-        """Keep everything but the blocks as the teacher has it."""
-        student = unwrapped(model)
-        if student is self._student and self._frozen:
-            return
+    def _accept(self, model: nn.Module, args: Any) -> None:
+        """Refuse what does not fit; take the run's seed where there is none."""
+        self._seed = args.seed if self.seed is None else self.seed
         if args.world_size > 1 and not args.ddp_find_unused_parameters:
             raise ValueError(
                 "A block that is replaced has no gradient in that step, for which several processes would "
                 "wait. Type ddp_find_unused_parameters=True among the training arguments."
             )
-        _check_fit(student, self._network)
-        self._seed = args.seed if self.seed is None else self.seed
-        self._student = student
-        self._frozen = [p for _, p in _outside(student) if p.requires_grad]
-        for parameter in self._frozen:
-            parameter.requires_grad_(False)
+        _check_fit(unwrapped(model), self._network)
 
     def _remove(self) -> None:
         for group in self._groups:

@@ -242,7 +242,8 @@ def _model(whole: Any, kept: list[int], *, size: int) -> Any:
             ids = [new.get(token, token if token >= size else None) for token in _special(whole.config)[name]]
             setattr(config, name, ids if isinstance(value, list) else ids[0])
     config.vocab_size = len(kept)
-    config.vocabulary_pruned_from = {"model": public_name(whole.name_or_path or ""), "tokens": size}
+    if whole.name_or_path or not hasattr(config, "vocabulary_pruned_from"):  # else pruned before, in memory
+        config.vocabulary_pruned_from = {"model": public_name(whole.name_or_path or ""), "tokens": size}
     config._name_or_path = ""
     student = empty_like(whole, config, dtype=whole.dtype)
     fill(student, fitted(whole.state_dict(), student, {size: torch.tensor(kept)}))

@@ -14,12 +14,12 @@ from transformers.trainer_utils import TrainOutput
 from hfdistill.arguments import option
 from hfdistill.data import FreshCopies
 from hfdistill.teachers import CachedTeacher, CacheError, Contents, fill
-from hfdistill.trainer.moving import MovingTeacherTrainer
+from hfdistill.trainer.replacing import ReplacingTrainer
 
 logger = logging.getLogger(__name__)
 
 
-class CachingTrainer(MovingTeacherTrainer):
+class CachingTrainer(ReplacingTrainer):
     """A `Trainer` that records its teacher before the first step, and then trains without it in memory.
 
     Every epoch reads what is stored, the first one too. Data without a length is recorded as it comes: its

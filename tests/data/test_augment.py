@@ -223,6 +223,7 @@ def test_wordnet_that_is_missing_is_named(monkeypatch):
         (lambda: augment(make_dataset(4), "delete"), r"str -> list\[str\]"),
         (lambda: augment(make_dataset(4), lambda text: text), "gives a list of texts"),
         (lambda: augment(make_dataset(4), lambda text: [str(torch.rand(1))]), "in two ways"),
+        (lambda: augment(make_dataset(4), Chain(Swap(), lambda text: [str(torch.rand(1))])), "in two ways"),
         (lambda: augment(make_dataset(4), lambda text: [" ", text]), "changed none of the 4 rows"),
         (lambda: augment(make_dataset(4).rename_column("text", "body"), Delete()), "with the column text"),
         (lambda: augment(encode(make_dataset(4), make_tokenizer()), Delete()), "before it is tokenised"),

@@ -66,6 +66,14 @@ def test_byte_level_pieces_that_begin_no_word_are_no_candidates():
     assert MaskedLM(model, words)._words == {2: "good"}
 
 
+def test_letters_by_which_other_tokenizers_mark_a_word_are_letters_of_wordpiece():
+    """Ġ is a letter of Maltese, and multilingual vocabularies hold it."""
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL, "film", "##s", "Ġ", "▁"])}
+    core = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, mask_token="[MASK]", pad_token="[PAD]")
+    assert set(MaskedLM(make_model(), tokenizer)._words.values()) >= {"film", "Ġ"}
+
+
 def test_a_text_that_is_too_long_keeps_the_words_that_the_model_does_not_see():
     ((text, slots),) = make_way(stop_words=[]).prepare([" ".join(["film"] * 60)])
     assert slots

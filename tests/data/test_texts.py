@@ -137,6 +137,27 @@ def test_bytes_lines_and_cells_that_are_no_text_are_counted_and_left_out(tmp_pat
     assert "1 with a word of more than 1000 letters" in said
 
 
+def test_lines_behind_a_quote_that_nothing_closes_are_counted(tmp_path, caplog):
+    (tmp_path / "a.tsv").write_text('text\tlabel\none\t1\n"two\t1\n' + "a line\t0\n" * 20_000)
+    kept = texts_of(tmp_path)
+    assert kept[0] == "one"
+    (said,) = [text for text in messages(caplog) if "texts kept" in text]
+    lost = int(said.split("left out ")[1].split(" not UTF-8")[0].split(", ")[-1].replace(",", ""))
+    assert lost > 10_000
+
+
+def test_categories_of_parquet_are_texts(tmp_path):
+    column = pa.array(["one", "two", "one"]).dictionary_encode()
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    assert texts_of(tmp_path) == ["one", "two"]
+
+
+def test_a_column_of_numbers_is_refused(tmp_path):
+    write_rows(tmp_path / "a.parquet", text=[1, 2])
+    with pytest.raises(ValueError, match=r"'text' of a\.parquet holds int64 and no texts"):
+        load_texts(tmp_path)
+
+
 def test_a_huge_line_is_read_in_pieces_without_losing_a_word(tmp_path):
     words = [f"w{i}" for i in range(400_000)]
     (tmp_path / "a.txt").write_text(" ".join(words), encoding="utf-8")

@@ -1,9 +1,11 @@
 """Models whose rows may leave early: what leaves, what stays, and that nothing else changes."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
@@ -32,6 +34,7 @@ from hfdistill.students import EarlyExitForSequenceClassification
 from hfdistill.students.leaving import uncertainty
 from hfdistill.trace import tapped
 from tests.conftest import make_bert, make_dataset, make_tokenizer
+from tests.tokens import make_tagger
 
 SIZES = {
     "vocab_size": 40,
@@ -201,6 +204,32 @@ def test_rows_leave_under_every_attention(attention):
     assert len(found.exit_layers.unique()) > 1
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_exits_are_of_the_models_type(dtype):
+    model, inputs = with_exits(make_bert(3).to(dtype)), {"input_ids": torch.tensor([[2, 9, 3]])}
+    assert {logits.dtype for logits in model(**inputs).exit_logits} == {dtype}
+    model.exit_threshold = 1.0
+    assert model(**inputs).logits.dtype == dtype
+
+
+def test_threads_that_share_a_model_do_not_read_each_others_rows():
+    torch.manual_seed(0)
+    model = with_exits(make_bert(4))
+    for head in model.exits.values():
+        nn.init.normal_(head.classifier.weight, std=3)
+    model.exit_threshold = 0.5
+    rows = [torch.randint(5, 36, (1, tokens)) for tokens in range(3, 11)]
+
+    def answers(_thread):
+        with torch.no_grad():
+            return torch.cat([model(input_ids=row).logits for _ in range(10) for row in rows])
+
+    expected = answers(0)
+    with ThreadPoolExecutor(3) as threads:
+        for found in threads.map(answers, range(3)):
+            torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("kind", MODELS)
 def test_saved_and_loaded_it_answers_the_same(kind, tmp_path):
     _, model = build(kind, layers=[1, 3])
@@ -289,6 +318,24 @@ def test_multi_label_rows_leave_where_every_class_is_sure():
         assert model(**inputs).exit_layers.item() == layer
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft 0.21
+def test_an_adapter_is_merged_into_the_copy():
+    config = LoraConfig(task_type="SEQ_CLS", target_modules=["query"], init_lora_weights=False)
+    model, inputs = get_peft_model(make_bert(3), config).eval(), {"input_ids": torch.tensor([[2, 9, 7, 3]])}
+    torch.testing.assert_close(with_exits(model)(**inputs).logits, model(**inputs).logits)
+    assert any("lora" in name for name in model.state_dict())
+
+
+def test_with_more_words_it_is_loaded_as_it_was_saved(tmp_path):
+    model = with_exits(make_bert(3))
+    model.resize_token_embeddings(40, mean_resizing=False)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert loaded.config.vocab_size == 40
+    inputs = {"input_ids": torch.tensor([[2, 39, 3]])}
+    torch.testing.assert_close(loaded(**inputs).logits, model(**inputs).logits)
+
+
 def test_the_original_stays_as_it_was():
     plain, model = build()
     before = {name: value.clone() for name, value in plain.state_dict().items()}
@@ -362,8 +409,10 @@ def test_models_that_cannot_have_exits():
 
     with pytest.raises(TypeError, match="found Linear"):
         with_exits(nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="regression has none"):
+    with pytest.raises(ValueError, match="1 outputs gives none: regression"):
         with_exits(make_bert(3, labels={0: "score"}))
+    with pytest.raises(ValueError, match="tokens have one each"):
+        with_exits(make_tagger(3))
     with pytest.raises(ValueError, match=r"albert cannot go on .* one group of weights"):
         with_exits(AlbertForSequenceClassification(AlbertConfig(**SIZES)))
     with pytest.raises(ValueError, match=r"deberta-v2 cannot go on .* relative positions"):
@@ -387,6 +436,6 @@ def test_a_model_with_exits_is_not_cut_from_outside(tmp_path):
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"Pass model\.backbone"):
         shrink(tmp_path, layers=2)
-    with pytest.raises(ValueError, match="has exits already"):
+    with pytest.raises(ValueError, match=r"Pass model\.backbone"):
         with_exits(model)
     assert with_exits(shrink(model.backbone, layers=2)).config.exits == [1]

@@ -110,7 +110,22 @@ def test_sizes_and_what_is_left_behind(model_type):
     assert [scores.shape for scores in found.neurons] == [(32,)] * count
     assert all((scores > 0).any() for scores in (found.width, *found.heads, *found.neurons))
     assert all(not p.requires_grad and p.grad is None for p in teacher.parameters())
+    assert teacher.classifier.training
+    assert not teacher.training
     assert not any(module._forward_pre_hooks for module in teacher.modules())
+
+
+def test_rows_without_a_label_are_judged_by_the_model():
+    teacher, inputs = tiny("bert"), BATCHES[0]
+    answers = teacher(**inputs).logits.argmax(-1)
+    labels = torch.stack([1 - answers[0], answers[1], answers[2]])
+    partly = torch.tensor([labels[0], -100, -100])
+    one, other, bare, none = (
+        taylor_importance(teacher, [{**inputs, **given}]).width
+        for given in ({"labels": labels}, {"labels": partly}, {}, {"labels": torch.full((3,), -100)})
+    )
+    assert torch.equal(one, other)
+    assert torch.equal(bare, none)
 
 
 @pytest.mark.parametrize("data", [[], [torch.ones(2)], [{"text": "a"}]], ids=str)

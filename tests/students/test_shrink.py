@@ -176,6 +176,9 @@ def test_a_student_can_be_shrunk_again():
     assert digest(shrink(shrink(teacher, layers=[1, 3, 5]), layers=[2, 3])) == digest(
         shrink(teacher, layers=[3, 5])
     )
+    teacher.config._name_or_path = "org/teacher"
+    twice = shrink(shrink(teacher, layers=[1, 3, 5]), layers=[2, 3])
+    assert twice.config.shrunk_from == {"model": "org/teacher", "layers": [3, 5]}
 
 
 def test_a_token_classifier_keeps_its_head():

@@ -5,7 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, BertForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertForSequenceClassification,
+    TrainerCallback,
+)
 
 from hfdistill import CheckpointError, CrossEntropy, DistillationTrainer, Linear, Step, Theseus, shrink
 from hfdistill.anatomy import blocks
@@ -88,6 +93,22 @@ def test_at_rate_0_it_computes_as_its_teacher_and_in_evaluation_alone(kind, tmp_
     torch.testing.assert_close(student(**inputs).logits, alone, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("theirs", ["eager", "sdpa"])
+def test_the_teacher_may_have_another_attention_and_another_dtype(teacher, theirs, tmp_path):
+    """The student's masks are not those that eager attention adds, nor its states in half precision."""
+    for part in teacher.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    student = shrink(teacher.bfloat16(), layers=[1, 2])
+    student.set_attn_implementation("sdpa" if theirs == "eager" else "eager")
+    expected = teacher.float()(**batch()).logits
+    teacher.bfloat16().set_attn_implementation(theirs)
+    begin(Theseus(teacher, rate=ZERO), student, tmp_path)
+    torch.testing.assert_close(student(**batch()).logits, expected)
+    assert teacher.config._attn_implementation == theirs
+    assert teacher.dtype == torch.bfloat16
+
+
 def test_each_group_is_drawn_once_a_forward_for_the_whole_batch(teacher, tmp_path):
     student, inputs = shrink(teacher, layers=[1, 2]), batch()
     begin(Theseus(teacher, rate=HALF, seed=3), student, tmp_path)
@@ -137,6 +158,22 @@ def test_a_run_moves_the_blocks_alone_and_leaves_a_plain_model(build, teacher, t
     assert all(parameter.requires_grad for parameter in trainer.model.parameters())
     assert "forward" not in vars(blocks(trainer.model)[0])
     torch.testing.assert_close(trainer.model.eval()(**batch()).logits, student(**batch()).logits)
+
+
+class Interrupted(TrainerCallback):
+    def on_step_end(self, args, state, control, **others):
+        raise KeyboardInterrupt
+
+
+def test_a_run_that_is_interrupted_or_never_begins_leaves_a_plain_model_too(build):
+    trainer = build()
+    assert all(parameter.requires_grad for parameter in trainer.model.parameters())
+    trainer.add_callback(Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert all(parameter.requires_grad for parameter in trainer.model.parameters())
+    assert not any("forward" in vars(block) for block in blocks(trainer.model))
+    assert not trainer.model._forward_pre_hooks
 
 
 def test_at_rate_1_it_is_fine_tuning_of_the_blocks(build, teacher):

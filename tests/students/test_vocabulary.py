@@ -291,6 +291,15 @@ def test_nothing_given_is_changed(any_tokenizer):
     assert torch.equal(model.get_input_embeddings().weight, weights["bert.embeddings.word_embeddings.weight"])
 
 
+def test_pruned_twice_it_keeps_its_origin():
+    old = wordpiece()
+    model = model_for(old)
+    model.config._name_or_path = model.name_or_path = "org/teacher"
+    small, new = prune_vocabulary(*prune_vocabulary(model, old, LIKED), LIKED[:1])
+    assert small.config.vocabulary_pruned_from == {"model": "org/teacher", "tokens": len(old)}
+    assert small.config.vocab_size == len(new)
+
+
 def test_by_path_and_told(tmp_path, caplog):
     old = wordpiece()
     folder = tmp_path / "teacher"
