@@ -32,24 +32,34 @@ class Student:
     exits: bool = False
 
 
+def pairs(rows):
+    """Whether the rows hold pairs of texts."""
+    return "text_pair" in rows.column_names
+
+
 def half_width(teacher, tokenizer, texts):
     """All layers, with half the width, heads and neurons."""
-    rows, given = texts["text"][:256], {"padding": True, "truncation": True, "max_length": 128}
-    batches = [tokenizer(rows[i : i + 32], return_tensors="pt", **given) for i in range(0, len(rows), 32)]
+    rows, given = texts.select(range(min(256, len(texts)))), {"padding": True, "truncation": True}
+    columns = ["text", "text_pair"] if pairs(texts) else ["text"]
+    batches = [
+        tokenizer(*(rows[i : i + 32][name] for name in columns), return_tensors="pt", max_length=128, **given)
+        for i in range(0, len(rows), 32)
+    ]
     width, ffn = teacher.config.hidden_size // 2, teacher.config.intermediate_size // 2
     return hd.shrink(teacher, width=width, ffn=ffn, data=batches)
 
 
 def static(teacher, tokenizer, rows):
-    return hd.static_from_teacher(teacher, tokenizer, corpus=rows, width=min(256, teacher.config.hidden_size))
+    width = min(256, teacher.config.hidden_size)
+    return hd.static_from_teacher(teacher, tokenizer, corpus=rows, width=width, pairs=pairs(rows))
 
 
 STUDENTS = {
     **{f"{n} layers": Student(lambda t, *_, n=n: hd.shrink(t, layers=n), LAYERS) for n in (4, 3, 2)},
     "half width": Student(half_width, hd.HiddenMSE() + hd.MiniLMv2(), rate=3, epochs=2),
     "3 layers, fewer words": Student(lambda t, k, rows: hd.prune_vocabulary(hd.shrink(t, layers=3), k, rows)),
-    "BiLSTM": Student(lambda teacher, known, _: hd.bilstm_from_teacher(teacher, known), rate=10, epochs=3),
-    "CNN": Student(lambda teacher, known, _: hd.cnn_from_teacher(teacher, known), rate=10, epochs=3),
+    "BiLSTM": Student(lambda t, k, rows: hd.bilstm_from_teacher(t, k, pairs=pairs(rows)), rate=10, epochs=3),
+    "CNN": Student(lambda t, k, rows: hd.cnn_from_teacher(t, k, pairs=pairs(rows)), rate=10, epochs=3),
     "static": Student(static, rate=30, epochs=3),
     "early exit": Student(lambda teacher, *_: hd.with_exits(teacher), rate=0.5, exits=True),
 }
