@@ -23,7 +23,7 @@ LAYERS = hd.HiddenMSE() + hd.TinyBERTAttention()
 
 @dataclass(frozen=True)
 class Student:
-    """How one is made of (teacher, its tokenizer, all training texts), and trained."""
+    """How one is made of (teacher, its tokenizer, all training rows, whether of pairs), and trained."""
 
     build: Any
     inside: Any = None  # what --inside adds
@@ -32,34 +32,24 @@ class Student:
     exits: bool = False
 
 
-def pairs(rows):
-    """Whether the rows hold pairs of texts."""
-    return "text_pair" in rows.column_names
-
-
-def half_width(teacher, tokenizer, texts):
+def half_width(t, tokenizer, rows, pairs):
     """All layers, with half the width, heads and neurons."""
-    rows, given = texts.select(range(min(256, len(texts)))), {"padding": True, "truncation": True}
-    columns = ["text", "text_pair"] if pairs(texts) else ["text"]
-    batches = [
-        tokenizer(*(rows[i : i + 32][name] for name in columns), return_tensors="pt", max_length=128, **given)
-        for i in range(0, len(rows), 32)
-    ]
-    width, ffn = teacher.config.hidden_size // 2, teacher.config.intermediate_size // 2
-    return hd.shrink(teacher, width=width, ffn=ffn, data=batches)
+    given = {"padding": True, "truncation": True, "max_length": 128, "return_tensors": "pt"}
+    chunks = [rows[i : i + 32] for i in range(0, min(256, len(rows)), 32)]
+    batches = [tokenizer(chunk["text"], chunk["text_pair"] if pairs else None, **given) for chunk in chunks]
+    return hd.shrink(t, width=t.config.hidden_size // 2, ffn=t.config.intermediate_size // 2, data=batches)
 
 
-def static(teacher, tokenizer, rows):
-    width = min(256, teacher.config.hidden_size)
-    return hd.static_from_teacher(teacher, tokenizer, corpus=rows, width=width, pairs=pairs(rows))
+def static(t, k, rows, pairs):
+    return hd.static_from_teacher(t, k, corpus=rows, width=min(256, t.config.hidden_size), pairs=pairs)
 
 
 STUDENTS = {
     **{f"{n} layers": Student(lambda t, *_, n=n: hd.shrink(t, layers=n), LAYERS) for n in (4, 3, 2)},
     "half width": Student(half_width, hd.HiddenMSE() + hd.MiniLMv2(), rate=3, epochs=2),
-    "3 layers, fewer words": Student(lambda t, k, rows: hd.prune_vocabulary(hd.shrink(t, layers=3), k, rows)),
-    "BiLSTM": Student(lambda t, k, rows: hd.bilstm_from_teacher(t, k, pairs=pairs(rows)), rate=10, epochs=3),
-    "CNN": Student(lambda t, k, rows: hd.cnn_from_teacher(t, k, pairs=pairs(rows)), rate=10, epochs=3),
+    "3 layers, fewer words": Student(lambda t, k, r, _: hd.prune_vocabulary(hd.shrink(t, layers=3), k, r)),
+    "BiLSTM": Student(lambda t, k, _, pairs: hd.bilstm_from_teacher(t, k, pairs=pairs), rate=10, epochs=3),
+    "CNN": Student(lambda t, k, _, pairs: hd.cnn_from_teacher(t, k, pairs=pairs), rate=10, epochs=3),
     "static": Student(static, rate=30, epochs=3),
     "early exit": Student(lambda teacher, *_: hd.with_exits(teacher), rate=0.5, exits=True),
 }
@@ -99,7 +89,7 @@ def main(study: Study, args: hd.DistillationArguments) -> None:
         set_seed(seed)
         train = data["train"].shuffle(seed=seed)
         train = train.select(range(min(study.train_rows or len(train), len(train))))
-        built = student.build(teacher, tokenizer, data["train"])
+        built = student.build(teacher, tokenizer, data["train"], "text_pair" in train.column_names)
         model, own = built if isinstance(built, tuple) else (built, tokenizer)  # some bring a tokenizer
         objective = LOGITS[kind] + EXITS[kind] if student.exits else LOGITS[kind]
         inside = student.inside if taught and study.inside else None

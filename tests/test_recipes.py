@@ -18,7 +18,7 @@ from tests.conftest import make_bert, make_dataset, make_tokenizer
 from tests.distributed.test_two_processes import ROOT, launch
 from tests.tokens import make_named_words
 
-LINES = {"sst2": 80, "quickstart": 80, "pareto": 160}
+LINES = {"sst2": 80, "quickstart": 80, "pareto": 150}
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 
 

@@ -22,6 +22,7 @@ Method = Augmentation | Callable[[str], list[str]]
 TEXTS = ("text", "text_pair")
 _LABELS = ("label", "labels", "label_ids")
 _TRIES = 5
+_PROBED = 32
 
 
 def augment(
@@ -164,6 +165,12 @@ class Writer:
             for name in batch:
                 made[name][i] = self._value(name, batch[name][i], new)
         return made
+
+    def sample(self, dataset: Dataset) -> str:
+        """A digest of what is written for the first rows; it tells a method without a fingerprint."""
+        rows = range(min(_PROBED, len(dataset)))
+        made = self.one(dataset[rows], list(rows), 0)
+        return _digest([text for name in self.texts for text in made[name]]).hex()[:16]
 
     def _value(self, name: str, old: Any, new: dict[str, str]) -> Any:
         """What stands in a column of a new row."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy as copying
-import hashlib
-import json
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,9 +13,6 @@ from datasets import Dataset
 from hfdistill.data.augment import Method, Writer
 
 Columns = dict[str, list[Any]]
-
-_PROBED = 32
-"""Rows that tell a method without a fingerprint from another."""
 
 
 class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
@@ -97,18 +93,17 @@ class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
         """Choose the epoch whose copies are read next; counted from 0."""
         self._epoch.fill_(epoch)
 
+    @cached_property
+    def _method(self) -> str:
+        method = self._writer.method
+        return method.fingerprint() or f"{type(method).__name__} {self._writer.sample(self.texts)}"
+
     def fingerprint(self) -> str:
         """Tells one way to make copies from another when a run is resumed.
 
         A method that has no fingerprint, such as a function, is told by what it writes for the first rows.
         """
-        method = self._writer.method.fingerprint()
-        if method is None:
-            some = range(min(_PROBED, len(self.texts)))
-            written = json.dumps(self._writer.one(self.texts[some], list(some), 0), default=str)
-            digest = hashlib.sha256(written.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-            method = f"{type(self._writer.method).__name__} {digest}"
-        return f"{method} {self.copies} {self.seed} {self._writer.changing} {self.keep_labels}"
+        return f"{self._method} {self.copies} {self.seed} {self._writer.changing} {self.keep_labels}"
 
     def __len__(self) -> int:
         return len(self.rows) * (1 + self.copies)

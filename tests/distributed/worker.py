@@ -121,18 +121,10 @@ def run(folder: Path, rows: int, kind: str, processes: int, **options):
 
 def mixtures(folder: Path, processes: int) -> dict[str, float]:
     """What a run with mixtures of rows came to, on each process."""
-    options = quiet_arguments(folder / "mixup").to_dict()
-    kept = ("num_train_epochs", "optim", "report_to", "use_cpu", "disable_tqdm", "save_strategy", "seed")
-    kept += ("logging_steps", "max_grad_norm")
+    settings = {"mixup": 0.4, "learning_rate": 0.1, "per_device_train_batch_size": 8 // processes}
     trainer = DistillationTrainer(
         make_bert(2, seed=2),
-        DistillationArguments(
-            str(folder / "mixup"),
-            mixup=0.4,
-            learning_rate=0.1,
-            per_device_train_batch_size=8 // processes,
-            **{name: options[name] for name in kept},
-        ),
+        quiet_arguments(folder / "mixup", kind=DistillationArguments, **settings),
         teacher=make_bert(3, seed=1),
         objective=0.5 * CrossEntropy() + 0.5 * KD(),
         train_dataset=Dataset.from_dict({"text": list(TEXTS), "label": list(CLASSES)}),

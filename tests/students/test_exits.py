@@ -1,8 +1,5 @@
 """Models whose rows may leave early: what leaves, what stays, and that nothing else changes."""
 
-import math
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -26,7 +23,7 @@ from transformers import (
     pipeline,
 )
 
-from hfdistill import Tap, exit_curve, measure, prune_vocabulary, shrink, with_exits
+from hfdistill import Tap, measure, prune_vocabulary, shrink, with_exits
 from hfdistill.anatomy import Anatomy, longest_input
 from hfdistill.measure import Contender
 from hfdistill.speed import SpeedPlan
@@ -212,24 +209,6 @@ def test_exits_are_of_the_models_type(dtype):
     assert model(**inputs).logits.dtype == dtype
 
 
-def test_threads_that_share_a_model_do_not_read_each_others_rows():
-    torch.manual_seed(0)
-    model = with_exits(make_bert(4))
-    for head in model.exits.values():
-        nn.init.normal_(head.classifier.weight, std=3)
-    model.exit_threshold = 0.5
-    rows = [torch.randint(5, 36, (1, tokens)) for tokens in range(3, 11)]
-
-    def answers(_thread):
-        with torch.no_grad():
-            return torch.cat([model(input_ids=row).logits for _ in range(10) for row in rows])
-
-    expected = answers(0)
-    with ThreadPoolExecutor(3) as threads:
-        for found in threads.map(answers, range(3)):
-            torch.testing.assert_close(found, expected)
-
-
 @pytest.mark.parametrize("kind", MODELS)
 def test_saved_and_loaded_it_answers_the_same(kind, tmp_path):
     _, model = build(kind, layers=[1, 3])
@@ -263,59 +242,6 @@ def test_it_is_measured_as_any_model():
     )
     assert report.student.fidelity["agreement"] == 1
     assert report.student.parameters == sum(p.numel() for p in model.parameters())
-
-
-def test_the_curve_goes_from_all_layers_to_one():
-    model = with_exits(make_bert(4, seed=1))
-    plan = SpeedPlan(latency_rows=2, batch_size=4, throughput_rows=4, repeats=1)
-    points = exit_curve(model, make_dataset(), [1e-9, 1.0], tokenizer=make_tokenizer(), speed=plan)
-    assert [(p.threshold, p.mean_layers) for p in points] == [(None, 4), (1e-9, 4), (1.0, 1)]
-    assert points[0].accuracy == points[1].accuracy
-    assert all(point.latency_ms > 0 < point.rows_per_s for point in points)
-    assert model.exit_threshold is None
-    assert str(points[2]).split()[0] == "1"
-    data = make_dataset()
-    rows = make_tokenizer()(data["text"][:], padding=True, return_tensors="pt")
-    answers = model(**rows).exit_logits[0].argmax(-1)
-    assert points[2].accuracy == (answers == torch.tensor(data["label"][:])).float().mean().item()
-
-
-@pytest.mark.parametrize(
-    ("model", "options", "error", "words"),
-    [
-        (lambda: make_bert(3), {"tokenizer": 1}, TypeError, "has no exits. Build it with with_exits"),
-        (lambda: with_exits(make_bert(3)), {}, ValueError, "came without a tokenizer"),
-        (lambda: with_exits(make_bert(3)), {"thresholds": [2]}, ValueError, "above 0 and up to 1, found 2"),
-    ],
-    ids=["plain", "tokenizer", "threshold"],
-)
-def test_a_curve_that_cannot_be_drawn(model, options, error, words):
-    options = {"thresholds": [0.5], **options}
-    if "thresholds" in options and options["thresholds"] == [2]:
-        options["tokenizer"] = make_tokenizer()
-    with pytest.raises(error, match=words):
-        exit_curve(model(), make_dataset(), **options)
-
-
-def test_uncertainty_by_hand():
-    p = torch.tensor([[0.7, 0.2, 0.1], [1 / 3, 1 / 3, 1 / 3], [1.0, 0.0, 0.0]])
-    expected = -(0.7 * math.log(0.7) + 0.2 * math.log(0.2) + 0.1 * math.log(0.1)) / math.log(3)
-    found = uncertainty((p + 1e-30).log())
-    assert found.tolist() == pytest.approx([expected, 1, 0], abs=1e-6)
-    several = torch.tensor([[3.0, -3.0], [0.0, 9.0]])
-    q = 1 / (1 + math.exp(-3))
-    entropy = -(q * math.log(q) + (1 - q) * math.log(1 - q)) / math.log(2)
-    assert uncertainty(several, multi_label=True).tolist() == pytest.approx([entropy, 1])
-
-
-def test_multi_label_rows_leave_where_every_class_is_sure():
-    labels = {0: "a", 1: "b", 2: "c"}
-    model = with_exits(make_bert(3, labels=labels, problem_type="multi_label_classification"))
-    inputs = {"input_ids": torch.tensor([[2, 5, 3]])}
-    sure = uncertainty(model(**inputs).exit_logits[0], multi_label=True).item()
-    for threshold, layer in ((min(1, sure * 1.001), 1), (sure * 0.999 * 1e-3, 3)):
-        model.exit_threshold = threshold
-        assert model(**inputs).exit_layers.item() == layer
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft 0.21

@@ -18,7 +18,7 @@ class GradientRecorder(TrainerCallback):
         self.steps.append(torch.cat(grads))
 
 
-def quiet_arguments(folder: Path, **options) -> TrainingArguments:
+def quiet_arguments(folder: Path, *, kind=TrainingArguments, **options) -> TrainingArguments:
     """SGD, no clipping, no schedule: scale errors show, which Adam would hide."""
     settings = {
         "output_dir": str(folder),
@@ -34,7 +34,7 @@ def quiet_arguments(folder: Path, **options) -> TrainingArguments:
         "logging_steps": 1,
         "seed": 7,
     }
-    return TrainingArguments(**{**settings, **options})
+    return kind(**{**settings, **options})
 
 
 @pytest.fixture
