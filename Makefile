@@ -1,17 +1,21 @@
 VENV ?= .venv
 READY := $(VENV)/.hfdistill
 RUN := $(VENV)/bin/python -m
+LOCK := requirements.lock
+EXTRAS := .[quickstart,test]
+LATEST := .venv-latest
 # accelerate gives a CPU process one thread unless told otherwise
 THREADS := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
 
-.PHONY: help quickstart test fix check slow
+.PHONY: help quickstart test test-latest lock fix check slow
 
 help:        ## show this list
-	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
 
-$(READY): pyproject.toml
+# pip applies the first variable to what it installs, newer ones the second to what builds this package
+$(READY): pyproject.toml $(LOCK)
 	python3 -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet torch==2.13.0 -e '.[quickstart,test]'
+	PIP_CONSTRAINT=$(LOCK) PIP_BUILD_CONSTRAINT=$(LOCK) $(VENV)/bin/pip install --quiet torch -e '$(EXTRAS)'
 	@touch $@
 
 quickstart: $(READY)  ## distil a classifier, with no Hub and no account
@@ -19,6 +23,19 @@ quickstart: $(READY)  ## distil a classifier, with no Hub and no account
 
 test: $(READY)  ## the fast suite: no Hub, no GPU; a process for each core, at most 4
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) pytest -n auto --maxprocesses 4
+
+lock:        ## write the lock anew: the newest versions of everything
+	python3 -m venv $(LATEST)
+	$(LATEST)/bin/pip install --quiet --upgrade torch hatchling -e '$(EXTRAS)'
+	{ grep '^#' $(LOCK); $(LATEST)/bin/pip freeze --exclude-editable | sed 's/+cpu//'; } > $(LOCK).new
+	mv $(LOCK).new $(LOCK)
+
+test-latest:  ## the fast suite on the newest versions of everything; says which differ from the lock
+	python3 -m venv $(LATEST)
+	$(LATEST)/bin/pip install --quiet --upgrade torch -e '$(EXTRAS)'
+	@echo "locked and newest versions that differ:"
+	@$(LATEST)/bin/pip freeze --exclude-editable | sed 's/+cpu//' | grep -vixFf $(LOCK) || echo none
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(LATEST)/bin/python -m pytest -n auto --maxprocesses 4
 
 fix: $(READY)  ## format the code and mend what ruff can mend
 	$(RUN) ruff format . && $(RUN) ruff check --fix .

@@ -38,7 +38,7 @@ class _Package(ModuleType):
         return sorted({*super().__dir__(), *self.__getattr__("__all__")})
 
 
-_SHADOWED = {"exit_curve", "export", "measure"}
+_SHADOWED: set[str] = set()
 """Public functions whose module has the same name."""
 
 sys.modules[__name__].__class__ = _Package

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hfdistill.plain import printable
-from hfdistill.recipe import RecipeError, kinds, read_recipe
+from hfdistill.files.plain_data import printable
+from hfdistill.recipe import RecipeError, read_recipe, schema
 from hfdistill.recipe.signatures import first_line, summary_of
 
 # What the library raises on purpose, and what comes up from below; HFDISTILL_TRACEBACK=1 shows where.
@@ -177,7 +177,7 @@ def _measure(commands: Any) -> None:
 
 def _run_measure(args: argparse.Namespace) -> int:
     import hfdistill.students  # noqa: F401 - registers the architectures of its own
-    from hfdistill.measure import STANDARD, measure
+    from hfdistill.evaluation.measure import STANDARD, measure
 
     report = measure(
         args.student,
@@ -218,7 +218,7 @@ def _export(commands: Any) -> None:
 
 def _run_export(args: argparse.Namespace) -> int:
     import hfdistill.students  # noqa: F401 - registers the architectures of its own
-    from hfdistill.export import export
+    from hfdistill.exporters import export
 
     report = export(
         args.student,
@@ -245,7 +245,7 @@ def _push(commands: Any) -> None:
 
 
 def _run_push(args: argparse.Namespace) -> int:
-    from hfdistill.hub import push_to_hub
+    from hfdistill.files.hub import push_to_hub
 
     options = {"onnx": args.onnx, "private": args.private, "revision": args.revision}
     print(push_to_hub(args.student, args.repository, **options))
@@ -287,7 +287,7 @@ def _run_list(args: argparse.Namespace) -> int:
         if name != "sizes":
             _print_table(name, _TABLES[name]())
     if args.model and args.what in (None, "sizes"):
-        from hfdistill.students.sizes import sizes
+        from hfdistill.students.student_sizes import sizes
 
         lines = {f"layers: {size.layers}": size.line() for size in sizes(args.model)}
         _print_table("sizes", lines)
@@ -307,15 +307,15 @@ def _objectives() -> dict[str, str]:
     return {name: first_line(cls.__doc__) for name, cls in registered().items()}
 
 
-def _of(table: dict[str, kinds.Kind]) -> dict[str, str]:
+def _of(table: dict[str, schema.Kind]) -> dict[str, str]:
     return {name: summary_of(kind.target) for name, kind in table.items()}
 
 
 _TABLES = {
     "objectives": _objectives,
-    "teachers": lambda: _of(kinds.TEACHERS),
-    "students": lambda: _of(kinds.STUDENTS),
-    "schedules": lambda: {name: first_line(cls.__doc__) for name, cls in kinds.SCHEDULES.items()},
+    "teachers": lambda: _of(schema.TEACHERS),
+    "students": lambda: _of(schema.STUDENTS),
+    "schedules": lambda: {name: first_line(cls.__doc__) for name, cls in schema.SCHEDULES.items()},
 }
 
 

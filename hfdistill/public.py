@@ -1,11 +1,5 @@
 """The public names: what `hfdistill.NAME` is, for every NAME in `__all__`."""
 
-from hfdistill.anatomy import Layout, register_anatomy
-from hfdistill.arguments import DistillationArguments, fast_bf16
-from hfdistill.card import write_card
-from hfdistill.checkpoint import CheckpointError, newest_checkpoint
-from hfdistill.contenders import Contender
-from hfdistill.crossfit import out_of_fold
 from hfdistill.data import (
     Augmentation,
     Chain,
@@ -21,12 +15,22 @@ from hfdistill.data import (
     load,
     load_texts,
 )
-from hfdistill.exit_curve import ExitPoint, exit_curve
-from hfdistill.export import ExportReport, QualityGateError, export
-from hfdistill.hub import HubUnreachable, PublishError, push_to_hub
-from hfdistill.labels import LabelSpaceError
-from hfdistill.layermap import LayerMap
-from hfdistill.measure import measure, time_together
+from hfdistill.evaluation.card import write_card
+from hfdistill.evaluation.comparison import compare_runs, compare_students, write_section
+from hfdistill.evaluation.exit_curve import ExitPoint, exit_curve
+from hfdistill.evaluation.measure import measure, time_together
+from hfdistill.evaluation.models import Contender
+from hfdistill.evaluation.plots import write_frontier, write_plots
+from hfdistill.evaluation.report import Report
+from hfdistill.evaluation.speed import SpeedPlan
+from hfdistill.exporters import ExportReport, QualityGateError, export
+from hfdistill.files.checkpoint import CheckpointError, newest_checkpoint
+from hfdistill.files.hub import HubUnreachable, PublishError, push_to_hub
+from hfdistill.network.architectures import Layout, register_anatomy
+from hfdistill.network.label_space import LabelSpaceError
+from hfdistill.network.layer_map import LayerMap
+from hfdistill.network.loading import MissingHead, load_classifier
+from hfdistill.network.trace import Tap, Trace
 from hfdistill.objectives import (
     DIST,
     DKD,
@@ -52,13 +56,9 @@ from hfdistill.objectives import (
     WeightedCrossEntropy,
     register,
 )
-from hfdistill.plots import write_frontier, write_plots
-from hfdistill.pretrained import MissingHead, load_classifier
 from hfdistill.recipe import Recipe, RecipeError, read_recipe
 from hfdistill.recipe.run import run_recipe
-from hfdistill.report import Report
 from hfdistill.schedules import After, Constant, Cosine, Linear, Schedule, Stairs, Step, Until
-from hfdistill.speed import SpeedPlan
 from hfdistill.students import (
     BiLSTMConfig,
     BiLSTMForSequenceClassification,
@@ -66,7 +66,6 @@ from hfdistill.students import (
     CNNForSequenceClassification,
     StaticConfig,
     StaticForSequenceClassification,
-    Theseus,
     bilstm_from_teacher,
     block_importance,
     cnn_from_teacher,
@@ -76,7 +75,6 @@ from hfdistill.students import (
     static_from_teacher,
     with_exits,
 )
-from hfdistill.study import compare_runs, compare_students, write_section
 from hfdistill.teachers import (
     CachedTeacher,
     CacheError,
@@ -89,8 +87,10 @@ from hfdistill.teachers import (
     Teacher,
     record,
 )
-from hfdistill.trace import Tap, Trace
+from hfdistill.teachers.out_of_fold import out_of_fold
 from hfdistill.trainer import DistillationTrainer, NonFiniteError
+from hfdistill.trainer.arguments import DistillationArguments, fast_bf16
+from hfdistill.trainer.theseus import Theseus
 
 __all__ = [
     "DIST",

@@ -172,8 +172,8 @@ def dataset() -> Dataset:
 
 def make_report(notes):
     """Three tiny models, measured on 32 sentences."""
-    from hfdistill.measure import Contender, measure
-    from hfdistill.speed import SpeedPlan
+    from hfdistill.evaluation.measure import Contender, measure
+    from hfdistill.evaluation.speed import SpeedPlan
 
     return measure(
         Contender(make_bert(2, seed=2), name="small"),

@@ -264,14 +264,14 @@ def test_other_processes_stay_silent(here, capsys, monkeypatch):
 def test_the_package_loads_its_names_when_asked():
     code = (
         "import sys; sys.argv[0] = '/bin/hfdistill'; import hfdistill; assert 'torch' not in sys.modules; "
-        "import hfdistill.measure, hfdistill.export; from hfdistill import measure, export; "
+        "import hfdistill.evaluation.measure, hfdistill.export; from hfdistill import measure, export; "
         "assert callable(measure) and callable(export); "
         "assert set(hfdistill.__all__) <= set(dir(hfdistill)); "
         "assert not hasattr(hfdistill, 'nothing'); from hfdistill import labels; print(labels.__name__)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.stdout == "hfdistill.labels\n", done.stderr
+    assert done.stdout == "hfdistill.network.label_space\n", done.stderr
     stars = {}
     exec("from hfdistill import *", stars)  # noqa: S102
     assert stars["KD"] is hfdistill.KD

@@ -16,7 +16,7 @@ import hfdistill
 from hfdistill import DistillationArguments
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 from tests.distributed.test_two_processes import ROOT, launch
-from tests.tokens import make_named_words
+from tests.word_material import make_named_words
 
 LINES = {"sst2": 80, "quickstart": 80, "pareto": 150}
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))

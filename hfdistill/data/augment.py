@@ -13,7 +13,7 @@ from typing import Any
 from datasets import Dataset, List, Value, concatenate_datasets
 from datasets.fingerprint import generate_random_fingerprint
 
-from hfdistill.data.rewrite import Augmentation, as_augmentation
+from hfdistill.data.augmentations import Augmentation, as_augmentation
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from datasets import Dataset, IterableDataset
 
-from hfdistill.data.fresh import FreshCopies
-from hfdistill.labels import UNKNOWN
+from hfdistill.data.fresh_copies import FreshCopies
+from hfdistill.network.label_space import UNKNOWN
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def encode(
     holds the whole tokenizer, these arguments and the rows.
 
     Lists of words (`tokens`) with a label each (`label`) give `labels`, one a token: the word's on its first
-    token, -100 on all others, and `hfdistill.labels.UNKNOWN` on the first token of a word without a label.
+    token, -100 on all others, and `network.label_space.UNKNOWN` on the first token of a word without a label.
 
     Args:
         dataset: A `Dataset`, `IterableDataset`, `DatasetDict` or `IterableDatasetDict` with a `text` or a

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, List, Value
 
+from hfdistill.data.label_columns import read_labels
 from hfdistill.data.sources import read
-from hfdistill.data.tags import read_words, word_columns
-from hfdistill.data.targets import read_labels
+from hfdistill.data.word_labels import read_words, word_columns
 
 __all__ = ["load"]
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
 
 import hfdistill
-from hfdistill.anatomy import longest_input
-from hfdistill.data.rewrite import STOP_WORDS, WORD, Augmentation, cased, check_share
-from hfdistill.hub import reaching
-from hfdistill.tokens import tokenizer_print
+from hfdistill.data.augmentations import STOP_WORDS, WORD, Augmentation, cased, check_share
+from hfdistill.files.hub import reaching
+from hfdistill.network.architectures import longest_input
+from hfdistill.network.tokenizers import tokenizer_print
 
 _BEGINS = ("Ġ", "▁")
 """How byte-level and SentencePiece vocabularies write a piece that begins a word."""

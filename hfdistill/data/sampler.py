@@ -13,7 +13,7 @@ from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from hfdistill.data.fresh import FreshCopies
+from hfdistill.data.fresh_copies import FreshCopies
 
 # Groups per sorted chunk: see the table in LengthGroupedSampler.
 CHUNK_GROUPS = 50

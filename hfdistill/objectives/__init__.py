@@ -1,13 +1,13 @@
 """The terms of a distillation loss."""
 
-from hfdistill.labels import TaskKind
+from hfdistill.network.label_space import TaskKind
+from hfdistill.objectives.attention import AttentionKL, MiniLM, MiniLMv2, TinyBERTAttention
 from hfdistill.objectives.base import Blend, Objective, Setting, as_blend, register, registered
-from hfdistill.objectives.contrast import RKD, InfoNCE
-from hfdistill.objectives.decoupled import DIST, DKD, WSL, WeightedCrossEntropy
+from hfdistill.objectives.between_rows import RKD, InfoNCE
 from hfdistill.objectives.exits import ExitCrossEntropy, ExitKD
 from hfdistill.objectives.hidden import PKD, EmbeddingMSE, HiddenCosine, HiddenMSE
 from hfdistill.objectives.logits import KD, CrossEntropy, LabelMSE, LogitMSE
-from hfdistill.objectives.relations import AttentionKL, MiniLM, MiniLMv2, TinyBERTAttention
+from hfdistill.objectives.soft_labels import DIST, DKD, WSL, WeightedCrossEntropy
 
 __all__ = [
     "DIST",

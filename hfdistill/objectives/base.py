@@ -12,10 +12,10 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from hfdistill.anatomy import Anatomy
-from hfdistill.labels import TaskKind, words
+from hfdistill.network.architectures import Anatomy
+from hfdistill.network.label_space import TaskKind, words
+from hfdistill.network.trace import Tap, Trace
 from hfdistill.schedules import Schedule, checked_progress, moments, value_at
-from hfdistill.trace import Tap, Trace
 
 
 @dataclass(frozen=True)

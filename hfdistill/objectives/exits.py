@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from hfdistill.network.trace import Tap, Trace
 from hfdistill.objectives.base import Objective, Setting, Taps, register
 from hfdistill.objectives.logits import KD, CrossEntropy
 from hfdistill.schedules import Schedule
-from hfdistill.trace import Tap, Trace
 
 
 class ExitObjective(Objective):

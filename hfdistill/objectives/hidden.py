@@ -9,7 +9,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hfdistill.layermap import Layers
+from hfdistill.network.layer_map import Layers
+from hfdistill.network.trace import Trace
 from hfdistill.objectives.base import Setting, register
 from hfdistill.objectives.layers import (
     LayerObjective,
@@ -20,7 +21,6 @@ from hfdistill.objectives.layers import (
     same_tokens,
     token_mean,
 )
-from hfdistill.trace import Trace
 
 logger = logging.getLogger(__name__)
 

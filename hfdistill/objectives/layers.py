@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from hfdistill.anatomy import Anatomy, layout_of
-from hfdistill.layermap import LayerMap, Layers, pairs_text
+from hfdistill.network.architectures import Anatomy, layout_of
+from hfdistill.network.layer_map import LayerMap, Layers, pairs_text
+from hfdistill.network.trace import Tap, Trace
 from hfdistill.objectives.base import Objective, Setting, Taps
-from hfdistill.trace import Tap, Trace
 
 POOLINGS = ("token", "cls", "mean")
 Pair = tuple[Tensor, Tensor]
@@ -25,7 +25,7 @@ class LayerObjective(Objective):
     of its map and implements `forward`.
 
     Args:
-        layers: which student layer learns from which teacher layer; see `hfdistill.layermap.LayerMap`.
+        layers: which student layer learns from which teacher layer; see `hfdistill.LayerMap`.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("hidden",)
@@ -80,7 +80,7 @@ class LayerObjective(Objective):
             whose = "student" if student is None else "teacher"
             raise ValueError(
                 f"{self!r} looks inside the {whose}, but where that one keeps its layers is not known. "
-                f"Tell it with hfdistill.anatomy.register_anatomy, or use a term on logits, such as KD(). Of "
+                f"Tell it with hfdistill.register_anatomy, or use a term on logits, such as KD(). Of "
                 f"an Ensemble, name the member to look into: features=0."
             )
         return student, teacher

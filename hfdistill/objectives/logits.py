@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hfdistill.labels import missing
+from hfdistill.network.label_space import missing
+from hfdistill.network.trace import Trace
 from hfdistill.objectives.base import Objective, Setting, is_number, positive, register
-from hfdistill.objectives.confidence import Trust, check_trust, shifted, trust
+from hfdistill.objectives.row_weights import Trust, check_trust, shifted, trust
 from hfdistill.schedules import Schedule
-from hfdistill.trace import Trace
 
 TINY = torch.finfo(torch.float32).tiny
 

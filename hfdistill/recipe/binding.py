@@ -7,10 +7,10 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from hfdistill.plain import printable
-from hfdistill.recipe import kinds
-from hfdistill.recipe.kinds import Kind
+from hfdistill.files.plain_data import printable
+from hfdistill.recipe import schema
 from hfdistill.recipe.page import Page, Where, hint, shown
+from hfdistill.recipe.schema import Kind
 from hfdistill.recipe.signatures import Parameters, parameters_of, unfit
 
 
@@ -41,8 +41,8 @@ class Binder:
         self.page = page
 
     def _unknown(self, where: Where, name: Any, what: str, choices: Iterable[str]) -> None:
-        if name in kinds.REFUSED:
-            self.page.refuse(where, kinds.REFUSED[name])
+        if name in schema.REFUSED:
+            self.page.refuse(where, schema.REFUSED[name])
         else:
             self.page.refuse(where, f"there is no {what} {printable(name)!r}. {hint(name, choices)}")
 
@@ -64,7 +64,7 @@ class Binder:
                 where, f"takes keys ({some} …), found {printable(values)!r}. Write `key: value`."
             )
             return {}
-        for name in [name for name in values if name not in takes or name in kinds.REFUSED]:
+        for name in [name for name in values if name not in takes or name in schema.REFUSED]:
             self._unknown((*where, name), name, what, takes)
         for name, parameter in takes.items():
             if name not in values:
@@ -88,10 +88,10 @@ class Binder:
             self.page.refuse(where, "a schedule is one name and its values. Type {linear: [1, 0]}.")
             return 1.0
         ((name, told),) = value.items()
-        if name not in kinds.SCHEDULES:
-            self._unknown((*where, name), name, "schedule", kinds.SCHEDULES)
+        if name not in schema.SCHEDULES:
+            self._unknown((*where, name), name, "schedule", schema.SCHEDULES)
             return 1.0
-        cls = kinds.SCHEDULES[name]
+        cls = schema.SCHEDULES[name]
         if isinstance(told, list):
             return self._made((*where, name), lambda: cls(*told), {})
         if isinstance(told, dict) and all(isinstance(key, str) for key in told):

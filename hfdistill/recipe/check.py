@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hfdistill.recipe import kinds
+from hfdistill.recipe import schema
 from hfdistill.recipe.binding import Binder, taken
-from hfdistill.recipe.kinds import Measurement, Splits, Student
 from hfdistill.recipe.page import Page, RecipeError, Where, hint, read_page
+from hfdistill.recipe.schema import Measurement, Splits, Student
+from hfdistill.recipe.search_space import Dimension, dimensions
 from hfdistill.recipe.signatures import parameters_by_inspection
-from hfdistill.recipe.space import Dimension, dimensions
 from hfdistill.schedules import moments
 
 REQUIRED = ("teacher", "student", "data", "training")
@@ -124,13 +124,13 @@ class _Checker(Binder):
             self._unknown((name,), name, "section", SECTIONS)
         for name in [name for name in REQUIRED if name not in values]:
             self.page.refuse((), f"lacks the section {name}. Add `{name}:`, as recipes/kd.yaml does.")
-        section = {name: kinds.given(name, value) for name, value in values.items()}
+        section = {name: schema.given(name, value) for name, value in values.items()}
         teacher = self._teacher(values.get("teacher"))
         students = self._students(values)
         data = self._data(section)
         training = self._training(section)
-        measured = self._bound(("measure",), section, kinds.MEASURE)
-        export = self._bound(("export",), section, kinds.EXPORT)
+        measured = self._bound(("measure",), section, schema.MEASURE)
+        export = self._bound(("export",), section, schema.EXPORT)
         options = self._options(section, teacher)
         own = Splits.__dataclass_fields__
         splits = self._made(("data",), Splits, {k: v for k, v in data.items() if k in own})
@@ -162,18 +162,18 @@ class _Checker(Binder):
 
     def _teacher(self, value: Any) -> Chosen | None:
         """A mapping with one key, the kind; under it its arguments."""
-        told = kinds.given("teacher", value)
+        told = schema.given("teacher", value)
         if told is None:
             return None
         if not isinstance(told, dict) or len(told) != 1:
-            self._not_one(("teacher",), told, kinds.TEACHERS)
+            self._not_one(("teacher",), told, schema.TEACHERS)
             return None
         ((name, arguments),) = told.items()
-        if name not in kinds.TEACHERS:
-            self._unknown(("teacher", name), name, "teacher", kinds.TEACHERS)
+        if name not in schema.TEACHERS:
+            self._unknown(("teacher", name), name, "teacher", schema.TEACHERS)
             return None
         place = ("teacher", name) if isinstance(value, dict) else ("teacher",)
-        return name, self._bound(place, {place[-1]: arguments}, (kinds.TEACHERS[name],))
+        return name, self._bound(place, {place[-1]: arguments}, (schema.TEACHERS[name],))
 
     def _not_one(self, where: Where, value: Any, table: Iterable[str]) -> None:
         found = f"{len(value)} keys" if isinstance(value, dict) else type(value).__name__
@@ -190,20 +190,20 @@ class _Checker(Binder):
 
     def _student(self, where: Where, value: Any) -> Student | None:
         """One of the kinds, and what is done to it."""
-        told = kinds.given("student", value)
+        told = schema.given("student", value)
         if told is None:
             self.page.refuse(where, "is empty. Type student: {shrink: {layers: 3}}.")
             return None
-        table = {**kinds.STUDENTS, **kinds.CHANGES}
+        table = {**schema.STUDENTS, **schema.CHANGES}
         if not isinstance(told, dict):
-            self._not_one(where, told, kinds.STUDENTS)
+            self._not_one(where, told, schema.STUDENTS)
             return None
         for name in [name for name in told if name not in table]:
             self._unknown((*where, name), name, "student", table)
-        chosen = [name for name in told if name in kinds.STUDENTS]
+        chosen = [name for name in told if name in schema.STUDENTS]
         if len(chosen) != 1:
             if all(name in table for name in told):
-                self._not_one(where, dict.fromkeys(chosen), kinds.STUDENTS)
+                self._not_one(where, dict.fromkeys(chosen), schema.STUDENTS)
             return None
         bound = {
             name: self._bound(place, {place[-1]: told[name]}, (table[name],))
@@ -212,7 +212,7 @@ class _Checker(Binder):
             for place in [(*where, name) if isinstance(value, dict) else where]
         }
         kind = chosen[0]
-        for name in kinds.CHANGES.keys() & bound.keys() if kind in ("bilstm", "cnn", "static") else ():
+        for name in schema.CHANGES.keys() & bound.keys() if kind in ("bilstm", "cnn", "static") else ():
             text = f"is for students with attention, and a {kind} student has none. Leave it out."
             self.page.refuse((*where, name), text)
         told = bound.pop(kind)
@@ -223,13 +223,13 @@ class _Checker(Binder):
 
     def _data(self, section: Mapping[Any, Any]) -> dict[str, Any]:
         """The keys of data, with those of `unlabelled` in it."""
-        data = self._bound(("data",), section, kinds.DATA)
-        told = kinds.given("unlabelled", data.get("unlabelled"))
+        data = self._bound(("data",), section, schema.DATA)
+        told = schema.given("unlabelled", data.get("unlabelled"))
         if isinstance(told, dict):
             where: Where = ("data", "unlabelled")
-            found = self._arguments(where, told, taken(kinds.UNLABELLED))
-            own = kinds.Text.__dataclass_fields__
-            self._made(where, kinds.Text, {k: v for k, v in found.items() if k in own})
+            found = self._arguments(where, told, taken(schema.UNLABELLED))
+            own = schema.Text.__dataclass_fields__
+            self._made(where, schema.Text, {k: v for k, v in found.items() if k in own})
             data["unlabelled"] = found
         if isinstance(data.get("augment"), list):
             data["augment"] = [
@@ -244,10 +244,10 @@ class _Checker(Binder):
             self.page.refuse(where, "is no augmentation. Type `- delete: {p: 0.1}`, one to a dash.")
             return None
         ((name, arguments),) = told.items()
-        if name not in kinds.AUGMENTATIONS:
-            self._unknown((*where, name), name, "augmentation", kinds.AUGMENTATIONS)
+        if name not in schema.AUGMENTATIONS:
+            self._unknown((*where, name), name, "augmentation", schema.AUGMENTATIONS)
             return None
-        return name, self._bound((*where, name), {name: arguments}, (kinds.AUGMENTATIONS[name],))
+        return name, self._bound((*where, name), {name: arguments}, (schema.AUGMENTATIONS[name],))
 
     def _theseus(self, section: Mapping[Any, Any], teacher: Chosen | None) -> dict[str, Any] | None:
         """Arguments of `Theseus`; None where the page has no such section."""
@@ -260,10 +260,10 @@ class _Checker(Binder):
                 "puts the student's blocks in the places of one teacher's. Name a model under `teacher:`, "
                 "and leave assistants and generations out.",
             )
-        return self._bound(("theseus",), section, kinds.THESEUS)
+        return self._bound(("theseus",), section, schema.THESEUS)
 
     def _training(self, section: Mapping[Any, Any]) -> dict[str, Any]:
-        training = self._bound(("training",), section, kinds.TRAINING)
+        training = self._bound(("training",), section, schema.TRAINING)
         if "training" in section and training.get("output_dir") in (None, ""):
             self.page.refuse(
                 ("training",), "lacks output_dir, where the student is written. Type output_dir: out/kd."
@@ -273,13 +273,13 @@ class _Checker(Binder):
     def _options(self, section: Mapping[Any, Any], teacher: Chosen | None) -> dict[str, Any]:
         """What stands beside the sections: arguments of the trainer, and how often a student is trained."""
         found = {}
-        for name, parameter in {**taken(kinds.TRAINER), "generations": _GENERATIONS}.items():
+        for name, parameter in {**taken(schema.TRAINER), "generations": _GENERATIONS}.items():
             if section.get(name) is not None:
                 found[name] = self._value((name,), section[name], parameter.annotation)
         generations = found.get("generations", 1)
         if type(generations) is int and generations < 1:
             self.page.refuse(("generations",), f"found {generations}. Type how often to train: from 1 up.")
-        if "teacher_cache" in found and (teacher is None or teacher[0] in kinds.MOVING):
+        if "teacher_cache" in found and (teacher is None or teacher[0] in schema.MOVING):
             why = "there is none" if teacher is None else f"those of {teacher[0]} change with every step"
             text = f"keeps a teacher's answers, and {why}. Leave it out."
             self.page.refuse(("teacher_cache",), text)
@@ -292,7 +292,7 @@ class _Checker(Binder):
         if kind == "cached" and isinstance(told, dict):
             named = told.get("teacher") is not None
         for student in students:
-            if student is None or student.kind not in kinds.MADE_OF_ONE or named:
+            if student is None or student.kind not in schema.MADE_OF_ONE or named:
                 continue
             if student.told.get("source") is None:
                 self.page.refuse(

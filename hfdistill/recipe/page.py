@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from hfdistill.plain import printable
-from hfdistill.recipe import kinds
+from hfdistill.files.plain_data import printable
+from hfdistill.recipe import schema
 
 MAX_BYTES = 100_000
 MAX_DEPTH = 16
@@ -163,7 +163,7 @@ def put(page: Page, path: str, new: Any) -> Where | None:
             if isinstance(place, dict) and place.get(part) is None:
                 place[part] = {}
             if where == () and isinstance(place, dict):
-                place[part] = kinds.given(str(part), place[part])
+                place[part] = schema.given(str(part), place[part])
             place = place[part] if _holds(place, part) else None
             where = (*where, part)
     *more, end = _steps(place, last)

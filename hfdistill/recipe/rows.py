@@ -11,10 +11,10 @@ from typing import Any, Literal
 from datasets import Dataset, List, concatenate_datasets
 
 from hfdistill.data import Chain, augment, load
-from hfdistill.data.texts import apart_from
-from hfdistill.recipe import kinds
+from hfdistill.data.unlabelled_texts import apart_from
+from hfdistill.recipe import schema
 from hfdistill.recipe.binding import built
-from hfdistill.recipe.kinds import Splits
+from hfdistill.recipe.schema import Splits
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ def read_rows(
         text_only = train.shuffle(seed=seed).select(range(len(labelled), len(train))).remove_columns("label")
         train = concatenate_datasets([labelled, text_only])
     if splits.augment:
-        steps = [built(kinds.AUGMENTATIONS[name], told, {}) for name, told in splits.augment]
+        steps = [built(schema.AUGMENTATIONS[name], told, {}) for name, told in splits.augment]
         train = augment(train, Chain(*steps), copies=splits.copies, seed=seed)
     joined = _with_text(train, splits.unlabelled, evaluation=evaluation, seed=seed, smoke=smoke)
     return Rows(joined, labelled, evaluation)
@@ -132,7 +132,7 @@ def _with_text(train: Dataset, told: Any, *, evaluation: Dataset, seed: int, smo
     """Training rows, and behind them those of text without labels, but for what is measured on."""
     if told is None:
         return train
-    told = dict(kinds.given("unlabelled", told))
+    told = dict(schema.given("unlabelled", told))
     split, wanted = told.pop("split", None), told.pop("rows", None)
     data = load(**told)
     split = split or ("train" if "train" in data or len(data) > 1 else next(iter(data)))

@@ -10,29 +10,29 @@ from typing import Any
 
 from transformers import HfArgumentParser, PreTrainedModel, set_seed
 
-from hfdistill.arguments import DistillationArguments
-from hfdistill.card import write_card
-from hfdistill.checkpoint import newest_checkpoint
-from hfdistill.exit_curve import exit_curve
-from hfdistill.export.gate import check_request, export
-from hfdistill.export.onnx import require_packages
-from hfdistill.hub import make_repository, push_to_hub
-from hfdistill.markdown import as_yaml
-from hfdistill.measure import STANDARD, measure
-from hfdistill.plain import read_json, write_atomically
-from hfdistill.plots import write_plots
-from hfdistill.pretrained import load_classifier, load_tokenizer
-from hfdistill.recipe import kinds
+from hfdistill.evaluation.card import write_card
+from hfdistill.evaluation.exit_curve import exit_curve
+from hfdistill.evaluation.measure import STANDARD, measure
+from hfdistill.evaluation.plots import write_plots
+from hfdistill.evaluation.report import Report
+from hfdistill.exporters.gate import check_request, export
+from hfdistill.exporters.onnx import require_packages
+from hfdistill.files.checkpoint import newest_checkpoint
+from hfdistill.files.hub import make_repository, push_to_hub
+from hfdistill.files.markdown import as_yaml
+from hfdistill.files.plain_data import read_json, write_atomically
+from hfdistill.network.loading import load_classifier, load_tokenizer
+from hfdistill.recipe import schema
 from hfdistill.recipe.binding import built
 from hfdistill.recipe.check import Recipe
-from hfdistill.recipe.kinds import Student
+from hfdistill.recipe.models import Workshop
 from hfdistill.recipe.page import MAX_BYTES, Mistake, RecipeError
 from hfdistill.recipe.rows import read_rows
-from hfdistill.recipe.students import Workshop
-from hfdistill.report import Report
-from hfdistill.students import Theseus
+from hfdistill.recipe.schema import Student
 from hfdistill.teachers import CachedTeacher, Contents, ModelTeacher, Teacher
 from hfdistill.trainer import DistillationTrainer
+from hfdistill.trainer.arguments import DistillationArguments
+from hfdistill.trainer.theseus import Theseus
 
 PAGE = "page.json"
 _DECIDING = ("teacher", "student", "data", "objective", "assistants", "generations", "theseus", "label_map")
@@ -181,7 +181,7 @@ class Run:
             return None, None
         kind, told = self.recipe.teacher
         if kind == "finetune":
-            self.origin = self._finetuned(kinds.Finetuning(**told))
+            self.origin = self._finetuned(schema.Finetuning(**told))
             return load_classifier(self.origin), self.origin
         first = next(iter(_by_name(told.get("members"))[1]), None)
         named = [told.get(name) for name in ("source", "teacher", "model")]
@@ -190,8 +190,8 @@ class Run:
             told = {**told, "model": self.workshop.peer(told)}
         if kind == "ensemble":
             told = {**told, "members": self._members(told)}
-        teacher = built(kinds.TEACHERS[kind], told, {})
-        elsewhere = kind == "ensemble" or kind in kinds.MOVING  # no model, or one that has moved since
+        teacher = built(schema.TEACHERS[kind], told, {})
+        elsewhere = kind == "ensemble" or kind in schema.MOVING  # no model, or one that has moved since
         return teacher, None if elsewhere else self.origin
 
     def _members(self, told: dict[str, Any]) -> Any:
@@ -210,7 +210,7 @@ class Run:
         }
         return kept if isinstance(told["members"], dict) else list(kept.values())
 
-    def _finetuned(self, plan: kinds.Finetuning) -> str:
+    def _finetuned(self, plan: schema.Finetuning) -> str:
         """Where the encoder lies that was fine-tuned on the labelled rows."""
         steps = SMOKE_STEPS if self.smoke else -1  # its own epochs count
         changes = {"num_train_epochs": plan.epochs, "learning_rate": plan.learning_rate, "max_steps": steps}
@@ -334,7 +334,7 @@ class Run:
 
 def _deciding(page: dict[str, Any]) -> dict[str, Any]:
     """What decides the weights of a page's models, as place → value; a run may grow longer."""
-    sections = {name: kinds.given(name, value) for name, value in page.items() if name in _DECIDING}
+    sections = {name: schema.given(name, value) for name, value in page.items() if name in _DECIDING}
     data = {n: v for n, v in sections["data"].items() if n not in ("evaluation", "evaluation_rows")}
     training = {n: v for n, v in page["training"].items() if n.startswith(_SETTINGS)}
     del sections["data"]

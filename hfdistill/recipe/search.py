@@ -15,12 +15,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 from transformers import TrainerCallback
 
-from hfdistill.markdown import as_yaml
-from hfdistill.plain import write_atomically
+from hfdistill.files.markdown import as_yaml
+from hfdistill.files.plain_data import write_atomically
 from hfdistill.recipe.check import Recipe, check, mistakes_of
 from hfdistill.recipe.page import Page, found_at, put
 from hfdistill.recipe.run import Run
-from hfdistill.recipe.space import Dimension, described, usual
+from hfdistill.recipe.search_space import Dimension, described, usual
 from hfdistill.trainer import NonFiniteError
 
 STARTUP_TRIALS = 4

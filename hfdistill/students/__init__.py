@@ -2,11 +2,10 @@
 
 from hfdistill.students.bilstm import BiLSTMConfig, BiLSTMForSequenceClassification, bilstm_from_teacher
 from hfdistill.students.cnn import CNNConfig, CNNForSequenceClassification, cnn_from_teacher
-from hfdistill.students.exits import EarlyExitForSequenceClassification, with_exits
+from hfdistill.students.early_exit import EarlyExitForSequenceClassification, with_exits
 from hfdistill.students.importance import block_importance, most_important
 from hfdistill.students.shrink import shrink
 from hfdistill.students.static import StaticConfig, StaticForSequenceClassification, static_from_teacher
-from hfdistill.students.theseus import Theseus
 from hfdistill.students.vocabulary import prune_vocabulary
 
 __all__ = [
@@ -17,7 +16,6 @@ __all__ = [
     "EarlyExitForSequenceClassification",
     "StaticConfig",
     "StaticForSequenceClassification",
-    "Theseus",
     "bilstm_from_teacher",
     "block_importance",
     "cnn_from_teacher",

@@ -10,10 +10,10 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 
-from hfdistill.anatomy import Layout, register_anatomy
-from hfdistill.students.cut import network
-from hfdistill.students.light import LightModel, answer, config_like, head, joined, texts_of
-from hfdistill.students.tables import principal_components
+from hfdistill.network.architectures import Layout, register_anatomy
+from hfdistill.students.attention_free import LightModel, answer, config_like, head, joined, texts_of
+from hfdistill.students.embedding_tables import principal_components
+from hfdistill.students.weight_copy import network
 
 
 class BiLSTMConfig(PreTrainedConfig):

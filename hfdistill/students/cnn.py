@@ -11,9 +11,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hfdistill.students.cut import network
-from hfdistill.students.light import LightModel, answer, config_like, head, joined, texts_of
-from hfdistill.students.tables import principal_components
+from hfdistill.students.attention_free import LightModel, answer, config_like, head, joined, texts_of
+from hfdistill.students.embedding_tables import principal_components
+from hfdistill.students.weight_copy import network
 
 
 class CNNConfig(PreTrainedConfig):

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hfdistill.anatomy import Anatomy, layout_of, unwrapped
-from hfdistill.labels import task_kind
-from hfdistill.trace import accepted_inputs, logits_of
+from hfdistill.network.architectures import Anatomy, layout_of, unwrapped
+from hfdistill.network.label_space import task_kind
+from hfdistill.network.trace import accepted_inputs, logits_of
 
 Batches = Iterable[Mapping[str, Tensor]]
 

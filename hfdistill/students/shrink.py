@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hfdistill.anatomy import Anatomy, Layout, embeddings, layout_of
-from hfdistill.plain import public_name
-from hfdistill.students.cut import empty_like, fill, network
+from hfdistill.files.plain_data import public_name
+from hfdistill.network.architectures import Anatomy, Layout, embeddings, layout_of
 from hfdistill.students.importance import Batches
-from hfdistill.students.narrow import named_size, narrowed
+from hfdistill.students.weight_copy import empty_like, fill, network
+from hfdistill.students.width_pruning import named_size, narrowed
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from hfdistill.students.attention_free import LightModel, answer, config_like, head, joined, texts_of
 from hfdistill.students.corpus import Corpus
-from hfdistill.students.cut import network
-from hfdistill.students.light import LightModel, answer, config_like, head, joined, texts_of
-from hfdistill.students.tables import importance_of_tokens, principal_components, token_outputs
+from hfdistill.students.embedding_tables import importance_of_tokens, principal_components, token_outputs
+from hfdistill.students.weight_copy import network
 
 
 class StaticConfig(PreTrainedConfig):

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from hfdistill.hub import reaching
-from hfdistill.plain import public_name
+from hfdistill.files.hub import reaching
+from hfdistill.files.plain_data import public_name
 from hfdistill.students.corpus import Corpus, token_counts
-from hfdistill.students.cut import empty_like, fill, fitted, network
-from hfdistill.students.pieces import Pieces, pieces_of, renumbered
+from hfdistill.students.subword_models import Pieces, pieces_of, renumbered
+from hfdistill.students.weight_copy import empty_like, fill, fitted, network
 
 logger = logging.getLogger(__name__)
 

@@ -1,13 +1,13 @@
 """Who teaches."""
 
-from hfdistill.teachers.answering import Answering
+from hfdistill.teachers.as_model import Answering
 from hfdistill.teachers.base import ModelTeacher, Teacher, as_teacher, settle_tokens
-from hfdistill.teachers.cache import CachedTeacher
-from hfdistill.teachers.contents import CacheError, Contents
+from hfdistill.teachers.cache.contents import CacheError, Contents
+from hfdistill.teachers.cache.recording import fill, record
+from hfdistill.teachers.cache.teacher import CachedTeacher
 from hfdistill.teachers.ensemble import Ensemble
 from hfdistill.teachers.folds import FoldTeacher
-from hfdistill.teachers.moving import EMATeacher, Peer
-from hfdistill.teachers.recording import fill, record
+from hfdistill.teachers.peer_and_ema import EMATeacher, Peer
 
 __all__ = [
     "Answering",

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from hfdistill.labels import name_architecture
-from hfdistill.pretrained import load_classifier, load_tokenizer
-from hfdistill.tokens import difference
-from hfdistill.trace import Batch, Tap, Trace, accepted_inputs, run
+from hfdistill.network.label_space import name_architecture
+from hfdistill.network.loading import load_classifier, load_tokenizer
+from hfdistill.network.tokenizers import difference
+from hfdistill.network.trace import Batch, Tap, Trace, accepted_inputs, run
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hfdistill import labels as spaces
+from hfdistill.network import label_space as spaces
+from hfdistill.network.trace import Batch, Tap, Trace
 from hfdistill.teachers.base import Teacher, as_teacher
-from hfdistill.trace import Batch, Tap, Trace
 
 Member = str | Path | nn.Module
 Weighing = Literal["confidence", "entropy"]

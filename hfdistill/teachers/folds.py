@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hfdistill.labels import match_labels
+from hfdistill.network.label_space import match_labels
+from hfdistill.network.trace import Batch, Tap, Trace
 from hfdistill.teachers.base import Teacher, as_teacher
-from hfdistill.trace import Batch, Tap, Trace
 
 
 class FoldTeacher(Teacher):

@@ -1,7 +1,7 @@
 """The trainer and what it drags along."""
 
+from hfdistill.trainer.checkpointing import ResumableTrainer
 from hfdistill.trainer.distillation import DistillationTrainer
-from hfdistill.trainer.ledger import NonFiniteError
-from hfdistill.trainer.resumable import ResumableTrainer
+from hfdistill.trainer.loss_window import NonFiniteError
 
 __all__ = ["DistillationTrainer", "NonFiniteError", "ResumableTrainer"]

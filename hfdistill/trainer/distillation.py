@@ -18,23 +18,23 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hfdistill import labels as spaces
-from hfdistill.anatomy import known_anatomy
-from hfdistill.arguments import option
 from hfdistill.data import FreshCopies, LengthGroupedSampler, row_lengths
+from hfdistill.network import label_space as spaces
+from hfdistill.network.architectures import known_anatomy
+from hfdistill.network.loading import load_student
+from hfdistill.network.tokenizers import tokenizer_print
+from hfdistill.network.trace import Batch, Tap, Trace, accepted_inputs, run
 from hfdistill.objectives import Blend, Objective, Setting, as_blend, default_objective
-from hfdistill.pretrained import load_student
-from hfdistill.processes import leave_in_order
-from hfdistill.students import Theseus
 from hfdistill.teachers import Teacher, as_teacher
-from hfdistill.tokens import tokenizer_print
-from hfdistill.trace import Batch, Tap, Trace, accepted_inputs, run
-from hfdistill.trainer import preflight
+from hfdistill.trainer import checks
+from hfdistill.trainer.arguments import option
 from hfdistill.trainer.batches import REPEATED, own_rows, rows
-from hfdistill.trainer.given import GivenLoss
-from hfdistill.trainer.ledger import Ledger, NonFiniteError
-from hfdistill.trainer.lessons import Lessons
+from hfdistill.trainer.joint_objective import Lessons
+from hfdistill.trainer.loss_window import Ledger, NonFiniteError
 from hfdistill.trainer.mixup import MixingTrainer
+from hfdistill.trainer.processes import leave_in_order
+from hfdistill.trainer.theseus import Theseus
+from hfdistill.trainer.user_loss import GivenLoss
 
 logger = logging.getLogger(__name__)
 
@@ -92,19 +92,19 @@ class DistillationTrainer(MixingTrainer):
             name: value for name, value in given.arguments.items() if name not in ("self", "model", "args")
         }
         args = args or TrainingArguments("tmp_trainer")
-        preflight.refuse_data_parallel(args)
+        checks.refuse_data_parallel(args)
         self.teacher = None if teacher is None else as_teacher(teacher)
         if model is not None:
             model = load_student(model, like=getattr(self.teacher, "config", None))
         self._label_map = label_map
         tokenizer = options.get("processing_class")
-        self._reader = preflight.Reader.of(args, getattr(model, "config", None), self.teacher, options)
+        self._reader = checks.Reader.of(args, getattr(model, "config", None), self.teacher, options)
         options["data_collator"] = self._reader.collate(tokenizer)
         for name in ("train_dataset", "eval_dataset"):
             options[name] = self._reader(options.get(name), tokenizer)
         super().__init__(model, args, **options)
         leave_in_order()
-        preflight.check_teacher(self.teacher, student=self.model)
+        checks.check_teacher(self.teacher, student=self.model)
         self.args.logging_nan_inf_filter = False  # a run stops at such a loss, so there is nothing to hide
         self.blend = self._chosen(objective)
         self._lessons = Lessons(self.blend, teacher=self.teacher)
@@ -112,7 +112,7 @@ class DistillationTrainer(MixingTrainer):
         self._ledger = Ledger(self._lessons.names)
         self.use_cache(teacher_cache)
         data, config = (self.train_dataset, self.eval_dataset), getattr(self.model, "config", None)
-        preflight.check_data(*data, config=config, objective=self.blend, reader=self._reader)
+        checks.check_data(*data, config=config, objective=self.blend, reader=self._reader)
 
     # ---- before the first step ----
 
@@ -158,7 +158,7 @@ class DistillationTrainer(MixingTrainer):
             tokens = all(part.same_tokens for part in self.teacher.parts())
         self._lessons.bind(Setting(self.task, self._classes, smoothing, **sizes, same_tokens=tokens))
         self._lessons.to(self.args.device)
-        preflight.check_inside(self.blend, self.args, student=model, teacher=inner)
+        checks.check_inside(self.blend, self.args, student=model, teacher=inner)
         self._accepts = accepted_inputs(model)
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
@@ -193,7 +193,7 @@ class DistillationTrainer(MixingTrainer):
             gold += labels[labels >= 0].tolist()
         if gold:
             unit = "words" if self.task == "token" else "rows"
-            self.log(preflight.judge_teacher(answers, gold, unit=unit))
+            self.log(checks.judge_teacher(answers, gold, unit=unit))
 
     # ---- data ----
 

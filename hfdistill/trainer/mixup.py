@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hfdistill import labels as spaces
-from hfdistill.arguments import option
+from hfdistill.network import label_space as spaces
 from hfdistill.teachers import EMATeacher, Ensemble, ModelTeacher, Peer, Teacher
+from hfdistill.trainer.arguments import option
 from hfdistill.trainer.batches import rows
-from hfdistill.trainer.caching import CachingTrainer
+from hfdistill.trainer.teacher_cache import CachingTrainer
 
 FIRST, SECOND, SHARE = "hfdistill_first", "hfdistill_second", "hfdistill_share"
 """Batch keys of a mixture: (N, T) ids of either row, and (N,) the share of the first."""

@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers.trainer_utils import TrainOutput
 
-from hfdistill.students import Theseus
-from hfdistill.trainer.moving import MovingTeacherTrainer
+from hfdistill.trainer.changing_teacher import MovingTeacherTrainer
+from hfdistill.trainer.theseus import Theseus
 
 
 class ReplacingTrainer(MovingTeacherTrainer):

@@ -181,7 +181,7 @@ def test_each_way_by_hand():
 @pytest.mark.parametrize("text", ["", "  ", "one", "...", "a\n\tb", "\ud83d\ude00", "中文句子", "x " * 2000])
 @each_way
 def test_no_text_becomes_empty(way, text):
-    from hfdistill.data.rewrite import as_augmentation
+    from hfdistill.data.augmentations import as_augmentation
 
     made = as_augmentation(way)
     for seed in range(20):

@@ -4,7 +4,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from hfdistill.data import load, sources
-from hfdistill.hub import HubUnreachable
+from hfdistill.files.hub import HubUnreachable
 from tests.data.conftest import write, write_rows
 
 FORMATS = {

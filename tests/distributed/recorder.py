@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from hfdistill import KD, CrossEntropy, DistillationTrainer, HiddenMSE, record
-from hfdistill.teachers import recording
+from hfdistill.teachers.cache import recording
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 from tests.trainer.conftest import quiet_arguments
 

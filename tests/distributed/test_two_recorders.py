@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from tests.conftest import make_dataset
 from tests.distributed.test_two_processes import launch
-from tests.teachers.cached import digests, shards
+from tests.teachers.cache.cached import digests, shards
 
 
 @pytest.fixture(scope="module")

@@ -32,8 +32,8 @@ from hfdistill import (
 )
 from hfdistill.trainer.mixup import SHARE
 from tests.conftest import make_bert, make_byte_tokenizer, make_roberta, make_sentences, make_tokenizer
-from tests.tokens import make_tagger, make_words
 from tests.trainer.conftest import GradientRecorder, quiet_arguments
+from tests.word_material import make_tagger, make_words
 
 TEXTS, CLASSES = zip(*make_sentences(24), strict=True)
 MULTI = [[float(i % 2), float(i % 3 == 0), float(i % 5 == 0)] for i in range(24)]

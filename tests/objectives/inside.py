@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from hfdistill import Tap, Trace
-from hfdistill.anatomy import Anatomy
+from hfdistill.network.architectures import Anatomy
 from hfdistill.objectives import Setting
 
 EACH = ("query", "key", "value")

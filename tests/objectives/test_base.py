@@ -25,7 +25,7 @@ from hfdistill import (
     Until,
     register,
 )
-from hfdistill.anatomy import Anatomy
+from hfdistill.network.architectures import Anatomy
 from hfdistill.objectives import Setting, as_blend, base, default_objective, registered
 
 SINGLE = Setting(task="single_label", classes=3)

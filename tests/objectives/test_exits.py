@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hfdistill import KD, CrossEntropy, ExitCrossEntropy, ExitKD, Linear, Tap, Trace
-from hfdistill.anatomy import Anatomy
+from hfdistill.network.architectures import Anatomy
 from hfdistill.objectives import Setting
 
 

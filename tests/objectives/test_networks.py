@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from hfdistill.anatomy import Anatomy
+from hfdistill.network.architectures import Anatomy
+from hfdistill.network.trace import run
 from hfdistill.objectives import Setting, registered
-from hfdistill.trace import run
 
 MATCHING = ["embedding_mse", "hidden_mse", "hidden_cosine", "tinybert_attention", "attention_kl"]
 MATCHING += ["minilm", "minilmv2", "pkd", "rkd"]

@@ -7,7 +7,7 @@ import torch
 
 import hfdistill
 from hfdistill import Trace
-from hfdistill.anatomy import Anatomy
+from hfdistill.network.architectures import Anatomy
 from hfdistill.objectives import Setting, registered
 
 ROWS, CLASSES = 7, 3

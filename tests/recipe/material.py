@@ -4,7 +4,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from transformers import BertModel
 
 from tests.conftest import make_bert, make_sentences, make_tokenizer
-from tests.tokens import make_named_words
+from tests.word_material import make_named_words
 
 THREE = {0: "bad", 1: "fair", 2: "good"}
 

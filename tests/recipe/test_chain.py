@@ -17,11 +17,11 @@ from hfdistill import (
     shrink,
 )
 from hfdistill.data import Delete
-from hfdistill.recipe import RecipeError, kinds, read_recipe
-from hfdistill.recipe.kinds import Splits
+from hfdistill.recipe import RecipeError, read_recipe, schema
+from hfdistill.recipe.models import Workshop
 from hfdistill.recipe.rows import read_rows
 from hfdistill.recipe.run import run_recipe
-from hfdistill.recipe.students import Workshop
+from hfdistill.recipe.schema import Splits
 from tests.conftest import make_bert, make_tokenizer
 
 PAGE = """teacher: teacher
@@ -177,7 +177,7 @@ def test_rows_to_tune_on_are_never_test_rows(here):
 def test_blocks_are_chosen_by_importance(here):
     workshop = Workshop(read_rows({"source": "two"}, Splits(), seed=0), seed=0, max_length=9)
     teacher = load_classifier("teacher")
-    plan = kinds.Student("shrink", {"layers": 2, "choose": "importance"})
+    plan = schema.Student("shrink", {"layers": 2, "choose": "importance"})
     student, tokenizer = workshop.student(plan, of=teacher, origin="teacher", like=None)
     worth = block_importance(teacher, workshop._calibration(teacher, tokenizer))
     straight = shrink(teacher, layers=most_important(worth, 2))
@@ -193,7 +193,7 @@ def test_a_student_with_fewer_words_and_its_teacher_read_ids_of_their_own(here, 
         (here / "vocab.txt").write_text("\n".join([*words[:5], *words[:4:-1]]))
         return model, BertTokenizerFast(vocab=str(here / "vocab.txt"))
 
-    monkeypatch.setattr("hfdistill.recipe.students.prune_vocabulary", pruned)
+    monkeypatch.setattr("hfdistill.recipe.models.prune_vocabulary", pruned)
     monkeypatch.setattr("hfdistill.recipe.run.DistillationTrainer.train", lambda self, **_: seen.append(self))
     run("student={shrink: {layers: 1}, prune_vocabulary: {keep: 0.5}}")
     assert seen[0] == (["text"], 64, {"keep": 0.5})

@@ -4,7 +4,7 @@ import pytest
 
 from hfdistill import KD, CrossEntropy, Linear, Objective, Step, Until, register
 from hfdistill.recipe import RecipeError, read_recipe
-from hfdistill.recipe.kinds import Measurement, Splits, Student
+from hfdistill.recipe.schema import Measurement, Splits, Student
 
 GOOD = """teacher: some/teacher
 student:

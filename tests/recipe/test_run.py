@@ -21,10 +21,10 @@ from hfdistill import (
     record,
     shrink,
 )
-from hfdistill.recipe import RecipeError, kinds, read_recipe
+from hfdistill.recipe import RecipeError, read_recipe, schema
 from hfdistill.recipe.run import arguments, run_recipe
 from tests.conftest import make_bert, make_tokenizer
-from tests.hub_server import HubServer, connected
+from tests.files.hub_server import HubServer, connected
 
 PAGES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 DATA = {"dkd": "three", "dist": "three", "regression": "values", "pairs": "pairs", "tokens": "words"}
@@ -91,7 +91,7 @@ def test_pages_run_two_steps(here, page):
     (here / "page.yaml").write_text(yaml.safe_dump({k: v for k, v in told.items() if k != "export"}))
     overrides = ["training.use_cpu=true", "training.disable_tqdm=true"]
     for section in ("teacher", "student"):
-        kind = next(iter(kinds.given(section, told[section]) or [""]))
+        kind = next(iter(schema.given(section, told[section]) or [""]))
         overrides += SMALL[section].get(kind, [])
     if "source" in (told["student"].get("shrink") or {}):
         overrides += ["student.shrink.source=encoder"]

@@ -18,7 +18,7 @@ from hfdistill.recipe import search as searching
 from hfdistill.recipe.check import mistakes_of
 from hfdistill.recipe.run import Run, run_recipe
 from hfdistill.recipe.search import search_recipe
-from hfdistill.recipe.space import Dimension, usual
+from hfdistill.recipe.search_space import Dimension, usual
 from tests.distributed.test_two_processes import ROOT
 
 PAGE = """teacher: teacher

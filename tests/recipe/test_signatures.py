@@ -8,14 +8,14 @@ import pytest
 
 from hfdistill import DistillationArguments
 from hfdistill.objectives import registered
-from hfdistill.recipe import kinds
+from hfdistill.recipe import schema
 from hfdistill.recipe.signatures import parameters_by_inspection, parameters_of, summary_of, unfit
 
 ALL = {
     kind.target
-    for table in (kinds.TEACHERS, kinds.STUDENTS, kinds.CHANGES, kinds.AUGMENTATIONS)
+    for table in (schema.TEACHERS, schema.STUDENTS, schema.CHANGES, schema.AUGMENTATIONS)
     for kind in table.values()
-} | {kind.target for kind in (*kinds.DATA, *kinds.MEASURE, *kinds.EXPORT, *kinds.THESEUS)}  # fmt: skip
+} | {kind.target for kind in (*schema.DATA, *schema.MEASURE, *schema.EXPORT, *schema.THESEUS)}  # fmt: skip
 
 
 @pytest.mark.parametrize("target", sorted(ALL))
@@ -33,13 +33,13 @@ def test_every_kind_is_read_as_it_is(target):
 
 
 def test_what_is_withheld_exists():
-    for kind in [*kinds.TEACHERS.values(), *kinds.STUDENTS.values(), *kinds.DATA, *kinds.EXPORT]:
+    for kind in [*schema.TEACHERS.values(), *schema.STUDENTS.values(), *schema.DATA, *schema.EXPORT]:
         assert kind.withheld <= parameters_of(kind.target).keys()
 
 
 def test_training_takes_every_field_of_the_arguments():
     fields = {field.name for field in dataclasses.fields(DistillationArguments) if field.init}
-    told = {name for kind in kinds.TRAINING for name in parameters_of(kind.target)}
+    told = {name for kind in schema.TRAINING for name in parameters_of(kind.target)}
     assert told == {name for name in fields if not name.startswith("_")}
 
 
@@ -98,6 +98,6 @@ def test_types_of_objectives_can_be_checked(name):
 
 def test_what_is_not_there_is_no_signature():
     with pytest.raises(LookupError, match="has no missing"):
-        parameters_of("hfdistill.plain:missing")
+        parameters_of("hfdistill.files.plain_data:missing")
     with pytest.raises(LookupError, match="no package"):
         parameters_of("nowhere_at_all.module:name")

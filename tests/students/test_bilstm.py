@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from hfdistill import KD, DistillationTrainer, HiddenMSE
-from hfdistill.anatomy import Anatomy
+from hfdistill.network.architectures import Anatomy
+from hfdistill.network.trace import Tap, accepted_inputs, run
 from hfdistill.students import (
     BiLSTMConfig,
     BiLSTMForSequenceClassification,
@@ -13,9 +14,8 @@ from hfdistill.students import (
     block_importance,
     with_exits,
 )
-from hfdistill.trace import Tap, accepted_inputs, run
 from tests.conftest import make_bert, make_dataset, make_tokenizer
-from tests.students.test_light import arguments
+from tests.students.test_attention_free import arguments
 
 
 def small(**options):

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from test_anatomy import TINY, batch, tiny
 from torch.nn import functional as F
 from transformers import AutoModelForTokenClassification
 
-from hfdistill.anatomy import blocks, layout_of
+from hfdistill.network.architectures import blocks, layout_of
 from hfdistill.students import block_importance, most_important, shrink
 from hfdistill.students.importance import taylor_importance
+from tests.network.test_architectures import TINY, batch, tiny
 
 BATCHES = [batch(), batch(rows=2, tokens=9)]
 

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
-from test_anatomy import LABELS, TINY, batch, tiny
 from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
 
-from hfdistill.anatomy import layout_of
+from hfdistill.network.architectures import layout_of
 from hfdistill.students import shrink
+from tests.network.test_architectures import LABELS, TINY, batch, tiny
 
 REAL = Path(__file__).parents[2].parent / "shared/models/minilm-l6-sst2"
 PEFT_ASKS = pytest.mark.filterwarnings(

@@ -3,7 +3,7 @@
 import torch
 
 from hfdistill.students import static_from_teacher
-from hfdistill.students.tables import principal_components, token_outputs
+from hfdistill.students.embedding_tables import principal_components, token_outputs
 from tests.conftest import make_bert, make_tokenizer
 
 

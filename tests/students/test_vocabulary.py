@@ -6,7 +6,6 @@ import logging
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
-from test_anatomy import TINY, tiny
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AlbertTokenizer,
@@ -25,13 +24,14 @@ from transformers import (
 )
 
 from hfdistill import KD, DistillationTrainer, ModelTeacher, measure
-from hfdistill.measure import Contender
+from hfdistill.evaluation.measure import Contender
 from hfdistill.students import prune_vocabulary
 from hfdistill.students.corpus import token_counts
-from hfdistill.students.pieces import BPE
+from hfdistill.students.subword_models import BPE
 from tests.conftest import make_bert, make_dataset
+from tests.network.test_architectures import TINY, tiny
 from tests.students.conftest import LIKED, OTHER, SPECIAL, byte_bpe, made, suffix_bpe, unigram, wordpiece
-from tests.students.test_light import arguments
+from tests.students.test_attention_free import arguments
 
 STRANGE = ["unquotable", "xylophone zebra", "good storytellers", "quickly! quick? 42", "brûlée café"]
 

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.teachers.cached import recorded
+from tests.teachers.cache.cached import recorded
 
 
 @pytest.fixture(scope="module")

@@ -22,12 +22,12 @@ from hfdistill import (
     Tap,
     record,
 )
-from hfdistill.crossfit import out_of_fold
 from hfdistill.data import encode
+from hfdistill.teachers.out_of_fold import out_of_fold
 from tests.conftest import make_bert, make_byte_tokenizer, make_dataset, make_roberta, make_tokenizer
-from tests.teachers.cached import batch_of, encoded, live, recorded
-from tests.tokens import TAGS, make_tagger, make_words
+from tests.teachers.cache.cached import batch_of, encoded, live, recorded
 from tests.trainer.conftest import quiet_arguments
+from tests.word_material import TAGS, make_tagger, make_words
 
 HIDDEN = Contents(taps={Tap("hidden", 2)})
 

@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from hfdistill import LabelSpaceError
+from hfdistill.network.trace import Tap, Trace
 from hfdistill.teachers import FoldTeacher, ModelTeacher, Teacher
 from hfdistill.teachers.folds import assign_folds, text_key
-from hfdistill.trace import Tap, Trace
 from tests.conftest import make_bert, make_sentences, make_tokenizer
-from tests.tokens import make_tagger
+from tests.word_material import make_tagger
 
 TEXTS = [text for text, _ in make_sentences(12)]
 

@@ -11,7 +11,7 @@ from safetensors.torch import load
 import hfdistill
 from hfdistill import DistillationTrainer, PublishError
 from tests.conftest import make_bert, make_dataset, make_report, make_tokenizer
-from tests.hub_server import HubServer, connected
+from tests.files.hub_server import HubServer, connected
 
 # huggingface_hub 2.4 uploads by an argument that its HTTP library has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

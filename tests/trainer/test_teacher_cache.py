@@ -28,7 +28,7 @@ from hfdistill import (
     record,
 )
 from tests.conftest import BAD, GOOD, make_bert, make_dataset, make_tokenizer
-from tests.teachers.cached import shards
+from tests.teachers.cache.cached import shards
 
 DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
 INSIDE = Until(0.5) * (HiddenMSE() + MiniLMv2()) + After(0.5) * (0.5 * CrossEntropy() + 0.5 * KD())

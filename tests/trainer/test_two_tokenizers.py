@@ -26,7 +26,7 @@ from hfdistill import (
     measure,
 )
 from hfdistill.data import encode
-from hfdistill.measure import Contender
+from hfdistill.evaluation.measure import Contender
 from tests.conftest import make_bert, make_byte_tokenizer, make_dataset, make_roberta, make_tokenizer
 
 PAIRS = Dataset.from_dict(

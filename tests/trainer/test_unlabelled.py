@@ -7,7 +7,7 @@ from datasets import Dataset, concatenate_datasets
 
 from hfdistill import DistillationTrainer
 from tests.conftest import make_bert, make_dataset, make_tokenizer
-from tests.tokens import TAGS, make_tagger, make_words
+from tests.word_material import TAGS, make_tagger, make_words
 
 CASES = {
     "single label": ({}, [1, 0, 1, 0, 1, 0], -100),

@@ -23,10 +23,10 @@ from hfdistill import (
     shrink,
 )
 from hfdistill.data import encode
-from hfdistill.labels import UNKNOWN
+from hfdistill.network.label_space import UNKNOWN
 from tests.conftest import make_bert, make_dataset, make_tokenizer
-from tests.tokens import TAGS, make_tagger, make_words
 from tests.trainer.conftest import GradientRecorder
+from tests.word_material import TAGS, make_tagger, make_words
 
 SPLITS = [(16, 1), (8, 2), (4, 4), (1, 16)]
 OBJECTIVES = {

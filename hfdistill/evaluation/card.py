@@ -1,0 +1,392 @@
+"""The Hub's model card, drawn from a report and never from a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from hfdistill.evaluation.class_table import class_table
+from hfdistill.evaluation.plots.files import FOLDER, PLOTS
+from hfdistill.evaluation.report import (
+    COLUMNS,
+    PERCENT,
+    TITLES,
+    ModelReport,
+    Report,
+    count,
+    error_sentence,
+    hardware,
+    interval_sentences,
+    show,
+)
+from hfdistill.files.hub import HERE
+from hfdistill.files.markdown import as_yaml, escape, listing, table
+from hfdistill.files.plain_data import is_hub_id, printable, public_name, write_atomically
+
+TAGS = ("hfdistill", "knowledge-distillation")
+MAX_HEADER = 65_536
+MAX_CLASSES = 20
+
+_HUB_METRICS = {
+    "accuracy": "accuracy",
+    "macro_f1": "f1",
+    "micro_f1": "f1",
+    "pearson": "pearsonr",
+    "spearman": "spearmanr",
+    "mse": "mse",
+}
+_HUB_TASKS = {"token": "token-classification"}
+_CALL = {
+    "single_label": "",
+    "multi_label": ', top_k=None, function_to_apply="sigmoid"',
+    "regression": ', function_to_apply="none"',
+    "token": ', aggregation_strategy="simple"',
+}
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What the card calls things: ids where they are the Hub's, else the last folder of a path."""
+
+    model: str
+    base: str
+    dataset: str
+    base_on_hub: bool
+    dataset_on_hub: bool
+
+
+def write_card(
+    folder: str | Path,
+    report: Report,
+    *,
+    base_model: str,
+    dataset: str,
+    dataset_license: str | None = None,
+    license: str | None = None,  # noqa: A002 - the Hub's own word
+    model_name: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write `folder/README.md`: what the student is, how to use it, what it is worth, how it was made, where
+    it fails.
+
+    Every name is shown as text: it can bring neither HTML nor links nor table cells into the body, and the
+    header is read back before it is written. Objective, recipe and seeds come from `report.notes`.
+
+    Args:
+        folder: of the student.
+        report: what `measure` gave.
+        base_model: the teacher that it was cut from or learned from: Hub id or path. A path does not go into
+            the header.
+        dataset: what it was trained on: Hub id or path.
+        dataset_license: terms of the data.
+        license: of the student's weights, as the Hub spells it: "apache-2.0".
+        model_name: else the report's name of the student.
+        metadata: further header fields, such as {"language": "en", "tags": ["sentiment"]}.
+
+    Returns:
+        The path of the card.
+
+    Raises:
+        ValueError: `metadata` is no plain data, names a field that the card fills itself, or the header is
+            too long.
+
+    Example:
+        >>> write_card("out/student", report, base_model="org/teacher", dataset="org/data")  # doctest: +SKIP
+    """
+    names = _names(report, model_name, base_model, dataset)
+    data = _header(report, names, license, dict(metadata or {}))
+    header = as_yaml(data.to_dict())
+    if len(header) > MAX_HEADER:
+        raise ValueError(
+            f"The card's header has {len(header)} characters, more than {MAX_HEADER}. Shorten `metadata`."
+        )
+    body = "\n\n".join(
+        [
+            _summary(report, names),
+            _usage(report, names),
+            _results(report),
+            *_pictures(Path(folder)),
+            _training(report, names, dataset_license),
+            _limits(report),
+            _making(report, Path(folder)),
+        ]
+    )
+    content = f"---\n{header}---\n\n{body}\n"
+    if ModelCard(content).data.to_dict() != data.to_dict():
+        raise ValueError(
+            "The card's header does not read back as it was written. Use plain text in `metadata`."
+        )
+    return write_atomically(Path(folder) / "README.md", content)
+
+
+def _names(report: Report, model_name: str | None, base_model: str, dataset: str) -> _Names:
+    return _Names(
+        model=printable(public_name(model_name or report.student.name)) or "student",
+        base=printable(public_name(base_model)),
+        dataset=printable(public_name(dataset)),
+        base_on_hub=is_hub_id(base_model),
+        dataset_on_hub=is_hub_id(dataset),
+    )
+
+
+def _header(report: Report, names: _Names, license_id: str | None, extra: dict[str, Any]) -> ModelCardData:
+    taken = {
+        "model-index",
+        "model_name",
+        "eval_results",
+        "base_model",
+        "datasets",
+        "license",
+        "metrics",
+    } & extra.keys()
+    if taken:
+        raise ValueError(f"The card fills {', '.join(sorted(taken))} itself. Leave it out of `metadata`.")
+    try:
+        json.dumps(extra, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"`metadata` must be plain text, numbers, lists and mappings: {error}.") from error
+    own_tags = extra.pop("tags", [])
+    results = _eval_results(report, names)
+    return ModelCardData(
+        license=license_id,
+        library_name="transformers",
+        pipeline_tag=_hub_task(report),
+        base_model=names.base if names.base_on_hub else None,
+        base_model_relation="finetune" if names.base_on_hub else None,
+        datasets=[names.dataset] if names.dataset_on_hub else None,
+        metrics=sorted(
+            {result.metric_type for result in results if result.metric_type in _HUB_METRICS.values()}
+        )
+        or None,
+        tags=[*TAGS, _hub_task(report), *([own_tags] if isinstance(own_tags, str) else own_tags)],
+        model_name=names.model if results else None,
+        eval_results=results or None,
+        **extra,
+    )
+
+
+def _eval_results(report: Report, names: _Names) -> list[EvalResult]:
+    """The student's numbers for the header: what the table shows, and nothing undefined."""
+    values = {**(report.student.metrics or {}), **(report.student.fidelity or {})}
+    found = {metric: value for metric in COLUMNS[report.task] if (value := values.get(metric)) is not None}
+    return [
+        EvalResult(
+            task_type=_hub_task(report),
+            task_name=_hub_task(report).replace("-", " ").title(),
+            dataset_type=names.dataset if names.dataset_on_hub else "other",
+            dataset_name=names.dataset,
+            dataset_split=printable(report.data.split) if report.data.split else None,
+            metric_type=_HUB_METRICS.get(metric, metric),
+            metric_name=TITLES[metric],
+            metric_value=round(value, 4),
+            verified=False,
+        )
+        for metric, value in found.items()
+    ]
+
+
+def _hub_task(report: Report) -> str:
+    """The task as the Hub and `pipeline` spell it."""
+    return _HUB_TASKS.get(report.task, "text-classification")
+
+
+def _summary(report: Report, names: _Names) -> str:
+    labels = ", ".join(escape(c.label, limit=40) for c in report.classes[:MAX_CLASSES])
+    more = f" and {len(report.classes) - MAX_CLASSES} more" if len(report.classes) > MAX_CLASSES else ""
+    what = "a pair of texts" if report.data.pairs else "a text"
+    kind = {
+        "single_label": f"assigns {what} one label",
+        "multi_label": f"assigns {what} any number of labels",
+        "regression": f"assigns {what} a number",
+        "token": "assigns each word of a text one label",
+    }[report.task]
+    lines = [
+        f"# {escape(names.model)}",
+        f"A small model that {kind}{f', of {len(report.classes)}: {labels}{more}' if labels else ''}. "
+        f"It was distilled from **{escape(names.base)}** with hfdistill.",
+    ]
+    values = {**(report.student.metrics or {}), **(report.student.fidelity or {})}
+    shown = [f"{TITLES[m]} {show(values[m], m)}" for m in COLUMNS[report.task] if values.get(m) is not None]
+    beside = report.against_teacher("student")
+    if shown:
+        where = escape(f"{names.dataset} {report.data.split or ''}".strip())
+        lines.append(
+            f"On {report.data.rows:,} rows of {where}: {', '.join(shown)}"
+            f"{f'; compared with the teacher: {beside}' if beside else ''}."
+        )
+    return "\n\n".join(lines)
+
+
+def _usage(report: Report, names: _Names) -> str:
+    model = names.model if "/" in names.model and is_hub_id(names.model) else HERE
+    pairs = report.data.pairs
+    text = (
+        '{"text": "The first text.", "text_pair": "The second text."}' if pairs else '"The text to classify."'
+    )
+    texts = '"The first text.", "The second text."' if pairs else '"The text to classify."'
+    own = (
+        ""
+        if report.student.architecture.startswith("transformers.")
+        else "import hfdistill  # knows this architecture\n"
+    )
+    turn = {
+        "single_label": "logits.softmax(-1)",
+        "multi_label": "logits.sigmoid()",
+        "regression": "logits",
+        "token": "logits.softmax(-1)",
+    }[report.task]
+    auto = f"AutoModelFor{'Token' if report.task == 'token' else 'Sequence'}Classification"
+    return f"""## Use
+
+```python
+{own}from transformers import pipeline
+
+classify = pipeline("{_hub_task(report)}", model="{model}"{_CALL[report.task]})
+print(classify({text}))
+```
+
+Without the pipeline:
+
+```python
+{own}import torch
+from transformers import {auto}, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{model}")
+model = {auto}.from_pretrained("{model}")
+with torch.inference_mode():
+    logits = model(**tokenizer({texts}, return_tensors="pt")).logits
+print({turn}, model.config.id2label)
+```"""
+
+
+def _results(report: Report) -> str:
+    data, models = report.data, report.models()
+    labelled = "" if data.labelled_rows == data.rows else f" ({data.labelled_rows:,} of them with labels)"
+    labelled += "" if data.labelled_words is None else f", {data.labelled_words:,} labelled words"
+    quality = [m for m in (*COLUMNS[report.task], "nll", "kl") if _any_has(models, m)]
+    rows = []
+    for role, model in models.items():
+        values = {**(model.metrics or {}), **(model.fidelity or {})}
+        rows.append([f"{_role(role)} ({escape(model.name)})", *(_cell(values, m) for m in quality)])
+    lines = [
+        f"## Results\n\nMeasured on {data.rows:,} rows{labelled}, {escape(report.environment.date[:10])}.",
+        table(["", *(TITLES[m] for m in quality)], rows),
+    ]
+    lines += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in interval_sentences(report)]
+    if report.differences:
+        lines.append(
+            "The intervals cover the choice of rows, not that of training seeds. ± is one standard error."
+        )
+    if report.teacher is not None:
+        lines.append(_CLOSENESS[report.task])
+    return "\n\n".join([*lines, _costs(report)])
+
+
+_CLOSENESS = {
+    "single_label": "Agreement: share of rows where the answer is the teacher's. ECE: expected calibration "
+    "error, 15 bins. KL: KL(teacher ‖ student), in nats.",
+    "multi_label": "Agreement: share of rows whose label set is the teacher's. Exact match: whose label set "
+    "is right. KL: mean over rows and labels, in nats.",
+    "regression": "MSE and correlations are against the labels where not said otherwise.",
+    "token": "A word's answer is that of its first token. Entity F1: whole entities, type and both ends. "
+    "Agreement: share of words where the answer is the teacher's. ECE: expected calibration error, 15 bins. "
+    "The intervals take words for independent, which those of one text are not: they are too narrow.",
+}
+
+
+def _pictures(folder: Path) -> list[str]:
+    """The plots that lie beside the card, by the names that `write_plots` gives them."""
+    found = [
+        f"![{shows}]({FOLDER}/{name}.{kind})"
+        for name, shows in PLOTS.items()
+        for kind in ("png", "svg")
+        if (folder / FOLDER / f"{name}.{kind}").is_file()
+    ]
+    return ["\n\n".join(["## Pictures", *found])] if found else []
+
+
+def _costs(report: Report) -> str:
+    rows = []
+    for role, model in report.models().items():
+        s = model.speed
+        timed = (
+            [f"{s.latency_ms_p50:.1f}", f"{s.latency_ms_p95:.1f}", f"{s.rows_per_s:.0f}"] if s else ["-"] * 3
+        )
+        size = [count(model.parameters), count(model.embedding_parameters), f"{model.size_mb:.1f}"]
+        rows.append([_role(role), *size, *timed, report.against_teacher(role) or "-"])
+    header = ["", "parameters", "in embeddings", "MB", "ms p50", "ms p95", "rows/s", "against the teacher"]
+    dtypes = ", ".join(sorted({escape(model.dtype) for model in report.models().values()}))
+    text = f"MB: 1e6 bytes of safetensors in {dtypes}."
+    s = report.student.speed
+    if s is not None:
+        text = (
+            f"{text} Milliseconds: one row at a time, median and 95th percentile of {s.latency_rows} real "
+            f"rows ({report.data.tokens_p50} tokens in the median). Rows/s: batches of {s.batch_size}, "
+            f"median of {s.repeats} passes over {s.throughput_rows} rows. All models by turns on "
+            f"{escape(hardware(report), limit=300)}; tokenization is not timed."
+        )
+    return f"## Size and speed\n\n{table(header, rows)}\n\n{text}"
+
+
+def _training(report: Report, names: _Names, dataset_license: str | None) -> str:
+    lines = [
+        "## Training",
+        f"- Data: {escape(names.dataset)}"
+        + (f", licence {escape(dataset_license)}" if dataset_license else ""),
+    ]
+    lines.append(f"- Teacher: {escape(names.base)}")
+    notes = dict(report.notes)
+    if "objective" in notes:
+        lines.append(f"- Objective: <code>{escape(notes.pop('objective'), limit=500)}</code>")
+    if report.environment.commit:
+        lines.append(f"- Commit: {escape(report.environment.commit)}")
+    text = "\n".join([lines[0], "", *lines[1:]])
+    return f"{text}\n\n{listing(notes)}" if notes else text
+
+
+def _limits(report: Report) -> str:
+    lines, unit = ["## Limits"], "words" if report.task == "token" else "rows"
+    if report.errors is not None:
+        lines.append(f"Inherited errors: {error_sentence(report.errors, unit)}.")
+    lines.append(
+        "A student repeats its teacher's biases, and tests on one data set say little about other texts. "
+        "Measure it on your own before you rely on it."
+    )
+    if report.student.metrics is None:
+        lines.append(
+            "The rows had no labels: how often the model is right is not known, only how close it is to the "
+            "teacher."
+        )
+    elif report.classes:
+        lines.append(class_table(report))
+    return "\n\n".join(lines)
+
+
+def _making(report: Report, folder: Path) -> str:
+    e = report.environment
+    full = " All numbers are in report.json." if (folder / "report.json").is_file() else ""
+    return (
+        f"## How this card was made\n\nhfdistill {escape(e.hfdistill)} measured the models and wrote "
+        f"this card (Python {escape(e.python)}, {escape(e.platform)}).{full} Nobody has verified the numbers "
+        "since."
+    )
+
+
+def _any_has(models: Mapping[str, ModelReport], metric: str) -> bool:
+    return any(metric in {**(m.metrics or {}), **(m.fidelity or {})} for m in models.values())
+
+
+def _cell(values: Mapping[str, float | None], metric: str) -> str:
+    """A metric, with its standard error where there is one."""
+    error = values.get(f"{metric}_se")
+    shown = show(values.get(metric), metric)
+    return shown if error is None or metric not in PERCENT else f"{shown} ± {100 * error:.1f}"
+
+
+def _role(role: str) -> str:
+    return {"teacher": "teacher", "student": "**this student**", "baseline": "undistilled student"}[role]

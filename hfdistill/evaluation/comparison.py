@@ -1,0 +1,187 @@
+"""Several runs side by side: a table over objectives and seeds, kept in a Markdown page."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hfdistill.evaluation.report import (
+    COLUMNS,
+    PERCENT,
+    TITLES,
+    ModelReport,
+    Report,
+    count,
+    hardware,
+    show,
+    signed,
+)
+from hfdistill.files.markdown import escape, table
+from hfdistill.files.plain_data import write_atomically
+
+
+def compare_runs(runs: Mapping[str, Sequence[Report]], *, baseline: str | None = None) -> str:
+    """A Markdown table with a line per name: the mean over its reports, and each of them.
+
+    Args:
+        runs: reports of the same rows by name, one per seed, in the same order of seeds.
+        baseline: the name that the others are compared with, seed by seed.
+
+    Returns:
+        Columns: mean and single values of the task's first metric, the differences to the baseline's, mean
+        closeness to the teacher. Best mean in bold.
+
+    Raises:
+        ValueError: no reports, reports of different tasks or rows, or a baseline that is not among the names.
+    """
+    every = _alike(runs, "compare_runs")
+    if baseline is not None and baseline not in runs:
+        raise ValueError(f"baseline={baseline!r} is not among the names: {', '.join(map(repr, runs))}.")
+    metric, closeness = COLUMNS[every[0].task][0], COLUMNS[every[0].task][-1]
+    means = {name: statistics.mean(_values(reports, metric)) for name, reports in runs.items()}
+    header = ["", TITLES[metric], "each seed"]
+    header += [f"minus {escape(baseline)}"] if baseline is not None else []
+    rows = []
+    for name, reports in runs.items():
+        mean = show(means[name], metric)
+        row = [escape(name, limit=200), f"**{mean}**" if means[name] == max(means.values()) else mean]
+        row.append(" / ".join(show(value, metric) for value in _values(reports, metric)))
+        if baseline is not None:
+            row.append(_against(reports, runs[baseline], metric) if name != baseline else "")
+        rows.append([*row, _closeness(reports, closeness)])
+    return table([*header, TITLES[closeness]], rows)
+
+
+def compare_students(
+    distilled: Mapping[str, Sequence[Report]], undistilled: Mapping[str, Sequence[Report]] | None = None
+) -> str:
+    """A Markdown table of kinds of students: what each keeps of its teacher, what it weighs, what it takes.
+
+    Args:
+        distilled: reports beside one teacher by name, one per seed.
+        undistilled: of the same students trained without a teacher, in the same order of seeds.
+
+    Returns:
+        Columns: weights, megabytes, mean of the task's first metric (distilled, undistilled, their
+        differences seed by seed: mean, smallest, largest), closeness of the distilled one, and the speed of
+        the first report that was timed, beside the teacher's of the same pass (`time_together`). Below it,
+        what was timed on which machine. Best mean of the students in bold.
+
+    Raises:
+        ValueError: no reports, reports of different tasks or rows, or without a teacher.
+    """
+    others = undistilled or {}
+    every = _alike({**distilled, **{(name,): found for name, found in others.items()}}, "compare_students")
+    metric, closeness = COLUMNS[every[0].task][0], COLUMNS[every[0].task][-1]
+    shown = next((report for report in every if report.student.speed), every[0])
+    teacher = _teacher(shown)
+    quality = show((teacher.metrics or {}).get(metric), metric)
+    rows = [["teacher", *_weight(teacher), quality, "", "", "", *_pace(teacher, teacher)]]
+    best = max(statistics.mean(_values(found, metric)) for found in (*distilled.values(), *others.values()))
+    for name, reports in distilled.items():
+        first = next((report for report in reports if report.student.speed), reports[0])
+        row = [escape(name, limit=200), *_weight(first.student), _mean(reports, metric, best=best)]
+        row += [_mean(others[name], metric, best=best)] if name in others else [""]
+        row += [_against(reports, others[name], metric)] if name in others else [""]
+        rows.append([*row, _closeness(reports, closeness), *_pace(first.student, _teacher(first))])
+    header = ["", "parameters", "MB", f"{TITLES[metric]}, distilled", "undistilled", "difference"]
+    lines = table([*header, TITLES[closeness], "ms", "faster", "rows/s", "faster"], rows)
+    return f"{lines}\n\n{_timing(shown)}"
+
+
+def write_section(page: str | os.PathLike[str], name: str, text: str) -> Path:
+    """Put text between the lines `<!-- name -->` and `<!-- /name -->` of a page, whole or not at all.
+
+    Raises:
+        ValueError: the page does not have each of the two lines once, in this order.
+    """
+    page = Path(page)
+    first, last = f"<!-- {name} -->", f"<!-- /{name} -->"
+    content = page.read_text(encoding="utf-8")
+    before, found, rest = content.partition(first)
+    _, ended, after = rest.partition(last)
+    if not found or not ended or first in after or last in before + after:
+        raise ValueError(
+            f"{page.name} needs the lines {first} and {last} once each, in this order: the table goes "
+            f"between them. Write them where it belongs."
+        )
+    return write_atomically(page, f"{before}{first}\n\n{text.strip()}\n\n{last}{after}")
+
+
+def _alike(runs: Mapping[Any, Sequence[Report]], asked: str) -> list[Report]:
+    """All reports, or an error where they cannot be compared."""
+    every = [report for reports in runs.values() for report in reports]
+    if not every or not all(runs.values()):
+        raise ValueError(f"{asked} needs at least one report for each name, found none. Run them first.")
+    if len({(report.task, report.data.rows, report.data.labelled_rows) for report in every}) > 1:
+        raise ValueError(
+            f"{asked} found reports of different tasks or rows, which say nothing about each other. Give "
+            "the reports of one data set."
+        )
+    return every
+
+
+def _teacher(report: Report) -> ModelReport:
+    if report.teacher is None:
+        raise ValueError("compare_students needs reports beside a teacher. Measure with teacher=.")
+    return report.teacher
+
+
+def _weight(model: ModelReport) -> list[str]:
+    return [count(model.parameters), f"{model.size_mb:.1f}"]
+
+
+def _pace(model: ModelReport, teacher: ModelReport) -> list[str]:
+    """Milliseconds and rows a second, each with how many times as fast as the teacher's that is."""
+    if model.speed is None or teacher.speed is None:
+        return ["", "", "", ""]
+    own, theirs = model.speed, teacher.speed
+    ms, faster = f"{own.latency_ms_p50:.2f}", theirs.latency_ms_p50 / own.latency_ms_p50
+    return [ms, f"{faster:.1f}x", f"{own.rows_per_s:,.0f}", f"{own.rows_per_s / theirs.rows_per_s:.1f}x"]
+
+
+def _mean(reports: Sequence[Report], metric: str, *, best: float) -> str:
+    mean = statistics.mean(_values(reports, metric))
+    return f"**{show(mean, metric)}**" if mean == best else show(mean, metric)
+
+
+def _closeness(reports: Sequence[Report], metric: str) -> str:
+    """The mean over the reports, where it is known."""
+    near = [(report.student.fidelity or {}).get(metric) for report in reports]
+    known = [value for value in near if value is not None]
+    return show(statistics.mean(known), metric) if known else ""
+
+
+def _timing(report: Report) -> str:
+    speed = report.student.speed
+    text = f"MB: 1e6 bytes of {escape(report.student.dtype)} weights."
+    if speed is None:
+        return text
+    return (
+        f"{text} ms: one row at a time, median of {speed.latency_rows} real rows ({report.data.tokens_p50} "
+        f"tokens in the median). rows/s: batches of {speed.batch_size}, median of {speed.repeats} passes "
+        f"over {speed.throughput_rows} rows. All models by turns on {escape(hardware(report), limit=300)}; "
+        "tokenization is not timed."
+    )
+
+
+def _values(reports: Sequence[Report], metric: str) -> list[float]:
+    found = [(report.student.metrics or {}).get(metric) for report in reports]
+    if any(value is None for value in found):
+        raise ValueError(f"A report has no {TITLES[metric]}. Measure on rows that have labels.")
+    return [value for value in found if value is not None]
+
+
+def _against(reports: Sequence[Report], others: Sequence[Report], metric: str) -> str:
+    """The mean of the differences seed by seed, and the smallest and largest of them."""
+    pairs = zip(_values(reports, metric), _values(others, metric), strict=False)
+    differences = [own - other for own, other in pairs]
+    if metric not in PERCENT:
+        return f"{statistics.mean(differences):+.3f}"
+    if len(differences) == 1:
+        return signed(differences[0])
+    mean, low, high = (signed(x) for x in (statistics.mean(differences), min(differences), max(differences)))
+    return f"{mean} ({low} to {high})"

@@ -1,0 +1,135 @@
+"""A student's answers beside its teacher's and baseline's: what was lost, inherited, corrected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from hfdistill.evaluation.metrics.scores import Array, paired_interval
+from hfdistill.evaluation.report import MAX_CELLS, Cell, ClassReport, Confusion, Difference, Errors
+
+
+def differences(task: str, logits: Mapping[str, Array], labels: Array) -> tuple[Difference, ...]:
+    """The student's accuracy minus the others'; none for regression or without labels."""
+    if task == "regression" or len(labels) == 0:
+        return ()
+    metric = "subset_accuracy" if task == "multi_label" else "accuracy"
+    right = {role: _right(task, values, labels) for role, values in logits.items()}
+    others = [role for role in ("teacher", "baseline") if role in right]
+    return tuple(Difference(role, metric, *paired_interval(right["student"], right[role])) for role in others)
+
+
+def _right(task: str, logits: Array, labels: Array) -> Array:
+    """Which rows a model gets wholly right, (rows,) bool."""
+    if task == "multi_label":
+        return np.asarray(((logits > 0) == (labels > 0)).all(axis=1))
+    return np.asarray(logits.argmax(axis=1) == labels)
+
+
+def errors(logits: Mapping[str, Array], labels: Array) -> Errors | None:
+    """What became of the teacher's errors; None without teacher or labels.
+
+    Args:
+        logits: by role, (rows, C) in one class order.
+        labels: class ids (rows,).
+    """
+    if "teacher" not in logits or len(labels) == 0:
+        return None
+    answers = {role: values.argmax(axis=1) for role, values in logits.items()}
+    student, teacher, baseline = answers["student"], answers["teacher"], answers.get("baseline")
+    wrong = teacher != labels
+    return Errors(
+        teacher_wrong=int(wrong.sum()),
+        same_wrong=int((wrong & (student == teacher)).sum()),
+        corrected=int((wrong & (student == labels)).sum()),
+        new=int((~wrong & (student != labels)).sum()),
+        baseline_same_wrong=None if baseline is None else int((wrong & (baseline == teacher)).sum()),
+    )
+
+
+def classes(
+    task: str, logits: Mapping[str, Array], labels: Array, names: list[str]
+) -> tuple[ClassReport, ...]:
+    """One entry per class; arguments as for `errors`, labels of multi-label rows are (rows, C)."""
+    if task == "regression":
+        return ()
+    found = []
+    for i, name in enumerate(names):
+        inside = labels[:, i] > 0 if labels.ndim == 2 else labels == i
+        says = {r: v[:, i] > 0 if labels.ndim == 2 else v.argmax(axis=1) == i for r, v in logits.items()}
+        found.append(_class(name, inside, says, logits, labels))
+    return tuple(found)
+
+
+def _class(
+    name: str, inside: Array, says: Mapping[str, Array], logits: Mapping[str, Array], labels: Array
+) -> ClassReport:
+    rows = int(inside.sum())
+    recall = {role: float(answer[inside].mean()) if rows else None for role, answer in says.items()}
+    return ClassReport(
+        label=name,
+        rows=rows,
+        share=rows / len(labels) if len(labels) else 0.0,
+        student_recall=recall["student"],
+        teacher_recall=recall.get("teacher"),
+        **_inherited(inside, says, logits, labels),
+    )
+
+
+def _inherited(
+    inside: Array, says: Mapping[str, Array], logits: Mapping[str, Array], labels: Array
+) -> dict[str, int | None]:
+    """What became of the teacher's errors on the rows of a class; of its decisions, for several labels."""
+    if "teacher" not in logits or not len(labels):
+        return {"teacher_wrong": None, "same_wrong": None}
+    several = labels.ndim == 2
+    answers = says if several else {role: values.argmax(axis=1) for role, values in logits.items()}
+    asked = np.ones_like(inside) if several else inside
+    right = {role: asked & (says[role] == inside) for role in says}
+    wrong = asked & ~right["teacher"]
+    same = {role: int((wrong & (answers[role] == answers["teacher"])).sum()) for role in answers}
+    return {
+        "teacher_wrong": int(wrong.sum()),
+        "same_wrong": same["student"],
+        "corrected": int((wrong & right["student"]).sum()),
+        "new": int((right["teacher"] & ~right["student"]).sum()),
+        "baseline_same_wrong": same.get("baseline"),
+    }
+
+
+def confusions(
+    task: str, logits: Mapping[str, Array], known: Mapping[str, Array], labels: Array
+) -> tuple[Confusion, ...]:
+    """The student's answers against the labels and against the teacher's; none for several labels or numbers.
+
+    Args:
+        task: as `hfdistill.network.label_space.task_kind` names it.
+        logits: by role, (rows, C) in one class order, of all rows.
+        known: the same of the labelled rows.
+        labels: class ids of these.
+    """
+    if task not in ("single_label", "token"):
+        return ()
+    found, count = [], logits["student"].shape[1]
+    if len(labels):
+        found.append(_confusion("labels", labels, known["student"].argmax(axis=1), count))
+    if "teacher" in logits:
+        teacher, student = (logits[role].argmax(axis=1) for role in ("teacher", "student"))
+        found.append(_confusion("teacher", teacher, student, count))
+    return tuple(found)
+
+
+def _confusion(against: str, rows: Array, columns: Array, count: int) -> Confusion:
+    """Counts of pairs of class ids; of many classes only where they differ, the most frequent."""
+    pairs, numbers = np.unique(rows.astype(np.int64) * count + columns, return_counts=True)
+    complete = count**2 <= MAX_CELLS
+    if not complete:
+        differ = pairs // count != pairs % count
+        pairs, numbers = pairs[differ], numbers[differ]
+        largest = np.argsort(-numbers, kind="stable")[: MAX_CELLS // 10]
+        pairs, numbers = pairs[largest], numbers[largest]
+    cells = (
+        Cell(int(pair // count), int(pair % count), int(n)) for pair, n in zip(pairs, numbers, strict=True)
+    )
+    return Confusion(against, complete, tuple(cells))

@@ -1,0 +1,138 @@
+"""Scores of logits, in float64: what each task reports, and how close a student comes to its teacher."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import f1_score
+
+from hfdistill.evaluation.metrics.agreement import agreement
+from hfdistill.evaluation.metrics.calibration import expected_calibration_error
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Scores = dict[str, float | None]
+
+Z95 = 1.959963984540054
+
+
+def scores(kind: str, logits: Array, labels: Array) -> Scores:
+    """What a model of this task is worth on labelled rows.
+
+    single_label: accuracy, accuracy_se, macro_f1, ece (15 bins), nll. multi_label (label set = logits > 0):
+    subset_accuracy, subset_accuracy_se, micro_f1, macro_f1, nll (mean over rows and labels). regression: mse,
+    pearson, spearman. token: as single_label with words as rows, but no standard error, since the words of a
+    text are not drawn one by one. A standard error is `sqrt(p(1-p)/n)`. Macro F1 is the mean over classes
+    that occur in labels or predictions (scikit-learn's rule). A correlation with a constant is undefined:
+    None.
+
+    Args:
+        kind: the task, as `hfdistill.network.label_space.task_kind` names it.
+        logits: (rows, C); regression (rows, 1).
+        labels: class ids (rows,), 0/1 (rows, C), or numbers (rows,).
+    """
+    x = logits.astype(np.float64)
+    if kind == "single_label":
+        return _single_label(x, labels)
+    if kind == "token":
+        return {name: v for name, v in _single_label(x, labels).items() if name != "accuracy_se"}
+    if kind == "multi_label":
+        return _multi_label(x, labels)
+    y = labels.astype(np.float64)
+    return {
+        "mse": float(np.mean((x[:, 0] - y) ** 2)),
+        "pearson": pearson(x[:, 0], y),
+        "spearman": pearson(_ranks(x[:, 0]), _ranks(y)),
+    }
+
+
+def fidelity(kind: str, student: Array, teacher: Array) -> Scores:
+    """How close the student's logits come to the teacher's, labels or not; both (rows, C) in one class order.
+
+    single_label: agreement, kl. multi_label: agreement (equal label sets), label_agreement (equal decisions),
+        kl (mean
+    over rows and labels). regression: pearson_teacher, mse_teacher. KL(teacher || student) at T = 1, in nats.
+    """
+    s, t = student.astype(np.float64), teacher.astype(np.float64)
+    if kind == "regression":
+        return {"mse_teacher": float(np.mean((s - t) ** 2)), "pearson_teacher": pearson(s[:, 0], t[:, 0])}
+    if kind in ("single_label", "token"):
+        log_s, log_t = log_softmax(s), log_softmax(t)
+        kl = (np.exp(log_t) * (log_t - log_s)).sum(axis=1).mean()
+        return {"agreement": agreement(s.argmax(axis=1), t.argmax(axis=1)), "kl": float(kl)}
+    p = np.exp(_log_sigmoid(t))
+    kl = (p * (_log_sigmoid(t) - _log_sigmoid(s)) + (1 - p) * (_log_sigmoid(-t) - _log_sigmoid(-s))).mean()
+    return {
+        "agreement": agreement(s > 0, t > 0),
+        "label_agreement": float(np.mean((s > 0) == (t > 0))),
+        "kl": float(kl),
+    }
+
+
+def paired_interval(first: Array, second: Array) -> tuple[float, float, float]:
+    """Difference of two accuracies on the same rows with its 95 % interval: (mean, low, high), -1 to 1.
+
+    Bonett and Price 2012 (adjusted Wald): one row is added to each kind of disagreement, so the interval
+    keeps its width when the models hardly disagree. It covers the choice of rows, not that of training seeds.
+
+    Args:
+        first: whether the first model is right, bool (rows,).
+        second: the same of the second; the result is first minus second.
+
+    Example:
+        >>> paired_interval(np.array([True, True]), np.array([True, True]))[0]
+        0.0
+    """
+    n = len(first)
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    p, q = (only_first + 1) / (n + 2), (only_second + 1) / (n + 2)
+    half = Z95 * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
+    return (only_first - only_second) / n, max(p - q - half, -1.0), min(p - q + half, 1.0)
+
+
+def pearson(a: Array, b: Array) -> float | None:
+    """Pearson's correlation of two columns (rows,); None where one is constant."""
+    a, b = a - a.mean(), b - b.mean()
+    scale = math.sqrt(float(a @ a)) * math.sqrt(float(b @ b))
+    return float(np.clip(a @ b / scale, -1.0, 1.0)) if scale > 0 else None
+
+
+def log_softmax(logits: Array) -> Array:
+    """Log-probabilities of each row; (rows, C)."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+
+def _single_label(x: Array, labels: Array) -> Scores:
+    log_p, predicted = log_softmax(x), x.argmax(axis=1)
+    accuracy = float(np.mean(predicted == labels))
+    return {
+        "accuracy": accuracy,
+        "accuracy_se": math.sqrt(accuracy * (1 - accuracy) / len(labels)),
+        "macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
+        "ece": expected_calibration_error(np.exp(log_p), labels),
+        "nll": float(-log_p[np.arange(len(labels)), labels].mean()),
+    }
+
+
+def _multi_label(x: Array, labels: Array) -> Scores:
+    predicted, truth = x > 0, labels > 0
+    accuracy = agreement(predicted, truth)
+    return {
+        "subset_accuracy": accuracy,
+        "subset_accuracy_se": math.sqrt(accuracy * (1 - accuracy) / len(labels)),
+        "micro_f1": float(f1_score(truth, predicted, average="micro", zero_division=0)),
+        "macro_f1": float(f1_score(truth, predicted, average="macro", zero_division=0)),
+        "nll": float(-np.where(truth, _log_sigmoid(x), _log_sigmoid(-x)).mean()),
+    }
+
+
+def _log_sigmoid(x: Array) -> Array:
+    return np.asarray(-np.logaddexp(0.0, -x))
+
+
+def _ranks(x: Array) -> Array:
+    """Ranks from 1, ties share their mean."""
+    _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[inverse])

@@ -1,0 +1,108 @@
+"""Pictures of a report: drawn from its numbers and a run's log, never from a model."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hfdistill.evaluation.plots.files import FOLDER, PLOTS
+from hfdistill.evaluation.plots.frontier import draw_frontier
+from hfdistill.evaluation.plots.losses import draw_losses, parts_of
+from hfdistill.evaluation.plots.predictions import changes_of, draw_classes, draw_confusion, draw_reliability
+from hfdistill.evaluation.plots.style import KINDS, check_kind, drawing, save
+from hfdistill.evaluation.report import Report
+
+__all__ = [
+    "draw_classes",
+    "draw_confusion",
+    "draw_frontier",
+    "draw_losses",
+    "draw_reliability",
+    "write_frontier",
+    "write_plots",
+]
+
+logger = logging.getLogger(__name__)
+
+
+def write_plots(
+    folder: str | os.PathLike[str],
+    report: Report,
+    *,
+    history: Sequence[Mapping[str, Any]] | None = None,
+    kind: str = "png",
+) -> list[Path]:
+    """Draw what a report holds into `folder/plots`: reliability, confusion, classes, and a run's loss.
+
+    The names of the files are fixed: loss, reliability, confusion and classes, each whole or not at all;
+    what the report does not hold is removed there. `write_card`, called afterwards, shows them. A run does
+    not fail for its pictures: without matplotlib, or where one cannot be drawn, a warning says so.
+
+    Args:
+        folder: of the student.
+        report: what `measure` gave.
+        history: `trainer.state.log_history`; without it a picture of the loss stays as it is.
+        kind: "png" or "svg".
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        ValueError: for another kind.
+
+    Example:
+        >>> write_plots("out/student", report, history=trainer.state.log_history)  # doctest: +SKIP
+    """
+    check_kind(kind)
+    try:
+        with drawing():
+            pass
+    except ImportError as error:
+        logger.warning("No plots. %s", error)
+        return []
+    draw: dict[str, Callable[[], Any] | None] = {
+        "reliability": (lambda: draw_reliability(report))
+        if any(model.reliability for model in report.models().values())
+        else None,
+        "confusion": (lambda: draw_confusion(report)) if report.confusions else None,
+        "classes": (lambda: draw_classes(report)) if changes_of(report) else None,
+    }
+    if history is not None:
+        draw["loss"] = (lambda: draw_losses(history)) if "loss" in parts_of(history) else None
+    written = []
+    for name, make in ((name, draw[name]) for name in PLOTS if name in draw):
+        paths = {k: Path(folder, FOLDER, f"{name}.{k}") for k in KINDS}
+        path = None if make is None else _drawn(make, paths[kind])
+        for old in (other for other in paths.values() if other != path):
+            old.unlink(missing_ok=True)
+        written += [] if path is None else [path]
+    return written
+
+
+def _drawn(make: Callable[[], Any], path: Path) -> Path | None:
+    """The picture's file; None, and a warning, where it cannot be drawn."""
+    try:
+        return save(make(), path)
+    except OSError:
+        raise  # it cannot be written, nor can the card
+    except Exception as error:  # of matplotlib's many kinds; what was measured is worth more than a picture
+        logger.warning("%s was not drawn: %s: %s", path, type(error).__name__, error)
+        return None
+
+
+def write_frontier(
+    path: str | os.PathLike[str],
+    distilled: Mapping[str, Sequence[Report]],
+    undistilled: Mapping[str, Sequence[Report]] | None = None,
+) -> Path:
+    """Draw quality over latency, with size as bubbles, into a .png or .svg; see `draw_frontier`.
+
+    Raises:
+        ValueError: another kind of file, no student that was timed, or a report without labels.
+        ImportError: matplotlib is not installed.
+    """
+    check_kind(Path(path).suffix.removeprefix("."))
+    return save(draw_frontier(distilled, undistilled), path)

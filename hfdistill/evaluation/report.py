@@ -1,0 +1,400 @@
+"""What a student is worth, as plain data: written as JSON, printed as a table; cards and plots are drawn from
+it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from hfdistill.files.plain_data import build, printable, read_json, write_atomically
+
+SCHEMA = 3
+MAX_BYTES = 16_000_000
+MAX_CELLS = 400
+"""Of a confusion matrix that is kept whole: 20 classes. Of more classes a tenth as many pairs are kept."""
+
+ROLES = ("teacher", "student", "baseline")
+COLUMNS = {
+    "single_label": ("accuracy", "macro_f1", "ece", "agreement"),
+    "multi_label": ("micro_f1", "subset_accuracy", "agreement"),
+    "regression": ("pearson", "spearman", "mse", "pearson_teacher"),
+    "token": ("entity_f1", "accuracy", "macro_f1", "agreement"),
+}
+TITLES = {
+    "entity_f1": "entity F1",
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "ece": "ECE",
+    "nll": "NLL",
+    "agreement": "agreement",
+    "kl": "KL",
+    "micro_f1": "micro F1",
+    "subset_accuracy": "exact match",
+    "label_agreement": "label agreement",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+    "mse": "MSE",
+    "pearson_teacher": "Pearson with teacher",
+    "mse_teacher": "MSE to teacher",
+}
+PERCENT = {"entity_f1", "accuracy", "macro_f1", "micro_f1", "subset_accuracy", "agreement", "label_agreement"}
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a model answers, from token ids to logits; tokenization is not in it.
+
+    Args:
+        latency_ms_p50: median milliseconds for one row alone.
+        latency_ms_p95: 95th percentile of the same.
+        latency_rows: timed rows.
+        rows_per_s: median rows per second in batches.
+        batch_size: rows per batch.
+        throughput_rows: rows in one timed pass.
+        repeats: timed passes.
+    """
+
+    latency_ms_p50: float
+    latency_ms_p95: float
+    latency_rows: int
+    rows_per_s: float
+    batch_size: int
+    throughput_rows: int
+    repeats: int
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Answers of like confidence: how many, the mean of their confidences, and the share that is right."""
+
+    rows: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Rows of the class numbered `row` that the student puts into class `column`; both from 0."""
+
+    row: int
+    column: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Which classes the student takes for which, `against` the "labels" or the answers of the "teacher".
+
+    `complete`: what is not listed is 0. Else, with many classes, only the most frequent pairs of different
+    ones are listed, in this order.
+    """
+
+    against: str
+    complete: bool
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """One model.
+
+    Args:
+        name: Hub id, or the last folder of a path.
+        architecture: package and class, such as "transformers.BertForSequenceClassification".
+        parameters: number of weights, tied ones once.
+        embedding_parameters: those of the word embedding table among them.
+        size_mb: megabytes (1e6 bytes) of its safetensors file in `dtype`.
+        dtype: of the weights as measured.
+        metrics: against the labels, see `hfdistill.evaluation.metrics.scores`; None without labels.
+        fidelity: against the teacher; None for the teacher and without one.
+        speed: None where speed was not asked for.
+        reliability: the bins of `ece`; None without labels, for other tasks, and in reports of schema 1 or 2.
+    """
+
+    name: str
+    architecture: str
+    parameters: int
+    embedding_parameters: int
+    size_mb: float
+    dtype: str
+    metrics: dict[str, float | None] | None
+    fidelity: dict[str, float | None] | None
+    speed: Speed | None
+    reliability: tuple[Bin, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Student minus `other` in `metric`, with its 95 % interval (paired rows, Bonett and Price 2012)."""
+
+    other: str
+    metric: str
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Errors:
+    """What became of the teacher's errors, in rows.
+
+    Args:
+        teacher_wrong: rows that the teacher gets wrong.
+        same_wrong: of these, the student gives the same wrong answer (inherited).
+        corrected: of these, the student is right.
+        new: rows that the teacher gets right and the student wrong.
+        baseline_same_wrong: as `same_wrong`, for the undistilled student: what is shared without
+            distillation.
+    """
+
+    teacher_wrong: int
+    same_wrong: int
+    corrected: int
+    new: int
+    baseline_same_wrong: int | None
+
+
+@dataclass(frozen=True)
+class ClassReport:
+    """One class: its rows and share among the labelled rows, and how many of them each model finds (recall).
+
+    `teacher_wrong`, `same_wrong`, `corrected`, `new` and `baseline_same_wrong` are as in `Errors`, for the
+    rows (single label, words) or decisions (multi label) of the class: where the student inherited the
+    teacher's errors, and where the undistilled student makes them too. A recall is None where the class has
+    no rows, or no such model was measured; `corrected` and what follows are None in a report of schema 1.
+    """
+
+    label: str
+    rows: int
+    share: float
+    student_recall: float | None
+    teacher_recall: float | None
+    teacher_wrong: int | None
+    same_wrong: int | None
+    corrected: int | None = None
+    new: int | None = None
+    baseline_same_wrong: int | None = None
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """The rows that were measured; token counts are the student's, truncated at `max_length`.
+
+    `labelled_words` is None but where words are labelled: differences, errors and classes then count words.
+    """
+
+    name: str | None
+    split: str | None
+    rows: int
+    labelled_rows: int
+    pairs: bool
+    tokens_p50: int
+    tokens_max: int
+    max_length: int | None
+    labelled_words: int | None = None
+
+    @property
+    def scored(self) -> str:
+        """What quality was scored on: "872 rows", or words where these are labelled."""
+        if self.labelled_words is None:
+            return f"{self.labelled_rows:,} rows"
+        return f"{self.labelled_words:,} words"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where and when it was measured. Nothing that names a machine, a person or a folder."""
+
+    device: str
+    cpu: str
+    cores: int
+    threads: int
+    platform: str
+    python: str
+    torch: str
+    transformers: str
+    hfdistill: str
+    commit: str | None
+    date: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a student is worth, as plain data: `report.student.metrics["accuracy"]`,
+    `report.student.fidelity["agreement"]`. `load` gives back what `save` wrote.
+
+    Args:
+        task: "single_label", "multi_label", "regression" or "token".
+        student: the model that was measured.
+        teacher: the model it learned from.
+        baseline: the same student trained without a teacher.
+        differences: of the student's accuracy to the others'.
+        errors: inherited and new; of rows with a single label, or of words.
+        classes: one entry per class in the student's order; empty for regression.
+        data: the rows.
+        environment: hardware, versions, date.
+        notes: whatever the run wants to be remembered by: objective, recipe, seeds.
+        confusions: against the labels and the teacher; None in reports of schema 1 or 2.
+    """
+
+    task: str
+    student: ModelReport
+    teacher: ModelReport | None
+    baseline: ModelReport | None
+    differences: tuple[Difference, ...]
+    errors: Errors | None
+    classes: tuple[ClassReport, ...]
+    data: DataReport
+    environment: Environment
+    notes: dict[str, Any]
+    confusions: tuple[Confusion, ...] | None = None
+    schema: int = SCHEMA
+
+    def models(self) -> dict[str, ModelReport]:
+        """The measured models by role: teacher, student, baseline."""
+        found = {role: getattr(self, role) for role in ROLES}
+        return {role: model for role, model in found.items() if model is not None}
+
+    def against_teacher(self, role: str) -> str:
+        """Speed (median latency) and size of a model beside the teacher's: "1.9x faster, 0.77x the size"."""
+        model, teacher = getattr(self, role), self.teacher
+        if teacher is None or model is None or role == "teacher":
+            return ""
+        size = f"{model.size_mb / teacher.size_mb:.2f}x the size"
+        if model.speed is None or teacher.speed is None:
+            return size
+        ratio = teacher.speed.latency_ms_p50 / model.speed.latency_ms_p50
+        return f"{ratio:.1f}x faster, {size}" if ratio >= 1 else f"{1 / ratio:.1f}x slower, {size}"
+
+    def table(self) -> str:
+        """A plain-text table for a terminal; control characters in names are shown as escapes."""
+        return _draw(self)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write strict, sorted JSON; a reader sees the old file or the new one, never a part.
+
+        Raises:
+            ValueError: a number is NaN or infinite, or the report is larger than `load` would take.
+        """
+        text = json.dumps(dataclasses.asdict(self), allow_nan=False, indent=2, sort_keys=True) + "\n"
+        if len(text) > MAX_BYTES:
+            raise ValueError(
+                f"The report has {len(text)} bytes, more than {MAX_BYTES}. Shorten its notes or label names."
+            )
+        return write_atomically(Path(path), text)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Report:
+        """Read a report that `save` wrote, and check every field.
+
+        Raises:
+            ValueError: too large, no strict JSON, another schema, or a field that is missing, unknown or of
+                another type.
+        """
+        path = Path(path)
+        content = read_json(path, limit=MAX_BYTES)
+        found = content.get("schema") if isinstance(content, dict) else None
+        if type(found) is int and found in (1, 2):
+            content, found = {**content, "schema": SCHEMA}, SCHEMA  # what came later has a default
+        if type(found) is not int or found != SCHEMA:
+            raise ValueError(
+                f"{path.name} has schema {found!r}, this hfdistill reads {SCHEMA}. Measure again, or "
+                "read it with the version that wrote it."
+            )
+        return cast(Report, build(cls, content, "report"))
+
+
+def _draw(report: Report) -> str:
+    """A line per model, then what it was measured on."""
+    header = ["", *(TITLES[c] for c in COLUMNS[report.task]), "parameters", "MB", "ms p50", "p95", "rows/s"]
+    rows = [header] + [_row(role, model, COLUMNS[report.task]) for role, model in report.models().items()]
+    beside = ["", *(report.against_teacher(role) for role in report.models())]
+    shown = [i for i in range(len(header)) if i == 0 or any(row[i] != "-" for row in rows[1:])]
+    widths = {i: max(len(row[i]) for row in rows) for i in shown}
+    lines = []
+    for row, note in zip(rows, beside, strict=True):
+        cells = [row[i].ljust(widths[i]) if i == 0 else row[i].rjust(widths[i]) for i in shown]
+        lines.append(f"{'  '.join(cells)}   {note}".rstrip())
+    lines.insert(1, "─" * max(len(line) for line in lines))
+    return "\n".join([*lines, "", *_names(report), *_sentences(report)])
+
+
+def show(value: float | None, metric: str) -> str:
+    """A metric as people read it: shares in percent, a dash where there is none."""
+    if value is None:
+        return "-"
+    return f"{100 * value:.1f} %" if metric in PERCENT else f"{value:.3f}"
+
+
+def interval_sentences(report: Report) -> list[str]:
+    """Each difference with its interval, in points."""
+    return [
+        f"student minus {d.other}: {TITLES[d.metric]} {signed(d.mean)} points, 95 % interval "
+        f"{signed(d.low)} to {signed(d.high)}"
+        + (", which includes 0" if d.low <= 0 <= d.high else "")
+        + f" (same {report.data.scored})"
+        for d in report.differences
+    ]
+
+
+def error_sentence(errors: Errors, unit: str = "rows") -> str:
+    """What became of the teacher's errors, in one sentence."""
+    beside = "" if errors.baseline_same_wrong is None else f" (the baseline {errors.baseline_same_wrong})"
+    return (
+        f"of the {errors.teacher_wrong} {unit} that the teacher gets wrong, the student repeats "
+        f"{errors.same_wrong} wrong answers{beside} and corrects "
+        f"{errors.corrected}; it adds {errors.new} errors of its own"
+    )
+
+
+def hardware(report: Report) -> str:
+    """The machine's make, threads and libraries, in one line."""
+    e = report.environment
+    where = f"{e.device}, host {e.cpu}" if e.device != "cpu" else e.cpu
+    versions = f"torch {e.torch}, transformers {e.transformers}"
+    return printable(f"{where}, {e.threads} of {e.cores} cores used, {versions}", limit=300)
+
+
+def signed(share: float) -> str:
+    """A difference of shares in points, with its sign: "+0.8"."""
+    return f"{100 * share:+.1f}"
+
+
+def count(number: int) -> str:
+    """A number of weights as people say it: "22.7 M"."""
+    return f"{number / 1e6:.1f} M" if number >= 1e5 else f"{number:,}"
+
+
+def _row(role: str, model: ModelReport, columns: tuple[str, ...]) -> list[str]:
+    values = {**(model.metrics or {}), **(model.fidelity or {})}
+    speed = model.speed
+    timed = (
+        [f"{speed.latency_ms_p50:.1f}", f"{speed.latency_ms_p95:.1f}", f"{speed.rows_per_s:.0f}"]
+        if speed
+        else ["-"] * 3
+    )
+    size = f"{model.size_mb:.1f}" if model.size_mb >= 0.1 else f"{model.size_mb:.3f}"
+    return [role, *(show(values.get(c), c) for c in columns), count(model.parameters), size, *timed]
+
+
+def _names(report: Report) -> list[str]:
+    return [f"{role}: {printable(model.name)} ({model.dtype})" for role, model in report.models().items()]
+
+
+def _sentences(report: Report) -> list[str]:
+    data, metrics = report.data, report.student.metrics or {}
+    lines = interval_sentences(report)
+    error = metrics.get("accuracy_se") or metrics.get("subset_accuracy_se")
+    if error is not None:
+        lines.append(f"standard error of the student's accuracy: {100 * error:.1f} points")
+    if report.errors is not None:
+        lines.append(error_sentence(report.errors, data.scored.rpartition(" ")[2]))
+    source = " ".join(printable(part) for part in (data.name, data.split) if part) or "data"
+    unlabelled = "" if data.labelled_rows == data.rows else f", {data.labelled_rows:,} with labels"
+    lines.append(f"{source}: {data.rows:,} rows{unlabelled}, {data.tokens_p50} tokens each (median)")
+    lines.append(f"{hardware(report)}, {report.environment.date}")
+    return lines

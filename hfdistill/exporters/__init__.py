@@ -1,0 +1,7 @@
+"""A student for machines without PyTorch: ONNX in float32 and in int8."""
+
+from hfdistill.exporters.gate import QualityGateError, export
+from hfdistill.exporters.onnx import OnnxModel
+from hfdistill.exporters.report import ExportReport, Format
+
+__all__ = ["ExportReport", "Format", "OnnxModel", "QualityGateError", "export"]

@@ -1,0 +1,170 @@
+"""What an exported student is worth beside the PyTorch one: plain data, a table, a card."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from hfdistill.evaluation.report import PERCENT, TITLES, Environment, Speed, show
+from hfdistill.files.markdown import escape, table
+from hfdistill.files.plain_data import build, read_json, write_atomically
+
+MAX_BYTES = 1_000_000
+USAGE = """import json
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+folder = "FOLDER"
+tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
+session = onnxruntime.InferenceSession(f"{folder}/MODEL")
+names = json.load(open(f"{folder}/config.json"))["id2label"]
+
+texts = tokenizer.encode_batch(["a film that warms the heart", "dull and flat"])
+columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+feed = {i.name: np.array([getattr(t, columns[i.name]) for t in texts]) for i in session.get_inputs()}
+for logits in session.run(["logits"], feed)[0]:
+    print(names[str(logits.argmax())], logits)
+"""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way to run the student, or the teacher.
+
+    Args:
+        name: "teacher", "pytorch", "onnx" or "int8".
+        file: in the exported folder; None for a PyTorch model.
+        size_mb: megabytes (1e6 bytes) of its file.
+        quality: the report's metric on the labelled rows; None without labels.
+        drop: what it lost to the PyTorch student, in points; of agreement where there are no labels.
+        max_difference: largest difference of a logit from the PyTorch student's.
+        agreement: share of rows whose answer is the PyTorch student's; for regression Pearson's correlation.
+        teacher_agreement: the same with the teacher.
+        speed: None where speed was not asked for.
+    """
+
+    name: str
+    file: str | None
+    size_mb: float
+    quality: float | None
+    drop: float | None
+    max_difference: float | None
+    agreement: float | None
+    teacher_agreement: float | None
+    speed: Speed | None
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """Every format beside the others, on the same rows.
+
+    Args:
+        task: "single_label", "multi_label" or "regression".
+        metric: what `quality` is: accuracy, subset_accuracy or pearson.
+        rows: real rows that were compared; 0 where there were none.
+        labelled_rows: of these.
+        max_drop: points that a format could lose.
+        formats: the teacher's where there is one, then the student's.
+        versions: of the exporter's packages.
+        environment: hardware, versions, date.
+    """
+
+    task: str
+    metric: str
+    rows: int
+    labelled_rows: int
+    max_drop: float
+    formats: tuple[Format, ...]
+    versions: dict[str, str]
+    environment: Environment
+
+    def of(self, name: str) -> Format:
+        """A format by its name."""
+        return next(found for found in self.formats if found.name == name)
+
+    def table(self) -> str:
+        """A plain-text table for a terminal."""
+        rows = [self._header(), *(self._cells(found) for found in self.formats)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = [
+            "  ".join(
+                c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))
+            )
+            for r in rows
+        ]
+        return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:], "", self._said()])
+
+    def card(self, name: str) -> str:
+        """The README.md of an exported folder."""
+        rows = [[escape(cell) for cell in self._cells(found)] for found in self.formats]
+        best = "model_int8.onnx" if any(found.name == "int8" for found in self.formats) else "model.onnx"
+        usage = USAGE.replace("FOLDER", "path/to/this/folder").replace("MODEL", best)
+        return (
+            "---\nlibrary_name: onnx\npipeline_tag: text-classification\ntags: [hfdistill, onnx]\n---\n\n"
+            f"# {escape(name)}, for ONNX Runtime\n\nTokens and batches of any size; `tokenizer.json` pads "
+            f"and cuts. It needs `onnxruntime`, `tokenizers` and `numpy` alone:\n\n```python\n{usage}```\n\n"
+            f"## What it is worth\n\n{table(self._header(), rows)}\n\n{escape(self._said(), limit=1000)}\n\n"
+            "`export.json` has all numbers, `hfdistill.json` the sha256 of every file.\n"
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write strict, sorted JSON."""
+        text = json.dumps(dataclasses.asdict(self), allow_nan=False, indent=2, sort_keys=True) + "\n"
+        return write_atomically(Path(path), text)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ExportReport:
+        """Read a report that `save` wrote, and check every field.
+
+        Raises:
+            ValueError: too large, no strict JSON, or a field that is missing, unknown or of another type.
+        """
+        return cast(ExportReport, build(cls, read_json(Path(path), limit=MAX_BYTES), "export"))
+
+    def _header(self) -> list[str]:
+        close = "correlation" if self.task == "regression" else "agreement"
+        head = ["", TITLES[self.metric], "max Δlogit", close, "with teacher", "MB"]
+        return [*head, "ms p50", "p95", "rows/s"]
+
+    def _cells(self, found: Format) -> list[str]:
+        share = "pearson" if self.task == "regression" else "agreement"
+        difference = "-" if found.max_difference is None else f"{found.max_difference:.2g}"
+        speed = found.speed
+        timed = ["-"] * 3
+        if speed is not None:
+            timed = [f"{speed.latency_ms_p50:.1f}", f"{speed.latency_ms_p95:.1f}", f"{speed.rows_per_s:.0f}"]
+        return [
+            found.name,
+            show(found.quality, self.metric),
+            difference,
+            show(found.agreement, share),
+            show(found.teacher_agreement, share),
+            f"{found.size_mb:.1f}" if found.size_mb >= 0.1 else f"{found.size_mb:.3f}",
+            *timed,
+        ]
+
+    def _said(self) -> str:
+        """What the numbers were measured on."""
+        e = self.environment
+        on = (
+            f"{self.rows:,} real rows, {self.labelled_rows:,} with labels"
+            if self.rows
+            else "made-up rows alone"
+        )
+        unit = "points" if self.metric in PERCENT else "hundredths"
+        libraries = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        speed = next((found.speed for found in self.formats if found.speed), None)
+        timed = "" if speed is None else (
+            f" Milliseconds: one row alone, {speed.latency_rows} rows; rows/s: batches of "
+            f"{speed.batch_size}; tokenization is not timed."
+        )  # fmt: skip
+        return (
+            f"On {on}, in batches of 1 to 8; a loss over {self.max_drop:g} {unit} would have failed.{timed} "
+            f"{e.cpu}, {e.threads} of {e.cores} cores used, torch {e.torch}, {libraries}, {e.date[:10]}."
+        )

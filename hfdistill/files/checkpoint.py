@@ -1,0 +1,244 @@
+"""Checkpoints that are complete or absent.
+
+A checkpoint is written into a staging folder, listed with sha256 in a manifest, flushed to disk and renamed
+into place in one step. What is read back is verified against the manifest. sha256 finds accidents, not an
+attacker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from hfdistill.files.plain_data import write_atomically
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "hfdistill.json"
+STAGING = "_unfinished"
+REPLACED = ".old"
+_PLAIN = ("trainer_state.json", "training_args.bin")
+"""What a plain Trainer leaves in every checkpoint; the second is never in ours."""
+_NAME = re.compile(rf"checkpoint-([0-9]+)({re.escape(REPLACED)})?")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is incomplete, damaged, or belongs to another run."""
+
+
+def clear_staging(run_dir: Path) -> None:
+    """Remove what an interrupted save left behind; put back a checkpoint that it was about to replace."""
+    staging = run_dir / STAGING
+    if staging.is_symlink() or not staging.is_dir():
+        return
+    for old in staging.glob(f"checkpoint-*{REPLACED}"):
+        final = run_dir / old.name.removesuffix(REPLACED)
+        if not os.path.lexists(final):
+            old.rename(final)
+    shutil.rmtree(staging)
+
+
+def publish(staged: Path, final: Path, *, run: dict[str, Any]) -> None:
+    """Seal a staged checkpoint and put it in place with one rename.
+
+    Whenever it is interrupted, `newest_complete` finds the older checkpoint or the new one.
+
+    Args:
+        staged: the folder just written, in the folder STAGING beside `final`.
+        final: where it shall stand; an older folder of that name is replaced.
+        run: facts about the run, kept in the manifest and compared at resume.
+    """
+    files = {}
+    for path in sorted(p for p in staged.rglob("*") if p.is_file() and p.name != MANIFEST):
+        files[path.relative_to(staged).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        fsync(path)
+    manifest = _as_json({"schema": 1, "run": run, "files": files})
+    write_atomically(staged / MANIFEST, json.dumps({**manifest, "sha256": seal(manifest)}, indent=1))
+    for folder in [*(p for p in staged.rglob("*") if p.is_dir()), staged]:
+        fsync(folder)
+    old = staged.parent / f"{final.name}{REPLACED}"
+    if os.path.lexists(final):
+        final.rename(old)
+    staged.rename(final)
+    fsync(final.parent)
+    if old.is_symlink():
+        old.unlink()
+    elif old.is_dir():
+        shutil.rmtree(old)
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest, or None where the folder has none (a plain Trainer wrote it).
+
+    Raises:
+        CheckpointError: where there is one that cannot be read.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        said = manifest.pop("sha256")
+        if manifest.keys() != {"schema", "run", "files"} or said != seal(manifest):
+            raise ValueError("its own sha256 is another")
+        if manifest["schema"] != 1:
+            raise ValueError(f"schema {manifest['schema']!r} is not known; a newer hfdistill may know it")
+        if not isinstance(manifest["files"], dict) or not isinstance(manifest["run"], dict):
+            raise TypeError("files and run must be objects")
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}). Resume from another checkpoint.") from error
+    return manifest
+
+
+def verify(folder: Path) -> dict[str, Any] | None:
+    """Check every file of a checkpoint against its manifest.
+
+    Returns:
+        The manifest, or None where a plain Trainer wrote the folder.
+
+    Raises:
+        CheckpointError: naming the first file that is missing, cut short or changed.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        if not all((folder / name).is_file() for name in _PLAIN):
+            raise CheckpointError(
+                f"{folder / MANIFEST} is missing, and the folder is not a plain Trainer's (which has "
+                f"{' and '.join(_PLAIN)}). Resume from another checkpoint."
+            )
+        return None
+    for name, facts in manifest["files"].items():
+        try:
+            wrong = _fault(folder, name, facts)
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            wrong = f"cannot be checked ({error})"
+        if wrong:
+            raise CheckpointError(f"{str(folder / name)!r} {wrong}. Resume from another checkpoint.")
+    return manifest
+
+
+def _fault(folder: Path, name: str, facts: dict[str, Any]) -> str | None:
+    """What is wrong with one file of a manifest."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        return f"lies outside of {folder}"
+    if not path.is_file():
+        return "is missing"
+    if path.stat().st_size != facts["bytes"]:
+        return f"has {path.stat().st_size} bytes of {facts['bytes']}"
+    return None if _sha256(path) == facts["sha256"] else "has changed since it was written (sha256)"
+
+
+def newest_complete(run_dir: Path) -> Path | None:
+    """The latest run's checkpoint of the highest step that verifies; damaged ones are named in the log.
+
+    A folder of a plain Trainer, which has no manifest, counts where it is whole as far as can be seen. Where
+    a save was killed while it replaced a checkpoint, the replaced one counts.
+    """
+    for folder in reversed(_in_order(run_dir)):
+        try:
+            verify(folder)
+        except CheckpointError as error:
+            logger.warning("%s is passed over: %s", folder, error)
+        else:
+            return folder
+    return None
+
+
+def rotate(run_dir: Path, *, limit: int | None, protected: Collection[str | None]) -> None:
+    """Delete the oldest checkpoints beyond `limit`: those of earlier runs first, then the lower steps.
+
+    Args:
+        run_dir: their folder.
+        limit: how many stay; None or 0 for all.
+        protected: paths that stay in any case.
+    """
+    folders = [folder for folder in _in_order(run_dir) if folder.parent == run_dir]
+    loose = [folder for folder in folders if str(folder) not in protected]
+    for folder in loose[: max(0, len(folders) - limit) if limit else 0]:
+        if folder.is_symlink():
+            folder.unlink()
+            continue
+        trash = run_dir / STAGING / f"{folder.name}.trash"  # half deleted, it must not look like a checkpoint
+        trash.parent.mkdir(exist_ok=True)
+        folder.rename(trash)
+        shutil.rmtree(trash)
+
+
+def _in_order(run_dir: Path) -> list[Path]:
+    """Checkpoints from the oldest to the newest: by the start of their run, then by step."""
+    places = [*run_dir.glob("checkpoint-*"), *(run_dir / STAGING).glob(f"checkpoint-*{REPLACED}")]
+    found = [(p, m) for p in places if p.is_dir() and (m := _NAME.fullmatch(p.name))]
+    return [p for p, m in sorted(found, key=lambda pair: (_began(pair[0]), int(pair[1][1]), not pair[1][2]))]
+
+
+def _began(folder: Path) -> float:
+    """When the checkpoint's run began, in seconds since 1970; 0 where it does not say."""
+    try:
+        began = (read_manifest(folder) or {"run": {}})["run"].get("began", 0.0)
+    except CheckpointError:
+        return 0.0
+    return float(began) if isinstance(began, (int, float)) else 0.0
+
+
+def newest_checkpoint(folder: str | Path) -> str | None:
+    """The newest whole checkpoint of a run, for `train(resume_from_checkpoint=…)`; None for a new run.
+
+    Example:
+        >>> newest_checkpoint("no/such/run") is None
+        True
+        >>> trainer.train(resume_from_checkpoint=newest_checkpoint(args.output_dir))  # doctest: +SKIP
+    """
+    found = newest_complete(Path(folder))
+    return None if found is None else str(found)
+
+
+def check_same_run(manifest: dict[str, Any] | None, run: dict[str, Any], *, folder: Path) -> None:
+    """Refuse to go on with another objective, teacher or label map than the checkpoint's.
+
+    Raises:
+        CheckpointError: listing what differs.
+    """
+    before = (manifest or {"run": {}})["run"]
+    changed = [
+        f"{key}: {before[key]!r} → {now!r}"
+        for key, now in _as_json(run).items()
+        if key in before and before[key] != now
+    ]
+    if changed:
+        raise CheckpointError(
+            f"{folder} was trained with other settings ({'; '.join(changed)}). Choose a new output_dir, or "
+            "go on deliberately with DistillationArguments(allow_changed=True)."
+        )
+
+
+def _as_json(facts: dict[str, Any]) -> dict[str, Any]:
+    """Facts as they are read back: tuples as lists, keys as text."""
+    read_back: dict[str, Any] = json.loads(json.dumps(facts))
+    return read_back
+
+
+def seal(manifest: dict[str, Any]) -> str:
+    """sha256 over what a manifest says."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fsync(path: Path) -> None:
+    """Flush a file or a folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,63 @@
+"""Text of unknown origin in Markdown: shown as it is, never obeyed."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from hfdistill.files.plain_data import printable
+
+MAX_LISTING = 20_000
+
+_MARKUP = re.compile(r"[&<>\"'`*_{}\[\]()!|~:@\\^$#]")
+
+
+def escape(text: object, *, limit: int = 80) -> str:
+    """Text that Markdown and HTML show as it is: one line, control characters as escapes, markup as entities.
+
+    Example:
+        >>> escape("<b>[x](y)")
+        '&#60;b&#62;&#91;x&#93;&#40;y&#41;'
+    """
+    shown = _MARKUP.sub(lambda found: f"&#{ord(found.group())};", printable(text, limit=limit))
+    return re.sub(r"(?i)\bwww\.", lambda found: found.group()[:3] + "&#46;", shown)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, first column to the left; cells are already escaped."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def as_yaml(value: Mapping[str, Any]) -> str:
+    """Plain data as YAML that reads back equal; ASCII only where characters that do not print are in it.
+
+    PyYAML folds U+0085 away where it may write Unicode: loading what it dumped is not equal then.
+    """
+    prints = json.dumps(value, ensure_ascii=False).isprintable()
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=prints, width=100))
+
+
+def listing(notes: Mapping[str, Any]) -> str:
+    """Plain data as YAML in a block that is neither Markdown nor HTML, cut at `MAX_LISTING` characters."""
+    lines = as_yaml(_clipped(notes)).rstrip().split("\n")
+    indents = [" " * (len(line) - len(line.lstrip(" "))) for line in lines]
+    printed = [indent + printable(line, limit=400) for indent, line in zip(indents, lines, strict=True)]
+    shown = "\n".join(printed)
+    if len(shown) > MAX_LISTING:
+        shown = shown[:MAX_LISTING] + "\n… cut, the whole is in the report"
+    return f"<pre><code>{html.escape(shown).replace(']', '&#93;').replace('`', '&#96;')}\n</code></pre>"
+
+
+def _clipped(value: Any) -> Any:
+    """The same data with no text over 2,000 characters: YAML is slow with long ones."""
+    if isinstance(value, Mapping):
+        return {_clipped(key): _clipped(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_clipped(item) for item in value]
+    return value[:2000] if isinstance(value, str) else value

@@ -1,0 +1,1 @@
+"""The models themselves: their parts, their hidden states, their classes and tokenizers."""

@@ -1,0 +1,133 @@
+"""Classifiers of texts and of tokens from an id, a path or an object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
+
+from hfdistill.files.hub import reaching
+from hfdistill.network.label_space import class_names, name_architecture, task_kind
+
+Source: TypeAlias = str | Path | PreTrainedModel
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
+
+
+class MissingHead(ValueError):  # noqa: N818
+    """The weights are an encoder's: there is no trained classifier in them."""
+
+
+Task: TypeAlias = Literal["sequence", "token"]
+
+
+def auto_class(source: str | Path, *, task: Task | None = None) -> Any:
+    """The class that loads a classifier: of tokens for a task "token", or where its config says so.
+
+    Raises:
+        OSError: where there is no such model.
+    """
+    if task not in (None, "sequence", "token"):
+        raise ValueError(f"task is 'sequence' (a label a text) or 'token' (a label a word), found {task!r}.")
+    if task is None:
+        config = AutoConfig.from_pretrained(str(source), trust_remote_code=False)
+        task = "token" if task_kind(config) == "token" else "sequence"
+    return AutoModelForTokenClassification if task == "token" else AutoModelForSequenceClassification
+
+
+def load_classifier(
+    source: Source, *, new_head: Sequence[str] | None = None, task: Task | None = None, role: str = "teacher"
+) -> PreTrainedModel:
+    """A classifier in float32 from a Hub id or a folder; an object is returned as it is.
+
+    Code that comes with a model is never run (`trust_remote_code` stays off).
+
+    Args:
+        source: Hub id, path or model.
+        new_head: class names. Where the weights hold no trained head with as many classes, a new one is drawn
+            at random.
+        task: "sequence" for a label a text, "token" for a label a word. None takes what the weights were
+            saved as, and "sequence" for an encoder.
+        role: what messages call it: "teacher" or "student".
+
+    Returns:
+        The model, in evaluation mode where it was loaded.
+
+    Raises:
+        HubUnreachable: where the Hub gives no answer.
+        OSError: where there is no such model.
+        MissingHead: a ValueError, where the weights hold no trained classifier and `new_head` is None.
+        ValueError: where the weights lack parts of the encoder itself.
+
+    Example:
+        >>> model = load_classifier("org/encoder", new_head=["bad", "good"])  # doctest: +SKIP
+    """
+    if not isinstance(source, (str, Path)):
+        return name_architecture(source)
+    options = {}
+    if new_head is not None:
+        options = {"id2label": dict(enumerate(new_head)), "label2id": {n: i for i, n in enumerate(new_head)}}
+    with reaching(str(source)):
+        model, loading = auto_class(source, task=task).from_pretrained(
+            str(source),
+            dtype=torch.float32,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=new_head is not None,
+            **options,
+        )
+    missing = sorted(name for name in loading["missing_keys"] if "position_ids" not in name)
+    inside = [n for n in missing if n.startswith(f"{model.base_model_prefix}.") and ".pooler." not in n]
+    if inside:
+        raise ValueError(
+            f"The {role} {str(source)!r} lacks weights of its encoder ({', '.join(inside[:4])}), which would "
+            "be random. Download it again, or name another model."
+        )
+    if missing and new_head is None:
+        raise MissingHead(
+            f"The {role} {str(source)!r} is an encoder without a trained classifier: "
+            f"{', '.join(missing[:4])} are missing from its weights and would be random. Fine-tune it on "
+            "labelled data first (recipes/sst2.py --train_teacher), or name a fine-tuned model."
+        )
+    return name_architecture(model)
+
+
+def load_student(source: Source, *, like: Any = None) -> PreTrainedModel:
+    """A classifier to train: one that has a head, or an encoder with a fresh head of the teacher's classes.
+
+    Args:
+        source: Hub id, path or model.
+        like: the teacher's config, for the names of the classes.
+
+    Raises:
+        MissingHead: for an encoder where no teacher says which classes there are.
+    """
+    try:
+        return load_classifier(source, role="student")
+    except MissingHead:
+        if like is None:
+            raise
+        task: Task = "token" if task_kind(like) == "token" else "sequence"
+        return load_classifier(source, new_head=class_names(like), task=task, role="student")
+
+
+def load_tokenizer(source: Any) -> Any:
+    """The tokenizer saved beside a model; None for an object, or where there is none."""
+    if not isinstance(source, (str, Path)):
+        return None
+    folder = Path(source)
+    if folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+    except OSError:
+        return None

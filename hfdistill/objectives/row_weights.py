@@ -1,0 +1,49 @@
+"""How far a teacher is to be believed on a row, and what it says once it is put right."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hfdistill.network.label_space import missing
+
+Trust = Literal["confidence", "label"]
+
+
+def check_trust(name: str, by: str) -> Trust:
+    """The way to weigh rows, or ValueError."""
+    if by not in get_args(Trust):
+        raise ValueError(
+            f"{name} weighs rows by the teacher's 'confidence' or by its answer to the 'label', found {by!r}."
+        )
+    return by  # type: ignore[return-value]
+
+
+def trust(teacher: Tensor, labels: Tensor, *, by: Trust) -> Tensor:
+    """The weight of each row, in (0, 1]: (B,).
+
+    "confidence": max_c p_t(c) at T = 1 (CWTM of Furlanello et al. 2018, arXiv 1805.04770). "label": 1/(1 +
+    CE(y, z_t)) (Wu, Wu, Huang 2021, arXiv 2106.01023), 1 for a row without a label.
+
+    Args:
+        teacher: logits (B, C).
+        labels: (B,), -100 where one is missing.
+    """
+    if by == "confidence":
+        return teacher.softmax(-1).amax(-1)
+    return 1 / (1 + F.cross_entropy(teacher, labels, ignore_index=-100, reduction="none"))
+
+
+def shifted(teacher: Tensor, labels: Tensor) -> Tensor:
+    """The logits with the largest and the label's changed for each other in each row; a copy, (B, C).
+
+    Args:
+        teacher: logits (B, C).
+        labels: (B,); a row labelled -100 stays as it is.
+    """
+    top = teacher.argmax(-1, keepdim=True)  # (B, 1)
+    gold = labels[:, None].where(~missing(labels)[:, None], top)
+    return teacher.scatter(-1, torch.cat([top, gold], -1), teacher.gather(-1, torch.cat([gold, top], -1)))

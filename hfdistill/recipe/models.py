@@ -1,0 +1,114 @@
+"""Teachers and students of a page, made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedModel, set_seed
+
+from hfdistill.network.architectures import longest_input
+from hfdistill.network.loading import MissingHead, Source, load_classifier, load_student
+from hfdistill.recipe import schema
+from hfdistill.recipe.binding import built
+from hfdistill.recipe.rows import Rows, drawn
+from hfdistill.recipe.schema import Student
+from hfdistill.students import block_importance, most_important, prune_vocabulary, shrink, with_exits
+
+CALIBRATION_ROWS, CALIBRATION_BATCH = 256, 32
+
+
+class Workshop:
+    """Makes models for the rows of a run.
+
+    Args:
+        rows: what they are to read.
+        seed: new weights are drawn by it, the same ones for a student and its baseline.
+        max_length: of the run.
+    """
+
+    def __init__(self, rows: Rows, *, seed: int, max_length: int | None) -> None:
+        self.rows, self.seed, self.max_length = rows, seed, max_length
+
+    def start(self, source: Source) -> PreTrainedModel:
+        """A classifier to cut or to train: an encoder gets a new head of the data's classes."""
+        try:
+            return load_classifier(source, role="student")
+        except MissingHead:
+            return self.fresh(source)
+
+    def fresh(self, source: Source) -> PreTrainedModel:
+        """A model with a new head of the data's classes."""
+        task: Any = "token" if self.rows.task == "token" else "sequence"
+        set_seed(self.seed)
+        return load_classifier(source, new_head=self.rows.class_names(), task=task)
+
+    def student(
+        self, plan: Student, *, of: Any, origin: str | None, like: Any
+    ) -> tuple[PreTrainedModel, Any]:
+        """A student and the tokenizer of what it reads.
+
+        Args:
+            plan: what the page says.
+            of: the teacher's model, or where it lies; the plan's own `source` goes before it.
+            origin: where its tokenizer lies.
+            like: a config that names the classes; None for the data's.
+
+        Raises:
+            ValueError: where nothing names a folder with a tokenizer.
+        """
+        source = plan.told.get("source") or origin
+        if source is None:
+            raise ValueError("Neither student nor teacher names a folder with a tokenizer. Name a teacher.")
+        tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+        made_of = plan.told.get("source") or of
+        if plan.kind == "pretrained":
+            model = self.start(source) if like is None else load_student(source, like=like)
+        else:
+            whole = made_of if isinstance(made_of, PreTrainedModel) else self.start(made_of)
+            model = self._made(plan, whole, tokenizer)
+        if "prune_vocabulary" in plan.changes:
+            texts = self.rows.texts()
+            model, tokenizer = prune_vocabulary(model, tokenizer, texts, **plan.changes["prune_vocabulary"])
+        if "exits" in plan.changes:
+            set_seed(self.seed)
+            model = with_exits(model, **plan.changes["exits"])
+        return model, tokenizer
+
+    def peer(self, told: Mapping[str, Any]) -> PreTrainedModel:
+        """A peer's model, cut where the page says so."""
+        model, layers = self.start(told["model"]), told.get("layers")
+        return model if layers is None else shrink(model, layers=layers)
+
+    def _made(self, plan: Student, whole: PreTrainedModel, tokenizer: Any) -> PreTrainedModel:
+        """A student made of a whole model."""
+        told, given = dict(plan.told), {"teacher": whole, "tokenizer": tokenizer, "corpus": self.rows.texts()}
+        given["pairs"] = "text_pair" in self.rows.train.column_names
+        measured = schema.MEASURED & {name for name, value in told.items() if value is not None}
+        chosen = told.get("choose") == "importance"
+        if measured or chosen:
+            given["data"] = batches = self._calibration(whole, tokenizer)
+            if chosen:
+                told["layers"] = most_important(block_importance(whole, batches), told["layers"])
+        set_seed(self.seed)  # the same new head for student and baseline
+        return built(schema.STUDENTS[plan.kind], told, given)
+
+    def _calibration(self, model: Any, tokenizer: Any) -> list[dict[str, torch.Tensor]]:
+        """Batches of training rows as the model reads them, without labels: its answers are judged."""
+        room = (self.max_length, longest_input(model.config), tokenizer.model_max_length)
+        rows, batches = drawn(self.rows.train, CALIBRATION_ROWS, self.seed), []
+        for start in range(0, len(rows), CALIBRATION_BATCH):
+            texts = rows[start : start + CALIBRATION_BATCH]
+            columns = [texts[name] for name in ("tokens", "text", "text_pair") if name in texts]
+            batches.append(
+                tokenizer(
+                    *columns,
+                    is_split_into_words=isinstance(columns[0][0], list),
+                    truncation=True,
+                    max_length=min(limit for limit in room if limit),
+                    padding=True,
+                    return_tensors="pt",
+                )
+            )
+        return batches

@@ -1,0 +1,120 @@
+"""What students without attention share: the two texts of a pair, the head, the loss."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from hfdistill.network.architectures import unwrapped
+from hfdistill.network.label_space import name_architecture, task_kind
+
+
+def texts_of(input_ids: Tensor, attention_mask: Tensor | None, config: Any) -> list[Tensor]:
+    """Masks (B, T) of the texts of a row: one, or with `config.pairs` two.
+
+    The first text ends with the first separator, `config.sep_token_id`; the rest is the second. A row without
+    a second text is compared with itself.
+    """
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    mask = mask.bool()
+    if not config.pairs:
+        return [mask]
+    ends = (input_ids == config.sep_token_id) & mask
+    second = (ends.cumsum(1) - ends.long() > 0) & mask  # behind a separator
+    first = mask & ~second
+    return [first, second | first & ~second.any(1, keepdim=True)]
+
+
+def joined(texts: Sequence[Tensor]) -> Tensor:
+    """The feature of one text, h; or of two, [h1, h2, h1·h2, |h1 - h2|] (arXiv 1903.12136)."""
+    if len(texts) == 1:
+        return texts[0]
+    first, second = texts
+    return torch.cat([first, second, first * second, (first - second).abs()], dim=-1)
+
+
+class LightModel(PreTrainedModel):
+    """Weights drawn as these students need them; their tables are as wide as the sum of few numbers."""
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+            init.normal_(module.weight)
+        elif isinstance(module, nn.LSTM):
+            for name, parameter in module.named_parameters():
+                if "weight" in name:
+                    init.xavier_uniform_(parameter)
+                else:
+                    init.zeros_(parameter)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The table, one row per token of the vocabulary."""
+        table: nn.Module = self.base_model.embeddings
+        return table
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the table."""
+        self.base_model.embeddings = value
+
+
+def head(features: int, config: Any) -> nn.Sequential:
+    """One hidden layer: (B, features) → (B, C)."""
+    return nn.Sequential(
+        nn.Dropout(config.dropout),
+        nn.Linear(features, config.classifier_size),
+        nn.ReLU(),
+        nn.Dropout(config.dropout),
+        nn.Linear(config.classifier_size, config.num_labels),
+    )
+
+
+def answer(
+    model: Any, logits: Tensor, labels: Tensor | None, *, return_dict: bool | None
+) -> SequenceClassifierOutput | tuple[Tensor, ...]:
+    """Logits, with the task's loss where there are labels; a tuple where no mapping is wanted."""
+    loss = None if labels is None else model.loss_function(labels, logits, model.config)
+    output = SequenceClassifierOutput(loss=loss, logits=logits)
+    wanted = model.config.return_dict if return_dict is None else return_dict
+    return output if wanted else output.to_tuple()
+
+
+def config_like(
+    kind: type[PreTrainedConfig], teacher: Any, tokenizer: Any, *, pairs: bool, **sizes: Any
+) -> Any:
+    """A student's config with the teacher's classes, task and vocabulary.
+
+    Raises:
+        ValueError: for a teacher that labels tokens, and for pairs where the tokenizer has no token between
+            two texts.
+    """
+    theirs = name_architecture(unwrapped(teacher)).config
+    if task_kind(theirs) == "token":
+        raise ValueError(
+            f"Found a teacher that labels tokens ({theirs.architectures}); this student gives one answer a "
+            "text. Cut a student from it: shrink(teacher, layers=3)."
+        )
+    separator = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+    if pairs and separator is None:
+        raise ValueError(
+            "pairs=True, but the tokenizer has neither a sep_token nor an eos_token, so the end of the first "
+            "text cannot be told. Set tokenizer.sep_token, or leave pairs at False."
+        )
+    return kind(
+        vocab_size=unwrapped(teacher).get_input_embeddings().weight.shape[0],
+        pad_token_id=tokenizer.pad_token_id,
+        sep_token_id=separator,
+        pairs=pairs,
+        id2label=copy.deepcopy(theirs.id2label),
+        label2id=copy.deepcopy(theirs.label2id),
+        problem_type=theirs.problem_type,
+        **sizes,
+    )

@@ -1,0 +1,124 @@
+"""How rows leave a forward pass: when they are sure, and what the blocks compute without them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hfdistill.network.architectures import Anatomy, blocks
+
+
+def uncertainty(logits: Tensor, *, multi_label: bool = False) -> Tensor:
+    """How unsure logits (B, C) are, in [0, 1]: (B,). The entropy -Σ_c p_c log p_c / log C.
+
+    Multi-label: the largest entropy of a class, -(p log p + (1 - p) log(1 - p)) / log 2.
+
+    Liu et al. 2020 (FastBERT), arXiv 2004.02178, equation 6.
+
+    Example:
+        >>> uncertainty(torch.tensor([[0.0, 0.0], [0.0, 9.0]])).round(decimals=3).tolist()
+        [1.0, 0.002]
+    """
+    logits = logits.float()
+    if multi_label:
+        logits = torch.stack([logits, torch.zeros_like(logits)], -1)  # (B, C, 2)
+    log_p = logits.log_softmax(-1)
+    entropy = -(log_p.exp() * log_p).sum(-1) / math.log(logits.shape[-1])
+    return entropy.amax(-1) if multi_label else entropy
+
+
+class EveryRowHasLeft(Exception):  # noqa: N818
+    """No error: it ends the forward of the model inside."""
+
+
+class Pass:
+    """One forward pass of the model inside, whose blocks go on with the rows that are still there.
+
+    Args:
+        model: with a threshold.
+        heads: of its exits, by layer.
+        mask: (B, T), or None.
+        rows: B.
+    """
+
+    def __init__(self, model: Any, heads: nn.ModuleDict, mask: Tensor | None, *, rows: int) -> None:
+        self.model, self.heads, self.mask, self.rows = model, heads, mask, rows
+        self.depth = Anatomy.of(model).depth
+        self.here = torch.arange(rows, device=model.device)  # numbers of the rows still there
+        self.layers = torch.full((rows,), self.depth, device=model.device)
+        self.logits = torch.zeros(rows, model.num_labels, device=model.device, dtype=model.dtype)
+        self.threshold = model.exit_threshold or 0.0
+        self._multi_label = model.config.problem_type == "multi_label_classification"
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """While open, rows leave between the blocks."""
+        parts = blocks(self.model)
+        hooks: list[Any] = [parts[-1].register_forward_hook(self._after_all)]
+        try:
+            for layer, block in enumerate(parts[1:], start=1):
+                hooks.append(block.register_forward_pre_hook(self._before(layer), with_kwargs=True))
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def finish(self, logits: Tensor) -> None:
+        """The last head's answers, for the rows that got there."""
+        self.logits[self.here] = logits[self.here].to(self.logits.dtype)
+
+    def _before(self, layer: int) -> Any:
+        """Before the block that follows `layer`: let rows leave, and hand it what is left."""
+
+        def hook(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            given = args[0] if args else kwargs["hidden_states"]
+            hidden = given if str(layer) not in self.heads else self._let_go(given, layer)
+            if len(self.here) == self.rows:
+                return None
+            return self._chosen((args, kwargs), given, hidden)
+
+        return hook
+
+    def _let_go(self, hidden: Tensor, layer: int) -> Tensor:
+        """The hidden states of the rows that stay.
+
+        Raises:
+            EveryRowHasLeft: where none does.
+        """
+        mask = None if self.mask is None else self.mask[self.here]
+        logits = self.heads[str(layer)](hidden, mask)
+        sure = uncertainty(logits, multi_label=self._multi_label) < self.threshold
+        if not sure.any():
+            return hidden
+        gone = self.here[sure]
+        self.logits[gone], self.layers[gone] = logits[sure].to(self.logits.dtype), layer
+        self.here = self.here[~sure]
+        if len(self.here) == 0:
+            raise EveryRowHasLeft
+        return hidden[~sure]
+
+    def _chosen(self, value: Any, given: Tensor, hidden: Tensor) -> Any:
+        """What a block was to be given, for the rows that are still there."""
+        if value is given:
+            return hidden
+        if isinstance(value, Tensor) and value.dim() and len(value) == self.rows:
+            return value[self.here]
+        if isinstance(value, (tuple, list)):
+            return tuple(self._chosen(part, given, hidden) for part in value)
+        if type(value) is dict:
+            return {name: self._chosen(part, given, hidden) for name, part in value.items()}
+        return value
+
+    def _after_all(self, _block: nn.Module, _args: Any, output: Any) -> Any:
+        """All rows in their places again, as what follows the blocks expects; those that left are 0."""
+        if len(self.here) == self.rows:
+            return None
+        hidden = output if isinstance(output, Tensor) else output[0]
+        whole = hidden.new_zeros(self.rows, *hidden.shape[1:])
+        whole[self.here] = hidden
+        return whole if isinstance(output, Tensor) else (whole, *output[1:])

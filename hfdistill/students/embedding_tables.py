@@ -1,0 +1,100 @@
+"""Embedding tables for a student without attention, made from its teacher's."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hfdistill.network.architectures import unwrapped
+from hfdistill.network.trace import accepted_inputs
+from hfdistill.students.corpus import Corpus, token_counts
+
+_BATCH = 512
+
+
+def principal_components(table: Tensor, width: int) -> Tensor:
+    """The table's rows on its `width` directions of largest variance, scaled to a mean square of 1.
+
+    X = (E - mean E)·U, with U the leading eigenvectors of the covariance, each with its largest entry
+    positive; then X / √mean(X²), one number for the whole table.
+
+    Args:
+        table: (V, D).
+        width: at most D and V.
+
+    Returns:
+        (V, width) float32.
+
+    Raises:
+        ValueError: `width` is larger than the table has directions.
+    """
+    rows, largest = table.shape[0], min(table.shape)
+    if isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= largest:
+        raise ValueError(
+            f"A table of {rows} rows and width {table.shape[1]} has {largest} principal components, found a "
+            f"width of {width!r}. Choose one from 1 to {largest}."
+        )
+    centred = table.float() - table.float().mean(0)
+    _, directions = torch.linalg.eigh((centred.T @ centred).double())  # ascending
+    directions = directions.flip(1)[:, :width]  # (D, width)
+    strongest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
+    projected = centred @ (directions * strongest.sign()).float()
+    return projected / projected.square().mean().sqrt()
+
+
+def token_outputs(teacher: Any, tokenizer: Any) -> Tensor:
+    """What the teacher makes of each token of its vocabulary alone: (V, D) float32.
+
+    The mean of the last hidden states over the special tokens and the token between them, as Model2Vec does.
+    """
+    network = unwrapped(teacher)
+    before, after = _frame(tokenizer)
+    size, training = network.get_input_embeddings().weight.shape[0], network.training
+    accepts = accepted_inputs(network.base_model)
+    made = []
+    network.eval()
+    try:
+        with torch.inference_mode():
+            for ids in torch.arange(size).split(_BATCH):
+                columns = [torch.full_like(ids, token) for token in before]
+                columns += [ids, *(torch.full_like(ids, token) for token in after)]
+                rows = torch.stack(columns, dim=1).to(network.device)  # (B, T)
+                inputs = {"input_ids": rows, "attention_mask": torch.ones_like(rows)}
+                output = network.base_model(**{k: v for k, v in inputs.items() if k in accepts})[0]
+                made.append(output.float().mean(1).cpu())
+    finally:
+        network.train(training)
+    return torch.cat(made).clone()
+
+
+def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The special tokens before and after a text."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+    return whole[:start], whole[start + len(bare) :]
+
+
+def importance_of_tokens(tokenizer: Any, corpus: Corpus | None, *, size: int, a: float = 1e-3) -> Tensor:
+    """Smooth inverse frequency a / (a + p) of every token (Arora et al. 2017, ICLR), special tokens near 0.
+
+    Args:
+        tokenizer: whose special tokens say nothing of a text; they get e^-14.
+        corpus: where p is counted, each token once more than it occurs; None for Zipf's law over the ids,
+            p ∝ 1 / rank, since vocabularies are sorted by frequency.
+        size: number of ids V.
+        a: the probability at which a token weighs half; the paper's range is 1e-4 to 1e-3.
+
+    Returns:
+        (V,) float32.
+    """
+    if corpus is None:
+        frequency = 1 / torch.arange(1, size + 1, dtype=torch.float64)
+    else:
+        frequency = token_counts(tokenizer, corpus, size=size).double() + 1
+    weights = a / (a + frequency / frequency.sum())
+    weights[[token for token in tokenizer.all_special_ids if token < size]] = math.exp(-14)
+    return weights.float()

@@ -1,0 +1,106 @@
+"""What every cut of a network shares: the network to cut, and the smaller one that its weights must fill."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from hfdistill.files.hub import reaching
+from hfdistill.network.architectures import unwrapped
+from hfdistill.network.loading import auto_class
+
+
+def network(source: Any) -> Any:
+    """The network to cut; a PEFT adapter is merged into a copy of it.
+
+    Raises:
+        TypeError: for what is neither a model nor a name.
+        ValueError: for an adapter that cannot be merged, or a model with exits.
+    """
+    found = _loaded(source)
+    refuse_exits(found)
+    return found
+
+
+def refuse_exits(model: Any) -> None:
+    """Refuse a network around another one.
+
+    Raises:
+        ValueError: for a model with exits.
+    """
+    if hasattr(model.config, "classifier_config"):
+        raise ValueError(
+            f"A {type(model).__name__} wraps the network that is read here. Pass model.backbone, and build "
+            f"the exits again with with_exits(...)."
+        )
+
+
+def _loaded(source: Any) -> Any:
+    """A Transformers model."""
+    if isinstance(source, (str, os.PathLike)):
+        with reaching(str(source)):
+            name = os.fspath(source)
+            return auto_class(name).from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
+    if isinstance(source, PreTrainedModel):
+        return source
+    if not isinstance(unwrapped(source), PreTrainedModel):
+        raise TypeError(
+            f"A student is cut from a Transformers model, its id or its path, found {type(source).__name__}. "
+            f"Pass the PreTrainedModel itself, for example `model.module` of a parallel wrapper."
+        )
+    if not hasattr(getattr(source, "base_model", None), "merge_and_unload"):
+        raise ValueError(
+            f"Found a {type(source).__name__} whose adapter cannot be merged into the weights, so there is "
+            f"no plain network to cut. Cut the model it wraps, `teacher.get_base_model()`."
+        )
+    return copy.deepcopy(source).merge_and_unload()
+
+
+def empty_like(model: Any, config: Any, *, dtype: torch.dtype) -> Any:
+    """A model of the same class and another config, its weights still to be filled in."""
+    with no_init_weights():
+        student = type(model)._from_config(config, dtype=dtype)
+    student.tie_weights()
+    return student
+
+
+def fill(student: Any, state: Mapping[str, Tensor]) -> None:
+    """Copy the weights in; each must have its place and each place its weight.
+
+    Raises:
+        ValueError: where they do not fit.
+    """
+    try:
+        student.load_state_dict(state, strict=True)
+    except RuntimeError as mismatch:
+        raise ValueError(
+            f"The teacher's weights do not fit a {type(student).__name__} built from its config, as happens "
+            f"when it is quantised, pruned or carries an adapter ({mismatch}). Merge the adapter or load the "
+            f"model unquantised, and cut that."
+        ) from mismatch
+
+
+def fitted(state: Mapping[str, Tensor], student: Any, kept: Mapping[int, Tensor]) -> dict[str, Tensor]:
+    """Weights of which every dimension that is smaller in the student keeps the chosen entries.
+
+    Args:
+        state: the teacher's weights.
+        student: whose shapes count.
+        kept: by the size of a dimension in the teacher, which of its entries stay.
+    """
+    cut = {}
+    shapes = {name: weight.shape for name, weight in student.state_dict().items()}
+    for name, weight in state.items():
+        for dimension, size in enumerate(shapes.get(name, weight.shape)):
+            old = weight.shape[dimension]
+            if old != size and old in kept and len(kept[old]) == size:
+                weight = weight.index_select(dimension, kept[old].to(weight.device))
+        cut[name] = weight
+    return cut

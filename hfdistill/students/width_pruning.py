@@ -1,0 +1,169 @@
+"""The same network with a narrower hidden state, fewer heads and fewer neurons."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hfdistill.network.architectures import Anatomy, Layout, layout_of
+from hfdistill.students.importance import Batches, Importance, taylor_importance
+from hfdistill.students.weight_copy import empty_like, fill
+
+SIZES = {
+    "tiny": {"layers": 2, "width": 128},
+    "mini": {"layers": 4, "width": 256},
+    "small": {"layers": 4, "width": 512},
+    "medium": {"layers": 8, "width": 512},
+}
+"""Turc et al. 2019 (arXiv 1908.08962), Table 1; the feed-forward network is four times as wide."""
+
+
+def named_size(size: str) -> dict[str, int]:
+    """Layers, width and neurons of a named size.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if size not in SIZES:
+        raise ValueError(f"size={size!r} is no size of Turc et al. Choose from {', '.join(SIZES)}.")
+    return {**SIZES[size], "ffn": 4 * SIZES[size]["width"]}
+
+
+def narrowed(
+    model: Any, *, width: int | None, heads: int | None, ffn: int | None, data: Batches | None
+) -> Any:
+    """A copy of a model with the most important hidden dimensions, heads and neurons.
+
+    Args:
+        model: of a known architecture.
+        width: hidden dimensions to keep, the same ones everywhere; None for all.
+        heads: heads to keep in every block, of the size they have: another way to say the width.
+        ffn: neurons to keep in every block; None for all.
+        data: batches on which importance is measured.
+
+    Raises:
+        ValueError: sizes that the teacher does not have, or that no plain model can have; no data.
+    """
+    layout, anatomy = layout_of(model), Anatomy.of(model)
+    if layout.narrow_reason or not layout.heads:
+        raise ValueError(
+            f"Width, heads and neurons of this {anatomy.model_type} cannot be cut: "
+            f"{layout.narrow_reason or 'it has no heads'}. Cut its depth, `layers=`."
+        )
+    width, heads = _width(anatomy, width=width, heads=heads)
+    ffn = _neurons(getattr(model.config, layout.neurons), ffn)
+    if data is None:
+        raise ValueError(
+            "Which dimensions, heads and neurons to keep is measured, and there is no data to measure it on. "
+            "Pass data=[tokenizer(texts, padding=True, return_tensors='pt')] with some hundred texts, or a "
+            "data loader."
+        )
+    config = _config(model.config, layout, {layout.width: width, layout.heads: heads, layout.neurons: ffn})
+    student = empty_like(model, config, dtype=model.dtype)
+    importance = taylor_importance(model, data)
+    if layout.head_bias:
+        importance = replace(importance, heads=[torch.stack(importance.heads).sum(0)] * anatomy.depth)
+    kept = _kept(importance, width=width, heads=heads, ffn=ffn)
+    fill(student, _weights(model, student, layout, kept))
+    return student.to(model.device).eval()
+
+
+def _config(teacher: Any, layout: Layout, sizes: Mapping[str, int]) -> Any:
+    """The teacher's config with other sizes."""
+    config, old, new = copy.deepcopy(teacher), getattr(teacher, layout.width), sizes[layout.width]
+    for field in layout.follows:
+        found = getattr(teacher, field, None)
+        if found == new != old:
+            raise ValueError(
+                f"A {teacher.model_type} of width {new} has no projection from its {field}={found}, and this "
+                f"teacher of width {old} has one. Choose another width."
+            )
+        if found == old:
+            setattr(config, field, new)
+    for field, size in sizes.items():
+        setattr(config, field, size)
+    return config
+
+
+def _width(anatomy: Anatomy, *, width: int | None, heads: int | None) -> tuple[int, int]:
+    """Width and heads of the student; a head keeps its size."""
+    size = anatomy.width // anatomy.heads
+    if width is None and heads is None:
+        return anatomy.width, anatomy.heads
+    wanted = heads if heads is not None else (width or 0) // size
+    if not 1 <= wanted <= anatomy.heads or (width is not None and width != wanted * size):
+        found = ", ".join(f"{n}={v}" for n, v in (("width", width), ("heads", heads)) if v is not None)
+        choices = ", ".join(str(size * count) for count in range(1, anatomy.heads + 1))
+        raise ValueError(
+            f"{found} does not fit a teacher of width {anatomy.width} with {anatomy.heads} heads of {size}. "
+            f"Transformers makes a head width / heads wide, so whole heads go with the width, {size} "
+            f"dimensions each. Choose a width of {choices}, or the number of heads alone."
+        )
+    return wanted * size, wanted
+
+
+def _neurons(found: int, ffn: int | None) -> int:
+    if ffn is None:
+        return found
+    if isinstance(ffn, bool) or not isinstance(ffn, int) or not 1 <= ffn <= found:
+        raise ValueError(
+            f"ffn={ffn!r} does not fit a teacher of {found} neurons a block. Choose 1 to {found}."
+        )
+    return ffn
+
+
+def _kept(importance: Importance, *, width: int, heads: int, ffn: int) -> dict[str, list[Tensor]]:
+    """Indices that stay: of hidden dimensions, and per block of the heads' dimensions and of neurons."""
+    size = len(importance.width) // len(importance.heads[0])
+    kept = [_largest(scores, heads) for scores in importance.heads]
+    return {
+        "width": [_largest(importance.width, width)],
+        "bias": kept[:1],
+        "heads": [(rows[:, None] * size + torch.arange(size)).flatten() for rows in kept],
+        "neurons": [_largest(scores, ffn) for scores in importance.neurons],
+    }
+
+
+def _largest(scores: Tensor, count: int) -> Tensor:
+    return scores.sort(descending=True, stable=True).indices[:count].sort().values
+
+
+def _weights(model: Any, student: Any, layout: Layout, kept: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
+    """The teacher's weights, cut wherever the student's are smaller."""
+    blocks = model.base_model.get_submodule(layout.blocks)
+    prefix = next(name for name, module in model.named_modules() if module is blocks) + "."
+    shapes = {name: weight.shape for name, weight in student.state_dict().items()}
+    cut = {}
+    for name, weight in model.state_dict().items():
+        for dimension, size in enumerate(shapes.get(name, weight.shape)):
+            if weight.shape[dimension] != size:
+                inside = name.startswith(prefix)
+                number, _, path = name.removeprefix(prefix).partition(".") if inside else ("0", "", "")
+                shared = layout.head_bias and layout.head_bias in name
+                choices = kept["bias" if shared else _kind(layout, path, dimension)]
+                indices = choices[int(number)] if len(choices) > 1 else choices[0]
+                weight = _selected(weight, dimension, indices, size)
+        cut[name] = weight
+    return cut
+
+
+def _kind(layout: Layout, path: str, dimension: int) -> str:
+    """What the entries along a dimension of a block's weight are."""
+    module = path.rpartition(".")[0]
+    inner = {layout.up: ("neurons", 0), layout.down: ("neurons", 1), layout.output: ("heads", 1)}
+    inner |= {p: ("heads", 0) for p in (layout.query, layout.key, layout.value, layout.fused) if p}
+    kind, at = inner.get(module, ("width", dimension))
+    return kind if at == dimension else "width"
+
+
+def _selected(weight: Tensor, dimension: int, indices: Tensor, size: int) -> Tensor:
+    """The entries that stay, of each of the parts that lie side by side (query, key, value; gate)."""
+    parts = size // len(indices)
+    step = weight.shape[dimension] // parts
+    chosen = torch.cat([indices + part * step for part in range(parts)])
+    return weight.index_select(dimension, chosen.to(weight.device))

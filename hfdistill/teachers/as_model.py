@@ -1,0 +1,72 @@
+"""A teacher as a model: what measures models can then measure it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hfdistill.network.tokenizers import difference
+from hfdistill.network.trace import Trace
+from hfdistill.teachers.base import Teacher
+from hfdistill.teachers.cache.teacher import CachedTeacher
+
+
+class Answering(nn.Module):
+    """Answers as a teacher does that is made of several models.
+
+    Args:
+        teacher: all of whose parts read one kind of tokens.
+
+    Raises:
+        ValueError: for a teacher that does not name its classes, that answers from disk or has no
+            parameters, or whose parts read different tokens.
+    """
+
+    def __init__(self, teacher: Teacher) -> None:
+        super().__init__()
+        self.name_or_path, parts = type(teacher).__name__, teacher.parts()
+        recorded = any(isinstance(part, CachedTeacher) for part in teacher.modules())
+        if recorded or not all(any(True for _ in part.parameters()) for part in parts):
+            raise ValueError(
+                f"{self.name_or_path} answers from disk or has no parameters, so its size and speed say "
+                "nothing. Measure the models that its answers come from."
+            )
+        if teacher.config is None:
+            raise ValueError(
+                f"{self.name_or_path} does not name its classes. Give it a config with id2label, or measure "
+                "its models one by one."
+            )
+        self.tokenizer: Any = parts[0].tokenizer
+        for part in parts[1:]:
+            one, other = self.tokenizer, part.tokenizer
+            if (one is None) != (other is None) or (one is not None and difference(one, other) is not None):
+                raise ValueError(
+                    f"The parts of this {self.name_or_path} read different tokens, and measure gives each "
+                    "model one kind. Measure its parts one by one."
+                )
+        self.teacher, self.config = teacher, teacher.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where its first model lies."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of its first model."""
+        return next(self.parameters()).dtype
+
+    def networks(self) -> list[nn.Module]:
+        """The models that it is made of."""
+        return [getattr(part, "model", part) for part in self.teacher.parts()]
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> Trace:
+        """The teacher's answer, its columns under the names that each part reads."""
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        known = {name: value for name, value in given.items() if value is not None}
+        prefixes = {"", *(part.prefix for part in self.teacher.parts())}
+        return self.teacher.trace({prefix + name: v for prefix in prefixes for name, v in known.items()})

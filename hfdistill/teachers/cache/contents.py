@@ -1,0 +1,153 @@
+"""What is kept of a teacher's answers, and in which folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hfdistill.files.checkpoint import seal
+from hfdistill.files.plain_data import read_json, write_atomically
+from hfdistill.network.trace import Tap
+
+SCHEMA = 1
+FACTS = "cache.json"
+_DTYPES = {"float32": torch.float32, "float16": torch.float16}
+_FACTS_LIMIT = 10_000_000
+
+
+class CacheError(RuntimeError):
+    """A teacher's recorded answers are missing, damaged, or cannot be recorded."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What is recorded of each row; other contents stand in a folder of their own.
+
+    Args:
+        taps: what to keep beside the logits. A hidden state takes tokens × D numbers a row.
+        pooled: "mean" over the real tokens or "cls", the first one, keeps one vector of D numbers a row in
+            place of the hidden states, for terms that pool in the same way.
+        dtype: "float32", or "float16" for half the size and three digits.
+        precision: "bf16" or "fp16" runs the teacher under autocast; None in its own precision.
+
+    Raises:
+        ValueError: for other names, and for pooled projections.
+
+    Example:
+        >>> Contents(taps={Tap("hidden", 6)}, pooled="mean", dtype="float16").pooled
+        'mean'
+    """
+
+    taps: frozenset[Tap] = frozenset()
+    pooled: str | None = None
+    dtype: str = "float32"
+    precision: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "taps", frozenset(self.taps))
+        allowed = {"pooled": (None, "mean", "cls"), "dtype": (*_DTYPES,), "precision": (None, "bf16", "fp16")}
+        for name, choices in allowed.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} is one of {', '.join(map(repr, choices))}, found {getattr(self, name)!r}."
+                )
+        if any(tap.kind == "exit" for tap in self.taps):
+            raise ValueError("The logits of exits cannot be recorded. Leave these taps out.")
+        if self.pooled and any(tap.kind != "hidden" for tap in self.taps):
+            raise ValueError("Only hidden states can be pooled. Leave out pooled=, or the other taps.")
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype of what is written."""
+        return _DTYPES[self.dtype]
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {**asdict(self), "taps": [[tap.kind, tap.layer] for tap in sorted(self.taps)]}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Contents:
+        """The inverse of `plain`."""
+        named = {field.name: plain[field.name] for field in fields(cls)}
+        return cls(**{**named, "taps": frozenset(Tap(kind, layer) for kind, layer in named["taps"])})
+
+
+def identity_of(fingerprint: str, contents: Contents) -> str:
+    """The name of the folder that holds a teacher's answers: who answered, and what is kept.
+
+    The tokenizer has no part in it: rows are found by their token ids.
+    """
+    return seal({"schema": SCHEMA, "fingerprint": fingerprint, "contents": contents.plain()})
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What a cache says of itself.
+
+    Raises:
+        CacheError: where it cannot be read, was changed, or is of another version.
+    """
+    path = folder / FACTS
+    try:
+        if path.is_symlink():
+            raise ValueError("it is a link")
+        facts: dict[str, Any] = read_json(path, limit=_FACTS_LIMIT)
+        if facts.pop("sha256") != seal(facts):
+            raise ValueError("its own sha256 is another")
+        if facts["schema"] != SCHEMA:
+            raise ValueError(f"schema {facts['schema']!r} is not known; a newer hfdistill may know it")
+        Contents.of(facts["contents"])
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+        raise CacheError(
+            f"{path} cannot be read ({error}). Record again with hfdistill.record(teacher, dataset, "
+            "folder=...): the shards beside it that are whole stay."
+        ) from error
+    return facts
+
+
+def make_folder(root: Path, name: str) -> Path:
+    """The folder of one identity, for its owner alone.
+
+    Raises:
+        CacheError: where it cannot be written, or anybody may write to it.
+    """
+    folder = root / name
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise CacheError(f"{folder} cannot be made ({error}). Name another folder=.") from error
+    refuse_public(folder)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise CacheError(f"{folder} cannot be written to. Type chmod u+rwx on it, or name another folder=.")
+    return folder
+
+
+def refuse_public(folder: Path) -> None:
+    """Answers that anybody may change are nobody's."""
+    if folder.stat().st_mode & 0o002:
+        raise CacheError(f"Anybody may write to {folder}. Type chmod 700 {folder}, and look who did.")
+
+
+def write_facts(folder: Path, facts: dict[str, Any]) -> None:
+    """Put the facts in place, unless they are there.
+
+    Raises:
+        CacheError: where they cannot be written.
+    """
+    with suppress(CacheError):
+        read_facts(folder)
+        return
+    try:
+        plain = json.loads(json.dumps(facts))
+        write_atomically(folder / FACTS, json.dumps({**plain, "sha256": seal(plain)}, indent=1))
+    except OSError as error:
+        raise CacheError(
+            f"{folder / FACTS} cannot be written ({error}). Make room, or name another folder=."
+        ) from error

@@ -1,0 +1,135 @@
+"""What a teacher reads of a row, as 16 bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hfdistill.network.trace import Batch
+
+Ints: TypeAlias = NDArray[np.int64]
+
+KEY_BYTES = 16
+LABELS = frozenset({"label", "labels", "label_ids"})
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The rows of a batch without their padding.
+
+    Args:
+        keys: (B, 16) uint8, equal where a teacher reads the same.
+        starts: (B,), the first real token of a row.
+        ends: (B,), one past its last real token.
+        width: T, with padding.
+    """
+
+    keys: NDArray[np.uint8]
+    starts: Ints
+    ends: Ints
+    width: int
+
+
+def rows_of(inputs: Batch) -> Rows:
+    """Hash what a model is given, row by row: token ids, token types and any other column, without padding.
+
+    The key is blake2b over names and values from the first to the last token that `attention_mask` marks, so
+    neither the side nor the amount of padding has a part in it, nor what stands in the padding. A mask with
+    holes is hashed too, and integers of any width are equal. Without a mask a row is hashed as it is.
+
+    Args:
+        inputs: the columns that the model reads, and no label; (B, T) or (B, …) tensors.
+
+    Raises:
+        ValueError: where there is no column at all.
+    """
+    columns = {name: _plain(value) for name, value in sorted(inputs.items()) if _has_rows(value)}
+    mask = columns.get("attention_mask")
+    if mask is not None and mask.ndim == 2:
+        columns.pop("attention_mask")
+    else:
+        mask = None
+    if not columns:
+        raise ValueError(
+            f"Found nothing that a teacher could read among {sorted(inputs)}, so there is nothing to find "
+            "its answers by. Give batches with input_ids."
+        )
+    size = len(next(iter(columns.values())))
+    width = max((c.shape[1] for c in columns.values() if c.ndim > 1), default=0)
+    width = width if mask is None else mask.shape[1]
+    real = np.ones((size, width), bool) if mask is None else mask != 0
+    starts, ends = _spans(real)
+    holes = real.sum(1) != ends - starts
+    token = {n: c for n, c in columns.items() if c.dtype == np.int64 and c.shape == (size, width)}
+    other = {n: np.ascontiguousarray(c) for n, c in columns.items() if n not in token}
+    head = hashlib.blake2b(repr((list(token), [(n, c.dtype.str) for n, c in other.items()])).encode())
+    tokens = (
+        np.stack([*token.values()], axis=1) if token else np.zeros((size, 0, width), np.int64)
+    )  # (B, K, T)
+    keys = np.empty((size, KEY_BYTES), np.uint8)
+    for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+        digest = head.copy()
+        digest.update(struct.pack("<q?", end - start, holes[i]))
+        digest.update(tokens[i, :, start:end].tobytes())
+        if holes[i]:
+            digest.update(real[i, start:end].tobytes())
+        for column in other.values():
+            digest.update(repr(column.shape[1:]).encode() + column[i].tobytes())
+        keys[i] = np.frombuffer(digest.digest()[:KEY_BYTES], np.uint8)
+    return Rows(keys, starts, ends, width)
+
+
+def _spans(real: NDArray[np.bool_]) -> tuple[Ints, Ints]:
+    """First real token, and one past the last; the whole row where none is real."""
+    size, width = real.shape
+    if not width:
+        return np.zeros(size, np.int64), np.zeros(size, np.int64)
+    starts = real.argmax(1)
+    ends = width - real[:, ::-1].argmax(1)
+    none = ~real.any(1)
+    return np.where(none, 0, starts), np.where(none, width, ends)
+
+
+def pushed_left(batch: Batch, inputs: Batch, rows: Rows) -> dict[str, Any]:
+    """The batch with its padding to the right of each row, which is how a teacher is asked.
+
+    Absolute positions then do not depend on what else was in the batch.
+    """
+    if not rows.starts.any() or "attention_mask" not in inputs:
+        return dict(batch)
+    shape = inputs["attention_mask"].shape
+    place = torch.arange(shape[1])[None] + torch.from_numpy(rows.starts)[:, None]  # (B, T)
+    read = {id(value) for value in inputs.values() if _has_rows(value) and value.shape == shape}
+    return {
+        name: value.gather(1, (place % shape[1]).to(value.device)) if id(value) in read else value
+        for name, value in batch.items()
+    }
+
+
+def chosen(batch: Mapping[str, Any], rows: Any) -> dict[str, Any]:
+    """The given rows of a batch."""
+    size = max((len(value) for value in batch.values() if _has_rows(value)), default=0)
+    return {
+        name: value[torch.as_tensor(rows, device=value.device)]
+        if _has_rows(value) and len(value) == size
+        else value
+        for name, value in batch.items()
+    }
+
+
+def _has_rows(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0
+
+
+def _plain(value: Tensor) -> NDArray[Any]:
+    """Whole numbers as int64, others as float64: the width that a collator chose has no part in the key."""
+    whole = not value.is_floating_point()
+    return value.detach().to(device="cpu", dtype=torch.int64 if whole else torch.float64).numpy()

@@ -1,0 +1,114 @@
+"""What a recording says of its teacher, as plain data."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+
+from hfdistill.network.trace import accepted_inputs
+from hfdistill.teachers.base import ModelTeacher, Teacher
+from hfdistill.teachers.cache.contents import FACTS, CacheError, Contents, read_facts
+
+logger = logging.getLogger(__name__)
+
+
+def print_of(teacher: Teacher) -> str:
+    """Its fingerprint.
+
+    Raises:
+        CacheError: for a teacher that has none of its own.
+    """
+    if teacher.wants_labels:
+        raise CacheError(
+            f"The answers of this {type(teacher).__name__} depend on the gold labels, and an answer is found "
+            "by its text alone. Record each member: Ensemble([CachedTeacher(...), CachedTeacher(...)])."
+        )
+    if teacher.saved_as:
+        raise CacheError(
+            f"{type(teacher).__name__} changes as it goes: there is nothing to record. Use it live."
+        )
+    if type(teacher).fingerprint is Teacher.fingerprint:
+        kind = type(teacher).__name__
+        raise CacheError(
+            f"{kind} does not say which {kind} it is, so the answers of one would be taken for another's. "
+            "Give it a method: def fingerprint(self): return a text that changes with its weights and "
+            "settings, such as ModelTeacher(model).fingerprint()."
+        )
+    return teacher.fingerprint()
+
+
+def accepted(teacher: Teacher) -> list[str] | None:
+    """What the forward of its model takes; None where it is not one model, and any column may matter."""
+    if not isinstance(teacher, ModelTeacher):
+        return None
+    return sorted(accepted_inputs(teacher.model) | teacher.inputs())
+
+
+def only_recording(root: Path, contents: Contents | None) -> Path:
+    """The one recording in a folder.
+
+    Raises:
+        CacheError: where there is none, or several.
+    """
+    found = [root] if (root / FACTS).exists() else [path.parent for path in sorted(root.glob(f"*/{FACTS}"))]
+    if contents is not None:
+        found = [path for path in found if Contents.of(read_facts(path)["contents"]) == contents]
+    if not found:
+        raise CacheError(
+            f"{root} holds no recorded answers{'' if contents is None else f' with {contents}'}. Record "
+            f"them: hfdistill.record(teacher, dataset, folder={str(root)!r})."
+        )
+    if len(found) > 1:
+        shown = "; ".join(f"{path.name[:12]}… {read_facts(path)['contents']}" for path in found[:5])
+        raise CacheError(
+            f"{root} holds the answers of {len(found)} teachers or contents ({shown}). Name one of its "
+            "folders, or give contents= or the teacher= itself."
+        )
+    return found[0]
+
+
+def plain_config(config: Any) -> dict[str, Any] | None:
+    """A config as JSON, without what is private to the process that loaded it."""
+    if config is None:
+        return None
+    settings = config.to_dict() if isinstance(config, PretrainedConfig) else dict(vars(config))
+    kinds = (str, int, float, bool, list, dict, type(None))
+    return {name: value for name, value in settings.items() if name[0] != "_" and isinstance(value, kinds)}
+
+
+def config_from(settings: dict[str, Any] | None) -> Any:
+    """The inverse of `plain_config`; code that a config names is never run."""
+    if settings is None:
+        return None
+    known = {name: value for name, value in settings.items() if name[0] != "_" and name != "auto_map"}
+    try:
+        return AutoConfig.for_model(**known)
+    except (ValueError, TypeError):
+        return PretrainedConfig(**known)
+
+
+def versions_of(teacher: Teacher) -> dict[str, Any]:
+    """What a forward rounds by, and an answer does not depend on otherwise."""
+    model = getattr(teacher, "model", None)
+    attention = (
+        getattr(model.config, "_attn_implementation", None) if isinstance(model, PreTrainedModel) else None
+    )
+    return {"transformers": transformers.__version__, "attention": attention}
+
+
+def warn_of_other_versions(then: dict[str, Any], teacher: Teacher | None) -> None:
+    """Other code rounds otherwise: 1e-5, not another answer."""
+    now = {"transformers": transformers.__version__, "attention": then["attention"]}
+    now |= {} if teacher is None else versions_of(teacher)
+    then_major, now_major = (str(v["transformers"]).split(".")[0] for v in (then, now))
+    if then_major != now_major or then["attention"] != now["attention"]:
+        logger.warning(
+            "These answers were recorded with %s, and this is %s: they are read all the same, and may differ "
+            "from a live teacher's in the last digits. Record into another folder= to be rid of that.",
+            then,
+            now,
+        )

@@ -1,0 +1,274 @@
+"""One pass of a teacher over a data set, for ever."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+
+from hfdistill.data import encode
+from hfdistill.network.architectures import longest_input
+from hfdistill.teachers.base import as_teacher, settle_tokens
+from hfdistill.teachers.cache.contents import CacheError, Contents
+from hfdistill.teachers.cache.keys import KEY_BYTES, Ints
+from hfdistill.teachers.cache.store import ROWS_PER_SHARD, Store, chunk_of
+from hfdistill.teachers.cache.teacher import CachedTeacher
+
+logger = logging.getLogger(__name__)
+
+SHARD_BYTES = 64_000_000
+_SCANNED = 1000
+Collate = Callable[[list[Any]], Any]
+
+
+def record(
+    teacher: Any,
+    dataset: Any,
+    *,
+    folder: str | Path,
+    tokenizer: Any = None,
+    contents: Contents | None = None,
+    max_length: int | None = None,
+    tokens_per_batch: int = 8192,
+    budget_mb: float = 1000.0,
+) -> CachedTeacher:
+    """Ask a teacher about every row of a data set once, and keep its answers.
+
+    Rows are sorted by length, in batches of one number of tokens, without gradients; each text is asked once.
+    What is recorded already is not asked again, so the same command goes on after a kill, and several
+    processes, started by `accelerate launch` or by hand, share the work. Each shard of up to 4,096 rows is
+    written whole or not at all.
+
+    Args:
+        teacher: a model, a Hub id, a path or a `Teacher`. It is asked where it lies; one that is named moves
+            to this process's accelerator first.
+        dataset: rows with `input_ids`, or a `datasets.Dataset` with `text` (and `text_pair`).
+        folder: where the answers go, into a folder of this teacher and these contents (made for its owner
+            alone).
+        tokenizer: reads the text and pads; or a collator of one's own, for rows that need one.
+        contents: what is kept; None for logits in float32.
+        max_length: tokens kept of a text, as in training: the key is the ids that are left.
+        tokens_per_batch: padded tokens per forward; a batch that does not fit into memory is halved.
+        budget_mb: megabytes (10⁶ bytes); a larger estimate is logged as a warning.
+
+    Returns:
+        The teacher that answers from disk, without the live one.
+
+    Raises:
+        CacheError: before the first forward, where the folder cannot be written or has no room; where
+            answers are not finite, or differ between two passes; where a row reads differently each time.
+        ValueError: for text without a tokenizer.
+
+    Example:
+        >>> teacher = record("textattack/bert-base-uncased-SST-2", data, folder="cache",
+        ...                  tokenizer=tokenizer)  # doctest: +SKIP
+    """
+    live = as_teacher(teacher)
+    if isinstance(tokenizer, PreTrainedTokenizerBase) and settle_tokens(live, tokenizer):
+        raise ValueError(
+            "tokenizer= makes other token ids than the teacher reads. Give the teacher's own; members of an "
+            "Ensemble with different ones are recorded each on its own."
+        )
+    if isinstance(teacher, (str, Path)):
+        live.to(_own_device())
+    data, collate = _readable(dataset, tokenizer, live, max_length)
+    cached = CachedTeacher(folder, teacher=live, contents=contents)
+    fill(cached, data, collate, tokens_per_batch=tokens_per_batch, budget_mb=budget_mb)
+    cached.release()
+    return cached
+
+
+def fill(
+    cached: CachedTeacher,
+    dataset: Any,
+    collate: Collate,
+    *,
+    tokens_per_batch: int = 8192,
+    budget_mb: float = 1000.0,
+    progress: bool = True,
+) -> None:
+    """Record the rows that are missing.
+
+    Args:
+        cached: with a live teacher, where any are.
+        dataset: with a length and rows by number.
+        collate: makes a batch of a list of rows.
+        progress: whether a bar is shown.
+
+    Raises:
+        CacheError: see `record`.
+    """
+    keys, lengths = _scan(cached, dataset, collate)
+    lost = np.flatnonzero(cached.missing(keys))
+    if not len(lost):
+        return
+    if cached.teacher is None:
+        raise CacheError(cached.tell_missing(len(lost), of=len(keys)))
+    cached.vet(_batch(dataset, lost[:8], collate))
+    store = cached.store
+    assert store is not None  # noqa: S101 - opened by vet
+    store.sweep()
+    lost = np.flatnonzero(cached.missing(keys))
+    _, first = np.unique(keys[lost], axis=0, return_index=True)  # in the order of the keys, each once
+    lost = lost[first]
+    lost = lost[np.argsort(-lengths[lost], kind="stable")]
+    _check_room(store, lengths[lost], budget_mb)
+    chunks = _chunks(store, lost, keys, lengths, tokens_per_batch)
+    with tqdm(total=len(lost), desc="Recording the teacher", unit=" rows", disable=not progress) as bar:
+        _work(cached, chunks, lambda rows: _batch(dataset, rows, collate), bar)
+    store.refresh()
+    lost = np.flatnonzero(cached.missing(keys))
+    if len(lost):
+        raise CacheError(cached.tell_missing(len(lost), of=len(keys)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Chunk:
+    """Rows of one shard, in the batches in which the teacher is asked."""
+
+    name: str
+    keys: NDArray[np.uint8]
+    batches: list[Ints]
+
+
+def _work(cached: CachedTeacher, chunks: list[_Chunk], load: Callable[[Ints], Any], bar: Any) -> None:
+    """Do what no other process does, then wait for what others do, and do what they left."""
+    store, rank = cached.store, int(os.environ.get("RANK", 0))
+    assert store is not None  # noqa: S101 - opened by vet
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    order = [chunk for i in range(world) for chunk in chunks[(rank + i) % world :: world]]
+    left = order
+    for wait in (False, True):
+        taken = []
+        for chunk in left:
+            with store.claim(chunk.name, wait=wait) as mine:
+                store.refresh()
+                if cached.missing(chunk.keys).any():
+                    if not mine:
+                        taken.append(chunk)
+                        continue
+                    _answer(cached, store, chunk, load)
+            bar.update(len(chunk.keys))
+        left = taken
+
+
+def _answer(cached: CachedTeacher, store: Store, chunk: _Chunk, load: Callable[[Ints], Any]) -> None:
+    shards, start = [], 0
+    for rows in chunk.batches:
+        keys = chunk.keys[start : start + len(rows)]
+        start += len(rows)
+        if cached.missing(keys).any():
+            shards.append(cached.answers(load(rows), names=rows))
+            if not np.array_equal(shards[-1]["keys"].numpy(), keys):
+                raise CacheError(_CHANGING)
+    store.publish({name: torch.cat([s[name] for s in shards]) for name in shards[0]}, chunk=chunk.name)
+
+
+def _scan(cached: CachedTeacher, dataset: Any, collate: Collate) -> tuple[NDArray[np.uint8], Ints]:
+    """Keys (N, 16) and lengths (N,) of all rows."""
+    keys, lengths = [np.zeros((0, KEY_BYTES), np.uint8)], [np.zeros(0, np.int64)]
+    for start in range(0, len(dataset), _SCANNED):
+        rows = cached.rows(_batch(dataset, np.arange(start, min(start + _SCANNED, len(dataset))), collate))
+        keys.append(rows.keys)
+        lengths.append(rows.ends - rows.starts)
+    if len(dataset):
+        few = np.arange(min(32, len(dataset)))
+        if not np.array_equal(cached.rows(_batch(dataset, few, collate)).keys, keys[1][: len(few)]):
+            raise CacheError(_CHANGING)
+    return np.concatenate(keys), np.concatenate(lengths)
+
+
+_CHANGING = (
+    "The same rows gave other token ids when they were read a second time, so what is recorded would never "
+    "be found again. Do what is random (augmentation) once, before: dataset = dataset.map(...); or leave the "
+    "cache off."
+)
+
+
+def _batch(dataset: Any, rows: Ints, collate: Collate) -> dict[str, Any]:
+    several = getattr(dataset, "__getitems__", None)
+    found = several(rows.tolist()) if several is not None else [dataset[i] for i in rows.tolist()]
+    return dict(collate(found))
+
+
+def _chunks(
+    store: Store, lost: Ints, keys: NDArray[np.uint8], lengths: Ints, tokens_per_batch: int
+) -> list[_Chunk]:
+    """Cut from the front alone: rows that are left after a kill are cut as they were before."""
+    chunks, batches, size = [], [], 0.0
+    start, held = 0, 0
+    while start < len(lost):
+        stop = start + max(1, tokens_per_batch // max(1, int(lengths[lost[start]])))
+        batches.append(lost[start : min(stop, start + ROWS_PER_SHARD)])
+        start += len(batches[-1])
+        held += len(batches[-1])
+        size += _bytes(store, lengths[batches[-1]])
+        if held >= ROWS_PER_SHARD or size >= SHARD_BYTES or start == len(lost):
+            own = keys[np.concatenate(batches)]
+            chunks.append(_Chunk(chunk_of(own), own, batches))
+            batches, size, held = [], 0.0, 0
+    return chunks
+
+
+def _bytes(store: Store, lengths: Ints) -> float:
+    """What rows of these lengths take on disk."""
+    item = store.contents.torch_dtype.itemsize
+    shapes = store.facts["shapes"]
+    a_row = KEY_BYTES + 4 + item * float(np.prod(shapes["logits"]))
+    wide = item * sum(float(np.prod(shape)) for name, shape in shapes.items() if name != "logits")
+    return len(lengths) * a_row + wide * (len(lengths) if store.contents.pooled else float(lengths.sum()))
+
+
+def _check_room(store: Store, lengths: Ints, budget_mb: float) -> None:
+    size = _bytes(store, lengths)
+    free = shutil.disk_usage(store.folder).free
+    said = f"The teacher's answers to {len(lengths):,} rows will take {size / 1e6:,.1f} MB in {store.folder}"
+    if size > free:
+        raise CacheError(
+            f"{said}, and {free / 1e6:,.1f} MB are free. Name another folder=, or keep less: "
+            "Contents(dtype='float16'), pooled='mean', fewer taps."
+        )
+    logger.log(
+        logging.WARNING if size > budget_mb * 1e6 else logging.INFO,
+        "%s (budget_mb=%s; Contents(dtype='float16'), pooled='mean' or fewer taps take less)",
+        said,
+        budget_mb,
+    )
+
+
+def _readable(dataset: Any, tokenizer: Any, live: Any, max_length: int | None) -> tuple[Any, Collate]:
+    """The rows as ids, and what makes batches of them."""
+    columns = getattr(dataset, "column_names", None) or []
+    if tokenizer is None:
+        raise ValueError(
+            "record needs what reads and pads the rows. Type tokenizer=AutoTokenizer.from_pretrained(...), "
+            "or tokenizer=your data collator."
+        )
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return dataset, tokenizer
+    if "text" in columns and "input_ids" not in columns:
+        rooms = [max_length, None if live.config is None else longest_input(live.config)]
+        room = min((room for room in rooms if room), default=None)
+        pairs = "text_pair" in columns and "token_type_ids" in live.inputs()
+        dataset = encode(dataset, tokenizer, max_length=room, token_types=pairs)
+    pads = DataCollatorWithPadding(tokenizer)
+    kept = set(tokenizer.model_input_names)
+    return dataset, lambda rows: pads([{n: v for n, v in row.items() if n in kept} for row in rows])
+
+
+def _own_device() -> torch.device:
+    """The accelerator that a launcher gave this process, or the CPU."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if found is None:
+        return torch.device("cpu")
+    return torch.device(found.type, int(os.environ.get("LOCAL_RANK", 0)))

@@ -1,0 +1,374 @@
+"""A teacher that answers from disk."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hfdistill.network.trace import Batch, Tap, Trace
+from hfdistill.teachers.base import PREFIX, Teacher, as_teacher
+from hfdistill.teachers.cache.contents import (
+    FACTS,
+    SCHEMA,
+    CacheError,
+    Contents,
+    identity_of,
+    make_folder,
+    write_facts,
+)
+from hfdistill.teachers.cache.keys import LABELS, Rows, chosen, pushed_left, rows_of
+from hfdistill.teachers.cache.manifest import (
+    accepted,
+    config_from,
+    only_recording,
+    plain_config,
+    print_of,
+    versions_of,
+    warn_of_other_versions,
+)
+from hfdistill.teachers.cache.store import Store, column
+
+VETTED_ROWS = 8
+OWN_COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+class CachedTeacher(Teacher):
+    """A teacher whose answers were recorded: it answers from disk, without its weights in memory.
+
+    A row is found by a hash of the ids that the teacher reads, without padding, so that shuffling, filtering,
+    padding, batch size and column order are of no matter, and an edited text is a new row. Answers of another
+    teacher, of changed weights or another config are in another folder and never found. Logits come back bit
+    for bit as they were recorded; a forward on other batches differs in the last bits (1e-5).
+
+    When to use it: several epochs, several students or several objectives of one teacher. Not for text that
+    changes at every reading (random augmentation): each reading would be new.
+
+    Args:
+        folder: what `record` was given, or the folder of one teacher in it.
+        teacher: a live teacher (model, Hub id, path or `Teacher`) that answers what is not recorded, and
+            whose answers are then recorded too. None raises `CacheError` for such rows.
+        contents: what is kept, where `folder` holds several recordings or is new.
+        tokenizer: the recorded teacher's, where it reads other token ids than the student; a live teacher
+            brings its own.
+
+    Raises:
+        CacheError: where there is no such recording, or more than one; where it is damaged; where a live
+            teacher cannot be told from another one, or answers twice differently.
+
+    Example:
+        >>> teacher = CachedTeacher("cache")  # doctest: +SKIP
+        >>> DistillationTrainer(student, args, teacher=teacher, train_dataset=data)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        teacher: Any = None,
+        contents: Contents | None = None,
+        tokenizer: Any = None,
+    ) -> None:
+        super().__init__()
+        self.teacher = None if teacher is None else as_teacher(teacher)
+        self.tokenizer = tokenizer
+        self.store: Store | None = None
+        self._vetted = False
+        if self.teacher is None:
+            self.folder = only_recording(Path(folder), contents)
+            self._open()
+        else:
+            self.contents, self._print = contents or Contents(), print_of(self.teacher)
+            root = Path(folder)
+            root = root.parent if (root / FACTS).exists() else root  # the folder of one teacher was named
+            self.folder = make_folder(root, identity_of(self._print, self.contents))
+            self.config = self.teacher.config
+            self._accepts = accepted(self.teacher)
+            if (self.folder / FACTS).exists():
+                with suppress(CacheError):  # damaged facts are written anew with the first answer
+                    self._open()
+        if self.tokenizer is not None and self.teacher is None:
+            self.prefix, self.same_tokens = PREFIX, False
+
+    def _open(self) -> None:
+        self.store = Store(self.folder)
+        facts = self.store.facts
+        self.contents, self._print = self.store.contents, facts["fingerprint"]
+        if self.teacher is None:
+            self.config, self.same_tokens = config_from(facts["config"]), facts["same_tokens"]
+            self._accepts = facts["accepts"]
+        warn_of_other_versions(facts["versions"], self.teacher)
+
+    def start(self, student: Any) -> None:
+        """As the live teacher's."""
+        if self.teacher is not None:
+            self.teacher.start(student)
+
+    @property
+    def same_tokens(self) -> bool:
+        """The live teacher's, which is settled late; False where tokens are pooled, whoever reads them."""
+        same = self._same_tokens if self.teacher is None else _same_tokens(self.teacher)
+        return same and not self.contents.pooled
+
+    @same_tokens.setter
+    def same_tokens(self, same: bool) -> None:
+        self._same_tokens = same
+
+    def check_taps(self, taps: Collection[Tap]) -> None:
+        """Refuse what is not recorded.
+
+        Raises:
+            CacheError: naming it.
+        """
+        unknown = set(taps) - self.contents.taps
+        if unknown:
+            raise CacheError(
+                f"{min(unknown)} is not recorded in {self.folder}. Record it: hfdistill.record(teacher, "
+                f"dataset, folder=..., contents=Contents(taps={{{min(unknown)}, ...}}))."
+            )
+
+    def fingerprint(self) -> str:
+        """The recorded teacher's: a run may start with the one and go on with the other."""
+        return str(self._print)
+
+    def inputs(self) -> frozenset[str]:
+        """What the recorded teacher reads."""
+        if self.teacher is not None:
+            return self.teacher.inputs()
+        facts = self._facts()
+        if self.prefix:
+            return frozenset(self.prefix + name for name in facts["accepts"] or OWN_COLUMNS)
+        return frozenset(facts["inputs"])
+
+    def parts(self) -> Sequence[Teacher]:
+        """Who reads the batch: the live teacher's parts, else itself."""
+        return (self,) if self.teacher is None else self.teacher.parts()
+
+    def reads(self, batch: Batch) -> Batch:
+        """The batch as the recorded teacher takes it."""
+        if self.teacher is not None:
+            return self.teacher.reads(batch)
+        if self.prefix:
+            return super().reads(batch)
+        renamed: dict[str, str] | None = self._facts()["renamed"]
+        if renamed is None:
+            raise CacheError(
+                f"The teacher of {self.folder} makes its own inputs from a batch, so its answers cannot be "
+                "found without it. Type CachedTeacher(folder, teacher=...)."
+            )
+        if renamed and all(name in batch for name in renamed.values()):
+            return {name: batch[source] for name, source in renamed.items()}
+        return batch
+
+    def rows(self, batch: Batch) -> Rows:
+        """The rows of a batch as the teacher reads them."""
+        return rows_of(self._inputs(batch))
+
+    def missing(self, keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Which rows are not recorded; (B, 16) → (B,)."""
+        return np.ones(len(keys), bool) if self.store is None else self.store.find(keys) < 0
+
+    def release(self) -> None:
+        """Forget the live teacher; rows that are not recorded are an error from here on."""
+        if self.store is not None:
+            self.store.flush()
+        if self.teacher is not None:
+            self.same_tokens = _same_tokens(self.teacher)
+            if self.teacher.prefix or type(self.teacher).reads is not Teacher.reads:
+                part = self.teacher.parts()[0]
+                self.tokenizer, self.prefix = part.tokenizer, part.prefix
+        self.teacher = None
+
+    def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
+        """What was recorded; see `Teacher.trace`.
+
+        Raises:
+            CacheError: for rows or taps that are not recorded.
+        """
+        self.check_taps(taps)
+        rows = self.rows(batch)
+        lost = np.flatnonzero(self.missing(rows.keys))
+        if len(lost) and self.store is not None:
+            self.store.refresh()  # somebody else may have recorded them since
+            lost = np.flatnonzero(self.missing(rows.keys))
+        if len(lost):
+            self._answer_live(batch, lost, of=len(rows.keys))
+        mask, device = self.reads(batch).get("attention_mask"), _device(batch)
+        assert self.store is not None  # noqa: S101 - opened by the first answer at the latest
+        places = self.store.find(rows.keys)
+        readings = {tap: self._padded(tap, self.store.readings(tap, places), rows).to(device) for tap in taps}
+        return Trace(self.store.logits(places).to(device, torch.float32), mask, readings)
+
+    def _padded(self, tap: Tap, parts: list[Tensor], rows: Rows) -> Tensor:
+        """Readings in the batch's own layout; zeros where it has padding."""
+        if self.contents.pooled:
+            return torch.stack(parts).float().expand(-1, rows.width, -1)  # (B, T, D)
+        out = torch.zeros(len(parts), rows.width, *parts[0].shape[1:])
+        for i, part in enumerate(parts):
+            out[i, rows.starts[i] : rows.ends[i]] = part
+        return out if tap.kind == "hidden" else out.transpose(1, 2)  # (B, H, T, D/H)
+
+    # ---- a live teacher ----
+
+    def _answer_live(self, batch: Batch, lost: Any, *, of: int) -> None:
+        if self.teacher is None:
+            raise CacheError(self.tell_missing(len(lost), of=of))
+        part = chosen(batch, lost)
+        self.vet(part)
+        assert self.store is not None  # noqa: S101 - opened by vet
+        again = np.flatnonzero(self.missing(self.rows(part).keys))  # a damaged folder may hold them after all
+        if len(again):
+            self.store.hold(self.answers(chosen(part, again)))
+
+    def tell_missing(self, rows: int, *, of: int) -> str:
+        """What to type where rows are missing."""
+        kept = "" if self.contents == Contents() else f", contents={self.contents}"
+        return (
+            f"{rows:,} of {of:,} rows are not recorded in {self.folder}: another text, truncation or "
+            "tokenizer, or a damaged file. Record them: hfdistill.record(teacher, dataset, "
+            f"folder={str(self.folder.parent)!r}{kept}), or give teacher_cache= a trainer, or "
+            "CachedTeacher(folder, teacher=...), a live teacher."
+        )
+
+    def vet(self, batch: Batch) -> None:
+        """Ask the live teacher for a few rows twice, once a process, and write down what it is.
+
+        Raises:
+            CacheError: where the two answers differ.
+        """
+        if self._vetted:
+            return
+        first = chosen(batch, range(min(VETTED_ROWS, len(self.rows(batch).keys))))
+        one, two = self.answers(first), self.answers(first)
+        if not all(torch.allclose(one[n].double(), two[n].double(), rtol=1e-3, atol=1e-4) for n in one):
+            raise CacheError(
+                "The teacher gave two answers to the same rows, so neither can be recorded: it is in train "
+                "mode, or draws random numbers. Call self.eval() in its trace, or hand it over as a model."
+            )
+        self._vetted = True
+        if self.store is None:
+            write_facts(self.folder, self._new_facts(first, one))
+            self._open()
+
+    def answers(self, batch: Batch, *, names: Any = None) -> dict[str, Tensor]:
+        """The live teacher's answers as a shard holds them.
+
+        Args:
+            batch: on any device.
+            names: of its rows, for errors.
+
+        Raises:
+            CacheError: where an answer is not finite.
+        """
+        assert self.teacher is not None  # noqa: S101 - callers have seen to it
+        weights = next(self.teacher.parameters(), None)
+        device = _device(batch) if weights is None else weights.device
+        batch = {n: v.to(device) if isinstance(v, Tensor) else v for n, v in batch.items()}
+        rows = self.rows(batch)
+        try:
+            return self._entries(self._asked(pushed_left(batch, self._inputs(batch), rows)), rows, names)
+        except torch.OutOfMemoryError:
+            if len(rows.keys) == 1:
+                raise
+        torch.accelerator.empty_cache()
+        every = np.arange(len(rows.keys))
+        names = every if names is None else np.asarray(names)
+        parts = [self.answers(chosen(batch, part), names=names[part]) for part in np.array_split(every, 2)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _asked(self, batch: Batch) -> tuple[Trace, Tensor | None]:
+        """The teacher's trace, and the mask that it read."""
+        assert self.teacher is not None  # noqa: S101 - callers have seen to it
+        precision = {"bf16": torch.bfloat16, "fp16": torch.float16, None: None}[self.contents.precision]
+        cast = torch.autocast(_device(batch).type, dtype=precision, enabled=precision is not None)
+        with torch.no_grad(), cast:
+            taps = self.contents.taps
+            trace = self.teacher.trace(batch, taps=taps) if taps else self.teacher.trace(batch)
+        return trace, self._inputs(batch).get("attention_mask")
+
+    def _entries(self, asked: tuple[Trace, Tensor | None], rows: Rows, names: Any) -> dict[str, Tensor]:
+        trace, mask = asked
+        if trace.logits.dim() != 2:
+            raise CacheError(
+                f"The teacher answers with logits of shape {tuple(trace.logits.shape)}, and one answer a "
+                "row, (B, C), is what can be recorded: token classifiers teach live. Leave the cache out."
+            )
+        lengths = (rows.ends - rows.starts).tolist()
+        entries = {
+            "keys": torch.from_numpy(rows.keys),
+            "lengths": torch.tensor(lengths, dtype=torch.int32),
+            "logits": trace.logits.cpu().to(self.contents.torch_dtype),
+        }
+        finite = torch.isfinite(entries["logits"]).reshape(len(lengths), -1).all(1)
+        for tap in self.contents.taps:
+            reading = trace.readings[tap]
+            reading = reading if tap.kind == "hidden" else reading.transpose(1, 2)  # (B, T, …)
+            parts = _unpadded(reading, lengths, mask, pooled=self.contents.pooled)
+            parts = [part.cpu().to(self.contents.torch_dtype) for part in parts]
+            finite &= torch.tensor([bool(torch.isfinite(part).all()) for part in parts])
+            entries[column(tap)] = torch.cat(parts)
+        bad = (~finite).nonzero().view(-1).tolist()
+        if bad:
+            shown = [i if names is None else int(names[i]) for i in bad[:5]]
+            half = " in float16: keep float32" if self.contents.dtype == "float16" else ""
+            raise CacheError(
+                f"The teacher's answers to rows {shown} ({len(bad)} of {len(lengths)}) are not finite{half}. "
+                "Nothing of them is recorded: look at its weights and at these rows, or leave precision= at "
+                "None."
+            )
+        return entries
+
+    # ---- what it is ----
+
+    def _inputs(self, batch: Batch) -> Batch:
+        """The columns that have a part in the answer."""
+        reads = self.reads(batch)
+        accepts = self._accepts
+        return {n: v for n, v in reads.items() if n not in LABELS and (accepts is None or n in accepts)}
+
+    def _facts(self) -> dict[str, Any]:
+        assert self.store is not None  # noqa: S101 - without a teacher it is open
+        return self.store.facts
+
+    def _new_facts(self, batch: Batch, entries: dict[str, Tensor]) -> dict[str, Any]:
+        assert self.teacher is not None  # noqa: S101 - callers have seen to it
+        sources = {id(value): name for name, value in reversed([*batch.items()])}
+        reads = {name: sources.get(id(value)) for name, value in self._inputs(batch).items()}
+        renamed = {name: source for name, source in reads.items() if name != source}
+        return {
+            "schema": SCHEMA,
+            "fingerprint": self._print,
+            "contents": self.contents.plain(),
+            "shapes": {n: [*v.shape[1:]] for n, v in entries.items() if n not in ("keys", "lengths")},
+            "inputs": sorted(self.teacher.inputs()),
+            "accepts": self._accepts,
+            "renamed": None if None in renamed.values() else (renamed and reads),
+            "same_tokens": _same_tokens(self.teacher),
+            "config": plain_config(self.teacher.config),
+            "versions": versions_of(self.teacher),
+        }
+
+
+def _same_tokens(teacher: Teacher) -> bool:
+    return all(part.same_tokens for part in teacher.parts())
+
+
+def _unpadded(
+    reading: Tensor, lengths: list[int], mask: Tensor | None, *, pooled: str | None
+) -> list[Tensor]:
+    """Per row (tokens, …), or (1, D) pooled; padding is on the right."""
+    if pooled == "mean":
+        weights = torch.ones(reading.shape[:2], device=reading.device) if mask is None else mask.float()
+        sums = (reading.float() * weights[..., None]).sum(1) / weights.sum(1, keepdim=True).clamp(min=1)
+        return [*sums[:, None]]
+    return [reading[i, : 1 if pooled else length] for i, length in enumerate(lengths)]
+
+
+def _device(batch: Batch) -> torch.device:
+    return next((v.device for v in batch.values() if isinstance(v, Tensor)), torch.device("cpu"))

@@ -1,0 +1,165 @@
+"""Teachers that change while they teach: a peer that learns too, and the student's own average."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from hfdistill.network.loading import Source, load_classifier
+from hfdistill.network.trace import Batch, Tap, Trace, accepted_inputs, run
+from hfdistill.teachers.base import ModelTeacher, Teacher
+
+
+class Peer(Teacher):
+    """A second student that learns beside the first, each from the other's logits.
+
+    L_student = CE(y, p_s) + KL(p_p ‖ p_s) and L_peer = CE(y, p_p) + KL(p_s ‖ p_p) at T = 1, the other's
+    logits held fixed; both from one forward pass of each, and one backward serves both. This is what a run
+    with a Peer and without `objective=` learns by.
+
+    Zhang, Xiang, Hospedales, Lu 2018 (deep mutual learning), arXiv 1706.00384: two networks, updated
+    together.
+
+    The peer runs in train mode, its own dropout on. Its parameters have the student's weight decay rules,
+    are clipped by `max_grad_norm` apart from it, and are averaged over processes. Each checkpoint holds it,
+    and `save_model` leaves it in `output_dir/peer`, a plain Transformers model. Its parts of the loss are
+    logged as `loss_peer_<name>`; `loss` is the sum of both. `eval_loss` is the student's alone.
+
+    Use it where no larger teacher is to be had. Both must start from different weights: the same ones would
+    have nothing to tell each other. Where there is a good teacher it teaches more, for half the memory.
+
+    Args:
+        model: a classifier, as a model, an id or a path; any architecture that reads the student's tokens.
+            It is trained in place.
+        objective: what the peer learns by, terms on logits; None is a copy of the run's objective.
+
+    Raises:
+        TypeError: where the model is none of Transformers.
+
+    Example:
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> Peer(BertForSequenceClassification(BertConfig(num_hidden_layers=2, hidden_size=24))).learns
+        True
+    """
+
+    learns: ClassVar[bool] = True
+    saved_as: ClassVar[str] = "peer"
+
+    def __init__(self, model: Source, *, objective: nn.Module | None = None) -> None:
+        super().__init__()
+        model = load_classifier(model, role="peer")
+        if not isinstance(model, PreTrainedModel):
+            raise TypeError(
+                f"A Peer is saved as a Transformers model, found {type(model).__name__}. Give a classifier, "
+                "its id or its path, as in Peer(shrink(other, layers=3))."
+            )
+        self.model = model
+        self.config: Any = model.config
+        self.objective = objective
+        self._accepts = accepted_inputs(model)
+
+    def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
+        """One forward pass: with a graph in train mode, else in evaluation mode."""
+        self.model.train(torch.is_grad_enabled())
+        return run(self.model, batch, accepts=self._accepts, taps=taps)
+
+    def inputs(self) -> frozenset[str]:
+        """The arguments of the model's forward."""
+        return self._accepts
+
+    def fingerprint(self) -> str:
+        """Architecture and objective: the weights are another at every step."""
+        names = ("model_type", "num_hidden_layers", "hidden_size", "num_labels", "shrunk_from")
+        shape = {name: getattr(self.config, name, None) for name in names}
+        return f"Peer({shape}, objective={self.objective})"
+
+
+class EMATeacher(Teacher):
+    """The student's own past: the exponential moving average of its weights teaches it.
+
+    θ' ← d·θ' + (1 - d)·θ after each optimizer step, starting as a copy of the student; buffers are copied.
+
+    Tarvainen and Valpola 2017 (mean teacher), arXiv 1703.01780. They weigh the consistency term from 0
+    upwards, since a young average knows nothing, as `CrossEntropy() + Linear(0, 1) * KD(temperature=1)` does,
+    and use it on unlabelled rows too.
+
+    It needs no second set of weights to download and answers in evaluation mode, without dropout. Each
+    checkpoint holds it, and `save_model` leaves it in `output_dir/ema`, a plain Transformers model, which is
+    often better than the student itself. Where a larger teacher exists, that one knows more.
+
+    Args:
+        decay: d in [0, 1): about 1 / (1 - d) steps are averaged. 0.999 for runs of many thousand steps, less
+            for shorter ones.
+        warmup: use min(d, (1 + t) / (10 + t)) after t steps, so that the first weights are soon forgotten.
+
+    Raises:
+        ValueError: for a decay outside [0, 1).
+
+    Example:
+        >>> EMATeacher(decay=0.99, warmup=True).decay_at(1)
+        0.18181818181818182
+    """
+
+    saved_as: ClassVar[str] = "ema"
+
+    def __init__(self, *, decay: float = 0.999, warmup: bool = False) -> None:
+        super().__init__()
+        if isinstance(decay, bool) or not isinstance(decay, (int, float)) or not 0 <= decay < 1:
+            raise ValueError(f"EMATeacher needs a decay from 0 to below 1, found {decay!r}. Usual: 0.999.")
+        self.decay, self.warmup = decay, warmup
+        self.frozen: ModelTeacher | None = None
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The average, once the run has a student.
+
+        Raises:
+            RuntimeError: before that.
+        """
+        model: PreTrainedModel = self._started().model
+        return model
+
+    def decay_at(self, step: int) -> float:
+        """The decay after `step` optimizer steps, counted from 1."""
+        return min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
+
+    def start(self, student: nn.Module) -> None:
+        """Begin as a copy of the student.
+
+        Raises:
+            TypeError: where the student is no plain Transformers model, as with a PEFT adapter.
+        """
+        if not isinstance(student, PreTrainedModel):
+            raise TypeError(
+                f"EMATeacher averages and saves a Transformers model, found {type(student).__name__}. Train "
+                "the model itself, or name another teacher."
+            )
+        self.frozen = ModelTeacher(copy.deepcopy(student))
+        self.config = self.frozen.config
+
+    def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
+        """One forward pass of the average, in evaluation mode and without a graph."""
+        return self._started().trace(batch, taps=taps)
+
+    @torch.no_grad()
+    def after_step(self, student: nn.Module, *, step: int) -> None:
+        """Move towards the student."""
+        weight = 1 - self.decay_at(step)
+        for own, theirs in zip(self.model.parameters(), student.parameters(), strict=True):
+            own.lerp_(theirs.to(own.dtype), weight)
+        for buffer, its in zip(self.model.buffers(), student.buffers(), strict=True):
+            buffer.copy_(its)
+
+    def fingerprint(self) -> str:
+        """How it moves: the weights are another at every step."""
+        return f"EMATeacher(decay={self.decay}, warmup={self.warmup})"
+
+    def _started(self) -> ModelTeacher:
+        if self.frozen is None:
+            raise RuntimeError("This EMATeacher has no student yet: the trainer tells it by start(student).")
+        return self.frozen

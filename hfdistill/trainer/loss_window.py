@@ -1,0 +1,132 @@
+"""What each part of the loss came to, and the stop where a number is no number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hfdistill.network.trace import Batch, Trace
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss, a gradient or a teacher output is NaN or infinite."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Entry:
+    batch: Batch
+    student: Tensor  # (B, C)
+    teacher: Tensor | None  # (B, C)
+    parts: Tensor  # (terms,)
+
+
+class Ledger:
+    """Sums the weighted parts of the loss on the device, and remembers the current step well enough to
+    explain it.
+
+    Nothing is read back from the device but one flag per optimizer step and the sums at each log.
+
+    Args:
+        names: one per term.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = list(names)
+        self._sums: Tensor | None = None
+        self._steps = 0
+        self._window: list[_Entry] = []
+
+    def start(self) -> None:
+        """Forget everything."""
+        self._sums, self._steps, self._window = None, 0, []
+
+    def open_window(self) -> None:
+        """Begin a new optimizer step."""
+        self._window = []
+
+    def close_window(self) -> None:
+        """An optimizer step has all its micro-batches."""
+        self._steps += 1
+
+    def add(self, parts: Tensor, *, batch: Batch, student: Trace, teacher: Trace | None) -> None:
+        """Book one micro-batch.
+
+        Args:
+            parts: (terms,), what each term adds to the loss of this optimizer step.
+        """
+        parts = parts.detach()
+        self._sums = parts.clone() if self._sums is None else self._sums + parts
+        taught = None if teacher is None else teacher.logits.detach()
+        self._window.append(_Entry(batch, student.logits.detach(), taught, parts))
+
+    def take(self, *, average: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """The parts per optimizer step since the last call, as loss_<name>; they add up to the loss.
+
+        Args:
+            average: the mean over processes of a (terms,) tensor.
+        """
+        if self._sums is None:
+            return {}
+        values = (average(self._sums) / self._steps).tolist()
+        self._sums, self._steps = None, 0
+        return {f"loss_{name}": value for name, value in zip(self.names, values, strict=True)}
+
+    def is_finite(self) -> Tensor:
+        """A scalar bool on the device: all parts and teacher logits of this optimizer step are numbers."""
+        seen = [tensor for e in self._window for tensor in (e.parts, e.teacher) if tensor is not None]
+        checks = [torch.isfinite(tensor).all() for tensor in seen]
+        return torch.stack(checks).all() if checks else torch.tensor(True)
+
+    def explain(
+        self,
+        step: int,
+        model: nn.Module,
+        *,
+        others: Mapping[str, nn.Module] | None = None,
+        show: Callable[[Batch, int], str],
+    ) -> str:
+        """Say which part of which rows went wrong in this optimizer step.
+
+        Args:
+            step: its number, from 1.
+            model: the student, for the names of parameters with bad gradients.
+            others: likewise, what learns beside it, by name.
+            show: the text of a row of a batch.
+        """
+        causes = []
+        for i, entry in enumerate(self._window):
+            where = f" of micro-batch {i + 1}" if len(self._window) > 1 else ""
+            sides = {"teacher": entry.teacher, "student": entry.student}
+            for side, logits in ((name, value) for name, value in sides.items() if value is not None):
+                rows = (~torch.isfinite(logits).reshape(len(logits), -1).all(-1)).nonzero().view(-1).tolist()
+                if rows:
+                    texts = ", ".join(f"{row} {show(entry.batch, row)}".rstrip() for row in rows[:5])
+                    more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+                    causes.append(f"the {side}'s logits on rows {texts}{more}{where}")
+            bad = [
+                n for n, ok in zip(self.names, torch.isfinite(entry.parts).tolist(), strict=True) if not ok
+            ]
+            if bad:
+                causes.append(f"the loss part {', '.join(bad)}{where}")
+        causes = causes or [_bad_gradients(model, others or {})]
+        return (
+            f"Step {step} stopped before the optimizer moved: not finite are {'; '.join(causes)}. The "
+            "weights are those of the step before. Look at these rows and at the teacher; a lower "
+            "learning_rate, max_grad_norm=1.0 or bf16 in place of fp16 are the usual cures. Resume with "
+            "train(resume_from_checkpoint=True)."
+        )
+
+
+def _bad_gradients(model: nn.Module, others: Mapping[str, nn.Module]) -> str:
+    """Clipping by a norm that is no number spoils every gradient, and then none can be blamed."""
+    grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    for whose, other in others.items():
+        named = other.named_parameters()
+        grads |= {f"the {whose}'s {name}": p.grad for name, p in named if p.grad is not None}
+    bad = [name for name, grad in grads.items() if not torch.isfinite(grad).all()]
+    if not bad:
+        return "the gradient of another process"
+    return "the gradient" if len(bad) == len(grads) else f"the gradient of {', '.join(bad[:3])}"

@@ -1,0 +1,46 @@
+"""A Trainer's own loss function as a term of the objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from torch import Tensor
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from hfdistill.network.label_space import missing
+from hfdistill.network.trace import Trace
+from hfdistill.objectives import Objective
+
+
+class GivenLoss(Objective):
+    """`compute_loss_func(outputs, labels, num_items_in_batch)`, called with the batch's own number of labels.
+
+    Args:
+        function: returns the mean over labelled rows.
+    """
+
+    name = "compute_loss_func"
+    needs_labels: ClassVar[bool] = True
+    needs_teacher: ClassVar[bool] = False
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def __repr__(self) -> str:
+        """The function by name: its address would be another in every process."""
+        name = getattr(self.function, "__qualname__", type(self.function).__qualname__)
+        return f"compute_loss_func({getattr(self.function, '__module__', '')}.{name})"
+
+    def count(self, labels: Tensor) -> Tensor:
+        """Labels that are there."""
+        return (~missing(labels)).sum().float()
+
+    def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
+        """What the function returns; 0 where nothing is labelled."""
+        count = self.count(labels)
+        if not count:
+            return student.logits.sum() * 0.0
+        outputs = SequenceClassifierOutput(logits=student.logits)
+        return self.function(outputs, labels, num_items_in_batch=count)

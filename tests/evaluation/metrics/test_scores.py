@@ -1,0 +1,100 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from hfdistill.evaluation.metrics.compare import errors
+from hfdistill.evaluation.metrics.scores import fidelity, paired_interval, pearson, scores
+
+
+def test_single_label_scores_by_hand():
+    logits = np.log(np.array([[0.8, 0.2], [0.4, 0.6], [0.9, 0.1], [0.3, 0.7]]))
+    found = scores("single_label", logits, np.array([0, 1, 1, 1]))
+    assert found["accuracy"] == 0.75
+    assert found["accuracy_se"] == pytest.approx(math.sqrt(0.75 * 0.25 / 4), abs=1e-15)
+    assert found["macro_f1"] == pytest.approx((2 / 3 + 4 / 5) / 2, abs=1e-15)
+    assert found["nll"] == pytest.approx(-sum(map(math.log, (0.8, 0.6, 0.1, 0.7))) / 4, abs=1e-12)
+    assert found["ece"] == pytest.approx((0.2 + 0.4 + 0.9 + 0.3) / 4 - 0.0, abs=1e-12)
+
+
+def test_multi_label_scores_by_hand():
+    logits = np.array([[1.0, -1.0], [2.0, 3.0]])
+    found = scores("multi_label", logits, np.array([[1, 0], [1, 0]]))
+    assert found["subset_accuracy"] == 0.5
+    assert found["micro_f1"] == pytest.approx(4 / 5, abs=1e-15)
+    assert found["macro_f1"] == 0.5
+    expected = np.mean(
+        [
+            math.log1p(math.exp(-1)),
+            math.log1p(math.exp(-1)),
+            math.log1p(math.exp(-2)),
+            math.log1p(math.exp(3)),
+        ]
+    )
+    assert found["nll"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_regression_scores_equal_scipy():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 1)), rng.integers(0, 5, size=40).astype(float)
+    found = scores("regression", x, y)
+    assert found["mse"] == pytest.approx(np.mean((x[:, 0] - y) ** 2), abs=1e-12)
+    assert found["pearson"] == pytest.approx(stats.pearsonr(x[:, 0], y).statistic, abs=1e-12)
+    assert found["spearman"] == pytest.approx(stats.spearmanr(x[:, 0], y).statistic, abs=1e-12)
+
+
+def test_a_correlation_with_a_constant_is_undefined():
+    assert pearson(np.ones(3), np.arange(3.0)) is None
+
+
+def test_fidelity_by_hand():
+    student, teacher = np.log([[0.5, 0.5], [0.9, 0.1]]), np.log([[0.25, 0.75], [0.9, 0.1]])
+    found = fidelity("single_label", student, teacher)
+    kl = 0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)
+    assert found == {"agreement": 0.5, "kl": pytest.approx(kl / 2, abs=1e-12)}
+    binary = np.log([[1.0], [3.0]]), np.log([[3.0], [3.0]])  # probabilities 0.5 and 0.75
+    found = fidelity("multi_label", *binary)
+    kl = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    assert found == {"agreement": 0.5, "label_agreement": 0.5, "kl": pytest.approx(kl / 2, abs=1e-12)}
+
+
+def test_kl_stays_finite_with_huge_logits():
+    found = fidelity("single_label", np.array([[1e4, 0.0]]), np.array([[0.0, 1e4]]))
+    assert found["kl"] == pytest.approx(1e4)
+    assert fidelity("multi_label", np.array([[1e4]]), np.array([[-1e4]]))["kl"] == pytest.approx(1e4)
+
+
+def test_paired_interval_by_hand():
+    first, second = np.array([True] * 7 + [False] * 3), np.array([True] * 5 + [False] * 4 + [True])
+    mean, low, high = paired_interval(first, second)  # 2 rows only the first, 1 only the second
+    p, q = 3 / 12, 2 / 12
+    half = 1.959963984540054 * math.sqrt((p + q - (p - q) ** 2) / 12)
+    assert mean == pytest.approx(0.1)
+    assert (low, high) == (pytest.approx(p - q - half), pytest.approx(p - q + half))
+
+
+def test_paired_interval_covers_the_truth():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(1000):
+        first = rng.random(100) < 0.85
+        second = np.where(rng.random(100) < 0.9, first, rng.random(100) < 0.5)
+        _, low, high = paired_interval(first, second)
+        hits += low <= 0.85 - (0.9 * 0.85 + 0.1 * 0.5) <= high
+    assert 930 <= hits <= 980
+
+
+def test_errors_by_hand():
+    def answers(*ids):
+        return np.eye(3)[list(ids)]
+
+    labels = np.array([0, 0, 0, 0, 1])
+    logits = {
+        "teacher": answers(1, 1, 1, 0, 1),
+        "student": answers(1, 0, 2, 2, 1),
+        "baseline": answers(1, 1, 0, 0, 1),
+    }
+    found = errors(logits, labels)
+    assert dataclasses.astuple(found) == (3, 1, 1, 1, 2)

@@ -1,0 +1,105 @@
+"""Tables over several runs, and the page that keeps them."""
+
+import dataclasses
+
+import pytest
+
+from hfdistill import compare_runs, compare_students, write_section
+from hfdistill.evaluation.report import Speed
+from tests.conftest import make_report
+
+
+@pytest.fixture(scope="module")
+def report():
+    return make_report({})
+
+
+def with_values(report, accuracy, agreement=0.9):
+    student = dataclasses.replace(
+        report.student,
+        metrics={**report.student.metrics, "accuracy": accuracy},
+        fidelity={**report.student.fidelity, "agreement": agreement},
+    )
+    return dataclasses.replace(report, student=student)
+
+
+def test_each_line_has_the_mean_the_seeds_and_the_difference_seed_by_seed(report):
+    runs = {
+        "plain": [with_values(report, 0.80), with_values(report, 0.90)],
+        "taught": [with_values(report, 0.85, 0.8), with_values(report, 0.93, 0.9)],
+    }
+    header, _, plain, taught = compare_runs(runs, baseline="plain").splitlines()
+    assert header == "|  | accuracy | each seed | minus plain | agreement |"
+    assert plain == "| plain | 85.0 % | 80.0 % / 90.0 % |  | 90.0 % |"
+    assert taught == "| taught | **89.0 %** | 85.0 % / 93.0 % | +4.0 (+3.0 to +5.0) | 85.0 % |"
+
+
+def test_without_a_baseline_there_is_no_difference(report):
+    table = compare_runs({"a|b": [with_values(report, 0.5)]})
+    assert table.splitlines()[-1] == "| a&#124;b | **50.0 %** | 50.0 % | 90.0 % |"
+
+
+def test_runs_that_cannot_be_compared_are_refused(report):
+    other = dataclasses.replace(report, data=dataclasses.replace(report.data, rows=31))
+    with pytest.raises(ValueError, match="different tasks or rows"):
+        compare_runs({"a": [report], "b": [other]})
+    with pytest.raises(ValueError, match="at least one report"):
+        compare_runs({"a": [report], "b": []})
+    with pytest.raises(ValueError, match=r"baseline='c'.*'a'"):
+        compare_runs({"a": [report]}, baseline="c")
+    unlabelled = dataclasses.replace(report, student=dataclasses.replace(report.student, metrics=None))
+    with pytest.raises(ValueError, match="no accuracy"):
+        compare_runs({"a": [unlabelled]})
+
+
+def test_students_are_compared_in_quality_size_and_speed(report):
+    def timed(found, ms, rate):
+        speed = Speed(ms, ms, 100, rate, 32, 256, 5)
+        teacher = dataclasses.replace(
+            found.teacher, speed=Speed(10.0, 12.0, 100, 200.0, 32, 256, 5), size_mb=90.0
+        )
+        student = dataclasses.replace(found.student, speed=speed, size_mb=45.0, parameters=2_000_000)
+        return dataclasses.replace(found, student=student, teacher=teacher)
+
+    taught = [timed(with_values(report, 0.85, 0.8), 4.0, 500.0), with_values(report, 0.93, 0.9)]
+    plain = [timed(with_values(report, 0.80), 4.0, 500.0), with_values(report, 0.90)]
+    lines = compare_students({"a|b": taught}, {"a|b": plain}).splitlines()
+    teacher = f"{100 * report.teacher.metrics['accuracy']:.1f} %"
+    assert lines[2].endswith(f"| 90.0 | {teacher} |  |  |  | 10.00 | 1.0x | 200 | 1.0x |")
+    quality = "**89.0 %** | 85.0 % | +4.0 (+3.0 to +5.0) | 85.0 %"
+    assert lines[3] == f"| a&#124;b | 2.0 M | 45.0 | {quality} | 4.00 | 2.5x | 500 | 2.5x |"
+    assert "median of 100 real rows" in lines[-1]
+    assert "| **85.0 %** |  |  | 80.0 % |" in compare_students({"a": taught[:1]})
+
+
+def test_students_of_no_teacher_are_refused(report):
+    with pytest.raises(ValueError, match="Measure with teacher="):
+        compare_students({"a": [dataclasses.replace(report, teacher=None)]})
+
+
+def test_a_section_is_replaced_and_the_rest_of_the_page_stays(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# Title\n<!-- one -->\nold\n<!-- /one -->\nend <!-- two -->x<!-- /two -->\n")
+    write_section(page, "one", "| a |\n")
+    write_section(page, "one", "| b |")
+    assert page.read_text() == (
+        "# Title\n<!-- one -->\n\n| b |\n\n<!-- /one -->\nend <!-- two -->x<!-- /two -->\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "no lines",
+        "<!-- one -->",
+        "<!-- /one --> <!-- one -->",
+        "<!-- one --> <!-- /one --> <!-- one -->",
+        "<!-- one --> <!-- /one --> <!-- /one -->",
+    ],
+)
+def test_a_page_without_its_two_lines_is_left_alone(tmp_path, content):
+    page = tmp_path / "page.md"
+    page.write_text(content)
+    with pytest.raises(ValueError, match="once each, in this order"):
+        write_section(page, "one", "text")
+    assert page.read_text() == content

@@ -1,0 +1,383 @@
+"""Exported students: what they answer, what the gate keeps back, and what the folder holds."""
+
+import importlib
+import json
+import pickletools
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from transformers import BertForTokenClassification, DistilBertConfig, DistilBertForSequenceClassification
+
+from hfdistill import (
+    ExportReport,
+    QualityGateError,
+    bilstm_from_teacher,
+    cnn_from_teacher,
+    export,
+    static_from_teacher,
+    with_exits,
+)
+from hfdistill.exporters.onnx import OnnxModel, check_file, require_packages
+from hfdistill.exporters.report import USAGE
+from hfdistill.files.checkpoint import verify
+from tests.conftest import make_bert, make_dataset, make_tokenizer
+
+try:
+    require_packages()
+except ModuleNotFoundError as missing:
+    pytest.skip(str(missing), allow_module_level=True)
+
+gate = importlib.import_module("hfdistill.exporters.gate")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A student in a folder, its teacher, and its export with both; torch.export takes seconds."""
+    folder = tmp_path_factory.mktemp("export")
+    student = make_bert(2, seed=2)
+    student.config._name_or_path = str(folder)
+    student.save_pretrained(folder / "student")
+    make_tokenizer().save_pretrained(folder / "student")
+    report = export(
+        folder / "student", folder / "onnx", data=make_dataset(40), max_drop=20, speed=False,
+        teacher=make_bert(4, seed=1, labels={0: "positive", 1: "negative"}),
+    )  # fmt: skip
+    return folder, report
+
+
+@pytest.fixture
+def quick(made, monkeypatch):
+    """The exporter's file without the exporter."""
+    monkeypatch.setattr(
+        gate, "to_onnx", lambda model, path, *, inputs: shutil.copy(made[0] / "onnx/model.onnx", path)
+    )
+    return made[0]
+
+
+def rows(lengths, *, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    ids = [torch.randint(1, 36, (n,), generator=draw) for n in lengths]
+    padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
+    return {"input_ids": padded, "attention_mask": (padded > 0).long()}
+
+
+def test_float32_gives_the_logits_of_pytorch_on_1000_inputs(made):
+    """5 lengths, batches of 1 to 8."""
+    folder, report = made
+    student, exported = make_bert(2, seed=2), OnnxModel(folder / "onnx" / "model.onnx")
+    seen, worst = 0, 0.0
+    while seen < 1000:
+        batch = rows([(3, 8, 17, 25, 32)[(seen + i) % 5] for i in range(seen % 8 + 1)], seed=seen)
+        with torch.no_grad():
+            expected = student(**batch).logits
+        found = exported(**batch)["logits"]
+        worst = max(worst, float((expected - found).abs().max()))
+        assert torch.equal(expected.argmax(-1), found.argmax(-1))
+        seen += len(expected)
+    assert worst <= 1e-4
+    assert report.of("onnx").max_difference <= 1e-4
+    assert report.of("onnx").agreement == 1
+
+
+def test_the_report_is_what_one_computes_by_hand(made):
+    folder, report = made
+    data, tokenizer = make_dataset(40), make_tokenizer()
+    int8, student = OnnxModel(folder / "onnx" / "model_int8.onnx"), make_bert(2, seed=2)
+    found, expected, start, size = [], [], 0, 1
+    while start < 40:
+        batch = tokenizer(data["text"][start : start + size], padding=True, return_tensors="pt")
+        found.append(int8(**batch)["logits"].numpy())
+        with torch.no_grad():
+            expected.append(student(**batch).logits.numpy())
+        start, size = start + size, size % 8 + 1
+    found, expected = np.concatenate(found), np.concatenate(expected)
+    told = report.of("int8")
+    labels = np.array(data["label"])
+    assert told.max_difference == pytest.approx(np.abs(found - expected).max(), abs=1e-6)
+    assert told.agreement == (found.argmax(1) == expected.argmax(1)).mean()
+    assert told.quality == (found.argmax(1) == labels).mean()
+    lost = (expected.argmax(1) == labels).mean() - told.quality
+    assert told.drop == pytest.approx(100 * lost, abs=1e-3)
+    assert 0 < told.max_difference < 0.2
+    assert told.size_mb == pytest.approx((folder / "onnx" / "model_int8.onnx").stat().st_size / 1e6, abs=1e-4)
+
+
+def test_the_teacher_is_compared_in_the_students_class_order(made):
+    _, report = made
+    with torch.no_grad():
+        texts = make_tokenizer()(make_dataset(40)["text"][:], padding=True, return_tensors="pt")
+        teacher = make_bert(4, seed=1)(**texts).logits.flip(-1).argmax(-1)
+        student = make_bert(2, seed=2)(**texts).logits.argmax(-1)
+    assert report.of("pytorch").teacher_agreement == pytest.approx((teacher == student).float().mean().item())
+    assert report.of("teacher").quality == pytest.approx(
+        (teacher == torch.tensor(make_dataset(40)["label"])).float().mean().item()
+    )
+
+
+def test_the_folder_holds_what_it_says_and_nothing_of_this_machine(made):
+    folder = made[0] / "onnx"
+    names = ["README.md", "config.json", "export.json", "hfdistill.json", "model.onnx", "model_int8.onnx"]
+    assert sorted(path.name for path in folder.iterdir()) == [*names, "tokenizer.json"]
+    verify(folder)
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        assert str(made[0]).encode() not in content
+        assert b"site-packages" not in content
+        with pytest.raises(ValueError, match=r"."):  # no pickle
+            list(pickletools.genops(content))
+    for name in ("model.onnx", "model_int8.onnx"):
+        check_file(folder / name)
+    assert ExportReport.load(folder / "export.json") == made[1]
+    assert not [path for path in made[0].iterdir() if path.name.startswith("_")]
+
+
+def test_fifteen_lines_with_onnxruntime_and_a_tokenizer_alone(made, tmp_path):
+    """The card's example, in a process that has neither torch nor Transformers nor this library."""
+    (card_code,) = re.findall(r"```python\n(.*?)```", (made[0] / "onnx" / "README.md").read_text(), re.DOTALL)
+    assert card_code == USAGE.replace("FOLDER", "path/to/this/folder").replace("MODEL", "model_int8.onnx")
+    assert len([line for line in card_code.splitlines() if line.strip()]) <= 15
+    code = card_code.replace("path/to/this/folder", str(made[0] / "onnx"))
+    code += textwrap.dedent("""
+        import sys
+        assert not {"torch", "transformers", "hfdistill", "onnx"} & sys.modules.keys()
+    """)
+    (tmp_path / "example.py").write_text(code)
+    done = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    assert {line.split()[0] for line in lines} <= {"negative", "positive"}
+
+
+def test_the_saved_tokenizer_pads_and_cuts_as_transformers_does(made):
+    from tokenizers import Tokenizer
+
+    alone = Tokenizer.from_file(str(made[0] / "onnx" / "tokenizer.json"))
+    texts = ["good film", "the plot " * 40, "it was very dull"]
+    found = alone.encode_batch(texts)
+    expected = make_tokenizer()(texts, padding=True, truncation=True, max_length=32)
+    assert [e.ids for e in found] == expected["input_ids"]
+    assert [e.attention_mask for e in found] == expected["attention_mask"]
+
+
+def test_a_model_without_token_types_and_several_labels(tmp_path):
+    config = DistilBertConfig(
+        vocab_size=36, dim=16, n_layers=1, n_heads=4, hidden_dim=32, max_position_embeddings=32, num_labels=3,
+        problem_type="multi_label_classification",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    student = DistilBertForSequenceClassification(config)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    texts = make_dataset(16)["text"]
+    labels = [[float(i % 2), float(i % 3 == 0), 1.0] for i in range(16)]
+    data = Dataset.from_dict({"text": texts, "label": labels})
+    report = export(
+        student, tmp_path / "o", data=data, tokenizer=make_tokenizer(), int8="blockwise", max_drop=100
+    )
+    assert report.metric == "subset_accuracy"
+    assert OnnxModel(tmp_path / "o" / "model.onnx").inputs == ("input_ids", "attention_mask")
+    assert report.of("int8").speed.latency_ms_p50 > 0
+    assert "rows/s" in report.table()
+    assert student.training, "a model given as an object stays as it was"
+    assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "make", [partial(static_from_teacher, width=8), partial(cnn_from_teacher, filters=8)]
+)
+def test_a_light_student_of_pairs(tmp_path, make):
+    student = make(make_bert(1), make_tokenizer(), pairs=True)
+    report = export(student, tmp_path / "o", data=make_dataset(8), tokenizer=make_tokenizer(), speed=False)
+    assert report.of("onnx").max_difference <= 1e-5
+    assert report.of("int8").agreement == 1
+
+
+@pytest.mark.parametrize(
+    ("student", "match"),
+    [
+        (lambda: with_exits(make_bert(2)), r"Export model\.backbone"),
+        (lambda: bilstm_from_teacher(make_bert(1), make_tokenizer()), "no ONNX form here"),
+        (lambda: BertForTokenClassification(make_bert(1).config), "labels words"),
+    ],
+)
+def test_students_without_an_onnx_form_are_refused(tmp_path, student, match):
+    with pytest.raises(ValueError, match=match):
+        export(student(), tmp_path / "o", data=make_dataset(8), tokenizer=make_tokenizer())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_regression_without_rows_is_compared_on_made_up_ones(tmp_path):
+    student = make_bert(1, labels={0: "value"}, num_labels=1, problem_type="regression")
+    report = export(student, tmp_path / "o", tokenizer=make_tokenizer(), int8=None)
+    assert (report.rows, report.labelled_rows, report.metric) == (0, 0, "pearson")
+    assert report.of("onnx").max_difference <= 1e-4
+    assert [found.name for found in report.formats] == ["pytorch", "onnx"]
+    assert "made-up rows alone" in (tmp_path / "o" / "README.md").read_text()
+
+
+def wreck(source, path, *, scheme):
+    """An int8 file that answers the opposite."""
+    import onnx
+    from onnx import numpy_helper
+
+    proto = onnx.load(str(source))
+    for tensor in proto.graph.initializer:
+        if tensor.name.endswith(("classifier.weight", "classifier.bias")):
+            tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), tensor.name))
+    onnx.save_model(proto, path)
+
+
+def test_the_gate_keeps_a_bad_file_back_and_says_the_numbers(quick, monkeypatch, tmp_path):
+    monkeypatch.setattr(gate, "to_int8", wreck)
+    with pytest.raises(QualityGateError) as caught:
+        export(quick / "student", tmp_path / "o", data=make_dataset(40).remove_columns("label"), speed=False)
+    found = caught.value.report.of("int8")
+    assert found.drop == pytest.approx(100)
+    assert (
+        "model_int8.onnx loses 100.00 points of agreement with the PyTorch student on 40 rows, more than"
+        in str(caught.value)
+    )
+    assert "max_drop=0.5" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_gate_counts_points_of_accuracy(quick, monkeypatch, tmp_path):
+    data = make_dataset(40)
+    batch = make_tokenizer()(data["text"][:], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        answers = make_bert(2, seed=2)(**batch).logits.argmax(-1).tolist()
+    data = data.remove_columns("label").add_column("label", answers)  # the PyTorch student is always right
+    monkeypatch.setattr(gate, "to_int8", wreck)
+    with pytest.raises(
+        QualityGateError, match=re.escape("100.00 points of accuracy (100.00 → 0.00) on 40 rows")
+    ):
+        export(quick / "student", tmp_path / "o", data=data, speed=False, max_drop=99.9)
+    assert (
+        export(quick / "student", tmp_path / "o", data=data, speed=False, max_drop=100).of("int8").quality
+        == 0
+    )
+
+
+def test_an_exporter_that_errs_is_found_out(made, monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        gate, "to_onnx", lambda model, path, *, inputs: wreck(made[0] / "onnx/model.onnx", path, scheme="")
+    )
+    with pytest.raises(QualityGateError, match="the exporter does not know this architecture"):
+        export(made[0] / "student", tmp_path / "o", data=make_dataset(8), int8=None)
+    assert not (tmp_path / "o").exists()
+
+
+def test_an_earlier_export_stays_until_the_new_one_has_passed(quick, monkeypatch, tmp_path):
+    shutil.copytree(quick / "onnx", tmp_path / "o")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "o").iterdir()}
+    monkeypatch.setattr(gate, "to_int8", wreck)
+    with pytest.raises(QualityGateError):
+        export(quick / "student", tmp_path / "o", data=make_dataset(40).remove_columns("label"), speed=False)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "o").iterdir()} == before
+    monkeypatch.setattr(gate, "to_int8", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(OSError, match="No space left"):
+        export(quick / "student", tmp_path / "o", data=make_dataset(8), speed=False)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "o").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["o"]
+    export(quick / "student", tmp_path / "o", data=make_dataset(8), int8=None)
+    assert not (tmp_path / "o" / "model_int8.onnx").exists()
+
+
+def test_what_a_killed_export_left_is_put_back(quick, tmp_path):
+    shutil.copytree(quick / "onnx", tmp_path / "_unfinished_o" / "o.old")
+    (tmp_path / "_unfinished_o" / "o").mkdir()
+    with pytest.raises(ValueError, match="without a tokenizer"):
+        export(make_bert(1), tmp_path / "o", data=make_dataset(8))
+    export(quick / "student", tmp_path / "o", data=make_dataset(8), int8=None)
+    assert [path.name for path in tmp_path.iterdir()] == ["o"]
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"data": None}, "nobody knows what that costs"),
+        ({"data": make_dataset(8).select([])}, "nobody knows what that costs"),
+        ({"max_drop": -1}, "points from 0 up"),
+        ({"max_drop": float("nan")}, "points from 0 up"),
+        ({"tokenizer": None}, "came without a tokenizer"),
+        ({"tokenizer": type("Slow", (), {"model_max_length": 32})()}, "has no tokenizer.json"),
+    ],
+)
+def test_refusals_come_before_any_work(monkeypatch, tmp_path, options, match):
+    monkeypatch.setattr(gate, "to_onnx", lambda *a, **k: pytest.fail("the exporter ran"))
+    told = {"data": make_dataset(8), "tokenizer": make_tokenizer(), **options}
+    with pytest.raises(ValueError, match=match):
+        export(make_bert(1), tmp_path / "o", **told)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path):
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "thesis.txt").write_text("x")
+    with pytest.raises(ValueError, match="holds other things than an export"):
+        export(make_bert(1), tmp_path / "o", data=make_dataset(8), tokenizer=make_tokenizer())
+    assert (tmp_path / "o" / "thesis.txt").read_text() == "x"
+
+
+@pytest.mark.parametrize("folder", [".", "..", "../here"])
+def test_the_working_folder_stays(monkeypatch, tmp_path, folder):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ValueError, match="working folder cannot be replaced"):
+        export(make_bert(1), folder, data=make_dataset(8), tokenizer=make_tokenizer())
+    assert (tmp_path / "here").is_dir()
+
+
+def test_files_that_reach_outside_are_refused(made, tmp_path):
+    import onnx
+
+    proto = onnx.load(str(made[0] / "onnx" / "model.onnx"))
+    onnx.save_model(
+        proto, tmp_path / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0
+    )
+    with pytest.raises(ValueError, match="weights in other files"):
+        check_file(tmp_path / "m.onnx")
+    proto = onnx.load(str(made[0] / "onnx" / "model.onnx"))
+    proto.opset_import.add(domain="evil.custom", version=1)
+    onnx.save_model(proto, tmp_path / "n.onnx")
+    with pytest.raises(ValueError, match=r"evil\.custom"):
+        check_file(tmp_path / "n.onnx")
+
+
+def test_without_the_extra_it_says_what_to_type(monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=re.escape("pip install 'hfdistill[export]'")):
+        export(make_bert(1), tmp_path / "o", data=make_dataset(8))
+
+
+def test_a_report_with_other_fields_is_refused(made, tmp_path):
+    content = json.loads((made[0] / "onnx" / "export.json").read_text())
+    content["formats"][0]["size_mb"] = "x"
+    Path(tmp_path / "export.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"export\.formats\[0\]\.size_mb should be float"):
+        ExportReport.load(tmp_path / "export.json")
+
+
+def test_from_the_command_line(quick, tmp_path, capsys):
+    from hfdistill.cli import main
+
+    make_dataset(40).to_parquet(tmp_path / "validation.parquet")
+    words = [
+        "export",
+        str(quick / "student"),
+        str(tmp_path / "o"),
+        "--data",
+        str(tmp_path / "validation.parquet"),
+    ]
+    assert main([*words, "--no-speed", "--max-drop", "30", "--rows", "20"]) == 0
+    assert "int8" in capsys.readouterr().out
+    assert ExportReport.load(tmp_path / "o" / "export.json").rows == 20

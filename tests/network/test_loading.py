@@ -1,0 +1,87 @@
+"""Loading classifiers: float32, a trained head, and no code but our own."""
+
+import json
+
+import pytest
+import torch
+from transformers import BertModel
+
+from hfdistill.network.loading import load_classifier
+from tests.conftest import make_bert
+
+CANARY = """
+from pathlib import Path
+Path({canary!r}).write_text("code that came with a model was run")
+from transformers import BertConfig as Config, BertForSequenceClassification as Model
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "model"
+    make_bert().save_pretrained(folder)
+    return folder
+
+
+def edit_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize("kind", [str, type(None)], ids=["text", "path"])
+def test_a_folder_gives_the_saved_model(folder, kind):
+    loaded = load_classifier(str(folder) if kind is str else folder)
+    saved = make_bert().state_dict()
+    assert loaded.state_dict().keys() == saved.keys()
+    assert all(torch.equal(value, saved[name]) for name, value in loaded.state_dict().items())
+    assert not loaded.training
+
+
+def test_a_model_is_returned_as_it_is():
+    model = make_bert()
+    assert load_classifier(model) is model
+
+
+def test_half_precision_weights_are_loaded_in_float32(folder):
+    make_bert().to(torch.bfloat16).save_pretrained(folder)
+    loaded = load_classifier(folder)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_an_encoder_without_a_head_is_refused_and_the_missing_weights_named(tmp_path, role):
+    BertModel(make_bert().config).save_pretrained(tmp_path / "encoder")
+    with pytest.raises(ValueError, match="encoder without a trained classifier") as caught:
+        load_classifier(tmp_path / "encoder", role=role)
+    text = str(caught.value)
+    assert text.startswith(f"The {role} '")
+    assert "classifier.bias, classifier.weight are missing" in text
+    assert "Fine-tune it on labelled data" in text
+
+
+def test_weights_that_lack_a_layer_are_refused(folder):
+    edit_config(folder, num_hidden_layers=3)
+    with pytest.raises(ValueError, match=r"lacks weights of its encoder \(bert\.encoder\.layer\.2"):
+        load_classifier(folder)
+
+
+@pytest.mark.parametrize("source", ["no/such-model-anywhere", "does not exist"])
+def test_a_source_that_cannot_be_loaded_is_an_os_error_that_names_it(source):
+    with pytest.raises(OSError, match=source):
+        load_classifier(source)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "a-model-of-its-own"])
+def test_code_that_comes_with_a_model_is_never_run(folder, tmp_path, model_type, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # whoever is asked says yes
+    canary = tmp_path / "canary"
+    (folder / "modeling.py").write_text(CANARY.format(canary=str(canary)))
+    names = ["AutoConfig", "AutoModel", "AutoModelForSequenceClassification", "AutoTokenizer"]
+    code = {name: "modeling.Config" if name == "AutoConfig" else "modeling.Model" for name in names}
+    edit_config(folder, model_type=model_type, auto_map=code)
+    if model_type == "bert":
+        assert type(load_classifier(folder)) is type(make_bert())
+    else:
+        with pytest.raises(ValueError, match="trust_remote_code"):
+            load_classifier(folder)
+    assert not canary.exists()

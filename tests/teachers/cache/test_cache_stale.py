@@ -1,0 +1,149 @@
+"""What must miss misses, what must hit hits: part E of the list of faults."""
+
+import pytest
+import torch
+from datasets import Dataset
+
+import hfdistill.teachers.cache.manifest as facts
+from hfdistill import CachedTeacher, CacheError, Contents, Tap
+from tests.teachers.cache.cached import (
+    batch_of,
+    encoded,
+    hits,
+    live,
+    recorded,
+    shards,
+    teacher,
+)
+
+# What must miss: faults E1 to E10, E14, E15
+
+
+def one_bit(model):
+    weight = model.bert.encoder.layer[1].output.dense.weight.data
+    weight.view(torch.int32)[3, 3] ^= 1
+    return model
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: teacher(seed=2),  # E1, E14: the name does not count
+        lambda: one_bit(teacher()),  # E2
+        lambda: teacher(hidden_act="relu"),  # E3
+    ],
+    ids=["other weights", "one bit", "activation"],
+)
+def test_another_teacher_has_a_folder_of_its_own(folder, model, tmp_path):
+    cached = CachedTeacher(folder, teacher=model())
+    assert cached.missing(cached.rows(batch_of(encoded())).keys).all()
+    (cached.folder).rmdir()
+
+
+def test_a_teacher_replaced_at_its_path_is_another(tmp_path):
+    data, answers = encoded(), []
+    for seed in (1, 2):
+        teacher(seed=seed).save_pretrained(tmp_path / "model")
+        cached = recorded(tmp_path / "answers", data, model=str(tmp_path / "model"))
+        answers.append(cached.trace(batch_of(data)).logits)
+        torch.testing.assert_close(answers[-1], live(batch_of(data), teacher(seed=seed)).logits)
+    assert (answers[0] - answers[1]).abs().max() > 0.01
+
+
+def test_another_text_or_truncation_misses(folder):
+    data = encoded()
+    long = [len(row["input_ids"]) > 8 for row in data]
+    assert any(long)
+    cut = encoded(max_length=8)  # E6
+    assert [not hit for hit in hits(folder, batch_of(cut))] == long
+    first = data[0]["input_ids"]  # E4, E5: what changes an id is another row, whatever changed it
+    for i in range(1, len(first) - 1):
+        row = {**data[0], "input_ids": [*first[:i], first[i] + 1, *first[i + 1 :]]}
+        assert hits(folder, batch_of([row])) == [False]  # E7
+
+
+def test_other_contents_have_a_folder_of_their_own(folder):
+    """E9 and E10."""
+    kinds = [Contents(dtype="float16"), Contents(taps={Tap("hidden", 1)}), Contents(precision="bf16")]
+    names = {CachedTeacher(folder, teacher=teacher(), contents=contents).folder for contents in kinds}
+    mean = Contents(taps={Tap("hidden", 1)}, pooled="mean")
+    names.add(CachedTeacher(folder, teacher=teacher(), contents=mean).folder)
+    assert len(names) == 4
+    for name in names:
+        assert not list(name.iterdir())
+        name.rmdir()
+    with pytest.raises(CacheError, match=r"is not recorded.*hfdistill\.record"):
+        CachedTeacher(folder).trace(batch_of(encoded()), taps={Tap("hidden", 1)})
+
+
+def test_another_schema_is_another_folder(folder, monkeypatch):
+    """E15: what another version wrote is neither found nor read."""
+    monkeypatch.setattr("hfdistill.teachers.cache.contents.SCHEMA", 2)
+    cached = CachedTeacher(folder, teacher=teacher())
+    assert cached.store is None
+    cached.folder.rmdir()
+    with pytest.raises(CacheError, match="schema 1 is not known"):
+        CachedTeacher(folder)
+
+
+# What must hit
+
+
+def test_what_is_no_part_of_the_answer_hits(tmp_path):
+    data = encoded()
+    recorded(tmp_path / "here", data)
+    (tmp_path / "here").rename(tmp_path / "there")
+    folder = tmp_path / "there"
+    relabelled = data.remove_columns("label").add_column("labels", [7] * 24)
+    for changed in (data.shuffle(seed=1), data.select(range(5)), relabelled, data.select([1, 1, 1])):
+        assert all(hits(folder, {**batch_of(changed), "labels": torch.zeros(len(changed))}))
+    extra = {**batch_of(data), "weight": torch.rand(24)}  # a column that the teacher does not read
+    assert all(hits(folder, extra))
+    renamed = teacher(labels={0: "down", 1: "up"})  # names are part of the config: asked again
+    assert CachedTeacher(folder, teacher=renamed).store is None
+
+
+def test_nothing_is_asked_twice(tmp_path, caplog):
+    model, calls = teacher(), []
+    model.register_forward_pre_hook(
+        lambda _, args, kwargs: calls.append(kwargs["input_ids"]), with_kwargs=True
+    )
+    data = encoded()
+    twice = Dataset.from_list([*data, *data])
+    recorded(tmp_path, twice, model=model)
+    distinct = len({tuple(ids) for ids in data["input_ids"]})
+    assert sum(map(len, calls)) == distinct + 2 * 8  # and eight rows twice, to see whether it is steady
+    assert max(batch.numel() for batch in calls) <= 8 * 32
+    asked = len(calls)
+    recorded(tmp_path, twice.shuffle(seed=0), model=model)
+    assert len(calls) == asked
+    before = set(shards(tmp_path))
+    recorded(tmp_path, encoded(32), model=model)
+    assert set(shards(tmp_path)) > before
+
+
+def test_batches_have_one_number_of_tokens_and_the_longest_come_first(tmp_path):
+    model, shapes = teacher(), []
+    model.register_forward_pre_hook(
+        lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    recorded(tmp_path, model=model, tokens_per_batch=60)
+    del shapes[:2]
+    assert [width for _, width in shapes] == sorted((width for _, width in shapes), reverse=True)
+    assert all(rows * width <= 60 for rows, width in shapes)
+    assert all((rows + 1) * width > 60 for rows, width in shapes[:-1])
+
+
+def test_other_versions_are_told(folder, caplog, monkeypatch):
+    """E12: recorded, warned of, and read all the same."""
+    CachedTeacher(folder)
+    assert not caplog.records
+    model = teacher()
+    model.config._attn_implementation = "eager"
+    cached = CachedTeacher(folder, teacher=model)
+    assert "'attention': 'eager'" in caplog.text
+    assert not cached.missing(cached.rows(batch_of(encoded())).keys).any()
+    caplog.clear()
+    monkeypatch.setattr(facts.transformers, "__version__", "6.0.0")
+    assert all(hits(folder, batch_of(encoded())))
+    assert "6.0.0" in caplog.text
