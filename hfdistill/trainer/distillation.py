@@ -109,8 +109,10 @@ class DistillationTrainer(CheckpointingTrainer):
         args = args or TrainingArguments("tmp_trainer")
         checks.refuse_data_parallel(args)
         self.teacher = None if teacher is None else as_teacher(teacher)
-        self._label_map, self._sampler = label_map, None
-        self._teacher_is_checked, self._teacher_print = False, None
+        self._label_map = label_map
+        self._sampler: Any = None
+        self._teacher_print: str | None = None
+        self._teacher_is_checked = False
         if model is not None:
             model = load_student(model, like=getattr(self.teacher, "config", None))
         tokenizer = options.get("processing_class")

@@ -67,15 +67,15 @@ class Publisher:
             PublishError: the Hub refused or failed.
         """
         stale = [] if self.is_newer(began, "report.json") else ["report.json"]
+        options: dict[str, Any] = {"run_as_future": not blocking, "commit_message": message}
         with publishing(repository):
             return self._hub().upload_folder(
                 repo_id=repository,
                 folder_path=str(self.folder),
-                commit_message=message,
                 token=token if token is not None else self.args.hub_token,
                 revision=revision if revision is not None else self.args.hub_revision,
-                run_as_future=not blocking,
                 ignore_patterns=[*withheld(self.folder), *stale],
+                **options,
             )
 
     def push_checkpoint(self, checkpoint: Path, repository: str, message: str, *, began: float) -> None:
