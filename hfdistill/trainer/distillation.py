@@ -11,7 +11,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
-import inspect
 import itertools
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from datasets import Dataset
 from torch import Tensor, distributed, nn
 from torch.utils.data import BatchSampler, Sampler
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import EvalLoopOutput, RemoveColumnsCollator, TrainOutput
 
@@ -43,7 +42,7 @@ from hfdistill.trainer.changing_teacher import broadcast_teacher, changing, load
 from hfdistill.trainer.checkpointing import CheckpointingTrainer
 from hfdistill.trainer.exact_evaluation import EvalLosses
 from hfdistill.trainer.extra_parameters import ExtraParameters
-from hfdistill.trainer.inputs import Reader
+from hfdistill.trainer.inputs import Reader, trainer_options
 from hfdistill.trainer.joint_objective import JointObjective, own_objective
 from hfdistill.trainer.loss_window import LossWindow, NonFiniteError
 from hfdistill.trainer.mixup import SHARE, Mixup
@@ -102,10 +101,7 @@ class DistillationTrainer(CheckpointingTrainer):
         label_map: Mapping[str | int, str | int] | None = None,
         **options: Any,
     ) -> None:
-        bound = inspect.signature(Trainer.__init__).bind_partial(self, model, args, *positional, **options)
-        options = {
-            name: value for name, value in bound.arguments.items() if name not in ("self", "model", "args")
-        }
+        options = trainer_options(model, args, *positional, **options)
         args = args or TrainingArguments("tmp_trainer")
         checks.refuse_data_parallel(args)
         self.teacher = None if teacher is None else as_teacher(teacher)

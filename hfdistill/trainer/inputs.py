@@ -1,7 +1,8 @@
-"""Raw text as ids that student and teacher can both read."""
+"""The arguments and the data of a run, in the form in which the trainer uses them."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from transformers import (
     DataCollatorForTokenClassification,
     DataCollatorWithPadding,
     PreTrainedTokenizerBase,
+    Trainer,
     TrainingArguments,
 )
 
@@ -23,6 +25,16 @@ from hfdistill.trainer.arguments import option
 
 _ROUNDING = 128
 """Embeddings are rounded up to a multiple of this at most; larger differences are other vocabularies."""
+
+
+def trainer_options(model: Any, args: Any, *positional: Any, **options: Any) -> dict[str, Any]:
+    """Return the further arguments of Trainer by name, those without a name in its order.
+
+    Raises:
+        TypeError: for an argument that Trainer does not have, or one that is given twice.
+    """
+    bound = inspect.signature(Trainer.__init__).bind_partial(None, model, args, *positional, **options)
+    return {name: value for name, value in bound.arguments.items() if name not in ("self", "model", "args")}
 
 
 class Side(NamedTuple):
