@@ -107,11 +107,11 @@ def fit_calibration(
             else F.cross_entropy(moved, labels.long(), reduction="sum")
         )
         total: Tensor = fit + level.square() / 2 + shift.square().sum() / 2
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         return total
 
     with torch.enable_grad():
-        optimizer.step(loss)  # type: ignore[no-untyped-call]
+        optimizer.step(loss)
     moved = shift.detach() if multi_label else shift.detach() - shift.detach().mean()
     return Calibration(float(level.detach().exp()), tuple(moved.tolist()) if prior else None)
 

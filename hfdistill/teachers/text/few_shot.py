@@ -92,8 +92,8 @@ class FewShotClassifier(nn.Module):
         """
         if not isinstance(self.encoder, Embedder):
             raise ValueError(
-                "The encoder is a function, and a function cannot be saved. Give few_shot the folder or id of "
-                "the embedding model, or keep the code that makes the teacher."
+                "The encoder is a function, and a function cannot be saved. Give few_shot the folder or id "
+                "of the embedding model, or keep the code that makes the teacher."
             )
         folder, keys = Path(folder), sorted(self.seen)
         self.encoder.save(folder / "encoder")
@@ -180,7 +180,7 @@ def few_shot(
 
     Example:
         >>> teacher = few_shot("sentence-transformers/all-mpnet-base-v2", ["refund", "card lost"],
-        ...                    {"refund": ["where is my money"], "card lost": ["I lost it"]})  # doctest: +SKIP
+        ...                    {"refund": ["my money"], "card lost": ["I lost it"]})  # doctest: +SKIP
         >>> DistillationTrainer(student, args, teacher=teacher, objective=KD(), ...)  # doctest: +SKIP
     """
     options: dict[str, Any] = {"batch_size": batch_size, "cache": cache, "limit": limit, "prior": prior}
@@ -209,7 +209,8 @@ def few_shot(
     if lacking:
         logger.warning("no example of the classes %s: they are known by their names alone", some(lacking))
     weight, bias, seen = _fitted(_vectors(embed, texts), columns, anchors, seed=seed)
-    own = {key.tobytes(): z for key, z in zip(keys_of(texts), seen, strict=True)}
+    keys = keys_of(texts)
+    own = {keys[row].tobytes(): z for row, z in seen.items()}
     return FewShotTeacher(
         FewShotClassifier(embed, list(described), weight, bias, seen=own, name=name), **options
     )
@@ -280,7 +281,7 @@ def _sorted(labels: Sequence[Any]) -> list[str]:
 def _fitted(
     vectors: Tensor, labels: Tensor, anchors: Tensor, *, seed: int
 ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
-    """The head, weight (C, D) and bias (C,), and the logits of each example by a head that has not seen it."""
+    """Weight (C, D), bias (C,), and the logits of each example by a head that has not seen it."""
     folds = _folds(labels, seed=seed)
     if folds is None:  # one example of a class: nothing is left out to choose by
         weight, bias = _head(vectors, labels, anchors, strength=10.0, name_weight=1.0)
@@ -295,16 +296,16 @@ def _fitted(
                     vectors[own], labels[own], anchors, strength=strength, name_weight=name_weight
                 )
                 out[~own] = vectors[~own] @ weight.T + bias
-            out = out / fit_calibration(out, labels, prior=False).temperature
-            tried.append((float(F.cross_entropy(out, labels)), strength, name_weight, out))
-    loss, strength, name_weight, out = min(tried, key=lambda one: one[0])
+            temperature = fit_calibration(out, labels, prior=False).temperature
+            out = out / temperature
+            tried.append((float(F.cross_entropy(out, labels)), strength, name_weight, temperature, out))
+    loss, strength, name_weight, temperature, out = min(tried, key=lambda one: one[0])
     accuracy = float((out.argmax(-1) == labels).float().mean())
     logger.info(
         "few_shot takes C=%g, descriptions weigh %g; on examples left out: accuracy %.3f, loss %.3f",
         *(strength, name_weight, accuracy, loss),
     )
     weight, bias = _head(vectors, labels, anchors, strength=strength, name_weight=name_weight)
-    temperature = _level(vectors @ weight.T + bias, out)
     return weight / temperature, bias / temperature, dict(enumerate(out))
 
 

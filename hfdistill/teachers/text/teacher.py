@@ -21,7 +21,7 @@ from transformers import PretrainedConfig
 
 from hfdistill.network.trace import Batch, Tap, Trace
 from hfdistill.teachers.base import PREFIX, Teacher
-from hfdistill.teachers.cache.contents import CacheError, write_facts
+from hfdistill.teachers.cache.contents import FACTS, CacheError, write_facts
 from hfdistill.teachers.cache.keys import chosen, rows_of
 from hfdistill.teachers.cache.recording import fill
 from hfdistill.teachers.cache.teacher import VETTED_ROWS, CachedTeacher
@@ -79,8 +79,8 @@ class AskedFunction(Teacher):
         size = len(answers) if size is None else size
         if size != len(texts):
             raise AnswerError(
-                f"The function was given {len(texts)} texts and returned {size} answers. Return one for each, "
-                "in their order."
+                f"The function was given {len(texts)} texts and returned {size} answers. Return one for "
+                "each, in their order."
             )
         logits = self.reader(answers, where=lambda row: f"The text {texts[row]!r:.80}")
         return Trace(logits.to(own["input_ids"].device), own.get("attention_mask"))
@@ -95,7 +95,87 @@ class AskedFunction(Teacher):
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-class TextTeacher(CachedTeacher):
+class TextAnswers(CachedTeacher):
+    """Answers to texts, found by the text: what `TextTeacher` and answers in a file have in common.
+
+    A subclass sets `reader`, `_calibration` and `_calibrate`, and everything that a `CachedTeacher` has.
+    """
+
+    reader: AnswerReader
+    _calibration: Calibration
+    _calibrate: Any
+
+    def _calibrated_by(self, temperature: float, prior: Any, calibrate: Any) -> None:
+        """Take over what is done to the logits, once it is known to fit together."""
+        if calibrate is not None and (prior is not None or temperature != 1):
+            raise ValueError("calibrate= fits temperature and prior. Leave temperature= and prior= out.")
+        self._calibrate, self._calibration = calibrate, Calibration(temperature)
+        if prior is not None:
+            self._calibration = Calibration.of_prior(prior, self.classes, temperature=temperature)
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes, in the order of the columns."""
+        return list(self.reader.classes)
+
+    @property
+    def calibration(self) -> Calibration:
+        """What is done to the recorded logits; fitted at the first look, where `calibrate` was given."""
+        if self._calibrate is not None:
+            (texts, labels), self._calibrate = _labelled(self._calibrate), None
+            multi_label = self.reader.multi_label
+            known = label_ids(labels, self.classes, multi_label=multi_label)
+            self._calibration = fit_calibration(self.logits(texts), known, multi_label=multi_label)
+        return self._calibration
+
+    # ---- asked directly ----
+
+    def logits(self, texts: Texts) -> Tensor:
+        """Calibrated logits (N, C) of texts or pairs of texts, asked about where they are not recorded."""
+        rows = [text if isinstance(text, str) else tuple(text) for text in texts]
+        if not rows:
+            return torch.zeros(0, len(self.classes))
+        fill(self, rows, self._collate, progress=False)
+        parts = [rows[start : start + 1000] for start in range(0, len(rows), 1000)]
+        return torch.cat([self.trace(self._collate(part)).logits for part in parts])
+
+    def probabilities(self, texts: Texts) -> Tensor:
+        """The calibrated answers as probabilities (N, C)."""
+        logits = self.logits(texts)
+        return logits.sigmoid() if self.reader.multi_label else logits.softmax(-1)
+
+    def _collate(self, rows: Sequence[Any]) -> dict[str, Any]:
+        pairs = not isinstance(rows[0], str)
+        columns = [list(column) for column in zip(*rows, strict=True)] if pairs else [list(rows)]
+        batch = self.tokenizer(*columns, padding=True, return_tensors="pt")
+        return {self.parts()[0].prefix + name: value for name, value in batch.items()}
+
+    # ---- as a teacher ----
+
+    def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
+        """The calibrated answers; see `Teacher.trace`."""
+        trace = super().trace(batch, taps=taps)
+        return replace(trace, logits=self.calibration(trace.logits))
+
+    def check_taps(self, taps: Collection[Tap]) -> None:
+        """Refuse all taps.
+
+        Raises:
+            ValueError: for any.
+        """
+        if taps:
+            raise ValueError(
+                f"{type(self).__name__} answers texts, and has no layers to look into. Use terms on logits "
+                "alone, such as KD()."
+            )
+
+    def fingerprint(self) -> str:
+        """sha256 over the function, the classes and the calibration."""
+        facts = [str(self._print), self.calibration.temperature, self.calibration.shift]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+class TextTeacher(TextAnswers):
     """A teacher made of any function of texts: an API, a pipeline, a model of another library, a rule.
 
     The function is given a list of texts (or of pairs of texts) and returns an answer for each:
@@ -168,88 +248,27 @@ class TextTeacher(CachedTeacher):
         reader = AnswerReader(classes, kind=kind, multi_label=multi_label)
         asked = AskedFunction(answer, reader, identity=_identity(answer, name))
         super().__init__(Path(cache) if cache is not None else default_cache(), teacher=asked)
-        self.asked, self.named, self.tokenizer = asked, name, asked.tokenizer
-        self.batch_rows = batch_size or getattr(answer, "batch_size", None) or BATCH_SIZE
+        self.asked, self.named, self.tokenizer, self.reader = asked, name, asked.tokenizer, reader
+        self.batch_size = batch_size or getattr(answer, "batch_size", None) or BATCH_SIZE
+        self.batch_rows = self.batch_size
         self.limit, self.repeatable, self._calls = limit, repeatable, 0
-        for label, number in (("batch_size", self.batch_rows), ("limit", limit)):
+        for label, number in (("batch_size", self.batch_size), ("limit", limit)):
             if number is not None and (not isinstance(number, int) or number < 1):
                 raise ValueError(f"{label} is a number of texts from 1 up, found {number!r}.")
-        self._calibrate = calibrate
-        self._calibration = (
-            Calibration(temperature)
-            if prior is None
-            else Calibration.of_prior(prior, reader.classes, temperature=temperature)
-        )
-        if calibrate is not None and (prior is not None or temperature != 1):
-            raise ValueError("calibrate= fits temperature and prior. Leave temperature= and prior= out.")
+        self._calibrated_by(temperature, prior, calibrate)
 
-    @property
-    def classes(self) -> list[str]:
-        """The names of the classes, in the order of the columns."""
-        return list(self.asked.reader.classes)
+    # ---- being asked and recorded ----
 
-    @property
-    def calibration(self) -> Calibration:
-        """What is done to the recorded logits; fitted at the first look, where `calibrate` was given."""
-        if self._calibrate is not None:
-            rows, self._calibrate = _labelled(self._calibrate), None
-            labels = label_ids(rows[1], self.classes, multi_label=self.asked.reader.multi_label)
-            multi_label = self.asked.reader.multi_label
-            self._calibration = fit_calibration(self.logits(rows[0]), labels, multi_label=multi_label)
-        return self._calibration
-
-    # ---- asked directly ----
-
-    def logits(self, texts: Texts) -> Tensor:
-        """Calibrated logits (N, C) of texts or pairs of texts, asked about where they are not recorded."""
-        rows = [text if isinstance(text, str) else tuple(text) for text in texts]
-        if not rows:
-            return torch.zeros(0, len(self.classes))
-        fill(self, rows, self._collate, progress=False)
-        parts = [rows[start : start + 1000] for start in range(0, len(rows), 1000)]
-        return torch.cat([self.trace(self._collate(part)).logits for part in parts])
-
-    def probabilities(self, texts: Texts) -> Tensor:
-        """The calibrated answers as probabilities (N, C)."""
-        logits = self.logits(texts)
-        return logits.sigmoid() if self.asked.reader.multi_label else logits.softmax(-1)
-
-    def _collate(self, rows: Sequence[Any]) -> dict[str, Any]:
-        pairs = not isinstance(rows[0], str)
-        columns = [list(column) for column in zip(*rows, strict=True)] if pairs else [list(rows)]
-        batch = self.tokenizer(*columns, padding=True, return_tensors="pt")
-        return {self.asked.prefix + name: value for name, value in batch.items()}
-
-    # ---- as a teacher ----
-
-    def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
-        """The calibrated answers; see `Teacher.trace`."""
-        trace = super().trace(batch, taps=taps)
-        return replace(trace, logits=self.calibration(trace.logits))
-
-    def check_taps(self, taps: Collection[Tap]) -> None:
-        """Refuse all taps.
-
-        Raises:
-            ValueError: for any.
-        """
-        if taps:
-            raise ValueError(
-                f"{type(self).__name__} answers texts, and has no layers to look into. Use terms on logits "
-                "alone, such as KD()."
-            )
-
-    def fingerprint(self) -> str:
-        """sha256 over the function, the classes and the calibration."""
-        facts = [str(self._print), self.calibration.temperature, self.calibration.shift]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    def missing(self, keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Which texts are not recorded; (B, 16) → (B,). What another teacher like this one began is found."""
+        if self.store is None and (self.folder / FACTS).exists():
+            self._open()
+        return super().missing(keys)
 
     def release(self) -> None:
         """Put what was answered on disk; the function stays at hand for new texts."""
         if self.store is not None:
             self.store.flush()
-
-    # ---- being asked and recorded ----
 
     def before_asking(self, rows: int, *, of: int, progress: bool) -> None:
         """Tell what it will cost, and refuse what is more than `limit`.
@@ -257,11 +276,11 @@ class TextTeacher(CachedTeacher):
         Raises:
             CacheError: where more texts would be asked about.
         """
-        calls, new = math.ceil(rows / self.batch_rows), self.store is None and self.repeatable
+        calls, new = math.ceil(rows / self.batch_size), self.store is None and self.repeatable
         twice = f", {min(rows, VETTED_ROWS)} of them twice to see whether answers repeat" if new else ""
         cost = (
             f"{rows:,} of {of:,} texts are to be asked about, in {calls:,} calls of up to "
-            f"{self.batch_rows}{twice}; answers are kept in {self.folder}"
+            f"{self.batch_size}{twice}; answers are kept in {self.folder}"
         )
         if self.limit is not None and self._calls + rows > self.limit:
             raise CacheError(
@@ -275,13 +294,13 @@ class TextTeacher(CachedTeacher):
     def answers(self, batch: Batch, *, names: Any = None) -> dict[str, Tensor]:
         """The answers to a batch, a call for each `batch_size` texts; what a failing call leaves is kept."""
         size = len(self.rows(batch).keys)
-        if size <= self.batch_rows:
+        if size <= self.batch_size:
             self._count(size)
             return super().answers(batch, names=names)
         parts: list[dict[str, Tensor]] = []
         try:
-            for start in range(0, size, self.batch_rows):
-                places = np.arange(start, min(start + self.batch_rows, size))
+            for start in range(0, size, self.batch_size):
+                places = np.arange(start, min(start + self.batch_size, size))
                 own = None if names is None else np.asarray(names)[places]
                 parts.append(self.answers(chosen(batch, places), names=own))
         except BaseException:
@@ -310,16 +329,16 @@ class TextTeacher(CachedTeacher):
         if self.store is not None and len(self.store):
             self._vetted = True
             return
-        first = chosen(batch, range(min(VETTED_ROWS, self.batch_rows, len(self.rows(batch).keys))))
+        first = chosen(batch, range(min(VETTED_ROWS, self.batch_size, len(self.rows(batch).keys))))
         one = self.answers(first)
         if self.repeatable:
             self._calls -= len(one["keys"])  # they are not new texts
             self._compare(one["logits"], self.answers(first)["logits"])
         if self.named is None and identity_of_function(self.asked.answer) != self.asked.identity:
             raise CacheError(
-                "The function's own state changed while it was asked (a counter, a cache, a growing list), so "
-                "its answers would not be found the next time. Give the teacher a name, and change it when "
-                "the function changes: name='intents, prompt 3'."
+                "The function's own state changed while it was asked (a counter, a cache, a growing list), "
+                "so its answers would not be found the next time. Give the teacher a name, and change it "
+                "when the function changes: name='intents, prompt 3'."
             )
         self._vetted = True
         if self.store is None:
@@ -330,7 +349,7 @@ class TextTeacher(CachedTeacher):
         self.store.flush()
 
     def _compare(self, one: Tensor, two: Tensor) -> None:
-        multi_label = self.asked.reader.multi_label
+        multi_label = self.reader.multi_label
         first, second = (z.sigmoid() if multi_label else z.softmax(-1) for z in (one, two))
         moved = float((first - second).abs().max())
         other = int((first.argmax(-1) != second.argmax(-1)).sum())

@@ -99,13 +99,9 @@ class AnswerReader:
         Raises:
             AnswerError: for a class that there is not.
         """
-        if (
-            isinstance(name, (int, np.integer))
-            and not isinstance(name, bool)
-            and 0 <= name < len(self.classes)
-        ):
-            return int(name)
-        column = self._columns.get(_fold(name)) if isinstance(name, str) else None
+        column = self._columns.get(_fold(name))
+        if column is None and not isinstance(name, bool) and str(name).strip().isdecimal():
+            column = int(name) if int(name) < len(self.classes) else None
         if column is None:
             raise AnswerError(
                 f"{where} names the class {short(name)}, and the classes are {some(self.classes)}. Correct "
