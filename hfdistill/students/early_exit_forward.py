@@ -22,7 +22,7 @@ def uncertainty(logits: Tensor, *, multi_label: bool = False) -> Tensor:
 
     Example:
         >>> uncertainty(torch.tensor([[0.0, 0.0], [0.0, 9.0]]))
-        tensor([1.0000, 0.0020])
+        tensor([1.0000, 0.0018])
     """
     logits = logits.float()
     if multi_label:
