@@ -23,7 +23,7 @@ def suffix_of(file: Path) -> str:
     """The suffix that tells what a file holds, such as ".csv"; that of `rows.csv.gz` is ".csv" too."""
     suffixes = [suffix.lower() for suffix in file.suffixes]
     inner = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else ""
-    return inner if inner in (".csv", ".tsv", ".jsonl", ".json") else (suffixes or [""])[-1]
+    return inner if inner in (".csv", ".tsv", ".jsonl", ".json", ".txt") else (suffixes or [""])[-1]
 
 
 def open_bytes(file: Path) -> IO[bytes]:
@@ -60,6 +60,22 @@ def text_encoding(file: Path, encoding: str | None) -> str:
     with open_bytes(file) as stream:
         start = stream.read(4)
     return next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8-sig")
+
+
+def check_encoding(file: Path, encoding: str) -> None:
+    """Refuse a file whose bytes are not of an encoding.
+
+    Raises:
+        ValueError: with the first such line, and the encoding to try.
+    """
+    decoder = codecs.getincrementaldecoder(encoding)()
+    try:
+        with open_bytes(file) as stream:
+            while block := stream.read(1 << 20):
+                decoder.decode(block)
+            decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        raise ValueError(undecodable(file, encoding)) from None
 
 
 def undecodable(file: Path, encoding: str) -> str:

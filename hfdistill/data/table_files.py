@@ -26,7 +26,7 @@ from datasets import (
 from datasets.exceptions import DatasetGenerationError
 
 from hfdistill.data.csv_files import BadLine, CsvLayout, CsvRows, csv_layout
-from hfdistill.data.encodings import suffix_of, text_encoding
+from hfdistill.data.encodings import check_encoding, suffix_of, text_encoding
 from hfdistill.data.json_files import json_problem, json_rows
 
 logger = logging.getLogger(__name__)
@@ -70,9 +70,11 @@ class FileOptions:
     quotes: bool | None = None
     on_bad_row: Literal["raise", "drop"] = "raise"
 
-    def layout(self, file: Path) -> CsvLayout:
+    def layout(self, file: Path, errors: str = "strict") -> CsvLayout:
         """How a csv file is written; a guess is logged."""
-        layout = csv_layout(file, encoding=self.encoding, delimiter=self.delimiter, quotes=self.quotes)
+        layout = csv_layout(
+            file, encoding=self.encoding, delimiter=self.delimiter, quotes=self.quotes, errors=errors
+        )
         if layout.guessed:
             logger.warning(
                 "%s: cells are separated by %r (pass delimiter= for another)", file.name, layout.delimiter
@@ -126,12 +128,22 @@ def read_files(split: str, files: Sequence[Path], options: FileOptions) -> Datas
     elif kind == "excel":
         rows = _read_excel(files)
     elif kind == "json" and (options.encoding or any(_marked(file) for file in files)):
-        rows = Dataset.from_list([row for file in files for row in json_rows(file, options.encoding)])
+        rows = _read_json(files, options.encoding)
     else:
+        if kind == "json" and options.on_bad_row == "raise":
+            for file in files:
+                check_encoding(file, "utf-8-sig")
         rows = _read_typed(kind, split, files)
+        if kind == "json" and "timestamp" in str(rows.features):  # strings that look like dates
+            rows = _read_json(files, options.encoding)
     if not len(rows):
         raise ValueError(f"{files[0].name} (split {split!r}) holds no rows. {_ROWS}")
     return rows
+
+
+def _read_json(files: Sequence[Path], encoding: str | None) -> Dataset:
+    """The rows of JSON files, held in memory."""
+    return Dataset.from_list([row for file in files for row in json_rows(file, encoding)])
 
 
 def _marked(file: Path) -> bool:
