@@ -61,7 +61,7 @@ def _alike(column: str, counts: Counter[str]) -> Iterator[str]:
     alike = [group for group in alike if len(group) > 1]
     if alike:
         shown = "; ".join(
-            " and ".join(f"{name!r} ({counts[name]:,} rows)" for name in group) for group in alike[:5]
+            " and ".join(f"{name!r} ({_rows(counts[name])})" for name in group) for group in alike[:5]
         )
         yield (
             f"classes of {column!r} differ in case or spaces alone, and each counts as a class of its own: "
@@ -70,11 +70,15 @@ def _alike(column: str, counts: Counter[str]) -> Iterator[str]:
         )
     missing = [name for name in counts if name.strip().casefold() in _MISSING]
     if missing and len(counts) > len(missing):
-        shown = ", ".join(f"{name!r} ({counts[name]:,} rows)" for name in missing)
+        shown = ", ".join(f"{name!r} ({_rows(counts[name])})" for name in missing)
         yield (
             f"{column!r} has classes that look like missing values: {shown}. If they are, leave the cells "
             'empty, and pass on_bad_row="drop"'
         )
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count:,} rows"
 
 
 def _numbering(column: str, counts: Counter[int]) -> Iterator[str]:
@@ -85,7 +89,7 @@ def _numbering(column: str, counts: Counter[int]) -> Iterator[str]:
         present = ", ".join(f"'{number}'" for number in sorted(counts)[:10])
         yield (
             f"the class numbers of {column!r} go up to {highest:,}, and only {len(counts):,} of these "
-            f"{highest + 1:,} classes have rows. To have no others, pass label_names=[{present}"
+            f"{highest + 1:,} classes have rows. For a student of these classes alone, pass label_names=[{present}"
             f"{', …' if len(counts) > 10 else ''}]; if they are no classes but values, write them with a "
             "point, as in 5.0"
         )
