@@ -99,10 +99,7 @@ def load_texts(
             f"more, found {min_words=}, {max_words=}, {overlap=}, {limit=}."
         )
     files, options = text_files(source), FileOptions(encoding, delimiter, quotes)
-    for file in files:
-        next(read_texts(file, text, options), None)  # a missing column is refused before anything is read
-        if suffix_of(file) in (".csv", ".tsv"):
-            options.layout(file, errors="replace")
+    _check_files(files, text, options)
     gate = Gate(_runs(_each(against), overlap), min_words=min_words)
     pieces = (
         piece
@@ -121,6 +118,14 @@ def load_texts(
             f"min_words={min_words}, or not UTF-8?"
         )
     return texts
+
+
+def _check_files(files: Sequence[Path], text: str | None, options: FileOptions) -> None:
+    """Refuse files without the column of texts before any is read, and log what was guessed of them."""
+    for file in files:
+        next(read_texts(file, text, options), None)
+        if suffix_of(file) in (".csv", ".tsv"):
+            options.layout(file, errors="replace")
 
 
 def _fingerprint(*settings: Any) -> str:
