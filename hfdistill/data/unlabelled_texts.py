@@ -91,13 +91,7 @@ def load_texts(
         >>> load_texts("talk.txt", against=["The plot was thin"])["text"][:]
         ['A warm film.']
     """
-    if unit not in ("line", "sentence", "paragraph"):
-        raise ValueError(f"unit is 'line', 'sentence' or 'paragraph', found {unit!r}.")
-    if not 1 <= min_words <= max_words or overlap < SHORTEST or (limit is not None and limit < 1):
-        raise ValueError(
-            f"load_texts needs 1 <= min_words <= max_words, overlap of {SHORTEST} or more and limit of 1 or "
-            f"more, found {min_words=}, {max_words=}, {overlap=}, {limit=}."
-        )
+    _check_arguments(unit, min_words, max_words, overlap, limit)
     files, options = text_files(source), FileOptions(encoding, delimiter, quotes)
     _check_files(files, text, options)
     gate = Gate(_runs(_each(against), overlap), min_words=min_words)
@@ -118,6 +112,16 @@ def load_texts(
             f"min_words={min_words}, or not UTF-8?"
         )
     return texts
+
+
+def _check_arguments(unit: str, min_words: int, max_words: int, overlap: int, limit: int | None) -> None:
+    if unit not in ("line", "sentence", "paragraph"):
+        raise ValueError(f"unit is 'line', 'sentence' or 'paragraph', found {unit!r}.")
+    if not 1 <= min_words <= max_words or overlap < SHORTEST or (limit is not None and limit < 1):
+        raise ValueError(
+            f"load_texts needs 1 <= min_words <= max_words, overlap of {SHORTEST} or more and limit of 1 or "
+            f"more, found {min_words=}, {max_words=}, {overlap=}, {limit=}."
+        )
 
 
 def _check_files(files: Sequence[Path], text: str | None, options: FileOptions) -> None:
