@@ -83,13 +83,8 @@ class Embedder(nn.Module):
             self.model.to(device)
         self.tokenizer, self.batch_tokens = tokenizer, batch_tokens
         self.pooling: Pooling = pooling or facts.get("pooling") or "mean"
-        rooms = (
-            max_length,
-            facts.get("max_length"),
-            longest_input(self.model.config),
-            tokenizer.model_max_length,
-        )
-        self.max_length = min(int(room) for room in rooms if room)
+        rooms = (max_length, facts.get("max_length"), longest_input(self.model.config))
+        self.max_length = min(int(room) for room in (*rooms, tokenizer.model_max_length) if room)
 
     @property
     def name(self) -> str:

@@ -194,26 +194,37 @@ def few_shot(
         if callable(encoder) and not hasattr(encoder, "config")
         else Embedder(encoder, tokenizer=tokenizer, pooling=pooling, dtype=dtype, device=device)
     )
+    classifier = _fitted_to(
+        embed, classes, examples, templates=read_templates(template), scale=scale, seed=seed, name=name
+    )
+    return FewShotTeacher(classifier, **options)
+
+
+def _fitted_to(
+    embed: Encoder,
+    classes: Classes | None,
+    examples: Any,
+    *,
+    templates: Sequence[str],
+    scale: float,
+    seed: int,
+    name: str | None,
+) -> FewShotClassifier:
+    """The classifier of class names and examples; see `few_shot`."""
     texts, labels, named = _read_examples(examples)
     described = read_classes(classes if classes is not None else named)
-    anchors = _anchors(embed, described, read_templates(template))
+    own, anchors = list(described), _anchors(embed, described, templates)
     if not texts:
-        head = FewShotClassifier(
-            embed, list(described), scale * anchors, torch.zeros(len(anchors)), name=name
-        )
-        return FewShotTeacher(head, **options)
-    columns = label_ids(
-        [named[label] if named and isinstance(label, int) else label for label in labels], list(described)
-    )
-    lacking = [name for i, name in enumerate(described) if not bool((columns == i).any())]
+        return FewShotClassifier(embed, own, scale * anchors, torch.zeros(len(anchors)), name=name)
+    labels = [named[label] if named and isinstance(label, int) else label for label in labels]
+    columns = label_ids(labels, own)
+    lacking = [label for i, label in enumerate(own) if not bool((columns == i).any())]
     if lacking:
         logger.warning("no example of the classes %s: they are known by their names alone", some(lacking))
-    weight, bias, seen = _fitted(_vectors(embed, texts), columns, anchors, seed=seed)
+    weight, bias, answers = _fitted(_vectors(embed, texts), columns, anchors, seed=seed)
     keys = keys_of(texts)
-    own = {keys[row].tobytes(): z for row, z in seen.items()}
-    return FewShotTeacher(
-        FewShotClassifier(embed, list(described), weight, bias, seen=own, name=name), **options
-    )
+    seen = {keys[row].tobytes(): z for row, z in answers.items()}
+    return FewShotClassifier(embed, own, weight, bias, seen=seen, name=name)
 
 
 class FewShotTeacher(TextTeacher):
