@@ -98,10 +98,11 @@ class DistillationTrainer(MixingTrainer):
             model = load_student(model, like=getattr(self.teacher, "config", None))
         self._label_map = label_map
         tokenizer = options.get("processing_class")
-        self._reader = checks.Reader.of(args, getattr(model, "config", None), self.teacher, options)
+        own = getattr(model, "config", None)
+        self._reader = checks.Reader.of(args, own, self.teacher, options, label_map)
         options["data_collator"] = self._reader.collate(tokenizer)
         for name in ("train_dataset", "eval_dataset"):
-            options[name] = self._reader(options.get(name), tokenizer)
+            options[name] = self._reader(options.get(name), tokenizer, name)
         super().__init__(model, args, **options)
         leave_in_order()
         checks.check_teacher(self.teacher, student=self.model)
