@@ -163,7 +163,6 @@ def _cache(commands: Any) -> None:
 def _run_cache(args: argparse.Namespace) -> int:
     from transformers import AutoTokenizer
 
-    import hfdistill.students  # noqa: F401 - registers the architectures of its own
     from hfdistill.teachers import record
 
     tokenizer = AutoTokenizer.from_pretrained(args.teacher, trust_remote_code=False)
@@ -185,7 +184,6 @@ def _measure(commands: Any) -> None:
 
 
 def _run_measure(args: argparse.Namespace) -> int:
-    import hfdistill.students  # noqa: F401 - registers the architectures of its own
     from hfdistill.evaluation.measure import STANDARD, measure
 
     report = measure(
@@ -226,7 +224,6 @@ def _export(commands: Any) -> None:
 
 
 def _run_export(args: argparse.Namespace) -> int:
-    import hfdistill.students  # noqa: F401 - registers the architectures of its own
     from hfdistill.exporters import export
 
     report = export(
