@@ -16,7 +16,7 @@ LEVELS = [
     "exporters",
     "recipe",
     "cli",
-    "__main__ public",
+    "__main__",
     "__init__",
 ]
 SIDEWAYS: set[tuple[str, str]] = set()
@@ -55,10 +55,10 @@ def imported(path):
 
 
 @each_file
-def test_a_file_has_a_level_a_telling_name_and_at_most_400_lines(path):
+def test_a_file_has_a_level_a_telling_name_and_at_most_600_lines(path):
     level(room(path))
     assert path.stem not in {"utils", "util", "common", "misc", "helpers", "helper"}
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 600
 
 
 @each_file

@@ -8,8 +8,8 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, Value
 
-from hfdistill.data import encode
 from hfdistill.data.align import classes_of, names_of
+from hfdistill.data.encode import encode
 from hfdistill.network.label_space import class_ids
 from hfdistill.teachers.base import as_teacher
 from hfdistill.teachers.folds import FoldTeacher, assign_folds, text_key
