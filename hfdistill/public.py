@@ -57,7 +57,9 @@ from hfdistill.objectives import (
     register,
 )
 from hfdistill.recipe import Recipe, RecipeError, read_recipe
+from hfdistill.recipe.register import register_augmentation, register_student, register_teacher
 from hfdistill.recipe.run import run_recipe
+from hfdistill.recipe.threads import use_idle_cores
 from hfdistill.schedules import After, Constant, Cosine, Linear, Schedule, Stairs, Step, Until
 from hfdistill.students import (
     BiLSTMConfig,
@@ -191,10 +193,14 @@ __all__ = [
     "record",
     "register",
     "register_anatomy",
+    "register_augmentation",
+    "register_student",
+    "register_teacher",
     "run_recipe",
     "shrink",
     "static_from_teacher",
     "time_together",
+    "use_idle_cores",
     "with_exits",
     "write_card",
     "write_frontier",
