@@ -26,6 +26,7 @@ from hfdistill.evaluation.speed import SpeedPlan
 from hfdistill.exporters import ExportReport, QualityGateError, export
 from hfdistill.files.checkpoint import CheckpointError, newest_checkpoint
 from hfdistill.files.hub import HubUnreachable, PublishError, push_to_hub
+from hfdistill.files.settings import check_settings
 from hfdistill.network.architectures import Layout, register_anatomy
 from hfdistill.network.label_space import LabelSpaceError
 from hfdistill.network.layer_map import LayerMap
@@ -174,6 +175,7 @@ __all__ = [
     "augment",
     "bilstm_from_teacher",
     "block_importance",
+    "check_settings",
     "cnn_from_teacher",
     "compare_runs",
     "compare_students",

@@ -71,5 +71,9 @@ def _quota() -> float:
         return float("inf")
 
 
-if __name__ == "__main__":
-    print(choose_threads()[0])
+def main() -> None:
+    """Print the number of threads, for a shell, and why on stderr."""
+    threads, why = choose_threads()
+    if why:
+        print(why, file=sys.stderr)
+    print(threads)

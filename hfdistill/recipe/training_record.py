@@ -9,23 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from hfdistill.files.plain_data import read_json, write_atomically
+from hfdistill.files.settings import MECHANICS
 from hfdistill.recipe.page import MAX_BYTES, read_page
 
 AFTERWARDS = ("measure", "export", "card", "search")
 """Sections of a page that decide nothing about the weights."""
 _ROWS_MEASURED = ("evaluation", "evaluation_rows")
-_MECHANICS: tuple[str, ...] = (
-    "output_dir",
-    "logging_",
-    "save_",
-    "eval_",
-    "report_to",
-    "run_name",
-    "push_to_hub",
-    "hub_",
-)
-_MECHANICS += ("disable_tqdm", "log_", "allow_changed", "resume_from", "load_best", "dataloader_")
-_MECHANICS += ("per_device_eval", "teacher_check", "metric_for_best", "greater_is_better", "use_cpu")
 
 
 class TrainingRecord:
@@ -109,7 +98,7 @@ def json_like(page: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_mechanic(place: str) -> bool:
     section, _, key = place.partition(".")
-    return (section == "training" and key.startswith(_MECHANICS)) or (
+    return (section == "training" and key.startswith(MECHANICS)) or (
         section == "data" and key in _ROWS_MEASURED
     )
 
