@@ -11,7 +11,16 @@ from typing import Any
 from hfdistill.files.plain_data import read_json, write_atomically
 
 FILE = "settings.json"
-MECHANICS = ("output_dir", "logging_", "save_", "eval_", "report_to", "run_name", "push_to_hub", "hub_")
+MECHANICS: tuple[str, ...] = (
+    "output_dir",
+    "logging_",
+    "save_",
+    "eval_",
+    "report_to",
+    "run_name",
+    "push_to_hub",
+    "hub_",
+)
 MECHANICS += ("disable_tqdm", "log_", "allow_changed", "resume_from", "load_best", "dataloader_")
 MECHANICS += ("per_device_eval", "teacher_check", "metric_for_best", "greater_is_better", "use_cpu")
 """How the names of those training arguments begin that decide nothing about the weights."""
