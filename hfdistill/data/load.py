@@ -108,7 +108,7 @@ def load(
     if of_words is not None:
         read_splits = read_words(raw, *of_words, names=label_names, on_bad_row=on_bad_row)
         return _chosen(source, read_splits, split)
-    texts = _text_columns(columns, text, text_pair)
+    texts = text_columns(columns, text, text_pair)
     target = _label_column([name for name in columns if name not in texts], label)
     labels: dict[str, list[Any]] = {}
     feature = None
@@ -134,8 +134,12 @@ def _told(columns: list[str], name: str, argument: str) -> str:
     raise ValueError(f"There is no column {name!r}, found {columns}. {hint}")
 
 
-def _text_columns(columns: list[str], text: str | None, text_pair: str | None) -> list[str]:
-    """The text column, and the pair's where there is one."""
+def text_columns(columns: list[str], text: str | None, text_pair: str | None) -> list[str]:
+    """The names of the text column and, where there is one, of the second text of a pair.
+
+    Raises:
+        ValueError: where there is none, or several could be it.
+    """
     told = [_told(columns, name, arg) for name, arg in ((text, "text"), (text_pair, "text_pair")) if name]
     if text is not None:
         if len(set(told)) < len(told):
@@ -166,7 +170,7 @@ def text_column(columns: list[str], text: str | None) -> str:
     Raises:
         ValueError: where there is none, or several.
     """
-    return _text_columns(columns, text, None)[0]
+    return text_columns(columns, text, None)[0]
 
 
 def _label_column(columns: list[str], label: str | None) -> str | None:
