@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from hfdistill.network.trace import Batch, Tap, Trace
 from hfdistill.teachers.base import PREFIX, Teacher, as_teacher
@@ -145,6 +145,10 @@ class CachedTeacher(Teacher):
         if self.prefix:
             return frozenset(self.prefix + name for name in facts["accepts"] or OWN_COLUMNS)
         return frozenset(facts["inputs"])
+
+    def embedders(self) -> Sequence[nn.Module]:
+        """None: it looks its answers up."""
+        return ()
 
     def parts(self) -> Sequence[Teacher]:
         """Who reads the batch: the live teacher's parts, else itself."""
