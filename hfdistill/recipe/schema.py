@@ -41,7 +41,15 @@ TEACHERS = {
     "ema": _kind("hfdistill.teachers.peer_and_ema:EMATeacher"),
 }
 STUDENTS = {
-    "shrink": _kind("hfdistill.students.shrink:shrink", "teacher", "dtype", "data", beside=f"{_HERE}:Chosen"),
+    "shrink": _kind(
+        "hfdistill.students.shrink:shrink",
+        "teacher",
+        "dtype",
+        "data",
+        "fit",
+        "tokenizer",
+        beside=f"{_HERE}:Chosen",
+    ),
     "pretrained": _kind("hfdistill.network.loading:load_student", "like"),
     "bilstm": _kind(
         "hfdistill.students.bilstm:bilstm_from_teacher",

@@ -4,6 +4,7 @@ from hfdistill.students.bilstm import BiLSTMConfig, BiLSTMForSequenceClassificat
 from hfdistill.students.cnn import CNNConfig, CNNForSequenceClassification, cnn_from_teacher
 from hfdistill.students.early_exit import EarlyExitForSequenceClassification, with_exits
 from hfdistill.students.importance import block_importance, most_important
+from hfdistill.students.refit import Refit
 from hfdistill.students.shrink import shrink
 from hfdistill.students.static import StaticConfig, StaticForSequenceClassification, static_from_teacher
 from hfdistill.students.vocabulary import prune_vocabulary
@@ -14,6 +15,7 @@ __all__ = [
     "CNNConfig",
     "CNNForSequenceClassification",
     "EarlyExitForSequenceClassification",
+    "Refit",
     "StaticConfig",
     "StaticForSequenceClassification",
     "bilstm_from_teacher",

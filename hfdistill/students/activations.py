@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from hfdistill.network.architectures import Anatomy
 from hfdistill.network.trace import accepted_inputs
 
 Batch = Mapping[str, Tensor]
@@ -29,6 +31,66 @@ class Place:
 
 class _Finished(Exception):  # noqa: N818
     """Every place is read, and nothing needs the rest of the forward pass."""
+
+
+class Reader:
+    """Reads a model batch by batch, block after block, and computes no block twice where memory allows.
+
+    The output of the last block that all later reads lie behind is held for each batch; the blocks up to it
+    are then skipped. A batch for which there is no room runs from its start each time.
+
+    Args:
+        model: in evaluation mode.
+        blocks: its blocks, in order.
+        room: bytes that may be held.
+    """
+
+    def __init__(self, model: Any, blocks: Sequence[nn.Module], *, room: int) -> None:
+        self.model, self.blocks, self.room = model, blocks, room
+        self.held: dict[Hashable, tuple[int, Any]] = {}
+
+    def read(self, batch: Batch, key: Hashable, places: Sequence[Place], *, behind: int) -> list[Tensor]:
+        """The values at some places behind the first blocks, which have changed for the last time.
+
+        Args:
+            batch: what the model reads.
+            key: the batch's own.
+            places: where to read.
+            behind: how many blocks come before all of them.
+        """
+        done, output = self.held.get(key, (0, None))
+        hooks = []
+        if behind > done and self._fits(batch, known=key in self.held):
+            last = self.blocks[behind - 1]
+            hooks.append(
+                last.register_forward_hook(lambda _m, _args, out: self.held.update({key: (behind, out)}))
+            )
+        try:
+            with _skipping(self.blocks[:done], output):
+                return read(self.model, batch, places)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _fits(self, batch: Batch, *, known: bool) -> bool:
+        """Whether there is room for one more hidden state; one that is held is replaced."""
+        size = 0 if known else batch["input_ids"].numel() * Anatomy.of(self.model).width * 4
+        if size > self.room:
+            return False
+        self.room -= size
+        return True
+
+
+@contextmanager
+def _skipping(blocks: Sequence[nn.Module], output: Any) -> Iterator[None]:
+    """While open, these blocks compute nothing: all give the output that the last of them gave before."""
+    for block in blocks:
+        block.forward = lambda *_args, **_options: output
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
 
 
 def read(model: Any, batch: Batch, places: Sequence[Place]) -> list[Tensor]:

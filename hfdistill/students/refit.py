@@ -11,16 +11,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hfdistill.network.architectures import Anatomy, layout_of
-from hfdistill.network.trace import accepted_inputs, logits_of
-from hfdistill.students.activations import Batch, Place, read
+from hfdistill.network.architectures import Anatomy, blocks, layout_of
+from hfdistill.network.trace import accepted_inputs
+from hfdistill.students.activations import Batch, Place, Reader
 from hfdistill.students.least_squares import NormalEquations, best_ridge
-from hfdistill.students.refit_steps import Cut, Part, Step, block_steps, head_steps, reads_first_token
+from hfdistill.students.refit_steps import Cut, Group, Part, Step, block_steps, head_steps, reads_first_token
 
 logger = logging.getLogger(__name__)
 
 MEMORY = 1 << 29
-"""Bytes of the teacher's values that are held at once; what is more is computed again."""
+"""Bytes held at once of each of three: the teacher's values, and hidden states on both sides. What is more is
+computed again."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,15 @@ def refit(
         first = plan.first_token if reads_first_token(student, head, batches[0][0]) else 1.0
         groups = [*block_steps(student, teacher, cut, batches[0][0]), head]
         ridge = None if isinstance(plan.ridge, str) else plan.ridge
-        fit = _Fit(student, teacher, ridge, first, batches)
-        return [line for _ in range(plan.sweeps) for group in groups for line in fit.group(group)]
+        lines: list[Fitted] = []
+        for _ in range(plan.sweeps):
+            fit = _Fit(_reader(student), _reader(teacher), ridge, first, batches)
+            lines += [line for group in groups for line in fit.group(group)]
+        return lines
+
+
+def _reader(model: Any) -> Reader:
+    return Reader(model, list(blocks(model)), room=MEMORY)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,35 +162,35 @@ class _Fit:
     """Fits steps, one after the other.
 
     Args:
-        student: what is fitted.
-        teacher: what it is fitted to.
+        student: reads what is fitted.
+        teacher: reads what it is fitted to.
         ridge: as in `Refit`; None to choose it for each step.
         first: weight of each text's first token.
         batches: to fit on, and held out.
     """
 
-    student: Any
-    teacher: Any
+    student: Reader
+    teacher: Reader
     ridge: float | None
     first: float
     batches: tuple[Sequence[Batch], Sequence[Batch]]
 
-    def group(self, steps: Sequence[Step]) -> Iterator[Fitted]:
+    def group(self, group: Group) -> Iterator[Fitted]:
         """Fit the steps of a block, whose values in the teacher are read in one pass."""
-        targets = _Targets(self.teacher, [part.target for step in steps for part in step.parts])
-        for step in steps:
+        targets = _Targets(self.teacher, group)
+        for step in group.steps:
             yield self.step(step, targets)
 
     def step(self, step: Step, targets: _Targets) -> Fitted:
         """Fit one step on all texts; the errors are those of a fit without the held-out ones."""
-        fit, held_out = (_Sums.of(self, step, targets, number) for number in (0, 1))
+        fit, held_out = (_Sums.of(self, step, targets, side) for side in (0, 1))
         ridge = best_ridge(fit.equations, held_out.equations) if self.ridge is None else self.ridge
         before = held_out.equations.residual
         after = held_out.equations.remaining(fit.equations.solve(ridge))
         change = (fit.equations + held_out.equations).solve(ridge)
         outputs = 0
         for part in step.parts:
-            module = self.student.get_submodule(part.module)
+            module = self.student.model.get_submodule(part.module)
             _change(module, change[:, outputs : outputs + module.out_features])
             outputs += module.out_features
         scale = held_out.variance() or 1.0
@@ -205,24 +213,26 @@ def _change(module: nn.Linear, change: Tensor) -> None:
 
 
 class _Targets:
-    """The teacher's values at some places; as much as fits in `MEMORY` is held, the rest read again."""
+    """The teacher's values of a group of steps; as much as fits in `MEMORY` is held, the rest read again."""
 
-    def __init__(self, teacher: Any, places: Sequence[Place]) -> None:
-        self.teacher, self.places = teacher, sorted(set(places))
+    def __init__(self, teacher: Reader, group: Group) -> None:
+        self.teacher, self.group = teacher, group
+        self.places = sorted({part.target for step in group.steps for part in step.parts})
         self.held: dict[tuple[int, int], dict[Place, Tensor]] = {}
         self.room = MEMORY
 
-    def of(self, batch: Batch, number: tuple[int, int], places: Sequence[Place]) -> list[Tensor]:
-        """The values at some of the places, of the batch of this number."""
-        if number not in self.held:
-            size = 0
-            values = dict(zip(self.places, read(self.teacher, batch, self.places), strict=True))
-            size = sum(value.numel() * value.element_size() for value in values.values())
+    def of(self, batch: Batch, key: tuple[int, int], step: Step) -> list[Tensor]:
+        """The values of one step for the batch of this key."""
+        wanted = [part.target for part in step.parts]
+        if key not in self.held:
+            read = self.teacher.read(batch, key, self.places, behind=self.group.teacher)
+            values = dict(zip(self.places, read, strict=True))
+            size = sum(value.numel() * value.element_size() for value in read)
             if size > self.room:
-                return [values[place] for place in places]
+                return [values[place] for place in wanted]
             self.room -= size
-            self.held[number] = values
-        return [self.held[number][place] for place in places]
+            self.held[key] = values
+        return [self.held[key][place] for place in wanted]
 
 
 @dataclass(eq=False)
@@ -236,14 +246,14 @@ class _Sums:
     @classmethod
     def of(cls, fit: _Fit, step: Step, targets: _Targets, side: int) -> _Sums:
         """The sums over the batches of one side: 0 to fit on, 1 held out."""
-        modules = [fit.student.get_submodule(part.module) for part in step.parts]
+        modules = [fit.student.model.get_submodule(part.module) for part in step.parts]
         outputs = sum(module.out_features for module in modules)
         features = modules[0].in_features + (modules[0].bias is not None)
         sums = cls(NormalEquations(features, outputs), torch.zeros(outputs, dtype=torch.float64))
         places = [Place(step.parts[0].module, "input"), *(part.own for part in step.parts)]
         for number, batch in enumerate(fit.batches[side]):
-            theirs = targets.of(batch, (side, number), [part.target for part in step.parts])
-            given, *own = read(fit.student, batch, places)
+            theirs = targets.of(batch, (side, number), step)
+            given, *own = fit.student.read(batch, (side, number), places, behind=targets.group.student)
             weights = _weights(batch, given, fit.first)
             target = torch.cat(
                 [_part(value, part) for value, part in zip(theirs, step.parts, strict=True)], -1
@@ -284,25 +294,34 @@ def _weights(batch: Batch, given: Tensor, first: float) -> Tensor:
     return weights
 
 
-def answer_error(student: Any, teacher: Any, batches: Sequence[Batch]) -> float:
-    """Mean squared difference of the answers: logits, or last hidden states where there is no head."""
+def answer_error(student: Any, teacher: Any, batches: Sequence[Batch], cut: Cut | None = None) -> float:
+    """Mean squared difference of the answers: logits, or last hidden states where there is no head.
+
+    Args:
+        student: the smaller model.
+        teacher: the whole one.
+        batches: what both read.
+        cut: which hidden dimensions a narrower encoder without a head kept.
+    """
     total, count = 0.0, 0
     with _evaluating(teacher):
         for batch in batches:
             one, two = (_answers(model, batch).double().cpu() for model in (student, teacher))
-            if one.shape != two.shape:
-                raise ValueError("A narrower encoder without a head has no answers to compare with.")
+            if cut is not None and one.shape != two.shape:
+                two = two.index_select(-1, cut.kept["width"][0].cpu())
             if one.dim() == 3 and "attention_mask" in batch:
                 real = batch["attention_mask"].bool().cpu()
                 one, two = one[real], two[real]
             total, count = total + float((one - two).square().sum()), count + one.numel()
-    return total / max(1, count)
+    return total / count
 
 
 def _answers(model: Any, batch: Batch) -> Tensor:
     accepts = accepted_inputs(model) - {"labels"}
     with torch.no_grad():
-        return logits_of(model(**{n: v.to(model.device) for n, v in batch.items() if n in accepts}))
+        outputs = model(**{n: v.to(model.device) for n, v in batch.items() if n in accepts})
+    answers: Tensor = outputs.logits if "logits" in outputs else outputs[0]
+    return answers
 
 
 @contextmanager

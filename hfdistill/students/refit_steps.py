@@ -60,7 +60,22 @@ class Step:
     parts: tuple[Part, ...]
 
 
-def block_steps(student: Any, teacher: Any, cut: Cut, batch: Batch) -> list[list[Step]]:
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Steps that read behind the same blocks.
+
+    Args:
+        steps: in order.
+        student: how many of the student's blocks come before them.
+        teacher: how many of the teacher's.
+    """
+
+    steps: tuple[Step, ...]
+    student: int
+    teacher: int
+
+
+def block_steps(student: Any, teacher: Any, cut: Cut, batch: Batch) -> list[Group]:
     """The steps of each kept block, first to last.
 
     The projections of what the attention reads, query, key and value, and the first one of the feed-forward
@@ -80,13 +95,12 @@ def block_steps(student: Any, teacher: Any, cut: Cut, batch: Batch) -> list[list
     for index, (source, depth) in enumerate(zip(cut.layers, depths, strict=True)):
         names = (f"{prefixes[0]}.{index}", f"{prefixes[1]}.{source - 1}", f"{prefixes[1]}.{depth - 1}")
         builder = _BlockSteps(student, teacher, layout, cut, source, names)
-        groups.append(
-            [
-                Step(f"block {index + 1}, {name}", tuple(parts))
-                for name, together in builder.steps()
-                for parts in _by_input(student, together, batch)
-            ]
-        )
+        steps = [
+            Step(f"block {index + 1}, {name}", tuple(parts))
+            for name, together in builder.steps()
+            for parts in _by_input(student, together, batch)
+        ]
+        groups.append(Group(tuple(steps), student=index, teacher=source - 1))
     return groups
 
 
@@ -161,7 +175,7 @@ class _BlockSteps:
         return spread_over_parts(chosen, old, new)
 
 
-def head_steps(student: Any, teacher: Any, cut: Cut, batch: Batch) -> list[Step]:
+def head_steps(student: Any, teacher: Any, cut: Cut, batch: Batch) -> Group:
     """A step for each linear layer that a forward pass calls after the blocks, such as pooler and classifier.
 
     Layers that share their weight with another part, as a decoder of words does, are left as they are.
@@ -183,14 +197,15 @@ def head_steps(student: Any, teacher: Any, cut: Cut, batch: Batch) -> list[Step]
         if width is not None:
             width = spread_over_parts(width, theirs.out_features, module.out_features)
         steps.append(Step(name, (Part(name, Place(name, "output"), Place(name, "output"), width),)))
-    return steps
+    depth = Anatomy.of(teacher).depth
+    return Group(tuple(steps), student=len(cut.layers), teacher=depth)
 
 
-def reads_first_token(student: Any, head: Sequence[Step], batch: Batch) -> bool:
+def reads_first_token(student: Any, head: Group, batch: Batch) -> bool:
     """Whether the first layer of the head is given the last hidden state of the first token, and no other."""
-    if not head:
+    if not head.steps:
         return False
-    (given,) = read(student, batch, [Place(head[0].parts[0].module, "input")])
+    (given,) = read(student, batch, [Place(head.steps[0].parts[0].module, "input")])
     base: Any = student.base_model
     accepts = accepted_inputs(base)
     with torch.no_grad():

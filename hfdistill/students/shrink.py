@@ -165,14 +165,14 @@ def _fitted(
     if plan.choose_layers:
         wanted = wanted | {"layers": _best(model, wanted, plan, batches, data)}
     student, cut = _cut(model, wanted, data=data, dtype=torch.float32)
-    started, before = time.perf_counter(), answer_error(student, model, batches[1])
+    started, before = time.perf_counter(), answer_error(student, model, batches[1], cut)
     refit(student, model, cut, plan, batches)
     texts = [sum(len(batch["input_ids"]) for batch in side) for side in batches]
     student.config.shrunk_from["fitted_on"] = sum(texts)
     logger.info(
         "Fitted to %d texts in %.0f s; mean squared error of the answers to %d others: %.4g → %.4g",
         *(texts[0], time.perf_counter() - started, texts[1], before),
-        answer_error(student, model, batches[1]),
+        answer_error(student, model, batches[1], cut),
     )
     return student, cut
 
@@ -184,7 +184,7 @@ def _best(model: Any, wanted: dict[str, Any], plan: Refit, batches: Sides, data:
     def error(layers: Sequence[int]) -> float:
         student, cut = _cut(model, wanted | {"layers": list(layers)}, data=data, dtype=torch.float32)
         refit(student, model, cut, replace(plan, sweeps=1), small)
-        return answer_error(student, model, small[1])
+        return answer_error(student, model, small[1], cut)
 
     anchored = bool(layout.anchored(model.config))
     return best_layers(error, depth=Anatomy.of(model).depth, count=wanted["layers"], anchored=anchored)

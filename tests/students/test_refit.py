@@ -49,7 +49,9 @@ def test_no_step_leaves_more_and_the_answers_come_nearer(model_type, caplog):
     assert len(lines) >= 8
     assert all(after <= error for _name, error, after, _ridge in lines)
     fresh = texts(3)[:2]
-    assert answer_error(fitted, teacher, fresh) < 0.6 * answer_error(shrink(teacher, layers=2), teacher, fresh)
+    assert answer_error(fitted, teacher, fresh) < 0.6 * answer_error(
+        shrink(teacher, layers=2), teacher, fresh
+    )
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     assert fitted.config.shrunk_from["fitted_on"] == 320
 
@@ -72,7 +74,12 @@ def test_the_weights_are_those_of_a_dense_ridge_in_float64():
     inner = [f"attention.self.{name}" for name in ("query", "key", "value")]
     steps = [(f"{block}{name}", f"{base}1.{name}", "output", None) for name in inner]
     steps += [
-        (f"{block}attention.output.dense", f"{base}4.attention.output.LayerNorm", "input", "attention.output.LayerNorm"),
+        (
+            f"{block}attention.output.dense",
+            f"{base}4.attention.output.LayerNorm",
+            "input",
+            "attention.output.LayerNorm",
+        ),
         (f"{block}intermediate.dense", f"{base}1.intermediate.dense", "output", None),
         (f"{block}output.dense", f"{base}4.output.LayerNorm", "input", "output.LayerNorm"),
         ("bert.pooler.dense", "bert.pooler.dense", "output", None),
@@ -82,7 +89,10 @@ def test_the_weights_are_those_of_a_dense_ridge_in_float64():
         own = Place(f"{block}{norm}", "input") if norm else Place(module, "output")
         features, present, wanted = [], [], []
         for inputs in TEXTS:
-            values = [*read(expected, inputs, [Place(module, "input"), own]), *read(teacher, inputs, [Place(target, side)])]
+            values = [
+                *read(expected, inputs, [Place(module, "input"), own]),
+                *read(teacher, inputs, [Place(target, side)]),
+            ]
             real = inputs["attention_mask"].bool() if values[0].dim() == 3 else slice(None)
             for stack, value in zip((features, present, wanted), values, strict=True):
                 stack.append(value[real].numpy())
@@ -91,7 +101,9 @@ def test_the_weights_are_those_of_a_dense_ridge_in_float64():
         right = np.concatenate(wanted) - np.concatenate(present)
         penalty = 1e-3 * np.square(left).sum(0).mean()
         stacked = np.vstack([left, np.sqrt(penalty) * np.eye(left.shape[1])])
-        change = np.linalg.lstsq(stacked, np.vstack([right, np.zeros((left.shape[1], right.shape[1]))]), rcond=None)[0]
+        change = np.linalg.lstsq(
+            stacked, np.vstack([right, np.zeros((left.shape[1], right.shape[1]))]), rcond=None
+        )[0]
         layer = expected.get_submodule(module)
         layer.weight.data += torch.from_numpy(change[:-1].T.copy())
         layer.bias.data += torch.from_numpy(change[-1].copy())
@@ -108,14 +120,26 @@ def test_padding_counts_nothing():
         torch.testing.assert_close(value, long.state_dict()[name], rtol=1e-3, atol=2e-4)
 
 
-@pytest.mark.parametrize("model_type", ["bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta"])
-@pytest.mark.parametrize("cut", [{"ffn": 12}, {"width": 8}, {"heads": 1, "ffn": 20, "layers": 3}], ids=str)
+@pytest.mark.parametrize(
+    ("model_type", "cut"),
+    [
+        *(
+            (name, {"width": 8, "ffn": 20, "layers": 3})
+            for name in ("bert", "deberta-v2", "modernbert", "mpnet")
+        ),
+        ("distilbert", {"width": 8}),
+        ("electra", {"ffn": 12}),
+        ("modernbert", {"ffn": 12}),
+        ("roberta", {"heads": 1}),
+    ],
+    ids=str,
+)
 def test_what_is_behind_a_cut_is_fitted(model_type, cut):
-    if model_type == "electra" and "ffn" not in cut:
-        pytest.skip("an ELECTRA of the width of its embeddings has no projection between them")
     teacher, data = tiny(model_type), TEXTS[:3]
     copied, fitted = shrink(teacher, **cut, data=data), shrink(teacher, **cut, data=data, fit=TEXTS)
-    assert copied.config.shrunk_from == {k: v for k, v in fitted.config.shrunk_from.items() if k != "fitted_on"}
+    assert copied.config.shrunk_from == {
+        k: v for k, v in fitted.config.shrunk_from.items() if k != "fitted_on"
+    }
     fresh = texts(3)[:2]
     assert answer_error(fitted, teacher, fresh) < 0.7 * answer_error(copied, teacher, fresh)
 
@@ -126,8 +150,8 @@ def test_the_texts_serve_for_importance_too():
 
 
 def test_the_memory_does_not_grow_with_the_texts(monkeypatch):
-    """Bytes of live tensors at each forward, with next to nothing of the teacher's values held."""
-    monkeypatch.setattr(refitting, "MEMORY", 1 << 16)
+    """Bytes of live tensors at each forward, beyond the limited number that is held to save time."""
+    monkeypatch.setattr(refitting, "MEMORY", 0)
     teacher, peaks = tiny("bert"), []
     for count in (10, 40):
         many = [dict(inputs) for inputs in texts(5, rows=8)] * (count // 5)
@@ -136,12 +160,16 @@ def test_the_memory_does_not_grow_with_the_texts(monkeypatch):
         shrink(teacher, layers=[2], fit=many)
         hook.remove()
         peaks.append(max(seen) - start)
-    assert peaks[1] <= peaks[0] + (1 << 16)
+    assert peaks[1] <= 1.02 * peaks[0]
 
 
 def live():
     gc.collect()
-    return sum(value.numel() * value.element_size() for value in gc.get_objects() if isinstance(value, torch.Tensor))
+    return sum(
+        value.numel() * value.element_size()
+        for value in gc.get_objects()
+        if issubclass(type(value), torch.Tensor)
+    )
 
 
 def test_what_is_not_held_is_read_again(monkeypatch):
@@ -164,7 +192,12 @@ def test_nothing_is_drawn_at_random(tokenizer):
 def test_the_last_block_reaches_the_last_depth():
     student, teacher = (tiny("bert") for _ in range(2))
     steps = block_steps(shrink(student, layers=[1, 3]), teacher, Cut([1, 3]), batch())
-    sums = [step.parts[0].target.module for group in steps for step in group if step.name.endswith("output.dense")]
+    sums = [
+        step.parts[0].target.module
+        for group in steps
+        for step in group.steps
+        if step.name.endswith("output.dense")
+    ]
     assert sums == [
         "bert.encoder.layer.0.attention.output.LayerNorm",
         "bert.encoder.layer.0.output.LayerNorm",
@@ -175,7 +208,7 @@ def test_the_last_block_reaches_the_last_depth():
 
 def test_mobileberts_value_is_fitted_apart_from_its_query():
     teacher = tiny("mobilebert")
-    first = block_steps(shrink(teacher, layers=[2]), teacher, Cut([2]), batch())[0]
+    first = block_steps(shrink(teacher, layers=[2]), teacher, Cut([2]), batch())[0].steps
     assert [[part.module.rsplit(".", 1)[-1] for part in step.parts] for step in first[:2]] == [
         ["query", "key"],
         ["value"],
@@ -198,7 +231,7 @@ def test_whether_the_head_reads_the_first_token(model_type, options, first):
     teacher = tiny(model_type, **options)
     student = shrink(teacher, layers=2)
     steps = head_steps(student, teacher, Cut([3, 5]), batch())
-    assert steps[-1].name in ("classifier", "classifier.out_proj")
+    assert steps.steps[-1].name in ("classifier", "classifier.out_proj")
     assert reads_first_token(student, steps, batch()) == first
     heavy, light = (shrink(teacher, layers=2, fit=Refit(TEXTS, first_token=w)) for w in (50.0, 1.0))
     same = all(torch.equal(v, light.state_dict()[n]) for n, v in heavy.state_dict().items())
@@ -223,14 +256,13 @@ def test_an_encoder_without_a_head():
     teacher = tiny("bert").bert
     fitted = shrink(teacher, layers=2, fit=TEXTS)
     copied = shrink(teacher, layers=2)
-    errors = [
-        sum(float((m(**b).last_hidden_state - teacher(**b).last_hidden_state).square().sum()) for b in TEXTS[:2])
-        for m in (fitted, copied)
-    ]
+    errors = [answer_error(model, teacher, TEXTS[:2]) for model in (fitted, copied)]
     assert errors[0] < 0.5 * errors[1]
 
 
-@pytest.mark.parametrize("kind", ["list", "pairs", "dataset", "sentence", "file", "parquet", "splits", "words"])
+@pytest.mark.parametrize(
+    "kind", ["list", "pairs", "dataset", "sentence", "file", "parquet", "splits", "words"]
+)
 def test_texts_of_every_kind(kind, tokenizer, tmp_path):
     rows = make_dataset(40)
     strings = list(rows["text"][:])
