@@ -13,11 +13,11 @@ from transformers import AutoModelForTokenClassification
 from hfdistill import Refit, register_anatomy
 from hfdistill.network.architectures import Layout
 from hfdistill.students import refit as refitting
-from hfdistill.students import shrink
 from hfdistill.students.activations import Place, read
 from hfdistill.students.least_squares import NormalEquations
 from hfdistill.students.refit import answer_error
 from hfdistill.students.refit_steps import Cut, block_steps, head_steps, reads_first_token
+from hfdistill.students.shrink import shrink
 from tests.conftest import make_bert, make_dataset, make_sentences
 from tests.network.test_architectures import TINY, batch, tiny
 
@@ -151,7 +151,7 @@ def test_the_texts_serve_for_importance_too():
 
 
 def test_the_memory_does_not_grow_with_the_texts(monkeypatch):
-    """Bytes of live tensors while the sums of the last projection are made, with nothing held to save time."""
+    """Bytes of live tensors while sums are made, with nothing held to save time."""
     monkeypatch.setattr(refitting, "MEMORY", 0)
     add, peaks = NormalEquations.add, []
     for count in (1, 4):
