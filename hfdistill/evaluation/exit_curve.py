@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, DataCollatorWithPadding
+from transformers import AutoTokenizer
 
 from hfdistill.data import encode
 from hfdistill.evaluation.speed import SpeedPlan, compare_speeds
 from hfdistill.network.architectures import Anatomy
+from hfdistill.network.inputs import ModelInputs
 from hfdistill.network.loading import Source, load_classifier
-from hfdistill.network.trace import Batch, accepted_inputs
+from hfdistill.network.trace import Batch
 from hfdistill.students import EarlyExitForSequenceClassification
 
 BATCH_SIZE = 32
@@ -88,12 +89,12 @@ def exit_curve(
     tokenizer = tokenizer or AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
     models = [_view(loaded, threshold) for threshold in (None, *thresholds)]
     rows = encode(data, tokenizer, max_length=max_length).remove_columns("label")
-    pad = DataCollatorWithPadding(tokenizer)
-    known = accepted_inputs(loaded)
+    inputs = ModelInputs.of(loaded, tokenizer)
+    columns = {name: rows[name][:] for name in inputs.names.intersection(rows.column_names)}
 
     def collate(_role: str, chosen: Sequence[int]) -> Batch:
-        padded = pad([rows[i] for i in chosen])
-        return {name: value.to(loaded.device) for name, value in padded.items() if name in known}
+        batch = inputs.select(inputs.pad(columns, chosen))
+        return {name: value.to(loaded.device) for name, value in batch.items()}
 
     labels, training = np.array(data["label"]), loaded.training
     loaded.eval()
