@@ -268,7 +268,12 @@ def test_an_adapter_that_cannot_be_merged_is_refused():
 
 def test_weights_that_do_not_fit_the_config_are_refused():
     teacher = tiny("bert")
-    teacher.add_adapter(LoraConfig(target_modules=["query"]))
+    try:
+        teacher.add_adapter(LoraConfig(target_modules=["query"]))
+    except ValueError as error:
+        if "version >=" not in str(error):
+            raise
+        pytest.skip(f"Transformers' add_adapter: {error}")
     with pytest.raises(
         ValueError, match=r"(?s)do not fit a BertForSequenceClassification.*lora.*Merge the adapter"
     ):
