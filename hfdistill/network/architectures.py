@@ -156,7 +156,7 @@ class Positions:
                 _POSITIONS[key] = cls() if bare is None else cls.of(bare)
             return _POSITIONS[key]
         for name, table in network.named_modules():
-            shape = getattr(getattr(table, "weight", None), "shape", ())
+            shape: tuple[int, ...] = tuple(getattr(getattr(table, "weight", None), "shape", ()))
             if len(shape) == 2 and _POSITION_TABLE.fullmatch(name.rpartition(".")[2]):
                 pad = getattr(table, "padding_idx", None)
                 return cls(shape[0], 0 if pad is None or shape[0] != limit else pad + 1)
