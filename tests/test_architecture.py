@@ -55,10 +55,10 @@ def imported(path):
 
 
 @each_file
-def test_a_file_has_a_level_a_telling_name_and_at_most_400_lines(path):
+def test_a_file_has_a_level_a_telling_name_and_at_most_600_lines(path):
     level(room(path))
     assert path.stem not in {"utils", "util", "common", "misc", "helpers", "helper"}
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 600
 
 
 @each_file

@@ -105,6 +105,15 @@ class Teacher(nn.Module):
         """The teacher that can be looked into: itself, unless it is made of others."""
         return self
 
+    def embedders(self) -> Sequence[nn.Module]:
+        """The models that read the batch's token ids, whose word embeddings mixup mixes (MixKD).
+
+        Empty for a teacher that cannot answer to a mixture of rows, because it looks its answers up. The
+        default is `self.model`, where there is one.
+        """
+        model = getattr(self, "model", None)
+        return (model,) if isinstance(model, nn.Module) else ()
+
     def start(self, student: nn.Module) -> None:
         """Told of the run's student, before anything else is asked."""
 

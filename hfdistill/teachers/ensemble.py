@@ -155,6 +155,11 @@ class Ensemble(Teacher):
             )
         return self._all()[0].reads(batch)
 
+    def embedders(self) -> Sequence[nn.Module]:
+        """Those of its members; none where one of them has none."""
+        each = [member.embedders() for member in self._all()]
+        return [model for models in each for model in models] if all(each) else ()
+
     def parts(self) -> Sequence[Teacher]:
         """Its members, and theirs."""
         return tuple(part for member in self._all() for part in member.parts())

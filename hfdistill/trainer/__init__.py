@@ -1,7 +1,7 @@
-"""The trainer and what it drags along."""
+"""The trainer and its parts."""
 
-from hfdistill.trainer.checkpointing import ResumableTrainer
+from hfdistill.trainer.checkpointing import CheckpointingTrainer
 from hfdistill.trainer.distillation import DistillationTrainer
 from hfdistill.trainer.loss_window import NonFiniteError
 
-__all__ = ["DistillationTrainer", "NonFiniteError", "ResumableTrainer"]
+__all__ = ["CheckpointingTrainer", "DistillationTrainer", "NonFiniteError"]

@@ -1,4 +1,4 @@
-"""Batches as accelerate deals them out."""
+"""The order in which rows become batches, and what accelerate deals out to several processes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import TrainingArguments
+
+from hfdistill.data import LengthGroupedSampler, row_lengths
+from hfdistill.trainer.arguments import option
 
 REPEATED = "hfdistill_repeated"
 """Batch key of rows that a process only repeats to keep step with the others; they weigh nothing."""
 
 
 def rows(batch: Mapping[str, Any]) -> int:
-    """B."""
+    """The number of rows of a batch."""
     return next(len(value) for value in batch.values() if isinstance(value, Tensor) and value.dim() > 0)
 
 
@@ -40,3 +44,21 @@ def own_rows(batch: dict[str, Any], *, remainder: int, rank: int) -> dict[str, A
             for name, value in batch.items()
         }
     return batch if own else {**batch, REPEATED: torch.tensor(True)}
+
+
+def length_grouped(data: Any, args: TrainingArguments, *, window: int) -> LengthGroupedSampler | None:
+    """Return the sampler of rows of like length; None where the arguments ask for another order.
+
+    Args:
+        data: the training data; data without a length keeps its own order.
+        args: of the run.
+        window: rows of an optimizer step, on all processes.
+    """
+    strategy = args.train_sampling_strategy
+    grouped = strategy == "group_by_length" or (strategy == "random" and option(args, "length_grouping"))
+    if not grouped or not hasattr(data, "__len__"):
+        return None
+    lengths = row_lengths(data, column=args.length_column_name)
+    size = len(data) if lengths is None else None
+    seed = args.seed if args.data_seed is None else args.data_seed
+    return LengthGroupedSampler(lengths, size=size, group_size=window, seed=seed)

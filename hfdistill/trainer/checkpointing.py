@@ -1,44 +1,105 @@
-"""A Trainer whose checkpoints are complete or absent."""
+"""A Trainer whose checkpoints are complete or absent, and which publishes no pickle."""
 
 from __future__ import annotations
 
-import logging
+import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import transformers.trainer
+from safetensors import safe_open
 from torch import nn
-from transformers import Trainer
-from transformers.trainer_utils import TrainOutput
+from transformers import Trainer, TrainerCallback, TrainerState
+from transformers.trainer_utils import HubStrategy, TrainOutput
 
 from hfdistill.files import checkpoint
-from hfdistill.files.hub import publishing, withheld
+from hfdistill.files.checkpoint import CheckpointError
+from hfdistill.files.hub import publishing
 from hfdistill.trainer.arguments import option
-
-logger = logging.getLogger(__name__)
-
-MEASURED = "## How this card was made"
-"""Stands in every card that `write_card` drew, and in no draft of Trainer's."""
-_LOCAL = "_training_args.bin"
-"""Trainer uploads no file whose name begins with an underscore."""
+from hfdistill.trainer.publishing import Publisher
 
 
-class ResumableTrainer(Trainer):
+class RunEvents(TrainerCallback):
+    """Calls the trainer's own methods at the public events of a run, before the user's callbacks."""
+
+    def __init__(self, trainer: CheckpointingTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """The optimizer is there and the student's checkpoint is read."""
+        self.trainer.begin_run()
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """The next epoch begins, or the rest of one that is resumed."""
+        self.trainer.begin_epoch()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """The optimizer has moved, and nothing is logged or saved yet."""
+        self.trainer.end_step()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """The run is over, and the best model is read where that is asked for."""
+        self.trainer.end_run()
+
+
+class CheckpointingTrainer(Trainer):
     """A `Trainer` that saves each checkpoint whole, and resumes from whole ones alone.
 
-    Checkpoints keep Trainer's names and files, plus a manifest with the sha256 of every file.
+    Checkpoints keep Trainer's names and files, plus a manifest with the sha256 of every file. A subclass says
+    what else belongs to a run: `run_facts`, `save_extra_state`, `load_extra_state`, and the four methods at
+    the events of a run, `begin_run`, `begin_epoch`, `end_step` and `end_run`.
+
+    Args:
+        *positional: Trainer's first two arguments.
+        callbacks: the user's.
+        **options: Trainer's further arguments, by name.
     """
 
-    _staging: Path | None = None
-    _began: float = 0.0
+    def __init__(self, *positional: Any, callbacks: list[Any] | None = None, **options: Any) -> None:
+        self._staging: Path | None = None
+        self._resumed: Path | None = None
+        self._began = 0.0
+        self._epoch = 0
+        self._steps_an_epoch = 1
+        super().__init__(*positional, callbacks=[RunEvents(self), *(callbacks or [])], **options)
+        self._publisher = Publisher(self.args)
+
+    # ---- what a subclass adds ----
 
     def run_facts(self) -> dict[str, Any]:
-        """What must be the same when a run is resumed; plain data, kept in each checkpoint's manifest."""
+        """The plain data that must be the same when a run is resumed; kept in each checkpoint's manifest."""
         return {}
+
+    def save_extra_state(self, folder: Path) -> None:
+        """Write into a checkpoint what a run needs beyond Trainer's files; called on every process."""
+
+    def load_extra_state(self, folder: Path) -> None:
+        """Read what `save_extra_state` wrote, once the student and the optimizer are read."""
+
+    def begin_run(self) -> None:
+        """Start the count of epochs, and finish reading the checkpoint."""
+        self._epoch = self.state.global_step // self._steps_an_epoch - 1
+        if self._resumed is not None:
+            self.load_extra_state(self._resumed)
+
+    def begin_epoch(self) -> None:
+        """Count the epoch, from 0."""
+        self._epoch += 1
+
+    def end_step(self) -> None:
+        """Called when the optimizer has moved."""
+
+    def end_run(self) -> None:
+        """Check what Trainer has read as the best model, and wait for uploads.
+
+        Raises:
+            CheckpointError: where its weights are not the student's; Trainer only warns.
+        """
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            self._check_weights(Path(self.state.best_model_checkpoint))
+        self._publisher.finish()
+
+    # ---- resuming ----
 
     def train(
         self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
@@ -49,48 +110,69 @@ class ResumableTrainer(Trainer):
             CheckpointError: where the named checkpoint is damaged or belongs to other settings.
             ValueError: where True is given and there is none.
         """
-        self._began = time.time()
-        folder: Path | None = None
+        self._began, self._resumed = time.time(), None
         if resume_from_checkpoint is True:
-            folder = checkpoint.newest_complete(Path(self.args.output_dir))
-            if folder is None:
+            self._resumed = checkpoint.newest_complete(Path(self.args.output_dir))
+            if self._resumed is None:
                 raise ValueError(f"No valid checkpoint found in output directory ({self.args.output_dir})")
         elif resume_from_checkpoint:
-            folder = Path(resume_from_checkpoint)
-        if folder is not None:
-            self._check(checkpoint.verify(folder), folder)
-        return super().train(None if folder is None else str(folder), *args, **kwargs)
+            self._resumed = Path(resume_from_checkpoint)
+        if self._resumed is not None:
+            self._check_run(checkpoint.verify(self._resumed), self._resumed)
+            self._check_weights(self._resumed)
+        return super().train(None if self._resumed is None else str(self._resumed), *args, **kwargs)
 
-    def _check(self, manifest: dict[str, Any] | None, folder: Path) -> None:
+    def _check_run(self, manifest: dict[str, Any] | None, folder: Path) -> None:
         """Refuse a checkpoint that cannot be gone on from exactly."""
         if manifest is None:
             return
         self._began = manifest["run"].get("began", self._began)
         if not any("optim" in name or "global_step" in name for name in manifest["files"]):
-            raise checkpoint.CheckpointError(
+            raise CheckpointError(
                 f"{folder} holds no optimizer state (it was saved with save_only_model=True), so the run "
                 "cannot go on from it. Start a new one from its weights, with model=the folder."
             )
         if not option(self.args, "allow_changed"):
             checkpoint.check_same_run(manifest, self.run_facts(), folder=folder)
 
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
-        """As Trainer's, which takes a step more where a run is resumed that ended within an epoch."""
-        if self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True
-            return None
-        return super()._run_epoch(*args, **kwargs)
-
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """As Trainer's, but weights that do not fit the model are an error."""
-        super()._issue_warnings_after_load(load_result)
-        tied = set(getattr(self.model, "_keys_to_ignore_on_save", None) or ())
-        odd = sorted({*load_result.missing_keys, *load_result.unexpected_keys} - tied)
+    def _check_weights(self, folder: Path) -> None:
+        """Refuse weights that are not the student's: Trainer would warn, and train the rest from scratch."""
+        names = _weights_in(folder)
+        if names is None or self.is_fsdp_enabled or self.is_deepspeed_enabled:  # which name them otherwise
+            return
+        own = self.accelerator.unwrap_model(self.model, keep_torch_compile=False).state_dict()
+        stored = {own[name].data_ptr() for name in names & own.keys()}
+        tied = {name for name in own.keys() - names if own[name].data_ptr() in stored}
+        ignored = tied | set(getattr(self.model, "_keys_to_ignore_on_save", None) or ())
+        odd = sorted((names ^ own.keys()) - ignored)
         if odd:
-            raise checkpoint.CheckpointError(
+            raise CheckpointError(
                 f"The checkpoint's weights are not this model's: {', '.join(odd[:4])} stand on one side "
                 "only. Build the student as it was built for that run, or choose a new output_dir."
             )
+
+    def set_initial_training_values(self, args: Any, dataloader: Any) -> tuple[Any, ...]:
+        """As Trainer's; no epoch is left for a run that is resumed at its end.
+
+        Trainer takes one step more where that end lies within an epoch.
+        """
+        epochs, self._steps_an_epoch, *others, max_steps = super().set_initial_training_values(
+            args, dataloader
+        )
+        if self._resumed is not None:
+            done = TrainerState.load_from_json(str(self._resumed / "trainer_state.json")).global_step
+            epochs = min(epochs, done // self._steps_an_epoch) if done >= max_steps else epochs
+        return (epochs, self._steps_an_epoch, *others, max_steps)
+
+    # ---- saving ----
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As Trainer's, without training_args.bin: a pickle that holds the Hub's token, and nobody reads."""
+        super().save_model(output_dir, _internal_call=True)
+        if self.args.should_save:
+            Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _get_output_dir(self, trial: Any) -> str:
         return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
@@ -101,13 +183,14 @@ class ResumableTrainer(Trainer):
         if self.args.should_save:
             checkpoint.clear_staging(run_dir)
         self.accelerator.wait_for_everyone()
+        name = f"checkpoint-{self.state.global_step}"
         self._staging = run_dir / checkpoint.STAGING
         try:
             super()._save_checkpoint(model, trial)
         finally:
             staging, self._staging = self._staging, None
+        self.save_extra_state(staging / name)
         self.accelerator.wait_for_everyone()
-        name = f"checkpoint-{self.state.global_step}"
         self._find_best(run_dir, staged=staging / name)
         if self.args.should_save:
             self.state.save_to_json(str(staging / name / "trainer_state.json"))
@@ -120,7 +203,7 @@ class ResumableTrainer(Trainer):
             self._push_from_checkpoint(str(run_dir / name))
 
     def _find_best(self, run_dir: Path, *, staged: Path) -> None:
-        """Trainer looks for the best checkpoint beside the staged one, where it is not."""
+        """Correct the path of the best checkpoint, which Trainer looks for beside the staged one."""
         best = run_dir / f"checkpoint-{self.state.best_global_step}"
         if self.state.best_global_step and (best.is_dir() or best.name == staged.name):
             self.state.best_model_checkpoint = str(best)
@@ -132,85 +215,72 @@ class ResumableTrainer(Trainer):
         with publishing(self.args.hub_model_id or Path(self.args.output_dir).absolute().name):
             super().init_hf_repo(*args, **kwargs)
 
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """As Trainer's, without pickles, and with the card of `write_card` where it is of this run.
 
         Raises:
             HubUnreachable: the Hub gives no answer.
             PublishError: the Hub refused or failed. Nothing here has changed; push again.
         """
-        with self._without_pickles(), publishing(self.hub_model_id or self.args.hub_model_id):
-            return super().push_to_hub(*args, **kwargs)
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        tags = kwargs.pop("tags", None) or []
+        tags = [tags] if isinstance(tags, str) else list(tags)
+        tags += [tag for tag in getattr(self.model, "model_tags", None) or [] if tag not in tags]
+        name = kwargs.pop("model_name", None) or Path(self.args.hub_model_id or self.args.output_dir).name
+        self.create_model_card(model_name=name, tags=tags or None, **kwargs)
+        self._publisher.finish()
+        return self._publisher.push(
+            str(self.hub_model_id),
+            commit_message or "End of training",
+            began=self._began,
+            token=token,
+            revision=revision,
+            blocking=blocking,
+        )
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """As Trainer's; its draft takes the place of no card that was measured since this run began."""
-        if not (self._is_of_this_run("README.md") and MEASURED in self._read("README.md")):
+        if not self._publisher.has_measured_card(self._began):
             super().create_model_card(*args, **kwargs)
 
-    def _is_of_this_run(self, name: str) -> bool:
-        path = Path(self.args.output_dir, name)
-        return path.is_file() and path.stat().st_mtime >= self._began
-
-    def _read(self, name: str) -> str:
-        return Path(self.args.output_dir, name).read_text(encoding="utf-8")
-
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """As Trainer's, once the checkpoint is in place; its files are torch's where hub_strategy asks."""
-        if self._staging is not None:
+        """Upload the model of a checkpoint that is in place; Trainer's own call comes before it is."""
+        if self._staging is not None or not self.is_world_process_zero():
             return
-        self._tell_failed_pushes()
-        with self._without_pickles():
-            super()._push_from_checkpoint(checkpoint_folder)
-        Path(self.args.output_dir, _LOCAL).unlink(missing_ok=True)
-
-    def _finish_current_push(self) -> None:
-        super()._finish_current_push()
-        self._tell_failed_pushes()
-
-    def _tell_failed_pushes(self) -> None:
-        """Trainer looks at no outcome of a push in the background."""
-        jobs = getattr(getattr(self, "push_in_progress", None), "jobs", [])
-        for job in [job for job in jobs if job.done() and not job.cancelled()]:
-            try:
-                with publishing(self.hub_model_id):
-                    job.result()
-            except Exception as error:  # the run itself is well
-                logger.warning("A checkpoint was not pushed, and the run went on: %s", error)
-                jobs.remove(job)
-
-    @contextmanager
-    def _without_pickles(self) -> Iterator[None]:
-        """Trainer's uploads of the output folder leave out what `push_to_hub` does, and what is outdated."""
-        hub, folder = transformers.trainer.hf_api, Path(self.args.output_dir)
-
-        def upload(**options: Any) -> Any:
-            if "path_in_repo" not in options:  # a checkpoint has one
-                stale = [] if self._is_of_this_run("report.json") else ["report.json"]
-                options["ignore_patterns"] = [*options["ignore_patterns"], *withheld(folder), *stale]
-            return hub().upload_folder(**options)
-
-        transformers.trainer.hf_api = lambda: SimpleNamespace(
-            create_repo=hub().create_repo, upload_folder=upload
-        )
-        try:
-            with _arguments_kept_local():
-                yield
-        finally:
-            transformers.trainer.hf_api = hub
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """As Trainer's, without the pickled training_args.bin, which nothing reads back."""
-        with _arguments_kept_local():
-            super()._save(output_dir, state_dict)
-        Path(output_dir or self.args.output_dir, _LOCAL).unlink(missing_ok=True)
+        self._publisher.report_failures()
+        if self.args.hub_strategy == HubStrategy.END:
+            return
+        if self._publisher.is_busy and not self.args.hub_always_push:
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(self.args.output_dir)
+        by_steps = self.args.save_strategy == "steps"
+        at = f"step {self.state.global_step}" if by_steps else f"epoch {int(self.state.epoch or 0)}"
+        message = f"Training in progress, {at}"
+        folder, repository = Path(checkpoint_folder), str(self.hub_model_id)
+        self._publisher.push_checkpoint(folder, repository, message, began=self._began)
 
 
-@contextmanager
-def _arguments_kept_local() -> Iterator[None]:
-    """Trainer pickles its arguments, the Hub's token among them; under this name they are never uploaded."""
-    name = transformers.trainer.TRAINING_ARGS_NAME
-    transformers.trainer.TRAINING_ARGS_NAME = _LOCAL
-    try:
-        yield
-    finally:
-        transformers.trainer.TRAINING_ARGS_NAME = name
+def _weights_in(folder: Path) -> set[str] | None:
+    """The names of the weights of a checkpoint; None where they are an adapter's, or in another format."""
+    index, whole = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if index.is_file():
+        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    if not whole.is_file():
+        return None
+    with safe_open(whole, framework="pt") as file:
+        return set(file.keys())

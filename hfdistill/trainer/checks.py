@@ -1,35 +1,24 @@
-"""What is looked at before the first step."""
+"""The checks of a run before its first step."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-from datasets import Dataset, IterableDataset
+from datasets import Dataset
 from torch import nn
-from transformers import (
-    DataCollatorForTokenClassification,
-    DataCollatorWithPadding,
-    PreTrainedTokenizerBase,
-    TrainingArguments,
-)
+from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from hfdistill.data import DistillationCollator, FreshCopies, encode
+from hfdistill.data import FreshCopies
 from hfdistill.data.label_checks import check_class_names, check_labels
-from hfdistill.network import label_space as spaces
-from hfdistill.network.architectures import longest_input
+from hfdistill.network.label_space import TaskKind
 from hfdistill.network.trace import check_taps
 from hfdistill.objectives import Blend
-from hfdistill.teachers import Teacher, settle_tokens
-from hfdistill.trainer.arguments import option
+from hfdistill.teachers import Teacher
+from hfdistill.trainer.inputs import Reader, reads_by_itself
 
 logger = logging.getLogger(__name__)
-
-_ROUNDING = 128
-"""Embeddings are rounded up to a multiple of this at most; larger differences are other vocabularies."""
 
 
 def refuse_data_parallel(args: TrainingArguments) -> None:
@@ -64,7 +53,7 @@ def check_teacher(teacher: nn.Module | None, *, student: nn.Module) -> None:
         )
 
 
-def check_moving(teacher: Any, args: TrainingArguments, *, fresh: bool) -> None:
+def check_changing(teacher: Any, args: TrainingArguments, *, fresh: bool) -> None:
     """Refuse a teacher that changes during the run where it could not be kept in step.
 
     Args:
@@ -90,212 +79,66 @@ def check_moving(teacher: Any, args: TrainingArguments, *, fresh: bool) -> None:
         )
 
 
-class Side(NamedTuple):
-    """What is to be known of teachers that read other tokens, without holding on to them."""
+def check_cache(teacher: Teacher | None, task: TaskKind) -> None:
+    """Refuse a teacher whose answers cannot be kept.
 
-    tokenizer: Any
-    configs: Sequence[Any]
+    Raises:
+        ValueError: without a teacher, for one that changes, and for labels on tokens.
+    """
+    if teacher is None:
+        raise ValueError("teacher_cache keeps a teacher's answers, and teacher=None. Leave it out.")
+    if teacher.saved_as:
+        raise ValueError(
+            f"{type(teacher).__name__} changes with every step: its answers cannot be kept. Leave "
+            "teacher_cache out."
+        )
+    if task == "token":
+        raise ValueError(
+            "teacher_cache keeps one answer a text, and this teacher answers each token. Leave teacher_cache "
+            "out."
+        )
 
 
-@dataclass(frozen=True)
-class Reader:
-    """Turns raw text into ids that student and teacher can both read; any other data stays as it is.
+def check_mixup(
+    alpha: float, teacher: Teacher | None, *, student: nn.Module, task: TaskKind, cached: bool
+) -> None:
+    """Refuse mixtures that this teacher, student or task cannot read.
 
     Args:
-        args: the run's.
-        configs: of the student and of the teachers that read its tokens; None where there is none.
-        collator: the user's own, which then reads the text itself, unless it only pads.
-        inputs: what the teacher reads.
-        others: of teachers that read other tokens, by the prefix of their columns.
+        alpha: of Beta(alpha, alpha).
+        teacher: the run's.
+        student: the run's.
+        task: the student's.
+        cached: whether the teacher's answers shall be recorded.
+
+    Raises:
+        ValueError: saying which.
     """
-
-    args: TrainingArguments
-    configs: Sequence[Any]
-    collator: Any
-    inputs: frozenset[str]
-    others: Mapping[str, Side] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, args: TrainingArguments, student: Any, teacher: Teacher | None, options: Any) -> Reader:
-        """A reader for this run.
-
-        Args:
-            args: the run's.
-            student: its config.
-            teacher: its parts learn here which of them read the student's tokens.
-            options: the run's `processing_class` and `data_collator`.
-
-        Raises:
-            ValueError: for a teacher whose vocabulary is another, and whose tokenizer is not known.
-        """
-        tokenizer = options.get("processing_class")
-        tokenizer = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
-        settled = {} if teacher is None else settle_tokens(teacher, tokenizer)
-        others = {
-            prefix: Side(parts[0].tokenizer, [part.config for part in parts if part.config is not None])
-            for prefix, parts in settled.items()
-        }
-        parts = [] if teacher is None else [part for part in teacher.parts() if not part.prefix]
-        for part in parts:
-            _check_vocabularies(student, part)
-        configs = [student, *(part.config for part in parts)]
-        inputs = frozenset() if teacher is None else teacher.inputs()
-        return cls(args, configs, options.get("data_collator"), inputs, others)
-
-    def collate(self, tokenizer: Any) -> Any:
-        """The collator of the run: the user's own, or one that pads each side with its own tokenizer."""
-        padder = self.collator or _word_padder(self.configs, tokenizer)
-        if not self.others or not isinstance(tokenizer, PreTrainedTokenizerBase):
-            return padder
-        if padder is not None and not isinstance(padder, DataCollatorWithPadding):
-            return padder
-        tokenizers = {prefix: side.tokenizer for prefix, side in self.others.items()}
-        theirs = [config for side in self.others.values() for config in side.configs]
-        return DistillationCollator(
-            tokenizer,
-            tokenizers,
-            max_length=self._room(),
-            teacher_max_length=_shortest(theirs),
-            padder=padder,
-        )
-
-    def __call__(self, data: Any, tokenizer: Any) -> Any:
-        """The data, tokenised where it holds raw text.
-
-        Raises:
-            ValueError: for text without a tokenizer, or one that knows more tokens than a model.
-        """
-        if isinstance(data, dict):
-            return {name: self(part, tokenizer) for name, part in data.items()}
-        columns = getattr(data, "column_names", None) or []
-        raw = {"text", "tokens"} & set(columns)
-        if not isinstance(data, (Dataset, IterableDataset, FreshCopies)) or not raw:
-            return data
-        if reads_by_itself(self.args, self.collator, data):
-            return data
-        for prefix, side in self.others.items():
-            if "text" in columns and f"{prefix}input_ids" not in columns:
-                data = self._read_for(prefix, side, data)
-        if "input_ids" in columns:
-            return data
-        if not isinstance(tokenizer, PreTrainedTokenizerBase):
-            raise ValueError(
-                "The data holds raw text, and there is no tokenizer to read it with. Type "
-                "processing_class=AutoTokenizer.from_pretrained(...), or tokenise the data first."
-            )
-        self._check_vocabulary(tokenizer)
-        if "text" not in columns:
-            self._check_words(data)
-        token_types = "text_pair" in columns and "token_type_ids" in self.inputs
-        with self.args.main_process_first(desc="tokenisation"):
-            return self._filled(encode(data, tokenizer, max_length=self._room(), token_types=token_types))
-
-    def _room(self) -> int | None:
-        """Tokens of a row for the student and those who read its tokens."""
-        rooms = (option(self.args, "max_length"), _shortest(self.configs))
-        return min((room for room in rooms if room), default=None)
-
-    def check_columns(self, data: Any, *, split: str) -> None:
-        """Refuse data that was tokenised for the student alone.
-
-        Raises:
-            ValueError: naming the columns that are missing, and how to make them.
-        """
-        columns = getattr(data, "column_names", None) or []
-        if "input_ids" not in columns or reads_by_itself(self.args, self.collator, data):
-            return
-        lacking = [f"{prefix}input_ids" for prefix in self.others if f"{prefix}input_ids" not in columns]
-        if lacking:
-            raise ValueError(
-                f"{split} is already tokenised ({', '.join(columns)}), and the teacher has another tokenizer "
-                f"than the student: it would read these ids as other words. Give {split} with its text "
-                "(columns text[, text_pair]), which is then tokenised for both, or add the columns "
-                f"{', '.join(lacking)}: encode(dataset, teacher_tokenizer, prefix='teacher_') before the "
-                "student's encode(dataset, tokenizer)."
-            )
-
-    def _read_for(self, prefix: str, side: Side, data: Any) -> Any:
-        """The data with the columns of teachers that read other tokens, cut to their own limits."""
-        for config in side.configs:
-            _check_room_for(side.tokenizer, config, role="teacher")
-        kinds = max((getattr(config, "type_vocab_size", 0) or 0 for config in side.configs), default=0)
-        pairs = "text_pair" in (data.column_names or [])
-        with self.args.main_process_first(desc="tokenisation"):
-            return encode(
-                data,
-                side.tokenizer,
-                max_length=_shortest(side.configs),
-                token_types=pairs and kinds > 1 and f"{prefix}token_type_ids" in self.inputs,
-                prefix=prefix,
-            )
-
-    def _filled(self, data: Any) -> Any:
-        """The data with None, which `concatenate_datasets` leaves in rows without a label, filled in."""
-        if isinstance(data, FreshCopies):
-            return data.over(self._filled(data.rows))
-        config = next((config for config in self.configs if config is not None), None)
-        if config is None or not isinstance(data, Dataset) or "label" not in data.column_names:
-            return data
-        if None not in data.with_format(None)["label"][:]:
-            return data
-        blank = spaces.unlabelled(1, config.num_labels, spaces.task_kind(config))[0].tolist()
-        return data.map(_fill, fn_kwargs={"blank": blank}, batched=True)
-
-    def _check_words(self, data: Any) -> None:
-        """Words with a label each are for models that label tokens, with these names in this order."""
-        config = next((config for config in self.configs if config is not None), None)
-        if config is not None and spaces.task_kind(config) != "token":
-            raise ValueError(
-                "The data holds lists of words (column 'tokens'), and the student gives a text one label. "
-                "Load it with load_classifier(..., task='token'), or join the words to a column 'text'."
-            )
-        names = getattr(getattr((data.features or {}).get("label"), "feature", None), "names", None)
-        check_class_names(names or [], config, split=str(data.split or "the data"))
-
-    def _check_vocabulary(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        for role, config in zip(("student", *["teacher"] * len(self.configs)), self.configs, strict=False):
-            _check_room_for(tokenizer, config, role=role)
-
-
-def _shortest(configs: Sequence[Any]) -> int | None:
-    """Tokens that all models have positions for; None where none has a limit."""
-    rooms = [longest_input(config) for config in configs if config is not None]
-    return min((room for room in rooms if room), default=None)
-
-
-def _check_room_for(tokenizer: PreTrainedTokenizerBase, config: Any, *, role: str) -> None:
-    size = getattr(config, "vocab_size", None)
-    if size is not None and size < len(tokenizer):
+    if not alpha > 0:
+        raise ValueError(f"mixup is the a of Beta(a, a), above 0, found {alpha!r}. Type mixup=0.4.")
+    if teacher is None or task == "token":
         raise ValueError(
-            f"The tokenizer has {len(tokenizer)} tokens and the {role}'s embedding {size}. Use the "
-            f"{role}'s own tokenizer, or type {role}.resize_token_embeddings({len(tokenizer)})."
+            "mixup shows mixtures of texts, which have no label: a teacher has to judge them, a text at "
+            "a time. Leave mixup out for teacher=None and for labels on words."
         )
-
-
-def _check_vocabularies(student: Any, teacher: Teacher) -> None:
-    """Refuse a teacher that is given without a tokenizer, and whose vocabulary cannot be the student's."""
-    own, theirs = (getattr(config, "vocab_size", None) for config in (student, teacher.config))
-    if teacher.tokenizer is not None or not isinstance(own, int) or not isinstance(theirs, int):
-        return
-    if abs(own - theirs) >= _ROUNDING:
+    models = teacher.embedders()
+    if cached or not models:
         raise ValueError(
-            f"The student's vocabulary has {own:,} tokens and the teacher's {theirs:,}, so the teacher would "
-            "read the student's ids as other words. Name its tokenizer: teacher="
-            "ModelTeacher(model, tokenizer=AutoTokenizer.from_pretrained(...)); where both do read "
-            "the same ids, that is the student's."
+            "mixup needs a live teacher: mixtures of rows are others in every step, and neither recorded "
+            "answers nor those of a fold are theirs. Leave teacher_cache out and give the model itself; a "
+            "Teacher of your own names the models that read the token ids by its method embedders()."
         )
-
-
-def _word_padder(configs: Sequence[Any], tokenizer: Any) -> Any:
-    """What pads labels with the tokens, where tokens are labelled; else None, for Trainer's own choice."""
-    config = next((config for config in configs if config is not None), None)
-    if config is None or not isinstance(tokenizer, PreTrainedTokenizerBase):
-        return None
-    return DataCollatorForTokenClassification(tokenizer) if spaces.task_kind(config) == "token" else None
-
-
-def _fill(batch: dict[str, list[Any]], blank: Any) -> dict[str, list[Any]]:
-    return {"label": [blank if label is None else label for label in batch["label"]]}
+    for model in (student, *models):
+        if type(getattr(model, "get_input_embeddings", lambda: None)()) is not nn.Embedding:
+            raise ValueError(
+                f"mixup mixes word embeddings, and {type(model).__name__} has no table of them to read "
+                "one by one. Leave mixup out, or write rows anew: augment(dataset, method)."
+            )
+    if any(not part.same_tokens for part in teacher.parts()):
+        raise ValueError(
+            "mixup mixes two rows token by token, and the teacher reads other tokens than the student. "
+            "Leave mixup out, or write rows anew: augment(dataset, method)."
+        )
 
 
 def check_inside(blend: Blend, args: TrainingArguments, *, student: nn.Module, teacher: Any) -> None:
@@ -324,14 +167,6 @@ def check_inside(blend: Blend, args: TrainingArguments, *, student: nn.Module, t
             ", ".join(whole),
             args.per_device_train_batch_size,
         )
-
-
-def reads_by_itself(args: TrainingArguments, collator: Any, data: Any) -> bool:
-    """Whether the user's own code makes the model's inputs: a transform, a collator, columns kept for one."""
-    pads = (DataCollatorWithPadding, DataCollatorForTokenClassification, DistillationCollator)
-    own_collator = collator is not None and not isinstance(collator, pads)
-    transformed = isinstance(data, Dataset) and data.format["type"] == "custom"
-    return own_collator or transformed or not args.remove_unused_columns
 
 
 def check_data(train: Any, evaluation: Any, *, config: Any, objective: Blend, reader: Reader) -> None:
@@ -375,26 +210,3 @@ def check_data(train: Any, evaluation: Any, *, config: Any, objective: Blend, re
                 f"train_dataset has no labelled row (columns {data.column_names}), but {objective} reads "
                 "hard labels. To learn from the teacher alone, type objective=KD(temperature=4)."
             )
-
-
-def judge_teacher(answers: list[int], gold: list[int], *, unit: str = "rows") -> dict[str, float]:
-    """The teacher's accuracy on the first evaluation rows, with a warning where it is no better than chance.
-
-    Args:
-        answers: its class per row.
-        gold: the label per row; not empty.
-        unit: "words" where tokens are labelled.
-    """
-    accuracy = sum(a == g for a, g in zip(answers, gold, strict=True)) / len(gold)
-    chance = max(gold.count(label) for label in set(gold)) / len(gold)
-    if accuracy <= chance:
-        logger.warning(
-            "The teacher is right on %.1f %% of %d evaluation %s; always answering the most frequent class "
-            "is right on %.1f %%. It has nothing to teach. Is its head trained, is this its tokenizer, are "
-            "its classes in the data's order (label_map=)?",
-            100 * accuracy,
-            len(gold),
-            unit,
-            100 * chance,
-        )
-    return {"teacher_accuracy": accuracy, f"teacher_{unit}": len(gold)}

@@ -1,45 +1,62 @@
-"""DistillationTrainer: a Trainer whose loss is an objective over student and teacher."""
+"""DistillationTrainer: a Trainer whose loss is an objective over student and teacher.
+
+One optimizer step, top to bottom: Trainer calls `get_batch_samples` for its micro-batches; for each of them
+`training_step`, which calls `compute_loss` and then backward; `_get_grad_norm` once they are all there; then
+it moves the optimizer and calls `end_step`. The parts that a run may have stand beside: `TeacherCache`,
+`Mixup`, `ExtraParameters`, `Theseus`, the functions of `changing_teacher` and `teacher_check`.
+"""
 
 from __future__ import annotations
 
-import copy
+import atexit
+import contextlib
 import dataclasses
-import inspect
 import itertools
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from accelerate.utils import send_to_device
+from datasets import Dataset
+from torch import Tensor, distributed, nn
 from torch.utils.data import BatchSampler, Sampler
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.trainer_utils import EvalLoopOutput, RemoveColumnsCollator, TrainOutput
 
-from hfdistill.data import FreshCopies, LengthGroupedSampler, row_lengths
+from hfdistill.data import FreshCopies, LengthGroupedSampler
 from hfdistill.network import label_space as spaces
 from hfdistill.network.architectures import known_anatomy
 from hfdistill.network.loading import load_student
 from hfdistill.network.tokenizers import tokenizer_print
 from hfdistill.network.trace import Batch, Tap, Trace, accepted_inputs, run
-from hfdistill.objectives import Blend, Objective, Setting, as_blend, default_objective
+from hfdistill.objectives import Blend, Objective, Setting
 from hfdistill.teachers import Teacher, as_teacher
 from hfdistill.trainer import checks
 from hfdistill.trainer.arguments import option
-from hfdistill.trainer.batches import REPEATED, own_rows, rows
-from hfdistill.trainer.joint_objective import Lessons
-from hfdistill.trainer.loss_window import Ledger, NonFiniteError
-from hfdistill.trainer.mixup import MixingTrainer
-from hfdistill.trainer.processes import leave_in_order
-from hfdistill.trainer.theseus import Theseus
-from hfdistill.trainer.user_loss import GivenLoss
+from hfdistill.trainer.batches import REPEATED, length_grouped, own_rows, rows
+from hfdistill.trainer.changing_teacher import broadcast_teacher, changing, load_teacher, save_teacher
+from hfdistill.trainer.checkpointing import CheckpointingTrainer
+from hfdistill.trainer.exact_evaluation import EvalLosses
+from hfdistill.trainer.extra_parameters import ExtraParameters
+from hfdistill.trainer.inputs import Reader, trainer_options
+from hfdistill.trainer.joint_objective import JointObjective, own_objective
+from hfdistill.trainer.loss_window import LossWindow, NonFiniteError
+from hfdistill.trainer.mixup import SHARE, Mixup
+from hfdistill.trainer.teacher_cache import TeacherCache, publish_answers
+from hfdistill.trainer.teacher_check import batches_of, judge_teacher, rows_to_check
+from hfdistill.trainer.theseus import Theseus, replacements
 
 logger = logging.getLogger(__name__)
 
+MICRO_BATCH = "hfdistill_micro_batch"
+"""Batch key of a micro-batch's number in its optimizer step."""
 
-class DistillationTrainer(MixingTrainer):
+
+class DistillationTrainer(CheckpointingTrainer):
     """A `Trainer` that learns from a teacher. Everything that Trainer takes keeps its meaning.
 
     The loss of an optimizer step is the objective over all its rows: the same gradient however they are split
@@ -72,9 +89,6 @@ class DistillationTrainer(MixingTrainer):
     """
 
     loss_is_scaled_for_ga: ClassVar[bool] = True
-    _sampler: Any = None
-    _teacher_seen = False
-    _teacher_print: str | None = None
 
     def __init__(
         self,
@@ -87,52 +101,35 @@ class DistillationTrainer(MixingTrainer):
         label_map: Mapping[str | int, str | int] | None = None,
         **options: Any,
     ) -> None:
-        given = inspect.signature(Trainer.__init__).bind_partial(self, model, args, *positional, **options)
-        options = {
-            name: value for name, value in given.arguments.items() if name not in ("self", "model", "args")
-        }
+        options = trainer_options(model, args, *positional, **options)
         args = args or TrainingArguments("tmp_trainer")
         checks.refuse_data_parallel(args)
         self.teacher = None if teacher is None else as_teacher(teacher)
+        self._label_map = label_map
+        self._sampler: Any = None
+        self._teacher_print: str | None = None
+        self._teacher_is_checked = False
         if model is not None:
             model = load_student(model, like=getattr(self.teacher, "config", None))
-        self._label_map = label_map
         tokenizer = options.get("processing_class")
-        self._reader = checks.Reader.of(args, getattr(model, "config", None), self.teacher, options)
+        self._reader = Reader.of(args, getattr(model, "config", None), self.teacher, options)
         options["data_collator"] = self._reader.collate(tokenizer)
         for name in ("train_dataset", "eval_dataset"):
             options[name] = self._reader(options.get(name), tokenizer)
         super().__init__(model, args, **options)
-        leave_in_order()
+        _end_processes_in_order()
         checks.check_teacher(self.teacher, student=self.model)
         self.args.logging_nan_inf_filter = False  # a run stops at such a loss, so there is nothing to hide
-        self.blend = self._chosen(objective)
-        self._lessons = Lessons(self.blend, teacher=self.teacher)
+        config = getattr(self.model, "config", None)
+        self.blend = own_objective(objective, self.compute_loss_func, self.teacher, config)
+        self._joint = JointObjective(self.blend, teacher=self.teacher)
+        self._loss_window = LossWindow(self._joint.names)
         self._bind(self.model)
-        self._ledger = Ledger(self._lessons.names)
-        self.use_cache(teacher_cache)
-        data, config = (self.train_dataset, self.eval_dataset), getattr(self.model, "config", None)
+        self._make_parts(teacher_cache)
+        data = (self.train_dataset, self.eval_dataset)
         checks.check_data(*data, config=config, objective=self.blend, reader=self._reader)
 
     # ---- before the first step ----
-
-    def _chosen(self, objective: Objective | Blend | None) -> Blend:
-        """The objective as a blend of this trainer's own."""
-        given = None if self.compute_loss_func is None else GivenLoss(self.compute_loss_func)
-        if objective is not None and given is not None:
-            raise ValueError(
-                "Both objective and compute_loss_func are given, and each is the whole loss. Leave one out: "
-                "without an objective, compute_loss_func takes the place of CrossEntropy in the default one."
-            )
-        if objective is not None:
-            blend = copy.deepcopy(as_blend(objective))  # two trainers must not share projections
-        else:
-            task = spaces.task_kind(getattr(self.model, "config", None))
-            taught, mutual = self.teacher is not None, self.teacher is not None and self.teacher.learns
-            blend = default_objective(task, hard=given, taught=taught, mutual=mutual)
-        if self.teacher is None and blend.needs_teacher:
-            raise ValueError(f"{blend} learns from a teacher, and teacher=None. Name one, or drop that term.")
-        return blend
 
     def _bind(self, model: nn.Module) -> None:
         """Fix task, teacher columns and what the objective reads, from the two models."""
@@ -156,19 +153,27 @@ class DistillationTrainer(MixingTrainer):
         tokens = getattr(inner, "same_tokens", True)
         if self.task == "token" and self.teacher is not None:
             tokens = all(part.same_tokens for part in self.teacher.parts())
-        self._lessons.bind(Setting(self.task, self._classes, smoothing, **sizes, same_tokens=tokens))
-        self._lessons.to(self.args.device)
+        self._joint.bind(Setting(self.task, self._classes, smoothing, **sizes, same_tokens=tokens))
+        self._joint.to(self.args.device)
         checks.check_inside(self.blend, self.args, student=model, teacher=inner)
         self._accepts = accepted_inputs(model)
 
-    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        self._ledger.start()
-        self._teacher_seen = False
-        summary = "\n".join(["Objective:", *(f"  {line}" for line in self._lessons.summary())])
-        logger.info("%s", summary)
-        if self.is_world_process_zero() and not self.args.disable_tqdm:
-            tqdm.write(summary)
-        return super()._prepare_for_training(*args, **kwargs)
+    def _make_parts(self, teacher_cache: str | Path | None) -> None:
+        """Make what this run has beside its objective, once the two models are known."""
+        checks.check_changing(self.teacher, self.args, fresh=self.model_init is not None)
+        if teacher_cache is not None:
+            checks.check_cache(self.teacher, self.task)
+        self._teacher_cache = TeacherCache(teacher_cache)
+        alpha, self._mixup = option(self.args, "mixup"), None
+        if alpha is not None:
+            cached = teacher_cache is not None
+            checks.check_mixup(alpha, self.teacher, student=self.model, task=self.task, cached=cached)
+            seed, process = self.args.seed, self.args.process_index
+            self._mixup = Mixup(alpha, seed=seed, process=process, task=self.task, classes=self._classes)
+        teacher = self.teacher if self.teacher is not None and self.teacher.learns else None
+        peer = {teacher.saved_as: changing(teacher).model} if teacher is not None else {}
+        self._extra = ExtraParameters(self.blend, others=peer)
+        self._eval_losses = EvalLosses(self.task, function=self.compute_loss_func)
 
     def call_model_init(self, trial: Any = None) -> Any:
         """As Trainer's."""
@@ -177,23 +182,100 @@ class DistillationTrainer(MixingTrainer):
             self._bind(model)  # another student: other sizes, and projections of its own
         return model
 
-    def _look_at_teacher(self) -> None:
+    # ---- a run ----
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As Trainer's, once the teacher's answers are there; see `CheckpointingTrainer.train`.
+
+        Raises:
+            CacheError: where answers can be neither found nor recorded.
+            NonFiniteError: where a loss, a gradient or an answer of the teacher is not finite.
+        """
+        self._record_teacher()
+        try:
+            return super().train(*args, **kwargs)
+        finally:  # Trainer tells its callbacks nothing of a run that fails or is interrupted
+            for replacement in replacements(self.callback_handler.callbacks):
+                replacement.release()
+            publish_answers(self.teacher)
+
+    def _record_teacher(self) -> None:
+        """Let the teacher answer from disk, where that is asked for."""
+        precision = self.accelerator.mixed_precision
+        cached = self._teacher_cache.cached(self.teacher, self.blend, precision=precision)
+        if cached is None:
+            return
+        self._teacher_cache.record(
+            cached,
+            train=self.train_dataset,
+            checked=self._rows_to_check(),
+            as_batches=self._as_teacher_reads,
+            progress=self.is_world_process_zero() and not self.args.disable_tqdm,
+        )
+        self.teacher = cached
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """As Trainer's, with groups for what learns beside the student.
+
+        Raises:
+            ValueError: where the optimizer and its scheduler were made by the user, or by DeepSpeed.
+        """
+        for replacement in replacements(self.callback_handler.callbacks):
+            replacement.freeze(self.model, self.args)
+        optimizer = super().create_optimizer(model)
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        self._extra.add_to(
+            optimizer,
+            weight_decay=self.args.weight_decay,
+            decayed=self.get_decay_parameter_names,
+            fixed=self.lr_scheduler is not None or sharded,
+        )
+        return optimizer
+
+    def begin_run(self) -> None:
+        """Show the objective, and put a teacher that changes in step on all processes."""
+        super().begin_run()
+        self._loss_window.start()
+        self._teacher_is_checked = False
+        if changing(self.teacher) and self.args.world_size > 1:
+            broadcast_teacher(changing(self.teacher))
+        summary = "\n".join(["Objective:", *(f"  {line}" for line in self._joint.summary())])
+        logger.info("%s", summary)
+        if self.is_world_process_zero() and not self.args.disable_tqdm:
+            tqdm.write(summary)
+
+    def begin_epoch(self) -> None:
+        """Tell sampler and data the epoch, and look at the teacher in the first.
+
+        accelerate cannot tell the sampler where several processes resume in the middle of an epoch.
+        """
+        super().begin_epoch()
+        for part in (self._sampler, self.train_dataset):
+            if isinstance(part, (LengthGroupedSampler, FreshCopies)):
+                part.set_epoch(self._epoch)
+        if not self._teacher_is_checked:
+            self._check_teacher()
+        # Data without a length can end within an accumulation window: what it left must not join a step.
+        self.model.zero_grad()
+
+    def _check_teacher(self) -> None:
         """Log the teacher's accuracy on the first rows of the evaluation data, once a run."""
-        self._teacher_seen = True
-        data = self.checked_rows()
+        self._teacher_is_checked = True
+        data = self._rows_to_check()
         if data is None or not self.is_world_process_zero():
             return
-        data = self._remove_unused_columns(data, "teacher check")
-        answers, gold, size = [], [], self.args.eval_batch_size
-        for start in range(0, len(data), size):
-            part = [data[i] for i in range(start, min(start + size, len(data)))]
-            batch = dict(self._prepare_inputs(self.data_collator(part)))
-            labels = self._labels(batch)
-            answers += self._teach(self.without_labels(batch)).logits.argmax(-1)[labels >= 0].tolist()
-            gold += labels[labels >= 0].tolist()
-        if gold:
-            unit = "words" if self.task == "token" else "rows"
-            self.log(checks.judge_teacher(answers, gold, unit=unit))
+        data, _ = self._as_teacher_reads(data)
+        batches = batches_of(
+            data, self.data_collator, size=self.args.eval_batch_size, device=self.args.device
+        )
+        answered = ((self._ask_teacher(self._inputs(b)).logits, self._targets(b)) for b in batches)
+        accuracy = judge_teacher(answered, task=self.task)
+        if accuracy:
+            self.log(accuracy)
+
+    def _rows_to_check(self) -> Dataset | None:
+        limit = option(self.args, "teacher_check_rows")
+        return rows_to_check(self.eval_dataset, limit=limit, teacher=self.teacher, task=self.task)
 
     # ---- data ----
 
@@ -205,6 +287,19 @@ class DistillationTrainer(MixingTrainer):
         """As Trainer's; raw text is tokenised first."""
         return super().get_test_dataloader(self._reader(test_dataset, self.processing_class))
 
+    def get_train_dataloader(self) -> Any:
+        """As Trainer's."""
+        self._sampler = None
+        return super().get_train_dataloader()
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        """Batches of like length whose order (seed, epoch) alone decide, so that resuming is exact."""
+        data = self.train_dataset if train_dataset is None else train_dataset
+        window = self.get_total_train_batch_size(self.args)
+        grouped = length_grouped(data, self.args, window=window)
+        self._sampler = super()._get_train_sampler(train_dataset) if grouped is None else grouped
+        return self._sampler
+
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         self._signature_columns += sorted(self._teacher_inputs() - set(self._signature_columns) - {"labels"})
@@ -212,74 +307,28 @@ class DistillationTrainer(MixingTrainer):
     def _teacher_inputs(self) -> frozenset[str]:
         return frozenset() if self.teacher is None else self.teacher.inputs()
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
-        """Batches of like length whose order (seed, epoch) alone decide, so that resuming is exact."""
-        data = self.train_dataset if train_dataset is None else train_dataset
-        strategy = self.args.train_sampling_strategy
-        grouped = strategy == "group_by_length" or (
-            strategy == "random" and option(self.args, "length_grouping")
-        )
-        if not grouped or not hasattr(data, "__len__"):
-            self._sampler = super()._get_train_sampler(train_dataset)
-            return self._sampler
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        window = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        lengths = row_lengths(data, column=self.args.length_column_name)
-        size = len(data) if lengths is None else None
-        self._sampler = LengthGroupedSampler(lengths, size=size, group_size=window, seed=seed)
-        return self._sampler
+    def _as_teacher_reads(self, data: Any) -> tuple[Any, Callable[[Any], Any]]:
+        """Return data, and a collator for it, as the teacher is given them in a step."""
+        collate: Any = self.data_collator
+        read = {*self._accepts, *self._teacher_inputs(), *self.label_names, "label", "label_ids"}
+        if self.args.remove_unused_columns and isinstance(data, Dataset):
+            data = data.remove_columns([name for name in data.column_names if name not in read])
+        elif self.args.remove_unused_columns:
+            collate = RemoveColumnsCollator(collate, read)
+        return data, lambda examples: self._inputs(collate(examples))
 
-    def get_train_dataloader(self) -> Any:
-        """As Trainer's."""
-        self._sampler = None
-        return super().get_train_dataloader()
+    def _inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The batch without labels."""
+        return {name: value for name, value in batch.items() if name not in self.label_names}
 
-    def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> Any:
-        """Tell the sampler the epoch: accelerate cannot, where several processes resume in its middle."""
-        if isinstance(self._sampler, LengthGroupedSampler):
-            self._sampler.set_epoch(epoch)
-        if isinstance(self.train_dataset, FreshCopies):
-            self.train_dataset.set_epoch(epoch)
-        if not self._teacher_seen:
-            self._look_at_teacher()
-        # Data without a length can end within an accumulation window: what it left must not join a step.
-        self.model.zero_grad()
-        return super()._run_epoch(*args, epoch=epoch, **kwargs)
+    @property
+    def _label_name(self) -> str:
+        """The batch key of the labels that the objective reads."""
+        return self.label_names[0] if self.label_names else "labels"
 
-    # ---- one optimizer step ----
-
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
-    ) -> tuple[list[Any], Tensor | None]:
-        """The micro-batches of one optimizer step, and each term's count over them, on all processes."""
-        taken = [self._own_rows(dict(batch)) for batch in itertools.islice(epoch_iterator, num_batches)]
-        batches = self.mixed(taken)
-        if not batches:
-            return [], None
-        self._lessons.open(min(1.0, self.state.global_step / max(1, self.state.max_steps)))
-        for learner in self._learners().values():
-            learner.zero_grad()  # Trainer clears the student's gradients alone
-        self._ledger.open_window()
-        each = [self._counts(batch, self._labels(batch)) for batch in batches]
-        counts = torch.stack(each).sum(0).to(device)
-        return batches, self.accelerator.reduce(counts, "sum") if self.args.world_size > 1 else counts
-
-    def _own_rows(self, batch: dict[str, Any]) -> dict[str, Any]:
-        state, world = self.accelerator.gradient_state, self.args.world_size
-        if world == 1 or not state.end_of_dataloader or self.args.dataloader_drop_last:
-            return batch
-        remainder = state.remainder  # unknown to accelerate in an epoch that is resumed in its middle
-        if self._sampler is not None and not isinstance(self._sampler, BatchSampler):
-            remainder = len(self._sampler) % (rows(batch) * world)
-        return own_rows(batch, remainder=remainder, rank=self.args.process_index)
-
-    def _counts(self, batch: Batch, labels: Tensor) -> Tensor:
-        counts = self._lessons.counts(labels)
-        return torch.zeros_like(counts) if REPEATED in batch else counts
-
-    def _labels(self, batch: Batch) -> Tensor:
+    def _targets(self, batch: Batch) -> Tensor:
         """The batch's labels in the task's shape; missing ones where there are none."""
-        labels = self.given_labels(batch)
+        labels = batch.get(self._label_name)
         if labels is None:
             labels = spaces.unlabelled(rows(batch), self._classes, self.task).to(self.args.device)
         labels = spaces.as_targets(labels, self.task)
@@ -288,7 +337,100 @@ class DistillationTrainer(MixingTrainer):
         mask = batch.get("attention_mask")
         return spaces.word_labels(labels, torch.ones_like(batch["input_ids"]) if mask is None else mask)
 
-    def _teach(
+    # ---- one optimizer step ----
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | None]:
+        """Begin an optimizer step: its micro-batches, and each term's count over them, on all processes."""
+        batches = [self._own_rows(dict(batch)) for batch in itertools.islice(epoch_iterator, num_batches)]
+        if not batches:
+            return [], None
+        self._joint.set_progress(min(1.0, self.state.global_step / max(1, self.state.max_steps)))
+        self._extra.zero_grad()
+        counts = []
+        for number, batch in enumerate(batches):
+            if self._mixup is not None:
+                batch = batches[number] = self._with_mixtures(batch, number)
+            repeated = batch.pop(REPEATED, None) is not None
+            each = self._joint.counts(self._targets(batch))
+            counts.append(torch.zeros_like(each) if repeated else each)
+            batch[MICRO_BATCH] = number
+        self._loss_window.open(counts)
+        total = torch.stack(counts).sum(0).to(device)
+        return batches, self.accelerator.reduce(total, "sum") if self.args.world_size > 1 else total
+
+    def _own_rows(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Drop the rows that accelerate repeats in an epoch's last batch."""
+        state, world = self.accelerator.gradient_state, self.args.world_size
+        if world == 1 or not state.end_of_dataloader or self.args.dataloader_drop_last:
+            return batch
+        remainder = state.remainder  # unknown to accelerate in an epoch that is resumed in its middle
+        if self._sampler is not None and not isinstance(self._sampler, BatchSampler):
+            remainder = len(self._sampler) % (rows(batch) * world)
+        return own_rows(batch, remainder=remainder, rank=self.args.process_index)
+
+    def _with_mixtures(self, batch: dict[str, Any], number: int) -> dict[str, Any]:
+        """Join a micro-batch with mixtures of its rows; see `Mixup`."""
+        assert self._mixup is not None  # noqa: S101 - get_batch_samples asks only where there is one
+        labels, step = batch.get(self._label_name), self.state.global_step
+        mixed, labels = self._mixup.mix(self._inputs(batch), labels, step=step, number=number)
+        return {self._label_name: labels, **mixed}
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """As Trainer's: the loss of one micro-batch, and its backward."""
+        mixing: Any = contextlib.nullcontext()
+        if self._mixup is not None and self.teacher is not None and SHARE in inputs:
+            models = (self.accelerator.unwrap_model(model), *self.teacher.embedders())
+            mixing = self._mixup.embeddings_mixed(models, inputs)
+        with mixing:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.accelerator.sync_gradients:  # the step's last micro-batch
+            self._extra.average(self.accelerator)
+        return loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The objective on one micro-batch, scaled so that an optimizer step sums to its mean over all rows.
+
+        Args:
+            model: the student, as it is wrapped for the run.
+            inputs: a batch.
+            return_outputs: also return the student's outputs.
+            num_items_in_batch: what each term's mean is over, in the whole step: (terms,) from
+                `get_batch_samples`, or one number for all; None gives the mean over this batch alone.
+        """
+        batch, labels = self._inputs(inputs), self._targets(inputs)
+        number = batch.pop(MICRO_BATCH, None)  # None for a batch of the user's own
+        own, other = self.blend.taps()
+        student = run(model, batch, accepts=self._accepts, taps=own)
+        asks = self._joint.needs_teacher_now
+        teacher = self._ask_teacher(batch, other, labels) if asks else Trace(student.logits.detach())
+        _check_same_shape(student, teacher)
+        weights = torch.tensor(self._joint.weights, device=student.logits.device)
+        if num_items_in_batch is not None:  # DDP, FSDP and ZeRO average gradients over processes
+            counts = self._joint.counts(labels) if number is None else self._loss_window.counts[number]
+            total = torch.as_tensor(num_items_in_batch, device=weights.device)
+            share = counts.to(weights.device) / total.clamp(min=torch.finfo(torch.float32).tiny)
+            weights = weights * share * self.accelerator.num_processes
+        with torch.autocast(student.logits.device.type, enabled=False):
+            parts = self._joint(student, teacher, labels) * weights
+        if number is not None:
+            self._loss_window.add(parts, batch=batch, student=student, teacher=teacher if asks else None)
+            if self.is_deepspeed_enabled:  # its engine moves the weights within backward
+                self._raise_if_not_finite([])
+        # DDP waits for every parameter behind an output, also where no term reads the logits now.
+        loss = parts.sum() + 0.0 * student.logits.float().sum()
+        return (loss, SequenceClassifierOutput(loss=loss, logits=student.logits)) if return_outputs else loss
+
+    def _ask_teacher(
         self, batch: Batch, taps: Collection[Tap] = frozenset(), labels: Tensor | None = None
     ) -> Trace:
         """The teacher's view of a batch, its columns in the student's order."""
@@ -301,75 +443,109 @@ class DistillationTrainer(MixingTrainer):
             return trace
         return dataclasses.replace(trace, logits=trace.logits[..., self._columns])
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,
-    ) -> Any:
-        """The objective on one micro-batch, scaled so that an optimizer step sums to its mean over all rows.
-
-        Args:
-            num_items_in_batch: (terms,) from `get_batch_samples`; None gives the mean over this batch alone.
-        """
-        batch = dict(inputs)
-        labels = self._labels(batch)
-        counts = self._counts(batch, labels)
-        batch = {name: value for name, value in batch.items() if name not in (REPEATED, *self.label_names)}
-        own, other = self.blend.taps()
-        student = run(model, batch, accepts=self._accepts, taps=own)
-        taught = self._lessons.needs_teacher_now
-        teacher = self._teach(batch, other, labels) if taught else Trace(student.logits.detach())
-        _refuse_other_shape(student, teacher)
-        weights = torch.tensor(self._lessons.weights, device=student.logits.device)
-        if num_items_in_batch is not None:  # DDP, FSDP and ZeRO average gradients over processes
-            share = counts / num_items_in_batch.clamp(min=torch.finfo(torch.float32).tiny)
-            weights = weights * share * self.accelerator.num_processes
-        with torch.autocast(student.logits.device.type, enabled=False):
-            parts = self._lessons(student, teacher, labels) * weights
-        if num_items_in_batch is not None:
-            self._ledger.add(parts, batch=batch, student=student, teacher=teacher if taught else None)
-            if self.is_deepspeed_enabled:  # its engine moves the weights within backward
-                self._stop_at_nonsense(None)
-        # DDP waits for every parameter behind an output, also where no term reads the logits now.
-        loss = parts.sum() + 0.0 * student.logits.float().sum()
-        return (loss, SequenceClassifierOutput(loss=loss, logits=student.logits)) if return_outputs else loss
-
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """Trainer's last call before the optimizer moves: stop here where a number is no number."""
+        """Trainer's last call before the optimizer moves: clip the rest, and stop at what is not finite."""
         grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        self._ledger.close_window()
-        self._stop_at_nonsense(grad_norm)
+        norms = self._extra.clip(self.args.max_grad_norm)
+        self._loss_window.close()
+        self._raise_if_not_finite([grad_norm, *norms])
         return grad_norm
 
-    def _stop_at_nonsense(self, grad_norm: Any) -> None:
-        """Raise on every process where one of them has met a number that is none; one sync of the device."""
-        fine = self._ledger.is_finite().to(self.args.device)
-        scaled = self.accelerator.mixed_precision == "fp16"  # its scaler skips such steps
-        for norm in (grad_norm, *self._other_norms):
-            if norm is not None and not scaled:
+    def _raise_if_not_finite(self, norms: Sequence[Any]) -> None:
+        """Raise on every process where one of them has met a NaN or an infinity; one sync of the device."""
+        fine = self._loss_window.is_finite().to(self.args.device)
+        if self.accelerator.mixed_precision != "fp16":  # its scaler skips steps whose gradients overflow
+            for norm in norms:
                 fine = fine & torch.isfinite(torch.as_tensor(norm, device=fine.device))
         if self.args.world_size > 1:
             fine = self.accelerator.reduce(fine.float(), "sum") == self.args.world_size
         if not fine:
-            step = self.state.global_step + 1
-            message = self._ledger.explain(step, self.model, others=self._learners(), show=self._show_row)
+            step, others = self.state.global_step + 1, self._extra.learners
+            message = self._loss_window.explain(step, self.model, others=others, show=self._text_of)
             raise NonFiniteError(message)
 
-    def _show_row(self, batch: Batch, row: int) -> str:
+    def _text_of(self, batch: Batch, row: int) -> str:
+        """The text of a row for a message; "" where it is not known."""
         ids = batch.get("input_ids")
         if ids is None or not isinstance(self.processing_class, PreTrainedTokenizerBase):
             return ""
         return repr(self.processing_class.decode(ids[row], skip_special_tokens=True)[:80])
 
+    def end_step(self) -> None:
+        """Tell the teacher that the student has moved, before the step is logged or saved."""
+        super().end_step()
+        if self.teacher is not None:
+            self.teacher.after_step(self.model, step=self.state.global_step)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As Trainer's; beside `loss` stand its parts as `loss_<name>`, which add up to it."""
         if "loss" in logs:
-            logs |= self._ledger.take(average=lambda part: self.accelerator.reduce(part, "mean"))
+            logs |= self._loss_window.take_averages(average=lambda x: self.accelerator.reduce(x, "mean"))
         super().log(logs, start_time)
 
-    # ---- resuming ----
+    # ---- evaluation: the student alone ----
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Any, Any]:
+        """The student's task loss, logits and labels; the teacher is not asked."""
+        inputs = send_to_device(dict(inputs), self.args.device)
+        labels, loss = inputs.get(self._label_name), None
+        batch = {name: value for name, value in self._inputs(inputs).items() if name in self._accepts}
+        _, logits, _ = super().prediction_step(model, batch, False, ignore_keys=ignore_keys)
+        if labels is not None:
+            first = logits[0] if isinstance(logits, tuple) else logits
+            targets, gather = spaces.as_targets(labels, self.task), self.accelerator.gather_for_metrics
+            loss = self._eval_losses.add(first, targets, gather=gather)
+            if self.task == "token":
+                labels = labels.clamp(min=-100)  # metrics know no other sign of a missing label
+        return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        """As Trainer's; the loss is the mean over rows, exact for any number of rows and processes.
+
+        Raises:
+            NonFiniteError: where a row's loss is not finite, naming the rows.
+        """
+        self._eval_losses.start()
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        loss = self._eval_losses.mean(prefix=metric_key_prefix, step=self.state.global_step)
+        output.metrics.pop(f"{metric_key_prefix}_loss", None)
+        if loss is not None:
+            output.metrics[f"{metric_key_prefix}_loss"] = loss
+        return output
+
+    # ---- checkpoints ----
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As Trainer's; a teacher that changes stands beside the student in a folder of its own."""
+        if changing(self.teacher) and self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            save_teacher(changing(self.teacher), folder, tokenizer=self.processing_class)
+        super().save_model(output_dir, _internal_call=_internal_call)
+
+    def save_extra_state(self, folder: Path) -> None:
+        """Write what the objective owns; and publish the teacher's answers that this run has used."""
+        publish_answers(self.teacher)
+        if self.args.should_save and not self.args.save_only_model:
+            self._extra.save(folder)
+
+    def load_extra_state(self, folder: Path) -> None:
+        """Read what the objective owns, and a teacher that changes."""
+        if changing(self.teacher):
+            load_teacher(changing(self.teacher), folder)
+        self._extra.load(folder)
+
+    def end_run(self) -> None:
+        """Bring the teacher of the best step, where Trainer has brought its student."""
+        super().end_run()
+        best = self.state.best_model_checkpoint
+        if changing(self.teacher) and self.args.load_best_model_at_end and best is not None:
+            load_teacher(changing(self.teacher), Path(best))
 
     def run_facts(self) -> dict[str, Any]:
         """What decides a run's outcome and must be the same when it is resumed; its length may grow."""
@@ -387,13 +563,27 @@ class DistillationTrainer(MixingTrainer):
         facts["drawn"] = {type(part).__name__: part.fingerprint() for part in drawn}
         facts["mixup"] = option(self.args, "mixup")
         facts |= {name: getattr(self.args, name) for name in ("seed", "data_seed", "learning_rate")}
-        accumulated = self.args.gradient_accumulation_steps * self.args.world_size
-        return {**facts, "rows a step": self._train_batch_size * accumulated}
+        return {**facts, "rows a step": self.get_total_train_batch_size(self.args)}
 
 
-def _refuse_other_shape(student: Trace, teacher: Trace) -> None:
+def _check_same_shape(student: Trace, teacher: Trace) -> None:
     if student.logits.shape != teacher.logits.shape:
         raise spaces.LabelSpaceError(
             f"The student's logits have shape {tuple(student.logits.shape)}, the teacher's "
             f"{tuple(teacher.logits.shape)}: they cannot be compared. Give both the same number of classes."
         )
+
+
+def _end_processes_in_order() -> None:
+    """Have gloo's process group ended before Python is torn down; other backends are left alone.
+
+    Its threads may hold tensors still, and one that lets go of them in a Python half gone aborts the process
+    after all its work is done (pytorch/pytorch#179291).
+    """
+    atexit.unregister(_end_gloo)  # once, however many trainers there were
+    atexit.register(_end_gloo)
+
+
+def _end_gloo() -> None:
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_backend() == "gloo":
+        distributed.destroy_process_group()

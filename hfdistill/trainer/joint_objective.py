@@ -1,36 +1,76 @@
-"""Who learns by what in one step: the student from its teacher, and from the student a peer."""
+"""The objectives of one run: the student's, and where the teacher learns too, the teacher's."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from hfdistill.network.label_space import task_kind
 from hfdistill.network.trace import Trace
-from hfdistill.objectives import Blend, Setting, as_blend
+from hfdistill.objectives import Blend, Objective, Setting, as_blend, default_objective
 from hfdistill.teachers import Teacher
+from hfdistill.trainer.user_loss import UserLoss
 
 
-class Lessons:
-    """The run's objective, and where the teacher learns too, that one's: their terms side by side.
+def own_objective(
+    objective: Objective | Blend | None,
+    function: Callable[..., Tensor] | None,
+    teacher: Teacher | None,
+    config: Any,
+) -> Blend:
+    """Return what the student learns by, as a blend of one trainer alone: two must not share projections.
 
     Args:
-        blend: what the student learns by.
+        objective: the user's; None for the default of the task, with and without a teacher.
+        function: the user's `compute_loss_func`, which takes the place of the task's loss in the default.
         teacher: the run's.
+        config: of the student.
+
+    Raises:
+        ValueError: for both an objective and a function, and for terms that want a teacher where none is.
+    """
+    if objective is not None and function is not None:
+        raise ValueError(
+            "Both objective and compute_loss_func are given, and each is the whole loss. Leave one out: "
+            "without an objective, compute_loss_func takes the place of CrossEntropy in the default one."
+        )
+    if objective is not None:
+        blend = copy.deepcopy(as_blend(objective))
+    else:
+        blend = default_objective(
+            task_kind(config),
+            hard=None if function is None else UserLoss(function),
+            taught=teacher is not None,
+            mutual=teacher is not None and teacher.learns,
+        )
+    if teacher is None and blend.needs_teacher:
+        raise ValueError(f"{blend} learns from a teacher, and teacher=None. Name one, or drop that term.")
+    return blend
+
+
+class JointObjective:
+    """Computes the terms of all objectives of a run side by side, from one forward pass of each model.
+
+    Args:
+        blend: the objective of the student.
+        teacher: the run's; where it learns, its own objective is added, by default a copy of the student's.
     """
 
     def __init__(self, blend: Blend, *, teacher: Teacher | None) -> None:
         self.blends, self.names = [blend], list(blend.names)
         if teacher is not None and teacher.learns:
-            theirs = getattr(teacher, "objective", None)
-            peer = copy.deepcopy(as_blend(blend if theirs is None else theirs))
+            own = getattr(teacher, "objective", None)
+            peer = copy.deepcopy(as_blend(blend if own is None else own))
             self.blends.append(peer)
             self.names += [f"{teacher.saved_as}_{name}" for name in peer.names]
 
     def bind(self, setting: Setting) -> None:
-        """Bind every objective.
+        """Bind every objective to the task and the networks.
 
         Raises:
             ValueError: where two models learn from each other by more than their logits, or nothing from
@@ -66,8 +106,8 @@ class Lessons:
         """Whether the teacher has to be asked at this moment."""
         return len(self.blends) > 1 or self.blends[0].needs_teacher_now
 
-    def open(self, progress: float) -> None:
-        """Begin an optimizer step: schedules move on."""
+    def set_progress(self, progress: float) -> None:
+        """Move the schedules of all terms on, before each optimizer step; see `Blend.set_progress`."""
         for blend in self.blends:
             blend.set_progress(progress)
 
@@ -77,17 +117,19 @@ class Lessons:
         return [*lines, *(f"peer: {line}" for blend in self.blends[1:] for line in blend.summary())]
 
     def counts(self, labels: Tensor) -> Tensor:
-        """What each term's mean is a mean over: (terms,), float32."""
+        """The number of things that the mean of each term is a mean over: (terms,), float32."""
         return torch.cat([blend.counts(labels) for blend in self.blends])
 
     def __call__(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
-        """The unweighted mean of each term: (terms,), float32; nobody's gradient reaches the other."""
+        """The unweighted mean of each term: (terms,), float32.
+
+        No gradient of one model's objective reaches the other model.
+        """
         if len(self.blends) == 1:
             return self.blends[0](student, teacher, labels)
-        own = self.blends[0](student, _held(teacher), labels)
-        return torch.cat([own, self.blends[1](teacher, _held(student), labels)])
+        own = self.blends[0](student, _without_graph(teacher), labels)
+        return torch.cat([own, self.blends[1](teacher, _without_graph(student), labels)])
 
 
-def _held(trace: Trace) -> Trace:
-    """The trace without its graph."""
+def _without_graph(trace: Trace) -> Trace:
     return replace(trace, logits=trace.logits.detach())

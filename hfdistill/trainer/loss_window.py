@@ -1,4 +1,4 @@
-"""What each part of the loss came to, and the stop where a number is no number."""
+"""The parts of the loss over one optimizer step and between two logs, and why a step was stopped."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ class NonFiniteError(FloatingPointError):
 
 
 @dataclass(frozen=True, eq=False)
-class _Entry:
+class _MicroBatch:
     batch: Batch
     student: Tensor  # (B, C)
     teacher: Tensor | None  # (B, C)
     parts: Tensor  # (terms,)
 
 
-class Ledger:
-    """Sums the weighted parts of the loss on the device, and remembers the current step well enough to
-    explain it.
+class LossWindow:
+    """Sums the weighted parts of the loss on the device, and keeps the micro-batches of the current step, so
+    that it can say which row of which spoiled it.
 
     Nothing is read back from the device but one flag per optimizer step and the sums at each log.
 
@@ -37,33 +37,38 @@ class Ledger:
         self.names = list(names)
         self._sums: Tensor | None = None
         self._steps = 0
-        self._window: list[_Entry] = []
+        self._micro_batches: list[_MicroBatch] = []
+        self.counts: list[Tensor] = []
+        """For each micro-batch of the step, (terms,): the number of things that each term's mean is over."""
 
     def start(self) -> None:
-        """Forget everything."""
-        self._sums, self._steps, self._window = None, 0, []
+        """Forget everything, at the start of a run."""
+        self._sums, self._steps, self._micro_batches = None, 0, []
 
-    def open_window(self) -> None:
-        """Begin a new optimizer step."""
-        self._window = []
+    def open(self, counts: Sequence[Tensor]) -> None:
+        """Begin an optimizer step of as many micro-batches as there are counts."""
+        self._micro_batches, self.counts = [], list(counts)
 
-    def close_window(self) -> None:
-        """An optimizer step has all its micro-batches."""
+    def close(self) -> None:
+        """End an optimizer step, which has had all its micro-batches."""
         self._steps += 1
 
     def add(self, parts: Tensor, *, batch: Batch, student: Trace, teacher: Trace | None) -> None:
-        """Book one micro-batch.
+        """Keep one micro-batch.
 
         Args:
-            parts: (terms,), what each term adds to the loss of this optimizer step.
+            parts: (terms,), the share of each term in the loss of this optimizer step.
+            batch: for the text of rows that are named.
+            student: its view of the batch.
+            teacher: likewise; None where no term reads it.
         """
         parts = parts.detach()
         self._sums = parts.clone() if self._sums is None else self._sums + parts
-        taught = None if teacher is None else teacher.logits.detach()
-        self._window.append(_Entry(batch, student.logits.detach(), taught, parts))
+        target = None if teacher is None else teacher.logits.detach()
+        self._micro_batches.append(_MicroBatch(batch, student.logits.detach(), target, parts))
 
-    def take(self, *, average: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """The parts per optimizer step since the last call, as loss_<name>; they add up to the loss.
+    def take_averages(self, *, average: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Return the parts per optimizer step since the last call, as loss_<name>; they add up to the loss.
 
         Args:
             average: the mean over processes of a (terms,) tensor.
@@ -75,8 +80,8 @@ class Ledger:
         return {f"loss_{name}": value for name, value in zip(self.names, values, strict=True)}
 
     def is_finite(self) -> Tensor:
-        """A scalar bool on the device: all parts and teacher logits of this optimizer step are numbers."""
-        seen = [tensor for e in self._window for tensor in (e.parts, e.teacher) if tensor is not None]
+        """Whether all parts and teacher logits of this optimizer step are numbers: a scalar on the device."""
+        seen = [tensor for e in self._micro_batches for tensor in (e.parts, e.teacher) if tensor is not None]
         checks = [torch.isfinite(tensor).all() for tensor in seen]
         return torch.stack(checks).all() if checks else torch.tensor(True)
 
@@ -88,27 +93,25 @@ class Ledger:
         others: Mapping[str, nn.Module] | None = None,
         show: Callable[[Batch, int], str],
     ) -> str:
-        """Say which part of which rows went wrong in this optimizer step.
+        """Return a message that says which part of which rows went wrong in this optimizer step.
 
         Args:
             step: its number, from 1.
             model: the student, for the names of parameters with bad gradients.
-            others: likewise, what learns beside it, by name.
+            others: modules that learn beside it, by name, for the same.
             show: the text of a row of a batch.
         """
         causes = []
-        for i, entry in enumerate(self._window):
-            where = f" of micro-batch {i + 1}" if len(self._window) > 1 else ""
-            sides = {"teacher": entry.teacher, "student": entry.student}
+        for i, one in enumerate(self._micro_batches):
+            where = f" of micro-batch {i + 1}" if len(self._micro_batches) > 1 else ""
+            sides = {"teacher": one.teacher, "student": one.student}
             for side, logits in ((name, value) for name, value in sides.items() if value is not None):
                 rows = (~torch.isfinite(logits).reshape(len(logits), -1).all(-1)).nonzero().view(-1).tolist()
                 if rows:
-                    texts = ", ".join(f"{row} {show(entry.batch, row)}".rstrip() for row in rows[:5])
+                    texts = ", ".join(f"{row} {show(one.batch, row)}".rstrip() for row in rows[:5])
                     more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
                     causes.append(f"the {side}'s logits on rows {texts}{more}{where}")
-            bad = [
-                n for n, ok in zip(self.names, torch.isfinite(entry.parts).tolist(), strict=True) if not ok
-            ]
+            bad = [n for n, ok in zip(self.names, torch.isfinite(one.parts).tolist(), strict=True) if not ok]
             if bad:
                 causes.append(f"the loss part {', '.join(bad)}{where}")
         causes = causes or [_bad_gradients(model, others or {})]

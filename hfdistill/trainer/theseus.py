@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,7 @@ class Theseus(TrainerCallback):
         return f"{self.rate!r} {self._seed}"
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
-        """Refuse before anything runs."""
+        """Refuse a student that does not fit, before anything runs."""
         if model is not None:
             self._accept(model, args)
 
@@ -91,12 +91,12 @@ class Theseus(TrainerCallback):
         self._hook = self._student.register_forward_pre_hook(self._draw)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """A step begins: the rate moves on."""
+        """Move the rate on as a step begins."""
         self._now = self.rate(min(1.0, state.global_step / max(1, state.max_steps)))
         self._step, self._forward = state.global_step, 0
 
     def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """The run is over."""
+        """Give the student back at the end of the run."""
         self.release()
 
     def freeze(self, model: nn.Module, args: Any) -> None:
@@ -150,6 +150,15 @@ class Theseus(TrainerCallback):
             self._hook = None
 
 
+def replacements(callbacks: Iterable[TrainerCallback]) -> list[Theseus]:
+    """The callbacks that replace blocks.
+
+    The trainer freezes the student by them before there is an optimizer, and releases it however a run ends:
+    Trainer calls no callback before the one, nor after a run that fails or is interrupted.
+    """
+    return [each for each in callbacks if isinstance(each, Theseus)]
+
+
 class _Group:
     """A block of the student, and the teacher's blocks whose place it takes."""
 
@@ -200,7 +209,7 @@ def _checked(rate: Schedule) -> Schedule:
 def _check_fit(student: Any, teacher: Any) -> None:
     """Refuse a student whose blocks cannot stand among the teacher's."""
     ours, theirs = Anatomy.of(student), Anatomy.of(teacher)
-    reason = _unlike(teacher)
+    reason = _why_unlike(teacher)
     if reason:
         raise ValueError(
             f"The blocks of a {theirs.model_type} cannot take each other's places: {reason}. Use shrink "
@@ -212,19 +221,19 @@ def _check_fit(student: Any, teacher: Any) -> None:
             f"{theirs.depth} blocks of the teacher cannot be dealt out evenly to {ours.depth} of the "
             f"student. Choose one of {fitting}."
         )
-    kept, given = dict(_outside(teacher)), dict(_outside(student))
-    other = [
-        n for n in sorted({*kept, *given}) if n not in kept or n not in given or _differ(kept[n], given[n])
+    own, other = dict(_outside(student)), dict(_outside(teacher))
+    unlike = [
+        n for n in sorted({*own, *other}) if n not in own or n not in other or _differ(own[n], other[n])
     ]
-    if other or type(student) is not type(teacher):
-        found = other[0] if other else f"{type(student).__name__} and {type(teacher).__name__}"
+    if unlike or type(student) is not type(teacher):
+        where = unlike[0] if unlike else f"{type(student).__name__} and {type(teacher).__name__}"
         raise ValueError(
             "The student has to share everything but its blocks with its teacher, and they differ in "
-            f"{found}. Build it with shrink(teacher, layers={list(range(1, ours.depth + 1))})."
+            f"{where}. Build it with shrink(teacher, layers={list(range(1, ours.depth + 1))})."
         )
 
 
-def _unlike(teacher: Any) -> str:
+def _why_unlike(teacher: Any) -> str:
     """Why the blocks are not of one kind; "" where they are."""
     layout, config = layout_of(teacher), teacher.config
     kinds = "its layers are of several kinds" if layout.per_layer else ""

@@ -1,4 +1,4 @@
-"""A Trainer's own loss function as a term of the objective."""
+"""The loss function that a user gave the Trainer, as a term of the objective."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hfdistill.network.trace import Trace
 from hfdistill.objectives import Objective
 
 
-class GivenLoss(Objective):
-    """`compute_loss_func(outputs, labels, num_items_in_batch)`, called with the batch's own number of labels.
+class UserLoss(Objective):
+    """Calls `compute_loss_func(outputs, labels, num_items_in_batch)` with the batch's own number of labels.
 
     Args:
         function: returns the mean over labelled rows.
@@ -29,16 +29,16 @@ class GivenLoss(Objective):
         self.function = function
 
     def __repr__(self) -> str:
-        """The function by name: its address would be another in every process."""
+        """Name the function by where it was written: its address would be another in every process."""
         name = getattr(self.function, "__qualname__", type(self.function).__qualname__)
         return f"compute_loss_func({getattr(self.function, '__module__', '')}.{name})"
 
     def count(self, labels: Tensor) -> Tensor:
-        """Labels that are there."""
+        """The number of labels that are there."""
         return (~missing(labels)).sum().float()
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
-        """What the function returns; 0 where nothing is labelled."""
+        """The value of the function; 0 where nothing is labelled."""
         count = self.count(labels)
         if not count:
             return student.logits.sum() * 0.0

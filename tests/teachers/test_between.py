@@ -112,7 +112,7 @@ def test_teachers_of_folds_read_with_their_own_tokenizer(build):
         make_dataset(8), fit=lambda rows, fold: bytes_teacher(fold), tokenizer=make_tokenizer(), folds=2
     )
     trainer = build(teacher)
-    logits = trainer._teach(all_rows(trainer)).logits
+    logits = trainer._ask_teacher(all_rows(trainer)).logits
     distances = torch.stack([(logits - by_hand(seed)).abs().amax(1) for seed in (0, 1)])
     assert distances.amin(0).max() < 1e-5
     assert set(distances.argmin(0).tolist()) == {0, 1}
@@ -125,7 +125,7 @@ def test_teachers_of_folds_are_given_the_labels_that_they_want(build):
     ensemble = Ensemble(pair, weights="confidence")
     trainer = build(FoldTeacher([ensemble, Ensemble(pair, weights="confidence")], {}))
     batch, labels = all_rows(trainer), torch.tensor(make_dataset(8)["label"][:])
-    found = trainer._teach(batch, labels=labels).logits
+    found = trainer._ask_teacher(batch, labels=labels).logits
     torch.testing.assert_close(found, ensemble.trace({**batch, "labels": labels}).logits)
     assert (found - ensemble.trace(batch).logits).abs().max() > 1e-3
 
@@ -320,6 +320,6 @@ def test_labels_of_words_reach_taggers_in_the_order_of_their_classes(build):
         trainer = build(ensemble, model=make_tagger(2, seed=2), data=make_words(8))
         batch = dict(next(iter(trainer.get_train_dataloader())))
         labels = batch.pop("labels")
-        answers.append(trainer._teach(batch, labels=labels).logits.softmax(-1))
+        answers.append(trainer._ask_teacher(batch, labels=labels).logits.softmax(-1))
     torch.testing.assert_close(*answers)
-    assert (answers[0] - trainer._teach(batch).logits.softmax(-1)).abs().max() > 1e-3
+    assert (answers[0] - trainer._ask_teacher(batch).logits.softmax(-1)).abs().max() > 1e-3

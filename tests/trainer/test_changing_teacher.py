@@ -21,7 +21,7 @@ from hfdistill import (
     NonFiniteError,
     Peer,
 )
-from hfdistill.trainer.checks import check_moving
+from hfdistill.trainer.checks import check_changing
 from tests.conftest import make_bert, make_sentences, make_tokenizer
 
 TEXTS, CLASSES = zip(*make_sentences(21), strict=True)
@@ -312,7 +312,7 @@ def test_sharded_students_are_refused(kind, sharding):
     with pytest.raises(
         ValueError, match="changes with the student, whose weights DeepSpeed and FSDP take apart"
     ):
-        check_moving(TEACHERS[kind](), args, fresh=False)
+        check_changing(TEACHERS[kind](), args, fresh=False)
 
 
 def test_a_student_is_not_its_own_peer(build):

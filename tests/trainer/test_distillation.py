@@ -108,7 +108,7 @@ def test_a_teacher_that_reads_more_than_the_student(build):
     assert max(int(batch["token_type_ids"].max()) for batch in read) == 1
     batch = dict(make_tokenizer()(pairs["text"][:], pairs["text_pair"][:], padding=True, return_tensors="pt"))
     by_hand = teacher(**batch).logits
-    assert torch.allclose(trainer._teach(batch).logits, by_hand)
+    assert torch.allclose(trainer._ask_teacher(batch).logits, by_hand)
 
 
 def test_a_teacher_object_of_ones_own(build):

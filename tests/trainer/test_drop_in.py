@@ -309,14 +309,21 @@ class LocalHub:
     def upload_folder(self, *, repo_id, folder_path, run_as_future=False, **options):
         files = sorted(path.name for path in Path(folder_path).iterdir() if path.is_file())
         self.uploads.append((repo_id, Path(folder_path).name, files))
-        return SimpleNamespace(done=lambda: True, is_done=lambda: True) if run_as_future else "commit"
+        return SimpleNamespace(done=lambda: True, result=lambda: None) if run_as_future else "commit"
+
+    @classmethod
+    def connected(cls, monkeypatch):
+        """A hub that Trainer and ours talk to."""
+        hub = cls()
+        monkeypatch.setattr(transformers.trainer, "hf_api", lambda: hub)
+        monkeypatch.setattr("hfdistill.trainer.publishing.HfApi", lambda **options: hub)
+        return hub
 
 
 @TRAINERS
 @pytest.mark.filterwarnings("ignore:Using the `WANDB_DISABLED`")
 def test_create_model_card_and_push_to_hub(trainer_class, arguments, monkeypatch):
-    hub = LocalHub()
-    monkeypatch.setattr(transformers.trainer, "hf_api", lambda: hub)
+    hub = LocalHub.connected(monkeypatch)
     trainer = build(trainer_class, arguments, args=arguments(hub_model_id="someone/student"))
     trainer.train()
     trainer.create_model_card(model_name="student", tasks="text-classification")
@@ -329,8 +336,7 @@ def test_create_model_card_and_push_to_hub(trainer_class, arguments, monkeypatch
 
 @TRAINERS
 def test_checkpoints_are_pushed_as_they_are_saved(trainer_class, arguments, monkeypatch):
-    hub = LocalHub()
-    monkeypatch.setattr(transformers.trainer, "hf_api", lambda: hub)
+    hub = LocalHub.connected(monkeypatch)
     monkeypatch.setattr(
         transformers.trainer, "PushInProgress", lambda jobs: SimpleNamespace(is_done=lambda: True)
     )

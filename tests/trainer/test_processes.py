@@ -10,12 +10,12 @@ import pytest
 LEAVING = """
 import atexit
 from torch import distributed
-from hfdistill.trainer.processes import leave_in_order
+from hfdistill.trainer.distillation import _end_processes_in_order
 
 atexit.register(lambda: print("initialized at the end:", distributed.is_initialized()))  # runs after ours
 {group}
-leave_in_order()
-leave_in_order()
+_end_processes_in_order()
+_end_processes_in_order()
 {early}
 """
 GROUP = "distributed.init_process_group('gloo', store=distributed.HashStore(), rank=0, world_size=1)"
@@ -34,7 +34,8 @@ def test_a_process_group_of_gloo_is_ended_before_python_is(group, early):
 def test_without_it_the_group_lasts_to_the_end():
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     script = LEAVING.format(
-        group=GROUP, early="atexit.unregister(__import__('hfdistill.trainer.processes').processes._end)"
+        group=GROUP,
+        early="from hfdistill.trainer.distillation import _end_gloo; atexit.unregister(_end_gloo)",
     )
     done = subprocess.run(
         [sys.executable, "-c", script],

@@ -157,13 +157,11 @@ def test_no_pickle_and_no_token_is_pushed(build, arguments, monkeypatch, tmp_pat
     def upload(*, folder_path, ignore_patterns=(), **options):
         kept = [p for p in Path(folder_path).iterdir() if p.is_file() and not p.name.startswith("_")]
         seen.extend((p.name, b"hf_secret" in p.read_bytes()) for p in kept)
-        return SimpleNamespace(is_done=lambda: True)
+        return SimpleNamespace(done=lambda: True, result=lambda: None)
 
     hub = SimpleNamespace(create_repo=lambda name, **o: SimpleNamespace(repo_id=name), upload_folder=upload)
     monkeypatch.setattr(transformers.trainer, "hf_api", lambda: hub)
-    monkeypatch.setattr(
-        transformers.trainer, "PushInProgress", lambda jobs: SimpleNamespace(is_done=lambda: True)
-    )
+    monkeypatch.setattr("hfdistill.trainer.publishing.HfApi", lambda **options: hub)
     args = arguments(save_strategy="epoch", push_to_hub=True, hub_model_id="a/b", hub_token="hf_secret")
     build(args=args).train()
     assert "model.safetensors" in dict(seen)

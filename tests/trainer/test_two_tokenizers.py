@@ -85,7 +85,7 @@ def test_the_teacher_answers_as_if_it_were_run_by_hand(arguments, pairs):
     trainer = build(arguments, data=data, args={"train_sampling_strategy": "sequential"})
     batch = next(iter(trainer.get_train_dataloader()))
     columns = [data[name][:4] for name in ("text", "text_pair") if name in data.column_names]
-    torch.testing.assert_close(trainer._teach(batch).logits, as_the_teacher_reads(columns))
+    torch.testing.assert_close(trainer._ask_teacher(batch).logits, as_the_teacher_reads(columns))
     own = make_tokenizer()(*columns, padding=True, return_tensors="pt")
     assert all(torch.equal(batch[name], own[name]) for name in own)
     assert "teacher_token_type_ids" not in batch
@@ -353,7 +353,7 @@ def test_members_of_one_tokenizer_share_their_columns(arguments):
             (make_roberta(1, seed=1), make_byte_tokenizer()),
         )
     ]
-    torch.testing.assert_close(trainer._teach(batch).logits.softmax(-1), sum(by_hand) / 3)
+    torch.testing.assert_close(trainer._ask_teacher(batch).logits.softmax(-1), sum(by_hand) / 3)
     trainer.train()
 
 
@@ -385,7 +385,7 @@ def test_gold_labels_weigh_the_members_in_training_alone(arguments):
     losses = torch.stack([torch.nn.functional.cross_entropy(z, labels, reduction="none") for z in logits])
     weights = (1 - losses.softmax(0)).unsqueeze(-1)
     expected = (weights * torch.stack([z.softmax(-1) for z in logits])).sum(0)
-    found = trainer._teach(batch, labels=labels).logits.softmax(-1)
+    found = trainer._ask_teacher(batch, labels=labels).logits.softmax(-1)
     torch.testing.assert_close(found, expected)
     trainer.train()
     accuracy = next(log["teacher_accuracy"] for log in trainer.state.log_history if "teacher_accuracy" in log)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from hfdistill.network.inputs import TOKEN_TYPES, reads_token_types, token_type_count
 from hfdistill.network.trace import Batch, Tap, Trace
@@ -151,6 +151,10 @@ class CachedTeacher(Teacher):
         names = names if self.prefix else set(facts["inputs"])
         typed = reads_token_types(self.config, self.tokenizer, padded_by=self._rows_of)
         return frozenset(names if typed else names - {self.prefix + TOKEN_TYPES})
+
+    def embedders(self) -> Sequence[nn.Module]:
+        """None: it looks its answers up."""
+        return ()
 
     def parts(self) -> Sequence[Teacher]:
         """Who reads the batch: the live teacher's parts, else itself."""

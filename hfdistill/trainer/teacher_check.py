@@ -1,0 +1,67 @@
+"""A look at the teacher before the first step: is it better than chance on the evaluation data?"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from accelerate.utils import send_to_device
+from datasets import Dataset
+from torch import Tensor
+
+from hfdistill.network.label_space import TaskKind
+from hfdistill.teachers import Teacher
+from hfdistill.trainer.changing_teacher import changing
+
+logger = logging.getLogger(__name__)
+
+
+def rows_to_check(evaluation: Any, *, limit: int, teacher: Teacher | None, task: TaskKind) -> Dataset | None:
+    """Return the first rows of the evaluation data, or of the first of several sets.
+
+    Returns:
+        None where there is nothing to look at: no such data, a limit of 0, a task without classes of which
+        one is right, no teacher, or one that changes and has yet to learn.
+    """
+    data = next(iter(evaluation.values()), None) if isinstance(evaluation, dict) else evaluation
+    if teacher is None or changing(teacher) or task not in ("single_label", "token"):
+        return None
+    return data.select(range(min(limit, len(data)))) if limit and isinstance(data, Dataset) else None
+
+
+def batches_of(data: Dataset, collate: Callable[[Any], Any], *, size: int, device: Any) -> Iterator[Any]:
+    """Collate rows in their order, on the run's device."""
+    for start in range(0, len(data), size):
+        rows = [data[i] for i in range(start, min(start + size, len(data)))]
+        yield send_to_device(dict(collate(rows)), device)
+
+
+def judge_teacher(answered: Iterable[tuple[Tensor, Tensor]], *, task: TaskKind) -> dict[str, float]:
+    """Return the teacher's accuracy for the log, with a warning where it is no better than chance.
+
+    Args:
+        answered: of each batch the teacher's logits and the labels, negative where none is known.
+        task: of the student; rows are counted, or the words of labelled tokens.
+    """
+    answers: list[int] = []
+    gold: list[int] = []
+    for logits, labels in answered:
+        answers += logits.argmax(-1)[labels >= 0].tolist()
+        gold += labels[labels >= 0].tolist()
+    if not gold:
+        return {}
+    unit = "words" if task == "token" else "rows"
+    accuracy = sum(a == g for a, g in zip(answers, gold, strict=True)) / len(gold)
+    chance = max(gold.count(label) for label in set(gold)) / len(gold)
+    if accuracy <= chance:
+        logger.warning(
+            "The teacher is right on %.1f %% of %d evaluation %s; always answering the most frequent class "
+            "is right on %.1f %%. It has nothing to teach. Is its head trained, is this its tokenizer, are "
+            "its classes in the data's order (label_map=)?",
+            100 * accuracy,
+            len(gold),
+            unit,
+            100 * chance,
+        )
+    return {"teacher_accuracy": accuracy, f"teacher_{unit}": len(gold)}
