@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
@@ -59,6 +60,30 @@ def reads_token_types(config: Any, tokenizer: Any = None, *, padded_by: Any = No
     if tokenizer is not None:
         return gives_token_types(tokenizer)
     return padded_by is None or gives_token_types(padded_by) or token_type_count(config) > 1
+
+
+def padding_side(config: Any, tokenizer: Any) -> str:
+    """The side on which a model's rows are padded, so that each is answered as alone: "left" or "right".
+
+    It is "left" for XLNet, whose head reads the last place of a batch, and "right" for all else that
+    Transformers holds, whatever the tokenizer says: heads of encoders read the first place, and those of
+    decoders the last token that is not padding. For other networks the tokenizer says it.
+    """
+    if getattr(config, "summary_type", None) == "last":
+        return "left"
+    kind = str(getattr(config, "model_type", None))
+    known = kind in CONFIG_MAPPING_NAMES or kind.startswith("hfdistill-")
+    return "right" if known else getattr(tokenizer, "padding_side", "right")
+
+
+def on_side(tokenizer: Any, config: Any) -> Any:
+    """The tokenizer, or a copy of it that pads on the side that a model needs; see `padding_side`."""
+    side = padding_side(config, tokenizer)
+    if tokenizer.padding_side == side:
+        return tokenizer
+    turned = copy.copy(tokenizer)
+    turned.padding_side = side
+    return turned
 
 
 @dataclass(frozen=True)
@@ -119,17 +144,8 @@ class ModelInputs:
 
     @property
     def side(self) -> str:
-        """The side on which rows are padded, so that each is answered as alone: "left" or "right".
-
-        It is "left" for XLNet, whose head reads the last place of a batch, and "right" for all else that
-        Transformers holds, whatever the tokenizer says: heads of encoders read the first place, and those of
-        decoders the last token that is not padding. For other networks the tokenizer says it.
-        """
-        if getattr(self.config, "summary_type", None) == "last":
-            return "left"
-        kind = str(getattr(self.config, "model_type", None))
-        known = kind in CONFIG_MAPPING_NAMES or kind.startswith("hfdistill-")
-        return "right" if known else getattr(self.tokenizer, "padding_side", "right")
+        """The side on which rows are padded; see `padding_side`."""
+        return padding_side(self.config, self.tokenizer)
 
     @property
     def shifts(self) -> bool:

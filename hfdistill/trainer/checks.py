@@ -197,6 +197,8 @@ def check_data(train: Any, evaluation: Any, *, config: Any, objective: Blend, re
             continue
         if len(data) == 0:
             raise ValueError(f"{split} has no row. Check the split's name and the filters before it.")
+        if not reads_by_itself(reader.args, reader.collator, data):
+            reader.check_lengths(data, split=split)
         names = [*(reader.args.label_names or []), "label", "labels", "label_ids"]
         column = next((name for name in names if name in data.column_names), None)
         known = 0

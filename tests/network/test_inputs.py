@@ -3,9 +3,9 @@
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, DataCollatorWithPadding
 
-from hfdistill import Contender, DistillationTrainer, record
+from hfdistill import KD, Contender, DistillationTrainer, record
 from hfdistill.evaluation import measure
 from hfdistill.exporters.bench import Bench
 from hfdistill.network.inputs import ModelInputs, name_padding
@@ -55,14 +55,13 @@ def test_the_trainer_gives_student_and_teacher_what_they_read_alone(family, pair
     )
     close(trainer.predict(trainer.eval_dataset).predictions, alone(student, tokenizer, TEXTS, pairs))
     batch = next(iter(trainer.get_eval_dataloader()))
-    close(trainer._teach(batch).logits, alone(teacher, tokenizer, TEXTS, pairs))
+    close(trainer.teacher.trace(batch).logits, alone(teacher, tokenizer, TEXTS, pairs))
 
 
 @each_family
-@of_pairs
-def test_a_teacher_with_a_tokenizer_of_its_own_reads_what_that_makes(family, pairs, tmp_path):
+def test_a_teacher_with_a_tokenizer_of_its_own_reads_what_that_makes(family, tmp_path):
     teacher, tokenizer = family.model(seed=1), family.tokenizer()
-    data = rows(pairs, label=[0, 1, 2, 0])
+    data = rows(PAIRS, label=[0, 1, 2, 0])
     trainer = DistillationTrainer(
         make_bert(labels={0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}),
         quiet_arguments(tmp_path),
@@ -73,15 +72,14 @@ def test_a_teacher_with_a_tokenizer_of_its_own_reads_what_that_makes(family, pai
     )
     batch = next(iter(trainer.get_eval_dataloader()))
     assert "teacher_input_ids" in batch
-    close(trainer._teach(batch).logits, alone(teacher, tokenizer, TEXTS, pairs))
+    close(trainer.teacher.trace(batch).logits, alone(teacher, tokenizer, TEXTS, PAIRS))
 
 
 @each_family
-@of_pairs
-def test_a_recording_is_found_in_training_and_is_what_was_said_alone(family, pairs, tmp_path):
+def test_a_recording_is_found_in_training_and_is_what_was_said_alone(family, tmp_path):
     student, teacher, tokenizer = family.model(), family.model(seed=1), family.tokenizer()
-    cached = record(teacher, rows(pairs), folder=tmp_path / "cache", tokenizer=tokenizer)
-    data = rows(pairs, label=[0, 1, 2, 0])
+    cached = record(teacher, rows(PAIRS), folder=tmp_path / "cache", tokenizer=tokenizer)
+    data = rows(PAIRS, label=[0, 1, 2, 0])
     trainer = DistillationTrainer(
         student,
         quiet_arguments(tmp_path, max_steps=1),
@@ -92,21 +90,53 @@ def test_a_recording_is_found_in_training_and_is_what_was_said_alone(family, pai
     )
     trainer.train()
     close(
-        trainer._teach(next(iter(trainer.get_eval_dataloader()))).logits,
-        alone(teacher, tokenizer, TEXTS, pairs),
+        trainer.teacher.trace(next(iter(trainer.get_eval_dataloader()))).logits,
+        alone(teacher, tokenizer, TEXTS, PAIRS),
     )
+
+
+def test_the_student_is_given_no_token_types_that_were_made_for_its_teacher(tmp_path):
+    bert, plain = FAMILIES[0], FAMILIES[3].tokenizer()
+    student, teacher = bert.model(), bert.model(seed=1)
+    data = rows(PAIRS, label=[0, 1, 2, 0])
+    trainer = DistillationTrainer(
+        student,
+        quiet_arguments(tmp_path),
+        teacher=teacher,
+        train_dataset=data,
+        eval_dataset=data,
+        processing_class=plain,
+    )
+    batch = next(iter(trainer.get_eval_dataloader()))
+    assert batch["token_type_ids"].any()
+    close(trainer.teacher.trace(batch).logits, alone(teacher, bert.tokenizer(), TEXTS, PAIRS))
+    close(trainer.predict(trainer.eval_dataset).predictions, alone(student, plain, TEXTS, PAIRS))
 
 
 LEFT = [family for family in FAMILIES if family.name in ("Bert", "Roberta", "GPT2", "Llama")]
 
 
 @pytest.mark.parametrize("family", LEFT, ids=lambda family: family.name)
-def test_a_tokenizer_that_pads_on_the_left_changes_nothing(family):
+def test_a_tokenizer_that_pads_on_the_left_changes_nothing(family, tmp_path):
     model, tokenizer = family.model(), family.tokenizer()
     right = alone(model, tokenizer, TEXTS)
     tokenizer.padding_side = "left"
     subjects = measure.load_subjects({"student": Contender(model, tokenizer)}, rows(), None, None)
     close(measure._predict(subjects["student"]), right)
+    for collator in (None, DataCollatorWithPadding(tokenizer)):
+        trainer = DistillationTrainer(
+            model,
+            quiet_arguments(tmp_path),
+            teacher=ModelTeacher(family.model(), tokenizer=tokenizer),
+            train_dataset=rows(),
+            eval_dataset=rows(),
+            processing_class=tokenizer,
+            data_collator=collator,
+            objective=KD(),
+        )
+        close(trainer.predict(trainer.eval_dataset).predictions, right)
+        close(trainer.teacher.trace(next(iter(trainer.get_eval_dataloader()))).logits, right)
+    assert tokenizer.padding_side == "left"
     if family.name in ("GPT2", "Llama"):  # whose head finds the last token wherever padding is
         batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
         assert batch["attention_mask"][0, 0] == 0

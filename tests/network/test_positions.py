@@ -103,3 +103,17 @@ def test_long_rows_are_cut_before_the_first_step(kind, tmp_path, caplog):
     assert [len(ids) for ids in trainer.train_dataset["input_ids"]] == [18, 5, 18, 5]
     assert "2 of 4 rows are longer than 18 tokens" in caplog.text
     trainer.train()
+
+
+def test_tokenised_rows_that_are_too_long_are_refused_before_the_first_step(tmp_path):
+    rows = Dataset.from_dict({"input_ids": [[5] * 18, [5] * 19], "label": [0, 1]})
+    with pytest.raises(
+        ValueError, match=r"1 rows of train_dataset are longer than the 18 tokens .*row 1, 19"
+    ):
+        DistillationTrainer(
+            model_of("longformer"),
+            quiet_arguments(tmp_path),
+            teacher=model_of("longformer"),
+            train_dataset=rows,
+            processing_class=roberta_tokenizer(),
+        )

@@ -83,7 +83,7 @@ def test_answers_that_were_recorded_with_token_types_of_zero_are_found(alive, tm
     batch = next(iter(trainer.get_eval_dataloader()))
     assert "token_type_ids" not in batch
     logits = alone(model, tokenizer, TEXTS, PAIRS)
-    torch.testing.assert_close(trainer._teach(batch).logits, logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(trainer.teacher.trace(batch).logits, logits, atol=1e-5, rtol=1e-5)
 
 
 def test_token_types_that_say_something_are_no_zeros(tmp_path):
@@ -104,7 +104,7 @@ def test_a_bert_is_recorded_beside_a_tokenizer_that_makes_no_token_types(tmp_pat
     trainer = trained(tmp_path / "run", DISTILBERT.model(), cached, data(), tokenizer)
     batch = next(iter(trainer.get_eval_dataloader()))
     logits = alone(model, BERT.tokenizer(), TEXTS, PAIRS)
-    torch.testing.assert_close(trainer._teach(batch).logits, logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(trainer.teacher.trace(batch).logits, logits, atol=1e-5, rtol=1e-5)
 
 
 def test_an_ensemble_is_found_by_what_its_members_read(tmp_path):
