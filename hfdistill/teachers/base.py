@@ -13,9 +13,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from hfdistill.network.architectures import unwrapped
 from hfdistill.network.inputs import ModelInputs, name_padding
 from hfdistill.network.label_space import name_architecture
-from hfdistill.network.loading import load_classifier, load_tokenizer
+from hfdistill.network.loading import load_classifier, load_tokenizer, refuse_other_heads
 from hfdistill.network.tokenizers import difference
 from hfdistill.network.trace import Batch, Tap, Trace, run
 
@@ -148,6 +149,8 @@ class ModelTeacher(Teacher):
         self.tokenizer = tokenizer
         if tokenizer is not None:
             self.prefix, self.same_tokens = PREFIX, False
+        if isinstance(unwrapped(model), PreTrainedModel):
+            refuse_other_heads(type(unwrapped(model)).__name__, role="teacher")
         self.model = name_architecture(model).requires_grad_(False).eval()
         self.config = getattr(model, "config", None)
         self._padding = getattr(self.config, "pad_token_id", None)

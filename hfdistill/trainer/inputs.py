@@ -260,9 +260,10 @@ def _word_padder(configs: Sequence[Any], tokenizer: Any) -> Any:
 
 def _on_the_side_of(config: Any, padder: Any) -> Any:
     """A collator of Transformers that pads on the side that the student needs; one of the user's as it is."""
-    if type(padder) in (DataCollatorWithPadding, DataCollatorForTokenClassification):
-        return replace(padder, tokenizer=on_side(padder.tokenizer, config))
-    return padder
+    if type(padder) not in (DataCollatorWithPadding, DataCollatorForTokenClassification):
+        return padder
+    tokenizer = on_side(padder.tokenizer, config)
+    return padder if tokenizer is padder.tokenizer else replace(padder, tokenizer=tokenizer)
 
 
 def _fill(batch: dict[str, list[Any]], blank: Any) -> dict[str, list[Any]]:
