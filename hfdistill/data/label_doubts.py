@@ -89,9 +89,9 @@ def _numbering(column: str, counts: Counter[int]) -> Iterator[str]:
         present = ", ".join(f"'{number}'" for number in sorted(counts)[:10])
         yield (
             f"the class numbers of {column!r} go up to {highest:,}, and only {len(counts):,} of these "
-            f"{highest + 1:,} classes have rows. For a student of these classes alone, pass label_names=[{present}"
-            f"{', …' if len(counts) > 10 else ''}]; if they are no classes but values, write them with a "
-            "point, as in 5.0"
+            f"{highest + 1:,} classes have rows. For a student of these classes alone, pass "
+            f"label_names=[{present}{', …' if len(counts) > 10 else ''}]; if they are values and no classes, "
+            "write them with a point, as in 5.0"
         )
 
 

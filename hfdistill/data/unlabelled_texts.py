@@ -91,18 +91,9 @@ def load_texts(
         >>> load_texts("talk.txt", against=["The plot was thin"])["text"][:]
         ['A warm film.']
     """
-    if unit not in ("line", "sentence", "paragraph"):
-        raise ValueError(f"unit is 'line', 'sentence' or 'paragraph', found {unit!r}.")
-    if not 1 <= min_words <= max_words or overlap < SHORTEST or (limit is not None and limit < 1):
-        raise ValueError(
-            f"load_texts needs 1 <= min_words <= max_words, overlap of {SHORTEST} or more and limit of 1 or "
-            f"more, found {min_words=}, {max_words=}, {overlap=}, {limit=}."
-        )
+    _check_arguments(unit, min_words, max_words, overlap, limit)
     files, options = text_files(source), FileOptions(encoding, delimiter, quotes)
-    for file in files:
-        next(read_texts(file, text, options), None)  # a missing column is refused before anything is read
-        if suffix_of(file) in (".csv", ".tsv"):
-            options.layout(file, errors="replace")
+    _check_files(files, text, options)
     gate = Gate(_runs(_each(against), overlap), min_words=min_words)
     pieces = (
         piece
@@ -121,6 +112,24 @@ def load_texts(
             f"min_words={min_words}, or not UTF-8?"
         )
     return texts
+
+
+def _check_arguments(unit: str, min_words: int, max_words: int, overlap: int, limit: int | None) -> None:
+    if unit not in ("line", "sentence", "paragraph"):
+        raise ValueError(f"unit is 'line', 'sentence' or 'paragraph', found {unit!r}.")
+    if not 1 <= min_words <= max_words or overlap < SHORTEST or (limit is not None and limit < 1):
+        raise ValueError(
+            f"load_texts needs 1 <= min_words <= max_words, overlap of {SHORTEST} or more and limit of 1 or "
+            f"more, found {min_words=}, {max_words=}, {overlap=}, {limit=}."
+        )
+
+
+def _check_files(files: Sequence[Path], text: str | None, options: FileOptions) -> None:
+    """Refuse files without the column of texts before any is read, and log what was guessed of them."""
+    for file in files:
+        next(read_texts(file, text, options), None)
+        if suffix_of(file) in (".csv", ".tsv"):
+            options.layout(file, errors="replace")
 
 
 def _fingerprint(*settings: Any) -> str:

@@ -13,13 +13,13 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
 
-from hfdistill.data import encode
+from hfdistill.data.encode import encode
 from hfdistill.evaluation.speed import SpeedPlan, compare_speeds
 from hfdistill.network.architectures import Anatomy
 from hfdistill.network.inputs import ModelInputs
 from hfdistill.network.loading import Source, load_classifier
 from hfdistill.network.trace import Batch
-from hfdistill.students import EarlyExitForSequenceClassification
+from hfdistill.students.early_exit import EarlyExitForSequenceClassification
 
 BATCH_SIZE = 32
 

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from hfdistill.data import encode
+from hfdistill.data.encode import encode
 from hfdistill.files.plain_data import public_name
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import ModelInputs, name_padding

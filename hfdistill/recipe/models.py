@@ -15,7 +15,10 @@ from hfdistill.recipe import schema
 from hfdistill.recipe.binding import built
 from hfdistill.recipe.rows import Rows, drawn
 from hfdistill.recipe.schema import Student
-from hfdistill.students import block_importance, most_important, prune_vocabulary, shrink, with_exits
+from hfdistill.students.early_exit import with_exits
+from hfdistill.students.importance import block_importance, most_important
+from hfdistill.students.shrink import shrink
+from hfdistill.students.vocabulary import prune_vocabulary
 
 CALIBRATION_ROWS, CALIBRATION_BATCH = 256, 32
 
