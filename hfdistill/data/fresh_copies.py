@@ -89,6 +89,20 @@ class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
         made.rows, made._encoders = rows, [*self._encoders, *encoders]
         return made
 
+    def relabelled(self, change: Callable[[Dataset], Dataset]) -> FreshCopies:
+        """The same with other labels; itself where `change` gives back the rows that it is given.
+
+        Args:
+            change: the rows → as many rows with the same texts.
+        """
+        rows = change(self.rows)
+        if rows is self.rows:
+            return self
+        made = copying.copy(self)
+        made.texts = rows if self.texts is self.rows else change(self.texts)
+        made.rows = rows
+        return made
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose copies are read next; counted from 0."""
         self._epoch.fill_(epoch)

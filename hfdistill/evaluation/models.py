@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from hfdistill.data.align import align_to
 from hfdistill.data.encode import encode
 from hfdistill.files.plain_data import public_name
 from hfdistill.network.architectures import longest_input
@@ -70,6 +71,7 @@ def load_subjects(
         lead = next(iter(entries))
         own = entry.tokenizer or (tokenizer if role == lead else None)
         tokenizers[role] = own or load_tokenizer(entry.model) or tokenizers.get(lead) or tokenizer
+    data = align_to(data, models[lead].config)
     _check_alike(models, entries, shared={r: tokenizers[r] is tokenizers[lead] for r in models})
     inputs = {role: _inputs(role, model, entries[role], tokenizers[role]) for role, model in models.items()}
     rows = _encode(data, models, inputs, max_length)

@@ -54,36 +54,22 @@ def load_adapter(source: str | Path, settings: dict[str, Any], *, load: Any, rol
         ValueError: for an adapter of a language model, one whose base is not named or not there, one that
             cannot be merged, or one that is saved as a pickle alone.
     """
-    if importlib.util.find_spec("peft") is None:
-        raise ModuleNotFoundError(
-            f"The {role} {str(source)!r} is a PEFT adapter, and peft is not installed. Type pip install peft."
-        )
+    _check(source, settings, role=role)
     from peft import PeftModel
 
-    base, task = settings.get("base_model_name_or_path"), settings.get("task_type")
-    if task not in (None, *_TASKS):
-        raise ValueError(
-            f"The {role} {str(source)!r} is an adapter for {task}, not for a classifier of texts (SEQ_CLS) "
-            "or tokens (TOKEN_CLS). Name a fine-tuned classifier; a language model teaches by a prompt: "
-            "hfdistill.prompted(model, prompt, classes)."
-        )
-    if not base:
-        raise ValueError(
-            f"The adapter_config.json of the {role} {str(source)!r} names no base model. Write its id or "
-            'folder there: "base_model_name_or_path": "org/model".'
-        )
+    base = str(settings["base_model_name_or_path"])
+    task = _TASKS.get(str(settings.get("task_type")), "sequence")
     weights = cached_file(str(source), WEIGHTS, _raise_exceptions_for_missing_entries=False)
     if weights is None:
         raise ValueError(
             f"The {role} {str(source)!r} has no {WEIGHTS}: pickled weights are not loaded. Load it with PEFT "
             "where you trust it, and save it anew: model.save_pretrained(folder)."
         )
-    task = _TASKS.get(str(task), "sequence")
     try:
-        model = load(str(base), task, _class_names(source, Path(weights), str(base), task))
+        model = load(base, task, _class_names(source, Path(weights), base, task))
     except OSError as error:
         raise ValueError(
-            f"The {role} {str(source)!r} is an adapter of {str(base)!r}, which cannot be loaded. Write where "
+            f"The {role} {str(source)!r} is an adapter of {base!r}, which cannot be loaded. Write where "
             f"that lies as base_model_name_or_path in its adapter_config.json. ({error})"
         ) from error
     with warnings.catch_warnings():
@@ -97,6 +83,26 @@ def load_adapter(source: str | Path, settings: dict[str, Any], *, load: Any, rol
     merged = adapted.merge_and_unload(safe_merge=True).requires_grad_(True).eval()
     merged.name_or_path = str(source)
     return merged
+
+
+def _check(source: str | Path, settings: dict[str, Any], *, role: str) -> None:
+    """Refuse what no base model is needed to refuse."""
+    if importlib.util.find_spec("peft") is None:
+        raise ModuleNotFoundError(
+            f"The {role} {str(source)!r} is a PEFT adapter, and peft is not installed. Type pip install peft."
+        )
+    task = settings.get("task_type")
+    if task not in (None, *_TASKS):
+        raise ValueError(
+            f"The {role} {str(source)!r} is an adapter for {task}, not for a classifier of texts (SEQ_CLS) "
+            "or tokens (TOKEN_CLS). Name a fine-tuned classifier; a language model teaches by a prompt: "
+            "hfdistill.prompted(model, prompt, classes)."
+        )
+    if not settings.get("base_model_name_or_path"):
+        raise ValueError(
+            f"The adapter_config.json of the {role} {str(source)!r} names no base model. Write its id or "
+            'folder there: "base_model_name_or_path": "org/model".'
+        )
 
 
 def _has_config(source: str | Path) -> bool:
