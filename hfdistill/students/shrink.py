@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hfdistill.files.plain_data import public_name
-from hfdistill.network.architectures import Anatomy, Layout, embeddings, layout_of
+from hfdistill.network.architectures import Layout, ModelSpec, embeddings, layout_of
 from hfdistill.students.importance import Batches
-from hfdistill.students.weight_copy import empty_like, fill, network
+from hfdistill.students.weight_copy import empty_like, load_weights, network
 from hfdistill.students.width_pruning import named_size, narrowed
 
 logger = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def shrink(
         wanted = named_size(size) | ({"width": None} if "heads" in given else {}) | given
     if all(value is None for value in wanted.values()):
         raise ValueError("shrink is asked for nothing. Write layers=3, ffn=1024, width=256 or size='mini'.")
-    anatomy, layout = Anatomy.of(model), layout_of(model)
+    anatomy, layout = ModelSpec.of(model), layout_of(model)
     layers = wanted.pop("layers")
     every = list(range(1, anatomy.depth + 1))
     kept = every if layers is None else _kept(layers, anatomy=anatomy, layout=layout, config=model.config)
@@ -120,7 +120,7 @@ def shrink(
     config = _config(narrow.config, layout=layout, kept=kept)
     config.shrunk_from = _origin(model, narrow, kept)
     student = empty_like(model, config, dtype=dtype)
-    fill(student, _weights(narrow, layout=layout, kept=kept))
+    load_weights(student, _weights(narrow, layout=layout, kept=kept))
     _log(model, student, kept=kept)
     return student.to(model.device).eval()
 
@@ -146,7 +146,7 @@ def _sizes(teacher: Any, student: Any) -> dict[str, tuple[int, int]]:
     return {name: (old, new) for name, (old, new) in both.items()}
 
 
-def _kept(layers: int | Sequence[int], *, anatomy: Anatomy, layout: Layout, config: Any) -> list[int]:
+def _kept(layers: int | Sequence[int], *, anatomy: ModelSpec, layout: Layout, config: Any) -> list[int]:
     """Numbers of the kept blocks, from 1."""
     fixed, anchored = layout.fixed(config), layout.anchored(config)
     if fixed:
@@ -245,7 +245,7 @@ def _log(teacher: Any, student: Any, *, kept: list[int]) -> None:
     logger.info(
         "Kept blocks %s of %d%s: %.1f M → %.1f M parameters (%.0f %%), %.0f %% of them embeddings.",
         ", ".join(map(str, kept)),
-        Anatomy.of(teacher).depth,
+        ModelSpec.of(teacher).depth,
         "".join(sizes),
         before / 1e6,
         after / 1e6,
