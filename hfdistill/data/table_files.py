@@ -257,7 +257,7 @@ class _CsvBuilder(ArrowBasedBuilder):
             for batch, table in enumerate(csv_tables(file, layout, bad.append)):
                 yield (number, batch), table.select(schema.names)
             if bad and (self.config.on_bad_row == "raise" or any(line.late for line in bad)):
-                raise ValueError(_refusal(file, layout, bad))
+                raise ValueError(bad_lines_message(file, layout, bad))
             if bad:
                 messages.append(f"{_summary(file, bad)}: dropped")
         self.info.description = json.dumps(messages) if messages else ""
@@ -284,7 +284,7 @@ def _summary(file: Path, bad: Sequence[BadLine]) -> str:
     return f"{several} {bad[0]}"
 
 
-def _refusal(file: Path, layout: CsvLayout, bad: Sequence[BadLine]) -> str:
+def bad_lines_message(file: Path, layout: CsvLayout, bad: Sequence[BadLine]) -> str:
     way = (
         f"Enclose cells that hold {layout.delimiter!r} or line breaks in quotation marks, and write a "
         'quotation mark within them twice ("")'
