@@ -136,8 +136,17 @@ def _run_train(args: argparse.Namespace) -> int:
 def _add_data(parser: argparse.ArgumentParser, *, required: bool) -> None:
     parser.add_argument("--data", required=required, help="Hub id, file or folder of text")
     parser.add_argument("--split", help="else train to cache, validation or test to measure, or the only one")
-    for column in ("text", "text-pair", "label"):
+    for column in ("text", "text-pair"):
         parser.add_argument(f"--{column}", metavar="COLUMN", help="where it is not found by its usual name")
+    text = "likewise; several times for the columns of 0 and 1 of a multi-label task"
+    parser.add_argument("--label", metavar="COLUMN", action="append", help=text)
+    parser.add_argument("--encoding", help="of a file that is neither UTF-8 nor UTF-16, such as cp1252")
+    parser.add_argument("--delimiter", help="between the cells of a csv; else found from its first lines")
+    parser.add_argument(
+        "--quotes",
+        action=argparse.BooleanOptionalAction,
+        help="whether quotation marks enclose the cells of a csv, or are letters",
+    )
     parser.add_argument("--config", help="the Hub data set's configuration, such as mrpc")
     parser.add_argument("--rows", type=int, help="this many rows alone, drawn at random (seed 0)")
     parser.add_argument("--max-length", type=int, help="tokens per row")
@@ -257,8 +266,11 @@ def _rows(args: argparse.Namespace, *, usual: str = "validation") -> Any:
         args.data,
         text=args.text,
         text_pair=args.text_pair,
-        label=args.label,
+        label=args.label[0] if args.label and len(args.label) == 1 else args.label,
         config=args.config,
+        encoding=args.encoding,
+        delimiter=args.delimiter,
+        quotes=args.quotes,
     )
     split = args.split or next((name for name in (usual, "test") if name in data), next(iter(data)))
     if split not in data:

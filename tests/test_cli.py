@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 import hfdistill
-from hfdistill.cli import main
+from hfdistill.cli import _parser, _rows, main
 from hfdistill.objectives import registered
 from tests.distributed.test_two_processes import ROOT, launch
 from tests.recipe import material
@@ -151,6 +151,16 @@ def test_measure_prints_and_writes_a_report(here, capsys):
     report = hfdistill.Report.load("report.json")
     assert (report.data.rows, report.data.max_length) == (10, 9)
     assert report.student.fidelity["agreement"] == 1
+
+
+def test_how_files_are_to_be_read_is_said_by_flags(tmp_path):
+    (tmp_path / "a.csv").write_bytes('text^a^b\n"caf\u00e9^1^0\nb^0^0\n'.encode("cp1252"))
+    words = ["--data", str(tmp_path / "a.csv"), "--encoding", "cp1252", "--delimiter", "^", "--no-quotes"]
+    args = _parser().parse_args(["measure", "student", *words, "--label", "b", "--label", "a"])
+    assert _rows(args).to_list() == [
+        {"text": '"caf\u00e9', "label": [0.0, 1.0]},
+        {"text": "b", "label": [0.0, 0.0]},
+    ]
 
 
 def test_list_shows_a_line_for_each(here, capsys):
