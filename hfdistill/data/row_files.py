@@ -265,8 +265,8 @@ class _ParquetWriter:
             self._file.write_table(table.cast(self._file.schema))
         except (pa.ArrowInvalid, ValueError) as error:
             raise ValueError(
-                f"Rows have other columns or types than the first {_ROWS:,} ({error}), and a parquet file has "
-                "one type for each column. Write a .jsonl file."
+                f"Rows have other columns or types than the first {_ROWS:,} ({error}), and a column of parquet "
+                "has one type. Write a .jsonl file."
             ) from None
 
     def close(self) -> None:

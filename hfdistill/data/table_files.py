@@ -285,6 +285,7 @@ def _summary(file: Path, bad: Sequence[BadLine]) -> str:
 
 
 def bad_lines_message(file: Path, layout: CsvLayout, bad: Sequence[BadLine]) -> str:
+    """A sentence on lines that are no rows, with what to do."""
     way = (
         f"Enclose cells that hold {layout.delimiter!r} or line breaks in quotation marks, and write a "
         'quotation mark within them twice ("")'

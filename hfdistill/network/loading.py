@@ -17,6 +17,7 @@ from transformers import (
 
 from hfdistill.files.hub import reaching
 from hfdistill.network.label_space import class_names, name_architecture, task_kind
+from hfdistill.network.model_folder import check_model_folder
 
 Source: TypeAlias = str | Path | PreTrainedModel
 
@@ -73,6 +74,7 @@ def load_classifier(
     """
     if not isinstance(source, (str, Path)):
         return name_architecture(source)
+    check_model_folder(source, role=role)
     options = {}
     if new_head is not None:
         options = {"id2label": dict(enumerate(new_head)), "label2id": {n: i for i, n in enumerate(new_head)}}

@@ -100,9 +100,13 @@ def load_predictor(
         model = load_classifier(student, role="student")
         tokenizer = load_tokenizer(student)
         if tokenizer is None:
-            raise ValueError(f"{str(student)!r} holds no tokenizer. Save it there: tokenizer.save_pretrained.")
+            raise ValueError(
+                f"{str(student)!r} holds no tokenizer. Save it there: tokenizer.save_pretrained."
+            )
         config = model.config
-        network = _Torch(model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer, max_length)
+        network = _Torch(
+            model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer, max_length
+        )
     return Predictor(network, task_kind(config), _names(config, label_names), batch_size)
 
 
@@ -174,7 +178,11 @@ class _Onnx:
             self.tokenizer.enable_truncation(max_length)
 
     def encode(self, texts: Texts) -> list[dict[str, list[int]]]:
-        given = list(zip(texts["text"], texts["text_pair"], strict=True)) if "text_pair" in texts else texts["text"]
+        given = (
+            list(zip(texts["text"], texts["text_pair"], strict=True))
+            if "text_pair" in texts
+            else texts["text"]
+        )
         encodings = self.tokenizer.encode_batch(list(given))
         return [{"input_ids": e.ids, "token_type_ids": e.type_ids} for e in encodings]
 

@@ -109,7 +109,7 @@ def read_page(path: str | Path, overrides: Iterable[str] = ()) -> Page:
         page.values = _read(raw.decode("utf-8-sig"), page.lines)
     except OSError as error:
         page.refuse(
-            (), f"cannot be read ({error.strerror}). Type the path of a page such as recipes/kd.yaml."
+            (), f"cannot be read ({error.strerror}). Type the path of a page such as {_page_near(path)}."
         )
     except UnicodeDecodeError as error:
         page.refuse((), f"is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.")
@@ -127,6 +127,15 @@ def read_page(path: str | Path, overrides: Iterable[str] = ()) -> Page:
     for override in overrides:
         _override(page, override)
     return page
+
+
+def _page_near(path: str | Path) -> str:
+    """The page in a folder, or beside a path, that is probably meant."""
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    pages = sorted(str(page) for page in [*folder.glob("*.yaml"), *folder.glob("*.yml")])
+    near = difflib.get_close_matches(str(path), pages, n=1, cutoff=0.5) or pages
+    return printable(near[0]) if near else "recipes/kd.yaml"
 
 
 def _override(page: Page, text: str) -> None:
