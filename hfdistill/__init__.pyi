@@ -35,6 +35,7 @@ from .files.checkpoint import newest_checkpoint as newest_checkpoint
 from .files.hub import HubUnreachable as HubUnreachable
 from .files.hub import PublishError as PublishError
 from .files.hub import push_to_hub as push_to_hub
+from .files.settings import check_settings as check_settings
 from .network.architectures import Layout as Layout
 from .network.architectures import register_anatomy as register_anatomy
 from .network.label_space import LabelSpaceError as LabelSpaceError
@@ -69,7 +70,11 @@ from .objectives.soft_labels import WeightedCrossEntropy as WeightedCrossEntropy
 from .recipe.check import Recipe as Recipe
 from .recipe.check import read_recipe as read_recipe
 from .recipe.page import RecipeError as RecipeError
+from .recipe.register import register_augmentation as register_augmentation
+from .recipe.register import register_student as register_student
+from .recipe.register import register_teacher as register_teacher
 from .recipe.run import run_recipe as run_recipe
+from .recipe.threads import use_idle_cores as use_idle_cores
 from .schedules import After as After
 from .schedules import Constant as Constant
 from .schedules import Cosine as Cosine

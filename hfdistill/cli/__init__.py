@@ -47,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.command(args))
     except RecipeError as error:
         return _failed("\n".join(map(str, error.mistakes)), code=2)
+    except KeyboardInterrupt as error:
+        return _failed(str(error) or "Stopped.", code=130)
     except _REFUSALS as error:
         if os.environ.get("HFDISTILL_TRACEBACK"):
             raise
@@ -126,6 +128,13 @@ def _train(commands: Any) -> None:
 def _run_train(args: argparse.Namespace) -> int:
     recipe = read_recipe(args.page, overrides=args.overrides)
     if args.check:
+        from hfdistill.files.hub import HubUnreachable
+        from hfdistill.recipe.run import check_recipe
+
+        try:
+            check_recipe(recipe)
+        except HubUnreachable as error:
+            print(f"models and data were not looked at: {error}", file=sys.stderr)
         print(f"{printable(Path(args.page).name)}: no mistakes found")
         return 0
     if args.search:
@@ -139,10 +148,10 @@ def _run_train(args: argparse.Namespace) -> int:
     if args.trials is not None or args.timeout is not None:
         raise ValueError("--trials and --timeout belong to --search. Add it.")
     from hfdistill.recipe.run import run_recipe
+    from hfdistill.recipe.threads import use_idle_cores
 
-    report = run_recipe(recipe, smoke=args.smoke)
-    if report is not None:
-        print(report.table())
+    use_idle_cores()
+    run_recipe(recipe, smoke=args.smoke)
     return 0
 
 
@@ -287,7 +296,7 @@ def _objectives() -> dict[str, str]:
     return {name: first_line(cls.__doc__) for name, cls in registered().items()}
 
 
-def _of(table: dict[str, schema.Kind]) -> dict[str, str]:
+def _of(table: dict[str, schema.Component]) -> dict[str, str]:
     return {name: summary_of(kind.target) for name, kind in table.items()}
 
 

@@ -265,7 +265,7 @@ class _ParquetWriter:
             self._file.write_table(table.cast(self._file.schema))
         except (pa.ArrowInvalid, ValueError) as error:
             raise ValueError(
-                f"Rows have other columns or types than the first {_ROWS:,} ({error}), and a column of parquet "
+                f"Rows have other columns or types than the first {_ROWS:,} ({error}), and a parquet column "
                 "has one type. Write a .jsonl file."
             ) from None
 

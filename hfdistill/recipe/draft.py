@@ -202,7 +202,7 @@ def _page(source: str, columns: _Columns, options: FileOptions, facts: _Facts, t
     epochs = 10 if facts.rows < 5000 else 5 if facts.rows < 20000 else 3
     return "\n".join(
         [
-            "# Written by `hfdistill init`. Change any line; `hfdistill train PAGE --check` looks for mistakes, and",
+            "# Written by `hfdistill init`. Change any line; `hfdistill train PAGE --check` looks for mistakes.",
             "# recipes/README.md lists what a page can say.",
             *_teacher_lines(facts, teacher),
             "",
@@ -300,7 +300,7 @@ def _summary(data: DatasetDict, columns: _Columns, facts: _Facts) -> list[str]:
         rare = [name for name, rows in ordered if rows < 10]
         if rare:
             lines.append(
-                f"under 10 rows: {', '.join(printable(name, limit=40) for name in rare[:5])}. No student learns "
-                "a class from so few"
+                f"under 10 rows: {', '.join(printable(name, limit=40) for name in rare[:5])}. No student "
+                "learns a class from so few"
             )
     return lines

@@ -90,6 +90,10 @@ class BiLSTMForSequenceClassification(LightModel):
 
     config_class = BiLSTMConfig
     base_model_prefix = "bilstm"
+    no_onnx = (
+        "A BiLSTM of packed texts has no ONNX form here. Run it in PyTorch, or export a student made by "
+        "static_from_teacher or shrink."
+    )
 
     def __init__(self, config: BiLSTMConfig) -> None:
         super().__init__(config)

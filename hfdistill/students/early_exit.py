@@ -86,6 +86,10 @@ class EarlyExitForSequenceClassification(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
+    no_onnx = (
+        "Which blocks a model with exits runs depends on the row, and an ONNX graph runs them all. "
+        "Export model.backbone, with its tokenizer."
+    )
 
     def __init__(self, config: EarlyExitConfig) -> None:
         super().__init__(config)
