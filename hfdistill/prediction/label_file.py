@@ -100,7 +100,9 @@ def predict(
     file = RowFile(source, options or FileOptions())
     columns = file.columns()
     total = file.count()
-    predictor = load_predictor(student, max_length=max_length, batch_size=batch_size, label_names=label_names)
+    predictor = load_predictor(
+        os.fspath(student), max_length=max_length, batch_size=batch_size, label_names=label_names
+    )
     reader = _reader(predictor.task, columns, text, text_pair)
     new = _Columns(predictor, prefix)
     if taken := [name for name in new.names() if name in columns]:
@@ -217,17 +219,25 @@ class _Columns:
         }
 
     def _words(self, logits: Sequence[Tensor | None], counts: Labelled) -> dict[str, pa.Array]:
-        names: list[list[str] | None] = []
-        shares: list[list[float] | None] = []
+        names: list[list[str | None] | None] = []
+        shares: list[list[float | None] | None] = []
         for row in logits:
-            values, places = (None, None) if row is None else row.softmax(-1).max(-1)
-            names.append(None if places is None else [self.classes[place] for place in places.tolist()])
-            shares.append(None if values is None else [round(share, 6) for share in values.tolist()])
-        counts.classes.update(name for row in names for name in row or ())
+            pairs = [] if row is None else [_best(word) for word in row]
+            names.append(None if row is None else [p and self.classes[p[0]] for p in pairs])
+            shares.append(None if row is None else [p and p[1] for p in pairs])
+        counts.classes.update(name for row in names for name in row or () if name is not None)
         return {
             "prediction": pa.array(names, pa.list_(pa.string())),
             "probability": pa.array(shares, pa.list_(pa.float64())),
         }
+
+
+def _best(logits: Tensor) -> tuple[int, float] | None:
+    """The class of a word and its softmax; None where the student did not read it."""
+    if bool(logits.isnan().any()):
+        return None
+    place = int(logits.argmax())
+    return place, round(float(logits.softmax(-1)[place]), 6)
 
 
 def _shares(values: Sequence[float | None]) -> pa.Array:

@@ -17,11 +17,12 @@ from transformers import AutoConfig
 from hfdistill.data.encode import Encoder, WordEncoder, room_for_text
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import ModelInputs, name_padding
-from hfdistill.network.label_space import TaskKind, class_names, task_kind, words
+from hfdistill.network.label_space import TaskKind, class_names, task_kind
 from hfdistill.network.loading import load_classifier, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
+_WORDS = "words"
 Texts = Mapping[str, Sequence[Any]]
 """Columns `text`[, `text_pair`], or `tokens`, of some rows."""
 
@@ -33,7 +34,7 @@ class Network(Protocol):
         """The token ids of each row, and what else is read with them."""
 
     def logits(self, rows: Sequence[dict[str, list[int]]]) -> list[Tensor]:
-        """Of each row the logits (C,), or (words, C) where words are labelled."""
+        """Of each row the logits (C,), or (words, C) where words are labelled, NaN where one was not read."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Predictor:
     batch_size: int = 32
 
     def predict(self, texts: Texts) -> list[Tensor]:
-        """Logits of each row, in its order: (C,), or (words, C), of the words that were not cut off.
+        """Logits of each row, in its order: (C,), or (words, C), NaN of words that were cut off.
 
         Rows of like length are answered together.
 
@@ -65,7 +66,8 @@ class Predictor:
         answers: list[Tensor] = []
         for start in range(0, len(order), self.batch_size):
             answers += self.network.logits([rows[row] for row in order[start : start + self.batch_size]])
-        if not all(bool(answer.isfinite().all()) for answer in answers):
+        read = answers if self.task != "token" else [words[~words.isnan().all(-1)] for words in answers]
+        if not all(bool(logits.isfinite().all()) for logits in read):
             raise ValueError("The student's logits are not finite: its weights are damaged. Load it again.")
         return [answers[place] for place in np.argsort(order)]
 
@@ -146,21 +148,28 @@ class _Torch:
             counts=False,
         )
         columns = {name: list(values) for name, values in texts.items()}
+        if self.words:  # a word's label is its number, so that its first token is known by it
+            columns["label"] = [list(range(len(row))) for row in columns["tokens"]]
         encoded = encoder(columns, list(range(len(next(iter(columns.values()))))))
         names = sorted(encoded.keys() & (self.inputs.names | {"attention_mask", "labels"}))
-        return [{name: encoded[name][row] for name in names} for row in range(len(encoded["input_ids"]))]
+        rows = [{name: encoded[name][row] for name in names} for row in range(len(encoded["input_ids"]))]
+        for row, numbers in zip(rows, columns.get("label", ()), strict=self.words):
+            row[_WORDS] = numbers
+        return rows
 
     @torch.inference_mode()
     def logits(self, rows: Sequence[dict[str, list[int]]]) -> list[Tensor]:
-        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        columns = {name: [row[name] for row in rows] for name in rows[0] if name != _WORDS}
         batch = self.inputs.pad(columns, range(len(rows)))
-        labels = batch.pop("labels", None)
+        numbers = batch.pop("labels", None)
         batch = {name: values.to(self.model.device) for name, values in batch.items()}
         logits = self.model(**self.inputs.select(batch)).logits.float().cpu()
-        if not self.words or labels is None:
+        if numbers is None:
             return list(logits)
-        where, _ = words(labels)
-        return [row[there] for row, there in zip(logits, where, strict=True)]
+        answers = [torch.full((len(row[_WORDS]), logits.shape[-1]), torch.nan) for row in rows]
+        for answer, tokens, labels in zip(answers, logits, numbers, strict=True):
+            answer[labels[labels >= 0]] = tokens[labels >= 0]
+        return answers
 
 
 class _Onnx:

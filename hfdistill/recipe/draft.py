@@ -202,7 +202,7 @@ def _page(source: str, columns: _Columns, options: FileOptions, facts: _Facts, t
     epochs = 10 if facts.rows < 5000 else 5 if facts.rows < 20000 else 3
     return "\n".join(
         [
-            "# Written by `hfdistill init`. Change any line; `hfdistill train PAGE --check` looks for mistakes.",
+            "# Written by `hfdistill init`. Change any line; `hfdistill train PAGE --check` finds mistakes.",
             "# recipes/README.md lists what a page can say.",
             *_teacher_lines(facts, teacher),
             "",
