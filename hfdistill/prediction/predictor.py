@@ -66,9 +66,6 @@ class Predictor:
         answers: list[Tensor] = []
         for start in range(0, len(order), self.batch_size):
             answers += self.network.logits([rows[row] for row in order[start : start + self.batch_size]])
-        read = answers if self.task != "token" else [words[~words.isnan().all(-1)] for words in answers]
-        if not all(bool(logits.isfinite().all()) for logits in read):
-            raise ValueError("The student's logits are not finite: its weights are damaged. Load it again.")
         return [answers[place] for place in np.argsort(order)]
 
 
@@ -165,10 +162,10 @@ class _Torch:
         batch = {name: values.to(self.model.device) for name, values in batch.items()}
         logits = self.model(**self.inputs.select(batch)).logits.float().cpu()
         if numbers is None:
-            return list(logits)
+            return list(_finite(logits))
         answers = [torch.full((len(row[_WORDS]), logits.shape[-1]), torch.nan) for row in rows]
         for answer, tokens, labels in zip(answers, logits, numbers, strict=True):
-            answer[labels[labels >= 0]] = tokens[labels >= 0]
+            answer[labels[labels >= 0]] = _finite(tokens[labels >= 0])
         return answers
 
 
@@ -204,4 +201,11 @@ class _Onnx:
             ids[place, :length] = torch.tensor(row["input_ids"])
             types[place, :length] = torch.tensor(row["token_type_ids"])
             mask[place, :length] = 1
-        return list(self.model(input_ids=ids, attention_mask=mask, token_type_ids=types)["logits"].float())
+        logits: Tensor = self.model(input_ids=ids, attention_mask=mask, token_type_ids=types)["logits"]
+        return list(_finite(logits.float()))
+
+
+def _finite(logits: Tensor) -> Tensor:
+    if not bool(logits.isfinite().all()):
+        raise ValueError("The student's logits are not finite: its weights are damaged. Load it again.")
+    return logits
