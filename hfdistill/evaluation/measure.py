@@ -14,6 +14,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers.utils.logging import tqdm
 
+from hfdistill.data.align import LABELS
 from hfdistill.evaluation.metrics.calibration import reliability
 from hfdistill.evaluation.metrics.compare import classes, confusions, differences, errors
 from hfdistill.evaluation.metrics.entities import entity_f1
@@ -143,6 +144,7 @@ def time_together(
             f"found reports {', '.join(map(str, reports))} and models {', '.join(map(str, models))}."
         )
     named = {f"student {name}": model for name, model in models.items()}
+    data = data.remove_columns([name for name in LABELS if name in data.column_names])
     subjects = load_subjects({"teacher": teacher, **named}, data, None, max_length)
     with _evaluating([subject.model for subject in subjects.values()]):
         speeds = _speeds(subjects, plan, rows=len(data))

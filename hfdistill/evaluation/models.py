@@ -12,6 +12,7 @@ from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from hfdistill.data.align import align_to
 from hfdistill.data.encode import encode
 from hfdistill.files.plain_data import public_name
 from hfdistill.network.architectures import longest_input
@@ -70,6 +71,7 @@ def load_subjects(
         lead = next(iter(entries))
         own = entry.tokenizer or (tokenizer if role == lead else None)
         tokenizers[role] = own or load_tokenizer(entry.model) or tokenizers.get(lead) or tokenizer
+    data = align_to(data, models[lead].config)
     _check_alike(models, entries, shared={r: tokenizers[r] is tokenizers[lead] for r in models})
     rows = _encode(data, models, tokenizers, max_length)
     return {

@@ -14,7 +14,7 @@ from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 
 from hfdistill.data.encode import encode
-from hfdistill.data.label_checks import check_class_names
+from hfdistill.evaluation.metrics.gold_labels import gold
 from hfdistill.evaluation.metrics.scores import Array, fidelity, pearson, scores
 from hfdistill.evaluation.speed import SpeedPlan, compare_speeds, environment, size_mb
 from hfdistill.exporters.onnx import PACKAGES
@@ -179,14 +179,7 @@ class Bench:
         """Labels, and which rows have one."""
         if self.data is None or "label" not in self.data.column_names:
             return np.zeros(self.count), np.zeros(self.count, dtype=bool)
-        names = getattr(self.data.features["label"], "names", None)
-        if names:
-            check_class_names(names, self.student.config, split=str(self.data.split or "data"))
-        values = np.array([np.nan if value is None else value for value in self.data["label"]])
-        if self.task == "regression":
-            return values, ~np.isnan(values)
-        known = (np.nan_to_num(values, nan=-100) >= 0).reshape(len(values), -1).all(axis=1)
-        return np.where(known if values.ndim == 1 else known[:, None], values, 0).astype(np.int64), known
+        return gold(self.data, self.student.config, {})
 
     def _batch(self, name: str, chosen: Sequence[int]) -> Batch:
         return self.rows[name].batch(chosen)

@@ -112,10 +112,10 @@ class DistillationTrainer(CheckpointingTrainer):
         if model is not None:
             model = load_student(model, like=getattr(self.teacher, "config", None))
         tokenizer = options.get("processing_class")
-        self._reader = Reader.of(args, getattr(model, "config", None), self.teacher, options)
+        self._reader = Reader.of(args, getattr(model, "config", None), self.teacher, options, label_map)
         options["data_collator"] = self._reader.collate(tokenizer)
         for name in ("train_dataset", "eval_dataset"):
-            options[name] = self._reader(options.get(name), tokenizer)
+            options[name] = self._reader(options.get(name), tokenizer, name)
         super().__init__(model, args, **options)
         _end_processes_in_order()
         checks.check_teacher(self.teacher, student=self.model)

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from hfdistill.data import DistillationCollator, FreshCopies, encode
-from hfdistill.data.label_checks import check_class_names
+from hfdistill.data.align import RunLabels, makes_labels
 from hfdistill.network import label_space as spaces
 from hfdistill.network.architectures import longest_input
 from hfdistill.teachers import Teacher, settle_tokens
@@ -54,6 +54,7 @@ class Reader:
         collator: the user's own, which then reads the text itself, unless it only pads.
         inputs: what the teacher reads.
         others: of teachers that read other tokens, by the prefix of their columns.
+        labels: what label ids mean.
     """
 
     args: TrainingArguments
@@ -61,16 +62,18 @@ class Reader:
     collator: Any
     inputs: frozenset[str]
     others: Mapping[str, Side] = field(default_factory=dict)
+    labels: RunLabels = field(default_factory=RunLabels)
 
     @classmethod
-    def of(cls, args: TrainingArguments, student: Any, teacher: Teacher | None, options: Any) -> Reader:
+    def of(cls, args: Any, student: Any, teacher: Teacher | None, options: Any, label_map: Any) -> Reader:
         """A reader for this run.
 
         Args:
             args: the run's.
             student: its config.
             teacher: its parts learn here which of them read the student's tokens.
-            options: the run's `processing_class` and `data_collator`.
+            options: the run's `processing_class`, `data_collator` and `train_dataset`.
+            label_map: the run's.
 
         Raises:
             ValueError: for a teacher whose vocabulary is another, and whose tokenizer is not known.
@@ -87,7 +90,8 @@ class Reader:
             _check_vocabularies(student, part)
         configs = [student, *(part.config for part in parts)]
         inputs = frozenset() if teacher is None else teacher.inputs()
-        return cls(args, configs, options.get("data_collator"), inputs, others)
+        labels = RunLabels.of(args, student, getattr(teacher, "config", None), options, label_map)
+        return cls(args, configs, options.get("data_collator"), inputs, others, labels)
 
     def collate(self, tokenizer: Any) -> Any:
         """The collator of the run: the user's own, or one that pads each side with its own tokenizer."""
@@ -106,14 +110,15 @@ class Reader:
             padder=padder,
         )
 
-    def __call__(self, data: Any, tokenizer: Any) -> Any:
-        """The data, tokenised where it holds raw text.
+    def __call__(self, data: Any, tokenizer: Any, split: str = "eval_dataset") -> Any:
+        """The data with its labels in the student's order, tokenised where it holds raw text.
 
         Raises:
             ValueError: for text without a tokenizer, or one that knows more tokens than a model.
         """
         if isinstance(data, dict):
-            return {name: self(part, tokenizer) for name, part in data.items()}
+            return {name: self(part, tokenizer, f"{split}[{name!r}]") for name, part in data.items()}
+        data = self.labels(data, split)
         columns = getattr(data, "column_names", None) or []
         raw = {"text", "tokens"} & set(columns)
         if not isinstance(data, (Dataset, IterableDataset, FreshCopies)) or not raw:
@@ -189,15 +194,13 @@ class Reader:
         return data.map(_fill, fn_kwargs={"blank": blank}, batched=True)
 
     def _check_words(self, data: Any) -> None:
-        """Words with a label each are for models that label tokens, with these names in this order."""
+        """Words with a label each are for models that label tokens."""
         config = next((config for config in self.configs if config is not None), None)
         if config is not None and spaces.task_kind(config) != "token":
             raise ValueError(
                 "The data holds lists of words (column 'tokens'), and the student gives a text one label. "
                 "Load it with load_classifier(..., task='token'), or join the words to a column 'text'."
             )
-        names = getattr(getattr((data.features or {}).get("label"), "feature", None), "names", None)
-        check_class_names(names or [], config, split=str(data.split or "the data"))
 
     def _check_vocabulary(self, tokenizer: PreTrainedTokenizerBase) -> None:
         for role, config in zip(("student", *["teacher"] * len(self.configs)), self.configs, strict=False):
@@ -247,7 +250,4 @@ def _fill(batch: dict[str, list[Any]], blank: Any) -> dict[str, list[Any]]:
 
 def reads_by_itself(args: TrainingArguments, collator: Any, data: Any) -> bool:
     """Whether the user's own code makes the model's inputs: a transform, a collator, columns kept for one."""
-    pads = (DataCollatorWithPadding, DataCollatorForTokenClassification, DistillationCollator)
-    own_collator = collator is not None and not isinstance(collator, pads)
-    transformed = isinstance(data, Dataset) and data.format["type"] == "custom"
-    return own_collator or transformed or not args.remove_unused_columns
+    return makes_labels(collator, data) or not args.remove_unused_columns

@@ -67,6 +67,9 @@ class CachedTeacher(Teacher):
         >>> DistillationTrainer(student, args, teacher=teacher, train_dataset=data)  # doctest: +SKIP
     """
 
+    batch_rows: int | None = None
+    """Rows of a call when it is recorded; None for as many as `tokens_per_batch` allows."""
+
     def __init__(
         self,
         folder: str | Path,
@@ -229,6 +232,15 @@ class CachedTeacher(Teacher):
         again = np.flatnonzero(self.missing(self.rows(part).keys))  # a damaged folder may hold them after all
         if len(again):
             self.store.hold(self.answers(chosen(part, again)))
+
+    def before_asking(self, rows: int, *, of: int, progress: bool) -> None:
+        """Told how many rows will be asked about, before the first is.
+
+        Args:
+            rows: that are not recorded, each text once.
+            of: all rows, each text once.
+            progress: whether a bar is shown.
+        """
 
     def tell_missing(self, rows: int, *, of: int) -> str:
         """What to type where rows are missing."""
