@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from hfdistill.cli.data_flags import add_data_flags, rows
 
@@ -23,10 +22,14 @@ def compare(args: argparse.Namespace) -> int:
     """Print two models side by side."""
     from hfdistill.evaluation.measure import STANDARD, measure
     from hfdistill.evaluation.side_by_side import side_by_side
+    from hfdistill.network.model_folder import check_model_folder
+    from hfdistill.recipe.terminal import quiet_libraries
 
-    data: Any = rows(args)
-    speed = STANDARD if args.speed else None
-    report = measure(args.first, data, teacher=args.second, max_length=args.max_length, speed=speed)
+    for source in (args.first, args.second):
+        check_model_folder(source)
+    with quiet_libraries():
+        speed = STANDARD if args.speed else None
+        report = measure(args.first, rows(args), teacher=args.second, max_length=args.max_length, speed=speed)
     if args.out:
         report.save(args.out)
     print(side_by_side(report, args.first, args.second))

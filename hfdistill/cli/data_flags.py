@@ -31,6 +31,7 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
         "where it is not found by its usual name; several times for columns of 0 and 1 of a multi-label task"
     )
     parser.add_argument("--label", metavar="COLUMN", action="append", help=text)
+    parser.add_argument("--label-names", nargs="+", metavar="NAME", help="of the labels 0, 1, … of the data")
     add_file_flags(parser)
     parser.add_argument("--config", help="the Hub data set's configuration, such as mrpc")
     parser.add_argument("--rows", type=int, help="this many rows alone, drawn at random (seed 0)")
@@ -61,6 +62,7 @@ def rows(args: argparse.Namespace, *, usual: str = "validation") -> Any:
         text_pair=args.text_pair,
         label=args.label[0] if args.label and len(args.label) == 1 else args.label,
         config=args.config,
+        label_names=args.label_names,
         **file_options(args),
     )
     split = args.split or next((name for name in (usual, "test") if name in data), next(iter(data)))

@@ -25,20 +25,22 @@ def predict(args: argparse.Namespace) -> int:
     """Write the file and say what is in it."""
     from hfdistill.data.table_files import FileOptions
     from hfdistill.prediction.label_file import predict as predict_file
+    from hfdistill.recipe.terminal import quiet_libraries
 
     started = time.perf_counter()
-    done = predict_file(
-        args.student,
-        args.file,
-        args.out,
-        text=args.text,
-        text_pair=args.text_pair,
-        label_names=args.label_names,
-        max_length=args.max_length,
-        batch_size=args.batch_size,
-        prefix=args.prefix,
-        options=FileOptions(**file_options(args)),
-    )
+    with quiet_libraries():
+        done = predict_file(
+            args.student,
+            args.file,
+            args.out,
+            text=args.text,
+            text_pair=args.text_pair,
+            label_names=args.label_names,
+            max_length=args.max_length,
+            batch_size=args.batch_size,
+            prefix=args.prefix,
+            options=FileOptions(**file_options(args)),
+        )
     seconds = time.perf_counter() - started
     print(f"{printable(args.out)}: {done.rows:,} rows in {seconds:.1f} s")
     for name, number in done.classes.most_common(10):

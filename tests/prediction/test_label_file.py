@@ -113,7 +113,7 @@ def test_parquet_keeps_its_types_and_any_kind_becomes_any_other(folder, here):
     pq.write_table(table, "rows.parquet")
     predict(folder / "student", "rows.parquet", "labelled.parquet")
     labelled = pq.read_table("labelled.parquet")
-    assert labelled.select(table.column_names).equals(table)
+    assert labelled.select(table.column_names).equals(pq.read_table("rows.parquet"))
     names = labelled["prediction"].to_pylist()
     for source in ("rows.parquet", "rows.csv", "labelled.jsonl"):
         for out in ("labelled.jsonl", "again.csv", "again.tsv", "again.parquet"):
