@@ -19,9 +19,10 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from hfdistill.data.encode import encode
 from hfdistill.network.architectures import longest_input
+from hfdistill.network.inputs import TOKEN_TYPES
 from hfdistill.teachers.base import as_teacher, settle_tokens
 from hfdistill.teachers.cache.contents import CacheError, Contents
-from hfdistill.teachers.cache.keys import KEY_BYTES, Ints
+from hfdistill.teachers.cache.keys import KEY_BYTES, LABELS, Ints
 from hfdistill.teachers.cache.store import ROWS_PER_SHARD, Store, chunk_of
 from hfdistill.teachers.cache.teacher import CachedTeacher
 
@@ -296,10 +297,15 @@ def _readable(dataset: Any, tokenizer: Any, live: Any, max_length: int | None) -
     if "text" in columns and "input_ids" not in columns:
         rooms = [max_length, None if live.config is None else longest_input(live.config)]
         room = min((room for room in rooms if room), default=None)
-        pairs = "text_pair" in columns and "token_type_ids" in live.inputs()
+        pairs = "text_pair" in columns and TOKEN_TYPES in live.inputs()
         dataset = encode(dataset, tokenizer, max_length=room, token_types=pairs)
+    elif "tokens" in columns and "input_ids" not in columns:
+        raise CacheError(
+            "The rows are lists of words (column 'tokens'), and one answer a row is what can be recorded: "
+            "token classifiers teach live. Leave the recording out."
+        )
     pads = DataCollatorWithPadding(tokenizer)
-    kept = set(tokenizer.model_input_names)
+    kept = {*tokenizer.model_input_names, *live.inputs()} - LABELS
     return dataset, lambda rows: pads([{n: v for n, v in row.items() if n in kept} for row in rows])
 
 
