@@ -83,7 +83,7 @@ def test_init_writes_what_the_rows_need(here, content, lines):
     for line in lines:
         assert line in page
     recipe = hfdistill.read_recipe(here / "hfdistill.yaml")
-    assert str(recipe.data["source"] if isinstance(recipe.data, dict) else recipe.data).endswith("rows.csv")
+    assert str(recipe.load["source"]).endswith("rows.csv")
 
 
 def test_init_refuses_rows_without_labels(here, capsys):
