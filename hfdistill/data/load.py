@@ -225,7 +225,11 @@ def _folded(name: str) -> str:
 
 
 def text_columns(columns: list[str], text: str | None, text_pair: str | None) -> list[str]:
-    """The text column, and the pair's where there is one."""
+    """The names of the text column and, where there is one, of the second text of a pair.
+
+    Raises:
+        ValueError: where there is none, or several could be it.
+    """
     named = [
         _existing(columns, name, arg) for name, arg in ((text, "text"), (text_pair, "text_pair")) if name
     ]

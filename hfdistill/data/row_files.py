@@ -76,7 +76,7 @@ class RowFile:
         if self.options.on_bad_row == "drop" and not line.late:
             self.dropped.append(line)
             return
-        raise ValueError(bad_lines_message(self.path, self.layout, [line]))
+        raise ValueError(bad_lines_message(self.path, self.layout, [line], rows=1))
 
     def count(self) -> int:
         """How many rows there are; every one is read, but for Parquet, which says it.
