@@ -108,6 +108,11 @@ from .teachers.folds import FoldTeacher as FoldTeacher
 from .teachers.out_of_fold import out_of_fold as out_of_fold
 from .teachers.peer_and_ema import EMATeacher as EMATeacher
 from .teachers.peer_and_ema import Peer as Peer
+from .teachers.text.few_shot import few_shot as few_shot
+from .teachers.text.files import answers_from as answers_from
+from .teachers.text.files import write_answers as write_answers
+from .teachers.text.teacher import TextTeacher as TextTeacher
+from .teachers.text.values import AnswerError as AnswerError
 from .trainer.arguments import DistillationArguments as DistillationArguments
 from .trainer.arguments import fast_bf16 as fast_bf16
 from .trainer.distillation import DistillationTrainer as DistillationTrainer

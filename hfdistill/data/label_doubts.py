@@ -1,4 +1,4 @@
-"""Warnings about label columns that are read as they are, and are probably not meant so."""
+"""`doubts` warns of label columns that are read as they are written, and are probably not meant so."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MANY = 50  # classes from which on it is asked whether the column holds classes
 def doubts(
     column: str, values: Mapping[str, Sequence[Any]], names: Sequence[str] | None, *, named: bool
 ) -> Iterator[str]:
-    """A sentence for each thing in a label column that is probably not meant.
+    """Yield a sentence for each thing in a label column that is probably not meant.
 
     Args:
         column: its name.
@@ -53,7 +53,7 @@ def doubts(
 
 
 def _alike(column: str, counts: Counter[str]) -> Iterator[str]:
-    """Names that differ in case, spaces or the form of letters alone, and names of missing values."""
+    """Yield names that differ in case, spaces or the form of letters alone, and names of missing values."""
     groups: dict[str, list[str]] = {}
     for name in counts:
         groups.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
@@ -82,7 +82,7 @@ def _rows(count: int) -> str:
 
 
 def _numbering(column: str, counts: Counter[int]) -> Iterator[str]:
-    """Class numbers that leave some out: each of them is a class of the student."""
+    """Yield a sentence where class numbers leave some out, for each of these is a class of the student."""
     highest = max(counts)
     absent = [number for number in range(highest) if number not in counts] if highest < 10_000 else []
     if len(counts) > 1 and (absent or highest >= 10_000):
@@ -96,7 +96,7 @@ def _numbering(column: str, counts: Counter[int]) -> Iterator[str]:
 
 
 def _whole_numbers(column: str, counts: Counter[float]) -> Iterator[str]:
-    """Few whole numbers written with a point: a column of classes in which one was missing looks like it."""
+    """Yield a sentence for few whole numbers with a point, as pandas writes classes where one is missing."""
     if 1 < len(counts) <= 20 and all(value % 1 == 0 for value in counts):
         present = sorted(int(value) for value in counts)
         yield (

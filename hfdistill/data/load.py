@@ -1,4 +1,4 @@
-"""Labelled text or words from the Hub or local files, with the same few columns wherever it came from."""
+"""`load` gives labelled text or words the same few columns, wherever they come from."""
 
 from __future__ import annotations
 
@@ -326,7 +326,7 @@ def _build(
 
 
 def _nested(feature: Any) -> str:
-    """What a column of no strings holds, as the end of a sentence."""
+    """The end of a sentence that says what a column of lists or objects holds."""
     if isinstance(feature, (List, LargeList)):
         return f": it holds lists{_nested(feature.feature).replace(': it holds objects', ' of objects')}"
     if isinstance(feature, dict):

@@ -1,4 +1,4 @@
-"""Where rows come from: the Hub, local files that are read as they are written, or objects in memory."""
+"""`read` finds rows on the Hub, in local files or in memory, and gives them as raw splits."""
 
 from __future__ import annotations
 

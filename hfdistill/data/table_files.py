@@ -1,4 +1,4 @@
-"""The files of one split as a data set on disk: csv, Excel, JSON, or Parquet."""
+"""`read_files` reads the files of one split into a data set: csv, Excel, JSON, or Parquet."""
 
 from __future__ import annotations
 

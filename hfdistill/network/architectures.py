@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -119,6 +122,64 @@ class Anatomy:
         )
 
 
+@dataclass(frozen=True)
+class Positions:
+    """The table in which a network looks up the absolute position of a token.
+
+    RoBERTa and its kind number the first token one past the id of padding, and give padding its own id as
+    position: as many places of the table hold no text. They are told by the table itself, which has a
+    `padding_idx`.
+
+    Args:
+        rows: Positions in the table; 0 for a network that has none.
+        start: Number of the first token.
+
+    Example:
+        >>> from transformers import RobertaConfig
+        >>> Positions.of(RobertaConfig(max_position_embeddings=514))
+        Positions(rows=514, start=2)
+    """
+
+    rows: int = 0
+    start: int = 0
+
+    @classmethod
+    def of(cls, model_or_config: Any) -> Positions:
+        """Read the table off a model, or off one without weights that is built from a config."""
+        network = unwrapped(model_or_config)
+        config = _config(network)
+        limit = getattr(config, "max_position_embeddings", None)
+        if not isinstance(network, nn.Module):
+            key = (getattr(config, "model_type", None), limit, getattr(config, "pad_token_id", None))
+            if key not in _POSITIONS:
+                bare = _without_weights(config)
+                _POSITIONS[key] = cls() if bare is None else cls.of(bare)
+            return _POSITIONS[key]
+        for name, table in network.named_modules():
+            shape: tuple[int, ...] = tuple(getattr(getattr(table, "weight", None), "shape", ()))
+            if len(shape) == 2 and _POSITION_TABLE.fullmatch(name.rpartition(".")[2]):
+                pad = getattr(table, "padding_idx", None)
+                return cls(shape[0], 0 if pad is None or shape[0] != limit else pad + 1)
+        return cls()
+
+
+_POSITION_TABLE = re.compile(r"position_embeddings?|embed_positions|positions_embed|wpe")
+_POSITIONS: dict[Any, Positions] = {}
+
+
+def _without_weights(config: Any) -> nn.Module | None:
+    """A network of this config on torch's "meta" device, without memory; None for one Transformers lacks."""
+    from transformers import MODEL_MAPPING
+
+    kind: Any = MODEL_MAPPING.get(type(config), None)
+    if kind is None:
+        return None
+    kind = kind[0] if isinstance(kind, tuple) else kind
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        network: nn.Module = kind._from_config(copy.deepcopy(config))
+    return network
+
+
 def register_anatomy(model_type: str, layout: Layout, *, replace: bool = False) -> None:
     """Make an architecture known, for `shrink` and for losses that look inside a network.
 
@@ -179,20 +240,13 @@ def known_anatomy(model: Any) -> Anatomy | None:
     return Anatomy.of(model) if known else None
 
 
-def longest_input(config: Any) -> int | None:
+def longest_input(model_or_config: Any) -> int | None:
     """Tokens that a model has positions for; None where it has no such limit."""
-    config = getattr(config, "classifier_config", config)
-    positions = getattr(config, "max_position_embeddings", None)
-    if not isinstance(positions, int) or positions <= 0:
+    config = _config(model_or_config)
+    limit = getattr(config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit <= 0:
         return None
-    if config.model_type in (
-        "roberta",
-        "xlm-roberta",
-        "camembert",
-        "mpnet",
-    ):  # they count from the padding on
-        return positions - 1 - (config.pad_token_id or 0)
-    return positions
+    return limit - Positions.of(model_or_config).start
 
 
 def blocks(model: Any) -> nn.ModuleList:

@@ -5,7 +5,6 @@ Shape letters, fixed here for the whole package: B batch, T tokens, D width, H h
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from hfdistill.network.architectures import Anatomy, Layout, blocks, layout_of, unwrapped
+from hfdistill.network.inputs import ModelInputs, accepted_inputs
+
+__all__ = ["Batch", "Tap", "Trace", "accepted_inputs", "check_taps", "logits_of", "run", "tapped"]
 
 Batch = Mapping[str, Tensor]
 
@@ -68,11 +70,6 @@ class Trace:
     readings: Mapping[Tap, Tensor] = field(default_factory=dict)
 
 
-def accepted_inputs(model: nn.Module) -> frozenset[str]:
-    """Names of the arguments that `model.forward` declares, seen through a PEFT wrapper."""
-    return frozenset(inspect.signature(unwrapped(model).forward).parameters)
-
-
 def logits_of(outputs: Any) -> Tensor:
     """The logits of a `ModelOutput`, a mapping or a tuple."""
     if isinstance(outputs, Mapping):
@@ -81,20 +78,25 @@ def logits_of(outputs: Any) -> Tensor:
 
 
 def run(
-    model: nn.Module, batch: Batch, *, accepts: frozenset[str], taps: Collection[Tap] = frozenset()
+    model: nn.Module,
+    batch: Batch,
+    *,
+    accepts: ModelInputs | frozenset[str],
+    taps: Collection[Tap] = frozenset(),
 ) -> Trace:
     """Run `model` on what it accepts of `batch`; labels are for the objectives, not for the model.
 
     Args:
         model: a model, also one wrapped for PEFT or for several processes.
         batch: what the collator made.
-        accepts: names of the arguments of its forward.
+        accepts: what it reads of a batch, or the names of the arguments of its forward.
         taps: what to read on the way; nothing else is kept.
 
     Raises:
         ValueError: for taps that this model does not have; see `tapped`.
     """
-    inputs = {name: value for name, value in batch.items() if name in accepts and name != "labels"}
+    accepts = accepts if isinstance(accepts, ModelInputs) else ModelInputs(accepts)
+    inputs = accepts.select(batch)
     mask = batch.get("attention_mask")
     if not taps:
         return Trace(logits=logits_of(model(**inputs)), attention_mask=mask)

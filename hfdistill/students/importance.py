@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hfdistill.network.architectures import Anatomy, layout_of, unwrapped
+from hfdistill.network.inputs import ModelInputs
 from hfdistill.network.label_space import task_kind
-from hfdistill.network.trace import accepted_inputs, logits_of
+from hfdistill.network.trace import logits_of
 
 Batches = Iterable[Mapping[str, Tensor]]
 
@@ -155,8 +156,7 @@ def _loss(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
 
 def _logits(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
     """A row for each text, or, where tokens are labelled, for each real token: (N, C)."""
-    accepts = accepted_inputs(model) - {"labels"}
-    inputs = {name: value.to(model.device) for name, value in batch.items() if name in accepts}
+    inputs = ModelInputs.of(model).select({name: value.to(model.device) for name, value in batch.items()})
     logits = logits_of(model(**inputs))
     return logits[_mask(model, batch)] if logits.dim() == 3 else logits
 

@@ -58,6 +58,11 @@ class Answering(nn.Module):
         """That of its first model."""
         return next(self.parameters()).dtype
 
+    def read_by(self, tokenizer: Any) -> None:
+        """Tell each part which tokenizer makes its rows, where it has none of its own."""
+        for part in self.teacher.parts():
+            part.read_by(part.tokenizer or tokenizer)
+
     def networks(self) -> list[nn.Module]:
         """The models that it is made of."""
         return [getattr(part, "model", part) for part in self.teacher.parts()]

@@ -13,10 +13,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from hfdistill.network.architectures import unwrapped
+from hfdistill.network.inputs import ModelInputs, name_padding
 from hfdistill.network.label_space import name_architecture
-from hfdistill.network.loading import load_classifier, load_tokenizer
+from hfdistill.network.loading import load_classifier, load_tokenizer, refuse_other_heads
 from hfdistill.network.tokenizers import difference
-from hfdistill.network.trace import Batch, Tap, Trace, accepted_inputs, run
+from hfdistill.network.trace import Batch, Tap, Trace, run
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +95,9 @@ class Teacher(nn.Module):
         """Names of the batch columns it reads beside the student's, so that they are not dropped."""
         return frozenset()
 
+    def read_by(self, tokenizer: Any) -> None:
+        """Learn which tokenizer makes and pads the rows of `trace`: its own, or the student's."""
+
     def parts(self) -> Sequence[Teacher]:
         """The teachers that read the batch: itself, unless it is made of others."""
         return (self,)
@@ -144,19 +149,28 @@ class ModelTeacher(Teacher):
         self.tokenizer = tokenizer
         if tokenizer is not None:
             self.prefix, self.same_tokens = PREFIX, False
+        if isinstance(unwrapped(model), PreTrainedModel):
+            refuse_other_heads(type(unwrapped(model)).__name__, role="teacher")
         self.model = name_architecture(model).requires_grad_(False).eval()
         self.config = getattr(model, "config", None)
-        self._accepts = accepted_inputs(model)
+        self._padding = getattr(self.config, "pad_token_id", None)
+        self.read_by(tokenizer)
+
+    def read_by(self, tokenizer: Any) -> None:
+        """Fix which columns its model reads; see `ModelInputs.of`."""
+        name_padding(self.model, self.tokenizer)
+        name_padding(self.model, tokenizer)
+        self.model_inputs = ModelInputs.of(self.model, self.tokenizer, padded_by=tokenizer)
 
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
         """One forward pass; see `Teacher.trace`."""
         self.model.eval()
         with torch.no_grad():
-            return run(self.model, self.reads(batch), accepts=self._accepts, taps=taps)
+            return run(self.model, self.reads(batch), accepts=self.model_inputs, taps=taps)
 
     def inputs(self) -> frozenset[str]:
         """The arguments of the model's forward, under the names that they have in a batch."""
-        return frozenset(self.prefix + name for name in self._accepts)
+        return frozenset(self.prefix + name for name in self.model_inputs.names)
 
     def fingerprint(self) -> str:
         """sha256 over config and weights; what makes the ids has no part in the answer to them."""
@@ -165,6 +179,7 @@ class ModelTeacher(Teacher):
             plain = self.config.to_dict() if hasattr(self.config, "to_dict") else vars(self.config)
             settings = {name: value for name, value in plain.items() if name[0] != "_"}
             settings.pop("transformers_version", None)  # who wrote the file, not what the teacher says
+            settings |= {"pad_token_id": self._padding} if "pad_token_id" in settings else {}  # as it came
             digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -183,6 +198,7 @@ def as_teacher(source: str | Path | PreTrainedModel | nn.Module | Teacher) -> Te
     if isinstance(source, (str, Path)):
         teacher = ModelTeacher(load_classifier(source))
         teacher.tokenizer = load_tokenizer(source)
+        teacher.read_by(teacher.tokenizer)
         if teacher.tokenizer is None:
             logger.warning(
                 "No tokenizer lies beside the teacher %s: it is taken to read the student's ids.", source
@@ -210,9 +226,11 @@ def settle_tokens(teacher: Teacher, tokenizer: Any) -> dict[str, list[Teacher]]:
     groups: list[list[Teacher]] = []
     for part in teacher.parts():
         if part.tokenizer is None:
+            part.read_by(tokenizer)
             continue
         other = bool(part.prefix) if tokenizer is None else difference(tokenizer, part.tokenizer) is not None
         part.prefix, part.same_tokens = "", not other
+        part.read_by(part.tokenizer if other else tokenizer)
         if not other:
             continue
         group = next((g for g in groups if difference(g[0].tokenizer, part.tokenizer) is None), None)

@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hfdistill.data import FreshCopies
-from hfdistill.data.label_checks import check_class_names, check_labels
+from hfdistill.data.label_checks import check_labels
 from hfdistill.network.label_space import TaskKind
 from hfdistill.network.trace import check_taps
 from hfdistill.objectives import Blend
@@ -183,6 +183,7 @@ def check_data(train: Any, evaluation: Any, *, config: Any, objective: Blend, re
         LabelSpaceError: for labels that are not the student's classes.
         ValueError: for training data without a label under an objective that reads them.
     """
+    reader.labels.check_student(config)
     sets = {"train_dataset": train}
     if isinstance(evaluation, dict):
         sets |= {f"eval_dataset[{name!r}]": part for name, part in evaluation.items()}
@@ -197,11 +198,10 @@ def check_data(train: Any, evaluation: Any, *, config: Any, objective: Blend, re
             continue
         if len(data) == 0:
             raise ValueError(f"{split} has no row. Check the split's name and the filters before it.")
-        names = [*(reader.args.label_names or []), "label", "labels", "label_ids"]
-        column = next((name for name in names if name in data.column_names), None)
-        known = 0
+        if not reads_by_itself(reader.args, reader.collator, data):
+            reader.check_lengths(data, split=split)
+        column, known = reader.labels.column_of(data), 0
         if column is not None:
-            check_class_names(getattr(data.features[column], "names", None) or [], config, split=split)
             known = check_labels(data.with_format(None)[column][:], config, split=split)
             check_labels([blanks[column]] if column in blanks else [], config, split=f"{split}, new copies")
         own = reads_by_itself(reader.args, reader.collator, data)

@@ -32,7 +32,7 @@ from hfdistill.network import label_space as spaces
 from hfdistill.network.architectures import known_anatomy
 from hfdistill.network.loading import load_student
 from hfdistill.network.tokenizers import tokenizer_print
-from hfdistill.network.trace import Batch, Tap, Trace, accepted_inputs, run
+from hfdistill.network.trace import Batch, Tap, Trace, run
 from hfdistill.objectives import Blend, Objective, Setting
 from hfdistill.teachers import Teacher, as_teacher
 from hfdistill.trainer import checks
@@ -112,10 +112,10 @@ class DistillationTrainer(CheckpointingTrainer):
         if model is not None:
             model = load_student(model, like=getattr(self.teacher, "config", None))
         tokenizer = options.get("processing_class")
-        self._reader = Reader.of(args, getattr(model, "config", None), self.teacher, options)
+        self._reader = Reader.of(args, getattr(model, "config", None), self.teacher, options, label_map)
         options["data_collator"] = self._reader.collate(tokenizer)
         for name in ("train_dataset", "eval_dataset"):
-            options[name] = self._reader(options.get(name), tokenizer)
+            options[name] = self._reader(options.get(name), tokenizer, name)
         super().__init__(model, args, **options)
         _end_processes_in_order()
         checks.check_teacher(self.teacher, student=self.model)
@@ -156,7 +156,7 @@ class DistillationTrainer(CheckpointingTrainer):
         self._joint.bind(Setting(self.task, self._classes, smoothing, **sizes, same_tokens=tokens))
         self._joint.to(self.args.device)
         checks.check_inside(self.blend, self.args, student=model, teacher=inner)
-        self._accepts = accepted_inputs(model)
+        self._student_inputs = self._reader.student_inputs(model)
 
     def _make_parts(self, teacher_cache: str | Path | None) -> None:
         """Make what this run has beside its objective, once the two models are known."""
@@ -310,7 +310,7 @@ class DistillationTrainer(CheckpointingTrainer):
     def _as_teacher_reads(self, data: Any) -> tuple[Any, Callable[[Any], Any]]:
         """Return data, and a collator for it, as the teacher is given them in a step."""
         collate: Any = self.data_collator
-        read = {*self._accepts, *self._teacher_inputs(), *self.label_names, "label", "label_ids"}
+        read = {*self._student_inputs.names, *self._teacher_inputs(), *self.label_names, "label", "label_ids"}
         if self.args.remove_unused_columns and isinstance(data, Dataset):
             data = data.remove_columns([name for name in data.column_names if name not in read])
         elif self.args.remove_unused_columns:
@@ -410,7 +410,7 @@ class DistillationTrainer(CheckpointingTrainer):
         batch, labels = self._inputs(inputs), self._targets(inputs)
         number = batch.pop(MICRO_BATCH, None)  # None for a batch of the user's own
         own, other = self.blend.taps()
-        student = run(model, batch, accepts=self._accepts, taps=own)
+        student = run(model, batch, accepts=self._student_inputs, taps=own)
         asks = self._joint.needs_teacher_now
         teacher = self._ask_teacher(batch, other, labels) if asks else Trace(student.logits.detach())
         _check_same_shape(student, teacher)
@@ -495,7 +495,7 @@ class DistillationTrainer(CheckpointingTrainer):
         """The student's task loss, logits and labels; the teacher is not asked."""
         inputs = send_to_device(dict(inputs), self.args.device)
         labels, loss = inputs.get(self._label_name), None
-        batch = {name: value for name, value in self._inputs(inputs).items() if name in self._accepts}
+        batch = self._student_inputs.select(self._inputs(inputs))
         _, logits, _ = super().prediction_step(model, batch, False, ignore_keys=ignore_keys)
         if labels is not None:
             first = logits[0] if isinstance(logits, tuple) else logits
