@@ -10,7 +10,8 @@ PACKAGE = Path(__file__).parents[1] / "hfdistill"
 LEVELS = [
     "files schedules",
     "network",
-    "objectives data students",
+    "objectives data",
+    "students",
     "teachers",
     "trainer evaluation",
     "exporters",

@@ -136,7 +136,7 @@ def load(
     if of_words is not None:
         read_splits = read_words(raw, *of_words, names=label_names, on_bad_row=on_bad_row)
         return _chosen(source, read_splits, split)
-    texts = _text_columns(columns, text, text_pair)
+    texts = text_columns(columns, text, text_pair)
     target = _label_column([name for name in columns if name not in texts], label, raw)
     labels: dict[str, list[Any]] = {}
     feature, class_names = None, None
@@ -186,7 +186,7 @@ def check_source(
         return None
     columns = list(dict.fromkeys(name for names in splits.values() for name in names))
     if text is not None or not {"tokens", "words"} & set(columns):
-        _text_columns(columns, text, text_pair)
+        text_columns(columns, text, text_pair)
     for name in [label] if isinstance(label, str) else label or ():
         _existing(columns, name, "label")
     _check_split(source, list(splits), split)
@@ -224,8 +224,12 @@ def _folded(name: str) -> str:
     return name.strip().casefold()
 
 
-def _text_columns(columns: list[str], text: str | None, text_pair: str | None) -> list[str]:
-    """The text column, and the pair's where there is one."""
+def text_columns(columns: list[str], text: str | None, text_pair: str | None) -> list[str]:
+    """The names of the text column and, where there is one, of the second text of a pair.
+
+    Raises:
+        ValueError: where there is none, or several could be it.
+    """
     named = [
         _existing(columns, name, arg) for name, arg in ((text, "text"), (text_pair, "text_pair")) if name
     ]
@@ -269,7 +273,7 @@ def text_column(columns: list[str], text: str | None) -> str:
     Raises:
         ValueError: where there is none, or several.
     """
-    return _text_columns(columns, text, None)[0]
+    return text_columns(columns, text, None)[0]
 
 
 def _label_column(
