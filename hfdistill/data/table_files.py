@@ -254,10 +254,12 @@ class _CsvBuilder(ArrowBasedBuilder):
         schema, messages = self.info.features.arrow_schema, []
         for number, (file, layout) in enumerate(zip(files, self.config.layouts, strict=True)):
             bad: list[BadLine] = []
+            rows = 0
             for batch, table in enumerate(csv_tables(file, layout, bad.append)):
+                rows += len(table)
                 yield (number, batch), table.select(schema.names)
             if bad and (self.config.on_bad_row == "raise" or any(line.late for line in bad)):
-                raise ValueError(_refusal(file, layout, bad))
+                raise ValueError(bad_lines_message(file, layout, bad, rows=rows))
             if bad:
                 messages.append(f"{_summary(file, bad)}: dropped")
         self.info.description = json.dumps(messages) if messages else ""
@@ -284,7 +286,8 @@ def _summary(file: Path, bad: Sequence[BadLine]) -> str:
     return f"{several} {bad[0]}"
 
 
-def _refusal(file: Path, layout: CsvLayout, bad: Sequence[BadLine]) -> str:
+def bad_lines_message(file: Path, layout: CsvLayout, bad: Sequence[BadLine], *, rows: int) -> str:
+    """A sentence on lines that are no rows, with what to do; `rows` is how many lines are rows."""
     way = (
         f"Enclose cells that hold {layout.delimiter!r} or line breaks in quotation marks, and write a "
         'quotation mark within them twice ("")'
@@ -295,5 +298,8 @@ def _refusal(file: Path, layout: CsvLayout, bad: Sequence[BadLine]) -> str:
         way += "; if quotation marks are letters in this file, pass quotes=False"
         if any("takes in" in line.reason for line in bad):
             way += ", and if they do enclose those lines, quotes=True"
+    if not rows and len(bad) > 1 and len({line.reason for line in bad}) == 1 and "cell" in bad[0].reason:
+        way = "All lines are so: give the header a name for each cell, or pass another delimiter="
+        return f"{_summary(file, bad)}. {way}."
     drop = "" if any(line.late for line in bad) else '; on_bad_row="drop" leaves such lines out'
     return f"{_summary(file, bad)}. {way}{drop}."
