@@ -239,7 +239,7 @@ class _CsvBuilder(ArrowBasedBuilder):
                 rows += len(table)
                 yield (number, batch), table.select(schema.names)
             if bad and (self.config.on_bad_row == "raise" or any(line.late for line in bad)):
-                raise ValueError(_refusal(file, layout, bad, rows=rows))
+                raise ValueError(bad_lines_message(file, layout, bad, rows=rows))
             if bad:
                 messages.append(f"{_summary(file, bad)}: dropped")
         self.info.description = json.dumps(messages) if messages else ""
@@ -266,7 +266,8 @@ def _summary(file: Path, bad: Sequence[BadLine]) -> str:
     return f"{several} {bad[0]}"
 
 
-def _refusal(file: Path, layout: CsvLayout, bad: Sequence[BadLine], *, rows: int) -> str:
+def bad_lines_message(file: Path, layout: CsvLayout, bad: Sequence[BadLine], *, rows: int) -> str:
+    """A sentence on lines that are no rows, with what to do; `rows` is how many lines are rows."""
     way = (
         f"Enclose cells that hold {layout.delimiter!r} or line breaks in quotation marks, and write a "
         'quotation mark within them twice ("")'
