@@ -93,6 +93,7 @@ from .students.configs import StaticConfig as StaticConfig
 from .students.early_exit import with_exits as with_exits
 from .students.importance import block_importance as block_importance
 from .students.importance import most_important as most_important
+from .students.refit import Refit as Refit
 from .students.shrink import shrink as shrink
 from .students.static import StaticForSequenceClassification as StaticForSequenceClassification
 from .students.static import static_from_teacher as static_from_teacher

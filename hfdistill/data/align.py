@@ -13,6 +13,7 @@ from transformers import DataCollatorForTokenClassification, DataCollatorWithPad
 from hfdistill.data.collate import DistillationCollator
 from hfdistill.data.fresh_copies import FreshCopies
 from hfdistill.data.label_checks import check_one_output
+from hfdistill.data.label_columns import multi_hot_names, with_class_names
 from hfdistill.network.label_space import (
     LabelSpaceError,
     class_ids,
@@ -41,8 +42,9 @@ def align_labels(
     """The data with its class ids in a model's order, where data and model name their classes.
 
     A file with two of a model's four classes has the ids 0 and 1 after `load`; they become those of the
-    model's classes of the same names. Rows without a label stay so. Data whose classes have no names, and
-    data that is no `datasets.Dataset`, stays as it is.
+    model's classes of the same names. Rows of several labels, which `load` made, get their columns in the
+    model's order, -100 where the data does not have a class. Rows without a label stay so. Data whose classes
+    have no names, and data that is no `datasets.Dataset`, stays as it is.
 
     Args:
         data: a `Dataset`, `IterableDataset`, `FreshCopies`, or a dict of them.
@@ -84,7 +86,17 @@ def names_of(data: Any, columns: Sequence[str] = LABELS) -> list[str]:
     """The class names that a data set's label column carries, in the order of its ids; empty for none."""
     features = getattr(data.rows if isinstance(data, FreshCopies) else data, "features", None) or {}
     feature = next((features[name] for name in columns if name in features), None)
+    if _layout(feature) == "multi_label":
+        names = multi_hot_names(data.rows if isinstance(data, FreshCopies) else data) or []
+        return names if getattr(feature, "length", -1) in (-1, len(names)) else []
     return list(getattr(getattr(feature, "feature", feature), "names", None) or [])
+
+
+def _layout(feature: Any) -> str:
+    """The task that a label column is of: a class a row, a list of real numbers a row, or one of classes."""
+    if not isinstance(feature, (List, LargeList)):
+        return "single_label"
+    return "multi_label" if "float" in str(getattr(feature.feature, "dtype", "")) else "token"
 
 
 def classes_of(config: Any) -> list[str]:
@@ -188,9 +200,9 @@ class RunLabels:
 
 
 def _is_of_task(data: Any, column: str, config: Any) -> bool:
-    """Whether names stand where the task has its class ids: in lists for words, else one a row."""
-    feature = (getattr(data, "features", None) or {}).get(column)
-    return isinstance(feature, (List, LargeList)) == (task_kind(config) == "token")
+    """Whether labels are of the shape that the task has; a value a row is of the shape of a class."""
+    task = task_kind(config).replace("regression", "single_label")
+    return _layout((getattr(data, "features", None) or {}).get(column)) == task
 
 
 def align_to(data: DatasetLike, config: Any) -> DatasetLike:
@@ -229,19 +241,45 @@ def _aligned(data: Any, classes: Sequence[str], *, split: str, columns: Sequence
 def _renumbered(data: Any, column: str, ids: Sequence[int | None], classes: Sequence[str]) -> Any:
     """The data with other numbers and names in its label column, in the format that it had."""
     one = ClassLabel(names=list(classes)) if len(set(classes)) == len(classes) else Value("int64")
-    of_words = isinstance(data.features[column], (List, LargeList))
-    features = Features({**data.features, column: List(one) if of_words else one})
-    options = {"fn_kwargs": {"column": column, "ids": ids}, "batched": True, "features": features}
+    layout = _layout(data.features[column])
+    feature = {
+        "single_label": one,
+        "token": List(one),
+        "multi_label": List(Value("float32"), length=len(classes)),
+    }[layout]
+    options = {
+        "fn_kwargs": {"column": column, "ids": ids, "size": len(classes)},
+        "batched": True,
+        "features": Features({**data.features, column: feature}),
+    }
+    change = _reorder if layout == "multi_label" else _renumber
     if isinstance(data, IterableDataset):
-        return data.map(_renumber, **options)
-    form = data.format
-    aligned = data.with_format(None).map(_renumber, **options)
+        return data.map(change, **options)
+    aligned, form = data.with_format(None).map(change, **options), data.format
+    if layout == "multi_label":
+        aligned = with_class_names(aligned, classes)
     return aligned.with_format(
         form["type"], form["columns"], form["output_all_columns"], **form["format_kwargs"]
     )
 
 
-def _renumber(batch: dict[str, list[Any]], column: str, ids: Sequence[int | None]) -> dict[str, list[Any]]:
+def _reorder(
+    batch: dict[str, list[Any]], column: str, ids: Sequence[int | None], size: int
+) -> dict[str, list[Any]]:
+    """The rows of several labels with the model's columns; -100 in those that the data does not have."""
+    rows: list[Any] = []
+    for labels in batch[column]:
+        row = None if labels is None else [-100.0] * size
+        for number, label in zip(ids, labels or (), strict=False):
+            if row is not None and number is not None:
+                row[number] = label
+        rows.append(row)
+    return {column: rows}
+
+
+def _renumber(
+    batch: dict[str, list[Any]], column: str, ids: Sequence[int | None], size: int
+) -> dict[str, list[Any]]:
     """The label column of a batch in the model's numbers; what is no class id stays."""
 
     def renumber(value: Any) -> Any:
@@ -253,11 +291,14 @@ def _renumber(batch: dict[str, list[Any]], column: str, ids: Sequence[int | None
 
 
 def _used(data: Any, column: str) -> set[Any] | None:
-    """The labels that occur in rows; None for a stream, which is not read ahead."""
+    """The class ids that occur, those that apply in rows of several labels; None for a stream."""
     if not isinstance(data, Dataset):
         return None
     values = data.with_format(None)[column][:]
-    if isinstance(data.features[column], (List, LargeList)):
+    layout = _layout(data.features[column])
+    if layout == "multi_label":
+        return {number for row in values for number, label in enumerate(row or ()) if label > 0}
+    if layout == "token":
         values = [value for row in values for value in row or ()]
     return set(values) - {None}
 
@@ -277,7 +318,8 @@ def _refuse_numbers_that_are_names(data: Any, column: str, classes: Sequence[str
     Stars from 1 to 4 are such numbers beside a model of the classes "1" to "5".
     """
     numbers = {name.strip(): i for i, name in enumerate(classes) if name.strip().isdecimal()}
-    if len(numbers) < len(classes) or not has_names(classes) or not isinstance(data, Dataset):
+    several = isinstance(data.features[column], (List, LargeList))
+    if len(numbers) < len(classes) or not has_names(classes) or not isinstance(data, Dataset) or several:
         return
     used = sorted(value for value in _used(data, column) or () if isinstance(value, int) and value >= 0)
     other = next((value for value in used if numbers.get(str(value)) != value), None)

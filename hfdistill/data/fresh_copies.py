@@ -1,4 +1,4 @@
-"""Text that is written anew in every epoch."""
+"""`FreshCopies` writes the copies of rows anew in every epoch."""
 
 from __future__ import annotations
 
@@ -129,13 +129,13 @@ class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Rows by number: first those of the data, then the first copies of each, the second copies, …"""
-        size, found = len(self.rows), {}
+        size, rows = len(self.rows), {}
         for turn in sorted({index // size for index in indices}):
             numbers = [index % size for index in indices if index // size == turn]
             columns = self.rows[numbers] if turn == 0 else self._fresh(numbers, turn - 1)
             for i, number in enumerate(numbers):
-                found[turn * size + number] = {name: values[i] for name, values in columns.items()}
-        return [dict(found[index]) for index in indices]
+                rows[turn * size + number] = {name: values[i] for name, values in columns.items()}
+        return [dict(rows[index]) for index in indices]
 
     def _fresh(self, numbers: list[int], turn: int) -> Columns:
         """The columns of new rows of these rows."""

@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, DataCollatorWithPadding
+from transformers import AutoTokenizer
 
 from hfdistill.data.align import LABELS
 from hfdistill.data.encode import encode
 from hfdistill.evaluation.metrics.gold_labels import gold
 from hfdistill.evaluation.speed import SpeedPlan, compare_speeds
-from hfdistill.network.architectures import Anatomy
+from hfdistill.network.architectures import ModelSpec
+from hfdistill.network.inputs import ModelInputs
 from hfdistill.network.loading import Source, load_classifier
-from hfdistill.network.trace import Batch, accepted_inputs
+from hfdistill.network.trace import Batch
 from hfdistill.students.early_exit import EarlyExitForSequenceClassification
 
 BATCH_SIZE = 32
@@ -90,13 +91,12 @@ def exit_curve(
     tokenizer = tokenizer or AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
     models = [_view(loaded, threshold) for threshold in (None, *thresholds)]
     rows = encode(data, tokenizer, max_length=max_length)
-    rows = rows.remove_columns([name for name in LABELS if name in rows.column_names])
-    pad = DataCollatorWithPadding(tokenizer)
-    known = accepted_inputs(loaded)
+    inputs = ModelInputs.of(loaded, tokenizer)
+    columns = {name: rows[name][:] for name in (inputs.names - set(LABELS)).intersection(rows.column_names)}
 
     def collate(_role: str, chosen: Sequence[int]) -> Batch:
-        padded = pad([rows[i] for i in chosen])
-        return {name: value.to(loaded.device) for name, value in padded.items() if name in known}
+        batch = inputs.select(inputs.pad(columns, chosen))
+        return {name: value.to(loaded.device) for name, value in batch.items()}
 
     (labels, labelled), training = _labels(data, loaded.config), loaded.training
     loaded.eval()
@@ -147,7 +147,7 @@ def _answers(
     model: EarlyExitForSequenceClassification, collate: Callable[[str, Sequence[int]], Batch], *, rows: int
 ) -> tuple[Any, Any]:
     """Class and depth of each row."""
-    depth = Anatomy.of(model).depth
+    depth = ModelSpec.of(model).depth
     answers: list[int] = []
     layers: list[int] = []
     with torch.inference_mode():

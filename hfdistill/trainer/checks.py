@@ -198,6 +198,8 @@ def check_data(train: Any, evaluation: Any, *, config: Any, objective: Blend, re
             continue
         if len(data) == 0:
             raise ValueError(f"{split} has no row. Check the split's name and the filters before it.")
+        if not reads_by_itself(reader.args, reader.collator, data):
+            reader.check_lengths(data, split=split)
         column, known = reader.labels.column_of(data), 0
         if column is not None:
             known = check_labels(data.with_format(None)[column][:], config, split=split)

@@ -29,10 +29,10 @@ from transformers.trainer_utils import EvalLoopOutput, RemoveColumnsCollator, Tr
 
 from hfdistill.data import FreshCopies, LengthGroupedSampler
 from hfdistill.network import label_space as spaces
-from hfdistill.network.architectures import known_anatomy
+from hfdistill.network.architectures import known_spec
 from hfdistill.network.loading import load_student
 from hfdistill.network.tokenizers import tokenizer_print
-from hfdistill.network.trace import Batch, Tap, Trace, accepted_inputs, run
+from hfdistill.network.trace import Batch, Tap, Trace, run
 from hfdistill.objectives import Blend, Objective, Setting
 from hfdistill.teachers import Teacher, as_teacher
 from hfdistill.trainer import checks
@@ -136,7 +136,7 @@ class DistillationTrainer(CheckpointingTrainer):
         config = getattr(model, "config", None)
         self.task = spaces.name_task(config)  # before a teacher copies it
         if self.teacher is not None:
-            self.teacher.start(model)
+            self.teacher.bind_student(model)
             if self.teacher.learns:
                 spaces.name_task(self.teacher.config)
             self.teacher.to(self.args.device)
@@ -147,16 +147,16 @@ class DistillationTrainer(CheckpointingTrainer):
             self._columns = spaces.match_labels(config, theirs, label_map=self._label_map)
         smoothing = self.args.label_smoothing_factor if self.task in ("single_label", "token") else 0.0
         self._classes = getattr(config, "num_labels", 2)
-        inner = None if self.teacher is None else self.teacher.for_taps()
-        sizes = {"student": known_anatomy(model)}
-        sizes["teacher"] = known_anatomy(inner) or known_anatomy(getattr(inner, "model", None))
+        inner = None if self.teacher is None else self.teacher.inspectable()
+        sizes = {"student": known_spec(model)}
+        sizes["teacher"] = known_spec(inner) or known_spec(getattr(inner, "model", None))
         tokens = getattr(inner, "same_tokens", True)
         if self.task == "token" and self.teacher is not None:
             tokens = all(part.same_tokens for part in self.teacher.parts())
         self._joint.bind(Setting(self.task, self._classes, smoothing, **sizes, same_tokens=tokens))
         self._joint.to(self.args.device)
         checks.check_inside(self.blend, self.args, student=model, teacher=inner)
-        self._accepts = accepted_inputs(model)
+        self._student_inputs = self._reader.student_inputs(model)
 
     def _make_parts(self, teacher_cache: str | Path | None) -> None:
         """Make what this run has beside its objective, once the two models are known."""
@@ -310,7 +310,7 @@ class DistillationTrainer(CheckpointingTrainer):
     def _as_teacher_reads(self, data: Any) -> tuple[Any, Callable[[Any], Any]]:
         """Return data, and a collator for it, as the teacher is given them in a step."""
         collate: Any = self.data_collator
-        read = {*self._accepts, *self._teacher_inputs(), *self.label_names, "label", "label_ids"}
+        read = {*self._student_inputs.names, *self._teacher_inputs(), *self.label_names, "label", "label_ids"}
         if self.args.remove_unused_columns and isinstance(data, Dataset):
             data = data.remove_columns([name for name in data.column_names if name not in read])
         elif self.args.remove_unused_columns:
@@ -410,7 +410,7 @@ class DistillationTrainer(CheckpointingTrainer):
         batch, labels = self._inputs(inputs), self._targets(inputs)
         number = batch.pop(MICRO_BATCH, None)  # None for a batch of the user's own
         own, other = self.blend.taps()
-        student = run(model, batch, accepts=self._accepts, taps=own)
+        student = run(model, batch, accepts=self._student_inputs, taps=own)
         asks = self._joint.needs_teacher_now
         teacher = self._ask_teacher(batch, other, labels) if asks else Trace(student.logits.detach())
         _check_same_shape(student, teacher)
@@ -495,7 +495,7 @@ class DistillationTrainer(CheckpointingTrainer):
         """The student's task loss, logits and labels; the teacher is not asked."""
         inputs = send_to_device(dict(inputs), self.args.device)
         labels, loss = inputs.get(self._label_name), None
-        batch = {name: value for name, value in self._inputs(inputs).items() if name in self._accepts}
+        batch = self._student_inputs.select(self._inputs(inputs))
         _, logits, _ = super().prediction_step(model, batch, False, ignore_keys=ignore_keys)
         if labels is not None:
             first = logits[0] if isinstance(logits, tuple) else logits

@@ -1,7 +1,9 @@
 """Label ids by the names of the classes."""
 
+import json
+
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets
 
 from hfdistill import FreshCopies, LabelSpaceError, Swap, load
 from hfdistill.data.align import align_labels, names_of
@@ -149,3 +151,27 @@ def test_ids_that_code_of_the_users_reads_are_refused_and_not_changed():
         align_labels(data, MODEL, split="dev", own=True)
     same = rows(["calm", "fear"], [0, 1])
     assert align_labels(same, MODEL, split="dev", own=True) is same
+
+
+def several(path, *rows):
+    lines = [json.dumps({"text": f"text {i}", "labels": row}) for i, row in enumerate(rows)]
+    path.write_text("\n".join(lines))
+    return load(path)["train"]
+
+
+def test_rows_of_several_labels_get_the_models_columns(tmp_path):
+    data = several(tmp_path / "train.jsonl", ["joy", "rage"], ["calm"], [])
+    assert data["label"][:] == [[0, 1, 1], [1, 0, 0], [0, 0, 0]]  # calm, joy, rage
+    aligned = align_labels(data, ["rage", "calm", "joy"], split="dev")
+    assert aligned["label"][:] == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
+    assert align_labels(aligned, ["rage", "calm", "joy"], split="dev") is aligned
+
+
+def test_a_class_that_rows_of_several_labels_lack_is_missing(tmp_path):
+    data = several(tmp_path / "train.jsonl", ["joy"], ["calm"])
+    data = concatenate_datasets([data, data.select([0]).remove_columns("label")])
+    aligned = align_labels(data, MODEL, split="dev")
+    assert aligned["label"][:2] == [[0, -100, 1, -100], [1, -100, 0, -100]]
+    assert aligned["label"][-1] is None
+    with pytest.raises(LabelSpaceError, match="rows of 'joy'"):
+        align_labels(data, ["calm", "rage"], split="dev")
