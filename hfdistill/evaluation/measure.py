@@ -211,7 +211,11 @@ def _answers(logits: Tensor, batch: Batch) -> list[Tensor]:
 def _speeds(subjects: Mapping[str, Subject], plan: SpeedPlan | None, *, rows: int) -> dict[str, Speed]:
     if plan is None:
         return {}
-    models = {role: subject.model for role, subject in subjects.items()}
+    models = {
+        role: subject.model
+        for role, subject in subjects.items()
+        if getattr(subject.model, "is_timed", True)  # not one that is asked about texts
+    }
 
     def batch(role: str, chosen: Sequence[int]) -> Batch:
         return subjects[role].inputs.select(collate(subjects[role], chosen))

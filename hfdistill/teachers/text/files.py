@@ -43,6 +43,7 @@ class FileTeacher(TextAnswers):
         self.teacher, self._is_checked, self.contents = None, True, Contents()
         self.tokenizer, self.prefix, self.same_tokens = TextCodec(), PREFIX, False
         self.reader, self.folder, self._lacking = reader, file.path, ""
+        self.label = file.path.name
         self.config = class_config(reader.classes, multi_label=reader.multi_label)
         keys = keys_of(file.texts)
         self.store: Any = _Memory(keys, logits)

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from hfdistill.files.hub import reaching
+from hfdistill.files.plain_data import public_name
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.label_space import short
 from hfdistill.network.loading import Source
@@ -22,6 +23,7 @@ from hfdistill.network.tokenizers import tokenizer_print
 from hfdistill.network.trace import accepted_inputs
 from hfdistill.teachers.base import ModelTeacher
 from hfdistill.teachers.text.class_names import Classes, read_classes
+from hfdistill.teachers.text.embedding import as_dtype
 from hfdistill.teachers.text.teacher import TextTeacher
 
 CONTENT_FREE = ("N/A", "", "[MASK]")
@@ -53,7 +55,7 @@ class PromptedClassifier(nn.Module):
         model: Any,
         tokenizer: Any,
         prompt: str,
-        classes: Classes,
+        classes: Classes | None,
         *,
         system: str | None = None,
         chat: bool | None = None,
@@ -74,6 +76,7 @@ class PromptedClassifier(nn.Module):
         self.chat = bool(getattr(tokenizer, "chat_template", None)) if chat is None else chat
         self.content_free, self.batch_tokens = tuple(content_free), batch_tokens
         self._accepts = accepted_inputs(model)
+        self.label = f"prompted {public_name(model.name_or_path or type(model).__name__)}"
         layers = DynamicCache(config=model.config).layers
         self._whole = all(type(layer) is DynamicLayer for layer in layers)  # every token is kept
         self.pad = (
@@ -241,7 +244,7 @@ class PromptedClassifier(nn.Module):
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _written(classes: Classes) -> dict[str, str]:
+def _written(classes: Classes | None) -> dict[str, str]:
     """What the model is to write for each class: its name, or its description."""
     described = read_classes(classes)
     plain = not isinstance(classes, Mapping)
@@ -251,14 +254,14 @@ def _written(classes: Classes) -> dict[str, str]:
 def prompted(
     model: Source,
     prompt: str,
-    classes: Classes,
+    classes: Classes | None = None,
     *,
     system: str | None = None,
     chat: bool | None = None,
     content_free: Sequence[str] = CONTENT_FREE,
     cache_prefix: bool = True,
     tokenizer: Any = None,
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     batch_size: int | None = None,
     cache: str | Path | None = None,
@@ -307,7 +310,7 @@ def prompted(
     if isinstance(model, (str, Path)):
         with reaching(str(model)):
             loaded = AutoModelForCausalLM.from_pretrained(
-                str(model), dtype=dtype or torch.float32, trust_remote_code=False
+                str(model), dtype=as_dtype(dtype) or torch.float32, trust_remote_code=False
             )
             tokenizer = tokenizer or AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
     else:
@@ -316,7 +319,7 @@ def prompted(
         raise ValueError(
             "The model came without a tokenizer. Type tokenizer=AutoTokenizer.from_pretrained(...)."
         )
-    loaded.to(device=device, dtype=dtype)
+    loaded.to(device=device, dtype=as_dtype(dtype))
     asked = PromptedClassifier(
         loaded, tokenizer, prompt, classes, system=system, chat=chat, content_free=content_free,
         cache_prefix=cache_prefix,
