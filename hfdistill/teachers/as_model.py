@@ -31,7 +31,7 @@ class TeacherAsModel(nn.Module):
         recorded = any(isinstance(part, CachedTeacher) for part in teacher.modules())
         self.is_timed = not isinstance(teacher, TextAnswers)  # how fast answers are looked up says nothing
         if not self.is_timed:
-            self.name_or_path = teacher.label  # type: ignore[union-attr]
+            self.name_or_path = teacher.label
         elif recorded or not all(any(True for _ in part.parameters()) for part in parts):
             raise ValueError(
                 f"{self.name_or_path} answers from disk or has no parameters, so its size and speed say "

@@ -18,7 +18,7 @@ from hfdistill.files.plain_data import read_json, write_atomically
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.loading import Source
 from hfdistill.network.tokenizers import tokenizer_print
-from hfdistill.teachers.base import ModelTeacher
+from hfdistill.teachers.base import fingerprint_of
 
 Dtype = str | torch.dtype | None
 Pooling = Literal["mean", "cls", "last"]
@@ -169,7 +169,7 @@ class Embedder(nn.Module):
     def fingerprint(self) -> str:
         """sha256 over weights, tokenizer, pooling and length."""
         facts = [
-            ModelTeacher(self.model).fingerprint(),
+            fingerprint_of(self.model),
             tokenizer_print(self.tokenizer),
             [self.pooling, self.max_length],
         ]

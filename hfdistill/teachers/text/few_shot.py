@@ -160,8 +160,8 @@ def few_shot(
             vectors, such as `SentenceTransformer(...).encode`; or a folder that `FewShotTeacher.save` wrote.
         classes: names, or a mapping from name to description. None takes those of the examples.
         examples: labelled rows: a mapping from class to texts, (texts, labels), a dataset with `text` and
-            `label`, or a file of them. None uses the class names alone (a page: the labelled rows to train on,
-            where there are any).
+            `label`, or a file of them. None uses the class names alone (on a page: the labelled rows to train
+            on, where there are any).
         template: what a description is put into; embeddings are averaged over several.
         scale: of the cosine, without examples: 1/temperature of its softmax.
         seed: of the folds.

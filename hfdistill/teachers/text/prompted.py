@@ -21,7 +21,7 @@ from hfdistill.network.label_space import short
 from hfdistill.network.loading import Source
 from hfdistill.network.tokenizers import tokenizer_print
 from hfdistill.network.trace import accepted_inputs
-from hfdistill.teachers.base import ModelTeacher
+from hfdistill.teachers.base import fingerprint_of
 from hfdistill.teachers.text.class_names import Classes, read_classes
 from hfdistill.teachers.text.embedding import as_dtype
 from hfdistill.teachers.text.teacher import TextTeacher
@@ -78,15 +78,11 @@ class PromptedClassifier(nn.Module):
         self._accepts = accepted_inputs(model)
         self.label = f"prompted {public_name(model.name_or_path or type(model).__name__)}"
         layers = DynamicCache(config=model.config).layers
-        self._whole = all(type(layer) is DynamicLayer for layer in layers)  # every token is kept
-        self.pad = (
-            pad and self._whole and "position_ids" in self._accepts
-        )  # else padding would move something
+        self._whole = all(type(layer) is DynamicLayer for layer in layers)  # no token is let go
+        self.pad = pad and self._whole and "position_ids" in self._accepts  # or padding would move words
         self._listed, self.names = ", ".join(written.values()), [self._name_ids(n) for n in written.values()]
         if len(set(map(tuple, self.names))) < len(self.names) or not all(self.names):
-            raise ValueError(
-                f"Two classes of {short(list(written.values()))} are the same tokens. Rename one."
-            )
+            raise ValueError(f"Two of {short(list(written.values()))} are the same tokens. Rename one.")
         room = min(int(r) for r in (longest_input(model.config), tokenizer.model_max_length) if r)
         self._room = room - max(map(len, self.names))
         self.prefix = self._common_prefix() if cache_prefix and self._whole else []
@@ -237,7 +233,7 @@ class PromptedClassifier(nn.Module):
     def fingerprint(self) -> str:
         """sha256 over the model, its tokenizer and the prompt."""
         facts = [
-            ModelTeacher(self.model).fingerprint(),
+            fingerprint_of(self.model),
             tokenizer_print(self.tokenizer),
             [self.prompt, self.system, self.chat, self.content_free, self.names, self.classes, self._room],
         ]

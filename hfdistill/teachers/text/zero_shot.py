@@ -17,7 +17,7 @@ from hfdistill.network.label_space import class_names, some
 from hfdistill.network.loading import Source, load_classifier, load_tokenizer
 from hfdistill.network.tokenizers import tokenizer_print
 from hfdistill.network.trace import accepted_inputs
-from hfdistill.teachers.base import ModelTeacher
+from hfdistill.teachers.base import fingerprint_of
 from hfdistill.teachers.text.class_names import Classes, read_classes, read_templates
 from hfdistill.teachers.text.embedding import as_dtype
 from hfdistill.teachers.text.teacher import TextTeacher
@@ -139,7 +139,7 @@ class ZeroShotClassifier(nn.Module):
     def fingerprint(self) -> str:
         """sha256 over the model, its tokenizer and the sentences."""
         facts = [
-            ModelTeacher(self.model).fingerprint(),
+            fingerprint_of(self.model),
             tokenizer_print(self.tokenizer),
             [list(self._described.items()), self.templates, self.multi_label],
         ]
