@@ -173,7 +173,7 @@ class Outcome:
             steps = ""
         kind, arguments = recipe.teacher or ("", {})
         if kind == "finetune":
-            return f"It was distilled from {{base}}, fine-tuned on the same labels first{steps}"
+            return f"It was distilled from {{base}}, fine-tuned on the same labels first{steps},"
         if kind == "ensemble":
             names = [public_name(str(member)) for member in by_name(arguments.get("members"))[1]]
             return f"It was made of {{base}} and distilled from an ensemble of {', '.join(names)}{steps}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import time
@@ -12,7 +13,6 @@ from typing import Any
 import datasets
 import transformers
 from tqdm.auto import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import TrainerCallback
 
 from hfdistill.evaluation.report import TITLES, show
@@ -159,7 +159,10 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """No load reports, no bars of reading and writing files; downloads keep theirs. As before afterwards."""
+    """No load reports, no bars of reading and writing files; downloads keep theirs. As before afterwards.
+
+    Warnings of this library are printed once each, above a bar.
+    """
     log = transformers.utils.logging
     level, had_bars = log.get_verbosity(), log.is_progress_bar_enabled()
     data_bars = datasets.are_progress_bars_disabled()
@@ -167,9 +170,45 @@ def quiet_libraries() -> Iterator[None]:
     log.disable_progress_bar()
     datasets.disable_progress_bars()
     try:
-        with logging_redirect_tqdm():
+        with _each_warning_once():
             yield
     finally:
         log.set_verbosity(level)
         (log.enable_progress_bar if had_bars else log.disable_progress_bar)()
         (datasets.disable_progress_bars if data_bars else datasets.enable_progress_bars)()
+
+
+@contextmanager
+def _each_warning_once() -> Iterator[None]:
+    """Print what this library logs by `_Notices`, and not by the handlers that print all logs."""
+    ours, root, notices = logging.getLogger("hfdistill"), logging.getLogger(), _Notices()
+    printing = [handler for handler in root.handlers if type(handler) is logging.StreamHandler]
+    ours.addHandler(notices)
+    for handler in printing:
+        handler.addFilter(_is_foreign)
+    try:
+        yield
+    finally:
+        ours.removeHandler(notices)
+        for handler in printing:
+            handler.removeFilter(_is_foreign)
+
+
+class _Notices(logging.Handler):
+    """It prints "! message" for each warning once, on one line."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.printed: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record that was not printed yet."""
+        text = printable(record.getMessage(), limit=1000)
+        if text not in self.printed:
+            self.printed.add(text)
+            tqdm.write(f"! {text}", file=sys.stderr)
+
+
+def _is_foreign(record: logging.LogRecord) -> bool:
+    """Whether another library logged it."""
+    return record.name.partition(".")[0] != "hfdistill"

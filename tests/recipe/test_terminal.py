@@ -62,6 +62,18 @@ def test_the_commands_that_are_told_at_the_end_run(here, capsys):
     assert "10 rows" in capsys.readouterr().out
 
 
+def test_a_warning_is_printed_once_and_on_one_line(capsys):
+    logger = logging.getLogger("hfdistill.data.encode")
+    with quiet_libraries():
+        for _ in range(3):
+            logger.warning("%d rows\nwere cut", 3)
+        logger.warning("4 rows were cut")
+    assert capsys.readouterr().err == "! 3 rows\\nwere cut\n! 4 rows were cut\n"
+    with quiet_libraries():
+        logger.warning("4 rows were cut")
+    assert capsys.readouterr().err == "! 4 rows were cut\n"
+
+
 def test_the_libraries_speak_as_before_once_a_run_is_over(here):
     before = transformers.utils.logging.get_verbosity(), datasets.are_progress_bars_disabled()
     with quiet_libraries():
