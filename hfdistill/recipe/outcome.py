@@ -80,7 +80,7 @@ class Outcome:
             )
 
     def _save_held_out(self) -> Path | None:
-        """The rows that are measured on, in a file, where they are no whole split of the data."""
+        """Return the rows that are measured on, in a file, where they are no whole split of the data."""
         rows = self.run.rows
         if not rows.is_drawn or self.run.smoke:
             return None
@@ -119,7 +119,7 @@ class Outcome:
         return report
 
     def _notes(self, trained: DistillationTrainer) -> dict[str, Any]:
-        """What the report remembers of the run."""
+        """Return what the report remembers of the run."""
         rows, training = self.run.rows, self.page.get("training", {})
         notes = {"objective": str(trained.blend), "recipe": self.page, "rows": len(rows.train)}
         if len(rows.labelled) < len(rows.train):
@@ -158,13 +158,13 @@ class Outcome:
         )
 
     def _base(self) -> str:
-        """What the student was made of, for its card."""
+        """Return what the student was made of, for its card."""
         arguments = self.recipe.teacher[1] if self.recipe.teacher else {}
         named = (self.recipe.student.arguments.get("source"), arguments.get("encoder"), self.run.origin)
         return next((str(name) for name in named if name is not None), "a model of its own")
 
     def _origin(self) -> str:
-        """How the student came to be, in the words of a card; `{base}` stands for what it was made of."""
+        """Return how the student came to be, in a card's words; `{base}` stands for what it was made of."""
         recipe = self.recipe
         if recipe.generations > 1 or recipe.assistants:
             count = recipe.generations - 1 + len(recipe.assistants)

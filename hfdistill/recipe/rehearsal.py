@@ -109,7 +109,7 @@ class _Rehearsal(Run):
         )
 
     def trained_model(self, trainer: DistillationTrainer) -> PreTrainedModel:
-        """The model as it is, untrained."""
+        """Return the model as it is, untrained."""
         return trainer.accelerator.unwrap_model(trainer.model)
 
 

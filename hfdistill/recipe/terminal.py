@@ -115,7 +115,7 @@ _UNITS = ("teacher_rows", "teacher_words")
 
 
 def _is_score(name: str) -> bool:
-    """Whether a logged number is a score of an evaluation, and neither its loss nor its time."""
+    """Return whether a logged number is a score of an evaluation, and neither its loss nor its time."""
     timing = ("runtime", "samples_per_second", "steps_per_second", "loss", "model_preparation_time")
     return name.startswith("eval_") and name.removeprefix("eval_") not in timing
 
@@ -150,7 +150,7 @@ class FrequentCheckpoints(TrainerCallback):
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it: "40 s", "12 min", "3 h 5 min"."""
+    """Return a time as people say it: "40 s", "12 min", "3 h 5 min"."""
     if seconds < 90:
         return f"{math.ceil(seconds)} s"
     minutes = round(seconds / 60)
@@ -210,5 +210,5 @@ class _Notices(logging.Handler):
 
 
 def _is_foreign(record: logging.LogRecord) -> bool:
-    """Whether another library logged it."""
+    """Return whether another library logged it."""
     return record.name.partition(".")[0] != "hfdistill"
