@@ -286,7 +286,7 @@ class _Checker(Binder):
         return training
 
     def _options(self, section: Mapping[Any, Any], teacher: Chosen | None) -> dict[str, Any]:
-        """Return the trainer's arguments that stand beside the sections, and how often a student is trained."""
+        """Return the arguments of the trainer beside the sections, and how often a student is trained."""
         options = {}
         for name, parameter in {**accepted_arguments(schema.TRAINER), "generations": _GENERATIONS}.items():
             if section.get(name) is not None:
