@@ -15,10 +15,8 @@ import transformers
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-from hfdistill.evaluation.report import TITLES, show
+from hfdistill.evaluation.report import TITLES, WIDTH, in_columns, show
 from hfdistill.files.plain_data import printable
-
-WIDTH = 100
 
 
 class Terminal:
@@ -38,9 +36,16 @@ class Terminal:
         self.line(f"{self.number}/{max(self.phases, self.number)} {text}")
 
     def line(self, text: str, *, indent: int = 0) -> None:
-        """Print one line."""
+        """Print a text, on as many lines as a terminal needs to show it whole."""
         if self.speaks:
-            tqdm.write(" " * indent + printable(text, limit=400), file=sys.stderr)
+            margin = " " * indent
+            for line in in_columns([printable(text, limit=1000)], width=WIDTH - indent):
+                tqdm.write(margin + line, file=sys.stderr)
+
+    def command(self, words: str) -> None:
+        """Print what to type, on one line."""
+        if self.speaks:
+            tqdm.write(f"  {printable(words, limit=1000)}", file=sys.stderr)
 
 
 class Progress(TrainerCallback):
@@ -206,7 +211,8 @@ class _Notices(logging.Handler):
         text = printable(record.getMessage(), limit=1000)
         if text not in self.printed:
             self.printed.add(text)
-            tqdm.write(f"! {text}", file=sys.stderr)
+            for line in in_columns([f"! {text}"]):
+                tqdm.write(line, file=sys.stderr)
 
 
 def _is_foreign(record: logging.LogRecord) -> bool:
