@@ -43,14 +43,14 @@ class ModelBuilder:
         self.classes: list[str] | None = None  # of the teacher, where the data names none
 
     def start(self, source: Source) -> PreTrainedModel:
-        """A classifier to cut or to train: an encoder gets a new head of the data's classes."""
+        """Return a classifier to cut or to train: an encoder gets a new head of the data's classes."""
         try:
             return load_classifier(source, role="student")
         except MissingHead:
             return self.fresh(source)
 
     def fresh(self, source: Source) -> PreTrainedModel:
-        """A model with a new head of the data's classes."""
+        """Return a model with a new head of the data's classes."""
         task: Any = "token" if self.rows.task == "token" else "sequence"
         set_seed(self.seed)
         own = "label" in self.rows.labelled.column_names or self.classes is None
@@ -59,7 +59,7 @@ class ModelBuilder:
     def student(
         self, plan: Student, *, of: Any, origin: str | None, like: Any
     ) -> tuple[PreTrainedModel, Any]:
-        """A student and the tokenizer of what it reads.
+        """Return a student and the tokenizer of what it reads.
 
         Args:
             plan: what the page says.
@@ -89,7 +89,7 @@ class ModelBuilder:
         return model, tokenizer
 
     def peer(self, arguments: Mapping[str, Any]) -> PreTrainedModel:
-        """A peer's model, cut where the page says so."""
+        """Return a peer's model, cut where the page says so."""
         model, layers = self.start(arguments["model"]), arguments.get("layers")
         return model if layers is None else shrink(model, layers=layers)
 
@@ -120,7 +120,7 @@ class ModelBuilder:
         return rows if keep is None else keep_surest(rows, teacher, keep=keep)
 
     def _made(self, plan: Student, whole: PreTrainedModel, tokenizer: Any) -> PreTrainedModel:
-        """A student made of a whole model."""
+        """Return a student made of a whole model."""
         arguments = dict(plan.arguments)
         of_run = {"teacher": whole, "tokenizer": tokenizer, "corpus": self.rows.texts()}
         of_run["pairs"] = "text_pair" in self.rows.train.column_names
@@ -135,7 +135,7 @@ class ModelBuilder:
         return build(component, arguments, of_run)
 
     def _calibration(self, model: Any, tokenizer: Any) -> list[dict[str, torch.Tensor]]:
-        """Batches of training rows as the model reads them, without labels: its answers are judged."""
+        """Return batches of training rows as the model reads them, without labels: its answers are judged."""
         room = (self.max_length, longest_input(model.config), tokenizer.model_max_length)
         rows, batches = drawn(self.rows.train, CALIBRATION_ROWS, self.seed), []
         for start in range(0, len(rows), CALIBRATION_BATCH):
