@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -13,6 +14,7 @@ from datasets import Dataset
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedModel
 
+from hfdistill.evaluation.measure import check_rows
 from hfdistill.evaluation.report import PERCENT, TITLES
 from hfdistill.exporters.bench import Bench
 from hfdistill.exporters.onnx import OnnxModel, require_packages, to_int8, to_onnx
@@ -21,7 +23,7 @@ from hfdistill.files.checkpoint import REPLACED, publish
 from hfdistill.files.plain_data import public_name, write_atomically
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import ModelInputs, name_padding
-from hfdistill.network.label_space import task_kind
+from hfdistill.network.label_space import class_names, has_names, task_kind
 from hfdistill.network.loading import Source, load_classifier
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -48,6 +50,7 @@ def export(
     int8: Literal["dynamic", "blockwise"] | None = "dynamic",
     speed: bool = True,
     max_length: int | None = None,
+    label_names: Sequence[str] | None = None,
 ) -> ExportReport:
     """Write a student as ONNX, and prove on real rows that it still answers as it did.
 
@@ -72,6 +75,7 @@ def export(
             "blockwise" the closer; None writes none.
         speed: time all formats.
         max_length: tokens per row, at most; tokenizer.json then cuts there.
+        label_names: names of the classes 0, 1, … of models that have none (LABEL_0 …); config.json gets them.
 
     Returns:
         The report; `print(report.table())`.
@@ -88,9 +92,11 @@ def export(
     size. When not: on GPUs, or where logits themselves matter, since int8 moves them by tenths.
     """
     require_packages()
+    if data is not None:
+        check_rows(data, "export")
     folder = Path(folder).resolve()  # "o/.." has no name to stage under
     check_request(folder, data=data, int8=int8, max_drop=max_drop)
-    model = _on_cpu(student, "student")
+    model = _on_cpu(student, "student", label_names)
     check_architecture(model)
     tokenizer = tokenizer or _tokenizer(student, "student")
     staged = _stage(folder)
@@ -98,7 +104,7 @@ def export(
         room = [n for n in (max_length, tokenizer.model_max_length, longest_input(model.config)) if n]
         models = _write(model, staged, tokenizer=tokenizer, max_length=min(room), int8=int8)
         if teacher is not None:
-            models = {"teacher": _on_cpu(teacher, "teacher"), **models}
+            models = {"teacher": _on_cpu(teacher, "teacher", label_names), **models}
         readers = dict.fromkeys(models, tokenizer)
         if teacher is not None and isinstance(teacher, (str, Path)):
             readers["teacher"] = _tokenizer(teacher, "teacher")
@@ -151,6 +157,11 @@ def check_architecture(model: PreTrainedModel) -> None:
     """
     if reason := getattr(type(model), "no_onnx", ""):
         raise ValueError(reason)
+    if hasattr(model.config, "attention_window"):
+        raise ValueError(
+            f"A {type(model).__name__} attends in windows, into which each batch is cut by its length, and an "
+            "ONNX graph has one form for all lengths. Run it in PyTorch, or export a student of BERT's kind."
+        )
     if task_kind(model.config) == "token":
         raise ValueError(
             "This model labels words, and the gate compares answers to whole texts. Export it with "
@@ -171,10 +182,12 @@ def check_tokenizer(tokenizer: Any) -> None:
         )
 
 
-def _on_cpu(source: Source, role: str) -> PreTrainedModel:
+def _on_cpu(source: Source, role: str, label_names: Sequence[str] | None) -> PreTrainedModel:
     """A float32 model on the CPU; a copy of one that is given as an object."""
     model: Any = load_classifier(source, role=role)
     own: Any = copy.deepcopy(model) if model is source else model
+    if not has_names(class_names(own.config)):
+        load_classifier(own, label_names=label_names)
     return cast(PreTrainedModel, own.to("cpu", torch.float32).eval())
 
 
