@@ -49,7 +49,9 @@ def doubts(
     if names is None:
         yield from _numbering(column, counts)
     elif not named:
-        yield from _alike(column, Counter({names[number]: count for number, count in counts.items()}))
+        by_name = Counter({names[number]: count for number, count in counts.items()})
+        yield from _alike(column, by_name)
+        yield from _several_in_one(column, by_name)
 
 
 def _alike(column: str, counts: Counter[str]) -> Iterator[str]:
@@ -74,6 +76,26 @@ def _alike(column: str, counts: Counter[str]) -> Iterator[str]:
         yield (
             f"{column!r} has classes that look like missing values: {shown}. If they are, leave the cells "
             'empty, and pass on_bad_row="drop"'
+        )
+
+
+def _several_in_one(column: str, counts: Counter[str]) -> Iterator[str]:
+    """Yield sentences for names that look like lists of names, and for names with spaces around them."""
+    parts = {name: [part.strip() for part in re.split(r"[;|,]", name)] for name in counts}
+    single = {name.strip() for name, split in parts.items() if len(split) == 1}
+    several = [name for name, split in parts.items() if len(split) > 1 and set(split) <= single]
+    several += [name for name in counts if name.strip().startswith("[") and name.strip().endswith("]")]
+    if several:
+        yield (
+            f"{len(several):,} of the classes of {column!r} look like lists of classes, such as "
+            f"{several[0]!r} ({_rows(counts[several[0]])}). If a row has several classes, give lists, as "
+            f'{{"text": …, "{column}": ["a", "b"]}} in a .jsonl file, or a column of 0 and 1 for each class'
+        )
+    spaced = [name for name in counts if name != name.strip()]
+    if len(spaced) == len(counts) > 0:
+        yield (
+            f"every class of {column!r} begins or ends with a space: {spaced[:3]}. If the cells are "
+            "separated by a comma and a space, take the spaces out of the file"
         )
 
 

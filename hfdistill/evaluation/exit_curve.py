@@ -17,7 +17,7 @@ from hfdistill.evaluation.metrics.scores import Array
 from hfdistill.evaluation.models import Contender, LoadedModel, load_models
 from hfdistill.evaluation.predictions import BATCH_SIZE, evaluating, outputs, speeds
 from hfdistill.evaluation.speed import SpeedPlan
-from hfdistill.network.architectures import Anatomy
+from hfdistill.network.architectures import ModelSpec
 from hfdistill.network.loading import Source, load_classifier, load_tokenizer
 from hfdistill.students.early_exit import EarlyExitForSequenceClassification
 
@@ -130,7 +130,7 @@ def _view(model: EarlyExitForSequenceClassification, threshold: float | None) ->
 
 def _predict(view: LoadedModel) -> tuple[Array, Array]:
     """Class and depth of each row."""
-    depth = Anatomy.of(view.model).depth
+    depth = ModelSpec.of(view.model).depth
     classes: list[int] = []
     layers: list[int] = []
     batches = [range(i, min(i + BATCH_SIZE, len(view))) for i in range(0, len(view), BATCH_SIZE)]

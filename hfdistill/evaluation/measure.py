@@ -23,7 +23,7 @@ from hfdistill.evaluation.speed import SpeedPlan, embedding_parameters, environm
 from hfdistill.files.plain_data import scrub
 from hfdistill.network.label_space import class_names, task_kind
 from hfdistill.network.loading import Source
-from hfdistill.teachers import Answering
+from hfdistill.teachers import TeacherAsModel
 
 STANDARD = SpeedPlan()
 Name = TypeVar("Name", bound=Hashable)
@@ -206,7 +206,7 @@ def _describe(
         parameters=sum(p.numel() for p in model.parameters()),
         embedding_parameters=sum(
             embedding_parameters(part)
-            for part in (model.networks() if isinstance(model, Answering) else [model])
+            for part in (model.networks() if isinstance(model, TeacherAsModel) else [model])
         ),
         size_mb=size_mb(model),
         dtype=str(model.dtype).removeprefix("torch."),

@@ -20,7 +20,7 @@ from hfdistill.network.inputs import ModelInputs, name_padding
 from hfdistill.network.label_space import class_names, has_names, match_labels, task_kind, with_names
 from hfdistill.network.loading import Source, load_classifier, load_tokenizer
 from hfdistill.network.trace import Batch
-from hfdistill.teachers import Answering, Teacher
+from hfdistill.teachers import Teacher, TeacherAsModel
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _contender(entry: Any) -> Contender:
     teacher = contender.model
     if not isinstance(teacher, Teacher):
         return contender
-    model = getattr(teacher, "model", None) or Answering(teacher)
+    model = getattr(teacher, "model", None) or TeacherAsModel(teacher)
     tokenizer = getattr(model, "tokenizer", None) or teacher.tokenizer
     return replace(contender, model=model, tokenizer=contender.tokenizer or tokenizer)
 
@@ -198,8 +198,8 @@ def _name_of(model: Source) -> str:
 
 def _inputs(role: str, model: PreTrainedModel, entry: Contender, tokenizer: Any) -> ModelInputs:
     """What a model reads of the rows that this tokenizer makes; it may be the student's, for a teacher."""
-    if isinstance(model, Answering):
-        model.read_by(tokenizer)
+    if isinstance(model, TeacherAsModel):
+        model.bind_tokenizer(tokenizer)
     else:
         name_padding(model, tokenizer)
     own = role != "teacher" or entry.tokenizer is not None or isinstance(entry.model, (str, Path))

@@ -19,7 +19,7 @@ from hfdistill.evaluation.models import Contender, LoadedModel, load_models
 from hfdistill.evaluation.predictions import evaluating, predict, speeds
 from hfdistill.evaluation.report import Speed
 from hfdistill.evaluation.speed import SpeedPlan, environment, size_mb
-from hfdistill.exporters.onnx import PACKAGES
+from hfdistill.exporters.onnx import PACKAGES, OnnxModel
 from hfdistill.exporters.report import ExportReport, Format
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import accepted_inputs
@@ -53,24 +53,20 @@ class Bench:
     """All formats on the same rows.
 
     Args:
-        models: by name, "pytorch" among them, and "teacher" where there is one.
-        tokenizers: by the same names.
+        models: by name: "pytorch", "teacher" where there is one, and ONNX files of the first. The first two
+            come with their tokenizers.
         data: real rows; None for made-up token ids.
         max_length: tokens per row.
     """
 
     def __init__(
-        self,
-        models: Mapping[str, Any],
-        tokenizers: Mapping[str, Any],
-        data: Dataset | None,
-        *,
-        max_length: int,
+        self, models: Mapping[str, Contender | OnnxModel], data: Dataset | None, *, max_length: int
     ) -> None:
+        student: Any = models["pytorch"].model
         self.real = data is not None
-        self.task = task_kind(models["pytorch"].config)
-        rows = Dataset.from_dict(made_up_rows(models["pytorch"].config)) if data is None else data
-        self.models, self.data = _loaded(models, tokenizers, rows, max_length)
+        self.task = task_kind(student.config)
+        rows = Dataset.from_dict(made_up_rows(student.config)) if data is None else data
+        self.models, self.data = _loaded(models, rows, max_length)
         self.count = len(rows)
         batches = list(_of_many_sizes(self.count))
         with evaluating(self.models):
@@ -134,18 +130,15 @@ class Bench:
 
 
 def _loaded(
-    models: Mapping[str, Any], tokenizers: Mapping[str, Any], data: Dataset, max_length: int
+    models: Mapping[str, Contender | OnnxModel], data: Dataset, max_length: int
 ) -> tuple[dict[str, LoadedModel], Dataset]:
     """The formats with their rows; an ONNX file reads those of the network that it was made of."""
-    networks = {
-        name: Contender(models[name], tokenizer=tokenizers[name])
-        for name in ("pytorch", "teacher")
-        if name in models
-    }
+    networks = {n: models[n] for n in ("pytorch", "teacher") if isinstance(models.get(n), Contender)}
     loaded, data = load_models(networks, data, None, max_length)
     network = loaded["pytorch"]
-    for name in models.keys() - networks.keys():
-        names = network.inputs.names & (accepted_inputs(models[name]) - {"position_ids"})
-        inputs = replace(network.inputs, names=names)
-        loaded[name] = replace(network, role=name, name=name, model=models[name], inputs=inputs)
+    for name, model in models.items():
+        if isinstance(model, OnnxModel):
+            names = network.inputs.names & (accepted_inputs(model) - {"position_ids"})
+            inputs = replace(network.inputs, names=names)
+            loaded[name] = replace(network, role=name, name=name, model=model, inputs=inputs)
     return {name: loaded[name] for name in models}, data

@@ -91,8 +91,8 @@ def _not_exported(model: PreTrainedModel, reason: object) -> ValueError:
     """The error for a network that has no ONNX form here."""
     lines = str(reason).strip().splitlines() or [""]
     return ValueError(
-        f"A {type(model).__name__} cannot be written as ONNX: the exporter of Transformers does not get through "
-        f"it ({lines[0][:200]}). Run it in PyTorch, or export a student of another architecture, such as "
+        f"A {type(model).__name__} cannot be written as ONNX: the exporter of Transformers does not get "
+        f"through it ({lines[0][:200]}). Run it in PyTorch, or export a student of another kind, such as "
         "one that shrink cuts from BERT, RoBERTa or DistilBERT."
     )
 

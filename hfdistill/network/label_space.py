@@ -223,8 +223,8 @@ def with_names(config: Any, names: Sequence[str] | None) -> Any:
     if isinstance(names, str) or len(set(map(str, names))) != len(own) or len(names) != len(own):
         listed = short(names) if isinstance(names, str) else some(list(map(str, names)))
         raise LabelSpaceError(
-            f"label_names is {listed}, and the model has {len(own)} classes ({some(own)}). Give each a name of "
-            "its own, in this order."
+            f"label_names is {listed}, and the model has {len(own)} classes ({some(own)}). Give each a name "
+            "of its own, in this order."
         )
     if has_names(own):
         raise LabelSpaceError(

@@ -69,7 +69,7 @@ class Peer(Teacher):
         self.model.train(torch.is_grad_enabled())
         return run(self.model, batch, accepts=self.model_inputs, taps=taps)
 
-    def read_by(self, tokenizer: Any) -> None:
+    def bind_tokenizer(self, tokenizer: Any) -> None:
         """Fix which columns its model reads: those that the student's tokenizer makes."""
         self.model_inputs = ModelInputs.of(self.model, tokenizer)
 
@@ -134,11 +134,11 @@ class EMATeacher(Teacher):
         """The decay after `step` optimizer steps, counted from 1."""
         return min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
 
-    def read_by(self, tokenizer: Any) -> None:
+    def bind_tokenizer(self, tokenizer: Any) -> None:
         """Learn which tokenizer makes the student's rows."""
         self._rows_of = tokenizer
 
-    def start(self, student: nn.Module) -> None:
+    def bind_student(self, student: nn.Module) -> None:
         """Begin as a copy of the student.
 
         Raises:
@@ -172,5 +172,7 @@ class EMATeacher(Teacher):
 
     def _started(self) -> ModelTeacher:
         if self.frozen is None:
-            raise RuntimeError("This EMATeacher has no student yet: the trainer tells it by start(student).")
+            raise RuntimeError(
+                "This EMATeacher has no student yet: the trainer tells it by bind_student(student)."
+            )
         return self.frozen

@@ -69,8 +69,8 @@ def _check_sets(values: Array, config: Any, *, split: str) -> None:
     unlabelled = [class_names(config)[i] for i in np.flatnonzero((values < 0).all(axis=0))]
     if unlabelled and (values >= 0).any():
         raise LabelSpaceError(
-            f"{split} has no labels for the student's classes {some(unlabelled)}, and a row of several labels "
-            "is scored as a whole. Add these columns, with 0 where a class does not apply."
+            f"{split} has no labels for the student's classes {some(unlabelled)}, and rows of several labels "
+            "are scored as a whole. Add these columns, with 0 where a class does not apply."
         )
 
 
