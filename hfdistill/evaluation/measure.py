@@ -17,7 +17,7 @@ from hfdistill.evaluation.metrics.entities import entity_f1
 from hfdistill.evaluation.metrics.gold_labels import gold, labelled_words
 from hfdistill.evaluation.metrics.scores import Array, Scores, fidelity, log_softmax, scores
 from hfdistill.evaluation.models import Contender, LoadedModel, load_models
-from hfdistill.evaluation.predictions import check_finite, evaluating, predict, speeds
+from hfdistill.evaluation.predictions import checked, evaluating, predict, speeds
 from hfdistill.evaluation.report import DataReport, ModelReport, Report, Speed
 from hfdistill.evaluation.speed import SpeedPlan, embedding_parameters, environment, size_mb
 from hfdistill.files.plain_data import scrub
@@ -84,9 +84,7 @@ def measure(
     task = task_kind(config)
     labels, labelled = gold(data, config, {role: loaded.rows for role, loaded in models.items()})
     with evaluating(models):
-        logits = {role: predict(loaded) for role, loaded in models.items()}
-        for role, loaded in models.items():
-            check_finite(logits[role], loaded)
+        logits = {role: checked(predict(loaded), loaded) for role, loaded in models.items()}
         times = speeds(models, speed)
     known, truth = {role: values[labelled] for role, values in logits.items()}, labels[labelled]
     described = {

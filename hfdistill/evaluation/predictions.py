@@ -68,8 +68,8 @@ def predict(loaded: LoadedModel, batches: Sequence[Sequence[int]] | None = None)
     return np.asarray(whole if loaded.columns is None else whole[:, loaded.columns])
 
 
-def check_finite(logits: Array, loaded: LoadedModel) -> None:
-    """Refuse logits that are not finite.
+def checked(logits: Array, loaded: LoadedModel) -> Array:
+    """The logits, or an error where they are not finite.
 
     Args:
         logits: as `predict` gives them.
@@ -87,6 +87,7 @@ def check_finite(logits: Array, loaded: LoadedModel) -> None:
             f"are damaged or {loaded.model.dtype} is too narrow: load it in float32 and look at its training "
             "loss."
         )
+    return logits
 
 
 def _of_words(logits: Tensor, batch: Batch) -> list[Tensor]:

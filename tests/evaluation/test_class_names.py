@@ -189,7 +189,7 @@ def test_labels_of_several_classes_that_cannot_be_scored_are_refused():
     model = make_bert(1, labels={0: "a", 1: "b"}, problem_type="multi_label_classification")
     options = {"tokenizer": make_tokenizer(), "speed": None}
     soft = Dataset.from_dict({"text": ["good", "bad"], "label": [[1.0, 0.0], [0.5, 0.0]]})
-    with pytest.raises(LabelSpaceError, match="row 1: the labels .* are not all 0 or 1"):
+    with pytest.raises(LabelSpaceError, match=r"row 1: the labels .* are not all 0 or 1"):
         measure(model, soft, **options)
     part = Dataset.from_dict({"text": ["good", "bad"], "label": [[1.0, -100.0], [0.0, -100.0]]})
     with pytest.raises(LabelSpaceError, match="no labels for the student's classes 'b'"):
@@ -199,7 +199,7 @@ def test_labels_of_several_classes_that_cannot_be_scored_are_refused():
 def test_one_output_and_labels_of_0_and_1_are_asked_about():
     rows = Dataset.from_dict({"text": ["good", "bad"], "label": [1, 0]})
     options = {"tokenizer": make_tokenizer(), "speed": None}
-    with pytest.raises(LabelSpaceError, match="a value .regression. or a class with a sigmoid"):
+    with pytest.raises(LabelSpaceError, match=r"a value \(regression\) or a class with a sigmoid"):
         measure(make_bert(1, labels={0: "LABEL_0"}), rows, **options)
     values = make_bert(1, labels={0: "LABEL_0"}, problem_type="regression")
     assert measure(values, rows, **options).student.metrics["mse"] > 0
