@@ -75,7 +75,7 @@ def main(study: Study, args: hd.DistillationArguments) -> None:
             )
             trainer.train()
             trainer.save_model()
-            notes = {"objective": str(trainer.blend), "seed": seed, "rows": len(train)}
+            notes = {"objective": str(trainer.objective), "seed": seed, "rows": len(train)}
             report = hd.measure(
                 str(folder), dev, teacher=teacher, tokenizer=tokenizer, speed=None, notes=notes
             )

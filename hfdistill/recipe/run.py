@@ -291,7 +291,7 @@ class Run:
         plan, args = self.recipe.measurement, self.args
         assert plan is not None  # noqa: S101 - `report` asks first
         rows = self.rows
-        notes = {"objective": str(trained.blend), "recipe": self.recipe.page, "rows": len(rows.train)}
+        notes = {"objective": str(trained.objective), "recipe": self.recipe.page, "rows": len(rows.train)}
         if len(rows.labelled) < len(rows.train):
             notes["labelled"] = len(rows.labelled)
         max_length = plan.max_length or args.max_length

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from torch import nn
 from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.models.auto import modeling_auto
 
 from hfdistill.data import FreshCopies
 from hfdistill.data.label_checks import check_class_names, check_labels
+from hfdistill.network.architectures import unwrapped
 from hfdistill.network.label_space import TaskKind
 from hfdistill.network.trace import check_taps
 from hfdistill.objectives import Blend
-from hfdistill.teachers import Teacher
+from hfdistill.teachers import ModelTeacher, Teacher
 from hfdistill.trainer.inputs import Reader, reads_by_itself
+from hfdistill.trainer.label_guard import plain
 
 logger = logging.getLogger(__name__)
 
@@ -31,14 +37,93 @@ def refuse_data_parallel(args: TrainingArguments) -> None:
         )
 
 
-def check_teacher(teacher: nn.Module | None, *, student: nn.Module) -> None:
-    """Refuse a teacher that would move with the student, or that DeepSpeed would take apart.
+_OTHER_TASKS = {
+    "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES": "writes the next token",
+    "MODEL_FOR_MASKED_LM_MAPPING_NAMES": "fills masked tokens",
+    "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES": "writes a text",
+    "MODEL_FOR_PRETRAINING_MAPPING_NAMES": "is for pretraining",
+    "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES": "points at the answer in a text",
+    "MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES": "chooses among several texts",
+}
+
+
+def check_classifier(model: Any, *, role: str) -> None:
+    """Refuse a model of Transformers whose head is that of another task than classification.
 
     Raises:
-        ValueError: for parameters shared with the student, and for ZeRO-3.
+        ValueError: saying what its head does, and how to load a classifier.
     """
+    name = type(unwrapped(model)).__name__
+    heads = {**modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES}
+    if name in {*heads.values(), *modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES.values()}:
+        return
+    for table, does in _OTHER_TASKS.items():
+        if name in getattr(modeling_auto, table).values():
+            ways = (
+                "Start from its encoder with a fresh head: load_classifier(path, new_head=class_names)"
+                if role == "student"
+                else "Fine-tune a classifier of it first, or name one that is fine-tuned"
+            )
+            raise ValueError(f"The {role} is a {name}, which {does} and is not a classifier. {ways}.")
+
+
+def check_data_kind(data: Any, *, split: str) -> None:
+    """Refuse what is not a data set of rows, before anything reads it.
+
+    Raises:
+        TypeError: naming what it is and what to type.
+        ValueError: for one without a row.
+    """
+    kind = type(data).__name__
+    if kind == "DataFrame":
+        raise TypeError(
+            f"{split} is a DataFrame of {type(data).__module__.split('.')[0]}, not a dataset. Type "
+            "datasets.Dataset.from_pandas(frame), with the columns text and label, or hfdistill.load(path)."
+        )
+    if isinstance(data, (str, Path)):
+        raise TypeError(f"{split} is a {kind}. Load it first: hfdistill.load({str(data)[:60]!r}).")
+    if isinstance(data, Mapping) and split == "train_dataset":
+        names = ", ".join(map(repr, list(data)[:4]))
+        raise TypeError(
+            f"{split} is a {kind} of {names or 'nothing'}, not one set of rows. Type "
+            f"{split}=data[{next(iter(data), 'train')!r}]."
+        )
+    if isinstance(data, (list, tuple)) and data and not isinstance(data[0], Mapping):
+        raise TypeError(
+            f"{split} is a {kind} whose first element is a {type(data[0]).__name__}, not a row. Type "
+            "datasets.Dataset.from_dict({'text': texts, 'label': labels})."
+        )
+    if data is not None and not isinstance(data, Mapping) and hasattr(data, "__len__") and len(data) == 0:
+        raise ValueError(f"{split} has no row. Check the split's name and the filters before it.")
+
+
+def warn_of_half_weights(student: nn.Module) -> None:
+    """Warn of a student whose weights are too coarse for the steps of an optimizer."""
+    halves = (torch.bfloat16, torch.float16)
+    kinds = {str(p.dtype) for p in student.parameters() if p.requires_grad and p.dtype in halves}
+    if kinds:
+        logger.warning(
+            "The student's weights are %s, in which most steps of an optimizer round to nothing. Load it "
+            "with dtype=torch.float32; bf16=True among the training arguments then computes in bfloat16 and "
+            "keeps the weights in float32.",
+            " and ".join(sorted(kinds)),
+        )
+
+
+def check_models(student: nn.Module, teacher: nn.Module | None) -> None:
+    """Refuse models that are no classifiers, and a teacher that would not stay as it is.
+
+    Raises:
+        ValueError: for a head of another task, for parameters that both share, and for ZeRO-3, under which
+            DeepSpeed would take the teacher apart.
+    """
+    check_classifier(student, role="student")
+    warn_of_half_weights(student)
     if teacher is None:
         return
+    for part in teacher.modules():
+        if isinstance(part, ModelTeacher):
+            check_classifier(part.model, role="teacher")
     own = {id(parameter) for parameter in student.parameters()}
     if any(id(parameter) in own for parameter in teacher.parameters()):
         raise ValueError(
@@ -169,7 +254,15 @@ def check_inside(blend: Blend, args: TrainingArguments, *, student: nn.Module, t
         )
 
 
-def check_data(train: Any, evaluation: Any, *, config: Any, objective: Blend, reader: Reader) -> None:
+def check_data(
+    train: Any,
+    evaluation: Any,
+    *,
+    config: Any,
+    objective: Blend,
+    reader: Reader,
+    read: Collection[str],
+) -> None:
     """Look through every label column that can be read at no cost.
 
     Args:
@@ -178,6 +271,7 @@ def check_data(train: Any, evaluation: Any, *, config: Any, objective: Blend, re
         config: the student's.
         objective: bound.
         reader: knows whether labels may come from the user's own code.
+        read: the columns that student and teacher take.
 
     Raises:
         LabelSpaceError: for labels that are not the student's classes.
@@ -193,20 +287,60 @@ def check_data(train: Any, evaluation: Any, *, config: Any, objective: Blend, re
             reader.check_columns(data, split=split)
         blanks = data.blanks if isinstance(data, FreshCopies) else {}
         data = data.rows if isinstance(data, FreshCopies) else data
+        own = reads_by_itself(reader.args, reader.collator, data)
+        if not own:
+            check_columns(data, read=read, split=split)
+        names = [*(reader.args.label_names or []), "label", "labels", "label_ids"]
+        if isinstance(data, list) and config is not None:
+            name = next((name for name in names if name in data[0]), None)
+            check_labels([plain(row.get(name)) for row in data if name in row], config, split=split)
         if not isinstance(data, Dataset) or config is None:
             continue
-        if len(data) == 0:
-            raise ValueError(f"{split} has no row. Check the split's name and the filters before it.")
-        names = [*(reader.args.label_names or []), "label", "labels", "label_ids"]
         column = next((name for name in names if name in data.column_names), None)
         known = 0
         if column is not None:
             check_class_names(getattr(data.features[column], "names", None) or [], config, split=split)
             known = check_labels(data.with_format(None)[column][:], config, split=split)
             check_labels([blanks[column]] if column in blanks else [], config, split=f"{split}, new copies")
-        own = reads_by_itself(reader.args, reader.collator, data)
         if split == "train_dataset" and not known and objective.needs_labels and not own:
             raise ValueError(
                 f"train_dataset has no labelled row (columns {data.column_names}), but {objective} reads "
-                "hard labels. To learn from the teacher alone, type objective=KD(temperature=4)."
+                f"hard labels. {_where_labels_may_be(data, column)}To learn from the teacher alone, type "
+                "objective=KD(temperature=4)."
             )
+
+
+def check_columns(data: Any, *, read: Collection[str], split: str) -> None:
+    """Refuse columns of which the models read none, and name those that may hold the texts and the labels.
+
+    Raises:
+        ValueError: saying what to type.
+    """
+    features = getattr(data, "features", None) or {}
+    if not isinstance(features, Mapping) or not features or {"text", "tokens", *read} & set(features):
+        return
+    texts = [name for name in features if getattr(features[name], "dtype", None) in _TEXT]
+    labels = [name for name in features if name not in texts or name.lower() in _LABELS]
+    texts = [name for name in texts if name not in labels]
+    text, label = next(iter(texts), "..."), next(iter(labels), "...")
+    raise ValueError(
+        f"{split} has the columns {', '.join(features)}, and neither 'text' nor 'input_ids' among them. Type "
+        f"hfdistill.load(path, text={text!r}, label={label!r}), or dataset.rename_columns({{{text!r}: "
+        f"'text', {label!r}: 'label'}})."
+    )
+
+
+_TEXT = ("string", "large_string")
+_LABELS = ("label", "labels", "class", "target", "sentiment", "category", "intent", "emotion")
+
+
+def _where_labels_may_be(data: Dataset, column: str | None) -> str:
+    """Name the columns that may be meant, for a message; "" where there is none."""
+    own = ("text", "text_pair", "tokens", "input_ids", "token_type_ids", "attention_mask", "idx", "id")
+    others = [n for n in data.column_names if n not in own and not n.startswith("teacher")]
+    if column is not None or not others:
+        return ""
+    likely = next((name for name in others if name.lower() in _LABELS), others[0])
+    return (
+        f"Is {likely!r} the label? Type load(path, label={likely!r}) or rename_column({likely!r}, 'label'). "
+    )
