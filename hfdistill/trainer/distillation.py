@@ -488,8 +488,10 @@ class DistillationTrainer(CheckpointingTrainer):
         if self.accelerator.mixed_precision != "fp16":  # its scaler skips steps whose gradients overflow
             for norm in norms:
                 fine = fine & torch.isfinite(torch.as_tensor(norm, device=fine.device))
-        if self.args.world_size > 1:
-            fine = self.accelerator.reduce(fine.float(), "sum") == self.args.world_size
+        if self.args.world_size > 1:  # and end in the same step, where one of them is interrupted
+            going = fine.new_tensor(self._interrupts.requested is None)
+            both = self.accelerator.reduce(torch.stack([fine, going]).float(), "sum") == self.args.world_size
+            fine, self._interrupts.agreed = both[0], not both[1]
         if not fine:
             step, others = self.state.global_step + 1, self._extra.learners
             message = self._loss_window.explain(step, self.model, others=others, show=self._text_of)
