@@ -61,8 +61,9 @@ class LabelGuard:
 
 def guarded(loader: Any, data: Any, *, name: str, config: Any, split: str) -> Any:
     """Return the loader, whose batches are looked at as they are collated."""
-    if config is not None and not isinstance(loader.collate_fn, LabelGuard):
-        loader.collate_fn = LabelGuard(loader.collate_fn, data, name=name, config=config, split=split)
+    inner = getattr(loader, "base_dataloader", loader)  # within accelerate's
+    if config is not None and not isinstance(inner.collate_fn, LabelGuard):
+        inner.collate_fn = LabelGuard(inner.collate_fn, data, name=name, config=config, split=split)
     return loader
 
 
