@@ -65,7 +65,7 @@ def length_grouped(data: Any, args: TrainingArguments, *, window: int) -> Length
     return LengthGroupedSampler(lengths, size=size, group_size=window, seed=seed)
 
 
-def end_processes_in_order() -> None:
+def end_in_order() -> None:
     """Have gloo's process group ended before Python is torn down; other backends are left alone.
 
     Its threads may hold tensors still, and one that lets go of them in a Python half gone aborts the process

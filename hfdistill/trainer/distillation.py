@@ -35,13 +35,7 @@ from hfdistill.objectives import Blend, Objective
 from hfdistill.teachers import Teacher, as_teacher
 from hfdistill.trainer import checks
 from hfdistill.trainer.arguments import option
-from hfdistill.trainer.batches import (
-    REPEATED,
-    end_processes_in_order,
-    length_grouped,
-    own_rows,
-    rows,
-)
+from hfdistill.trainer.batches import REPEATED, end_in_order, length_grouped, own_rows, rows
 from hfdistill.trainer.changing_teacher import broadcast_teacher, changing, load_teacher, save_teacher
 from hfdistill.trainer.checkpointing import CheckpointingTrainer
 from hfdistill.trainer.description import described
@@ -125,9 +119,8 @@ class DistillationTrainer(CheckpointingTrainer):
             checks.check_data_kind(options.get(name), split=name)
             options[name] = self._reader(options.get(name), tokenizer)
         super().__init__(model, args, **options)
-        end_processes_in_order()
+        end_in_order()
         checks.check_models(self.model, self.teacher)
-        self.args.logging_nan_inf_filter = False  # a run stops at such a loss, so there is nothing to hide
         config = getattr(self.model, "config", None)
         self.blend = own_objective(objective, self.compute_loss_func, self.teacher, config)
         self._joint = JointObjective(self.blend, teacher=self.teacher)
@@ -213,9 +206,11 @@ class DistillationTrainer(CheckpointingTrainer):
             NonFiniteError: where a loss, a gradient or an answer of the teacher is not finite.
         """
         self._record_teacher()
+        filters, self.args.logging_nan_inf_filter = self.args.logging_nan_inf_filter, False  # a run stops
         try:
             return super().train(*args, **kwargs)
         finally:  # Trainer tells its callbacks nothing of a run that fails or is interrupted
+            self.args.logging_nan_inf_filter = filters
             for replacement in replacements(self.callback_handler.callbacks):
                 replacement.release()
             publish_answers(self.teacher)
@@ -286,9 +281,8 @@ class DistillationTrainer(CheckpointingTrainer):
         if data is None or not self.is_world_process_zero():
             return
         data, _ = self._as_teacher_reads(data)
-        batches = batches_of(
-            data, self.data_collator, size=self.args.eval_batch_size, device=self.args.device
-        )
+        size, device = self.args.eval_batch_size, self.args.device
+        batches = batches_of(data, self.data_collator, size=size, device=device)
         answered = ((self._ask_teacher(self._inputs(b)).logits, self._targets(b)) for b in batches)
         accuracy = judge_teacher(answered, task=self.task)
         if accuracy:

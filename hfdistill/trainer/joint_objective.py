@@ -92,6 +92,7 @@ class JointObjective:
             ValueError: where two models learn from each other by more than their logits, or nothing from
                 each other.
         """
+        self.task = task
         smoothing = label_smoothing if task in ("single_label", "token") else 0.0
         inner = None if teacher is None else teacher.for_taps()
         same_tokens = getattr(inner, "same_tokens", True)
@@ -149,8 +150,14 @@ class JointObjective:
         No gradient of one model's objective reaches the other model.
 
         Raises:
-            LabelSpaceError: where the two have logits of different shapes.
+            LabelSpaceError: where the logits have a shape that the task does not have, or the two differ.
         """
+        if student.logits.dim() == 1 and self.task != "regression":
+            raise LabelSpaceError(
+                f"The student's logits have shape {tuple(student.logits.shape)}, one number a row, and its "
+                "task is to tell classes apart. Return logits of shape (rows, classes); for values, give the "
+                "model a config with num_labels=1 and problem_type='regression'."
+            )
         if student.logits.shape != teacher.logits.shape:
             raise LabelSpaceError(
                 f"The student's logits have shape {tuple(student.logits.shape)}, the teacher's "

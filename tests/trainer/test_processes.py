@@ -10,12 +10,12 @@ import pytest
 LEAVING = """
 import atexit
 from torch import distributed
-from hfdistill.trainer.batches import end_processes_in_order
+from hfdistill.trainer.batches import end_in_order
 
 atexit.register(lambda: print("initialized at the end:", distributed.is_initialized()))  # runs after ours
 {group}
-end_processes_in_order()
-end_processes_in_order()
+end_in_order()
+end_in_order()
 {early}
 """
 GROUP = "distributed.init_process_group('gloo', store=distributed.HashStore(), rank=0, world_size=1)"
