@@ -4,8 +4,8 @@ RUN := $(VENV)/bin/python -m
 LOCK := requirements.lock
 EXTRAS := .[quickstart,test]
 LATEST := .venv-latest
-# accelerate gives a CPU process one thread unless told otherwise
-THREADS := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
+# accelerate gives a CPU process one thread unless told otherwise; all threads wait for the one on a busy core
+THREADS = $(shell $(VENV)/bin/python -c 'from hfdistill.recipe.threads import main; main()')
 
 .PHONY: help quickstart test test-latest lock fix check slow
 

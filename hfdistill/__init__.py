@@ -3,50 +3,22 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from itertools import pairwise
-from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from hfdistill.public import *  # noqa: F403
+import lazy_loader
+import wrapt
 
 __version__ = "0.1.0"
 
-
-class _Package(ModuleType):
-    """Looks every public name up in `hfdistill.public`."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name != "__all__" and name.startswith("__"):
-            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        public = importlib.import_module("hfdistill.public")
-        names = getattr(public, "__all__", [])
-        if name == "__all__":
-            return names
-        if name not in names:
-            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        return getattr(public, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # The import system hangs the module hfdistill/measure.py here; `hfdistill.measure` is the function.
-        if not (isinstance(value, ModuleType) and name in _SHADOWED):
-            super().__setattr__(name, value)
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *self.__getattr__("__all__")})
+# A name is imported when it is asked for (PEP 562): torch and Transformers take seconds to load, and most
+# programs use a part. lazy_loader reads the stub beside this file, from which editors and type checkers
+# complete, so that the names stand in one table.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
-_SHADOWED: set[str] = set()
-"""Public functions whose module has the same name."""
-
-sys.modules[__name__].__class__ = _Package
-
-# torch and Transformers take seconds to load, and `hfdistill train` tells the mistakes of a page before that.
-# Everyone else gets everything at once: own architectures are registered by the import.
-# `python -m theirs` has the argv of `python -m hfdistill` while packages load; orig_argv tells them apart.
-_as_module = sys.argv[:1] == ["-m"] and ("-m", "hfdistill") in pairwise(sys.orig_argv)
-if not _as_module and Path(*sys.argv[:1]).stem != "hfdistill":
-    _public = importlib.import_module("hfdistill.public")
-    globals().update({name: getattr(_public, name) for name in _public.__all__})
+# After `import hfdistill`, before or after `import transformers`, the Auto classes and pipelines load models
+# of our own architectures (static, CNN, BiLSTM, with exits). Transformers has no entry point that a package
+# could announce a config by, and to import its registry here would cost every program two seconds of CPU. So
+# the configs are registered as soon as anything has imported that registry; at once, where it is there.
+@wrapt.when_imported("transformers.models.auto.configuration_auto")
+def _register_configs(_: object) -> None:
+    importlib.import_module("hfdistill.students.configs")

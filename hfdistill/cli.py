@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.command(args))
     except RecipeError as error:
         return _failed("\n".join(map(str, error.mistakes)), code=2)
+    except KeyboardInterrupt as error:
+        return _failed(str(error) or "Stopped.", code=130)
     except _REFUSALS as error:
         if os.environ.get("HFDISTILL_TRACEBACK"):
             raise
@@ -113,6 +115,13 @@ def _train(commands: Any) -> None:
 def _run_train(args: argparse.Namespace) -> int:
     recipe = read_recipe(args.page, overrides=args.overrides)
     if args.check:
+        from hfdistill.files.hub import HubUnreachable
+        from hfdistill.recipe.run import check_recipe
+
+        try:
+            check_recipe(recipe)
+        except HubUnreachable as error:
+            print(f"models and data were not looked at: {error}", file=sys.stderr)
         print(f"{printable(Path(args.page).name)}: no mistakes found")
         return 0
     if args.search:
@@ -126,18 +135,27 @@ def _run_train(args: argparse.Namespace) -> int:
     if args.trials is not None or args.timeout is not None:
         raise ValueError("--trials and --timeout belong to --search. Add it.")
     from hfdistill.recipe.run import run_recipe
+    from hfdistill.recipe.threads import use_idle_cores
 
-    report = run_recipe(recipe, smoke=args.smoke)
-    if report is not None:
-        print(report.table())
+    use_idle_cores()
+    run_recipe(recipe, smoke=args.smoke)
     return 0
 
 
 def _add_data(parser: argparse.ArgumentParser, *, required: bool) -> None:
     parser.add_argument("--data", required=required, help="Hub id, file or folder of text")
     parser.add_argument("--split", help="else train to cache, validation or test to measure, or the only one")
-    for column in ("text", "text-pair", "label"):
+    for column in ("text", "text-pair"):
         parser.add_argument(f"--{column}", metavar="COLUMN", help="where it is not found by its usual name")
+    text = "likewise; several times for the columns of 0 and 1 of a multi-label task"
+    parser.add_argument("--label", metavar="COLUMN", action="append", help=text)
+    parser.add_argument("--encoding", help="of a file that is neither UTF-8 nor UTF-16, such as cp1252")
+    parser.add_argument("--delimiter", help="between the cells of a csv; else found from its first lines")
+    parser.add_argument(
+        "--quotes",
+        action=argparse.BooleanOptionalAction,
+        help="whether quotation marks enclose the cells of a csv, or are letters",
+    )
     parser.add_argument("--config", help="the Hub data set's configuration, such as mrpc")
     parser.add_argument("--rows", type=int, help="this many rows alone, drawn at random (seed 0)")
     parser.add_argument("--max-length", type=int, help="tokens per row")
@@ -154,7 +172,6 @@ def _cache(commands: Any) -> None:
 def _run_cache(args: argparse.Namespace) -> int:
     from transformers import AutoTokenizer
 
-    import hfdistill.students  # noqa: F401 - registers the architectures of its own
     from hfdistill.teachers import record
 
     tokenizer = AutoTokenizer.from_pretrained(args.teacher, trust_remote_code=False)
@@ -176,7 +193,6 @@ def _measure(commands: Any) -> None:
 
 
 def _run_measure(args: argparse.Namespace) -> int:
-    import hfdistill.students  # noqa: F401 - registers the architectures of its own
     from hfdistill.evaluation.measure import STANDARD, measure
 
     report = measure(
@@ -217,7 +233,6 @@ def _export(commands: Any) -> None:
 
 
 def _run_export(args: argparse.Namespace) -> int:
-    import hfdistill.students  # noqa: F401 - registers the architectures of its own
     from hfdistill.exporters import export
 
     report = export(
@@ -260,8 +275,11 @@ def _rows(args: argparse.Namespace, *, usual: str = "validation") -> Any:
         args.data,
         text=args.text,
         text_pair=args.text_pair,
-        label=args.label,
+        label=args.label[0] if args.label and len(args.label) == 1 else args.label,
         config=args.config,
+        encoding=args.encoding,
+        delimiter=args.delimiter,
+        quotes=args.quotes,
     )
     split = args.split or next((name for name in (usual, "test") if name in data), next(iter(data)))
     if split not in data:
@@ -307,7 +325,7 @@ def _objectives() -> dict[str, str]:
     return {name: first_line(cls.__doc__) for name, cls in registered().items()}
 
 
-def _of(table: dict[str, schema.Kind]) -> dict[str, str]:
+def _of(table: dict[str, schema.Component]) -> dict[str, str]:
     return {name: summary_of(kind.target) for name, kind in table.items()}
 
 

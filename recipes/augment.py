@@ -33,13 +33,15 @@ class Study:
 
 def way(name: str, tokenizer) -> hd.Augmentation:
     """The augmentation of this name."""
-    mask = hd.Mask(tokenizer.mask_token)
-    ways = {"tang": hd.Chain(mask, hd.NGramSample(p=0.25)), "delete": hd.Delete(), "swap": hd.Swap()}
+    tang = hd.Chain(hd.Mask(tokenizer.mask_token), hd.NGramSample(p=0.25))
+    ways = {"tang": tang, "delete": hd.Delete(), "swap": hd.Swap()}
     return ways[name] if name in ways else hd.MaskedLM(name)
 
 
 def main(study: Study, args: hd.DistillationArguments) -> None:
     data, teacher = hd.load(study.dataset), hd.load_classifier(study.teacher)
+    own = ["seeds", "page", "name"] + ([] if study.real else ["copies"])  # the rest decides each report
+    hd.check_settings(args.output_dir, study, args, may_grow=(), may_change=own)
     dev = data["validation" if "validation" in data else "test"]
     tokenizer = AutoTokenizer.from_pretrained(study.teacher)
     method, weight = way(study.method, tokenizer), study.kd_weight
@@ -75,8 +77,8 @@ def main(study: Study, args: hd.DistillationArguments) -> None:
             trainer.save_model()
             notes = {"objective": str(trainer.objective), "seed": seed, "rows": len(train)}
             notes |= {"steps": args.max_steps, "labelled": study.labelled_rows, "method": study.method}
-            told = {"teacher": teacher, "tokenizer": tokenizer, "speed": None, "notes": notes}
-            hd.measure(str(folder), dev, **told).save(folder / "report.json")
+            beside = {"teacher": teacher, "tokenizer": tokenizer, "speed": None}
+            hd.measure(str(folder), dev, notes=notes, **beside).save(folder / "report.json")
         return hd.Report.load(folder / "report.json")
 
     names = ["no teacher", *(f"{n} {'copy' if n == 1 else 'copies'}" for n in study.copies)]
@@ -85,8 +87,7 @@ def main(study: Study, args: hd.DistillationArguments) -> None:
     for seed in study.seeds:
         for name in names:
             reports[name].append(run(name, seed))
-    table = hd.compare_runs(reports, baseline=names[1])
-    print(table)
+    print(table := hd.compare_runs(reports, baseline=names[1]))
     if study.page:
         hd.write_section(study.page, study.name, table)
 

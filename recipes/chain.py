@@ -25,6 +25,7 @@ class Recipe:
 
 
 def main(recipe: Recipe, args: hfdistill.DistillationArguments) -> None:
+    hfdistill.check_settings(args.output_dir, recipe, args, may_change=["direct"])
     data = hfdistill.load(recipe.dataset)
     train, dev = data["train"], data["validation" if "validation" in data else "test"]
     train = train.shuffle(seed=args.seed).select(range(min(recipe.train_rows or len(train), len(train))))

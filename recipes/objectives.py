@@ -54,6 +54,7 @@ class Study:
 
 def main(study: Study, args: hd.DistillationArguments) -> None:
     data, teacher = hd.load(study.dataset), hd.load_classifier(study.teacher)
+    hd.check_settings(args.output_dir, study, args, may_grow=(), may_change=("seeds", "only", "page", "name"))
     dev = data["validation" if "validation" in data else "test"]
     tokenizer = AutoTokenizer.from_pretrained(study.teacher)
     objectives = OBJECTIVES | (MANY_CLASSES if teacher.config.num_labels > 2 else {})
@@ -76,10 +77,8 @@ def main(study: Study, args: hd.DistillationArguments) -> None:
             trainer.train()
             trainer.save_model()
             notes = {"objective": str(trainer.objective), "seed": seed, "rows": len(train)}
-            report = hd.measure(
-                str(folder), dev, teacher=teacher, tokenizer=tokenizer, speed=None, notes=notes
-            )
-            report.save(folder / "report.json")
+            options = {"teacher": teacher, "tokenizer": tokenizer, "speed": None, "notes": notes}
+            hd.measure(str(folder), dev, **options).save(folder / "report.json")
         return hd.Report.load(folder / "report.json")
 
     reports = {name: [] for name in objectives}

@@ -34,9 +34,9 @@ class Student:
 
 def half_width(t, tokenizer, rows, pairs):
     """All layers, with half the width, heads and neurons."""
-    given = {"padding": True, "truncation": True, "max_length": 128, "return_tensors": "pt"}
+    options = {"padding": True, "truncation": True, "max_length": 128, "return_tensors": "pt"}
     chunks = [rows[i : i + 32] for i in range(0, min(256, len(rows)), 32)]
-    batches = [tokenizer(chunk["text"], chunk["text_pair"] if pairs else None, **given) for chunk in chunks]
+    batches = [tokenizer(chunk["text"], chunk["text_pair"] if pairs else None, **options) for chunk in chunks]
     return hd.shrink(t, width=t.config.hidden_size // 2, ffn=t.config.intermediate_size // 2, data=batches)
 
 
@@ -73,6 +73,8 @@ class Study:
 
 
 def main(study: Study, args: hd.DistillationArguments) -> None:
+    own = ("students", "seeds", "thresholds", "speed", "plot", "page", "name")  # the rest decides each report
+    hd.check_settings(args.output_dir, study, args, may_grow=(), may_change=own)
     data, teacher = hd.load(study.dataset), hd.load_classifier(study.teacher)
     dev, tokenizer = data.get("validation") or data["test"], AutoTokenizer.from_pretrained(study.teacher)
     rows = {}  # of the table: the student, and the uncertainty below which its rows leave early
@@ -120,9 +122,10 @@ def main(study: Study, args: hd.DistillationArguments) -> None:
         if not path.exists():
             if not notes.exists():
                 fit(rows[row][0], kind, seed)
-            found = hd.measure(trained(row, kind, seed), dev, teacher=study.teacher, speed=None,
-                               max_length=args.max_length, notes=json.loads(notes.read_text()))  # fmt: skip
-            found.save(path)
+            note = json.loads(notes.read_text())
+            measured = hd.measure(trained(row, kind, seed), dev, teacher=study.teacher, speed=None,
+                                  max_length=args.max_length, notes=note)  # fmt: skip
+            measured.save(path)
         return hd.Report.load(path)
 
     reports = {kind: {row: [] for row in rows} for kind in LOGITS}
@@ -132,9 +135,9 @@ def main(study: Study, args: hd.DistillationArguments) -> None:
         first = {(row, kind): reports[kind][row][0] for row in rows for kind in LOGITS}
         models = {key: trained(*key, study.seeds[0]) for key in first}
         timed = hd.time_together(first, models, dev, teacher=study.teacher, max_length=args.max_length)
-        for (row, kind), found in timed.items():
-            reports[kind][row][0] = found
-            found.save(folder(row, kind, study.seeds[0]) / "report.json")
+        for (row, kind), measured in timed.items():
+            reports[kind][row][0] = measured
+            measured.save(folder(row, kind, study.seeds[0]) / "report.json")
     print(table := hd.compare_students(*reports.values()))
     if study.plot:
         hd.write_frontier(study.plot, *reports.values())

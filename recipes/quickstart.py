@@ -37,6 +37,7 @@ def tweets(seed: int) -> Dataset:
 
 
 def main(args: hfdistill.DistillationArguments) -> None:
+    hfdistill.use_idle_cores()
     rows = tweets(args.seed)
     test = rows.select(range(TEST)).cast_column("label", ClassLabel(names=NAMES))
     labelled = rows.select(range(TEST, TEST + LABELLED))
@@ -58,12 +59,13 @@ def main(args: hfdistill.DistillationArguments) -> None:
     teacher = hfdistill.load_classifier(taught.args.output_dir)
     both = concatenate_datasets([labelled, text_only])
     student = fit("student", hfdistill.shrink(teacher, layers=3), teacher, both, epochs=2)
-    set_seed(args.seed)
-    baseline = fit("baseline", hfdistill.shrink(teacher, layers=3), None, labelled, epochs=3)
+    set_seed(args.seed)  # as many steps as the student, over the rows that have labels
+    epochs = 2 * len(both) / len(labelled)
+    baseline = fit("baseline", hfdistill.shrink(teacher, layers=3), None, labelled, epochs)
 
     if student.is_world_process_zero():
-        notes = {"objective": str(student.objective), "labelled": LABELLED, "unlabelled": UNLABELLED}
-        notes["seed"] = args.seed
+        notes = {"objective": str(student.objective), "labelled": LABELLED, "unlabelled": UNLABELLED,
+                 "seed": args.seed}  # fmt: skip
         folder, source, plain = (trainer.args.output_dir for trainer in (student, taught, baseline))
         report = hfdistill.measure(folder, test, teacher=source, baseline=plain, notes=notes)
         report.save(Path(folder, "report.json"))

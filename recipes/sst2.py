@@ -30,6 +30,7 @@ def accuracy(prediction):
 
 
 def main(recipe: Recipe, args: hfdistill.DistillationArguments) -> None:
+    hfdistill.check_settings(args.output_dir, recipe, args, may_change=["baseline"])
     data = hfdistill.load(recipe.dataset)
     train, dev = data["train"], data["validation" if "validation" in data else "test"]
     names = train.features["label"].names if recipe.train_teacher else None
@@ -51,12 +52,12 @@ def main(recipe: Recipe, args: hfdistill.DistillationArguments) -> None:
     if recipe.train_teacher:
         source = fit("teacher", teacher, teacher=None).args.output_dir
         teacher = hfdistill.load_classifier(source)
-    trainer = fit("student", hfdistill.shrink(teacher, layers=recipe.layers), teacher)
-    student, baseline = trainer.args.output_dir, None
+    trainer, baseline = fit("student", hfdistill.shrink(teacher, layers=recipe.layers), teacher), None
     if recipe.baseline:
         baseline = fit("baseline", hfdistill.shrink(teacher, layers=recipe.layers), None).args.output_dir
 
     if trainer.is_world_process_zero():
+        student = trainer.args.output_dir
         notes = {"objective": str(trainer.objective), "rows": len(train), "epochs": args.num_train_epochs,
                  "learning_rate": args.learning_rate, "bf16": args.bf16, "seed": args.seed}  # fmt: skip
         report = hfdistill.measure(student, dev, teacher=source, baseline=baseline, notes=notes)

@@ -33,6 +33,7 @@ def packaged() -> Path:
 
 
 def main(recipe: Recipe, args: hfdistill.DistillationArguments) -> None:
+    hfdistill.check_settings(args.output_dir, recipe, args)
     data = hfdistill.load(recipe.dataset).shuffle(seed=args.seed)
     test = data["test" if "test" in data and "label" in data["test"].column_names else "validation"]
     train, test = (d.select(range(min(recipe.rows or len(d), len(d)))) for d in (data["train"], test))

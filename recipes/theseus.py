@@ -33,6 +33,7 @@ def accuracy(prediction):
 
 
 def main(recipe: Recipe, args: hfdistill.DistillationArguments) -> None:
+    hfdistill.check_settings(args.output_dir, recipe, args, may_change=["baseline"])
     data = hfdistill.load(recipe.dataset)
     train, dev = data["train"], data["validation" if "validation" in data else "test"]
     if recipe.train_rows:

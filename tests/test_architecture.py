@@ -16,7 +16,7 @@ LEVELS = [
     "exporters",
     "recipe",
     "cli",
-    "__main__ public",
+    "__main__",
     "__init__",
 ]
 SIDEWAYS: set[tuple[str, str]] = set()

@@ -18,7 +18,7 @@ from tests.conftest import make_bert, make_dataset, make_tokenizer
 from tests.distributed.test_two_processes import ROOT, launch
 from tests.word_material import make_named_words
 
-LINES = {"sst2": 80, "quickstart": 80, "pareto": 150}
+LINES = {"sst2": 81, "quickstart": 82, "pareto": 153}
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 
 
@@ -143,12 +143,15 @@ def test_every_kind_of_student_gets_its_rows_and_finished_runs_are_kept(material
     assert len(list(out.glob("teacher/*"))) == 1  # one recording, also for the student of fewer words
     assert (tmp_path / "pareto.png").stat().st_size > 10_000
     first = page.read_text()
-    start("--students", "3 layers", "--inside", "--no_speed", "--seeds", "1", "2")
+    start("--students", "3 layers", "--no_speed", "--seeds", "1", "2")
     assert {path: path.stat().st_mtime_ns for path in written} == written
-    notes = json.loads((out / "3_layers-distilled-2" / "notes.json").read_text())
+    assert "x |" in page.read_text()  # the times of the first start
+    with pytest.raises(ValueError, match=r"holds runs of other settings \(inside False → True\)"):
+        start("--students", "3 layers", "--inside", "--no_speed")
+    start("--students", "3 layers", "--inside", "--no_speed", "--output_dir", str(tmp_path / "inside"))
+    notes = json.loads((tmp_path / "inside" / "3_layers-distilled-1" / "notes.json").read_text())
     assert "TinyBERTAttention" in notes["objective"]
     assert "x |" in first
-    assert "x |" in page.read_text()  # the times of the first start
 
 
 def test_numbers_of_copies_are_compared_in_one_table_at_the_same_steps(material, tmp_path):

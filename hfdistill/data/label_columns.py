@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, LargeList, List, Value
+
+from hfdistill.data.label_doubts import check_decimal_commas, doubts
 
 logger = logging.getLogger(__name__)
 
 _INTEGER = re.compile(r"[+-]?\d+")
+_ROW_ID = re.compile(r"(?i)unnamed: \d+_*|(.*_)?(id|idx|index|guid|uuid)")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 Values = dict[str, list[Any]]
@@ -20,11 +25,23 @@ Values = dict[str, list[Any]]
 
 def read_labels(
     raw: dict[str, Dataset], *, column: str, names: Sequence[str] | None, from_text: bool
-) -> tuple[Values, Any]:
-    """Each labelled split's values, None where one is missing, and the feature that all of them share."""
+) -> tuple[Values, Any, list[str] | None]:
+    """Each labelled split's values, None where one is missing, the feature that all share, and class names.
+
+    What in the column is probably not meant is logged as a warning.
+    """
     values = _visible(raw, column)
     if not values:
-        return {}, None
+        return {}, None, None
+    final, feature, class_names = _final_labels(raw, values, column, names, from_text)
+    for doubt in doubts(column, final, getattr(feature, "names", None), named=names is not None):
+        logger.warning("%s", doubt)
+    return final, feature, class_names
+
+
+def _final_labels(
+    raw: dict[str, Dataset], values: Values, column: str, names: Sequence[str] | None, from_text: bool
+) -> tuple[Values, Any, list[str] | None]:
     features = {split: raw[split].features[column] for split in values}
     if any(isinstance(feature, (List, LargeList)) for feature in features.values()):
         return _multi_hot(
@@ -32,26 +49,154 @@ def read_labels(
         )
     declared = next((f.names for f in features.values() if isinstance(f, ClassLabel)), None)
     values = _parsed(values) if from_text else values
-    for split, found in values.items():
+    for split, labels in values.items():
         own = features[split].names if isinstance(features[split], ClassLabel) else declared
-        if own is not None and not any(isinstance(value, str) for value in found):
-            values[split] = _named(split, found, own)
-    kinds = {type(value) for found in values.values() for value in found} - {type(None)}
+        if own is not None and not any(isinstance(value, str) for value in labels):
+            values[split] = _named(split, labels, own)
+    kinds = {type(value) for labels in values.values() for value in labels} - {type(None)}
     if not (kinds <= {int, float} or kinds == {str}):
         raise ValueError(
             f"Column {column!r} holds {sorted(kind.__name__ for kind in kinds)}. "
             "Make its labels all strings, all numbers, or all lists."
         )
     if float in kinds and not (names and all(v is None or v % 1 == 0 for f in values.values() for v in f)):
-        return {s: [v if v is None else float(v) for v in found] for s, found in values.items()}, Value(
-            "float32"
-        )
+        numbers = {s: [v if v is None else float(v) for v in labels] for s, labels in values.items()}
+        return numbers, Value("float32"), None
     if str not in kinds:
-        values = _spelled(values, names) or {s: _named(s, found, names) for s, found in values.items()}
+        values = _spelled(values, names) or {s: _named(s, labels, names) for s, labels in values.items()}
         if names is None:
-            return values, Value("int64")
+            return values, Value("int64"), None
+    elif names is None and declared is None:
+        check_decimal_commas(column, values)
     final = _final_names(values, declared, names)
-    return {split: _numbered(split, found, final) for split, found in values.items()}, ClassLabel(names=final)
+    numbered = {split: _numbered(split, labels, final) for split, labels in values.items()}
+    return numbered, ClassLabel(names=final), final
+
+
+def indicator_columns(raw: Mapping[str, Dataset], columns: Sequence[str]) -> list[str]:
+    """The columns that say of each class whether a row is of it; none where that is not clear.
+
+    They are two or more of 0 and 1 (or true and false), and all other columns number the rows.
+
+    Args:
+        raw: the splits.
+        columns: those that are no texts.
+    """
+    indicators = [name for name in columns if all(_of_zeros_and_ones(rows, name) for rows in raw.values())]
+    others = [name for name in columns if name not in indicators]
+    indicators = [name for name in indicators if not _ROW_ID.fullmatch(name)]
+    return indicators if len(indicators) > 1 and all(_ROW_ID.fullmatch(name) for name in others) else []
+
+
+def _of_zeros_and_ones(rows: Dataset, column: str) -> bool:
+    if column not in rows.column_names:
+        return True
+    if getattr(rows.features[column], "dtype", None) not in _FLAGS:
+        return False
+    return set(pc.unique(rows.with_format("arrow")[:].column(column)).to_pylist()) <= {0, 1, "0", "1"}
+
+
+_FLAGS = {"bool", "string", "large_string", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64))}
+
+
+def joined_labels(
+    raw: Mapping[str, Dataset], columns: Sequence[str], *, names: Sequence[str] | None
+) -> tuple[Values, Any, list[str]]:
+    """Multi-hot labels out of one column of 0 and 1 a class: values, feature and class names.
+
+    Args:
+        raw: the splits.
+        columns: one a class, in the order that the classes shall have.
+        names: what to call the classes; by default like their columns.
+
+    Raises:
+        ValueError: for values other than 0 and 1, and for a split that has some of the columns only.
+    """
+    if len(set(columns)) < max(2, len(columns)) or (names and len(names) != len(columns)):
+        raise ValueError(
+            f"The label columns are {list(columns)}{f', label_names has {list(names)}' if names else ''}. "
+            "Pass two or more columns, each once, and a name for each or none."
+        )
+    values: Values = {}
+    for split, rows in raw.items():
+        missing = [name for name in columns if name not in rows.column_names]
+        if missing and len(missing) < len(columns):
+            raise ValueError(
+                f"Split {split!r} lacks the label column {missing[0]!r}, found {rows.column_names}. Give all "
+                "files the same columns."
+            )
+        if not missing:
+            labels = _rows_of_flags(split, rows, columns)
+            if any(row is not None for row in labels):
+                values[split] = labels
+            else:
+                logger.warning("split %r has hidden labels only: its label columns are dropped", split)
+    rows_of_one = [sum(row) == 1 for labels in values.values() for row in labels if row is not None]
+    if rows_of_one and all(rows_of_one):
+        logger.warning(
+            "every row has exactly one of the classes %s: if they exclude each other, write one column with "
+            "the name of the class, and pass label= with its name",
+            list(columns),
+        )
+    return values, List(Value("float32"), length=len(columns)), list(names or columns)
+
+
+def _rows_of_flags(split: str, rows: Dataset, columns: Sequence[str]) -> list[list[float] | None]:
+    """Each row's zeros and ones; None where all are missing, or all are -1 in a split of such rows."""
+    cells = [[_FLAG.get(_flag_key(cell), cell) for cell in rows[name][:]] for name in columns]
+    hidden = all(value in (None, -1.0) for values in cells for value in values)
+    labels: list[list[float] | None] = []
+    for number, row in enumerate(zip(*cells, strict=True)):
+        if hidden or all(value is None for value in row):
+            labels.append(None)
+            continue
+        for name, value in zip(columns, row, strict=True):
+            if value not in (0.0, 1.0) or isinstance(value, str):
+                raise ValueError(
+                    f"Split {split!r} has {value!r} in the label column {name!r} in row {number}, and each "
+                    "label column holds 0 or 1. Correct or remove such rows (-1 marks hidden labels)."
+                )
+        labels.append([float(value) for value in row])
+    return labels
+
+
+def _flag_key(cell: Any) -> Any:
+    return cell.strip().lower() if isinstance(cell, str) else None if cell != cell else cell
+
+
+_FLAG: dict[Any, float | None] = {
+    **{"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, "false": 0.0, "true": 1.0, "": None, "-1": -1.0},
+    **{0: 0.0, 1: 1.0, -1: -1.0, None: None},
+}
+
+
+def with_class_names(rows: Dataset, names: Sequence[str]) -> Dataset:
+    """The rows of a multi-label task, which remember the names of the classes; see `multi_hot_names`."""
+    info = rows.info.copy()
+    info.description = json.dumps({_NAMES: list(names)}, ensure_ascii=False)
+    return Dataset(rows.data, info, rows.split, rows._indices, rows._fingerprint)
+
+
+_NAMES = "classes of the multi-hot label"
+
+
+def multi_hot_names(rows: Any) -> list[str] | None:
+    """The names of the classes of a multi-label data set that `load` made, in the order of the columns.
+
+    None for other data, and where nothing named them.
+
+    Args:
+        rows: a split, also after `select`, `map`, `train_test_split` and the like.
+    """
+    description = getattr(getattr(rows, "info", None), "description", None) or ""
+    for line in description.split("\n"):
+        try:
+            names = json.loads(line).get(_NAMES)
+        except (ValueError, AttributeError):
+            continue
+        if isinstance(names, list):
+            return [str(name) for name in names]
+    return None
 
 
 def _visible(raw: dict[str, Dataset], column: str) -> Values:
@@ -59,11 +204,11 @@ def _visible(raw: dict[str, Dataset], column: str) -> Values:
     values = {}
     for split, rows in raw.items():
         if column in rows.column_names:
-            found = [_plain(value) for value in rows[column][:]]
-            if all(value in (None, -1, "-1") for value in found):
+            labels = [_plain(value) for value in rows[column][:]]
+            if all(value in (None, -1, "-1") for value in labels):
                 logger.warning("split %r has hidden labels only: its column %r is dropped", split, column)
             else:
-                values[split] = found
+                values[split] = labels
     return values
 
 
@@ -77,35 +222,36 @@ def _plain(value: Any) -> Any:
 
 def _parsed(values: Values) -> Values:
     """Labels of a csv file: numbers where every one of them in every split reads as a number."""
-    present = [value.strip() for found in values.values() for value in found if value is not None]
+    present = {value for labels in values.values() for value in labels if value is not None}
     for pattern, parse in ((_INTEGER, int), (_NUMBER, float)):
-        if all(pattern.fullmatch(value) for value in present):
-            return {s: [v if v is None else parse(v) for v in found] for s, found in values.items()}
+        if all(pattern.fullmatch(value.strip()) for value in present):
+            number = {value: parse(value) for value in present}
+            return {s: [v if v is None else number[v] for v in labels] for s, labels in values.items()}
     return values
 
 
 def _spelled(values: Values, names: Sequence[str] | None) -> Values | None:
     """Numbers as the names they spell (stars 1 to 5 named "1" to "5"), where all are among `names`."""
-    present = {int(value) for found in values.values() for value in found if value is not None}
+    present = {int(value) for labels in values.values() for value in labels if value is not None}
     if names is None or not {str(value) for value in present} <= set(names):
         return None
-    return {s: [None if v is None else str(int(v)) for v in found] for s, found in values.items()}
+    return {s: [None if v is None else str(int(v)) for v in labels] for s, labels in values.items()}
 
 
 def _named(
-    split: str, found: list[Any], names: Sequence[str] | None, *, rows: Sequence[int] | None = None
+    split: str, labels: list[Any], names: Sequence[str] | None, *, rows: Sequence[int] | None = None
 ) -> list[Any]:
     """Class numbers by their names, checked; as they are where there are no names."""
     count = math.inf if names is None else len(names)
-    bad = next((i for i, value in enumerate(found) if value is not None and not 0 <= value < count), None)
+    bad = next((i for i, value in enumerate(labels) if value is not None and not 0 <= value < count), None)
     if bad is not None:
         room = "0 or more" if names is None else f"0 to {len(names) - 1} for the names {list(names)}"
         raise ValueError(
-            f"Split {split!r} has the label {found[bad]} in row {rows[bad] if rows else bad}, a class "
+            f"Split {split!r} has the label {labels[bad]} in row {rows[bad] if rows else bad}, a class "
             f"number is {room}. If it marks hidden labels, remove those rows; if it is a class, number the "
             "classes from 0 or write their names."
         )
-    return found if names is None else [None if value is None else names[int(value)] for value in found]
+    return labels if names is None else [None if value is None else names[int(value)] for value in labels]
 
 
 def _final_names(values: Values, declared: Sequence[str] | None, names: Sequence[str] | None) -> list[str]:
@@ -116,31 +262,33 @@ def _final_names(values: Values, declared: Sequence[str] | None, names: Sequence
     if names is not None or declared is not None:
         return list(names or declared or ())
     learned = [values["train"]] if "train" in values else list(values.values())
-    return sorted({value for found in learned for value in found if value is not None})
+    return sorted({value for labels in learned for value in labels if value is not None})
 
 
 def _numbered(
-    split: str, found: list[Any], names: list[str], *, rows: Sequence[int] | None = None
+    split: str, labels: list[Any], names: list[str], *, rows: Sequence[int] | None = None
 ) -> list[int | None]:
     index = {name: i for i, name in enumerate(names)}
-    bad = next((i for i, value in enumerate(found) if value is not None and value not in index), None)
+    bad = next((i for i, value in enumerate(labels) if value is not None and value not in index), None)
     if bad is not None:
         raise ValueError(
-            f"Split {split!r} has the label {found[bad]!r} in row {rows[bad] if rows else bad}, none of "
+            f"Split {split!r} has the label {labels[bad]!r} in row {rows[bad] if rows else bad}, none of "
             f"the names {names}. Correct or remove such rows, or pass label_names= with every name."
         )
-    return [None if value is None else index[value] for value in found]
+    return [None if value is None else index[value] for value in labels]
 
 
-def _multi_hot(values: Values, inner: dict[str, Any], names: Sequence[str] | None) -> tuple[Values, Any]:
+def _multi_hot(
+    values: Values, inner: dict[str, Any], names: Sequence[str] | None
+) -> tuple[Values, Any, list[str] | None]:
     """Rows of 0 and 1, one per class, from rows of names, of numbered names, or of numbers already so."""
-    where = {s: [i for i, row in enumerate(found) for _ in row or ()] for s, found in values.items()}
-    flat = {s: [v for row in found for v in row or ()] for s, found in values.items()}
+    where = {s: [i for i, row in enumerate(rows) for _ in row or ()] for s, rows in values.items()}
+    flat = {s: [v for row in rows for v in row or ()] for s, rows in values.items()}
     declared = next((f.names for f in inner.values() if isinstance(f, ClassLabel)), None)
     for split, feature in inner.items():
         if isinstance(feature, ClassLabel):
             flat[split] = _named(split, flat[split], feature.names, rows=where[split])
-    if any(isinstance(value, str) for found in flat.values() for value in found):
+    if any(isinstance(value, str) for labels in flat.values() for value in labels):
         final = _final_names(flat, declared, names)
         hot: Values = {s: [None if row is None else [0.0] * len(final) for row in values[s]] for s in values}
         for split in values:
@@ -148,16 +296,22 @@ def _multi_hot(values: Values, inner: dict[str, Any], names: Sequence[str] | Non
             for row, number in zip(where[split], numbers, strict=True):
                 hot[split][row][number] = 1.0
         logger.info("the columns of the multi-hot label are %s", final)
-        return hot, List(Value("float32"), length=len(final))
-    sizes = sorted({len(row) for found in values.values() for row in found if row is not None})
-    given = [value for found in flat.values() for value in found]
-    if len(sizes) != 1 or not all(0 <= value <= 1 for value in given):
+        return hot, List(Value("float32"), length=len(final)), final
+    sizes = sorted({len(row) for rows in values.values() for row in rows if row is not None})
+    numbers = [value for labels in flat.values() for value in labels]
+    if len(sizes) != 1 or not all(value is not None and 0 <= value <= 1 for value in numbers):
+        known = [value for value in numbers if value is not None]
         raise ValueError(
             f"Label lists of numbers must be multi-hot, one 0 or 1 per class, found lengths {sizes[:5]} and "
-            f"values from {min(given, default=0)} to {max(given, default=0)}. "
+            f"values from {min(known, default=0)} to {max(known, default=0)}. "
             "Write the names of the classes instead: ['joy', 'fear']."
         )
+    if names is not None and len(names) != sizes[0]:
+        raise ValueError(
+            f"The label lists have {sizes[0]} numbers, and label_names has {len(names)}: {list(names)}. Give "
+            "a name for each."
+        )
     hot = {
-        s: [None if row is None else [float(v) for v in row] for row in found] for s, found in values.items()
+        s: [None if row is None else [float(v) for v in row] for row in rows] for s, rows in values.items()
     }
-    return hot, List(Value("float32"), length=sizes[0])
+    return hot, List(Value("float32"), length=sizes[0]), None if names is None else list(names)

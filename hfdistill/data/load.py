@@ -5,18 +5,22 @@ from __future__ import annotations
 import difflib
 import logging
 import os
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, DatasetDict, List, Value
+from datasets import Dataset, DatasetDict, LargeList, List, Value
 
-from hfdistill.data.label_columns import read_labels
-from hfdistill.data.sources import read
+from hfdistill.data.label_columns import indicator_columns, joined_labels, read_labels, with_class_names
+from hfdistill.data.sources import columns_by_split, read
+from hfdistill.data.table_files import SPLIT_NAMES, FileOptions
 from hfdistill.data.word_labels import read_words, word_columns
 
-__all__ = ["load"]
+if TYPE_CHECKING:
+    from pandas import DataFrame  # type: ignore[import-untyped, unused-ignore]
+
+__all__ = ["check_source", "load"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,15 +53,18 @@ _LABEL = {
 
 
 def load(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Dataset | DataFrame | Mapping[str, Any] | Sequence[Any],
     *,
     text: str | None = None,
     text_pair: str | None = None,
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     config: str | None = None,
     split: str | None = None,
     label_names: Sequence[str] | None = None,
     on_bad_row: Literal["raise", "drop"] = "raise",
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    quotes: bool | None = None,
 ) -> DatasetDict:
     """Splits with the columns `text`, `text_pair` (for pairs), `label` (where there are any), no other.
 
@@ -66,20 +73,36 @@ def load(
     `label_names`.
 
     Labels: strings become a `ClassLabel` of their sorted names, the same over all splits; integers that come
-    with names keep them, and stay `int64` without; floats are a regression target (`float32`); lists become
-    the multi-hot `float32` rows of a multi-label task. A split whose labels are all hidden (-1 or empty)
-    loses the column, with a warning. No code from the Hub is ever run.
+    with names keep them, and stay `int64` without; floats are a regression target (`float32`); lists, and
+    several columns of 0 and 1, become the multi-hot `float32` rows of a multi-label task. A split whose
+    labels are all hidden (-1 or empty) loses the column, with a warning. Classes that differ in case or
+    spaces alone, and whatever else in a label column is probably not meant, are warned of. No code from the
+    Hub is ever run.
+
+    Rows of csv and tsv files are read exactly as they are written. A line with more or fewer cells than the
+    header is refused with its number, and so is one whose quotation marks do not enclose a cell.
 
     Args:
-        source: A Hub id (`"stanfordnlp/sst2"`), a local .parquet, .csv, .tsv, .jsonl or .json file, or a
-            folder of them named after the splits (`train.csv`, `dev.csv`, `test-00000-of-00002.parquet`).
+        source: A Hub id (`"stanfordnlp/sst2"`); a local .parquet, .csv, .tsv, .jsonl, .json or .xlsx file
+            (csv, tsv and JSON also packed, as `.csv.gz`); a folder of them named after the splits
+            (`train.csv`, `dev.csv`, `test-00000-of-00002.parquet`); a dict of files by split; or rows in
+            memory: a `Dataset` or `DatasetDict`, a DataFrame, a dict of columns, a list of dicts, of pairs
+            (text, label), or of texts.
         text: The text column. Found by its usual names where not given.
         text_pair: The second text. Found only where `text` is not given either.
-        label: The label column. Found by its usual names where not given.
+        label: The label column, or the columns of 0 and 1 of a multi-label task. Found by its usual names
+            where not given.
         config: The Hub data set's configuration (`"mrpc"` of `"nyu-mll/glue"`).
         split: Return this split only. All are read, so that label names do not depend on it.
         label_names: Names of the classes 0, 1, ….
-        on_bad_row: `"drop"` logs and drops rows without text or label instead of refusing them.
+        on_bad_row: `"drop"` logs and drops rows without text or label, and lines of a csv that are no rows,
+            instead of refusing them.
+        encoding: Of csv, tsv and JSON files that are neither UTF-8 nor UTF-16 with a byte order mark, such as
+            `"cp1252"`.
+        delimiter: Between the cells of a csv or tsv. By default a comma (csv) or a tab (tsv), or else the one
+            of these, the semicolon and the bar that the first lines fit; a guess is logged.
+        quotes: False where quotation marks are letters of a csv or tsv; True where they enclose cells even if
+            the lines within a cell look like rows themselves, which is refused by default.
 
     Returns:
         The splits by name: `train`, `validation`, `test`, or whatever else the files are called.
@@ -97,55 +120,124 @@ def load(
         39
         >>> load("reviews.csv", text="body", label="verdict")["train"].features["label"].names
         ['bad', 'good']
+        >>> load([("a warm film", "good"), ("dull", "bad")])["train"]["label"][:]
+        [1, 0]
     """
     if on_bad_row not in ("raise", "drop"):
         raise ValueError(
             f"on_bad_row is {on_bad_row!r}, which is unknown. Pass on_bad_row='raise' or 'drop'."
         )
-    raw, from_text = read(source, config)
+    raw, from_text = read(source, config, FileOptions(encoding, delimiter, quotes, on_bad_row))
     columns = list(dict.fromkeys(name for rows in raw.values() for name in rows.column_names))
-    of_words = word_columns(raw, text=text, text_pair=text_pair, label=label)
+    one_label = label if label is None or isinstance(label, str) else None
+    of_words = None
+    if label is None or isinstance(label, str):
+        of_words = word_columns(raw, text=text, text_pair=text_pair, label=one_label)
     if of_words is not None:
         read_splits = read_words(raw, *of_words, names=label_names, on_bad_row=on_bad_row)
         return _chosen(source, read_splits, split)
     texts = _text_columns(columns, text, text_pair)
-    target = _label_column([name for name in columns if name not in texts], label)
+    target = _label_column([name for name in columns if name not in texts], label, raw)
     labels: dict[str, list[Any]] = {}
-    feature = None
-    if target is not None:
-        labels, feature = read_labels(raw, column=target, names=label_names, from_text=from_text)
-    found = {name: _build(name, raw[name], texts, labels.get(name), feature, on_bad_row) for name in raw}
-    return _chosen(source, found, split)
+    feature, class_names = None, None
+    if isinstance(target, list):
+        labels, feature, class_names = joined_labels(raw, target, names=label_names)
+    elif target is not None:
+        labels, feature, class_names = read_labels(raw, column=target, names=label_names, from_text=from_text)
+    splits = {name: _build(name, raw[name], texts, labels.get(name), feature, on_bad_row) for name in raw}
+    if isinstance(feature, List) and class_names:
+        splits = {name: with_class_names(rows, class_names) for name, rows in splits.items()}
+    return _chosen(source, splits, split)
 
 
-def _chosen(source: Any, found: dict[str, Dataset], split: str | None) -> DatasetDict:
-    if split is not None and split not in found:
-        raise ValueError(
-            f"{str(source)!r} has no split {split!r}, found {list(found)}. Pass one of them as split=."
-        )
-    return DatasetDict(found if split is None else {split: found[split]})
+def check_source(
+    source: Any,
+    *,
+    text: str | None = None,
+    text_pair: str | None = None,
+    label: str | Sequence[str] | None = None,
+    split: str | None = None,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    quotes: bool | None = None,
+    **_: Any,
+) -> list[str] | None:
+    """Refuse what `load` would refuse, as far as the first lines of local files tell; the Hub is not asked.
+
+    Args:
+        source: as in `load`.
+        text: as in `load`, like all others; further arguments of `load` are passed over.
+        text_pair: the second text.
+        label: the label column or columns.
+        split: a split that must be there.
+        encoding: of csv, tsv and JSON files.
+        delimiter: of csv and tsv files.
+        quotes: of csv and tsv files.
+
+    Returns:
+        The names of the splits; None for a Hub id.
+
+    Raises:
+        FileNotFoundError: There is no such file or folder.
+        ValueError: There are no such columns, no such split, or the file is none that can be read.
+    """
+    splits = columns_by_split(source, FileOptions(encoding, delimiter, quotes))
+    if splits is None:
+        return None
+    columns = list(dict.fromkeys(name for names in splits.values() for name in names))
+    if text is not None or not {"tokens", "words"} & set(columns):
+        _text_columns(columns, text, text_pair)
+    for name in [label] if isinstance(label, str) else label or ():
+        _existing(columns, name, "label")
+    _check_split(source, list(splits), split)
+    return list(splits)
 
 
-def _told(columns: list[str], name: str, argument: str) -> str:
+def _chosen(source: Any, splits: dict[str, Dataset], split: str | None) -> DatasetDict:
+    _check_split(source, list(splits), split)
+    return DatasetDict(splits if split is None else {split: splits[split]})
+
+
+def _check_split(source: Any, names: list[str], split: str | None) -> None:
+    if split is None or split in names:
+        return
+    near = [SPLIT_NAMES.get(split.lower(), ""), *difflib.get_close_matches(split, names, n=1)]
+    near = [name for name in near if name in names]
+    hint = f"Did you mean split={near[0]!r}?" if near else "Pass one of them as split=."
+    where = repr(str(source)) if isinstance(source, (str, os.PathLike)) else "The data"
+    raise ValueError(f"{where} has no split {split!r}, found {names}. {hint}")
+
+
+def _existing(columns: list[str], name: str, argument: str) -> str:
+    """The column of a name, or the one whose name differs in case or spaces alone."""
     if name in columns:
         return name
+    alike = [column for column in columns if _folded(column) == _folded(name)]
+    if len(alike) == 1:
+        return alike[0]
     close = difflib.get_close_matches(name, columns, n=1)
     hint = f"Did you mean {argument}={close[0]!r}?" if close else f"Pass one of them as {argument}=."
     raise ValueError(f"There is no column {name!r}, found {columns}. {hint}")
 
 
+def _folded(name: str) -> str:
+    return name.strip().casefold()
+
+
 def _text_columns(columns: list[str], text: str | None, text_pair: str | None) -> list[str]:
     """The text column, and the pair's where there is one."""
-    told = [_told(columns, name, arg) for name, arg in ((text, "text"), (text_pair, "text_pair")) if name]
+    named = [
+        _existing(columns, name, arg) for name, arg in ((text, "text"), (text_pair, "text_pair")) if name
+    ]
     if text is not None:
-        if len(set(told)) < len(told):
+        if len(set(named)) < len(named):
             raise ValueError(
                 f"text and text_pair are both {text!r}, a pair needs two columns. Found {columns}."
             )
-        return told
-    candidates = [name for name in columns if name.lower() in _TEXT and name not in told]
-    if not told:
-        pairs = [(a, b) for a in candidates for b in columns if b.lower() in _PAIRS.get(a.lower(), ())]
+        return named
+    candidates = [name for name in columns if _folded(name) in _TEXT and name not in named]
+    if not named:
+        pairs = [(a, b) for a in candidates for b in columns if _folded(b) in _PAIRS.get(_folded(a), ())]
         if len(pairs) == 1 and set(candidates) <= set(pairs[0]):
             return list(pairs[0])
         if pairs:
@@ -154,14 +246,25 @@ def _text_columns(columns: list[str], text: str | None, text_pair: str | None) -
             )
     if len(candidates) != 1:
         why = f"{candidates} could all be the text" if candidates else "none has a usual name for text"
+        others = [name for name in columns if _folded(name) not in _LABEL]
+        example = others[0] if len(others) == 1 else "..."
+        header = ""
+        if not candidates and any(_looks_like_a_row(name) for name in columns):
+            header = " If the first line is a row, put a header above it, such as text,label."
         raise ValueError(
-            f"Found the columns {columns}, of which {why}. Say which: text='...' (and text_pair='...')."
+            f"Found the columns {columns}, of which {why}. Say which: text={example!r} (and text_pair='...')."
+            f"{header}"
         )
-    return candidates + told
+    return candidates + named
+
+
+def _looks_like_a_row(name: str) -> bool:
+    """Whether the name of a column is more like a cell: a number, or a sentence."""
+    return name.strip().isdigit() or len(name.split()) > 3
 
 
 def text_column(columns: list[str], text: str | None) -> str:
-    """The name of the text column: the one told, or the only one with a usual name.
+    """The name of the text column: the one that is asked for, or the only one with a usual name.
 
     Raises:
         ValueError: where there is none, or several.
@@ -169,19 +272,31 @@ def text_column(columns: list[str], text: str | None) -> str:
     return _text_columns(columns, text, None)[0]
 
 
-def _label_column(columns: list[str], label: str | None) -> str | None:
+def _label_column(
+    columns: list[str], label: str | Sequence[str] | None, raw: Mapping[str, Dataset]
+) -> str | list[str] | None:
+    """The label column; a list of columns of 0 and 1 for a multi-label task; None without labels."""
+    if isinstance(label, str):
+        return _existing(columns, label, "label")
     if label is not None:
-        return _told(columns, label, "label")
-    candidates = [name for name in columns if name.lower() in _LABEL]
+        return [_existing(columns, name, "label") for name in label]
+    candidates = [name for name in columns if _folded(name) in _LABEL]
     if len(candidates) > 1:
         raise ValueError(
             f"Found the columns {columns}, of which {candidates} could all be the label. Pass label='...'."
         )
-    if not candidates and columns:
+    if candidates or not columns:
+        return candidates[0] if candidates else None
+    indicators = indicator_columns(raw, columns)
+    if indicators:
         logger.warning(
-            "none of the columns %s has a usual name for labels: loaded as unlabelled text", columns
+            "the columns %s hold 0 and 1 alone and are read as the classes of a multi-label task; for "
+            "another label pass label=",
+            indicators,
         )
-    return candidates[0] if candidates else None
+        return indicators
+    logger.warning("none of the columns %s has a usual name for labels: loaded as unlabelled text", columns)
+    return None
 
 
 def _build(
@@ -197,6 +312,7 @@ def _build(
     columns = ["text", "text_pair"][: len(texts)]
     rows = rows.select_columns(texts).rename_columns(dict(zip(texts, columns, strict=True)))
     bad: dict[str, list[int]] = {}
+    kinds = {column: _nested(rows.features[column]) for column in columns}
     for column in columns:
         rows, bad[column] = _as_strings(rows, column)
     if labels is not None:
@@ -206,7 +322,16 @@ def _build(
             "label", [blank if value is None else value for value in labels], feature=feature
         )
         columns.append("label")
-    return _without_bad_rows(split, rows.select_columns(columns), bad, on_bad_row)
+    return _without_bad_rows(split, rows.select_columns(columns), bad, kinds, on_bad_row)
+
+
+def _nested(feature: Any) -> str:
+    """What a column of no strings holds, as the end of a sentence."""
+    if isinstance(feature, (List, LargeList)):
+        return f": it holds lists{_nested(feature.feature).replace(': it holds objects', ' of objects')}"
+    if isinstance(feature, dict):
+        return f": it holds objects with the keys {list(feature)}, of which one may be a column of its own"
+    return ""
 
 
 def _as_strings(rows: Dataset, column: str) -> tuple[Dataset, list[int]]:
@@ -234,17 +359,20 @@ def _is_utf8(raw: bytes | None) -> bool:
         return False
 
 
-def _without_bad_rows(split: str, rows: Dataset, bad: dict[str, list[int]], on_bad_row: str) -> Dataset:
+def _without_bad_rows(
+    split: str, rows: Dataset, bad: dict[str, list[int]], kinds: dict[str, str], on_bad_row: str
+) -> Dataset:
     reasons = [
-        f"{len(found):,} of {len(rows):,} rows of split {split!r} have no "
-        f"{'value' if column == 'label' else 'readable string'} in {column!r} (first rows {found[:5]})"
-        for column, found in bad.items()
-        if found
+        f"{len(places):,} of {len(rows):,} rows of split {split!r} have no "
+        f"{'value' if column == 'label' else 'readable string'} in {column!r} (first rows {places[:5]})"
+        f"{kinds.get(column, '')}"
+        for column, places in bad.items()
+        if places
     ]
     if not reasons:
         return rows
     reason = "; ".join(reasons)
-    dropped = {i for found in bad.values() for i in found}
+    dropped = {i for places in bad.values() for i in places}
     if on_bad_row == "raise" or len(dropped) == len(rows):
         fix = 'Repair them, or leave them out with on_bad_row="drop"'
         if len(dropped) == len(rows):

@@ -1,39 +1,99 @@
-"""Where rows come from: the Hub, or files that are read as they are written."""
+"""Where rows come from: the Hub, local files that are read as they are written, or objects in memory."""
 
 from __future__ import annotations
 
-import csv
-import glob
+import difflib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
-from datasets import Dataset, Features, Value, load_dataset
-from datasets.exceptions import DatasetGenerationError
+from datasets import Dataset, load_dataset
 
-from hfdistill.files.hub import reaching
+from hfdistill.data.encodings import suffix_of
+from hfdistill.data.in_memory import is_in_memory, splits_in_memory
+from hfdistill.data.table_files import KINDS, SPLIT_NAMES, FileOptions, column_names, read_files
+from hfdistill.files.hub import HubUnreachable, reaching
 
-_SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json"}
 _NOT_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
-_SPLITS = {
-    "training": "train",
-    "dev": "validation",
-    "val": "validation",
-    "valid": "validation",
-    "eval": "validation",
-}
-_SPLITS |= {name: name for name in ("train", "validation", "test")} | {"testing": "test"}
 _SHARD = re.compile(r"-(\d+)-of-\d+$")
+_INSTEAD = {
+    ".txt": "A file of texts alone, one a line, is read by hfdistill.load_texts.",
+    ".xls": "Save the sheet as .xlsx or .csv.",
+    ".ods": "Save the sheet as .xlsx or .csv.",
+    ".zip": "Unpack it first.",
+    ".gz": "Unpack it first.",
+    ".py": "Code is never run: pass the data that it makes.",
+    ".arrow": "Pass datasets.Dataset.from_file(path).",
+    ".feather": "Pass pandas.read_feather(path).",
+    ".pkl": "Pickles are never read: pass the DataFrame itself.",
+}
 
 
-def read(source: str | os.PathLike[str], config: str | None) -> tuple[dict[str, Dataset], bool]:
-    """The raw splits, and whether every value in them is a string because it was read from csv."""
-    path = _local_path(source)
-    if path is None:
-        return _read_hub(str(source), config), False
-    return _read_local(path), _SUFFIXES[_data_files(path)[0].suffix.lower()] == "csv"
+def read(source: Any, config: str | None, options: FileOptions) -> tuple[dict[str, Dataset], bool]:
+    """The raw splits, and whether every value in them is a string because of the kind of file.
+
+    Args:
+        source: as in `load`.
+        config: as in `load`.
+        options: how files are to be read.
+    """
+    splits: Mapping[str, list[Path]]
+    if (files := _files_of(source)) is not None:
+        splits = files
+    elif is_in_memory(source):
+        return splits_in_memory(source), False
+    else:
+        path = _local_path(source)
+        if path is None:
+            return _read_hub(str(source), config), False
+        splits = _split_files(path)
+    of_strings = KINDS[suffix_of(next(iter(splits.values()))[0])] in ("csv", "excel")
+    return {name: read_files(name, paths, options) for name, paths in splits.items()}, of_strings
+
+
+def columns_by_split(source: Any, options: FileOptions) -> dict[str, list[str]] | None:
+    """The columns of each split of local files, from their first lines; None for what the Hub alone knows.
+
+    Args:
+        source: as in `load`.
+        options: how files are to be read.
+
+    Raises:
+        FileNotFoundError: where there is no such file or folder.
+        ValueError: for files that cannot be read, as far as their first lines tell.
+    """
+    splits: Mapping[str, list[Path]] | None = _files_of(source)
+    if splits is None and is_in_memory(source):
+        return {name: rows.column_names for name, rows in splits_in_memory(source).items()}
+    if splits is None:
+        path = _local_path(source)
+        if path is None:
+            return None
+        splits = _split_files(path)
+    return {name: column_names(files[0], options) for name, files in splits.items()}
+
+
+def _files_of(source: Any) -> dict[str, list[Path]] | None:
+    """The files of a dict of paths by split; None for anything else."""
+    if not isinstance(source, Mapping) or not source:
+        return None
+    paths = [path for path in source.values() if isinstance(path, (str, os.PathLike))]
+    named = all(str(name).lower() in SPLIT_NAMES for name in source)
+    if len(paths) < len(source) or not (named or any(suffix_of(Path(path)) in KINDS for path in paths)):
+        return None
+    splits = {}
+    for name, path in source.items():
+        if (local := _local_path(path)) is None or not local.is_file():
+            raise FileNotFoundError(
+                f"There is no file {str(path)!r}, the path of split {str(name)!r}. Pass files by split, as "
+                "in {'train': 'a.csv', 'test': 'b.csv'}."
+            )
+        splits[str(name)] = _data_files(local)
+    if len({KINDS[suffix_of(files[0])] for files in splits.values()}) > 1:
+        raise ValueError(f"The files of the splits are of several kinds: {source}. Make them one kind.")
+    return splits
 
 
 def _local_path(source: str | os.PathLike[str]) -> Path | None:
@@ -43,22 +103,39 @@ def _local_path(source: str | os.PathLike[str]) -> Path | None:
         return path
     name = str(source)
     hub_like = isinstance(source, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is not None
-    hub_like = hub_like and name[0] not in ".~" and path.suffix.lower() not in _SUFFIXES
+    hub_like = hub_like and name[0] not in ".~" and suffix_of(path) not in {*KINDS, *_INSTEAD}
     if hub_like and not (len(path.parts) == 2 and path.parent.is_dir()):
         return None
     beside = next((parent for parent in path.parents if parent.is_dir()), Path())
     entries = sorted(entry.name for entry in beside.iterdir())
     shown = ", ".join(entries[:8]) + (f" and {len(entries) - 8} more" if len(entries) > 8 else "")
-    raise FileNotFoundError(
-        f"There is no file or folder {name!r}; {beside.absolute()} holds {shown or 'nothing'}. "
-        "Pass the path of one of these, or a Hub id such as 'stanfordnlp/sst2'."
+    near = _near(path.relative_to(beside).parts[0] if path.parts else name, beside)
+    way = (
+        f"Did you mean {near!r}?"
+        if near
+        else "Pass the path of one of these, or a Hub id such as 'stanfordnlp/sst2'."
     )
+    raise FileNotFoundError(
+        f"There is no file or folder {name!r}; {beside.absolute()} holds {shown or 'nothing'}. {way}"
+    )
+
+
+def _near(name: str, folder: Path) -> str | None:
+    """The path of what lies in a folder and is called almost so."""
+    close = difflib.get_close_matches(name, [entry.name for entry in folder.iterdir()], n=1, cutoff=0.75)
+    return str(folder / close[0]) if close else None
 
 
 def _read_hub(name: str, config: str | None) -> dict[str, Dataset]:
     try:
         with reaching(name):
             return dict(load_dataset(name, config))
+    except (HubUnreachable, FileNotFoundError) as error:
+        near = _near(Path(name).parts[0], Path())
+        if near is None:
+            raise
+        # HubUnreachable and FileNotFoundError both take one message.
+        raise type(error)(f"{error} If a local path was meant: did you mean './{near}'?") from None
     except RuntimeError as error:
         if "scripts are no longer supported" not in str(error):
             raise
@@ -77,87 +154,57 @@ def _read_hub(name: str, config: str | None) -> dict[str, Dataset]:
 def _data_files(path: Path) -> list[Path]:
     """The data files under a path, never empty."""
     if path.is_file():
-        files = [path] if path.suffix.lower() in _SUFFIXES else []
+        files = [path] if suffix_of(path) in KINDS else []
     else:
         inside = [path, path / "data"] if (path / "data").is_dir() else [path]
         listed = [[file for file in sorted(folder.iterdir()) if _is_data(file)] for folder in inside]
         files = next((some for some in listed if some), [])
     if files:
         return files
-    held = "" if path.is_file() else f" (it holds {sorted(entry.name for entry in path.iterdir())[:8]})"
+    entries = [] if path.is_file() else sorted(entry.name for entry in path.iterdir())
+    held = "" if path.is_file() else f" (it holds {entries[:8]})"
+    if "dataset_dict.json" in entries or "state.json" in entries:
+        way = f"save_to_disk wrote it: pass datasets.load_from_disk({str(path)!r})."
+    elif path.is_file() and suffix_of(path) in _INSTEAD:
+        way = _INSTEAD[suffix_of(path)]
+    else:
+        way = (
+            "Save the rows with dataset.to_parquet('train.parquet'), or name the file, or the folder that "
+            "holds it."
+        )
     raise ValueError(
-        f"{str(path)!r} is no data file and no folder of data files{held}: "
-        f"only {', '.join(_SUFFIXES)} are read. Save the rows with dataset.to_parquet('train.parquet'); "
-        "read a folder that save_to_disk wrote with datasets.load_from_disk."
+        f"{str(path)!r} is no data file and no folder of data files{held}: only {', '.join(KINDS)} are read. "
+        f"{way}"
     )
 
 
 def _is_data(file: Path) -> bool:
-    hidden = file.name.startswith((".", "_")) or file.name in _NOT_DATA
-    return file.is_file() and file.suffix.lower() in _SUFFIXES and not hidden
+    hidden = file.name.startswith((".", "_", "~$")) or file.name in _NOT_DATA
+    return file.is_file() and suffix_of(file) in KINDS and not hidden
 
 
-def _read_local(path: Path) -> dict[str, Dataset]:
+def _split_files(path: Path) -> Mapping[str, list[Path]]:
+    """The files of each split, by the names of the files."""
     files = _data_files(path)
     splits: dict[str, list[Path]] = {}
     for file in files:
-        stem = _SHARD.sub("", file.stem)
+        stem = _stem(file)
         last = re.split(r"[\W_]+", stem.lower())[-1]
-        name = _SPLITS.get(last) or ("train" if len(files) == 1 else re.sub(r"\W+", "_", stem))
+        name = SPLIT_NAMES.get(last) or ("train" if len(files) == 1 else re.sub(r"\W+", "_", stem))
         splits.setdefault(name, []).append(file)
     for name, shards in splits.items():
-        same = len({(_SHARD.sub("", file.stem), file.suffix) for file in shards}) == 1
-        if not same or len({_SUFFIXES[file.suffix.lower()] for file in files}) > 1:
+        same = len({(_stem(file), suffix_of(file)) for file in shards}) == 1
+        if not same or len({KINDS[suffix_of(file)] for file in files}) > 1:
             raise ValueError(
                 f"{str(path)!r} holds several files that could be the split {name!r}, or files of several "
                 f"kinds: {[file.name for file in files]}. "
                 "Leave one file (or its numbered shards) per split, all of one kind."
             )
     order = sorted(splits, key=lambda name: (["train", "validation", "test", name].index(name), name))
-    return {name: _read_files(name, splits[name]) for name in order}
+    return {name: splits[name] for name in order}
 
 
-def _read_files(split: str, files: list[Path]) -> Dataset:
-    kind = _SUFFIXES[files[0].suffix.lower()]
-    options: dict[str, Any] = {}
-    if kind == "csv":
-        # Everything is read as it is written: "null", "NA" and "007" are texts, and so is an empty cell.
-        options = {"sep": "\t" if files[0].suffix.lower() == ".tsv" else ",", "keep_default_na": False}
-        options["features"] = Features({name: Value("string") for name in _header(files[0], options["sep"])})
-    names = [glob.escape(str(file.absolute())) for file in files]
-    try:
-        rows = load_dataset(kind, data_files={split: names}, split=split, **options)
-    except (DatasetGenerationError, ValueError) as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ValueError(
-            f"{files[0].name} (split {split!r}) holds no rows or cannot be read as {kind}: {reason}. "
-            "Check the file; text must be UTF-8, and every row must have the columns of the first."
-        ) from error
-    if options.get("sep") == "\t":
-        _check_quotes(rows, files[0].name)
-    return rows
-
-
-def _check_quotes(rows: Dataset, name: str) -> None:
-    """Refuse a tsv whose quotation marks are letters: one that opens a cell takes in whole lines."""
-    for values in rows.with_format("arrow")[:].columns:
-        swallowed = pc.match_substring_regex(values, r"\t[^\n]*\n")
-        first = pc.index(swallowed, True).as_py()
-        if first >= 0:
-            raise ValueError(
-                f"A quotation mark in row {first} of {name} swallowed the lines after it: "
-                f"{values[first].as_py()[:60]!r}. Save the file as .jsonl or .parquet, which need no quotes."
-            )
-
-
-def _header(file: Path, separator: str) -> list[str]:
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            names = next(csv.reader(lines, delimiter=separator), [])
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file.name} is not UTF-8 ({error}). Save it as UTF-8.") from None
-    if len(set(names)) < len(names):
-        raise ValueError(
-            f"{file.name} has columns of the same name: {names}. Rename them so that each is told apart."
-        )
-    return [name or f"Unnamed: {i}" for i, name in enumerate(names)]
+def _stem(file: Path) -> str:
+    """A file's name without its suffix and the number of its shard."""
+    stem = Path(file.stem).stem if file.suffix.lower() == ".gz" else file.stem
+    return _SHARD.sub("", stem)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import csv
+import io
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hfdistill.data.csv_files import BadLine, CsvRows, csv_layout
+from hfdistill.data.encodings import LONGEST, open_bytes, suffix_of, text_encoding
 from hfdistill.data.load import text_column
+from hfdistill.data.table_files import FileOptions
 
 logger = logging.getLogger(__name__)
 
 SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
-_BLOCK = 1 << 20  # bytes of a line that are held at once
+_BLOCK = 1 << 20  # letters of a line that are held at once
+
+
+_USUAL = FileOptions()
 
 
 def text_files(source: str | os.PathLike[str]) -> list[Path]:
@@ -35,8 +42,8 @@ def text_files(source: str | os.PathLike[str]) -> list[Path]:
         raise FileNotFoundError(
             f"There is no file or folder {str(root)!r}. Pass the path of a folder of texts."
         )
-    found = [root] if root.is_file() else _walk(root)
-    files = [file for file in found if file.suffix.lower() in SUFFIXES]
+    candidates = [root] if root.is_file() else _walk(root)
+    files = [file for file in candidates if suffix_of(file) in SUFFIXES]
     if not files:
         raise ValueError(
             f"{str(root)!r} holds no texts: only {', '.join(SUFFIXES)} are read. Unpack archives first, and "
@@ -52,7 +59,7 @@ def _walk(root: Path) -> list[Path]:
         below[:] = sorted(name for name in below if not name.startswith("."))
         for name in sorted(names):
             file = Path(folder, name)
-            if name.startswith(".") or file.suffix.lower() not in SUFFIXES:
+            if name.startswith(".") or suffix_of(file) not in SUFFIXES:
                 continue
             if not file.resolve().is_relative_to(home):
                 outside.append(file.name)
@@ -63,51 +70,60 @@ def _walk(root: Path) -> list[Path]:
     return sorted(inside)
 
 
-def read_texts(file: Path, column: str | None) -> Iterator[str]:
-    """The texts of a file in their order; bytes that are no UTF-8 become U+FFFD.
+def read_texts(
+    file: Path,
+    column: str | None,
+    options: FileOptions = _USUAL,
+    dropped: Counter[str] | None = None,
+) -> Iterator[str]:
+    """The texts of a file in their order; bytes that are not of its encoding become U+FFFD.
 
     The lines of a .txt file, with empty ones, else the values of a column.
 
     Args:
-        file: of a kind in `SUFFIXES`.
+        file: of a kind in `SUFFIXES`, which may be packed (.gz).
         column: of texts; None where its name is usual.
+        options: how the file is to be read.
+        dropped: where lines that are no rows are counted, by what is wrong with them.
 
     Raises:
         ValueError: for a file without such a column, or one that is not of its kind.
     """
-    kind = file.suffix.lower()
+    dropped = Counter() if dropped is None else dropped
+    kind = suffix_of(file)
     if kind == ".txt":
-        yield from _lines(file)
+        yield from _lines(file, options.encoding)
     elif kind == ".jsonl":
-        yield from _objects(file, column)
+        yield from _objects(file, column, options.encoding, dropped)
     elif kind == ".parquet":
         yield from _batches(file, column)
     else:
-        yield from _cells(file, column, separator="\t" if kind == ".tsv" else ",")
+        yield from _cells(file, column, options, dropped)
 
 
-def _lines(file: Path) -> Iterator[str]:
+def _lines(file: Path, encoding: str | None) -> Iterator[str]:
     """Lines; one that is longer than a block comes in several, cut at a space where there is one."""
-    with file.open("rb") as stream:
-        first = True
-        while block := stream.readline(_BLOCK):
-            cut = block.rfind(b" ") if len(block) == _BLOCK and not block.endswith(b"\n") else -1
-            if cut > 0:
-                stream.seek(cut - len(block), os.SEEK_CUR)
-                block = block[:cut]
-            yield block.decode("utf-8-sig" if first else "utf-8", errors="replace").rstrip("\r\n")
-            first = False
+    with _opened(file, encoding) as stream:
+        rest = ""
+        while block := rest + stream.readline(_BLOCK - len(rest)):
+            cut = block.rfind(" ") if len(block) >= _BLOCK and not block.endswith("\n") else -1
+            block, rest = (block[:cut], block[cut:]) if cut > 0 else (block, "")
+            yield block.rstrip("\r\n")
 
 
-def _objects(file: Path, column: str | None) -> Iterator[str]:
-    with file.open(encoding="utf-8-sig", errors="replace") as lines:
-        while line := lines.readline(16 * _BLOCK):
+def _opened(file: Path, encoding: str | None) -> io.TextIOWrapper:
+    return io.TextIOWrapper(open_bytes(file), text_encoding(file, encoding), errors="replace", newline="\n")
+
+
+def _objects(file: Path, column: str | None, encoding: str | None, dropped: Counter[str]) -> Iterator[str]:
+    with _opened(file, encoding) as lines:
+        while line := lines.readline(LONGEST):
             try:
                 row = json.loads(line) if line.strip() else {}
             except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict):
-                yield "\ufffd"  # counted among what cannot be read
+                dropped["in a line that is no JSON object"] += 1
                 continue
             column = column or (text_column(list(row), None) if row else None)
             value = row.get(column) if column else None
@@ -115,23 +131,20 @@ def _objects(file: Path, column: str | None) -> Iterator[str]:
                 yield value
 
 
-def _cells(file: Path, column: str | None, *, separator: str) -> Iterator[str]:
-    with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-        bounded = iter(lambda: lines.readline(16 * _BLOCK).replace("\0", "\ufffd"), "")
-        rows = csv.reader(bounded, delimiter=separator)
-        names = next(rows, [])
-        place = names.index(text_column(names, column))
-        while True:
-            read = rows.line_num
-            try:
-                row = next(rows, None)
-            except csv.Error:  # a cell of more than 131,072 letters, as behind a quote that nothing closes
-                yield from ["\ufffd"] * (rows.line_num - read)
-                continue
-            if row is None:
-                return
-            if len(row) > place:
-                yield row[place]
+def _cells(file: Path, column: str | None, options: FileOptions, dropped: Counter[str]) -> Iterator[str]:
+    def count(_: BadLine) -> None:
+        dropped["in a line that is no row of its csv"] += 1
+
+    layout = csv_layout(
+        file,
+        encoding=options.encoding,
+        delimiter=options.delimiter,
+        quotes=options.quotes,
+        errors="replace",
+    )
+    place = layout.names.index(text_column(list(layout.names), column))
+    for cells in CsvRows(file, layout, count, errors="replace"):
+        yield cells[place]
 
 
 def _batches(file: Path, column: str | None) -> Iterator[str]:

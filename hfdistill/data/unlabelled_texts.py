@@ -16,6 +16,8 @@ from typing import Any, Literal, NamedTuple
 from datasets import Dataset, Features, Value
 
 import hfdistill
+from hfdistill.data.encodings import suffix_of
+from hfdistill.data.table_files import FileOptions
 from hfdistill.data.text_files import read_texts, text_files
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,9 @@ def load_texts(
     against: Any = (),
     overlap: int = 8,
     limit: int | None = None,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    quotes: bool | None = None,
 ) -> Dataset:
     """The column `text`: each text of a folder once, and none of those that the student is judged by.
 
@@ -51,7 +56,7 @@ def load_texts(
     without case, spaces and punctuation. Left out, counted and said once: texts seen before; texts that are
     one of `against`, that contain one of 4 words or more, or that share `overlap` words in a row with a
     longer one, the words around a piece or sentence included; texts with bytes that are not UTF-8, or with a
-    word of more than 1,000 letters.
+    word of more than 1,000 letters; lines of csv and tsv files that are no rows, as `load` refuses them.
 
     When to use it: the rows have no label, so the teacher alone speaks there. Text of the task's own domain
     is worth more than much text (Turc et al. 2019, arXiv 1908.08962, section 6). Join it to labelled rows
@@ -60,8 +65,8 @@ def load_texts(
     that stands inside another is not found.
 
     Args:
-        source: a .txt, .jsonl, .csv, .tsv or .parquet file, or a folder of them, also in folders below. Links
-            that lead out of it are not read.
+        source: a .txt, .jsonl, .csv, .tsv or .parquet file (all but the last also packed, as .txt.gz), or a
+            folder of them, also in folders below. Links that lead out of it are not read.
         text: the column of texts, where files have columns; found by its usual names where not given.
         unit: what one text is: a line (or a row) as it is, each sentence of it, or all lines up to an
             empty one.
@@ -70,6 +75,9 @@ def load_texts(
         against: the evaluation data: data sets, dicts of them, or texts.
         overlap: words in a row that two texts may not share.
         limit: texts at most; the rest is not read.
+        encoding: of all files but .parquet, where it is neither UTF-8 nor UTF-16 with a byte order mark.
+        delimiter: between the cells of a csv or tsv; found where not given, as `load` does.
+        quotes: whether quotation marks enclose the cells of a csv or tsv, as for `load`.
 
     Raises:
         FileNotFoundError: where there is no such file or folder.
@@ -83,6 +91,30 @@ def load_texts(
         >>> load_texts("talk.txt", against=["The plot was thin"])["text"][:]
         ['A warm film.']
     """
+    _check_arguments(unit, min_words, max_words, overlap, limit)
+    files, options = text_files(source), FileOptions(encoding, delimiter, quotes)
+    _check_files(files, text, options)
+    gate = Gate(_runs(_each(against), overlap), min_words=min_words)
+    pieces = (
+        piece
+        for file in files
+        for whole in _wholes(file, text, unit, options, gate.dropped)
+        for piece in _pieces(whole, unit, max_words=max_words, margin=2 * overlap)
+    )
+    known = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    digest = _fingerprint(known, text, unit, min_words, max_words, gate.runs, overlap, limit, options)
+    texts = _written(gate, pieces, limit, digest)
+    if gate.dropped:
+        logger.warning("%s: %s texts kept, left out %s", source, f"{len(texts or ()):,}", gate.reasons())
+    if texts is None:
+        raise ValueError(
+            f"No text of {str(source)!r} is left. Is it all in the evaluation data (against=), shorter than "
+            f"min_words={min_words}, or not UTF-8?"
+        )
+    return texts
+
+
+def _check_arguments(unit: str, min_words: int, max_words: int, overlap: int, limit: int | None) -> None:
     if unit not in ("line", "sentence", "paragraph"):
         raise ValueError(f"unit is 'line', 'sentence' or 'paragraph', found {unit!r}.")
     if not 1 <= min_words <= max_words or overlap < SHORTEST or (limit is not None and limit < 1):
@@ -90,37 +122,24 @@ def load_texts(
             f"load_texts needs 1 <= min_words <= max_words, overlap of {SHORTEST} or more and limit of 1 or "
             f"more, found {min_words=}, {max_words=}, {overlap=}, {limit=}."
         )
-    files = text_files(source)
+
+
+def _check_files(files: Sequence[Path], text: str | None, options: FileOptions) -> None:
+    """Refuse files without the column of texts before any is read, and log what was guessed of them."""
     for file in files:
-        next(read_texts(file, text), None)  # a column that is missing is told before anything is read
-    gate = Gate(_runs(_each(against), overlap), min_words=min_words)
-    pieces = (
-        piece
-        for file in files
-        for whole in _wholes(file, text, unit)
-        for piece in _pieces(whole, unit, max_words=max_words, margin=2 * overlap)
-    )
-    known = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    digest = _fingerprint(known, text, unit, min_words, max_words, gate.runs, overlap, limit)
-    found = _written(gate, pieces, limit, digest)
-    if gate.dropped:
-        logger.warning("%s: %s texts kept, left out %s", source, f"{len(found or ()):,}", gate.reasons())
-    if found is None:
-        raise ValueError(
-            f"No text of {str(source)!r} is left. Is it all in the evaluation data (against=), shorter than "
-            f"min_words={min_words}, or not UTF-8?"
-        )
-    return found
+        next(read_texts(file, text, options), None)
+        if suffix_of(file) in (".csv", ".tsv"):
+            options.layout(file, errors="replace")
 
 
 def _fingerprint(*settings: Any) -> str:
-    """Of what is read and how, by this version."""
-    told = f"{hfdistill.__version__} {settings}"
-    return hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    """A digest of what is read and how, by this version."""
+    described = f"{hfdistill.__version__} {settings}"
+    return hashlib.sha256(described.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def _written(gate: Gate, pieces: Iterable[Piece], limit: int | None, fingerprint: str) -> Dataset | None:
-    """What passes, on disk; None where nothing does."""
+    """Write the texts that pass to the cache of `datasets`; None where none does."""
     try:
         return Dataset.from_generator(
             lambda: gate.passed(pieces, limit),
@@ -134,7 +153,7 @@ def _written(gate: Gate, pieces: Iterable[Piece], limit: int | None, fingerprint
 
 
 class Piece(NamedTuple):
-    """A text, and what stands before and after it."""
+    """A piece of text with the words that stand before and after it."""
 
     before: str
     text: str
@@ -143,11 +162,12 @@ class Piece(NamedTuple):
 
 @dataclass
 class Gate:
-    """Lets each text pass once, and none that overlaps with those it was given.
+    """Lets each text pass once, and none that overlaps with the evaluation texts.
 
     Args:
         runs: number of words → digests of runs of so many words that may not occur.
-        min_words: of a text.
+        min_words: the fewest words of a text.
+        dropped: how many texts were left out, by reason.
     """
 
     runs: Mapping[int, Collection[bytes]]
@@ -155,7 +175,7 @@ class Gate:
     dropped: Counter[str] = field(default_factory=Counter)
 
     def reasons(self) -> str:
-        """How many were left out, and why."""
+        """Say how many texts were left out, and why."""
         return ", ".join(f"{count:,} {why}" for why, count in self.dropped.items())
 
     def passed(self, pieces: Iterable[Piece], limit: int | None) -> Iterator[dict[str, str]]:
@@ -203,8 +223,8 @@ def normalised(text: str) -> list[str]:
     return _WORD.findall(_CONTRACTED.sub(_joined, folded)) or folded.split()
 
 
-def _joined(found: re.Match[str]) -> str:
-    return "".join(part for part in found.groups() if part)
+def _joined(match: re.Match[str]) -> str:
+    return "".join(part for part in match.groups() if part)
 
 
 def apart_from(rows: Dataset, evaluation: Dataset) -> Dataset:
@@ -225,14 +245,14 @@ def apart_from(rows: Dataset, evaluation: Dataset) -> Dataset:
                 yield _digest([word for text in texts for word in ("\0", *normalised(text))])
 
     known = set(read(evaluation))
-    kept = [row for row, digest in enumerate(read(rows)) if digest not in known]
-    if len(kept) < len(rows):
-        logger.warning("%s rows are left out: they are evaluation texts", f"{len(rows) - len(kept):,}")
-    return rows if len(kept) == len(rows) else rows.select(kept)
+    indices = [row for row, digest in enumerate(read(rows)) if digest not in known]
+    if len(indices) < len(rows):
+        logger.warning("%s rows are left out: they are evaluation texts", f"{len(rows) - len(indices):,}")
+    return rows if len(indices) == len(rows) else rows.select(indices)
 
 
 def _runs(texts: Iterable[str], overlap: int) -> dict[int, dict[bytes, None]]:
-    """What may not occur: 0 → whole texts; a number of words → runs of them."""
+    """Digests of what may not occur: under 0 of whole texts, under n of their runs of n words."""
     runs: dict[int, set[bytes]] = {}
     for text in texts:
         words = normalised(text)
@@ -270,10 +290,12 @@ def _each(data: Any) -> Iterator[str]:
             yield from _each(part)
 
 
-def _wholes(file: Path, text: str | None, unit: Unit) -> Iterator[str]:
-    """Lines and rows, or the paragraphs that lines make up."""
-    texts = read_texts(file, text)
-    return _paragraphs(texts) if unit != "line" and file.suffix.lower() == ".txt" else texts
+def _wholes(
+    file: Path, text: str | None, unit: Unit, options: FileOptions, dropped: Counter[str]
+) -> Iterator[str]:
+    """The lines or rows of a file, or the paragraphs that its lines make up."""
+    texts = read_texts(file, text, options, dropped)
+    return _paragraphs(texts) if unit != "line" and suffix_of(file) == ".txt" else texts
 
 
 def _paragraphs(lines: Iterable[str]) -> Iterator[str]:

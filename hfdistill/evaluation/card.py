@@ -10,7 +10,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hfdistill.evaluation.card_usage import hub_task, usage_section
 from hfdistill.evaluation.class_table import class_table
+from hfdistill.evaluation.nothing_to_teach import nothing_to_teach
 from hfdistill.evaluation.plots.files import FOLDER, PLOTS
 from hfdistill.evaluation.report import (
     COLUMNS,
@@ -24,9 +26,8 @@ from hfdistill.evaluation.report import (
     interval_sentences,
     show,
 )
-from hfdistill.files.hub import HERE
 from hfdistill.files.markdown import as_yaml, escape, listing, table
-from hfdistill.files.plain_data import is_hub_id, printable, public_name, write_atomically
+from hfdistill.files.plain_data import is_hub_id, printable, public_name, telling_name, write_atomically
 
 TAGS = ("hfdistill", "knowledge-distillation")
 MAX_HEADER = 65_536
@@ -39,13 +40,6 @@ _HUB_METRICS = {
     "pearson": "pearsonr",
     "spearman": "spearmanr",
     "mse": "mse",
-}
-_HUB_TASKS = {"token": "token-classification"}
-_CALL = {
-    "single_label": "",
-    "multi_label": ', top_k=None, function_to_apply="sigmoid"',
-    "regression": ', function_to_apply="none"',
-    "token": ', aggregation_strategy="simple"',
 }
 
 
@@ -70,6 +64,7 @@ def write_card(
     license: str | None = None,  # noqa: A002 - the Hub's own word
     model_name: str | None = None,
     metadata: Mapping[str, Any] | None = None,
+    origin: str = "It was distilled from {base}",
 ) -> Path:
     """Write `folder/README.md`: what the student is, how to use it, what it is worth, how it was made, where
     it fails.
@@ -87,6 +82,8 @@ def write_card(
         license: of the student's weights, as the Hub spells it: "apache-2.0".
         model_name: else the report's name of the student.
         metadata: further header fields, such as {"language": "en", "tags": ["sentiment"]}.
+        origin: how it came to be: the beginning of a sentence that ends in "with hfdistill."; `{base}` stands
+            for the base model.
 
     Returns:
         The path of the card.
@@ -107,8 +104,8 @@ def write_card(
         )
     body = "\n\n".join(
         [
-            _summary(report, names),
-            _usage(report, names),
+            _summary(report, names, origin),
+            usage_section(report, names.model),
             _results(report),
             *_pictures(Path(folder)),
             _training(report, names, dataset_license),
@@ -126,8 +123,8 @@ def write_card(
 
 def _names(report: Report, model_name: str | None, base_model: str, dataset: str) -> _Names:
     return _Names(
-        model=printable(public_name(model_name or report.student.name)) or "student",
-        base=printable(public_name(base_model)),
+        model=printable(telling_name(model_name or report.student.name)) or "student",
+        base=printable(telling_name(base_model)),
         dataset=printable(public_name(dataset)),
         base_on_hub=is_hub_id(base_model),
         dataset_on_hub=is_hub_id(dataset),
@@ -155,7 +152,7 @@ def _header(report: Report, names: _Names, license_id: str | None, extra: dict[s
     return ModelCardData(
         license=license_id,
         library_name="transformers",
-        pipeline_tag=_hub_task(report),
+        pipeline_tag=hub_task(report),
         base_model=names.base if names.base_on_hub else None,
         base_model_relation="finetune" if names.base_on_hub else None,
         datasets=[names.dataset] if names.dataset_on_hub else None,
@@ -163,7 +160,7 @@ def _header(report: Report, names: _Names, license_id: str | None, extra: dict[s
             {result.metric_type for result in results if result.metric_type in _HUB_METRICS.values()}
         )
         or None,
-        tags=[*TAGS, _hub_task(report), *([own_tags] if isinstance(own_tags, str) else own_tags)],
+        tags=[*TAGS, hub_task(report), *([own_tags] if isinstance(own_tags, str) else own_tags)],
         model_name=names.model if results else None,
         eval_results=results or None,
         **extra,
@@ -176,8 +173,8 @@ def _eval_results(report: Report, names: _Names) -> list[EvalResult]:
     found = {metric: value for metric in COLUMNS[report.task] if (value := values.get(metric)) is not None}
     return [
         EvalResult(
-            task_type=_hub_task(report),
-            task_name=_hub_task(report).replace("-", " ").title(),
+            task_type=hub_task(report),
+            task_name=hub_task(report).replace("-", " ").title(),
             dataset_type=names.dataset if names.dataset_on_hub else "other",
             dataset_name=names.dataset,
             dataset_split=printable(report.data.split) if report.data.split else None,
@@ -190,12 +187,7 @@ def _eval_results(report: Report, names: _Names) -> list[EvalResult]:
     ]
 
 
-def _hub_task(report: Report) -> str:
-    """The task as the Hub and `pipeline` spell it."""
-    return _HUB_TASKS.get(report.task, "text-classification")
-
-
-def _summary(report: Report, names: _Names) -> str:
+def _summary(report: Report, names: _Names, origin: str) -> str:
     labels = ", ".join(escape(c.label, limit=40) for c in report.classes[:MAX_CLASSES])
     more = f" and {len(report.classes) - MAX_CLASSES} more" if len(report.classes) > MAX_CLASSES else ""
     what = "a pair of texts" if report.data.pairs else "a text"
@@ -208,13 +200,14 @@ def _summary(report: Report, names: _Names) -> str:
     lines = [
         f"# {escape(names.model)}",
         f"A small model that {kind}{f', of {len(report.classes)}: {labels}{more}' if labels else ''}. "
-        f"It was distilled from **{escape(names.base)}** with hfdistill.",
+        f"{_origin(origin, names)} with hfdistill.",
     ]
     values = {**(report.student.metrics or {}), **(report.student.fidelity or {})}
     shown = [f"{TITLES[m]} {show(values[m], m)}" for m in COLUMNS[report.task] if values.get(m) is not None]
     beside = report.against_teacher("student")
     if shown:
-        where = escape(f"{names.dataset} {report.data.split or ''}".strip())
+        split = "" if report.data.split is None else f" ({escape(report.data.split)})"
+        where = f"{escape(names.dataset)}{split}"
         lines.append(
             f"On {report.data.rows:,} rows of {where}: {', '.join(shown)}"
             f"{f'; compared with the teacher: {beside}' if beside else ''}."
@@ -222,46 +215,13 @@ def _summary(report: Report, names: _Names) -> str:
     return "\n\n".join(lines)
 
 
-def _usage(report: Report, names: _Names) -> str:
-    model = names.model if "/" in names.model and is_hub_id(names.model) else HERE
-    pairs = report.data.pairs
-    text = (
-        '{"text": "The first text.", "text_pair": "The second text."}' if pairs else '"The text to classify."'
-    )
-    texts = '"The first text.", "The second text."' if pairs else '"The text to classify."'
-    own = (
-        ""
-        if report.student.architecture.startswith("transformers.")
-        else "import hfdistill  # knows this architecture\n"
-    )
-    turn = {
-        "single_label": "logits.softmax(-1)",
-        "multi_label": "logits.sigmoid()",
-        "regression": "logits",
-        "token": "logits.softmax(-1)",
-    }[report.task]
-    auto = f"AutoModelFor{'Token' if report.task == 'token' else 'Sequence'}Classification"
-    return f"""## Use
-
-```python
-{own}from transformers import pipeline
-
-classify = pipeline("{_hub_task(report)}", model="{model}"{_CALL[report.task]})
-print(classify({text}))
-```
-
-Without the pipeline:
-
-```python
-{own}import torch
-from transformers import {auto}, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("{model}")
-model = {auto}.from_pretrained("{model}")
-with torch.inference_mode():
-    logits = model(**tokenizer({texts}, return_tensors="pt")).logits
-print({turn}, model.config.id2label)
-```"""
+def _origin(origin: str, names: _Names) -> str:
+    """How the student came to be, as text that brings no markup but the base model's name in bold."""
+    before, base, after = origin.partition("{base}")
+    bold = f"**{escape(names.base)}**" if base else ""
+    shown = [escape(part.strip(), limit=400) for part in (before, after)]
+    joined = " ".join(part for part in (shown[0], bold) if part)
+    return f"{joined}{'' if shown[1][:1] in (',', '') else ' '}{shown[1]}"
 
 
 def _results(report: Report) -> str:
@@ -351,6 +311,8 @@ def _training(report: Report, names: _Names, dataset_license: str | None) -> str
 
 def _limits(report: Report) -> str:
     lines, unit = ["## Limits"], "words" if report.task == "token" else "rows"
+    if warning := nothing_to_teach(report):
+        lines.append(f"**{escape(warning, limit=400)}**")
     if report.errors is not None:
         lines.append(f"Inherited errors: {error_sentence(report.errors, unit)}.")
     lines.append(

@@ -13,12 +13,12 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
-from hfdistill.data import encode
+from hfdistill.data.encode import encode
 from hfdistill.evaluation.speed import SpeedPlan, compare_speeds
 from hfdistill.network.architectures import Anatomy
 from hfdistill.network.loading import Source, load_classifier
 from hfdistill.network.trace import Batch, accepted_inputs
-from hfdistill.students import EarlyExitForSequenceClassification
+from hfdistill.students.early_exit import EarlyExitForSequenceClassification
 
 BATCH_SIZE = 32
 

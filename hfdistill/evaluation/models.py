@@ -12,7 +12,7 @@ from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from hfdistill.data import encode
+from hfdistill.data.encode import encode
 from hfdistill.files.plain_data import public_name
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.label_space import match_labels, task_kind

@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 
-from hfdistill.data import encode
+from hfdistill.data.encode import encode
 from hfdistill.data.label_checks import check_class_names
 from hfdistill.evaluation.metrics.scores import Array, fidelity, pearson, scores
 from hfdistill.evaluation.speed import SpeedPlan, compare_speeds, environment, size_mb

@@ -90,7 +90,7 @@ def export(
     folder = Path(folder).resolve()  # "o/.." has no name to stage under
     check_request(folder, data=data, int8=int8, max_drop=max_drop)
     model = _on_cpu(student, "student")
-    _check_architecture(model)
+    check_architecture(model)
     tokenizer = tokenizer or _tokenizer(student, "student")
     staged = _stage(folder)
     try:
@@ -140,22 +140,33 @@ def check_request(folder: Path, *, data: Dataset | None, int8: str | None, max_d
         )
 
 
-def _check_architecture(model: PreTrainedModel) -> None:
-    """Refuse what has no form as one ONNX graph of texts."""
-    if hasattr(model.config, "classifier_config"):
-        raise ValueError(
-            "Which blocks a model with exits runs depends on the row, and an ONNX graph runs them all. "
-            "Export model.backbone, with its tokenizer."
-        )
-    if model.config.model_type == "hfdistill-bilstm":
-        raise ValueError(
-            "A BiLSTM of packed texts has no ONNX form here. Run it in PyTorch, or export a student made by "
-            "static_from_teacher or shrink."
-        )
+def check_architecture(model: PreTrainedModel) -> None:
+    """Refuse a model that has no form as one ONNX graph of texts.
+
+    A class of models without such a form says why in its attribute `no_onnx`.
+
+    Raises:
+        ValueError: with the reason, and what to do instead.
+    """
+    if reason := getattr(type(model), "no_onnx", ""):
+        raise ValueError(reason)
     if task_kind(model.config) == "token":
         raise ValueError(
             "This model labels words, and the gate compares answers to whole texts. Export it with "
             "transformers.exporters, and compare it yourself."
+        )
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Refuse a tokenizer that Transformers alone can run.
+
+    Raises:
+        ValueError: it has no fast form.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(
+            f"{type(tokenizer).__name__} has no tokenizer.json, which is what runs without Transformers. "
+            "Load the fast tokenizer of this model and save it beside the weights."
         )
 
 
@@ -192,11 +203,7 @@ def _write(
     model: PreTrainedModel, staged: Path, *, tokenizer: Any, max_length: int, int8: str | None
 ) -> dict[str, Any]:
     """Write the files, and give every format of the student as a model."""
-    if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(
-            f"{type(tokenizer).__name__} has no tokenizer.json, which is what runs without Transformers. "
-            "Load the fast tokenizer of this model and save it beside the weights."
-        )
+    check_tokenizer(tokenizer)
     inputs = tuple(name for name in INPUTS if name in accepted_inputs(model))
     to_onnx(model, staged / "model.onnx", inputs=inputs)
     models: dict[str, Any] = {"pytorch": model, "onnx": OnnxModel(staged / "model.onnx")}

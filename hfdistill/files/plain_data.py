@@ -20,6 +20,12 @@ _TOKEN = re.compile(
 )
 _FOLDERS = re.compile(r"(?<![\w.:/\\])(?:~|[A-Za-z]:)?(?:[/\\][\w.@+-]+)+[/\\](?=[\w.@+-])")
 
+_EVERYBODYS = re.compile(
+    r"(?i)(models?|students?|teachers?|baselines?|encoders?|outputs?|out|results?|final|best|last|hf|weights|"
+    r"(checkpoint|generation|assistant)-?\d*|[0-9a-f]{40})"
+)
+"""Names of folders that say nothing about the model in them."""
+
 
 def read_json(path: Path, *, limit: int) -> Any:
     """Strict JSON of at most `limit` bytes: no NaN, no Infinity.
@@ -54,6 +60,24 @@ def public_name(name: str) -> str:
         return name
     parts = [part for part in re.split(r"[\\/]", name) if part.strip() not in ("", ".", "..")]
     return parts[-1] if parts else Path(name).resolve().name
+
+
+def telling_name(name: str) -> str:
+    """A Hub id as it is; of a path the last part that tells one model from others: not "model" or "student".
+
+    Example:
+        >>> telling_name("/srv/all-minilm/model"), telling_name("out/csv/student/checkpoint-120")
+        ('all-minilm', 'csv')
+    """
+    if is_hub_id(name) or not name.strip():
+        return name
+    parts = [part for part in re.split(r"[\\/]", name) if part.strip() not in ("", ".", "..")]
+    cached = [part for part in parts if part.startswith("models--")]
+    if cached:  # the Hub's cache: models--owner--name/snapshots/…
+        return cached[-1].removeprefix("models--").replace("--", "/")
+    while len(parts) > 1 and _EVERYBODYS.fullmatch(parts[-1]):
+        parts.pop()
+    return parts[-1] if parts else public_name(name)
 
 
 def write_atomically(path: Path, content: str | bytes) -> Path:

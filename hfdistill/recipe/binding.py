@@ -10,24 +10,32 @@ from typing import Any
 from hfdistill.files.plain_data import printable
 from hfdistill.recipe import schema
 from hfdistill.recipe.page import Page, Where, hint, shown
-from hfdistill.recipe.schema import Kind
-from hfdistill.recipe.signatures import Parameters, parameters_of, unfit
+from hfdistill.recipe.schema import Component
+from hfdistill.recipe.signatures import Parameters, parameters_by_inspection, parameters_of, type_error
 
 
-def taken(kind: Kind) -> dict[str, inspect.Parameter]:
-    """The keys that a kind takes on a page, with their types as text."""
-    found = {name: p for name, p in parameters_of(kind.target).items() if name not in kind.withheld}
-    return found | ({} if kind.beside is None else parameters_of(kind.beside))
+def accepted_arguments(component: Component) -> dict[str, inspect.Parameter]:
+    """The keys that a component takes on a page, with their types as text."""
+    if component.is_value:
+        return {}
+    target = component.target
+    takes = parameters_of(target) if isinstance(target, str) else parameters_by_inspection(target)
+    own = {name: parameter for name, parameter in takes.items() if name not in component.withheld}
+    return own | ({} if component.beside is None else parameters_of(component.beside))
 
 
-def built(kind: Kind, told: Mapping[str, Any], run: Mapping[str, Any]) -> Any:
-    """Call a kind's constructor with the page's arguments, and those of the run that it takes."""
-    module, _, attribute = kind.target.partition(":")
-    make = getattr(importlib.import_module(module), attribute)
+def build(component: Component, arguments: Mapping[str, Any], run: Mapping[str, Any]) -> Any:
+    """Call a component's constructor with the page's arguments, and those of the run that it takes."""
+    make: Any = component.target
+    if component.is_value:
+        return make
+    if isinstance(make, str):
+        module, _, attribute = make.partition(":")
+        make = getattr(importlib.import_module(module), attribute)
     takes = inspect.signature(make).parameters
-    beside = {} if kind.beside is None else parameters_of(kind.beside)
-    own = {name: value for name, value in told.items() if name in takes or name not in beside}
-    return make(**own, **{k: v for k, v in run.items() if k in takes and k in kind.withheld})
+    beside = {} if component.beside is None else parameters_of(component.beside)
+    own = {name: value for name, value in arguments.items() if name in takes or name not in beside}
+    return make(**own, **{k: v for k, v in run.items() if k in takes and k in component.withheld})
 
 
 class Binder:
@@ -44,16 +52,21 @@ class Binder:
         if name in schema.REFUSED:
             self.page.refuse(where, schema.REFUSED[name])
         else:
-            self.page.refuse(where, f"there is no {what} {printable(name)!r}. {hint(name, choices)}")
+            known = schema.ALIASES.get(str(name))
+            choices = list(choices)
+            right = f"Did you mean {known}?" if known in choices else hint(name, choices)
+            self.page.refuse(where, f"there is no {what} {printable(name)!r}. {right}")
 
-    def _bound(self, where: Where, section: Mapping[Any, Any], targets: tuple[Kind, ...]) -> dict[str, Any]:
-        """The arguments at a place, checked against what the targets take together."""
+    def _bound(
+        self, where: Where, section: Mapping[Any, Any], targets: tuple[Component, ...]
+    ) -> dict[str, Any]:
+        """The arguments that a place of the page holds, checked against what the targets take together."""
         value = section.get(where[-1])
         if value is None and where[-1] not in section:
             return {}
         takes: dict[str, inspect.Parameter] = {}
-        for kind in targets:
-            takes |= taken(kind)
+        for component in targets:
+            takes |= accepted_arguments(component)
         return self._arguments(where, {} if value is None else value, takes)
 
     def _arguments(self, where: Where, values: Any, takes: Parameters) -> dict[str, Any]:
@@ -78,7 +91,7 @@ class Binder:
         """A value of the annotated type; where that may be a schedule, one made from {linear: [1, 0]}."""
         if "Schedule" in annotation and isinstance(value, dict):
             return self._schedule(where, value)
-        wanted = unfit(value, annotation)
+        wanted = type_error(value, annotation)
         if wanted:
             self.page.refuse(where, f"found {printable(repr(value))}, but it is {wanted}. Type {wanted}.")
         return value
@@ -87,16 +100,16 @@ class Binder:
         if len(value) != 1:
             self.page.refuse(where, "a schedule is one name and its values. Type {linear: [1, 0]}.")
             return 1.0
-        ((name, told),) = value.items()
+        ((name, arguments),) = value.items()
         if name not in schema.SCHEDULES:
             self._unknown((*where, name), name, "schedule", schema.SCHEDULES)
             return 1.0
         cls = schema.SCHEDULES[name]
-        if isinstance(told, list):
-            return self._made((*where, name), lambda: cls(*told), {})
-        if isinstance(told, dict) and all(isinstance(key, str) for key in told):
-            return self._made((*where, name), cls, told)
-        return self._made((*where, name), lambda: cls(told), {})
+        if isinstance(arguments, list):
+            return self._made((*where, name), lambda: cls(*arguments), {})
+        if isinstance(arguments, dict) and all(isinstance(key, str) for key in arguments):
+            return self._made((*where, name), cls, arguments)
+        return self._made((*where, name), lambda: cls(arguments), {})
 
     def _made(self, where: Where, make: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
         """What a constructor makes of the arguments; its complaint is a mistake of the page."""

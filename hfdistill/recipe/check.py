@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from hfdistill.recipe import schema
-from hfdistill.recipe.binding import Binder, taken
+from hfdistill.recipe.binding import Binder, accepted_arguments
 from hfdistill.recipe.page import Page, RecipeError, Where, hint, read_page
-from hfdistill.recipe.schema import Measurement, Splits, Student
+from hfdistill.recipe.schema import Card, Measurement, Splits, Student
 from hfdistill.recipe.search_space import Dimension, dimensions
 from hfdistill.recipe.signatures import parameters_by_inspection
 from hfdistill.schedules import moments
@@ -28,6 +28,7 @@ SECTIONS = (
     "search",
     "measure",
     "export",
+    "card",
 )
 
 Chosen = tuple[str, dict[str, Any]]
@@ -56,6 +57,7 @@ class Recipe:
         options: further arguments of `DistillationTrainer`: teacher_cache and label_map.
         theseus: arguments of `Theseus`; None to train the student's blocks as they are.
         search: what `hfdistill train --search` tries; empty where the page does not say.
+        card: what the student's card says that no run can know.
     """
 
     page: dict[str, Any]
@@ -72,6 +74,7 @@ class Recipe:
     options: dict[str, Any] = field(default_factory=dict)
     theseus: dict[str, Any] | None = None
     search: tuple[Dimension, ...] = ()
+    card: Card = field(default_factory=Card)
 
 
 def read_recipe(path: str | Path, *, overrides: Iterable[str] = ()) -> Recipe:
@@ -124,18 +127,17 @@ class _Checker(Binder):
             self._unknown((name,), name, "section", SECTIONS)
         for name in [name for name in REQUIRED if name not in values]:
             self.page.refuse((), f"lacks the section {name}. Add `{name}:`, as recipes/kd.yaml does.")
-        section = {name: schema.given(name, value) for name, value in values.items()}
+        section = {name: schema.written_out(name, value) for name, value in values.items()}
         teacher = self._teacher(values.get("teacher"))
         students = self._students(values)
         data = self._data(section)
         training = self._training(section)
-        measured = self._bound(("measure",), section, schema.MEASURE)
-        export = self._bound(("export",), section, schema.EXPORT)
+        after = {name: self._bound((name,), section, (what,)) for name, what in schema.AFTERWARDS.items()}
+        theseus = self._theseus(section, teacher)
         options = self._options(section, teacher)
         own = Splits.__dataclass_fields__
         splits = self._made(("data",), Splits, {k: v for k, v in data.items() if k in own})
         self._origins(section.get("teacher"), students)
-        theseus = self._theseus(section, teacher)
         generations = options.pop("generations", 1)
         blend = self._objective(
             section.get("objective"),
@@ -152,17 +154,18 @@ class _Checker(Binder):
             splits=splits,
             objective=blend,
             training=training,
-            measurement=Measurement(**measured) if section.get("measure", {}) is not None else None,
-            export=export if section.get("export") is not None else None,
+            measurement=Measurement(**after["measure"]) if section.get("measure", {}) is not None else None,
+            export=after["export"] if section.get("export") is not None else None,
             assistants=tuple(students[:-1]),
             generations=generations,
             options=options,
             theseus=theseus,
+            card=Card(**after["card"]),
         )
 
     def _teacher(self, value: Any) -> Chosen | None:
         """A mapping with one key, the kind; under it its arguments."""
-        told = schema.given("teacher", value)
+        told = schema.written_out("teacher", value)
         if told is None:
             return None
         if not isinstance(told, dict) or len(told) != 1:
@@ -173,7 +176,11 @@ class _Checker(Binder):
             self._unknown(("teacher", name), name, "teacher", schema.TEACHERS)
             return None
         place = ("teacher", name) if isinstance(value, dict) else ("teacher",)
-        return name, self._bound(place, {place[-1]: arguments}, (schema.TEACHERS[name],))
+        bound = self._bound(place, {place[-1]: arguments}, (schema.TEACHERS[name],))
+        if name == "finetune":
+            own = schema.Finetuning.__dataclass_fields__
+            self._made(place, schema.Finetuning, {k: v for k, v in bound.items() if k in own})
+        return name, bound
 
     def _not_one(self, where: Where, value: Any, table: Iterable[str]) -> None:
         found = f"{len(value)} keys" if isinstance(value, dict) else type(value).__name__
@@ -190,7 +197,7 @@ class _Checker(Binder):
 
     def _student(self, where: Where, value: Any) -> Student | None:
         """One of the kinds, and what is done to it."""
-        told = schema.given("student", value)
+        told = schema.written_out("student", value)
         if told is None:
             self.page.refuse(where, "is empty. Type student: {shrink: {layers: 3}}.")
             return None
@@ -212,22 +219,22 @@ class _Checker(Binder):
             for place in [(*where, name) if isinstance(value, dict) else where]
         }
         kind = chosen[0]
-        for name in schema.CHANGES.keys() & bound.keys() if kind in ("bilstm", "cnn", "static") else ():
+        for name in () if schema.STUDENTS[kind].has_attention else schema.CHANGES.keys() & bound.keys():
             text = f"is for students with attention, and a {kind} student has none. Leave it out."
             self.page.refuse((*where, name), text)
-        told = bound.pop(kind)
-        if told.get("choose") == "importance" and type(told.get("layers")) is not int:
+        arguments = bound.pop(kind)
+        if arguments.get("choose") == "importance" and type(arguments.get("layers")) is not int:
             place = (*where, kind) if isinstance(value, dict) else where
             self.page.refuse(place, "chooses by importance, and lacks how many. Type layers: 3.")
-        return Student(kind, told, bound)
+        return Student(kind, arguments, bound)
 
     def _data(self, section: Mapping[Any, Any]) -> dict[str, Any]:
         """The keys of data, with those of `unlabelled` in it."""
         data = self._bound(("data",), section, schema.DATA)
-        told = schema.given("unlabelled", data.get("unlabelled"))
+        told = schema.written_out("unlabelled", data.get("unlabelled"))
         if isinstance(told, dict):
             where: Where = ("data", "unlabelled")
-            found = self._arguments(where, told, taken(schema.UNLABELLED))
+            found = self._arguments(where, told, accepted_arguments(schema.UNLABELLED))
             own = schema.Text.__dataclass_fields__
             self._made(where, schema.Text, {k: v for k, v in found.items() if k in own})
             data["unlabelled"] = found
@@ -268,18 +275,26 @@ class _Checker(Binder):
             self.page.refuse(
                 ("training",), "lacks output_dir, where the student is written. Type output_dir: out/kd."
             )
+        for name, (lowest, usual) in schema.LOWEST.items():
+            value = training.get(name)
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and value < lowest:
+                text = f"found {value}, and it starts from {lowest:g}. Usual: {name}: {usual}."
+                self.page.refuse(("training", name), text)
+        epochs, steps = training.get("num_train_epochs"), training.get("max_steps", -1)
+        if epochs == 0 and steps in (-1, 0):
+            self.page.refuse(("training", "num_train_epochs"), "found 0, which trains nothing. Type 3.")
         return training
 
     def _options(self, section: Mapping[Any, Any], teacher: Chosen | None) -> dict[str, Any]:
         """What stands beside the sections: arguments of the trainer, and how often a student is trained."""
         found = {}
-        for name, parameter in {**taken(schema.TRAINER), "generations": _GENERATIONS}.items():
+        for name, parameter in {**accepted_arguments(schema.TRAINER), "generations": _GENERATIONS}.items():
             if section.get(name) is not None:
                 found[name] = self._value((name,), section[name], parameter.annotation)
         generations = found.get("generations", 1)
         if type(generations) is int and generations < 1:
             self.page.refuse(("generations",), f"found {generations}. Type how often to train: from 1 up.")
-        if "teacher_cache" in found and (teacher is None or teacher[0] in schema.MOVING):
+        if "teacher_cache" in found and (teacher is None or schema.TEACHERS[teacher[0]].moves):
             why = "there is none" if teacher is None else f"those of {teacher[0]} change with every step"
             text = f"keeps a teacher's answers, and {why}. Leave it out."
             self.page.refuse(("teacher_cache",), text)
@@ -287,14 +302,17 @@ class _Checker(Binder):
 
     def _origins(self, teacher: Any, students: Iterable[Student | None]) -> None:
         """Refuse a student that is made of a model where none is named."""
-        kind, told = next(iter(teacher.items())) if isinstance(teacher, dict) and teacher else (None, None)
-        named = teacher is not None and kind != "ema"
-        if kind == "cached" and isinstance(told, dict):
-            named = told.get("teacher") is not None
+        kind, arguments = next(iter(teacher.items()), (None, None)) if isinstance(teacher, dict) else (0, 0)
+        named = teacher is not None
+        if kind in schema.TEACHERS:
+            takes = accepted_arguments(schema.TEACHERS[kind])
+            arguments = arguments if isinstance(arguments, dict) else {}
+            required = {name for name, parameter in takes.items() if parameter.default is parameter.empty}
+            named = any(n in required or arguments.get(n) is not None for n in schema.NAMES_MODEL)
         for student in students:
-            if student is None or student.kind not in schema.MADE_OF_ONE or named:
+            if student is None or not schema.STUDENTS[student.kind].made_of_model or named:
                 continue
-            if student.told.get("source") is None:
+            if student.arguments.get("source") is None:
                 self.page.refuse(
                     ("student",),
                     f"{student.kind!r} is made of one teacher, and there is none. Say of which model: "

@@ -11,16 +11,19 @@ from transformers import AutoTokenizer, PreTrainedModel, set_seed
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.loading import MissingHead, Source, load_classifier, load_student
 from hfdistill.recipe import schema
-from hfdistill.recipe.binding import built
+from hfdistill.recipe.binding import build
 from hfdistill.recipe.rows import Rows, drawn
 from hfdistill.recipe.schema import Student
-from hfdistill.students import block_importance, most_important, prune_vocabulary, shrink, with_exits
+from hfdistill.students.early_exit import with_exits
+from hfdistill.students.importance import block_importance, most_important
+from hfdistill.students.shrink import shrink
+from hfdistill.students.vocabulary import prune_vocabulary
 
 CALIBRATION_ROWS, CALIBRATION_BATCH = 256, 32
 
 
-class Workshop:
-    """Makes models for the rows of a run.
+class ModelBuilder:
+    """It makes teachers and students for the rows of a run.
 
     Args:
         rows: what they are to read.
@@ -58,11 +61,11 @@ class Workshop:
         Raises:
             ValueError: where nothing names a folder with a tokenizer.
         """
-        source = plan.told.get("source") or origin
+        source = plan.arguments.get("source") or origin
         if source is None:
             raise ValueError("Neither student nor teacher names a folder with a tokenizer. Name a teacher.")
         tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
-        made_of = plan.told.get("source") or of
+        made_of = plan.arguments.get("source") or of
         if plan.kind == "pretrained":
             model = self.start(source) if like is None else load_student(source, like=like)
         else:
@@ -76,23 +79,25 @@ class Workshop:
             model = with_exits(model, **plan.changes["exits"])
         return model, tokenizer
 
-    def peer(self, told: Mapping[str, Any]) -> PreTrainedModel:
+    def peer(self, arguments: Mapping[str, Any]) -> PreTrainedModel:
         """A peer's model, cut where the page says so."""
-        model, layers = self.start(told["model"]), told.get("layers")
+        model, layers = self.start(arguments["model"]), arguments.get("layers")
         return model if layers is None else shrink(model, layers=layers)
 
     def _made(self, plan: Student, whole: PreTrainedModel, tokenizer: Any) -> PreTrainedModel:
         """A student made of a whole model."""
-        told, given = dict(plan.told), {"teacher": whole, "tokenizer": tokenizer, "corpus": self.rows.texts()}
-        given["pairs"] = "text_pair" in self.rows.train.column_names
-        measured = schema.MEASURED & {name for name, value in told.items() if value is not None}
-        chosen = told.get("choose") == "importance"
-        if measured or chosen:
-            given["data"] = batches = self._calibration(whole, tokenizer)
+        arguments = dict(plan.arguments)
+        of_run = {"teacher": whole, "tokenizer": tokenizer, "corpus": self.rows.texts()}
+        of_run["pairs"] = "text_pair" in self.rows.train.column_names
+        component = schema.STUDENTS[plan.kind]
+        measured = schema.MEASURED & {name for name, value in arguments.items() if value is not None}
+        chosen = arguments.get("choose") == "importance"
+        if "data" in component.withheld and (measured or chosen or plan.kind != "shrink"):
+            of_run["data"] = batches = self._calibration(whole, tokenizer)
             if chosen:
-                told["layers"] = most_important(block_importance(whole, batches), told["layers"])
+                arguments["layers"] = most_important(block_importance(whole, batches), arguments["layers"])
         set_seed(self.seed)  # the same new head for student and baseline
-        return built(schema.STUDENTS[plan.kind], told, given)
+        return build(component, arguments, of_run)
 
     def _calibration(self, model: Any, tokenizer: Any) -> list[dict[str, torch.Tensor]]:
         """Batches of training rows as the model reads them, without labels: its answers are judged."""

@@ -100,7 +100,7 @@ def read_page(path: str | Path, overrides: Iterable[str] = ()) -> Page:
     Raises:
         RecipeError: where it is no such file, or no such YAML.
     """
-    page = Page(printable(Path(path).name))
+    page = Page(printable(Path(path).name or str(path)))
     try:
         with Path(path).open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
@@ -108,9 +108,7 @@ def read_page(path: str | Path, overrides: Iterable[str] = ()) -> Page:
             raise ValueError(f"more than {MAX_BYTES:,} bytes, and a recipe is a page. Name the right file.")
         page.values = _read(raw.decode("utf-8-sig"), page.lines)
     except OSError as error:
-        page.refuse(
-            (), f"cannot be read ({error.strerror}). Type the path of a page such as recipes/kd.yaml."
-        )
+        page.refuse((), f"cannot be read ({error.strerror}). {_pages_near(Path(path))}")
     except UnicodeDecodeError as error:
         page.refuse((), f"is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.")
     except ValueError as error:
@@ -127,6 +125,19 @@ def read_page(path: str | Path, overrides: Iterable[str] = ()) -> Page:
     for override in overrides:
         _override(page, override)
     return page
+
+
+def _pages_near(path: Path) -> str:
+    """What to type instead of a path that is no page: the pages that lie there, or have such a name."""
+    folder = path if path.is_dir() else path.parent
+    pages = sorted(other for kind in ("*.yaml", "*.yml") for other in folder.glob(kind) if other.is_file())
+    near = difflib.get_close_matches(path.name, [other.name for other in pages], n=1)
+    if near:
+        return f"Did you mean {printable(folder / near[0])}?"
+    if pages:
+        names = ", ".join(printable(other) for other in pages[:4])
+        return f"Type the path of a page; there are {names}{' …' if len(pages) > 4 else ''}."
+    return "Type the path of a page such as recipes/kd.yaml; `hfdistill init FILE` writes one."
 
 
 def _override(page: Page, text: str) -> None:
@@ -163,7 +174,7 @@ def put(page: Page, path: str, new: Any) -> Where | None:
             if isinstance(place, dict) and place.get(part) is None:
                 place[part] = {}
             if where == () and isinstance(place, dict):
-                place[part] = schema.given(str(part), place[part])
+                place[part] = schema.written_out(str(part), place[part])
             place = place[part] if _holds(place, part) else None
             where = (*where, part)
     *more, end = _steps(place, last)
@@ -176,7 +187,7 @@ def put(page: Page, path: str, new: Any) -> Where | None:
     return None
 
 
-def found_at(values: Any, path: str) -> Any:
+def value_at(values: Any, path: str) -> Any:
     """What stands at a path of a page's content; None where there is nothing."""
     place = copy.deepcopy(values)
     for key in path.split("."):
@@ -252,14 +263,14 @@ def _value(node: Any, where: Where, lines: dict[Where, int]) -> Any:
             lines[(*where, i)] = item.start_mark.line + 1
         return [_value(item, (*where, i), lines) for i, item in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
-        found: dict[Any, Any] = {}
+        content: dict[Any, Any] = {}
         for key_node, item in node.value:
             key = _scalar(key_node)
-            if key in found:
+            if key in content:
                 raise _refusal(key_node, f"the key {printable(key)} twice: one of them would be lost")
             lines[(*where, key)] = key_node.start_mark.line + 1
-            found[key] = _value(item, (*where, key), lines)
-        return found
+            content[key] = _value(item, (*where, key), lines)
+        return content
     return _scalar(node)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from datasets import Dataset, List, concatenate_datasets
@@ -13,12 +13,14 @@ from datasets import Dataset, List, concatenate_datasets
 from hfdistill.data import Chain, augment, load
 from hfdistill.data.unlabelled_texts import apart_from
 from hfdistill.recipe import schema
-from hfdistill.recipe.binding import built
+from hfdistill.recipe.binding import build
 from hfdistill.recipe.schema import Splits
 
 logger = logging.getLogger(__name__)
 
 SMOKE_ROWS = 16
+HELD_OUT = "holdout"
+"""The split that rows are said to be of which no file holds: they were kept back from the training rows."""
 
 Task = Literal["single_label", "multi_label", "regression", "token"]
 
@@ -31,11 +33,15 @@ class Rows:
         train: what the student learns from.
         labelled: those of them whose labels are used; all but for unlabelled rows.
         evaluation: what is measured on.
+        is_drawn: whether `evaluation` is a part of a split, so that nobody else can tell which rows it has.
+        origin: the rows of which these are a few; None where these are all.
     """
 
     train: Dataset
     labelled: Dataset
     evaluation: Dataset
+    is_drawn: bool = False
+    origin: Rows | None = None
 
     @property
     def task(self) -> Task:
@@ -53,6 +59,8 @@ class Rows:
         Raises:
             ValueError: where the data has neither classes nor real values.
         """
+        if self.origin is not None:
+            return self.origin.class_names()
         feature = self.labelled.features.get("label")
         if feature is None or self.task == "multi_label":
             raise ValueError(
@@ -65,6 +73,17 @@ class Rows:
         if getattr(feature, "names", None):
             return list(feature.names)
         return ["value"] if self.task == "regression" else [f"LABEL_{i}" for i in range(max(values) + 1)]
+
+    def few(self) -> Rows:
+        """Some of these rows, labelled ones and unlabelled ones: enough to see whether models read them."""
+        half = SMOKE_ROWS // 2
+        ends = sorted({*range(len(self.train))[:half], *range(len(self.train))[-half:]})
+        labelled, evaluation = (
+            rows.select(range(min(half, len(rows)))) for rows in (self.labelled, self.evaluation)
+        )
+        return replace(
+            self, train=self.train.select(ends), labelled=labelled, evaluation=evaluation, origin=self
+        )
 
     def fingerprint(self) -> str:
         """sha256 over the training rows."""
@@ -98,43 +117,58 @@ def read_rows(
     data = load(**loading)
     for name in [n for n in (splits.train, splits.evaluation) if n is not None and n not in data]:
         raise ValueError(f"The data has no split {name!r}, found {list(data)}. Name one under `data:`.")
-    train = data[splits.train]
     if splits.evaluation == splits.train:
         raise ValueError(
             f"The split {splits.train!r} would be both learned from and measured on. Leave `evaluation:` "
             "out: a share of the rows is kept back where there is no other split."
         )
-    usual = (n for n in ("validation", "test") if n in data and n != splits.train)
-    other = splits.evaluation or next(usual, None)
-    if searching and other == "test":
-        other = "validation" if "validation" in data and splits.train != "validation" else None
-    if other is None:
-        parts = train.train_test_split(test_size=splits.holdout, seed=seed)
-        train, evaluation = parts["train"], parts["test"]
-        why = "nothing is tuned on test rows" if "test" in data else "the data has one split"
-        logger.warning("%d training rows are kept back to measure on: %s.", len(evaluation), why)
-    else:
-        evaluation = data[other]
+    train, evaluation = _divided(data, splits, seed=seed, searching=searching)
     limits = (SMOKE_ROWS, SMOKE_ROWS) if smoke else (splits.train_rows, splits.evaluation_rows)
+    is_drawn = str(evaluation.split) == HELD_OUT or (limits[1] or len(evaluation)) < len(evaluation)
     train, evaluation = drawn(train, limits[0], seed), drawn(evaluation, limits[1], seed)
     labelled = drawn(train, splits.labelled_rows, seed)
     if len(labelled) < len(train):
         text_only = train.shuffle(seed=seed).select(range(len(labelled), len(train))).remove_columns("label")
         train = concatenate_datasets([labelled, text_only])
     if splits.augment:
-        steps = [built(schema.AUGMENTATIONS[name], told, {}) for name, told in splits.augment]
+        steps = [build(schema.AUGMENTATIONS[name], arguments, {}) for name, arguments in splits.augment]
         train = augment(train, Chain(*steps), copies=splits.copies, seed=seed)
     joined = _with_text(train, splits.unlabelled, evaluation=evaluation, seed=seed, smoke=smoke)
-    return Rows(joined, labelled, evaluation)
+    return Rows(joined, labelled, evaluation, is_drawn)
 
 
-def _with_text(train: Dataset, told: Any, *, evaluation: Dataset, seed: int, smoke: bool) -> Dataset:
+def _divided(data: Any, splits: Splits, *, seed: int, searching: bool) -> tuple[Dataset, Dataset]:
+    """The rows to learn from and those to measure on, of two splits or of one."""
+    train = data[splits.train]
+    usual = (n for n in ("validation", "test") if n in data and n != splits.train)
+    other = splits.evaluation or next(usual, None)
+    if searching and other == "test":
+        other = "validation" if "validation" in data and splits.train != "validation" else None
+    if other is not None:
+        if len(data[other]) == 0:
+            raise ValueError(f"The split {other!r} has no row to measure on. Name another: `evaluation: …`.")
+        return train, data[other]
+    size = round(splits.holdout * len(train))
+    if not 0 < size < len(train):
+        raise ValueError(
+            f"holdout: {splits.holdout:g} keeps {size} of {len(train)} training rows back to measure on, and "
+            "both parts need a row. Give more rows, a larger share, or a file of rows to measure on."
+        )
+    parts = train.train_test_split(test_size=size, seed=seed)
+    why = "nothing is tuned on test rows" if "test" in data else "the data has one split"
+    logger.info("%d training rows are kept back to measure on: %s.", size, why)
+    # A Dataset takes its split's name where it is made, and a part of "train" would be measured as "train".
+    held_out = Dataset.from_dict(parts["test"][:], features=train.features, split=HELD_OUT)
+    return parts["train"], held_out
+
+
+def _with_text(train: Dataset, unlabelled: Any, *, evaluation: Dataset, seed: int, smoke: bool) -> Dataset:
     """Training rows, and behind them those of text without labels, but for what is measured on."""
-    if told is None:
+    if unlabelled is None:
         return train
-    told = dict(schema.given("unlabelled", told))
-    split, wanted = told.pop("split", None), told.pop("rows", None)
-    data = load(**told)
+    arguments = dict(schema.written_out("unlabelled", unlabelled))
+    split, wanted = arguments.pop("split", None), arguments.pop("rows", None)
+    data = load(**arguments)
     split = split or ("train" if "train" in data or len(data) > 1 else next(iter(data)))
     if split not in data:
         raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,85 +11,123 @@ from hfdistill.schedules import After, Constant, Cosine, Linear, Stairs, Step, U
 
 
 @dataclass(frozen=True)
-class Kind:
+class Component:
     """A function or class whose arguments are the keys of a page.
 
     Args:
-        target: "package.module:name"; it is imported when a run builds it, and read as text before.
+        target: "package.module:name", which is imported when a run builds it and read as text before; or a
+            user's own function or class.
         withheld: arguments that no page writes, because the run gives them or YAML cannot hold them.
         beside: a dataclass whose fields are keys of the page too; the run itself reads them.
+        has_attention: of a student, whether `CHANGES` can be made to it.
+        made_of_model: of a student, whether it is made of a model: the one it names as `source`, else the
+            teacher.
+        moves: of a teacher, whether it changes with the student, so that its answers cannot be recorded.
+        is_value: whether the target itself is what a run uses, and takes no keys.
     """
 
-    target: str
+    target: str | Callable[..., Any]
     withheld: frozenset[str] = frozenset()
     beside: str | None = None
+    has_attention: bool = True
+    made_of_model: bool = False
+    moves: bool = False
+    is_value: bool = False
 
 
-def _kind(target: str, *withheld: str, beside: str | None = None) -> Kind:
-    return Kind(target, frozenset(withheld), beside)
+def _component(target: str, *withheld: str, **facts: Any) -> Component:
+    return Component(target, frozenset(withheld), **facts)
 
 
 _HERE = "hfdistill.recipe.schema"
+_OF_TEACHER = {"beside": f"{_HERE}:Origin", "made_of_model": True, "has_attention": False}
 
-# An argument named here and withheld is given by the run: what a student is made of, tokenizers, texts.
+RUN_ARGUMENTS = frozenset({"teacher", "tokenizer", "pairs", "corpus", "data"})
+"""What a run gives to a student's function that has arguments of these names."""
+
+# The three registers; `register_teacher`, `register_student` and `register_augmentation` add to them.
 TEACHERS = {
-    "pretrained": _kind("hfdistill.network.loading:load_classifier", "new_head", "role"),
-    "finetune": _kind(f"{_HERE}:Finetuning"),
-    "cached": _kind("hfdistill.teachers.cache.teacher:CachedTeacher", "contents", "tokenizer"),
-    "ensemble": _kind("hfdistill.teachers.ensemble:Ensemble"),
-    "peer": _kind("hfdistill.teachers.peer_and_ema:Peer", "objective", beside=f"{_HERE}:Cut"),
-    "ema": _kind("hfdistill.teachers.peer_and_ema:EMATeacher"),
+    "pretrained": _component("hfdistill.network.loading:load_classifier", "new_head", "role"),
+    "finetune": _component(f"{_HERE}:Finetuning"),
+    "cached": _component("hfdistill.teachers.cache.teacher:CachedTeacher", "contents", "tokenizer"),
+    "ensemble": _component("hfdistill.teachers.ensemble:Ensemble"),
+    "peer": _component(
+        "hfdistill.teachers.peer_and_ema:Peer", "objective", beside=f"{_HERE}:Cut", moves=True
+    ),
+    "ema": _component("hfdistill.teachers.peer_and_ema:EMATeacher", moves=True),
 }
 STUDENTS = {
-    "shrink": _kind("hfdistill.students.shrink:shrink", "teacher", "dtype", "data", beside=f"{_HERE}:Chosen"),
-    "pretrained": _kind("hfdistill.network.loading:load_student", "like"),
-    "bilstm": _kind(
-        "hfdistill.students.bilstm:bilstm_from_teacher",
-        *("teacher", "tokenizer", "pairs"),
-        beside=f"{_HERE}:Origin",
+    "shrink": _component(
+        "hfdistill.students.shrink:shrink",
+        *("teacher", "dtype", "data"),
+        beside=f"{_HERE}:Chosen",
+        made_of_model=True,
     ),
-    "cnn": _kind(
-        "hfdistill.students.cnn:cnn_from_teacher",
-        *("teacher", "tokenizer", "pairs"),
-        beside=f"{_HERE}:Origin",
+    "pretrained": _component("hfdistill.network.loading:load_student", "like"),
+    "bilstm": _component(
+        "hfdistill.students.bilstm:bilstm_from_teacher", "teacher", "tokenizer", "pairs", **_OF_TEACHER
     ),
-    "static": _kind(
+    "cnn": _component(
+        "hfdistill.students.cnn:cnn_from_teacher", "teacher", "tokenizer", "pairs", **_OF_TEACHER
+    ),
+    "static": _component(
         "hfdistill.students.static:static_from_teacher",
         *("teacher", "tokenizer", "pairs", "corpus"),
-        beside=f"{_HERE}:Origin",
+        **_OF_TEACHER,
     ),
+}
+AUGMENTATIONS = {
+    "mask": _component("hfdistill.data.augmentations:Mask"),
+    "ngram_sample": _component("hfdistill.data.augmentations:NGramSample"),
+    "delete": _component("hfdistill.data.augmentations:Delete"),
+    "swap": _component("hfdistill.data.augmentations:Swap"),
+    "synonyms": _component("hfdistill.data.augmentations:Synonyms", "stop_words"),
+    "masked_lm": _component("hfdistill.data.masked_lm:MaskedLM", "tokenizer", "stop_words"),
 }
 CHANGES = {
-    "prune_vocabulary": _kind(
+    "prune_vocabulary": _component(
         "hfdistill.students.vocabulary:prune_vocabulary", "model", "tokenizer", "corpus"
     ),
-    "exits": _kind("hfdistill.students.early_exit:with_exits", "model"),
+    "exits": _component("hfdistill.students.early_exit:with_exits", "model"),
 }
 """What a page can write beside a student with attention."""
-MADE_OF_ONE = frozenset({"shrink", "bilstm", "cnn", "static"})
-"""Students that are made of a model: the one they name as `source`, else the teacher."""
-MOVING = frozenset({"peer", "ema"})
-"""Teachers that change with the student."""
+NAMES_MODEL = ("source", "teacher", "model", "encoder", "members")
+"""Arguments of a teacher that name a model, of which students can be made."""
+LOWEST = {
+    "per_device_train_batch_size": (1, 32),
+    "per_device_eval_batch_size": (1, 64),
+    "gradient_accumulation_steps": (1, 1),
+    "num_train_epochs": (0, 3),
+    "learning_rate": (0, 1e-4),
+    "max_steps": (-1, 1000),
+    "max_length": (3, 128),
+    "warmup_steps": (0, 0.1),
+    "weight_decay": (0, 0.01),
+    "max_grad_norm": (0, 1.0),
+    "save_total_limit": (0, 1),
+    "teacher_check_rows": (0, 512),
+}
+"""Numbers under `training`: where they start, and a usual one."""
 MEASURED = frozenset({"width", "heads", "ffn", "size"})
 """Arguments of a student whose parts are chosen by what they are worth on training rows."""
-DATA = (_kind("hfdistill.data.load:load", "split"), _kind(f"{_HERE}:Splits"))
-UNLABELLED = _kind("hfdistill.data.load:load", "split", "label", "label_names", beside=f"{_HERE}:Text")
+DATA = (_component("hfdistill.data.load:load", "split"), _component(f"{_HERE}:Splits"))
+UNLABELLED = _component("hfdistill.data.load:load", "split", "label", "label_names", beside=f"{_HERE}:Text")
 TRAINING = (
-    _kind("transformers.training_args:TrainingArguments"),
-    _kind("hfdistill.trainer.arguments:DistillationArguments"),
+    _component("transformers.training_args:TrainingArguments"),
+    _component("hfdistill.trainer.arguments:DistillationArguments"),
 )
-AUGMENTATIONS = {
-    "mask": _kind("hfdistill.data.augmentations:Mask"),
-    "ngram_sample": _kind("hfdistill.data.augmentations:NGramSample"),
-    "delete": _kind("hfdistill.data.augmentations:Delete"),
-    "swap": _kind("hfdistill.data.augmentations:Swap"),
-    "synonyms": _kind("hfdistill.data.augmentations:Synonyms", "stop_words"),
-    "masked_lm": _kind("hfdistill.data.masked_lm:MaskedLM", "tokenizer", "stop_words"),
+THESEUS = (_component("hfdistill.trainer.theseus:Theseus", "teacher"),)
+TRAINER = _component(
+    "hfdistill.trainer.distillation:DistillationTrainer", "model", "args", "teacher", "objective"
+)
+AFTERWARDS = {
+    "measure": _component(f"{_HERE}:Measurement"),
+    "export": _component(
+        "hfdistill.exporters.gate:export", "student", "folder", "data", "teacher", "tokenizer"
+    ),
+    "card": _component(f"{_HERE}:Card"),
 }
-THESEUS = (_kind("hfdistill.trainer.theseus:Theseus", "teacher"),)
-TRAINER = _kind("hfdistill.trainer.distillation:DistillationTrainer", "model", "args", "teacher", "objective")
-MEASURE = (_kind(f"{_HERE}:Measurement"),)
-EXPORT = (_kind("hfdistill.exporters.gate:export", "student", "folder", "data", "teacher", "tokenizer"),)
+"""Sections of what is done with the trained student."""
 SCHEDULES = {
     "constant": Constant,
     "linear": Linear,
@@ -105,6 +143,40 @@ REFUSED = {
     "in a class of Transformers, or load your own class with --plugin FILE.py.",
     "hub_token": "is refused: the page is kept beside the weights. Log in with `hf auth login`.",
 }
+ALIASES = {
+    "batch_size": "per_device_train_batch_size",
+    "train_batch_size": "per_device_train_batch_size",
+    "eval_batch_size": "per_device_eval_batch_size",
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "n_epochs": "num_train_epochs",
+    "lr": "learning_rate",
+    "rate": "learning_rate",
+    "steps": "max_steps",
+    "num_steps": "max_steps",
+    "warmup": "warmup_steps",
+    "warmup_ratio": "warmup_steps",
+    "scheduler": "lr_scheduler_type",
+    "lr_scheduler": "lr_scheduler_type",
+    "optimizer": "optim",
+    "accumulation_steps": "gradient_accumulation_steps",
+    "max_len": "max_length",
+    "max_seq_length": "max_length",
+    "output": "output_dir",
+    "out": "output_dir",
+    "evaluation_strategy": "eval_strategy",
+    "file": "source",
+    "path": "source",
+    "dataset": "source",
+    "labels": "label",
+    "classes": "label_names",
+    "test_size": "holdout",
+    "num_layers": "layers",
+    "n_layers": "layers",
+    "T": "temperature",
+    "alpha": "weight",
+}
+"""Names that other libraries have for keys of a page; told as the right one where that is a key there."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +192,15 @@ class Finetuning:
     encoder: str | Path
     epochs: float = 3.0
     learning_rate: float = 5e-5
+
+    def __post_init__(self) -> None:
+        for name, usual in (("epochs", 3), ("learning_rate", 5e-5)):
+            value = getattr(self, name)
+            if isinstance(value, (int, float)) and not value > 0:
+                raise ValueError(
+                    f"{name} is {value}, and a teacher that is not trained knows nothing. "
+                    f"Type {name}: {usual}."
+                )
 
 
 @dataclass(frozen=True)
@@ -182,12 +263,12 @@ class Student:
 
     Args:
         kind: a key of `STUDENTS`.
-        told: its arguments.
+        arguments: of its function.
         changes: arguments of what is then done to it, by keys of `CHANGES`.
     """
 
     kind: str
-    told: dict[str, Any]
+    arguments: dict[str, Any]
     changes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -243,10 +324,27 @@ class Measurement:
     max_length: int | None = None
 
 
+@dataclass(frozen=True)
+class Card:
+    """What the student's card says that no run can know.
+
+    Args:
+        name: of the model; else that of training.output_dir.
+        license: of its weights, as the Hub spells it, such as apache-2.0.
+        language: of the texts, as the Hub spells it: en, or a list of them.
+        dataset_license: terms of the data.
+    """
+
+    name: str | None = None
+    license: str | None = None
+    language: str | list[str] | None = None
+    dataset_license: str | None = None
+
+
 SHORT = ("teacher", "student", "data", "unlabelled")
 
 
-def given(section: str, value: Any) -> Any:
+def written_out(section: str, value: Any) -> Any:
     """A short form written out: a text is an id or a path."""
     if not isinstance(value, str) or section not in SHORT:
         return value

@@ -7,6 +7,7 @@ import dataclasses
 import math
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,10 +18,13 @@ from transformers import TrainerCallback
 
 from hfdistill.files.markdown import as_yaml
 from hfdistill.files.plain_data import write_atomically
+from hfdistill.recipe import schema
 from hfdistill.recipe.check import Recipe, check, mistakes_of
-from hfdistill.recipe.page import Page, found_at, put
+from hfdistill.recipe.page import Page, put, value_at
+from hfdistill.recipe.rehearsal import rehearse
 from hfdistill.recipe.run import Run
 from hfdistill.recipe.search_space import Dimension, described, usual
+from hfdistill.recipe.terminal import quiet_libraries
 from hfdistill.trainer import NonFiniteError
 
 STARTUP_TRIALS = 4
@@ -113,10 +117,12 @@ class _Search:
         from optuna.trial import TrialState
 
         study = self._study()
-        _restart(study, {d.path: d.drawn(found_at(self.page, d.path)) for d in self.space})
+        _restart(study, {d.path: d.drawn(value_at(self.page, d.path)) for d in self.space})
         missing = trials - len(study.get_trials(deepcopy=False, states=_over()))
         if missing > 0:
-            study.optimize(self._trial, n_trials=missing, timeout=timeout)
+            tell = lambda _, trial: print(_line(trial, self.space), file=sys.stderr)  # noqa: E731
+            with quiet_libraries():
+                study.optimize(self._trial, n_trials=missing, timeout=timeout, callbacks=[tell])
         done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if not done:
             raise ValueError(
@@ -134,15 +140,18 @@ class _Search:
         """The page as every trial runs it: its teacher is there, evaluated each epoch, nothing measured."""
         page = copy.deepcopy(self.page)
         page["training"] |= {"output_dir": str(self.folder)}
-        run = Run(check(Page("search", page)), searching=True)
+        run = Run(check(Page("search", page)), searching=True, speaks=False)
         self.metric = "eval_accuracy" if run.rows.task == "single_label" else "eval_loss"
         kind = None if recipe.teacher is None else recipe.teacher[0]
         searched = any(d.path.startswith("teacher.") for d in self.space)
+        rehearse(run)
+        run.prepare()
         if kind == "finetune" and not searched:
             page["teacher"] = {"pretrained": {"source": run.origin}}
         inside = recipe.objective is not None and any(_looks_inside(t) for t in recipe.objective.terms)
-        kept = kind not in (None, "cached", "peer", "ema") and not inside and run.rows.task != "token"
-        if kept and not (searched or recipe.assistants or recipe.generations > 1):
+        is_fixed = kind is not None and kind != "cached" and not schema.TEACHERS[kind].moves
+        is_recorded = is_fixed and not inside and run.rows.task != "token"
+        if is_recorded and not (searched or recipe.assistants or recipe.generations > 1):
             page.setdefault("teacher_cache", str(self.folder / "answers"))
         if page["training"].get("eval_strategy", "no") == "no":
             page["training"]["eval_strategy"] = "epoch"
@@ -191,7 +200,9 @@ class _Search:
         page["training"] |= {"output_dir": str(folder)}
         watch = _Watch(trial, self.metric)
         try:
-            trained = Run(check(Page("search", page)), searching=True).taught(callbacks=[watch])
+            trained = Run(check(Page("search", page)), searching=True, speaks=False).train_student(
+                callbacks=[watch]
+            )
             return float(watch.last if watch.last is not None else trained.evaluate()[self.metric])
         except NonFiniteError as error:
             trial.set_user_attr("stopped", " ".join(str(error).split())[:200])

@@ -33,8 +33,10 @@ def parameters_of(target: str) -> dict[str, inspect.Parameter]:
     return {p.name: p for p in _of_function(node)}
 
 
-def summary_of(target: str) -> str:
-    """The first line of a docstring."""
+def summary_of(target: Any) -> str:
+    """The first line of a docstring, of "package.module:name" or of an object that is loaded."""
+    if not isinstance(target, str):
+        return first_line(inspect.getdoc(target))
     module, _, name = target.partition(":")
     return first_line(ast.get_docstring(_definition(module, name)))
 
@@ -62,7 +64,7 @@ def parameters_by_inspection(function: Any) -> dict[str, inspect.Parameter]:
     return found
 
 
-def unfit(value: Any, annotation: str) -> str | None:
+def type_error(value: Any, annotation: str) -> str | None:
     """What would be needed, where a value from a page cannot be of the annotated type; None where it can.
 
     Types that a page cannot tell, such as an alias, take any value here: the constructor judges them.
@@ -83,6 +85,8 @@ def _wish(node: ast.expr, value: Any) -> tuple[bool, str]:
         choices = ast.literal_eval(node.slice)  # type: ignore[attr-defined]
         choices = choices if isinstance(choices, tuple) else (choices,)
         return value in choices, f"one of {', '.join(map(str, choices))}"
+    if kind in ("list", "Sequence") and isinstance(value, list) and isinstance(node, ast.Subscript):
+        return _list_wish(node.slice, value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     return {
         "int": (type(value) is int, "a whole number"),
@@ -98,6 +102,16 @@ def _wish(node: ast.expr, value: Any) -> tuple[bool, str]:
         "Mapping": (isinstance(value, dict), "a mapping"),
         "Schedule": (False, "a schedule such as {linear: [1, 0]}"),
     }.get(kind, (True, ""))
+
+
+def _list_wish(inner: ast.expr, values: list[Any]) -> tuple[bool, str]:
+    """Whether each item of a list is of the type that the annotation names."""
+    annotation = ast.unparse(inner)
+    wanted = next((wish for value in values if (wish := type_error(value, annotation))), None)
+    if wanted is None:
+        return True, "a list"
+    example = "; quote numbers, as in ['0', '1']" if annotation == "str" else ""
+    return False, f"a list of {wanted} each{example}"
 
 
 def _alternatives(node: ast.expr) -> list[ast.expr]:

@@ -7,41 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 
 from hfdistill.network.architectures import Layout, register_anatomy
 from hfdistill.students.attention_free import LightModel, answer, config_like, head, joined, texts_of
+from hfdistill.students.configs import BiLSTMConfig
 from hfdistill.students.embedding_tables import principal_components
 from hfdistill.students.weight_copy import network
-
-
-class BiLSTMConfig(PreTrainedConfig):
-    """Sizes of a `BiLSTMForSequenceClassification`.
-
-    Args:
-        vocab_size: rows of the embedding table V.
-        embedding_size: width of a token's vector.
-        hidden_size: width D of a hidden state, both directions together: an even number.
-        num_hidden_layers: BiLSTM layers L.
-        classifier_size: width of the head's hidden layer.
-        dropout: on the embeddings, between layers, and in the head.
-        pairs: read two texts apart, split at `sep_token_id`.
-        pad_token_id: as in the tokenizer.
-        sep_token_id: what ends the first text of a pair.
-    """
-
-    model_type = "hfdistill-bilstm"
-
-    vocab_size: int = 30522
-    embedding_size: int = 300
-    hidden_size: int = 300
-    num_hidden_layers: int = 1
-    classifier_size: int = 200
-    dropout: float = 0.1
-    pairs: bool = False
-    pad_token_id: int | None = 0
-    sep_token_id: int | None = None
 
 
 class BiLSTMLayer(nn.Module):
@@ -117,6 +90,10 @@ class BiLSTMForSequenceClassification(LightModel):
 
     config_class = BiLSTMConfig
     base_model_prefix = "bilstm"
+    no_onnx = (
+        "A BiLSTM of packed texts has no ONNX form here. Run it in PyTorch, or export a student made by "
+        "static_from_teacher or shrink."
+    )
 
     def __init__(self, config: BiLSTMConfig) -> None:
         super().__init__(config)
@@ -195,7 +172,6 @@ def _anchored(config: Any) -> str:
     return "the first layer reads the embeddings, which have a width of their own"
 
 
-AutoConfig.register(BiLSTMConfig.model_type, BiLSTMConfig, exist_ok=True)
 AutoModelForSequenceClassification.register(BiLSTMConfig, BiLSTMForSequenceClassification, exist_ok=True)
 register_anatomy(
     BiLSTMConfig.model_type,

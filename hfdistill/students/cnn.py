@@ -7,41 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hfdistill.students.attention_free import LightModel, answer, config_like, head, joined, texts_of
+from hfdistill.students.configs import CNNConfig
 from hfdistill.students.embedding_tables import principal_components
 from hfdistill.students.weight_copy import network
-
-
-class CNNConfig(PreTrainedConfig):
-    """Sizes of a `CNNForSequenceClassification`.
-
-    Args:
-        vocab_size: rows of the embedding table V.
-        embedding_size: width E of a token's vector.
-        windows: tokens that a filter sees at once, one width after another.
-        filters: of each width.
-        classifier_size: width of the head's hidden layer.
-        dropout: on the embeddings and in the head.
-        pairs: read two texts apart, split at `sep_token_id`.
-        pad_token_id: as in the tokenizer.
-        sep_token_id: what ends the first text of a pair.
-    """
-
-    model_type = "hfdistill-cnn"
-
-    vocab_size: int = 30522
-    embedding_size: int = 300
-    windows: list[int] | tuple[int, ...] = (3, 4, 5)
-    filters: int = 100
-    classifier_size: int = 200
-    dropout: float = 0.1
-    pairs: bool = False
-    pad_token_id: int | None = 0
-    sep_token_id: int | None = None
 
 
 class CNNForSequenceClassification(LightModel):
@@ -155,5 +128,4 @@ def cnn_from_teacher(
     return student.to(whole.device).eval()
 
 
-AutoConfig.register(CNNConfig.model_type, CNNConfig, exist_ok=True)
 AutoModelForSequenceClassification.register(CNNConfig, CNNForSequenceClassification, exist_ok=True)

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
-from transformers.configuration_utils import SubConfigSpec
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
@@ -23,43 +22,12 @@ from hfdistill.network.architectures import Anatomy, layout_of
 from hfdistill.network.label_space import task_kind
 from hfdistill.network.loading import Source, load_classifier
 from hfdistill.network.trace import Tap, accepted_inputs, tapped
+from hfdistill.students.configs import EXIT_WIDTH, EarlyExitConfig
 from hfdistill.students.early_exit_forward import EveryRowHasLeft, Pass
 from hfdistill.students.weight_copy import network
 
-WIDTH = 128
-"""Of an exit's head, as in FastBERT."""
 _TURN = threading.Lock()
 """Held by a pass from which rows may leave: its hooks would catch the rows of another thread's, too."""
-
-
-class EarlyExitConfig(PreTrainedConfig):
-    """What a model with exits is made of; everything else is asked of `classifier_config`.
-
-    Args:
-        classifier_config: of the classifier inside.
-        exits: blocks with a head, counted from 1.
-        exit_threshold: rows leave at an exit whose uncertainty is below it; None lets none leave.
-        detach_exits: True where exits teach their own heads alone.
-        exit_width: width of their heads.
-    """
-
-    model_type = "early_exit"
-    sub_configs_defaults: ClassVar[dict[str, Any]] = {
-        "classifier_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")
-    }
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["exit_logits", "exit_layers"]
-
-    classifier_config: Any = None
-    exits: list[int] | tuple[int, ...] = ()
-    exit_threshold: float | None = None
-    detach_exits: bool = False
-    exit_width: int = WIDTH
-
-    def __getattr__(self, name: str) -> Any:
-        inside = self.__dict__.get("classifier_config")
-        if name.startswith("_") or inside is None:
-            raise AttributeError(name)
-        return getattr(inside, name)
 
 
 @dataclass
@@ -118,6 +86,10 @@ class EarlyExitForSequenceClassification(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
+    no_onnx = (
+        "Which blocks a model with exits runs depends on the row, and an ONNX graph runs them all. "
+        "Export model.backbone, with its tokenizer."
+    )
 
     def __init__(self, config: EarlyExitConfig) -> None:
         super().__init__(config)
@@ -261,7 +233,7 @@ def with_exits(
         classifier_config=copy.deepcopy(model.config),
         exits=_checked(layers, depth=anatomy.depth),
         detach_exits=detach,
-        exit_width=min(WIDTH, anatomy.width),
+        exit_width=min(EXIT_WIDTH, anatomy.width),
         id2label=dict(model.config.id2label),
         label2id=dict(model.config.label2id),
         problem_type=model.config.problem_type,
@@ -289,7 +261,6 @@ def _checked(layers: Any, *, depth: int) -> list[int]:
     return chosen
 
 
-AutoConfig.register(EarlyExitConfig.model_type, EarlyExitConfig, exist_ok=True)
 AutoModelForSequenceClassification.register(
     EarlyExitConfig, EarlyExitForSequenceClassification, exist_ok=True
 )

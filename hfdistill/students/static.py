@@ -7,38 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hfdistill.students.attention_free import LightModel, answer, config_like, head, joined, texts_of
+from hfdistill.students.configs import StaticConfig
 from hfdistill.students.corpus import Corpus
 from hfdistill.students.embedding_tables import importance_of_tokens, principal_components, token_outputs
 from hfdistill.students.weight_copy import network
-
-
-class StaticConfig(PreTrainedConfig):
-    """Sizes of a `StaticForSequenceClassification`.
-
-    Args:
-        vocab_size: rows of the table V.
-        hidden_size: width D of a token's vector.
-        classifier_size: width of the head's hidden layer.
-        dropout: before both layers of the head.
-        pairs: read two texts apart, split at `sep_token_id`.
-        pad_token_id: as in the tokenizer.
-        sep_token_id: what ends the first text of a pair.
-    """
-
-    model_type = "hfdistill-static"
-
-    vocab_size: int = 30522
-    hidden_size: int = 256
-    classifier_size: int = 512
-    dropout: float = 0.1
-    pairs: bool = False
-    pad_token_id: int | None = 0
-    sep_token_id: int | None = None
 
 
 class StaticForSequenceClassification(LightModel):
@@ -151,5 +128,4 @@ def static_from_teacher(
     return student.to(whole.device).eval()
 
 
-AutoConfig.register(StaticConfig.model_type, StaticConfig, exist_ok=True)
 AutoModelForSequenceClassification.register(StaticConfig, StaticForSequenceClassification, exist_ok=True)

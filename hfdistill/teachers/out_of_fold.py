@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, Value
 
-from hfdistill.data import encode
+from hfdistill.data.encode import encode
 from hfdistill.teachers.folds import FoldTeacher, assign_folds, text_key
 
 logger = logging.getLogger(__name__)

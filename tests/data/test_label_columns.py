@@ -2,9 +2,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, Features, List, Value, concatenate_datasets
 
 from hfdistill.data import load
+from hfdistill.data.label_columns import multi_hot_names
 from tests.data.conftest import messages, write, write_rows
 
 
@@ -149,3 +150,176 @@ def test_different_labels_give_different_fingerprints(tmp_path):
         load(folder, label_names=names)["train"]._fingerprint for names in (["a", "b"], ["1", "0"], None)
     }
     assert len(prints) == 3
+
+
+def doubts_of(caplog, labels, **options):
+    """What is said about a csv of these labels."""
+    caplog.clear()
+    load({"text": [str(i) for i in range(len(labels))], "label": labels}, **options)
+    return messages(caplog)
+
+
+def test_classes_that_differ_in_case_or_spaces_alone_are_said_with_their_counts(caplog):
+    (doubt,) = doubts_of(caplog, ["pos"] * 3 + ["pos ", "Pos", "neg", "very  good", "Very good"])
+    assert doubt == (
+        "classes of 'label' differ in case or spaces alone, and each counts as a class of its own: 'pos' (3 "
+        "rows) and 'Pos' (1 row) and 'pos ' (1 row); 'Very good' (1 row) and 'very  good' (1 row). If "
+        "they are one, write them alike, for instance by frame['label'] = "
+        "frame['label'].str.strip().str.lower()"
+    )
+    assert doubts_of(caplog, ["pos", "Pos", "neg"], label_names=["pos", "Pos", "neg"]) == []
+    assert doubts_of(caplog, ["pos", "neg"] * 3) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (["a"] * 3, "all 3 rows have the label 'a' in 'label'"),
+        ([1] * 3, "all 3 rows have the label 1 in 'label'"),
+        ([0.5] * 3, "all 3 rows have the label 0.5 in 'label'"),
+        (["a", "nan", "b"], "classes that look like missing values: 'nan' (1 row)"),
+        ([1, 2, 5], "go up to 5, and only 3 of these 6 classes have rows. For a student of "
+                    "these classes alone, pass label_names=['1', '2', '5']"),
+        ([0, 4, 0], "go up to 4, and only 2 of these 5 classes have rows"),
+        ([0, 1, 2_000_000], "go up to 2,000,000, and only 3 of these 2,000,001 classes have rows"),
+        ([0.0, 1.0, 1.0], "holds the whole numbers [0, 1] written as real ones, and is learned as real "
+                          "values (regression). If they are classes, pass label_names=['0', '1']"),
+        ([f"name {i}" for i in range(60)], "the 60 rows have 60 classes in 'label': nearly every row"),
+    ],
+)  # fmt: skip
+def test_labels_that_are_probably_not_meant_so_are_said(caplog, labels, words):
+    assert words in doubts_of(caplog, labels)[0]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [[0, 1, 2], ["a", "b"], [0.5, 1.0], ["none", "NA", "x"], [True, False], [0.0, 1.0, 2.5], [1, 0, 1, 0]],
+)
+def test_usual_labels_are_passed_over_in_silence(caplog, labels):
+    assert doubts_of(caplog, labels) == []
+
+
+def test_class_numbers_from_one_are_named_as_the_warning_says(caplog):
+    assert doubts_of(caplog, [1, 2, 5], label_names=["1", "2", "5"]) == []
+    rows = load([("a", 5), ("b", 1), ("c", 2)], label_names=["1", "2", "5"])["train"]
+    assert list(rows["label"]) == [2, 0, 1]
+    classes = load([("a", 1.0), ("b", 0.0)], label_names=["0", "1"])["train"]
+    assert classes.features["label"] == ClassLabel(names=["0", "1"])
+
+
+def test_numbers_with_a_decimal_comma_are_refused(tmp_path):
+    write(tmp_path, {"train.csv": "text;score\ngood;1,5\nbad;2\n"})
+    with pytest.raises(ValueError, match=r"numbers with a decimal comma, such as '1,5'.*Write '1.5'"):
+        load(tmp_path)
+    assert load(tmp_path, label_names=["1,5", "2"])["train"].features["label"].names == ["1,5", "2"]
+
+
+FLAGS = {
+    "train.csv": "id,comment,toxic,insult,threat\n1,a,1,1,0\n2,b,0,0,0\n3,c,0,1,0\n",
+    "test.csv": "id,comment,toxic,insult,threat\n4,d,0,0,1\n",
+}
+
+
+def test_several_columns_of_zeros_and_ones_are_a_multi_label_task(tmp_path, caplog):
+    folder = write(tmp_path, FLAGS)
+    splits = load(folder)
+    assert splits["train"].features["label"] == List(Value("float32"), length=3)
+    assert list(splits["train"]["label"]) == [[1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+    assert multi_hot_names(splits["test"]) == ["toxic", "insult", "threat"]
+    (guess,) = messages(caplog)
+    assert "the columns ['toxic', 'insult', 'threat'] hold 0 and 1 alone" in guess
+    caplog.clear()
+    chosen = load(folder, label=["threat", "toxic"])
+    assert list(chosen["train"]["label"]) == [[0.0, 1.0], [0.0, 0.0], [0.0, 0.0]]
+    assert multi_hot_names(chosen["train"]) == ["threat", "toxic"]
+    assert messages(caplog) == []
+    named = load(folder, label=["threat", "toxic"], label_names=["Threat", "Toxic"])["train"]
+    assert multi_hot_names(named) == ["Threat", "Toxic"]
+
+
+def test_names_of_multi_hot_rows_outlive_what_is_done_with_the_rows(tmp_path):
+    rows = load(write(tmp_path, FLAGS))["train"]
+    kept = concatenate_datasets(
+        [rows.select([0]), rows.shuffle(seed=0).map(lambda row: {"n": len(row["text"])})]
+    )
+    assert multi_hot_names(kept) == ["toxic", "insult", "threat"]
+    assert multi_hot_names(rows.train_test_split(test_size=1, seed=0)["test"]) == [
+        "toxic",
+        "insult",
+        "threat",
+    ]
+    lists = load([("a", ["y", "x"]), ("b", [])])["train"]
+    assert (multi_hot_names(lists), list(lists["label"])) == (["x", "y"], [[1.0, 1.0], [0.0, 0.0]])
+    numbers = load([("a", [1, 0]), ("b", [0, 0])])["train"]
+    assert multi_hot_names(numbers) is None
+    assert multi_hot_names(load([("a", [1, 0])], label_names=["p", "q"])["train"]) == ["p", "q"]
+    with pytest.raises(ValueError, match="The label lists have 2 numbers, and label_names has 1"):
+        load([("a", [1, 0])], label_names=["p"])
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["text,kind,flag\na,x,1\nb,y,0\n", "text,flag\na,1\nb,0\n", "text,number,flag\na,3,1\nb,1,0\n"],
+)
+def test_columns_that_may_be_something_else_are_not_taken_for_labels(tmp_path, caplog, header):
+    write(tmp_path, {"train.csv": header})
+    assert load(tmp_path)["train"].column_names == ["text"]
+    assert "loaded as unlabelled text" in messages(caplog)[0]
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        ("2,0", r"has .2. in the label column 'a' in row 1"),
+        (",0", r"has None in the label column 'a' in row 1"),
+        ("-1,0", r"has -1.0 in the label column 'a' in row 1.*hidden labels"),
+        ("yes,0", r"has 'yes' in the label column 'a' in row 1"),
+    ],
+)
+def test_flags_that_are_no_zeros_and_ones_are_refused(tmp_path, cells, words):
+    write(tmp_path, {"train.csv": f"text,a,b\nx,1,0\ny,{cells}\n"})
+    with pytest.raises(ValueError, match=words):
+        load(tmp_path, label=["a", "b"])
+
+
+def test_flags_of_other_spellings_and_hidden_ones(tmp_path, caplog):
+    write(
+        tmp_path, {"train.csv": "text,a,b\nx,True,0\ny,false,1.0\nz,1,1\n", "test.csv": "text,a,b\nx,-1,-1\n"}
+    )
+    splits = load(tmp_path, label=["a", "b"])
+    assert list(splits["train"]["label"]) == [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]
+    assert splits["test"].column_names == ["text"]
+    assert messages(caplog) == ["split 'test' has hidden labels only: its label columns are dropped"]
+    frame = {"text": ["x", "y"], "a": [True, False], "b": [False, True]}
+    caplog.clear()
+    assert list(load(frame, label=["a", "b"])["train"]["label"]) == [[1.0, 0.0], [0.0, 1.0]]
+    assert "every row has exactly one of the classes ['a', 'b']" in messages(caplog)[0]
+    for label in (["a"], ["a", "a"], []):
+        with pytest.raises(ValueError, match="Pass two or more columns, each once"):
+            load(frame, label=label)
+
+
+def test_load_makes_no_label_that_is_no_class(tmp_path):
+    """-1, numbers behind the names, and negative ones are refused whatever brings them."""
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["a", "b"])})
+    hidden = Dataset.from_dict({"text": ["x", "y"], "label": [0, -1]}, features=features)
+    with pytest.raises(ValueError, match="has the label -1 in row 1, a class number is 0 to 1"):
+        load(hidden)
+    for labels, words in (([0, 2], "label 2 in row 1"), ([0, -1], "label -1"), ([0, -100], "label -100")):
+        with pytest.raises(ValueError, match=words):
+            load({"text": ["x", "y"], "label": labels}, label_names=["a", "b"])
+    for value in ("2", "-1", "2.0"):
+        write(tmp_path, {"train.csv": f"text,label\nx,0\ny,{value}\n"})
+        with pytest.raises(ValueError, match=f"has the label {float(value):.0f}"):
+            load(tmp_path, label_names=["a", "b"])
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.dictionary(pa.int32(), pa.string()), pa.string()])
+def test_strings_of_every_arrow_type_are_names(tmp_path, kind):
+    labels = pa.array(["b", "a", "b"]).cast(kind) if not pa.types.is_dictionary(kind) else pa.array(
+        ["b", "a", "b"]).dictionary_encode()  # fmt: skip
+    texts = pa.array(["x", "y", "z"]).dictionary_encode() if pa.types.is_dictionary(kind) else ["x", "y", "z"]
+    path = write_rows(tmp_path / "train.parquet", text=texts, label=labels)
+    rows = load(path)["train"]
+    assert rows.features["label"] == ClassLabel(names=["a", "b"])
+    assert rows.to_list()[0] == {"text": "x", "label": 1}

@@ -50,7 +50,7 @@ def test_columns_are_found(tmp_path, columns, told, expected):
         (
             ["body", "label"],
             {},
-            r"Found the columns \['body', 'label'\], of which none.*Say which: text='...'",
+            r"Found the columns \['body', 'label'\], of which none.*Say which: text='body' ",
         ),
         (["text", "label", "intent"], {}, r"\['label', 'intent'\] could all be the label. Pass label='...'"),
         (

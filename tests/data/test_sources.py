@@ -1,9 +1,12 @@
+import gzip
 import os
+import sys
 
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from hfdistill.data import load, sources
+from hfdistill.data.load import check_source
 from hfdistill.files.hub import HubUnreachable
 from tests.data.conftest import write, write_rows
 
@@ -158,36 +161,121 @@ def test_other_hub_errors(monkeypatch, error, kind, words):
         load("some/set")
 
 
-def test_csv_is_read_as_it_is_written(tmp_path):
-    write(tmp_path, {"train.csv": '\ufefftext,label\nnull,1\n2020,0\n007,1\n"",0\n"  ",1\n"two\nlines",0\n'})
-    rows = load(tmp_path)["train"]
-    assert list(rows["text"]) == ["null", "2020", "007", "", "  ", "two\nlines"]
-    assert list(rows["label"]) == [1, 0, 1, 0, 1, 0]
-    assert rows.features["label"] == Value("int64")
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("train.csv", b"", "train.csv is empty. Save it with a header"),
+        ("train.csv", b"\n \n", "train.csv is empty"),
+        ("train.csv", b"text,label\n", r"train.csv \(split 'train'\) holds no rows"),
+        ("train.csv", b"text,text\na,b\n", "columns of the same name"),
+        ("train.csv.gz", b"text,label\n", "cannot be unpacked"),
+        ("train.jsonl", b"", r"train.jsonl \(split 'train'\) holds no rows"),
+        ("train.json", b"[]", r"train.json \(split 'train'\) holds no rows"),
+        ("train.parquet", b"PAR", r"cannot be read as parquet"),
+    ],
+)
+def test_a_file_without_rows_is_refused(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        load(tmp_path)
+    if "no rows" not in words or name.endswith(("jsonl", "json")):
+        with pytest.raises(ValueError, match=words.split(" (split")[0].split(r" \(")[0]):
+            check_source(tmp_path)
+
+
+def test_packed_files_are_read(tmp_path):
+    for name, content in FORMATS.items():
+        with gzip.open(tmp_path / f"{name}.gz", "wt") as file:
+            file.write(content)
+        splits = load(tmp_path / f"{name}.gz", text="body", label="kind")
+        assert splits["train"].to_list() == [{"text": "a, b", "label": 0}, {"text": "c", "label": 1}]
+        assert check_source(tmp_path / f"{name}.gz", text="body", label="kind") == ["train"]
+
+
+def test_files_by_split(tmp_path):
+    write(tmp_path, {"a.csv": "text,label\na,x\nb,y\n", "b.csv": "text,label\nc,x\n"})
+    splits = load({"train": tmp_path / "a.csv", "test": str(tmp_path / "b.csv")})
+    assert [rows.to_list() for rows in splits.values()] == [
+        [{"text": "a", "label": 0}, {"text": "b", "label": 1}],
+        [{"text": "c", "label": 0}],
+    ]
+    with pytest.raises(FileNotFoundError, match=r"holds a.csv, b.csv. Did you mean '.*/b.csv'"):
+        load({"train": tmp_path / "a.csv", "test": tmp_path / "bb.csv"})
+
+
+def test_near_names_are_offered(tmp_path, monkeypatch):
+    write(tmp_path, {"reviews/train.csv": "text,label\na,x\n", "reviews/dev.csv": "text,label\na,x\n"})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"Did you mean 'reviews/train.csv'"):
+        load("reviews/trian.csv")
+    with pytest.raises((HubUnreachable, FileNotFoundError), match=r"did you mean './reviews'"):
+        load("reveiws")
+    with pytest.raises(ValueError, match=r"no split 'val', found .*Did you mean split='validation'"):
+        load("reviews", split="val")
+    monkeypatch.chdir(tmp_path / "reviews")
+    assert list(load(".")) == ["train", "validation"]
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("name", "words"),
     [
-        (b"text,label\ncaf\xe9,1\n", "train.csv is not UTF-8|utf-8"),
-        (b"text,label\na,1\nb,2,3,4\n", "cannot be read as csv: .*Expected 2 fields in line 3, saw 4"),
-        (b"", r"train.csv \(split 'train'\) holds no rows"),
-        (b"text,label\n", r"train.csv \(split 'train'\) holds no rows"),
-        (b"text,text\na,b\n", "columns of the same name"),
+        ("rows.txt", "is read by hfdistill.load_texts"),
+        ("rows.xls", "Save the sheet as .xlsx or .csv"),
+        ("rows.zip", "Unpack it first"),
+        ("rows.pkl", "Pickles are never read: pass the DataFrame"),
     ],
 )
-def test_broken_csv_is_refused(tmp_path, content, words):
-    (tmp_path / "train.csv").write_bytes(content)
-    with pytest.raises(ValueError, match=words):
+def test_other_kinds_of_files_say_what_to_pass(tmp_path, name, words):
+    write(tmp_path, {name: "x"})
+    for read in (load, check_source):
+        with pytest.raises(ValueError, match=f"is no data file.*{words}"):
+            read(tmp_path / name)
+
+
+def test_a_saved_data_set_names_the_function_that_reads_it(tmp_path):
+    Dataset.from_dict({"text": ["a"], "label": [0]}).save_to_disk(tmp_path / "saved")
+    with pytest.raises(ValueError, match=r"pass datasets.load_from_disk\('.*saved'\)"):
+        load(tmp_path / "saved")
+
+
+def test_what_a_run_would_find_later_is_found_from_the_first_lines(tmp_path):
+    write(tmp_path, {"train.csv": "text;label\na;x\n", "dev.csv": "text;label\na;x\n"})
+    assert check_source(tmp_path) == ["train", "validation"]
+    assert check_source("stanfordnlp/sst2", text="anything") is None
+    assert check_source({"text": ["a"], "label": [1]}) == ["train"]
+    for told, words in (
+        ({"split": "test"}, r"no split 'test', found \['train', 'validation'\]"),
+        ({"text": "txt"}, "no column 'txt'.*Did you mean text='text'"),
+        ({"label": "lable"}, "no column 'lable'.*Did you mean label='label'"),
+        ({"label": ["label", "other"]}, "no column 'other'"),
+        ({"delimiter": ","}, r"Found the columns \['text;label'\], of which none has a usual name"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            check_source(tmp_path, **told)
+    with pytest.raises(FileNotFoundError, match="There is no file or folder"):
+        check_source(tmp_path / "none.csv")
+
+
+def test_excel_sheets_are_read_as_they_are_written(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl", reason="openpyxl reads Excel sheets")
+    book = openpyxl.Workbook()
+    for row in (["text", "label"], ["null", 1], [2020, 0], ["a\nb", None]):
+        book.active.append(row)
+    book.save(tmp_path / "train.xlsx")
+    rows = load(tmp_path, on_bad_row="drop")["train"]
+    assert rows.to_list() == [{"text": "null", "label": 1}, {"text": "2020", "label": 0}]
+    assert check_source(tmp_path / "train.xlsx") == ["train"]
+    book.create_sheet("more").append(["text"])
+    book["more"].append(["x"])
+    book.save(tmp_path / "train.xlsx")
+    with pytest.raises(ValueError, match=r"several sheets with rows: \['Sheet', 'more'\]"):
         load(tmp_path)
 
 
-def test_a_tsv_whose_quotes_are_letters_is_not_misread(tmp_path):
-    write(tmp_path, {"train.tsv": 'text\tlabel\na\t1\n"opened here\t0\nand" here\t1\n'})
-    with pytest.raises(ValueError, match=r"in row 1 of train.tsv swallowed the lines after it.*opened here"):
-        load(tmp_path)
-    write(tmp_path, {"train.tsv": 'text\tlabel\n"opened here\t0\n'})
-    with pytest.raises(ValueError, match="EOF inside string"):
+def test_excel_without_openpyxl_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    write(tmp_path, {"train.xlsx": "x"})
+    with pytest.raises(ValueError, match="Type pip install openpyxl"):
         load(tmp_path)
 
 

@@ -1,5 +1,6 @@
 """Unlabelled texts of any folder: each once, none of the evaluation's, whatever the files hold."""
 
+import gzip
 import json
 import os
 import unicodedata
@@ -133,17 +134,38 @@ def test_bytes_lines_and_cells_that_are_no_text_are_counted_and_left_out(tmp_pat
     assert kept == ["good", "word " * 15 + "word", *[t for t in kept if t.startswith("word") and len(t) < 79],
                     "last", "json", "cell", "quet"]  # fmt: skip
     (said,) = [text for text in messages(caplog) if "texts kept" in text]
-    assert "8 not UTF-8" in said
-    assert "1 with a word of more than 1000 letters" in said
+    assert "4 not UTF-8" in said
+    assert "3 in a line that is no JSON object" in said
+    assert "2 with a word of more than 1000 letters" in said
 
 
-def test_lines_behind_a_quote_that_nothing_closes_are_counted(tmp_path, caplog):
+def test_lines_of_a_csv_that_are_no_rows_are_counted_and_the_others_read(tmp_path, caplog):
     (tmp_path / "a.tsv").write_text('text\tlabel\none\t1\n"two\t1\n' + "a line\t0\n" * 20_000)
-    kept = texts_of(tmp_path)
-    assert kept[0] == "one"
+    (tmp_path / "b.csv").write_text("label,text\nup,warm tale,\ndown,dull\nup\n")
+    (tmp_path / "c.csv").write_text('text,label\n"opened here,1\nand closed"" here,0\nlast,1\n')
+    assert texts_of(tmp_path) == ["one", "a line", "dull", 'and closed"" here', "last"]
     (said,) = [text for text in messages(caplog) if "texts kept" in text]
-    lost = int(said.split("left out ")[1].split(" not UTF-8")[0].split(", ")[-1].replace(",", ""))
-    assert lost > 10_000
+    assert "4 in a line that is no row of its csv" in said
+
+
+def test_other_encodings_delimiters_and_packed_files_are_read(tmp_path, caplog):
+    (tmp_path / "a.txt").write_bytes("caf\u00e9\nna\u00efve\n".encode("utf-16"))
+    (tmp_path / "b.csv").write_bytes("text;label\nd\u00e9j\u00e0, vu;1\n".encode("utf-16"))
+    (tmp_path / "c.txt.gz").write_bytes(gzip.compress("r\u00e9sum\u00e9\n".encode()))
+    assert texts_of(tmp_path) == ["caf\u00e9", "na\u00efve", "d\u00e9j\u00e0, vu", "r\u00e9sum\u00e9"]
+    assert messages(caplog) == ["b.csv: cells are separated by ';' (pass delimiter= for another)"]
+    other = tmp_path / "latin"
+    other.mkdir()
+    for name, content in {"a.txt": "caf\u00e9\n", "b.jsonl": '{"text": "na\u00efve"}\n'}.items():
+        (other / name).write_bytes(content.encode("latin-1"))
+    (other / "c.csv").write_bytes("text|label\n\u00e0 la carte|1\n".encode("latin-1"))
+    assert texts_of(other, encoding="latin-1", delimiter="|") == [
+        "caf\u00e9",
+        "na\u00efve",
+        "\u00e0 la carte",
+    ]
+    with pytest.raises(ValueError, match=r"No text of .* is left"):
+        texts_of(other)
 
 
 def test_categories_of_parquet_are_texts(tmp_path):
@@ -203,7 +225,7 @@ def test_what_cannot_be_read_is_refused(tmp_path):
         load_texts(tmp_path / "e.parquet")
     with pytest.raises(FileNotFoundError, match="no file or folder"):
         load_texts(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="No text of"):
+    with pytest.raises(ValueError, match=r"No text of"):
         load_texts(tmp_path / "d", against=["Hi!"])
     for wrong in ({"min_words": 0}, {"max_words": 0}, {"overlap": 3}, {"limit": 0}):
         with pytest.raises(ValueError, match="load_texts needs"):

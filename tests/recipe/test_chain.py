@@ -18,7 +18,7 @@ from hfdistill import (
 )
 from hfdistill.data import Delete
 from hfdistill.recipe import RecipeError, read_recipe, schema
-from hfdistill.recipe.models import Workshop
+from hfdistill.recipe.models import ModelBuilder
 from hfdistill.recipe.rows import read_rows
 from hfdistill.recipe.run import run_recipe
 from hfdistill.recipe.schema import Splits
@@ -175,7 +175,7 @@ def test_rows_to_tune_on_are_never_test_rows(here):
 
 
 def test_blocks_are_chosen_by_importance(here):
-    workshop = Workshop(read_rows({"source": "two"}, Splits(), seed=0), seed=0, max_length=9)
+    workshop = ModelBuilder(read_rows({"source": "two"}, Splits(), seed=0), seed=0, max_length=9)
     teacher = load_classifier("teacher")
     plan = schema.Student("shrink", {"layers": 2, "choose": "importance"})
     student, tokenizer = workshop.student(plan, of=teacher, origin="teacher", like=None)

@@ -91,7 +91,7 @@ def test_pages_run_two_steps(here, page):
     (here / "page.yaml").write_text(yaml.safe_dump({k: v for k, v in told.items() if k != "export"}))
     overrides = ["training.use_cpu=true", "training.disable_tqdm=true"]
     for section in ("teacher", "student"):
-        kind = next(iter(schema.given(section, told[section]) or [""]))
+        kind = next(iter(schema.written_out(section, told[section]) or [""]))
         overrides += SMALL[section].get(kind, [])
     if "source" in (told["student"].get("shrink") or {}):
         overrides += ["student.shrink.source=encoder"]
@@ -313,9 +313,9 @@ def test_width_is_chosen_on_training_rows(here):
 def test_an_export_is_judged_before_training_and_told_the_length(here, monkeypatch):
     page = ["export={int8: dynamic}", "training.max_length=9"]
     seen = []
-    monkeypatch.setattr("hfdistill.recipe.run.require_packages", lambda: None)
+    monkeypatch.setattr("hfdistill.recipe.rehearsal.require_packages", lambda: None)
     monkeypatch.setattr(
-        "hfdistill.recipe.run.export", lambda *_, **told: seen.append(told) or SimpleNamespace(table=str)
+        "hfdistill.recipe.outcome.export", lambda *_, **told: seen.append(told) or SimpleNamespace(table=str)
     )
     run_recipe(read_recipe("page.yaml", overrides=page), smoke=True)
     assert (seen[0]["max_length"], seen[0]["speed"], seen[0]["int8"]) == (9, False, "dynamic")

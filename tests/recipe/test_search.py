@@ -112,7 +112,7 @@ def test_a_search_writes_a_page_that_trains(here):
     best = max(line for line in found.lines if "stopped" not in line).split(":")
     assert found.value >= float(best[1].split()[0])
     assert main(["train", "out/best.yaml"]) == 0
-    again = Run(read_recipe("out/best.yaml"), searching=True).taught()
+    again = Run(read_recipe("out/best.yaml"), searching=True).train_student()
     assert again.evaluate()["eval_accuracy"] == found.value, "the page is the trial"
     assert sorted(p.name for p in (here / "out" / "search").iterdir()) == ["answers", "journal.jsonl"]
 
@@ -130,14 +130,14 @@ def test_the_first_trial_is_the_page(here, monkeypatch):
 
 def test_the_teacher_is_asked_once(here, monkeypatch):
     counted = []
-    real = searching.Run.taught
+    real = searching.Run.train_student
 
     def taught(run, **told):
         trainer = real(run, **told)
         counted.append((trainer.teacher.store is not None, type(trainer.teacher).__name__))
         return trainer
 
-    monkeypatch.setattr(searching.Run, "taught", taught)
+    monkeypatch.setattr(searching.Run, "train_student", taught)
     search_recipe(read(), trials=1)
     files = {p: p.stat().st_mtime_ns for p in (here / "out/search/answers").rglob("*") if p.is_file()}
     search_recipe(read(), trials=2)
@@ -157,7 +157,7 @@ def test_bad_trials_are_stopped_early(here, monkeypatch):
             seen[rate] = step
             callbacks[0].on_evaluate(None, state, None, metrics={"eval_accuracy": rate * step})
 
-    monkeypatch.setattr(searching.Run, "taught", taught)
+    monkeypatch.setattr(searching.Run, "train_student", taught)
     found = search_recipe(read("search={training.learning_rate: [0.1, 0.3]}"), trials=12)
     assert found.pruned
     assert len(set(seen.values())) > 1
@@ -209,10 +209,10 @@ def test_the_journal_of_another_page_is_refused(here):
 
 def test_a_teacher_is_fine_tuned_once(here, monkeypatch):
     seen = []
-    real = searching.Run._fit
+    real = searching.Run.fit
     monkeypatch.setattr(
         searching.Run,
-        "_fit",
+        "fit",
         lambda self, stage, *a, **k: (seen.append(stage), real(self, stage, *a, **k))[1],
     )
     teacher = "teacher={finetune: {encoder: encoder, epochs: 1}}"
@@ -226,9 +226,9 @@ def test_numbers_that_are_none_stop_a_trial_and_not_the_search(here, monkeypatch
     def broken(run, **_):
         raise searching.NonFiniteError("loss is nan at step 1")
 
-    real = searching.Run.taught
+    real = searching.Run.train_student
     search_recipe(read(), trials=1)
-    monkeypatch.setattr(searching.Run, "taught", broken)
+    monkeypatch.setattr(searching.Run, "train_student", broken)
     found = search_recipe(read(), trials=2)
     assert (found.finished, found.pruned) == (1, 1)
     assert real is not broken

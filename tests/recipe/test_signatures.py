@@ -9,7 +9,7 @@ import pytest
 from hfdistill import DistillationArguments
 from hfdistill.objectives import registered
 from hfdistill.recipe import schema
-from hfdistill.recipe.signatures import parameters_by_inspection, parameters_of, summary_of, unfit
+from hfdistill.recipe.signatures import parameters_by_inspection, parameters_of, summary_of, type_error
 
 ALL = {
     kind.target
@@ -45,12 +45,12 @@ def test_training_takes_every_field_of_the_arguments():
 
 def test_enums_and_choices_become_literals():
     told = parameters_of("transformers.training_args:TrainingArguments")
-    assert unfit("epoch", told["eval_strategy"].annotation) is None
-    assert unfit("epochs", told["eval_strategy"].annotation) == "one of no, steps, epoch"
-    assert "cosine" in unfit("cosinus", told["lr_scheduler_type"].annotation)
-    assert unfit("group_by_length", told["train_sampling_strategy"].annotation) is None
-    assert "sequential" in unfit("grouped", told["train_sampling_strategy"].annotation)
-    assert unfit("adamw_torch", told["optim"].annotation) is None
+    assert type_error("epoch", told["eval_strategy"].annotation) is None
+    assert type_error("epochs", told["eval_strategy"].annotation) == "one of no, steps, epoch"
+    assert "cosine" in type_error("cosinus", told["lr_scheduler_type"].annotation)
+    assert type_error("group_by_length", told["train_sampling_strategy"].annotation) is None
+    assert "sequential" in type_error("grouped", told["train_sampling_strategy"].annotation)
+    assert type_error("adamw_torch", told["optim"].annotation) is None
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_enums_and_choices_become_literals():
     ],
 )
 def test_values_fit_types(value, annotation, wanted):
-    assert unfit(value, annotation) == wanted
+    assert type_error(value, annotation) == wanted
 
 
 def test_classes_of_a_plugin_are_asked_themselves():

@@ -17,19 +17,12 @@ from transformers import (
 from hfdistill import KD, DistillationTrainer, HiddenMSE, measure
 from hfdistill.evaluation.measure import Contender
 from hfdistill.evaluation.speed import SpeedPlan
-from hfdistill.students import (
-    BiLSTMConfig,
-    BiLSTMForSequenceClassification,
-    CNNConfig,
-    CNNForSequenceClassification,
-    StaticConfig,
-    StaticForSequenceClassification,
-    bilstm_from_teacher,
-    cnn_from_teacher,
-    prune_vocabulary,
-    static_from_teacher,
-)
 from hfdistill.students.attention_free import joined, texts_of
+from hfdistill.students.bilstm import BiLSTMForSequenceClassification, bilstm_from_teacher
+from hfdistill.students.cnn import CNNForSequenceClassification, cnn_from_teacher
+from hfdistill.students.configs import BiLSTMConfig, CNNConfig, StaticConfig
+from hfdistill.students.static import StaticForSequenceClassification, static_from_teacher
+from hfdistill.students.vocabulary import prune_vocabulary
 from tests.conftest import make_bert, make_dataset, make_sentences, make_tokenizer
 from tests.network.test_architectures import tiny
 from tests.students.conftest import wordpiece

@@ -7,13 +7,10 @@ from torch import nn
 from hfdistill import KD, DistillationTrainer, HiddenMSE
 from hfdistill.network.architectures import Anatomy
 from hfdistill.network.trace import Tap, accepted_inputs, run
-from hfdistill.students import (
-    BiLSTMConfig,
-    BiLSTMForSequenceClassification,
-    bilstm_from_teacher,
-    block_importance,
-    with_exits,
-)
+from hfdistill.students.bilstm import BiLSTMForSequenceClassification, bilstm_from_teacher
+from hfdistill.students.configs import BiLSTMConfig
+from hfdistill.students.early_exit import with_exits
+from hfdistill.students.importance import block_importance
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 from tests.students.test_attention_free import arguments
 

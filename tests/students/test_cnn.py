@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from hfdistill.students import CNNConfig, CNNForSequenceClassification, cnn_from_teacher
+from hfdistill.students.cnn import CNNForSequenceClassification, cnn_from_teacher
+from hfdistill.students.configs import CNNConfig
 from tests.conftest import make_bert, make_tokenizer
 
 

@@ -28,7 +28,7 @@ from hfdistill.evaluation.measure import Contender
 from hfdistill.evaluation.speed import SpeedPlan
 from hfdistill.network.architectures import Anatomy, longest_input
 from hfdistill.network.trace import tapped
-from hfdistill.students import EarlyExitForSequenceClassification
+from hfdistill.students.early_exit import EarlyExitForSequenceClassification
 from hfdistill.students.early_exit_forward import uncertainty
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 from tests.word_material import make_tagger

@@ -6,8 +6,8 @@ from torch.nn import functional as F
 from transformers import AutoModelForTokenClassification
 
 from hfdistill.network.architectures import blocks, layout_of
-from hfdistill.students import block_importance, most_important, shrink
-from hfdistill.students.importance import taylor_importance
+from hfdistill.students.importance import block_importance, most_important, taylor_importance
+from hfdistill.students.shrink import shrink
 from tests.network.test_architectures import TINY, batch, tiny
 
 BATCHES = [batch(), batch(rows=2, tokens=9)]

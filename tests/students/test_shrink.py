@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from hfdistill.network.architectures import layout_of
-from hfdistill.students import shrink
+from hfdistill.students.shrink import shrink
 from tests.network.test_architectures import LABELS, TINY, batch, tiny
 
 REAL = Path(__file__).parents[2].parent / "shared/models/minilm-l6-sst2"

@@ -2,8 +2,8 @@
 
 import torch
 
-from hfdistill.students import static_from_teacher
 from hfdistill.students.embedding_tables import principal_components, token_outputs
+from hfdistill.students.static import static_from_teacher
 from tests.conftest import make_bert, make_tokenizer
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from hfdistill.students import shrink, with_exits
+from hfdistill.students.early_exit import with_exits
+from hfdistill.students.shrink import shrink
 from hfdistill.students.student_sizes import sizes
 from tests.conftest import make_bert
 from tests.word_material import make_tagger

@@ -25,9 +25,9 @@ from transformers import (
 
 from hfdistill import KD, DistillationTrainer, ModelTeacher, measure
 from hfdistill.evaluation.measure import Contender
-from hfdistill.students import prune_vocabulary
 from hfdistill.students.corpus import token_counts
 from hfdistill.students.subword_models import BPE
+from hfdistill.students.vocabulary import prune_vocabulary
 from tests.conftest import make_bert, make_dataset
 from tests.network.test_architectures import TINY, tiny
 from tests.students.conftest import LIKED, OTHER, SPECIAL, byte_bpe, made, suffix_bpe, unigram, wordpiece

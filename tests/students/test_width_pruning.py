@@ -7,8 +7,9 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from hfdistill.network.architectures import layout_of
-from hfdistill.students import bilstm_from_teacher, shrink
+from hfdistill.students.bilstm import bilstm_from_teacher
 from hfdistill.students.importance import taylor_importance
+from hfdistill.students.shrink import shrink
 from hfdistill.students.width_pruning import named_size
 from tests.conftest import make_bert, make_tokenizer
 from tests.network.test_architectures import TINY, batch, tiny

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from hfdistill.data import encode
+from hfdistill.data.encode import encode
 from hfdistill.network.architectures import longest_input
 from hfdistill.teachers.base import as_teacher, settle_tokens
 from hfdistill.teachers.cache.contents import CacheError, Contents

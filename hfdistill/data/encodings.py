@@ -1,0 +1,107 @@
+"""How the bytes of a text file are to be read: packed or not, and in which encoding."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+from pathlib import Path
+from typing import IO
+
+LONGEST = 16 << 20
+"""Letters of the longest cell or line that is read."""
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def suffix_of(file: Path) -> str:
+    """The suffix that tells what a file holds, such as ".csv"; that of `rows.csv.gz` is ".csv" too."""
+    suffixes = [suffix.lower() for suffix in file.suffixes]
+    inner = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else ""
+    return inner if inner in (".csv", ".tsv", ".jsonl", ".json", ".txt") else (suffixes or [""])[-1]
+
+
+def open_bytes(file: Path) -> IO[bytes]:
+    """Open a file for reading, unpacked where its name ends in .gz.
+
+    Raises:
+        ValueError: for a name in .gz of a file that is not packed so.
+    """
+    stream = file.open("rb")
+    if file.suffix.lower() != ".gz":
+        return stream
+    packed = stream.read(2) == b"\x1f\x8b"
+    stream.close()
+    if not packed:
+        raise ValueError(f"{file.name} cannot be unpacked: gzip did not write it. Name it without .gz.")
+    return gzip.open(file, "rb")  # type: ignore[return-value]
+
+
+def text_encoding(file: Path, encoding: str | None) -> str:
+    """The encoding to read a file by: the one that is asked for, else by its byte order mark, else UTF-8.
+
+    Raises:
+        ValueError: for an encoding that Python does not know.
+    """
+    if encoding is not None:
+        try:
+            codec = codecs.lookup(encoding).name
+        except LookupError:
+            raise ValueError(
+                f"encoding is {encoding!r}, which Python does not know. Type one such as 'utf-8', 'cp1252', "
+                "'latin-1' or 'utf-16'."
+            ) from None
+        return "utf-8-sig" if codec == "utf-8" else codec
+    with open_bytes(file) as stream:
+        start = stream.read(4)
+    return next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8-sig")
+
+
+def check_encoding(file: Path, encoding: str) -> None:
+    """Refuse a file whose bytes are not of an encoding.
+
+    Raises:
+        ValueError: with the first such line, and the encoding to try.
+    """
+    decoder = codecs.getincrementaldecoder(encoding)()
+    try:
+        with open_bytes(file) as stream:
+            while block := stream.read(1 << 20):
+                decoder.decode(block)
+            decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        raise ValueError(undecodable(file, encoding)) from None
+
+
+def undecodable(file: Path, encoding: str) -> str:
+    """A sentence on the first line of a file that cannot be decoded, with the encoding to try."""
+    place, line = 0, b""
+    if not encoding.startswith(("utf-16", "utf-32")):
+        with open_bytes(file) as stream:
+            for place, line in enumerate(iter(lambda: stream.readline(LONGEST), b""), 1):  # noqa: B007
+                try:
+                    line.decode(encoding)
+                except UnicodeDecodeError as error:
+                    line = line[max(0, error.start - 20) : error.start + 20]
+                    break
+    other = next((name for name in ("cp1252", "latin-1") if _decodes(line, name)), "latin-1")
+    where = f"{file.name}, line {place}," if line else file.name
+    if encoding != "utf-8-sig":
+        return f"{where} cannot be read as {encoding}. Leave encoding= out, or name the file's own."
+    return (
+        f"{where} is not UTF-8. If {line.decode(other).strip()!r} is what it should say, pass "
+        f"encoding={other!r}; else name the file's own encoding, or save it as UTF-8."
+    )
+
+
+def _decodes(line: bytes, encoding: str) -> bool:
+    try:
+        line.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True

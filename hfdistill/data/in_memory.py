@@ -1,0 +1,155 @@
+"""Rows that a program already holds: data sets, DataFrames, and plain lists and dicts."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset, Features, IterableDataset, Json, concatenate_datasets
+
+from hfdistill.data.table_files import SPLIT_NAMES
+
+logger = logging.getLogger(__name__)
+
+_WAYS = (
+    "Pass a Dataset or DatasetDict, a DataFrame, a dict of columns such as {'text': [...], 'label': [...]}, "
+    "a list of rows such as {'text': 'a warm film', 'label': 'good'}, or a list of pairs (text, label)."
+)
+
+
+def is_in_memory(source: Any) -> bool:
+    """Whether rows are given as an object, and not as a path or a Hub id."""
+    return not isinstance(source, (str, os.PathLike))
+
+
+def splits_in_memory(source: Any) -> dict[str, Dataset]:
+    """The splits of an object: those of a dict of data sets, else one, called "train".
+
+    Args:
+        source: a `Dataset` or `DatasetDict`, a DataFrame of pandas (or what has `to_pandas` or is an Arrow
+            table), a dict of columns, a list of dicts, of pairs (text, label), or of texts; or a dict of
+            these by split.
+
+    Raises:
+        ValueError: for what is none of these, and for an object without rows.
+    """
+    if isinstance(source, Mapping) and source and all(_is_split(*item) for item in source.items()):
+        splits = {str(name): _dataset(part) for name, part in source.items()}
+    else:
+        rows = _dataset(source)
+        splits = {str(getattr(source, "split", None) or "train"): rows}
+    for name, rows in splits.items():
+        if not len(rows):
+            raise ValueError(
+                f"The data passed to load has no rows in split {name!r}. Look at what made it: a filter that "
+                "kept nothing, or a file that was cut."
+            )
+    return {name: _plain(rows) for name, rows in splits.items()}
+
+
+def _is_split(name: Any, part: Any) -> bool:
+    """Whether a value of a dict is a split, and not a column."""
+    if hasattr(part, "column_names") or hasattr(part, "columns"):
+        return True
+    return str(name).lower() in SPLIT_NAMES and isinstance(part, (Mapping, list, tuple))
+
+
+def _dataset(source: Any) -> Dataset:
+    if isinstance(source, IterableDataset):
+        raise ValueError(
+            "The data passed to load is streamed (IterableDataset), and class names need all rows. "
+            "Load it without streaming=True, or pass Dataset.from_list(list(data))."
+        )
+    if isinstance(source, Dataset):
+        return source
+    if isinstance(source, pa.Table):
+        return Dataset(source)
+    if hasattr(source, "columns") and hasattr(source, "iloc"):
+        return _from_frame(source)
+    if hasattr(source, "to_arrow") and hasattr(source, "columns"):
+        return Dataset(source.to_arrow())
+    if isinstance(source, Mapping):
+        return _from_columns(source)
+    if isinstance(source, Sequence) or hasattr(source, "__array__"):
+        return _from_rows(list(source))
+    kind = f"{type(source).__module__}.{type(source).__qualname__}"
+    raise ValueError(f"load cannot read rows from {kind}. {_WAYS}")
+
+
+def _from_frame(frame: Any) -> Dataset:
+    names = [str(name) for name in frame.columns]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"The DataFrame has columns of the same name: {names}. Rename them so that each differs."
+        )
+    return _made({name: frame.iloc[:, place] for place, name in enumerate(names)})
+
+
+def _from_columns(source: Mapping[Any, Any]) -> Dataset:
+    single = [name for name, values in source.items() if isinstance(values, str) or not _is_list(values)]
+    if single:
+        raise ValueError(
+            f"The dict passed to load has no list of values under {single[0]!r}: "
+            f"{source[single[0]]!r:.60}. {_WAYS}"
+        )
+    lengths = {str(name): len(values) for name, values in source.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(
+            f"The columns passed to load differ in length: {lengths}. Give a value for each row."
+        )
+    return _made({str(name): list(values) for name, values in source.items()})
+
+
+def _is_list(values: Any) -> bool:
+    return isinstance(values, Sequence) or (hasattr(values, "__len__") and hasattr(values, "__getitem__"))
+
+
+def _from_rows(rows: list[Any]) -> Dataset:
+    """Dicts, pairs (text, label) or texts as columns; a key that a row lacks is None there."""
+    if not rows:
+        return Dataset.from_dict({"text": []})
+    if all(isinstance(row, Mapping) for row in rows):
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        return _made({str(name): [row.get(name) for row in rows] for name in names})
+    if all(isinstance(row, str) or row is None for row in rows):
+        return _made({"text": rows})
+    other = next((i for i, row in enumerate(rows) if not _is_pair(row)), None)
+    if other is not None:
+        raise ValueError(f"Row {other} of the list passed to load is {rows[other]!r:.80}. {_WAYS}")
+    return _made({"text": [row[0] for row in rows], "label": [row[1] for row in rows]})
+
+
+def _is_pair(row: Any) -> bool:
+    return (
+        isinstance(row, Sequence) and len(row) == 2 and isinstance(row[0], str) and not isinstance(row, str)
+    )
+
+
+def _made(columns: Mapping[str, Any]) -> Dataset:
+    """A data set of columns; None, NaN and pandas' NA are missing, categories are their names."""
+    arrays: dict[str, Any] = {}
+    mixed: dict[str, list[Any]] = {}
+    for name, values in columns.items():
+        try:
+            array = pa.array(values, from_pandas=True)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+            mixed[name] = [None if value != value else value for value in values]
+            continue
+        arrays[name] = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+    rows = Dataset(pa.table(arrays)) if arrays else None
+    for name, values in mixed.items():  # strings among numbers: told with the row, where the column is used
+        try:
+            column = Dataset.from_dict({name: values}, features=Features({name: Json()}))
+        except (TypeError, ValueError, pa.ArrowException):
+            logger.warning("the column %r holds objects that cannot be read, and is left out", name)
+            continue
+        rows = column if rows is None else concatenate_datasets([rows, column], axis=1)
+    return Dataset.from_dict({}) if rows is None else rows
+
+
+def _plain(rows: Dataset) -> Dataset:
+    """The rows without the formats of other libraries."""
+    return rows if rows.format["type"] is None else rows.with_format(None)

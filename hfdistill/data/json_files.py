@@ -1,0 +1,108 @@
+"""Rows of JSON files one at a time, and what is wrong with those that cannot be read."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hfdistill.data.encodings import open_bytes, text_encoding, undecodable
+
+_SPACE = re.compile(r"\s*")
+
+
+def json_rows(file: Path, encoding: str | None = None) -> Iterator[dict[str, Any]]:
+    """The rows of a JSON file: an object a line, or one array of objects.
+
+    Args:
+        file: which may be packed (.gz).
+        encoding: as in `load`.
+
+    Raises:
+        ValueError: for a line that is no JSON object, with its number and what it holds.
+    """
+    codec = text_encoding(file, encoding)
+    try:
+        with open_bytes(file) as raw, io.TextIOWrapper(raw, codec, newline="\n") as stream:
+            first = next((line for line in stream if line.strip()), "")
+            stream.seek(0)
+            if first and not _is_object(first):
+                yield from _array(file, stream.read())
+                return
+            for number, line in enumerate(stream, 1):
+                if line.strip():
+                    yield _object(line, f"{file.name}, line {number},")
+    except UnicodeDecodeError:
+        raise ValueError(undecodable(file, codec)) from None
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    shown = f"{line.strip()[:80]!r}"
+    try:
+        row = json.loads(line, object_pairs_hook=lambda pairs: _unique(pairs, where))
+    except RecursionError:
+        row = None
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{where} is no JSON ({error.msg} at letter {error.pos + 1}): {shown}. Write one object a line, "
+            'such as {"text": "a warm film", "label": "good"}, with nothing behind it.'
+        ) from None
+    if not isinstance(row, dict):
+        raise ValueError(
+            f"{where} holds no object: {shown}. Write one object a line, such as "
+            '{"text": "a warm film", "label": "good"}.'
+        )
+    return row
+
+
+def _unique(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"{where} has the key {twice!r} twice. Give each value a key of its own.")
+    return row
+
+
+def _array(file: Path, content: str) -> Iterator[dict[str, Any]]:
+    """The objects of one array, or those that follow each other without one."""
+    decoder, place, text = json.JSONDecoder(), 0, content.strip()
+    while place < len(text):
+        try:
+            value, place = decoder.raw_decode(text, place)
+        except json.JSONDecodeError as error:
+            line = error.lineno
+            raise ValueError(
+                f"{file.name}, line {line}, is no JSON ({error.msg}): "
+                f"{(text.splitlines() or [''])[line - 1].strip()[:80]!r}. Write an array of objects, or one "
+                "object a line in a .jsonl file."
+            ) from None
+        place = _SPACE.match(text, place).end()  # type: ignore[union-attr]  # it matches nothing, too
+        rows = value if isinstance(value, list) else [value]
+        for number, row in enumerate(rows):
+            if not isinstance(row, dict):
+                raise ValueError(
+                    f"{file.name}, element {number}, is {row!r:.80} and no object. Write an array of "
+                    'objects, such as [{"text": "a warm film", "label": "good"}].'
+                )
+            yield row
+
+
+def json_problem(file: Path) -> str | None:
+    """What is wrong with a JSON file that was refused, naming the line; None where its rows are sound."""
+    try:
+        for _ in json_rows(file):
+            pass
+    except ValueError as error:
+        return str(error)
+    return None

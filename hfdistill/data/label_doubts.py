@@ -1,0 +1,121 @@
+"""Warnings about label columns that are read as they are, and are probably not meant so."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+(,\d+)?\s*")
+_MISSING = {"nan", "<na>", "null", "n/a", "#n/a"}
+_MANY = 50  # classes from which on it is asked whether the column holds classes at all
+
+
+def doubts(
+    column: str, values: Mapping[str, Sequence[Any]], names: Sequence[str] | None, *, named: bool
+) -> Iterator[str]:
+    """A sentence for each thing in a label column that is probably not meant.
+
+    Args:
+        column: its name.
+        values: the labels by split: class numbers, or real numbers, None where one is missing.
+        names: of the classes 0, 1, …; None where they have none.
+        named: whether the names were asked for.
+    """
+    counts = Counter(
+        value for labels in values.values() for value in labels if not (value is None or type(value) is list)
+    )
+    if not counts:
+        return
+    rows = sum(counts.values())
+    if len(counts) == 1 and rows > 1:
+        only = next(iter(counts))
+        shown = repr(names[only]) if names else str(only)
+        yield (
+            f"all {rows:,} rows have the label {shown} in {column!r}: nothing tells one class from another, "
+            "and no student can learn from them. Add rows of other classes, or name another column: "
+            "label='...'"
+        )
+    if all(isinstance(value, float) for value in counts):
+        yield from _whole_numbers(column, counts)
+        return
+    if len(counts) > max(_MANY, rows // 2):
+        yield (
+            f"the {rows:,} rows have {len(counts):,} classes in {column!r}: nearly every row has a class of "
+            "its own. If it holds numbers or texts, name another column: label='...'"
+        )
+    if names is None:
+        yield from _numbering(column, counts)
+    elif not named:
+        yield from _alike(column, Counter({names[number]: count for number, count in counts.items()}))
+
+
+def _alike(column: str, counts: Counter[str]) -> Iterator[str]:
+    """Names that differ in case, spaces or the form of letters alone, and names of missing values."""
+    groups: dict[str, list[str]] = {}
+    for name in counts:
+        groups.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+    alike = [sorted(group, key=lambda name: (-counts[name], name)) for group in groups.values()]
+    alike = [group for group in alike if len(group) > 1]
+    if alike:
+        shown = "; ".join(
+            " and ".join(f"{name!r} ({_rows(counts[name])})" for name in group) for group in alike[:5]
+        )
+        yield (
+            f"classes of {column!r} differ in case or spaces alone, and each counts as a class of its own: "
+            f"{shown}. If they are one, write them alike, for instance by frame[{column!r}] = "
+            f"frame[{column!r}].str.strip().str.lower()"
+        )
+    missing = [name for name in counts if name.strip().casefold() in _MISSING]
+    if missing and len(counts) > len(missing):
+        shown = ", ".join(f"{name!r} ({_rows(counts[name])})" for name in missing)
+        yield (
+            f"{column!r} has classes that look like missing values: {shown}. If they are, leave the cells "
+            'empty, and pass on_bad_row="drop"'
+        )
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count:,} rows"
+
+
+def _numbering(column: str, counts: Counter[int]) -> Iterator[str]:
+    """Class numbers that leave some out: each of them is a class of the student."""
+    highest = max(counts)
+    absent = [number for number in range(highest) if number not in counts] if highest < 10_000 else []
+    if len(counts) > 1 and (absent or highest >= 10_000):
+        present = ", ".join(f"'{number}'" for number in sorted(counts)[:10])
+        yield (
+            f"the class numbers of {column!r} go up to {highest:,}, and only {len(counts):,} of these "
+            f"{highest + 1:,} classes have rows. For a student of these classes alone, pass "
+            f"label_names=[{present}{', …' if len(counts) > 10 else ''}]; if they are values and no classes, "
+            "write them with a point, as in 5.0"
+        )
+
+
+def _whole_numbers(column: str, counts: Counter[float]) -> Iterator[str]:
+    """Few whole numbers written with a point: a column of classes in which one was missing looks like it."""
+    if 1 < len(counts) <= 20 and all(value % 1 == 0 for value in counts):
+        present = sorted(int(value) for value in counts)
+        yield (
+            f"{column!r} holds the whole numbers {present} written as real ones, and is learned as real "
+            f"values (regression). If they are classes, pass label_names={[str(value) for value in present]}"
+        )
+
+
+def check_decimal_commas(column: str, values: Mapping[str, Sequence[Any]]) -> None:
+    """Refuse numbers with a decimal comma, which would become the names of classes.
+
+    Raises:
+        ValueError: where all labels are numbers, and some have a comma.
+    """
+    present = {value for labels in values.values() for value in labels if isinstance(value, str)}
+    if any("," in value for value in present) and all(_DECIMAL_COMMA.fullmatch(value) for value in present):
+        example = next(value for value in sorted(present) if "," in value)
+        raise ValueError(
+            f"The labels in {column!r} are numbers with a decimal comma, such as {example!r}, and would be "
+            f"read as names of classes. Write {example.replace(',', '.')!r}, or pass label_names= with every "
+            "name if they are classes."
+        )

@@ -1,0 +1,299 @@
+"""The files of one split as a data set on disk: csv, Excel, JSON, or Parquet."""
+
+from __future__ import annotations
+
+import glob
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import (
+    ArrowBasedBuilder,
+    BuilderConfig,
+    Dataset,
+    DatasetInfo,
+    Features,
+    SplitGenerator,
+    Value,
+    load_dataset,
+)
+from datasets.exceptions import DatasetGenerationError
+
+from hfdistill.data.csv_files import BadLine, CsvLayout, CsvRows, csv_layout
+from hfdistill.data.encodings import check_encoding, suffix_of, text_encoding
+from hfdistill.data.json_files import json_problem, json_rows
+
+logger = logging.getLogger(__name__)
+
+KINDS = {
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "json",
+    ".json": "json",
+    ".xlsx": "excel",
+}
+"""The kinds of files by their suffix; csv, tsv and JSON may be packed, as in `train.csv.gz`."""
+
+SPLIT_NAMES = {
+    "training": "train",
+    "dev": "validation",
+    "val": "validation",
+    "valid": "validation",
+    "eval": "validation",
+}
+SPLIT_NAMES |= {name: name for name in ("train", "validation", "test")} | {"testing": "test"}
+"""What files of a split may be called."""
+
+_BATCH, _TABLES = 500, 20  # rows of a csv that are held as Python objects, and such tables in one of Arrow
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """How files are to be read where they do not tell by themselves; see `load`.
+
+    Args:
+        encoding: of csv, tsv and JSON files.
+        delimiter: of csv and tsv files.
+        quotes: whether quotation marks enclose the cells of csv and tsv files.
+        on_bad_row: "raise" or "drop".
+    """
+
+    encoding: str | None = None
+    delimiter: str | None = None
+    quotes: bool | None = None
+    on_bad_row: Literal["raise", "drop"] = "raise"
+
+    def layout(self, file: Path, errors: str = "strict") -> CsvLayout:
+        """How a csv file is written; a guess is logged."""
+        layout = csv_layout(
+            file, encoding=self.encoding, delimiter=self.delimiter, quotes=self.quotes, errors=errors
+        )
+        if layout.guessed:
+            logger.warning(
+                "%s: cells are separated by %r (pass delimiter= for another)", file.name, layout.delimiter
+            )
+        if layout.trailing:
+            logger.warning(
+                "%s: every line ends with %r, which the header lacks; it is left out",
+                file.name,
+                layout.delimiter,
+            )
+        return layout
+
+
+def column_names(file: Path, options: FileOptions) -> list[str]:
+    """The columns of a file, from its first lines or its schema, and for JSON from its first row.
+
+    Raises:
+        ValueError: for a file that cannot be read.
+    """
+    kind = KINDS[suffix_of(file)]
+    if kind == "csv":
+        return list(options.layout(file).names)
+    if kind == "excel":
+        return list(read_files("train", [file], options).column_names)
+    if kind == "json":
+        first = next(iter(json_rows(file, options.encoding)), None)
+        if first is None:
+            raise ValueError(f"{file.name} holds no rows. {_ROWS}")
+        return list(first)
+    try:
+        return list(pq.read_schema(file).names)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{file.name} cannot be read as parquet ({error}). Write it again.") from None
+
+
+_ROWS = "Check that it is the file you mean, and that it was written to its end."
+
+
+def read_files(split: str, files: Sequence[Path], options: FileOptions) -> Dataset:
+    """The rows of a split's files, one file after the other, with all their columns.
+
+    Every cell of a csv and of an Excel sheet is a string as it is written: "null", "NA" and "007" are texts,
+    and so is an empty cell.
+
+    Raises:
+        ValueError: for files without rows, and for what cannot be read; it names file and line.
+    """
+    kind = KINDS[suffix_of(files[0])]
+    if kind == "csv":
+        rows = _read_csv(split, files, options)
+    elif kind == "excel":
+        rows = _read_excel(files)
+    elif kind == "json" and (options.encoding or any(_marked(file) for file in files)):
+        rows = _read_json(files, options.encoding)
+    else:
+        if kind == "json" and options.on_bad_row == "raise":
+            for file in files:
+                check_encoding(file, "utf-8-sig")
+        rows = _read_typed(kind, split, files)
+        if kind == "json" and "timestamp" in str(rows.features):  # strings that look like dates
+            rows = _read_json(files, options.encoding)
+    if not len(rows):
+        raise ValueError(f"{files[0].name} (split {split!r}) holds no rows. {_ROWS}")
+    return rows
+
+
+def _read_json(files: Sequence[Path], encoding: str | None) -> Dataset:
+    """The rows of JSON files, held in memory."""
+    return Dataset.from_list([row for file in files for row in json_rows(file, encoding)])
+
+
+def _marked(file: Path) -> bool:
+    """Whether a byte order mark says that a file is no UTF-8."""
+    return text_encoding(file, None) != "utf-8-sig"
+
+
+def _read_typed(kind: str, split: str, files: Sequence[Path]) -> Dataset:
+    names = [glob.escape(str(file.absolute())) for file in files]
+    try:
+        return load_dataset(kind, data_files={split: names}, split=split)
+    except (DatasetGenerationError, ValueError, StopIteration) as error:
+        if kind == "json":
+            for file in files:
+                if problem := json_problem(file):
+                    raise ValueError(problem) from None
+        cause = error.__cause__ or error
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        if isinstance(error, StopIteration) or "corresponds to no data" in reason:
+            raise ValueError(f"{files[0].name} (split {split!r}) holds no rows. {_ROWS}") from None
+        raise ValueError(
+            f"{files[0].name} (split {split!r}) cannot be read as {kind}: {reason}. Check the file; text "
+            "must be UTF-8, and every row must have the columns of the first."
+        ) from error
+
+
+def _read_excel(files: Sequence[Path]) -> Dataset:
+    try:
+        import openpyxl  # type: ignore[import-untyped, unused-ignore]  # noqa: F401
+        import pandas as pd  # type: ignore[import-untyped, unused-ignore]
+    except ImportError:
+        raise ValueError(
+            f"{files[0].name} is read by openpyxl, which is not installed. Type pip install openpyxl, or "
+            "save the sheet as csv."
+        ) from None
+    columns: dict[str, list[str]] = {}
+    for file in files:
+        try:
+            sheets = pd.read_excel(file, sheet_name=None, dtype=str, keep_default_na=False)
+        except (ValueError, OSError, KeyError) as error:
+            raise ValueError(f"{file.name} cannot be read as an Excel sheet ({error}).") from None
+        filled = {name: sheet for name, sheet in sheets.items() if len(sheet)}
+        if len(filled) > 1:
+            raise ValueError(
+                f"{file.name} has several sheets with rows: {list(filled)}. Save the one you mean as a file "
+                "of its own, or pass it as a DataFrame: load(pandas.read_excel(path, sheet_name=...))."
+            )
+        sheet = next(iter(filled.values()), pd.DataFrame())
+        for name in sheet.columns:
+            columns.setdefault(str(name), []).extend(str(cell) for cell in sheet[name])
+    features = Features({name: Value("string") for name in columns})
+    return Dataset.from_dict(columns, features=features)
+
+
+def _read_csv(split: str, files: Sequence[Path], options: FileOptions) -> Dataset:
+    layouts = [options.layout(file) for file in files]
+    for file, layout in zip(files, layouts, strict=True):
+        if set(layout.names) != set(layouts[0].names):
+            raise ValueError(
+                f"{file.name} has the columns {list(layout.names)}, and {files[0].name} of the same split "
+                f"{list(layouts[0].names)}. Give the columns one name in all files."
+            )
+    builder = _CsvBuilder(
+        data_files={split: [glob.escape(str(file.absolute())) for file in files]},
+        layouts=tuple(layouts),
+        sizes=tuple(file.stat().st_size for file in files),
+        on_bad_row=options.on_bad_row,
+    )
+    try:
+        builder.download_and_prepare(verification_mode="no_checks")
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, ValueError):
+            raise error.__cause__ from None
+        raise
+    for message in json.loads(builder.info.description or "[]"):
+        logger.warning("%s", message)
+    if not builder.info.splits[split].num_examples:
+        raise ValueError(f"{files[0].name} (split {split!r}) holds no rows. {_ROWS}")
+    return builder.as_dataset(split=split)
+
+
+@dataclass
+class _CsvConfig(BuilderConfig):
+    """The files, and all that decides how they are read: the cache of `datasets` goes by it."""
+
+    layouts: tuple[CsvLayout, ...] = ()
+    sizes: tuple[int, ...] = ()
+    on_bad_row: str = "raise"
+
+
+class _CsvBuilder(ArrowBasedBuilder):
+    """Writes the rows of csv files to the cache of `datasets`, a batch at a time."""
+
+    BUILDER_CONFIG_CLASS = _CsvConfig
+
+    def _info(self) -> DatasetInfo:
+        names = self.config.layouts[0].names if self.config.layouts else ()
+        return DatasetInfo(features=Features({name: Value("string") for name in names}))
+
+    def _split_generators(self, dl_manager: Any) -> list[SplitGenerator]:
+        ((split, files),) = self.config.data_files.items()
+        return [SplitGenerator(name=split, gen_kwargs={"files": [Path(file) for file in files]})]
+
+    def _generate_shards(self, files: Sequence[Path]) -> Iterator[str]:
+        yield from map(str, files)
+
+    def _generate_tables(self, files: Sequence[Path]) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+        schema, messages = self.info.features.arrow_schema, []
+        for number, (file, layout) in enumerate(zip(files, self.config.layouts, strict=True)):
+            bad: list[BadLine] = []
+            for batch, table in enumerate(csv_tables(file, layout, bad.append)):
+                yield (number, batch), table.select(schema.names)
+            if bad and (self.config.on_bad_row == "raise" or any(line.late for line in bad)):
+                raise ValueError(_refusal(file, layout, bad))
+            if bad:
+                messages.append(f"{_summary(file, bad)}: dropped")
+        self.info.description = json.dumps(messages) if messages else ""
+
+
+def csv_tables(file: Path, layout: CsvLayout, on_bad_line: Any) -> Iterator[pa.Table]:
+    """The rows of a csv file as tables of strings of some thousand rows each; see `CsvRows`."""
+    rows = iter(CsvRows(file, layout, on_bad_line))
+    names = list(layout.names)
+    while tables := list(islice(_small_tables(rows, names), _TABLES)):
+        yield pa.concat_tables(tables).combine_chunks()
+
+
+def _small_tables(rows: Iterator[list[str]], names: list[str]) -> Iterator[pa.Table]:
+    """Few rows at once: thousands of lists at a time make Python's garbage collector the slowest part."""
+    while batch := list(islice(rows, _BATCH)):
+        yield pa.table([pa.array(cells, pa.string()) for cells in zip(*batch, strict=True)], names=names)
+
+
+def _summary(file: Path, bad: Sequence[BadLine]) -> str:
+    several = (
+        f"{len(bad):,} lines of {file.name} are no rows; the first:" if len(bad) > 1 else f"{file.name},"
+    )
+    return f"{several} {bad[0]}"
+
+
+def _refusal(file: Path, layout: CsvLayout, bad: Sequence[BadLine]) -> str:
+    way = (
+        f"Enclose cells that hold {layout.delimiter!r} or line breaks in quotation marks, and write a "
+        'quotation mark within them twice ("")'
+    )
+    if layout.quotes is False:
+        way = f"Take {layout.delimiter!r} and line breaks out of the cells, or save the file as .jsonl"
+    elif any("quotation" in line.reason for line in bad):
+        way += "; if quotation marks are letters in this file, pass quotes=False"
+        if any("takes in" in line.reason for line in bad):
+            way += ", and if they do enclose those lines, quotes=True"
+    drop = "" if any(line.late for line in bad) else '; on_bad_row="drop" leaves such lines out'
+    return f"{_summary(file, bad)}. {way}{drop}."

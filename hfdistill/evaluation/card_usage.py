@@ -1,0 +1,63 @@
+"""The part of a card that shows how to run the student."""
+
+from __future__ import annotations
+
+from hfdistill.evaluation.report import Report
+from hfdistill.files.hub import HERE
+from hfdistill.files.plain_data import is_hub_id
+
+_HUB_TASKS = {"token": "token-classification"}
+_CALL = {
+    "single_label": "",
+    "multi_label": ', top_k=None, function_to_apply="sigmoid"',
+    "regression": ', function_to_apply="none"',
+    "token": ', aggregation_strategy="simple"',
+}
+
+
+def hub_task(report: Report) -> str:
+    """The task as the Hub and `pipeline` spell it."""
+    return _HUB_TASKS.get(report.task, "text-classification")
+
+
+def usage_section(report: Report, model_name: str) -> str:
+    """The section "Use": code that runs the student, with the Hub's name for it where it has one."""
+    model = model_name if "/" in model_name and is_hub_id(model_name) else HERE
+    pairs = report.data.pairs
+    text = (
+        '{"text": "The first text.", "text_pair": "The second text."}' if pairs else '"The text to classify."'
+    )
+    texts = '"The first text.", "The second text."' if pairs else '"The text to classify."'
+    own = (
+        ""
+        if report.student.architecture.startswith("transformers.")
+        else "import hfdistill  # knows this architecture\n"
+    )
+    turn = {
+        "single_label": "logits.softmax(-1)",
+        "multi_label": "logits.sigmoid()",
+        "regression": "logits",
+        "token": "logits.softmax(-1)",
+    }[report.task]
+    auto = f"AutoModelFor{'Token' if report.task == 'token' else 'Sequence'}Classification"
+    return f"""## Use
+
+```python
+{own}from transformers import pipeline
+
+classify = pipeline("{hub_task(report)}", model="{model}"{_CALL[report.task]})
+print(classify({text}))
+```
+
+Without the pipeline:
+
+```python
+{own}import torch
+from transformers import {auto}, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{model}")
+model = {auto}.from_pretrained("{model}")
+with torch.inference_mode():
+    logits = model(**tokenizer({texts}, return_tensors="pt")).logits
+print({turn}, model.config.id2label)
+```"""

@@ -1,0 +1,40 @@
+"""A teacher that knows no more than how frequent the classes are."""
+
+from __future__ import annotations
+
+from hfdistill.evaluation.report import Report
+
+
+def nothing_to_teach(report: Report) -> str:
+    """Say, in a sentence, that a teacher is no better than a guess that reads no text; "" where it is.
+
+    One label of several, and labels of words: its accuracy is at most the share of the most frequent class.
+    Real values: its correlation with the labels is undefined or at most 0. Several labels a row: it finds
+    none (micro F1 of 0).
+
+    Args:
+        report: what `measure` gave.
+    """
+    teacher = report.teacher
+    if teacher is None or teacher.metrics is None:
+        return ""
+    advice = (
+        "It has nothing to teach. Is its head trained, is this its tokenizer, are its classes in the data's "
+        "order?"
+    )
+    if report.task == "regression":
+        value = teacher.metrics.get("pearson")
+        if value is None or value <= 0:
+            shown = "undefined" if value is None else f"{value:.3f}"
+            return f"The teacher's correlation with the labels is {shown}. {advice}"
+        return ""
+    if report.task == "multi_label":
+        return f"The teacher finds no label. {advice}" if not teacher.metrics.get("micro_f1") else ""
+    accuracy = teacher.metrics.get("accuracy")
+    most = max((each.share for each in report.classes), default=0.0)
+    if accuracy is None or accuracy > most:
+        return ""
+    return (
+        f"The teacher is right on {100 * accuracy:.1f} % of {report.data.scored}; always answering the most "
+        f"frequent class is right on {100 * most:.1f} %. {advice}"
+    )

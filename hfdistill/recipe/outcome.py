@@ -1,0 +1,227 @@
+"""What a trained student is worth: measured, told on its card, exported, published, and said at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from hfdistill.evaluation.card import write_card
+from hfdistill.evaluation.exit_curve import exit_curve
+from hfdistill.evaluation.measure import STANDARD, measure
+from hfdistill.evaluation.nothing_to_teach import nothing_to_teach
+from hfdistill.evaluation.plots import write_plots
+from hfdistill.evaluation.report import Report
+from hfdistill.exporters.gate import export
+from hfdistill.files.hub import push_to_hub
+from hfdistill.files.markdown import as_yaml
+from hfdistill.files.plain_data import public_name, write_atomically
+from hfdistill.recipe.page_facts import by_name
+from hfdistill.recipe.run import Run
+from hfdistill.trainer import DistillationTrainer
+
+SMOKE_DROP = 200.0
+"""Points; a correlation that turns round loses as many hundredths."""
+HELD_OUT_FILE = "held_out.parquet"
+
+
+class Outcome:
+    """It trains a run's student and baseline, measures them, and leaves report, card, plots and export.
+
+    Args:
+        run: checked, and not trained yet.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.recipe, self.args = run, run.recipe, run.args
+        self.onnx = Path(run.args.output_dir, "onnx")
+
+    def report(self) -> Report | None:
+        """Train the student, and see what it is worth.
+
+        Returns:
+            The report on the main process, where something is measured; else None.
+        """
+        run, recipe = self.run, self.recipe
+        trained = run.train_student()
+        self.folder = Path(trained.args.output_dir)
+        self.record = run.records["student"]
+        self.page = self.record.trained_page()
+        if trained.is_world_process_zero():
+            write_atomically(self.folder / "recipe.yaml", as_yaml(self.page))
+        baseline = None
+        if recipe.measurement is not None and recipe.measurement.baseline:
+            baseline = run.train_baseline()
+        if not trained.is_world_process_zero():
+            return None
+        self._tell_untrained()
+        self.held_out = self._save_held_out()
+        self.teacher = run.who_taught(self.folder)
+        report = None if recipe.measurement is None else self._measured(trained, baseline)
+        if recipe.export is not None:
+            self._exported()
+        if run.repository:
+            self._published(run.repository)
+        if report is not None:
+            print(report.table())
+        self._tell_what_is_next(report, baseline)
+        return report
+
+    def _tell_untrained(self) -> None:
+        """Say what the page asks for and nothing was trained by, since every model was finished before."""
+        if differ := self.record.untrained():
+            places = ", ".join(f"{place} {value}" for place, value in differ.items())
+            self.run.terminal.line(
+                f"nothing was trained by what this page changes ({places}): the student was finished before. "
+                "recipe.yaml and the card say what it was trained by. To train it anew, type another "
+                "training.output_dir."
+            )
+
+    def _save_held_out(self) -> Path | None:
+        """The rows that are measured on, in a file, where they are no whole split of the data."""
+        rows = self.run.rows
+        if not rows.is_drawn or self.run.smoke:
+            return None
+        path = Path(self.args.output_dir, HELD_OUT_FILE)
+        staged = path.with_name(f".{path.name}")
+        rows.evaluation.to_parquet(staged)
+        staged.replace(path)
+        return path
+
+    def _measured(self, trained: DistillationTrainer, baseline: str | None) -> Report:
+        plan, rows = self.recipe.measurement, self.run.rows
+        assert plan is not None  # noqa: S101 - `report` asks first
+        self.run.terminal.heading(f"measure: {len(rows.evaluation):,} rows")
+        max_length = plan.max_length or self.args.max_length
+        timed = plan.speed and not self.run.smoke
+        report = measure(
+            str(self.folder),
+            rows.evaluation,
+            teacher=self.teacher,
+            baseline=baseline,
+            max_length=max_length,
+            speed=STANDARD if timed else None,
+            notes=self._notes(trained),
+        )
+        source = str(self.recipe.load["source"])
+        data = dataclasses.replace(report.data, name=report.data.name or public_name(source))
+        report = dataclasses.replace(report, data=data)
+        report.save(self.folder / "report.json")
+        write_plots(self.folder, report, history=trained.state.log_history)
+        self._write_card(report, source)
+        if "exits" in self.recipe.student.changes and timed and rows.task == "single_label":
+            curve = exit_curve(self.folder, rows.evaluation, max_length=max_length)
+            points = json.dumps([dataclasses.asdict(point) for point in curve], indent=1)
+            write_atomically(self.folder / "exit_curve.json", points)
+            print(*curve, sep="\n")
+        return report
+
+    def _notes(self, trained: DistillationTrainer) -> dict[str, Any]:
+        """What the report remembers of the run."""
+        rows, training = self.run.rows, self.page.get("training", {})
+        notes = {"objective": str(trained.objective), "recipe": self.page, "rows": len(rows.train)}
+        if len(rows.labelled) < len(rows.train):
+            notes["labelled"] = len(rows.labelled)
+        parts = [sentence for record in self.run.records.values() for sentence in record.earlier_parts()]
+        others = [
+            f"{stage}: {place} {value}"
+            for stage, record in self.run.records.items()
+            if stage != "student"
+            for place, value in record.untrained().items()
+        ]
+        if parts or others:
+            notes["trained otherwise"] = [*parts, *others]
+        if self.held_out is not None:
+            notes["measured again by"] = self._measure_command(Path("student"), Path(HELD_OUT_FILE))
+        return {**notes, "seed": training.get("seed", self.args.seed)}
+
+    def _measure_command(self, student: Path, data: Path) -> str:
+        words = ["hfdistill", "measure", str(student), "--data", str(data)]
+        length = (self.recipe.measurement and self.recipe.measurement.max_length) or self.args.max_length
+        return shlex.join(words + (["--max-length", str(length)] if length else []))
+
+    def _write_card(self, report: Report, source: str) -> None:
+        card, run = self.recipe.card, self.run
+        name = card.name or run.repository or Path(self.args.output_dir).absolute().name
+        write_card(
+            self.folder,
+            report,
+            base_model=self._base(),
+            dataset=source,
+            dataset_license=card.dataset_license,
+            license=card.license,
+            model_name=name,
+            metadata={} if card.language is None else {"language": card.language},
+            origin=self._origin(),
+        )
+
+    def _base(self) -> str:
+        """What the student was made of, for its card."""
+        arguments = self.recipe.teacher[1] if self.recipe.teacher else {}
+        named = (self.recipe.student.arguments.get("source"), arguments.get("encoder"), self.run.origin)
+        return next((str(name) for name in named if name is not None), "a model of its own")
+
+    def _origin(self) -> str:
+        """How the student came to be, in the words of a card; `{base}` stands for what it was made of."""
+        recipe = self.recipe
+        if recipe.generations > 1 or recipe.assistants:
+            count = recipe.generations - 1 + len(recipe.assistants)
+            steps = f", by way of {count} student{'s' if count > 1 else ''} in between"
+        else:
+            steps = ""
+        kind, arguments = recipe.teacher or ("", {})
+        if kind == "finetune":
+            return f"It was distilled from {{base}}, fine-tuned on the same labels first{steps}"
+        if kind == "ensemble":
+            names = [public_name(str(member)) for member in by_name(arguments.get("members"))[1]]
+            return f"It was made of {{base}} and distilled from an ensemble of {', '.join(names)}{steps}"
+        if kind == "peer":
+            return f"It was made of {{base}} and learned beside a second student, each from the other{steps}"
+        if kind == "ema":
+            return f"It was made of {{base}} and learned from the moving average of its own weights{steps}"
+        if not kind and steps:
+            return f"It was made of {{base}} and learned from students like it{steps}"
+        if not kind:
+            return "It was made of {base} and trained on labels alone, without a teacher,"
+        return f"It was distilled from {{base}}{steps}"
+
+    def _exported(self) -> None:
+        options = {"max_length": self.args.max_length, **(self.recipe.export or {})}
+        if self.run.smoke:  # two steps teach nothing that could be lost
+            options |= {"speed": False, "max_drop": SMOKE_DROP}
+        self.run.terminal.heading("export: ONNX and int8, compared with the student on the same rows")
+        report = export(
+            str(self.folder), self.onnx, data=self.run.rows.evaluation, teacher=self.teacher, **options
+        )
+        print(report.table())
+
+    def _published(self, repository: str) -> None:
+        """Publish the student with its card, and what was exported; once, when all of it is there."""
+        onnx = self.onnx if self.recipe.export is not None else None
+        options = {"revision": self.args.hub_revision, "token": self.args.hub_token}
+        print(push_to_hub(self.folder, repository, onnx=onnx, **options))
+
+    def _tell_what_is_next(self, report: Report | None, baseline: str | None) -> None:
+        """Say what was made, where it lies, and what to type next."""
+        line, student = self.run.terminal.line, str(self.folder)
+        if self.run.smoke:
+            line("It runs: two steps on a few rows. Now type the same without --smoke.")
+            return
+        line(f"The student is in {student}, with its card (README.md), report.json, plots and recipe.yaml.")
+        if report is not None and (warning := nothing_to_teach(report)):
+            line(f"! {warning}")
+        data = str(self.held_out or self.recipe.load["source"])
+        beside = [f"--teacher {shlex.quote(self.teacher)}"] if self.teacher else []
+        beside += [f"--baseline {shlex.quote(baseline)}"] if baseline else []
+        if self.held_out is not None:
+            line(f"The rows that it was measured on are in {self.held_out}.")
+        line("Next:")
+        line(f"hfdistill predict {shlex.quote(student)} FILE.csv --out labelled.csv", indent=2)
+        line(" ".join([self._measure_command(Path(student), Path(data)), *beside]), indent=2)
+        if self.recipe.export is None:
+            words = ["hfdistill", "export", student, str(self.onnx), "--data", data]
+            line(shlex.join(words), indent=2)
+        task = "token-classification" if self.run.rows.task == "token" else "text-classification"
+        line(f"transformers.pipeline({task!r}, model={student!r})  # in Python", indent=2)

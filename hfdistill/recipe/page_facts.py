@@ -1,0 +1,83 @@
+"""What a page decides about the weights: nobody goes on from the checkpoints of another page unawares."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hfdistill.evaluation.metrics.scores import scores
+from hfdistill.evaluation.report import COLUMNS
+from hfdistill.files.plain_data import read_json
+from hfdistill.recipe import schema
+from hfdistill.recipe.page import MAX_BYTES
+from hfdistill.recipe.rows import Rows
+
+PAGE = "page.json"
+_DECIDING = ("teacher", "student", "data", "objective", "assistants", "generations", "theseus", "label_map")
+_SETTINGS: tuple[str, ...] = ("adam", "optim", "lr_", "warmup", "weight_decay", "max_grad_norm", "max_length")
+_SETTINGS += ("seed", "data_seed", "learning_rate", "label_smoothing", "mixup", "length_grouping")
+
+
+def deciding_facts(page: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
+    """What decides the weights of a page's models, as place → value; a run may grow longer."""
+    sections = {name: schema.written_out(name, value) for name, value in page.items() if name in _DECIDING}
+    data = {n: v for n, v in sections["data"].items() if n not in ("evaluation", "evaluation_rows")}
+    training = {n: v for n, v in page["training"].items() if n.startswith(_SETTINGS)}
+    del sections["data"]
+    inside = {f"data.{n}": v for n, v in data.items()} | {f"training.{n}": v for n, v in training.items()}
+    facts = {n: v for n, v in {**sections, **inside}.items() if v is not None}
+    facts["the training rows"] = rows.fingerprint()
+    as_read_back: dict[str, Any] = json.loads(json.dumps(facts, default=str))
+    return as_read_back
+
+
+def refuse_other_page(args: Any, facts: Mapping[str, Any]) -> None:
+    """Refuse to go on from checkpoints that another page left.
+
+    Args:
+        args: of the run.
+        facts: what `deciding_facts` gave.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    folder = Path(args.output_dir)
+    path = folder / PAGE
+    goes_on = path.exists() and not args.allow_changed and any(folder.glob("*/checkpoint-*"))
+    before = read_json(path, limit=10 * MAX_BYTES) if goes_on else facts
+    changed = [name for name in {**before, **facts} if before.get(name) != facts.get(name)]
+    if changed:
+        raise ValueError(
+            f"{folder} holds the checkpoints of another page ({', '.join(changed)} differ). Choose a new "
+            "training.output_dir, or go on deliberately with training.allow_changed=true."
+        )
+
+
+def by_name(members: Any) -> tuple[list[Any], list[Any]]:
+    """The names and the members of an ensemble as a page has them."""
+    if isinstance(members, dict):
+        return list(members), list(members.values())
+    return list(range(len(members or ()))), list(members or ())
+
+
+def task_scores(task: str) -> Callable[[Any], dict[str, float]]:
+    """`compute_metrics` of a task: the first of the scores that its reports show, on the labelled rows."""
+    metric = "accuracy" if task == "token" else COLUMNS[task][0]
+
+    def compute_metrics(prediction: Any) -> dict[str, float]:
+        logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+        if task == "regression":
+            labels = labels.reshape(-1)
+            known = np.isfinite(labels)
+        else:
+            known = (labels >= 0).all(axis=-1) if task == "multi_label" else labels >= 0
+        if not known.any():
+            return {}
+        value = scores(task, logits[known], labels[known])[metric]
+        return {} if value is None else {metric: float(value)}
+
+    return compute_metrics

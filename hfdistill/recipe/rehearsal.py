@@ -1,0 +1,142 @@
+"""Everything that can be known before anything is trained is checked in one pass."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from uuid import uuid4
+
+from transformers import PreTrainedModel, set_seed
+
+from hfdistill.exporters.gate import check_architecture, check_request, check_tokenizer
+from hfdistill.exporters.onnx import require_packages
+from hfdistill.files.plain_data import printable
+from hfdistill.network.loading import load_tokenizer
+from hfdistill.recipe import schema
+from hfdistill.recipe.models import ModelBuilder
+from hfdistill.recipe.run import Run
+from hfdistill.trainer import DistillationTrainer
+
+
+def rehearse(run: Run, *, thoroughly: bool = False) -> None:
+    """Check a run before it trains anything.
+
+    Folders, packages and rows come first. Then, where anything is trained before the student, every model of
+    the page is made of what will be trained, untrained, and every trainer is made over a few rows: a size
+    that does not fit, an objective that cannot look into these networks, an export of what has no ONNX form
+    are told now and not after hours.
+
+    Args:
+        run: it is left as it was.
+        thoroughly: make the models in any case.
+
+    Raises:
+        ValueError: and whatever else a run raises before its first step.
+    """
+    _check_folder(Path(run.args.output_dir))
+    _check_packages(run)
+    run.describe_rows()
+    recipe = run.recipe
+    finetuned = recipe.teacher is not None and recipe.teacher[0] == "finetune"
+    later = bool(recipe.assistants) or recipe.generations > 1 or recipe.export is not None
+    if not (thoroughly or finetuned or later):
+        return
+    with TemporaryDirectory() as folder:
+        rehearsal = _Rehearsal(run, folder)
+        rehearsal.train_student()
+        if recipe.measurement is not None and recipe.measurement.baseline:
+            rehearsal.train_baseline()
+        if recipe.export is not None:
+            check_architecture(rehearsal.model)
+            check_tokenizer(rehearsal.tokenizer)
+    set_seed(run.args.seed)
+
+
+class _Rehearsal(Run):
+    """A run that makes every model and every trainer, and trains nothing.
+
+    Args:
+        run: the one that is rehearsed.
+        folder: where trainers may write.
+    """
+
+    def __init__(self, run: Run, folder: str) -> None:
+        self.__dict__.update(run.__dict__)
+        self.folder = folder
+        self.options = dict(run.options)
+        self.records = {}
+        self.terminal = type(run.terminal)(0, speaks=False)
+        self.builder = ModelBuilder(self.rows.few(), seed=self.args.seed, max_length=self.args.max_length)
+
+    def prepare(self) -> None:
+        """Make teacher and student; publishing is left to the run."""
+        self.is_prepared = True
+        self.teacher, self.source = self._teacher()
+        self.model, self.tokenizer = self.student(self.recipe.student)
+
+    def _finetuned(self, plan: schema.Finetuning) -> tuple[PreTrainedModel, str]:
+        self.origin = str(plan.encoder)
+        model, _ = made = self.builder.fresh(plan.encoder), load_tokenizer(plan.encoder)
+        changes = {"num_train_epochs": plan.epochs, "learning_rate": plan.learning_rate}
+        self.fit("teacher", made, **changes)
+        return model, self.origin
+
+    def fit(
+        self, stage: str, made: tuple[PreTrainedModel, Any], *, teacher: Any = None, objective: Any = None,
+        options: Any = None, **changes: Any,
+    ) -> DistillationTrainer:  # fmt: skip
+        """Make a trainer, and train nothing."""
+        return self.trainer(
+            stage, made, teacher=teacher, objective=objective, options=options, folder=self.folder, **changes
+        )
+
+    def trained_model(self, trainer: DistillationTrainer) -> PreTrainedModel:
+        """The model as it is, untrained."""
+        return trainer.accelerator.unwrap_model(trainer.model)
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse an output folder that cannot be written, and leave no trace of having looked.
+
+    Raises:
+        ValueError: naming what is in the way.
+    """
+    existing = next(place for place in [folder, *folder.absolute().parents] if os.path.lexists(place))
+    wrong = "" if existing.is_dir() else "is a file"
+    if not wrong:
+        probe = existing / f".{uuid4().hex}"
+        try:
+            probe.touch()
+        except OSError as error:
+            wrong = f"cannot be written ({error.strerror})"
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
+    if wrong:
+        raise ValueError(
+            f"training.output_dir is {printable(folder)}, and {printable(existing)} {wrong}. Name a folder "
+            "that you can write."
+        )
+
+
+def _check_packages(run: Run) -> None:
+    """Refuse an export that could not be written, and say which pictures and scores will be missing."""
+    export = run.recipe.export
+    if export is not None:
+        require_packages()
+        check_request(
+            Path(run.args.output_dir, "onnx"),
+            data=run.rows.evaluation,
+            int8=export.get("int8", "dynamic"),
+            max_drop=export.get("max_drop", 0.5),
+        )
+    if run.recipe.measurement is None:
+        return
+    if find_spec("matplotlib") is None:
+        run.terminal.line("no pictures will be drawn: pip install 'hfdistill[plots]'")
+    if run.rows.task == "token" and find_spec("seqeval") is None:
+        run.terminal.line("no entity F1 will be measured: pip install 'hfdistill[tokens]'")

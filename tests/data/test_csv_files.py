@@ -1,0 +1,287 @@
+import csv
+import io
+import logging
+import random
+
+import pytest
+from datasets import Value
+
+from hfdistill.data import load
+from hfdistill.data.csv_files import BadLine, CsvRows, csv_layout
+from tests.data.conftest import messages, write
+
+
+def read(folder, content, name="train.csv", **options):
+    """The layout, rows and bad lines of a csv of this content."""
+    file = folder / name
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    layout, bad = csv_layout(file, **options), []
+    return layout, list(CsvRows(file, layout, bad.append)), bad
+
+
+def test_cells_are_read_as_they_are_written(tmp_path):
+    write(tmp_path, {"train.csv": '\ufefftext,label\nnull,1\n2020,0\n007,1\n"",0\n"  ",1\n"two\nlines",0\n'})
+    rows = load(tmp_path)["train"]
+    assert list(rows["text"]) == ["null", "2020", "007", "", "  ", "two\nlines"]
+    assert list(rows["label"]) == [1, 0, 1, 0, 1, 0]
+    assert rows.features["label"] == Value("int64")
+
+
+def test_whatever_a_writer_of_csv_writes_is_read_back(tmp_path):
+    """200 tables of random cells, delimiters, line ends and quoting: each is read as it was written."""
+    draw = random.Random(0)
+    letters = [
+        "a",
+        "b ",
+        '"',
+        '""',
+        ",",
+        ";",
+        "\t",
+        "|",
+        "\n",
+        "\r\n",
+        "\r",
+        "é",
+        "\U0001f600",
+        "\0",
+        " ",
+        "1",
+    ]
+    for number in range(200):
+        columns = draw.randint(1, 4)
+        delimiter = draw.choice(",;\t|")
+        names = [f"column {i}" for i in range(columns)]
+        table = [
+            ["".join(draw.choices(letters, k=draw.randint(0, 6))) for _ in names]
+            for _ in range(draw.randint(1, 8))
+        ]
+        quoting = draw.choice([csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])
+        text = io.StringIO(newline="")
+        writer = csv.writer(
+            text, delimiter=delimiter, quoting=quoting, lineterminator=draw.choice(["\n", "\r\n"])
+        )
+        writer.writerows([names, *table])
+        encoding = draw.choice(["utf-8", "utf-8-sig", "utf-16"])
+        content = text.getvalue().encode(encoding)
+        _, rows, bad = read(tmp_path, content, f"{number}.csv", delimiter=delimiter, quotes=True)
+        assert (rows, bad) == (table, []), (number, text.getvalue())
+
+
+def test_whatever_a_writer_quotes_at_need_is_read_without_an_option(tmp_path):
+    """Words with quotation marks, commas and line breaks, quoted where needed only, as pandas does."""
+    draw = random.Random(1)
+    words = ["warm", "tale,", 'so "good"', "1", "\n", "dull;", "end.", '"', "l'été"]
+    for number in range(200):
+        table = [
+            [" ".join(draw.choices(words, k=draw.randint(1, 9))), draw.choice(["pos", "neg"])]
+            for _ in range(draw.randint(2, 12))
+        ]
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows([["text", "label"], *table])
+        layout, rows, bad = read(tmp_path, text.getvalue(), f"{number}.csv")
+        assert (layout.delimiter, rows, bad) == (",", table, []), (number, text.getvalue())
+
+
+TOO_MANY = "has 3 cells where the header has 2 (label, text)"
+TOO_FEW = "has 1 cell where the header has 2 (label, text)"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("up,warm tale,", TOO_MANY),
+        ("up,warm, tale", TOO_MANY),
+        ("up", TOO_FEW),
+        ("up,warm\rtale", "has a carriage return within a cell, outside quotation marks"),
+        ('up,"warm" tale', "has a quotation mark in the middle of a cell that quotation marks enclose"),
+        ('up,"a \\"warm\\" tale"', "has a quotation mark behind a backslash"),
+        ('up,"warm tale', "opens a quotation mark that nothing closes"),
+    ],
+)
+def test_a_line_that_is_no_row_is_refused_by_its_number(tmp_path, line, reason):
+    content = f"label,text\nup,bright\ndown,dull\n{line}\nup,fine\n"
+    _, rows, bad = read(tmp_path, content)
+    assert rows == [["up", "bright"], ["down", "dull"], ["up", "fine"]]
+    assert [(where.line, where.content) for where in bad] == [(4, f"{line}\n")]
+    assert bad[0].reason.startswith(reason)
+    with pytest.raises(ValueError, match=r"train.csv, line 4 ") as caught:
+        load(tmp_path / "train.csv")
+    assert reason in str(caught.value)
+    assert repr(line[:10])[1:-1] in str(caught.value)
+    assert 'on_bad_row="drop" leaves such lines out' in str(caught.value)
+
+
+def test_lines_that_are_dropped_are_said_each_time(tmp_path, caplog):
+    write(tmp_path, {"train.csv": "label,text\nup,a\nup\ndown,b\nup,c,d\n"})
+    for _ in range(2):  # the second time out of the cache
+        caplog.clear()
+        assert list(load(tmp_path, on_bad_row="drop")["train"]["text"]) == ["a", "b"]
+        (said,) = messages(caplog)
+        assert said == (
+            "2 lines of train.csv are no rows; the first: line 3 has 1 cell where the header has 2 "
+            "(label, text): 'up': dropped"
+        )
+    with pytest.raises(ValueError, match=r"2 lines of train.csv are no rows; the first: line 3"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "row"),
+    [
+        ('text,label\n"opened,1\nx,0\nend",1\nz,0\n', ["opened,1\nx,0\nend", "1"]),
+        ('text,label\nz,0\n"opened,1\nend",1\n', ["opened,1\nend", "1"]),
+        ('label,text\n0,b\n1,"Hi\n0, me"\n', ["1", "Hi\n0, me"]),
+        ('score,text\n0.5,b\n1.7,"Hi\n0.5, me"\n', ["1.7", "Hi\n0.5, me"]),
+        ('text\tlabel\nz\t0\n"opened\t1\nend"\t1\n', ["opened\t1\nend", "1"]),
+    ],
+)
+def test_quotation_marks_that_swallow_rows_are_refused_unless_they_are_said_to_enclose(
+    tmp_path, content, row
+):
+    name = "train.tsv" if "\t" in content else "train.csv"
+    line = next(i for i, text in enumerate(content.split("\n"), 1) if '"' in text)
+    _, _, bad = read(tmp_path, content, name)
+    assert bad[0].line == line
+    with pytest.raises(
+        ValueError, match=f"{name}, line {line} opens a quotation mark that takes in"
+    ) as caught:
+        load(tmp_path)
+    assert "quotes=False" in str(caught.value)
+    assert "quotes=True" in str(caught.value)
+    assert row in read(tmp_path, content, name, quotes=True)[1]
+    rows = read(tmp_path, content, name, quotes=False)[1]
+    separator = "\t" if "\t" in content else ","
+    assert rows == [text.split(separator) for text in content.strip().split("\n")[1:]]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'label,text\n0,b\n1,"Hi\nyou, me"\n',
+        'text,label\n"Dear all,\nwe, the people,\nare, well, here",pos\nb,neg\n',
+        'text\n"a\nb"\n',
+        'text,text_pair\n"Hi, you\nthere","Hi, you\nthere"\n',
+    ],
+)
+def test_texts_of_several_lines_are_no_reason_for_doubt(tmp_path, content):
+    _, rows, bad = read(tmp_path, content)
+    assert bad == []
+    assert rows == list(csv.reader(io.StringIO(content, newline="")))[1:]
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "delimiter"),
+    [
+        ("text;label\na, b;1\nc;0\n", "train.csv", ";"),
+        ("text|label\na, b|1\nc|0\n", "train.csv", "|"),
+        ("text\tlabel\na, b\t1\nc\t0\n", "train.csv", "\t"),
+        ('text,label\n"a, b",1\nc,0\n', "train.tsv", ","),
+    ],
+)
+def test_the_delimiter_is_guessed_and_said(tmp_path, caplog, content, name, delimiter):
+    write(tmp_path, {name: content})
+    assert load(tmp_path)["train"].to_list() == [{"text": "a, b", "label": 1}, {"text": "c", "label": 0}]
+    assert messages(caplog) == [f"{name}: cells are separated by {delimiter!r} (pass delimiter= for another)"]
+    caplog.clear()
+    assert len(load(tmp_path, delimiter=delimiter)["train"]) == 2
+    assert messages(caplog) == []
+
+
+def test_delimiters_that_fit_equally_well_are_asked_for(tmp_path):
+    write(tmp_path, {"train.csv": "text;x|label\na;b|1\n"})
+    with pytest.raises(ValueError, match=r"a semicolon or a bar.*Say which: delimiter=';'"):
+        load(tmp_path)
+    with pytest.raises(ValueError, match="delimiter is ';;', and one letter is needed"):
+        load(tmp_path, delimiter=";;")
+    assert read(tmp_path, "text; cleaned\nfoo\nbar\n")[1] == [["foo"], ["bar"]]
+
+
+def test_other_encodings_are_asked_for_or_told_by_their_mark(tmp_path):
+    content = "text,label\ncaf\u00e9,1\n\u20ac,0\n"
+    texts = [["caf\u00e9", "1"], ["\u20ac", "0"]]
+    (tmp_path / "train.csv").write_bytes(content.encode("cp1252"))
+    with pytest.raises(ValueError, match=r"line 2, is not UTF-8. If 'café,1' .*pass encoding='cp1252'"):
+        load(tmp_path)
+    with pytest.raises(ValueError, match="cannot be read as ascii"):
+        load(tmp_path, encoding="ascii")
+    with pytest.raises(ValueError, match="encoding is 'klingon', which Python does not know"):
+        load(tmp_path, encoding="klingon")
+    assert list(load(tmp_path, encoding="cp1252")["train"]["text"]) == ["caf\u00e9", "\u20ac"]
+    assert read(tmp_path, content.encode("utf-16"))[1] == texts
+    assert read(tmp_path, content.encode("utf-32"))[1] == texts
+    for order in ("le", "be"):
+        with pytest.raises(ValueError, match=f"UTF-16 without a byte order mark.*encoding='utf-16-{order}'"):
+            read(tmp_path, content.encode(f"utf-16-{order}"))
+        assert read(tmp_path, content.encode(f"utf-16-{order}"), encoding=f"utf-16-{order}")[1] == texts
+
+
+def test_an_undecodable_byte_far_down_is_named(tmp_path):
+    content = b"text,label\n" + b"a,1\n" * 50_000 + b"caf\xe9,1\n"
+    (tmp_path / "train.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"train.csv, line 50002, is not UTF-8"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [
+        ('text,label\r\n"a\r\nb",1\r\nc,0\r\n', [["a\r\nb", "1"], ["c", "0"]]),
+        ("text,label\ra,1\rc,0\r", [["a", "1"], ["c", "0"]]),
+        ('text,label\n"a\rb",1\n', [["a\rb", "1"]]),
+        ("\n\ntext,label\n\na,1\n  \nb,0\n\n", [["a", "1"], ["b", "0"]]),
+        ("text,label\na\0b,1\n", [["a\0b", "1"]]),
+        ("text,label\na,1", [["a", "1"]]),
+        ('text\n"hello, you"\n\n""\n', [["hello, you"], [""]]),
+        ('text,label\n"a ""b"" c",1\n\U0001f600,0\n', [['a "b" c', "1"], ["\U0001f600", "0"]]),
+        ('text,label\nsaid "no" to,1\n', [['said "no" to', "1"]]),
+        (",text,\n0,a,\n1,b,\n", [["0", "a", ""], ["1", "b", ""]]),
+    ],
+)
+def test_line_ends_blank_lines_and_odd_letters(tmp_path, content, rows):
+    assert read(tmp_path, content)[1:] == (rows, [])
+
+
+def test_a_delimiter_behind_every_line_is_left_out_and_said(tmp_path, caplog):
+    write(tmp_path, {"train.csv": "label,text\nup,warm tale,\ndown,cold,\n"})
+    assert list(load(tmp_path)["train"]["text"]) == ["warm tale", "cold"]
+    assert messages(caplog) == ["train.csv: every line ends with ',', which the header lacks; it is left out"]
+    write(tmp_path, {"train.csv": "label,text\nup,warm tale,\ndown,cold,\n" + "up,a,\n" * 60 + "down,b\n"})
+    with pytest.raises(ValueError, match="line 64 does not end with a delimiter, as the lines before it do"):
+        load(tmp_path)
+
+
+def test_names_of_columns(tmp_path):
+    assert read(tmp_path, "Unnamed: 1,,text\n1,2,a\n")[0].names == ("Unnamed: 1", "Unnamed: 1_", "text")
+    layout, rows, bad = read(tmp_path, '"te\nxt",label\na,1\nb\n')
+    assert (layout.names, rows) == (("te\nxt", "label"), [["a", "1"]])
+    assert bad == [BadLine(4, "has 1 cell where the header has 2 (te\nxt, label)", "b\n")]
+    write(tmp_path, {"spaced.csv": "Text , label\na,x\nb,y\n"})
+    assert load(tmp_path / "spaced.csv")["train"].to_list()[1] == {"text": "b", "label": 1}
+    write(tmp_path, {"headless.csv": "a warm film with heart,1\ndull,0\n"})
+    with pytest.raises(ValueError, match="If the first line is a row, put a header above it"):
+        load(tmp_path / "headless.csv")
+
+
+def test_cells_longer_than_the_limit_of_the_csv_module(tmp_path):
+    limit = csv.field_size_limit()
+    long = "word, " * 100_000
+    write(tmp_path, {"train.csv": f'text,label\n"{long}",1\nb,0\n'})
+    assert list(load(tmp_path)["train"]["text"]) == [long, "b"]
+    assert csv.field_size_limit() == limit
+
+
+def test_shards_of_one_split_may_order_their_columns_differently(tmp_path):
+    write(tmp_path, {"train-0-of-2.csv": "text,label\na,x\n", "train-1-of-2.csv": "label,text\ny,b\n"})
+    assert list(load(tmp_path)["train"]["text"]) == ["a", "b"]
+    write(tmp_path, {"train-1-of-2.csv": "kind,text\ny,b\n"})
+    with pytest.raises(ValueError, match=r"train-1-of-2.csv has the columns \['kind', 'text'\]"):
+        load(tmp_path)
+
+
+def test_options_are_part_of_what_is_cached(tmp_path, caplog):
+    caplog.set_level(logging.ERROR)
+    write(tmp_path, {"train.csv": 'text,label\n"a",x\nb,y\n'})
+    assert list(load(tmp_path)["train"]["text"]) == ["a", "b"]
+    assert list(load(tmp_path, quotes=False)["train"]["text"]) == ['"a"', "b"]
+    assert load(tmp_path)["train"]._fingerprint == load(tmp_path)["train"]._fingerprint

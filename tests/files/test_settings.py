@@ -1,0 +1,40 @@
+"""Reports of other settings do not pass for those of a study that is started again."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from hfdistill import DistillationArguments, check_settings
+
+
+@dataclass
+class Study:
+    dataset: str = "films"
+    seeds: tuple[int, ...] = (1,)
+
+
+def test_settings_that_differ_are_refused_with_then_and_now(tmp_path):
+    args = DistillationArguments(str(tmp_path / "o"), num_train_epochs=2, report_to="none")
+    check_settings(tmp_path, Study(), args, may_change=["seeds"])
+    check_settings(tmp_path, Study(seeds=(1, 2)), args, may_change=["seeds"])
+    check_settings(tmp_path, Study(), replace(args, logging_steps=3, output_dir="p"), may_change=["seeds"])
+    for study, other, match in [
+        (Study("songs"), args, r"dataset films → songs"),
+        (Study(), replace(args, learning_rate=1.0), r"learning_rate 5e-05 → 1.0"),
+        (Study(), replace(args, num_train_epochs=1), r"num_train_epochs 2 → 1"),
+        (Study("songs"), replace(args, seed=7), r"dataset films → songs; seed 42 → 7"),
+    ]:
+        with pytest.raises(ValueError, match=match + r".*Type another --output_dir"):
+            check_settings(tmp_path, study, other, may_change=["seeds"])
+    with pytest.raises(ValueError, match=r"seeds \[1, 2\] → \[1\]|seeds \[1\] → \[1, 2\]"):
+        check_settings(tmp_path, Study(seeds=(1, 2)), args)
+
+
+def test_a_run_may_grow_unless_its_report_is_kept(tmp_path):
+    args = DistillationArguments(str(tmp_path / "o"), num_train_epochs=2, report_to="none")
+    check_settings(tmp_path, args)
+    with pytest.raises(ValueError, match="num_train_epochs 2 → 3"):
+        check_settings(tmp_path, replace(args, num_train_epochs=3), may_grow=())
+    check_settings(tmp_path, replace(args, num_train_epochs=3))
+    with pytest.raises(ValueError, match="num_train_epochs 3 → 2"):
+        check_settings(tmp_path, args)

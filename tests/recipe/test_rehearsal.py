@@ -1,0 +1,148 @@
+"""What can be known before anything is trained is told before anything is trained."""
+
+from pathlib import Path
+
+import pytest
+
+from hfdistill import DistillationTrainer
+from hfdistill.recipe import RecipeError, read_recipe
+from hfdistill.recipe.run import check_recipe, run_recipe
+from tests.conftest import make_bert, make_tokenizer
+
+PAGE = """teacher: {finetune: {encoder: encoder, epochs: 1}}
+student:
+  shrink: {layers: 2}
+data: {source: reviews.csv, text: review, label: verdict, holdout: 0.25}
+training:
+  output_dir: out
+  use_cpu: true
+measure: {speed: false}
+"""
+EXITS = "{shrink: {layers: 2}, exits: {layers: all}}"
+TWO = "data=two"
+
+
+@pytest.fixture
+def untrained(here, monkeypatch):
+    def train(*_, **__):
+        raise AssertionError("something was trained before everything was checked")
+
+    monkeypatch.setattr(DistillationTrainer, "train", train)
+    return here
+
+
+@pytest.mark.parametrize(
+    ("overrides", "match"),
+    [
+        (["student.shrink.layers=12"], "layers=12 does not fit a teacher of 4 layers.*between 1 and 4"),
+        (["student.shrink={width: 5}"], "width=5"),
+        (["student={shrink: {layers: [3, 9]}}"], "names block 9"),
+        (["assistants=[{shrink: {layers: 7}}]"], "layers=7 does not fit"),
+        (["objective=[kd, {hidden_mse: {layers: '1:2, 2:9'}}]"], "9"),
+        (["student={bilstm: {}}", "export={}"], "no ONNX form"),
+        ([f"student={EXITS}", "export={}"], "depends on the row"),
+        (["data.source=nowhere.csv"], "nowhere.csv"),
+        (["data.text=body"], "no column 'body'"),
+        (["data.label=verdct"], "Did you mean label='verdict'"),
+        (["data.label_names=[only]"], "label_names"),
+        (["data.holdout=0.001"], "holdout: 0.001 keeps 0 of 40"),
+        ([TWO, "data.evaluation=test"], "no split 'test'"),
+        (["teacher.finetune.encoder=missing/folder"], "missing/folder"),
+        (["training.mixup=-1"], "mixup is the a of Beta"),
+        (["training.output_dir=reviews.csv/out"], "reviews.csv is a file"),
+        ([TWO, "theseus={}", "student.shrink.layers=3"], "cannot be dealt out evenly"),
+    ],
+)  # fmt: skip
+def test_a_run_is_refused_before_anything_is_trained(untrained, overrides, match):
+    recipe = read_recipe("page.yaml", overrides=overrides)
+    for start in (run_recipe, check_recipe):
+        with pytest.raises((ValueError, OSError), match=match):
+            start(recipe)
+    assert not Path("out").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told_first(untrained, monkeypatch):
+    def touch(path, *_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", touch)
+    with pytest.raises(ValueError, match=r"cannot be written .Permission denied.. Name a folder"):
+        run_recipe(read_recipe("page.yaml"))
+
+
+def test_packages_that_an_export_needs_are_asked_for_first(untrained, monkeypatch):
+    monkeypatch.setattr("hfdistill.exporters.onnx.PACKAGES", ("no_such_package",))
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'hfdistill\[export\]'"):
+        run_recipe(read_recipe("page.yaml", overrides=["export={}"]))
+
+
+def test_a_check_trains_and_leaves_nothing(untrained):
+    check_recipe(read_recipe("page.yaml", overrides=["assistants=[{shrink: {layers: 3}}]", "export={}"]))
+    assert not Path("out").exists()
+
+
+def test_a_rehearsal_changes_no_number(here, monkeypatch):
+    """With it and without, the same heads are drawn and the same weights come out."""
+    run_recipe(read_recipe("page.yaml", overrides=["measure=null"]))
+    monkeypatch.setattr("hfdistill.recipe.rehearsal.rehearse", lambda run: None)
+    run_recipe(read_recipe("page.yaml", overrides=["measure=null", "training.output_dir=straight"]))
+    for stage in ("teacher", "student"):
+        weights = [Path(out, stage, "model.safetensors").read_bytes() for out in ("out", "straight")]
+        assert weights[0] == weights[1]
+
+
+def test_a_tokenizer_without_a_fast_form_is_not_exported(untrained, monkeypatch):
+    class Slow(type(make_tokenizer())):
+        is_fast = False
+
+    model = make_bert(4, seed=1)
+    model.save_pretrained("slow")
+    make_tokenizer().save_pretrained("slow")
+    monkeypatch.setattr(
+        "hfdistill.recipe.models.AutoTokenizer.from_pretrained",
+        lambda *_, **__: Slow.from_pretrained("slow"),
+    )
+    with pytest.raises(ValueError, match=r"has no tokenizer.json"):
+        run_recipe(read_recipe("page.yaml", overrides=["export={}"]))
+
+
+@pytest.mark.parametrize(
+    ("override", "match"),
+    [
+        ("training.batch_size=8", "Did you mean per_device_train_batch_size?"),
+        ("training.lr=1e-4", "Did you mean learning_rate?"),
+        ("training.epochs=3", "Did you mean num_train_epochs?"),
+        ("training.warmup_ratio=0.1", "Did you mean warmup_steps?"),
+        ("training.scheduler=linear", "Did you mean lr_scheduler_type?"),
+        ("data.file=x.csv", "Did you mean source?"),
+        ("student.shrink.num_layers=3", "Did you mean layers?"),
+        ("objective=[{kd: {T: 2}}]", "Did you mean temperature?"),
+        ("data.label_names=[0, 1]", "it is a list of text each; quote numbers, as in ['0', '1']"),
+        ("student.shrink.layers=[1, two]", "a whole number or a list of a whole number each"),
+        ("training.per_device_train_batch_size=0", "found 0, and it starts from 1"),
+        ("training.num_train_epochs=0", "found 0, which trains nothing"),
+        ("training.num_train_epochs=-1", "found -1, and it starts from 0"),
+        ("training.learning_rate=-1e-4", "found -0.0001, and it starts from 0"),
+        ("training.gradient_accumulation_steps=0", "it starts from 1"),
+        ("training.max_length=0", "found 0, and it starts from 3"),
+        ("teacher.finetune.epochs=0", "epochs is 0, and a teacher that is not trained knows nothing"),
+        ("teacher.finetune.learning_rate=0", "learning_rate is 0"),
+        ("card={licence: mit}", "Did you mean license?"),
+        ("card={language: [1]}", "text or a list of text each"),
+    ],
+)  # fmt: skip
+def test_a_key_or_number_that_cannot_be_is_told_with_what_to_type(here, override, match):
+    with pytest.raises(RecipeError) as caught:
+        read_recipe("page.yaml", overrides=[override])
+    (mistake,) = caught.value.mistakes
+    assert match in str(mistake)
+
+
+def test_a_folder_or_a_mistyped_page_is_told_with_the_pages_that_are_there(here):
+    for path, match in ((".", "there are page.yaml"), ("pgae.yaml", "Did you mean page.yaml?")):
+        with pytest.raises(RecipeError, match=r"cannot be read") as caught:
+            read_recipe(path)
+        assert match in str(caught.value)
+    Path("empty").mkdir()
+    with pytest.raises(RecipeError, match=r"empty: cannot be read .*hfdistill init FILE"):
+        read_recipe("empty")
