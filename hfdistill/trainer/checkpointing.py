@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from safetensors import safe_open
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerState
@@ -114,7 +115,8 @@ class CheckpointingTrainer(Trainer):
             KeyboardInterrupt: after Ctrl-C, once a checkpoint is saved; the message says where to go on.
             ValueError: where True is given and there is none.
         """
-        self._began, self._resumed = time.time(), None
+        self._resumed = None
+        (self._began,) = broadcast_object_list([time.time()])  # the same on all processes
         if resume_from_checkpoint is True:
             self._resumed = checkpoint.newest_complete(Path(self.args.output_dir))
             if self._resumed is None:
