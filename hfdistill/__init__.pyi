@@ -93,6 +93,7 @@ from .students.configs import StaticConfig as StaticConfig
 from .students.early_exit import with_exits as with_exits
 from .students.importance import block_importance as block_importance
 from .students.importance import most_important as most_important
+from .students.refit import Refit as Refit
 from .students.shrink import shrink as shrink
 from .students.static import StaticForSequenceClassification as StaticForSequenceClassification
 from .students.static import static_from_teacher as static_from_teacher
@@ -108,6 +109,13 @@ from .teachers.folds import FoldTeacher as FoldTeacher
 from .teachers.out_of_fold import out_of_fold as out_of_fold
 from .teachers.peer_and_ema import EMATeacher as EMATeacher
 from .teachers.peer_and_ema import Peer as Peer
+from .teachers.text.few_shot import few_shot as few_shot
+from .teachers.text.files import answers_from as answers_from
+from .teachers.text.files import write_answers as write_answers
+from .teachers.text.prompted import prompted as prompted
+from .teachers.text.teacher import TextTeacher as TextTeacher
+from .teachers.text.values import AnswerError as AnswerError
+from .teachers.text.zero_shot import zero_shot as zero_shot
 from .trainer.arguments import DistillationArguments as DistillationArguments
 from .trainer.arguments import fast_bf16 as fast_bf16
 from .trainer.distillation import DistillationTrainer as DistillationTrainer

@@ -1,4 +1,4 @@
-"""More text out of the text there is, for the teacher to label."""
+"""`augment` adds rows of rewritten text to a data set, for the teacher to label."""
 
 from __future__ import annotations
 
@@ -89,14 +89,16 @@ def augment(
         new_fingerprint=generate_random_fingerprint() if own is None else _digest([settings]).hex()[:16],
         desc="augmentation",
     )
-    kept = _first_ones(dataset, new, writer.texts)
-    logger.info("%s new rows of %s, %s of them kept", f"{len(new):,}", f"{len(dataset):,}", f"{len(kept):,}")
-    if not kept:
+    indices = _first_ones(dataset, new, writer.texts)
+    logger.info(
+        "%s new rows of %s, %s of them kept", f"{len(new):,}", f"{len(dataset):,}", f"{len(indices):,}"
+    )
+    if not indices:
         raise ValueError(
             f"{method!r:.80} changed none of the {len(dataset):,} rows. Are they single words, or without a "
             "word that it replaces? Take another method, or a larger share of words."
         )
-    return concatenate_datasets([dataset, new.select(kept)])
+    return concatenate_datasets([dataset, new.select(indices)])
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Ways to write a text anew: words masked, dropped, swapped, cut out, replaced."""
+"""Augmentations write a text anew: they mask, drop, swap, cut out, or replace words."""
 
 from __future__ import annotations
 
@@ -194,8 +194,8 @@ class Mask(Rewriting):
         """The text with words masked."""
         words = prepared.split()
         masked = [self.mask_token if random.random() < self.p else word for word in words]
-        kept = any(word != self.mask_token for word in masked)
-        return " ".join(masked) if kept and masked != words else str(prepared)
+        has_words = any(word != self.mask_token for word in masked)
+        return " ".join(masked) if has_words and masked != words else str(prepared)
 
 
 @dataclass(frozen=True)
@@ -252,10 +252,10 @@ class Delete(Rewriting):
     def draw(self, prepared: Any, *, random: Random, copy: int) -> str:
         """The words that are left; one at random where none is."""
         words = prepared.split()
-        kept = [word for word in words if random.random() >= self.p]
-        if len(kept) == len(words):
+        left = [word for word in words if random.random() >= self.p]
+        if len(left) == len(words):
             return str(prepared)
-        return " ".join(kept or [random.choice(words)])
+        return " ".join(left or [random.choice(words)])
 
 
 @dataclass(frozen=True)
@@ -332,7 +332,7 @@ class Synonyms(Rewriting):
 
     def draw(self, prepared: Any, *, random: Random, copy: int) -> str:
         """The text with synonyms; title case is kept."""
-        words = list(dict.fromkeys(found.group().lower() for found in WORD.finditer(prepared)))
+        words = list(dict.fromkeys(match.group().lower() for match in WORD.finditer(prepared)))
         words = [word for word in words if word not in self.stop_words]
         random.shuffle(words)
         chosen: dict[str, str] = {}
@@ -341,7 +341,7 @@ class Synonyms(Rewriting):
                 break
             if others := self.synonyms(word):
                 chosen[word] = random.choice(others)
-        return WORD.sub(lambda found: cased(chosen.get(found[0].lower(), found[0]), found[0]), prepared)
+        return WORD.sub(lambda match: cased(chosen.get(match[0].lower(), match[0]), match[0]), prepared)
 
 
 def cased(word: str, like: str) -> str:

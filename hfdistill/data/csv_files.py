@@ -1,4 +1,4 @@
-"""Reading of csv and tsv files: every row exactly as it is written, or a refusal that names the line."""
+"""`CsvRows` reads the rows of csv and tsv files as they are written, and names lines that are no rows."""
 
 from __future__ import annotations
 

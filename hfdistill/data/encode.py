@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from datasets import Dataset, IterableDataset
 
 from hfdistill.data.fresh_copies import FreshCopies
+from hfdistill.data.sampler import row_lengths
 from hfdistill.network.label_space import UNKNOWN
 
 logger = logging.getLogger(__name__)
@@ -138,6 +139,30 @@ def room_for_text(tokenizer: Any, max_length: int | None, *, pairs: bool) -> int
             f"text is left. Pass max_length={special + 1} or more."
         )
     return limit
+
+
+def check_lengths(data: Dataset, room: int | None, *, split: str, column: str = "input_ids") -> None:
+    """Refuse tokenised rows that are longer than a model has positions for.
+
+    Args:
+        data: rows; a column that they lack is not looked at.
+        room: tokens that the model reads at most; None for any number.
+        split: what messages call the rows.
+        column: of token ids.
+
+    Raises:
+        ValueError: naming the first of them.
+    """
+    if room is None or column not in data.column_names or data.format["type"] == "custom":
+        return
+    lengths = row_lengths(data.select_columns([column]), column=column) or []
+    long = [row for row, length in enumerate(lengths) if length > room]
+    if long:
+        raise ValueError(
+            f"{len(long):,} rows of {split} are longer than the {room} tokens for which the model has "
+            f"positions (first: row {long[0]}, {lengths[long[0]]} tokens in {column!r}). Give the rows with "
+            f"their text, which is then cut, or tokenise with truncation=True, max_length={room}."
+        )
 
 
 def _limit(tokenizer: Any, max_length: int | None) -> int | None:

@@ -1,4 +1,4 @@
-"""How the bytes of a text file are to be read: packed or not, and in which encoding."""
+"""These functions find out how the bytes of a text file are to be read: unpacked, and in which encoding."""
 
 from __future__ import annotations
 

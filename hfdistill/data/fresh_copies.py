@@ -1,4 +1,4 @@
-"""Text that is written anew in every epoch."""
+"""`FreshCopies` writes the copies of rows anew in every epoch."""
 
 from __future__ import annotations
 
@@ -89,6 +89,20 @@ class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
         made.rows, made._encoders = rows, [*self._encoders, *encoders]
         return made
 
+    def relabelled(self, change: Callable[[Dataset], Dataset]) -> FreshCopies:
+        """The same with other labels; itself where `change` gives back the rows that it is given.
+
+        Args:
+            change: the rows → as many rows with the same texts.
+        """
+        rows = change(self.rows)
+        if rows is self.rows:
+            return self
+        made = copying.copy(self)
+        made.texts = rows if self.texts is self.rows else change(self.texts)
+        made.rows = rows
+        return made
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose copies are read next; counted from 0."""
         self._epoch.fill_(epoch)
@@ -115,13 +129,13 @@ class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Rows by number: first those of the data, then the first copies of each, the second copies, …"""
-        size, found = len(self.rows), {}
+        size, rows = len(self.rows), {}
         for turn in sorted({index // size for index in indices}):
             numbers = [index % size for index in indices if index // size == turn]
             columns = self.rows[numbers] if turn == 0 else self._fresh(numbers, turn - 1)
             for i, number in enumerate(numbers):
-                found[turn * size + number] = {name: values[i] for name, values in columns.items()}
-        return [dict(found[index]) for index in indices]
+                rows[turn * size + number] = {name: values[i] for name, values in columns.items()}
+        return [dict(rows[index]) for index in indices]
 
     def _fresh(self, numbers: list[int], turn: int) -> Columns:
         """The columns of new rows of these rows."""

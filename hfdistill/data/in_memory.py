@@ -1,4 +1,4 @@
-"""Rows that a program already holds: data sets, DataFrames, and plain lists and dicts."""
+"""`splits_in_memory` reads rows that a program already holds: data sets, DataFrames, lists and dicts."""
 
 from __future__ import annotations
 

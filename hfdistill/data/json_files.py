@@ -1,4 +1,4 @@
-"""Rows of JSON files one at a time, and what is wrong with those that cannot be read."""
+"""`json_rows` reads JSON files a row at a time, and names the line that cannot be read."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _array(file: Path, content: str) -> Iterator[dict[str, Any]]:
 
 
 def json_problem(file: Path) -> str | None:
-    """What is wrong with a JSON file that was refused, naming the line; None where its rows are sound."""
+    """Say what is wrong with a JSON file that was refused, with the line; None where its rows are sound."""
     try:
         for _ in json_rows(file):
             pass

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
-from hfdistill.network.label_space import UNKNOWN, LabelSpaceError, class_names, short, some, task_kind
+from hfdistill.network.label_space import UNKNOWN, LabelSpaceError, short, some, task_kind
 
 
 def check_labels(labels: Sequence[Any], config: Any, *, split: str) -> int:
@@ -134,18 +134,36 @@ def _is_real(value: Any) -> bool:
     return isinstance(value, Real)
 
 
-def check_class_names(data_names: Sequence[str], config: Any, *, split: str) -> None:
-    """Refuse data whose class names are the student's in another order: label 0 would mean two things.
+def check_one_output(names: Sequence[str], labels: Sequence[Any], config: Any, *, split: str) -> None:
+    """Refuse classes for a model with one output, which learns and predicts a value (regression).
+
+    Args:
+        names: of the data's classes; empty where its labels have none.
+        labels: the column, one entry per row.
+        config: the model's. One output without a `problem_type` is taken for regression, unless all labels
+            are 0 or 1: then the config must say what is meant.
+        split: the data's name in messages.
 
     Raises:
-        LabelSpaceError: naming both orders and the fix.
+        LabelSpaceError: for a single class, for named classes, and for labels 0 and 1 of which the config
+            leaves open whether they are values or classes.
     """
-    own = [n.strip().casefold() for n in class_names(config)]
-    data = [n.strip().casefold() for n in data_names]
-    if own == data or sorted(own) != sorted(data):
+    if task_kind(config) != "regression" or getattr(config, "num_labels", None) != 1:
         return
-    raise LabelSpaceError(
-        f"{split} numbers its classes {some(data_names)}, the student {some(class_names(config))}: the "
-        "same names in another order. Type dataset.align_labels_with_mapping(student.config.label2id, "
-        "'label')."
-    )
+    used = {value for value in labels if _is_real(value) and not math.isnan(value) and value != -100}
+    if len(names) == 1:
+        raise LabelSpaceError(
+            f"{split} has one class alone, {some(names)}: where every row has one label there is nothing to "
+            "learn. Check the label column, the split and the filters before it."
+        )
+    if getattr(config, "problem_type", None) is not None:
+        return
+    shown = some(names) if names else ", ".join(map(short, sorted(used)))
+    if names or (used and used <= {0, 1}):
+        raise LabelSpaceError(
+            f"{split} has the labels {shown}, and the model has one output and no problem_type: a value "
+            "(regression) or a class with a sigmoid (a cross-encoder)? Say it. For values, type "
+            "model.config.problem_type = 'regression'; for one class that applies or not, "
+            "'multi_label_classification' and labels such as [1.0] and [0.0]; for classes of which one "
+            "applies, load the model with num_labels=2 or more."
+        )

@@ -1,4 +1,4 @@
-"""The label column of every split as one feature: classes by name, numbers, or multi-hot rows."""
+"""`read_labels` turns the label column of every split into classes by name, numbers, or multi-hot rows."""
 
 from __future__ import annotations
 

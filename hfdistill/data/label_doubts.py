@@ -1,4 +1,4 @@
-"""Warnings about label columns that are read as they are, and are probably not meant so."""
+"""`doubts` warns of label columns that are read as they are written, and are probably not meant so."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MANY = 50  # classes from which on it is asked whether the column holds classes
 def doubts(
     column: str, values: Mapping[str, Sequence[Any]], names: Sequence[str] | None, *, named: bool
 ) -> Iterator[str]:
-    """A sentence for each thing in a label column that is probably not meant.
+    """Yield a sentence for each thing in a label column that is probably not meant.
 
     Args:
         column: its name.
@@ -49,11 +49,13 @@ def doubts(
     if names is None:
         yield from _numbering(column, counts)
     elif not named:
-        yield from _alike(column, Counter({names[number]: count for number, count in counts.items()}))
+        by_name = Counter({names[number]: count for number, count in counts.items()})
+        yield from _alike(column, by_name)
+        yield from _several_in_one(column, by_name)
 
 
 def _alike(column: str, counts: Counter[str]) -> Iterator[str]:
-    """Names that differ in case, spaces or the form of letters alone, and names of missing values."""
+    """Yield names that differ in case, spaces or the form of letters alone, and names of missing values."""
     groups: dict[str, list[str]] = {}
     for name in counts:
         groups.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
@@ -77,12 +79,32 @@ def _alike(column: str, counts: Counter[str]) -> Iterator[str]:
         )
 
 
+def _several_in_one(column: str, counts: Counter[str]) -> Iterator[str]:
+    """Yield sentences for names that look like lists of names, and for names with spaces around them."""
+    parts = {name: [part.strip() for part in re.split(r"[;|,]", name)] for name in counts}
+    single = {name.strip() for name, split in parts.items() if len(split) == 1}
+    several = [name for name, split in parts.items() if len(split) > 1 and set(split) <= single]
+    several += [name for name in counts if name.strip().startswith("[") and name.strip().endswith("]")]
+    if several:
+        yield (
+            f"{len(several):,} of the classes of {column!r} look like lists of classes, such as "
+            f"{several[0]!r} ({_rows(counts[several[0]])}). If a row has several classes, give lists, as "
+            f'{{"text": …, "{column}": ["a", "b"]}} in a .jsonl file, or a column of 0 and 1 for each class'
+        )
+    spaced = [name for name in counts if name != name.strip()]
+    if len(spaced) == len(counts) > 0:
+        yield (
+            f"every class of {column!r} begins or ends with a space: {spaced[:3]}. If the cells are "
+            "separated by a comma and a space, take the spaces out of the file"
+        )
+
+
 def _rows(count: int) -> str:
     return "1 row" if count == 1 else f"{count:,} rows"
 
 
 def _numbering(column: str, counts: Counter[int]) -> Iterator[str]:
-    """Class numbers that leave some out: each of them is a class of the student."""
+    """Yield a sentence where class numbers leave some out, for each of these is a class of the student."""
     highest = max(counts)
     absent = [number for number in range(highest) if number not in counts] if highest < 10_000 else []
     if len(counts) > 1 and (absent or highest >= 10_000):
@@ -96,7 +118,7 @@ def _numbering(column: str, counts: Counter[int]) -> Iterator[str]:
 
 
 def _whole_numbers(column: str, counts: Counter[float]) -> Iterator[str]:
-    """Few whole numbers written with a point: a column of classes in which one was missing looks like it."""
+    """Yield a sentence for few whole numbers with a point, as pandas writes classes where one is missing."""
     if 1 < len(counts) <= 20 and all(value % 1 == 0 for value in counts):
         present = sorted(int(value) for value in counts)
         yield (

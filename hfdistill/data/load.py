@@ -1,4 +1,4 @@
-"""Labelled text or words from the Hub or local files, with the same few columns wherever it came from."""
+"""`load` gives labelled text or words the same few columns, wherever they come from."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, LargeList, List, Value
 
 from hfdistill.data.label_columns import indicator_columns, joined_labels, read_labels, with_class_names
-from hfdistill.data.sources import columns_by_split, read
+from hfdistill.data.sources import read
 from hfdistill.data.table_files import SPLIT_NAMES, FileOptions
 from hfdistill.data.word_labels import read_words, word_columns
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped, unused-ignore]
 
-__all__ = ["check_source", "load"]
+__all__ = ["load"]
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def load(
     if of_words is not None:
         read_splits = read_words(raw, *of_words, names=label_names, on_bad_row=on_bad_row)
         return _chosen(source, read_splits, split)
-    texts = _text_columns(columns, text, text_pair)
+    texts = text_columns(columns, text, text_pair)
     target = _label_column([name for name in columns if name not in texts], label, raw)
     labels: dict[str, list[Any]] = {}
     feature, class_names = None, None
@@ -148,49 +148,6 @@ def load(
     if isinstance(feature, List) and class_names:
         splits = {name: with_class_names(rows, class_names) for name, rows in splits.items()}
     return _chosen(source, splits, split)
-
-
-def check_source(
-    source: Any,
-    *,
-    text: str | None = None,
-    text_pair: str | None = None,
-    label: str | Sequence[str] | None = None,
-    split: str | None = None,
-    encoding: str | None = None,
-    delimiter: str | None = None,
-    quotes: bool | None = None,
-    **_: Any,
-) -> list[str] | None:
-    """Refuse what `load` would refuse, as far as the first lines of local files tell; the Hub is not asked.
-
-    Args:
-        source: as in `load`.
-        text: as in `load`, like all others; further arguments of `load` are passed over.
-        text_pair: the second text.
-        label: the label column or columns.
-        split: a split that must be there.
-        encoding: of csv, tsv and JSON files.
-        delimiter: of csv and tsv files.
-        quotes: of csv and tsv files.
-
-    Returns:
-        The names of the splits; None for a Hub id.
-
-    Raises:
-        FileNotFoundError: There is no such file or folder.
-        ValueError: There are no such columns, no such split, or the file is none that can be read.
-    """
-    splits = columns_by_split(source, FileOptions(encoding, delimiter, quotes))
-    if splits is None:
-        return None
-    columns = list(dict.fromkeys(name for names in splits.values() for name in names))
-    if text is not None or not {"tokens", "words"} & set(columns):
-        _text_columns(columns, text, text_pair)
-    for name in [label] if isinstance(label, str) else label or ():
-        _existing(columns, name, "label")
-    _check_split(source, list(splits), split)
-    return list(splits)
 
 
 def _chosen(source: Any, splits: dict[str, Dataset], split: str | None) -> DatasetDict:
@@ -224,8 +181,12 @@ def _folded(name: str) -> str:
     return name.strip().casefold()
 
 
-def _text_columns(columns: list[str], text: str | None, text_pair: str | None) -> list[str]:
-    """The text column, and the pair's where there is one."""
+def text_columns(columns: list[str], text: str | None, text_pair: str | None) -> list[str]:
+    """The names of the text column and, where there is one, of the second text of a pair.
+
+    Raises:
+        ValueError: where there is none, or several could be it.
+    """
     named = [
         _existing(columns, name, arg) for name, arg in ((text, "text"), (text_pair, "text_pair")) if name
     ]
@@ -269,7 +230,7 @@ def text_column(columns: list[str], text: str | None) -> str:
     Raises:
         ValueError: where there is none, or several.
     """
-    return _text_columns(columns, text, None)[0]
+    return text_columns(columns, text, None)[0]
 
 
 def _label_column(
@@ -326,7 +287,7 @@ def _build(
 
 
 def _nested(feature: Any) -> str:
-    """What a column of no strings holds, as the end of a sentence."""
+    """The end of a sentence that says what a column of lists or objects holds."""
     if isinstance(feature, (List, LargeList)):
         return f": it holds lists{_nested(feature.feature).replace(': it holds objects', ' of objects')}"
     if isinstance(feature, dict):

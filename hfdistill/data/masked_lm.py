@@ -1,4 +1,4 @@
-"""TinyBERT's augmentation: words replaced by what a masked language model would put there."""
+"""TinyBERT's augmentation replaces words by what a masked language model would put in their place."""
 
 from __future__ import annotations
 
@@ -97,10 +97,10 @@ class MaskedLM(Augmentation):
     def prepare(self, texts: Sequence[str]) -> list[Any]:
         """Each text with the candidates for each of its words."""
         queries = [
-            (i, found.start(), found.end())
+            (i, match.start(), match.end())
             for i, text in enumerate(texts)
-            for found in WORD.finditer(text)
-            if found.group().lower() not in self.stop_words
+            for match in WORD.finditer(text)
+            if match.group().lower() not in self.stop_words
         ]
         queries.sort(key=lambda query: len(texts[query[0]]))  # stable, for little padding
         slots: dict[int, list[Slot]] = {}
@@ -140,11 +140,11 @@ class MaskedLM(Augmentation):
         at = torch.tensor([place or 0 for place in places], device=logits.device)
         best = self._best(logits[rows, at].float().cpu())  # (queries, candidates + 1)
         own = [texts[i][begin:end].lower() for i, begin, end in queries]
-        found = []
+        candidates = []
         for place, line, word in zip(places, best.tolist(), own, strict=True):
             others = [self._words[n] for n in line if self._words[n].lower() != word]
-            found.append([] if place is None else others[: self.candidates])
-        return found
+            candidates.append([] if place is None else others[: self.candidates])
+        return candidates
 
     def _best(self, logits: Tensor) -> Tensor:
         allowed = torch.full_like(logits, -torch.inf)

@@ -1,4 +1,4 @@
-"""Texts out of files of any size, a bounded piece at a time, whatever bytes the files hold."""
+"""`read_texts` gives the texts of files of any size, a bounded piece at a time, whatever bytes they hold."""
 
 from __future__ import annotations
 

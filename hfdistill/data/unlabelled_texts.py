@@ -1,4 +1,4 @@
-"""Text that nobody labelled, for the teacher to label: each once, and none of the evaluation's."""
+"""`load_texts` reads texts without labels, for the teacher to label: each once, and no evaluation text."""
 
 from __future__ import annotations
 

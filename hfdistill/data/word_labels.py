@@ -8,6 +8,8 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
 
+from hfdistill.data.label_doubts import doubts
+
 logger = logging.getLogger(__name__)
 
 _WORDS = ("tokens", "words")
@@ -66,21 +68,32 @@ def read_words(
     """
     labelled = {split: rows for split, rows in raw.items() if tags in rows.column_names}
     feature = None if tags is None else _feature(labelled, tags, names)
-    return {s: _split(s, rows, words, tags, feature, on_bad_row) for s, rows in raw.items()}
+    splits = {s: _split(s, rows, words, tags, feature, on_bad_row) for s, rows in raw.items()}
+    labels = {
+        split: [label for row in rows["label"] for label in row]
+        for split, rows in splits.items()
+        if "label" in rows.column_names
+    }
+    for doubt in doubts(str(tags), labels, getattr(feature, "names", None), named=names is not None):
+        logger.warning("%s", doubt)
+    return splits
 
 
 def _feature(raw: Mapping[str, Dataset], tags: str, names: Sequence[str] | None) -> Any:
-    """What one label is: a class with a name, or a number where nothing names it."""
+    """The feature of one label: a class with a name, or a number where nothing names it."""
     declared = [getattr(rows.features[tags].feature, "names", None) for rows in raw.values()]
-    found = next((own for own in declared if own), None)
-    if found is not None:
-        if names is not None and list(names) != list(found):
-            raise ValueError(f"The labels carry the names {found}. Leave label_names out.")
-        if any(own != found for own in declared):
+    class_names = next((own for own in declared if own), None)
+    if class_names is not None:
+        if names is not None and list(names) != list(class_names):
+            raise ValueError(
+                f"The labels carry the names {class_names}, label_names has {list(names)}. Leave label_names "
+                "out."
+            )
+        if any(own != class_names for own in declared):
             raise ValueError(
                 f"The splits name the classes of {tags!r} differently: {declared}. Make them one."
             )
-        return ClassLabel(names=found)
+        return ClassLabel(names=class_names)
     learned = raw.get("train", next(iter(raw.values())))
     values = {value for row in learned[tags][:] for value in row or () if value is not None}
     if any(isinstance(value, str) for value in values):
@@ -99,16 +112,16 @@ def _split(split: str, rows: Dataset, words: str, tags: str | None, feature: Any
         features["label"] = List(feature)
         pairs = zip(columns["tokens"], columns["label"], strict=True)
         bad |= {i for i, (w, y) in enumerate(pairs) if y is None or w is None or len(w) != len(y)}
-    kept = [i for i in range(len(rows)) if i not in bad]
+    indices = [i for i in range(len(rows)) if i not in bad]
     if bad:
         reason = (
             f"{len(bad):,} of {len(rows):,} rows of split {split!r} have no words, no labels, or not as many "
             f"labels as words (first rows {sorted(bad)[:5]})"
         )
-        if on_bad_row == "raise" or not kept:
+        if on_bad_row == "raise" or not indices:
             raise ValueError(f'{reason}. Repair them, or leave them out with on_bad_row="drop".')
         logger.warning("%s: dropped", reason)
-    chosen = {name: [values[i] for i in kept] for name, values in columns.items()}
+    chosen = {name: [values[i] for i in indices] for name, values in columns.items()}
     return Dataset.from_dict(chosen, features=Features(features), split=rows.split)
 
 

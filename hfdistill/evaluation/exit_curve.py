@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, DataCollatorWithPadding
+from transformers import AutoTokenizer
 
+from hfdistill.data.align import LABELS
 from hfdistill.data.encode import encode
+from hfdistill.evaluation.metrics.gold_labels import gold
 from hfdistill.evaluation.speed import SpeedPlan, compare_speeds
-from hfdistill.network.architectures import Anatomy
+from hfdistill.network.architectures import ModelSpec
+from hfdistill.network.inputs import ModelInputs
 from hfdistill.network.loading import Source, load_classifier
-from hfdistill.network.trace import Batch, accepted_inputs
+from hfdistill.network.trace import Batch
 from hfdistill.students.early_exit import EarlyExitForSequenceClassification
 
 BATCH_SIZE = 32
@@ -87,15 +90,15 @@ def exit_curve(
         raise ValueError("The model came without a tokenizer. Pass tokenizer=, or the folder of both.")
     tokenizer = tokenizer or AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
     models = [_view(loaded, threshold) for threshold in (None, *thresholds)]
-    rows = encode(data, tokenizer, max_length=max_length).remove_columns("label")
-    pad = DataCollatorWithPadding(tokenizer)
-    known = accepted_inputs(loaded)
+    rows = encode(data, tokenizer, max_length=max_length)
+    inputs = ModelInputs.of(loaded, tokenizer)
+    columns = {name: rows[name][:] for name in (inputs.names - set(LABELS)).intersection(rows.column_names)}
 
     def collate(_role: str, chosen: Sequence[int]) -> Batch:
-        padded = pad([rows[i] for i in chosen])
-        return {name: value.to(loaded.device) for name, value in padded.items() if name in known}
+        batch = inputs.select(inputs.pad(columns, chosen))
+        return {name: value.to(loaded.device) for name, value in batch.items()}
 
-    labels, training = np.array(data["label"]), loaded.training
+    (labels, labelled), training = _labels(data, loaded.config), loaded.training
     loaded.eval()
     found = [_answers(view, collate, rows=len(rows)) for view in models]
     timed = {str(i): view if i else loaded.backbone for i, view in enumerate(models)}
@@ -104,13 +107,21 @@ def exit_curve(
     return [
         ExitPoint(
             threshold=view.exit_threshold,
-            accuracy=float((answers == labels)[labels >= 0].mean()),
+            accuracy=float((answers == labels)[labelled].mean()),
             mean_layers=float(layers.mean()),
             latency_ms=speeds[role].latency_ms_p50,
             rows_per_s=speeds[role].rows_per_s,
         )
         for view, role, (answers, layers) in zip(models, timed, found, strict=True)
     ]
+
+
+def _labels(data: Dataset, config: Any) -> tuple[Any, Any]:
+    """The class of each row in the model's order, and which rows have one."""
+    labels, labelled = gold(data, config, {})
+    if not labelled.any():
+        raise ValueError("exit_curve scores rows with a label, and found none. Check the label column.")
+    return labels, labelled
 
 
 def _loaded(model: Source) -> EarlyExitForSequenceClassification:
@@ -136,7 +147,7 @@ def _answers(
     model: EarlyExitForSequenceClassification, collate: Callable[[str, Sequence[int]], Batch], *, rows: int
 ) -> tuple[Any, Any]:
     """Class and depth of each row."""
-    depth = Anatomy.of(model).depth
+    depth = ModelSpec.of(model).depth
     answers: list[int] = []
     layers: list[int] = []
     with torch.inference_mode():

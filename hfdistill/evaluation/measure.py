@@ -14,6 +14,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers.utils.logging import tqdm
 
+from hfdistill.data.align import LABELS
 from hfdistill.evaluation.metrics.calibration import reliability
 from hfdistill.evaluation.metrics.compare import classes, confusions, differences, errors
 from hfdistill.evaluation.metrics.entities import entity_f1
@@ -25,8 +26,8 @@ from hfdistill.evaluation.speed import SpeedPlan, compare_speeds, embedding_para
 from hfdistill.files.plain_data import scrub
 from hfdistill.network.label_space import class_names, task_kind, word_labels, words
 from hfdistill.network.loading import Source
-from hfdistill.network.trace import Batch, accepted_inputs, run
-from hfdistill.teachers import Answering
+from hfdistill.network.trace import Batch, run
+from hfdistill.teachers import TeacherAsModel
 
 STANDARD = SpeedPlan()
 BATCH_SIZE = 32
@@ -143,6 +144,7 @@ def time_together(
             f"found reports {', '.join(map(str, reports))} and models {', '.join(map(str, models))}."
         )
     named = {f"student {name}": model for name, model in models.items()}
+    data = data.remove_columns([name for name in LABELS if name in data.column_names])
     subjects = load_subjects({"teacher": teacher, **named}, data, None, max_length)
     with _evaluating([subject.model for subject in subjects.values()]):
         speeds = _speeds(subjects, plan, rows=len(data))
@@ -177,7 +179,6 @@ def _evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
 
 def _predict(subject: Subject) -> Array:
     """Logits (rows, C), or (words, C), in the data's order and the student's class order."""
-    accepts = accepted_inputs(subject.model)
     order = sorted(
         range(len(subject.rows["input_ids"])), key=lambda row: -len(subject.rows["input_ids"][row])
     )
@@ -186,7 +187,7 @@ def _predict(subject: Subject) -> Array:
     with torch.inference_mode():
         for start in tqdm(range(0, len(order), BATCH_SIZE), desc=subject.role, leave=False, disable=None):
             batch = collate(subject, order[start : start + BATCH_SIZE])
-            logits = run(subject.model, batch, accepts=accepts).logits.float()
+            logits = run(subject.model, batch, accepts=subject.inputs).logits.float()
             parts += _answers(logits, batch) if of_words else logits[:, None].cpu()
     parts = [parts[place] for place in np.argsort(order)]  # (1, C) each, or (words, C)
     bad = [row for row, part in enumerate(parts) if not bool(part.isfinite().all())]
@@ -211,7 +212,11 @@ def _speeds(subjects: Mapping[str, Subject], plan: SpeedPlan | None, *, rows: in
     if plan is None:
         return {}
     models = {role: subject.model for role, subject in subjects.items()}
-    return compare_speeds(models, lambda role, chosen: collate(subjects[role], chosen), rows=rows, plan=plan)
+
+    def batch(role: str, chosen: Sequence[int]) -> Batch:
+        return subjects[role].inputs.select(collate(subjects[role], chosen))
+
+    return compare_speeds(models, batch, rows=rows, plan=plan)
 
 
 def _describe(
@@ -235,7 +240,7 @@ def _describe(
         parameters=sum(p.numel() for p in model.parameters()),
         embedding_parameters=sum(
             embedding_parameters(part)
-            for part in (model.networks() if isinstance(model, Answering) else [model])
+            for part in (model.networks() if isinstance(model, TeacherAsModel) else [model])
         ),
         size_mb=size_mb(model),
         dtype=str(model.dtype).removeprefix("torch."),

@@ -9,16 +9,17 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from hfdistill.data.align import align_to
 from hfdistill.data.encode import encode
 from hfdistill.files.plain_data import public_name
 from hfdistill.network.architectures import longest_input
+from hfdistill.network.inputs import ModelInputs, name_padding
 from hfdistill.network.label_space import match_labels, task_kind
 from hfdistill.network.loading import Source, load_classifier, load_tokenizer
-from hfdistill.network.trace import Batch, accepted_inputs
-from hfdistill.teachers import Answering, Teacher
+from hfdistill.network.trace import Batch
+from hfdistill.teachers import Teacher, TeacherAsModel
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Subject:
     model: PreTrainedModel
     rows: Mapping[str, Sequence[Sequence[int]]]
     columns: list[int] | None
-    pad: int
+    inputs: ModelInputs
 
 
 def load_subjects(
@@ -70,8 +71,10 @@ def load_subjects(
         lead = next(iter(entries))
         own = entry.tokenizer or (tokenizer if role == lead else None)
         tokenizers[role] = own or load_tokenizer(entry.model) or tokenizers.get(lead) or tokenizer
+    data = align_to(data, models[lead].config)
     _check_alike(models, entries, shared={r: tokenizers[r] is tokenizers[lead] for r in models})
-    rows = _encode(data, models, tokenizers, max_length)
+    inputs = {role: _inputs(role, model, entries[role], tokenizers[role]) for role, model in models.items()}
+    rows = _encode(data, models, inputs, max_length)
     return {
         role: Subject(
             role=role,
@@ -79,7 +82,7 @@ def load_subjects(
             model=models[role],
             rows=rows[role],
             columns=match_labels(models[lead].config, models[role].config, label_map=entry.label_map),
-            pad=_pad_id(models[role], tokenizers[role]),
+            inputs=inputs[role],
         )
         for role, entry in entries.items()
     }
@@ -91,7 +94,7 @@ def _entry(given: Any) -> Contender:
     teacher = entry.model
     if not isinstance(teacher, Teacher):
         return entry
-    model = getattr(teacher, "model", None) or Answering(teacher)
+    model = getattr(teacher, "model", None) or TeacherAsModel(teacher)
     tokenizer = getattr(model, "tokenizer", None) or teacher.tokenizer
     return replace(entry, model=model, tokenizer=entry.tokenizer or tokenizer)
 
@@ -121,24 +124,27 @@ def _name_of(model: Source) -> str:
     return public_name(model.name_or_path or type(model).__name__)
 
 
-def _pad_id(model: PreTrainedModel, tokenizer: Any) -> int:
-    return next(
-        (i for i in (getattr(tokenizer, "pad_token_id", None), model.config.pad_token_id) if i is not None), 0
-    )
+def _inputs(role: str, model: PreTrainedModel, entry: Contender, tokenizer: Any) -> ModelInputs:
+    """What a model reads of the rows that this tokenizer makes; it may be the student's, for a teacher."""
+    if isinstance(model, TeacherAsModel):
+        model.bind_tokenizer(tokenizer)
+    else:
+        name_padding(model, tokenizer)
+    own = role != "teacher" or entry.tokenizer is not None or isinstance(entry.model, (str, Path))
+    return ModelInputs.of(model, tokenizer if own else None, padded_by=tokenizer)
 
 
 def _encode(
     data: Dataset,
     models: Mapping[str, PreTrainedModel],
-    tokenizers: Mapping[str, Any],
+    inputs: Mapping[str, ModelInputs],
     max_length: int | None,
 ) -> dict[str, dict[str, Any]]:
-    """Columns of token ids by role, only those that the model's `forward` has; equal encodings are made
-    once."""
+    """Columns of token ids by role, only those that the model reads; equal encodings are made once."""
     made: dict[tuple[int, bool], Dataset] = {}
     columns = {}
     for role, model in models.items():
-        accepts, tokenizer = accepted_inputs(model), tokenizers[role]
+        tokenizer = inputs[role].tokenizer
         if "input_ids" in data.column_names:
             encoded = data
         elif tokenizer is None:
@@ -146,12 +152,13 @@ def _encode(
                 f"The {role} came without a tokenizer. Pass tokenizer=, or data that is already encoded."
             )
         else:
-            key = (id(tokenizer), "token_type_ids" in accepts)
+            key = (id(tokenizer), inputs[role].extra_token_types)
             if key not in made:
                 made[key] = encode(data, tokenizer, max_length=max_length, token_types=key[1])
             encoded = made[key]
         kept = {"labels"} if task_kind(model.config) == "token" else set()
-        names = [n for n in encoded.column_names if n in (accepts | kept) - ({"label", "labels"} - kept)]
+        reads = (inputs[role].names | kept) - ({"label", "labels"} - kept)
+        names = [name for name in encoded.column_names if name in reads]
         columns[role] = {name: encoded[name][:] for name in names}
         longest, room = (
             max(map(len, columns[role]["input_ids"])),
@@ -165,16 +172,6 @@ def _encode(
 
 
 def collate(subject: Subject, rows: Sequence[int]) -> Batch:
-    """Rows padded on the right to the longest of them, on the model's device; (B, T) each."""
-    batch = {
-        name: pad_sequence(
-            [torch.as_tensor(column[row]) for row in rows],
-            batch_first=True,
-            padding_value={"input_ids": subject.pad, "labels": -100}.get(name, 0),
-        )
-        for name, column in subject.rows.items()
-    }
-    if "attention_mask" not in batch:
-        lengths = torch.tensor([len(subject.rows["input_ids"][row]) for row in rows])
-        batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+    """Rows padded to the longest of them, on the model's device; (B, T) each."""
+    batch = subject.inputs.pad(subject.rows, rows)
     return {name: tensor.to(subject.model.device) for name, tensor in batch.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 
 from hfdistill.data.encode import encode
-from hfdistill.data.label_checks import check_class_names
+from hfdistill.evaluation.metrics.gold_labels import gold
 from hfdistill.evaluation.metrics.scores import Array, fidelity, pearson, scores
 from hfdistill.evaluation.speed import SpeedPlan, compare_speeds, environment, size_mb
 from hfdistill.exporters.onnx import PACKAGES
 from hfdistill.exporters.report import ExportReport, Format
+from hfdistill.network.architectures import longest_input
+from hfdistill.network.inputs import ModelInputs, accepted_inputs, name_padding
 from hfdistill.network.label_space import match_labels, task_kind
-from hfdistill.network.trace import Batch, accepted_inputs, run
+from hfdistill.network.trace import Batch, run
 
 METRICS = {"single_label": "accuracy", "multi_label": "subset_accuracy", "regression": "pearson"}
 MADE_UP_LENGTHS = (3, 8, 17, 33, 64)
@@ -29,31 +32,20 @@ MADE_UP_LENGTHS = (3, 8, 17, 33, 64)
 class _Rows:
     """Real rows in one tokenizer's ids, with the inputs of one model."""
 
-    def __init__(self, data: Dataset, tokenizer: Any, model: Any, *, max_length: int) -> None:
-        accepts = accepted_inputs(model)
+    def __init__(self, data: Dataset, inputs: ModelInputs, *, max_length: int) -> None:
         if "input_ids" not in data.column_names:
-            data = encode(data, tokenizer, max_length=max_length, token_types="token_type_ids" in accepts)
-        names = [name for name in data.column_names if name in accepts and name not in ("label", "labels")]
-        self.columns = {name: data[name][:] for name in names}
-        self.pad = tokenizer.pad_token_id or 0
+            extra = inputs.extra_token_types
+            data = encode(data, inputs.tokenizer, max_length=max_length, token_types=extra)
+        names = (inputs.names - {"label", "labels"}).intersection(data.column_names)
+        self.columns = {name: data[name][:] for name in sorted(names)}
+        self.inputs = inputs
 
     def __len__(self) -> int:
         return len(self.columns["input_ids"])
 
     def batch(self, chosen: Sequence[int]) -> Batch:
-        """Rows padded on the right to the longest of them; (B, T) each."""
-        found = {
-            name: pad_sequence(
-                [torch.as_tensor(column[row]) for row in chosen],
-                batch_first=True,
-                padding_value=self.pad if name == "input_ids" else 0,
-            )
-            for name, column in self.columns.items()
-        }
-        if "attention_mask" not in found:
-            lengths = torch.tensor([len(self.columns["input_ids"][row]) for row in chosen])
-            found["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
-        return found
+        """Rows padded to the longest of them; (B, T) each."""
+        return self.inputs.pad(self.columns, chosen)
 
 
 class _MadeUp:
@@ -61,7 +53,7 @@ class _MadeUp:
 
     def __init__(self, config: Any) -> None:
         draw = torch.Generator().manual_seed(0)
-        room = getattr(config, "max_position_embeddings", None) or max(MADE_UP_LENGTHS)
+        room = longest_input(config) or max(MADE_UP_LENGTHS)
         lengths = [min(MADE_UP_LENGTHS[i % 5], room - 4) for i in range(100)]
         self.rows = [torch.randint(1, config.vocab_size, (n,), generator=draw) for n in lengths]
         self.pad = config.pad_token_id or 0
@@ -74,6 +66,16 @@ class _MadeUp:
         ids = pad_sequence([self.rows[i] for i in chosen], batch_first=True, padding_value=self.pad)
         lengths = torch.tensor([len(self.rows[i]) for i in chosen])
         return {"input_ids": ids, "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long()}
+
+
+def _inputs(name: str, models: Mapping[str, Any], tokenizer: Any) -> ModelInputs:
+    """What a format reads; an ONNX file is padded as the network that it was made of."""
+    model = models[name]
+    if name == "teacher":
+        name_padding(model, tokenizer)
+        return ModelInputs.of(model, tokenizer)
+    of_network = ModelInputs.of(models["pytorch"], tokenizer)
+    return replace(of_network, names=of_network.names & (accepted_inputs(model) - {"position_ids"}))
 
 
 def _batches(rows: int) -> Iterator[range]:
@@ -100,11 +102,12 @@ class Bench:
         self.models, self.data = models, data
         self.student = models["pytorch"]
         self.task = task_kind(self.student.config)
+        self.inputs = {name: _inputs(name, models, tokenizers[name]) for name in models}
         self.rows: dict[str, _Rows | _MadeUp] = {
             name: _MadeUp(self.student.config)
             if data is None
-            else _Rows(data, tokenizers[name], model, max_length=max_length)
-            for name, model in models.items()
+            else _Rows(data, self.inputs[name], max_length=max_length)
+            for name in models
         }
         self.count = len(self.rows["pytorch"])
         self.logits = {name: self._predict(name) for name in models}
@@ -113,13 +116,13 @@ class Bench:
     def _predict(self, name: str) -> Array:
         """Logits (rows, C) in the student's class order."""
         model, parts = self.models[name], []
-        accepts, columns = accepted_inputs(model), None
+        columns = None
         if name == "teacher":
             columns = match_labels(self.student.config, model.config)
         with torch.inference_mode():
             for chosen in _batches(self.count):
                 batch = self.rows[name].batch(chosen)
-                parts.append(run(model, batch, accepts=accepts).logits.float().cpu().numpy())
+                parts.append(run(model, batch, accepts=self.inputs[name]).logits.float().cpu().numpy())
         logits = np.concatenate(parts)
         return logits if columns is None else logits[:, columns]
 
@@ -179,14 +182,7 @@ class Bench:
         """Labels, and which rows have one."""
         if self.data is None or "label" not in self.data.column_names:
             return np.zeros(self.count), np.zeros(self.count, dtype=bool)
-        names = getattr(self.data.features["label"], "names", None)
-        if names:
-            check_class_names(names, self.student.config, split=str(self.data.split or "data"))
-        values = np.array([np.nan if value is None else value for value in self.data["label"]])
-        if self.task == "regression":
-            return values, ~np.isnan(values)
-        known = (np.nan_to_num(values, nan=-100) >= 0).reshape(len(values), -1).all(axis=1)
-        return np.where(known if values.ndim == 1 else known[:, None], values, 0).astype(np.int64), known
+        return gold(self.data, self.student.config, {})
 
     def _batch(self, name: str, chosen: Sequence[int]) -> Batch:
         return self.rows[name].batch(chosen)

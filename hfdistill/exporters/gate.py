@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -19,9 +20,9 @@ from hfdistill.exporters.report import ExportReport
 from hfdistill.files.checkpoint import REPLACED, publish
 from hfdistill.files.plain_data import public_name, write_atomically
 from hfdistill.network.architectures import longest_input
+from hfdistill.network.inputs import ModelInputs, name_padding
 from hfdistill.network.label_space import task_kind
 from hfdistill.network.loading import Source, load_classifier
-from hfdistill.network.trace import accepted_inputs
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 TOLERANCE = 1e-4
@@ -204,8 +205,10 @@ def _write(
 ) -> dict[str, Any]:
     """Write the files, and give every format of the student as a model."""
     check_tokenizer(tokenizer)
-    inputs = tuple(name for name in INPUTS if name in accepted_inputs(model))
-    to_onnx(model, staged / "model.onnx", inputs=inputs)
+    name_padding(model, tokenizer)
+    reads = ModelInputs.of(model, tokenizer)
+    reads = replace(reads, names=reads.names.intersection(INPUTS))
+    to_onnx(model, staged / "model.onnx", inputs=tuple(name for name in INPUTS if name in reads.names))
     models: dict[str, Any] = {"pytorch": model, "onnx": OnnxModel(staged / "model.onnx")}
     if int8:
         to_int8(staged / "model.onnx", staged / "model_int8.onnx", scheme=int8)
@@ -213,7 +216,10 @@ def _write(
     model.config.save_pretrained(staged)
     alone = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     alone.enable_padding(
-        pad_id=tokenizer.pad_token_id or 0, pad_token=tokenizer.pad_token or "[PAD]", direction="right"
+        pad_id=reads.pad_id,
+        pad_token=tokenizer.convert_ids_to_tokens(reads.pad_id),
+        pad_type_id=getattr(tokenizer, "pad_token_type_id", 0) or 0,
+        direction=reads.side,
     )
     alone.enable_truncation(max_length)
     alone.save(str(staged / "tokenizer.json"))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -40,6 +43,9 @@ class Layout:
         up: Path of the feed-forward network's first projection in a block; it may hold a gate too.
         down: Path of its last one, whose input is the neurons.
         neurons: Config field with the number of neurons.
+        sums: Per residual sum of a block, in their order: the path of the projection that ends in it, and the
+            path of the module that is given the sum (the LayerNorm after it; before it, where norms come
+            first), "" for the block's own output.
         follows: Config fields that are changed with the width where they equal it.
         head_bias: Path, from the base model, of an embedding with a column per head that all blocks share.
         narrow_reason: Why width, heads and neurons cannot be cut; "" where they can.
@@ -66,6 +72,7 @@ class Layout:
     up: str = "intermediate.dense"
     down: str = "output.dense"
     neurons: str = "intermediate_size"
+    sums: tuple[tuple[str, str], ...] = ()
     follows: tuple[str, ...] = ()
     head_bias: str = ""
     narrow_reason: str = ""
@@ -76,7 +83,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class ModelSpec:
     """The sizes of a network: what losses and layer maps need to know before anything runs.
 
     Args:
@@ -89,8 +96,8 @@ class Anatomy:
 
     Example:
         >>> from transformers import BertConfig
-        >>> Anatomy.of(BertConfig(num_hidden_layers=6, num_labels=3))
-        Anatomy(model_type='bert', depth=6, width=768, heads=12, classes=3, exits=())
+        >>> ModelSpec.of(BertConfig(num_hidden_layers=6, num_labels=3))
+        ModelSpec(model_type='bert', depth=6, width=768, heads=12, classes=3, exits=())
     """
 
     model_type: str
@@ -101,7 +108,7 @@ class Anatomy:
     exits: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, model_or_config: Any) -> Anatomy:
+    def of(cls, model_or_config: Any) -> ModelSpec:
         """Read the sizes off a model, a PEFT wrapper around one, or a config.
 
         Raises:
@@ -117,6 +124,64 @@ class Anatomy:
             classes=config.num_labels,
             exits=tuple(getattr(getattr(unwrapped(model_or_config), "config", model_or_config), "exits", ())),
         )
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The table in which a network looks up the absolute position of a token.
+
+    RoBERTa and its kind number the first token one past the id of padding, and give padding its own id as
+    position: as many places of the table hold no text. They are told by the table itself, which has a
+    `padding_idx`.
+
+    Args:
+        rows: Positions in the table; 0 for a network that has none.
+        start: Number of the first token.
+
+    Example:
+        >>> from transformers import RobertaConfig
+        >>> Positions.of(RobertaConfig(max_position_embeddings=514))
+        Positions(rows=514, start=2)
+    """
+
+    rows: int = 0
+    start: int = 0
+
+    @classmethod
+    def of(cls, model_or_config: Any) -> Positions:
+        """Read the table off a model, or off one without weights that is built from a config."""
+        network = unwrapped(model_or_config)
+        config = _config(network)
+        limit = getattr(config, "max_position_embeddings", None)
+        if not isinstance(network, nn.Module):
+            key = (getattr(config, "model_type", None), limit, getattr(config, "pad_token_id", None))
+            if key not in _POSITIONS:
+                bare = _without_weights(config)
+                _POSITIONS[key] = cls() if bare is None else cls.of(bare)
+            return _POSITIONS[key]
+        for name, table in network.named_modules():
+            shape: tuple[int, ...] = tuple(getattr(getattr(table, "weight", None), "shape", ()))
+            if len(shape) == 2 and _POSITION_TABLE.fullmatch(name.rpartition(".")[2]):
+                pad = getattr(table, "padding_idx", None)
+                return cls(shape[0], 0 if pad is None or shape[0] != limit else pad + 1)
+        return cls()
+
+
+_POSITION_TABLE = re.compile(r"position_embeddings?|embed_positions|positions_embed|wpe")
+_POSITIONS: dict[Any, Positions] = {}
+
+
+def _without_weights(config: Any) -> nn.Module | None:
+    """A network of this config on torch's "meta" device, without memory; None for one Transformers lacks."""
+    from transformers import MODEL_MAPPING
+
+    kind: Any = MODEL_MAPPING.get(type(config), None)
+    if kind is None:
+        return None
+    kind = kind[0] if isinstance(kind, tuple) else kind
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        network: nn.Module = kind._from_config(copy.deepcopy(config))
+    return network
 
 
 def register_anatomy(model_type: str, layout: Layout, *, replace: bool = False) -> None:
@@ -173,26 +238,19 @@ def unwrapped(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def known_anatomy(model: Any) -> Anatomy | None:
+def known_spec(model: Any) -> ModelSpec | None:
     """The sizes of a model, or None where its architecture is not known."""
     known = getattr(_config(model), "model_type", None) in known_anatomies()
-    return Anatomy.of(model) if known else None
+    return ModelSpec.of(model) if known else None
 
 
-def longest_input(config: Any) -> int | None:
+def longest_input(model_or_config: Any) -> int | None:
     """Tokens that a model has positions for; None where it has no such limit."""
-    config = getattr(config, "classifier_config", config)
-    positions = getattr(config, "max_position_embeddings", None)
-    if not isinstance(positions, int) or positions <= 0:
+    config = _config(model_or_config)
+    limit = getattr(config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit <= 0:
         return None
-    if config.model_type in (
-        "roberta",
-        "xlm-roberta",
-        "camembert",
-        "mpnet",
-    ):  # they count from the padding on
-        return positions - 1 - (config.pad_token_id or 0)
-    return positions
+    return limit - Positions.of(model_or_config).start
 
 
 def blocks(model: Any) -> nn.ModuleList:
@@ -210,7 +268,7 @@ def blocks(model: Any) -> nn.ModuleList:
     layout = layout_of(model)
     if layout.shared:
         raise ValueError(
-            f"Found {Anatomy.of(model).depth} layers but no module for each: {layout.shared}. "
+            f"Found {ModelSpec.of(model).depth} layers but no module for each: {layout.shared}. "
             f"Read hidden states with `output_hidden_states=True`, or use an architecture whose layers are "
             f"modules of their own."
         )
@@ -259,8 +317,13 @@ _RELATIVE = "relative positions are added to the scores"
 _BETWEEN = "tables of relative positions, which are no rows, are handed from block to block"
 _SHARED = "ALBERT repeats one group of weights over all layers"
 
+_BERT_SUMS = (
+    ("attention.output.dense", "attention.output.LayerNorm"),
+    ("output.dense", "output.LayerNorm"),
+)
 _BERT = Layout(
     blocks="encoder.layer",
+    sums=_BERT_SUMS,
     query="attention.self.query",
     key="attention.self.key",
     value="attention.self.value",
@@ -270,7 +333,11 @@ _LAYOUTS: dict[str, Layout] = {
     "bert": _BERT,
     "camembert": _BERT,
     "electra": replace(_BERT, follows=("embedding_size",)),
-    "mobilebert": replace(_BERT, narrow_reason="its blocks have several widths and feed-forward networks"),
+    "mobilebert": replace(
+        _BERT,
+        narrow_reason="its blocks have several widths and feed-forward networks",
+        sums=(*_BERT_SUMS, ("output.bottleneck.dense", "output.bottleneck.LayerNorm")),
+    ),
     "roberta": _BERT,
     "xlm-roberta": _BERT,
     "albert": Layout(
@@ -286,6 +353,7 @@ _LAYOUTS: dict[str, Layout] = {
     ),
     "deberta": Layout(
         blocks="encoder.layer",
+        sums=_BERT_SUMS,
         projections_reason="one projection interleaves query, key and value, and their biases come after it",
         narrow_reason="one projection interleaves the heads' queries, keys and values",
         attention_reason=_RELATIVE,
@@ -293,6 +361,7 @@ _LAYOUTS: dict[str, Layout] = {
     ),
     "deberta-v2": Layout(
         blocks="encoder.layer",
+        sums=_BERT_SUMS,
         query="attention.self.query_proj",
         key="attention.self.key_proj",
         value="attention.self.value_proj",
@@ -310,6 +379,7 @@ _LAYOUTS: dict[str, Layout] = {
         up="ffn.lin1",
         down="ffn.lin2",
         neurons="hidden_dim",
+        sums=(("attention.out_lin", "sa_layer_norm"), ("ffn.lin2", "output_layer_norm")),
     ),
     "modernbert": Layout(
         blocks="layers",
@@ -319,6 +389,7 @@ _LAYOUTS: dict[str, Layout] = {
         output="attn.Wo",
         up="mlp.Wi",
         down="mlp.Wo",
+        sums=(("attn.Wo", "mlp_norm"), ("mlp.Wo", "")),
         attention_reason="query and key are rotated by position afterwards, and some layers see a window",
         anchored=_modernbert_anchored,
     ),
@@ -328,6 +399,7 @@ _LAYOUTS: dict[str, Layout] = {
         key="attention.attn.k",
         value="attention.attn.v",
         output="attention.attn.o",
+        sums=(("attention.attn.o", "attention.LayerNorm"), ("output.dense", "output.LayerNorm")),
         head_bias="encoder.relative_attention_bias",
         attention_reason=_RELATIVE,
     ),

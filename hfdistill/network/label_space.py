@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -198,6 +198,82 @@ def match_labels(
         )
     columns = _by_name(own, theirs) if label_map is None else _by_map(own, theirs, label_map)
     return None if columns == list(range(len(own))) else columns
+
+
+def has_names(names: Sequence[str]) -> bool:
+    """Whether class names say more than numbers: neither LABEL_0, LABEL_1, … nor "0", "1", … in order."""
+    plain = all(_UNNAMED.fullmatch(name.strip().casefold()) for name in names)
+    return not plain and list(names) != [str(i) for i in range(len(names))]
+
+
+def class_ids(
+    names: Sequence[str], classes: Sequence[str], *, data: str, used: Collection[int] | None = None
+) -> list[int | None] | None:
+    """For each class of the data, the number that the model has for the class of this name.
+
+    Names are compared as they are written, else case folded. The data may have fewer classes than the model.
+    LABEL_2 is the number 2 of a model whose classes have other names. Where the model's classes have no
+    names, the data's are taken in their order.
+
+    Args:
+        names: of the data's classes 0, 1, ….
+        classes: of the model's, in the order of its outputs.
+        data: what messages call the data, such as "train_dataset".
+        used: numbers of the data's classes that occur in rows; None where that is not known. Only classes
+            that occur must be the model's.
+
+    Returns:
+        The model's number for each class of the data, None for one that is not the model's and does not
+        occur; or None for the whole where the data's numbers are the model's.
+
+    Raises:
+        LabelSpaceError: for classes that the model does not have, with both lists; and for fewer classes than
+            those of a model without names, of which nobody knows which they are.
+
+    Example:
+        >>> class_ids(["joy", "rage"], ["calm", "fear", "joy", "rage"], data="dev")
+        [2, 3]
+    """
+    exact = {name: i for i, name in enumerate(classes)}
+    folded: dict[str, list[int]] = {}
+    for i, name in enumerate(classes):
+        folded.setdefault(name.strip().casefold(), []).append(i)
+    ids: list[int | None] = []
+    for name in names:
+        near = folded.get(name.strip().casefold(), [])
+        ids.append(exact[name] if name in exact else near[0] if len(near) == 1 else None)
+    unknown = [i for i, number in enumerate(ids) if number is None and (used is None or i in used)]
+    if unknown and not has_names(names):
+        numbers = [
+            int(name.strip()[6:]) if _UNNAMED.fullmatch(name.strip().casefold()) else int(name)
+            for name in names
+        ]
+        ids, unknown = list(numbers), [i for i in unknown if numbers[i] >= len(classes)]
+    if unknown and not has_names(classes):
+        if len(names) < len(classes):
+            raise LabelSpaceError(_which_of_them(names, classes, data))
+        return None
+    if unknown:
+        raise LabelSpaceError(_foreign([names[i] for i in unknown], names, classes, data))
+    return None if ids == list(range(len(names))) else ids
+
+
+def _which_of_them(names: Sequence[str], classes: Sequence[str], data: str) -> str:
+    return (
+        f"{data} has {len(names)} classes, {some(names)}, and the model has {len(classes)} without names "
+        "(LABEL_0 …): which of them the data's are would be a guess. Name the model's classes in the order "
+        f"of its outputs: label_names=[{short(names[0])}, …] (load_classifier, measure, export, "
+        "--label-names), or model.config.id2label = {0: …}."
+    )
+
+
+def _foreign(unknown: Sequence[str], names: Sequence[str], classes: Sequence[str], data: str) -> str:
+    return (
+        f"{data} has rows of {some(unknown)}, which the model does not have. The data's classes: "
+        f"{some(names)}; the model's: {some(classes)}. Name the column that holds the model's classes "
+        "(label=, --label COLUMN), write the model's names into the data, leave these rows out, or train a "
+        f"model that has these classes: load_classifier(encoder, new_head=[{short(names[0])}, …])."
+    )
 
 
 def in_order_of(labels: Tensor, columns: list[int] | None) -> Tensor:

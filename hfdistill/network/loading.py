@@ -16,10 +16,13 @@ from transformers import (
 )
 
 from hfdistill.files.hub import reaching
+from hfdistill.network.adapters import adapter_settings, load_adapter
 from hfdistill.network.label_space import class_names, name_architecture, task_kind
+from hfdistill.network.model_folder import check_model_folder
 
 Source: TypeAlias = str | Path | PreTrainedModel
 
+_LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
 
 
@@ -49,7 +52,8 @@ def load_classifier(
 ) -> PreTrainedModel:
     """A classifier in float32 from a Hub id or a folder; an object is returned as it is.
 
-    Code that comes with a model is never run (`trust_remote_code` stays off).
+    Code that comes with a model is never run (`trust_remote_code` stays off). A PEFT adapter is merged into
+    its base model.
 
     Args:
         source: Hub id, path or model.
@@ -73,6 +77,11 @@ def load_classifier(
     """
     if not isinstance(source, (str, Path)):
         return name_architecture(source)
+    check_model_folder(source, role=role)
+    with reaching(str(source)):
+        adapter = adapter_settings(source)
+    if adapter is not None:
+        return name_architecture(_adapted(source, adapter, new_head=new_head, role=role))
     options = {}
     if new_head is not None:
         options = {"id2label": dict(enumerate(new_head)), "label2id": {n: i for i, n in enumerate(new_head)}}
@@ -92,6 +101,9 @@ def load_classifier(
             f"The {role} {str(source)!r} lacks weights of its encoder ({', '.join(inside[:4])}), which would "
             "be random. Download it again, or name another model."
         )
+    saved_as = (model.config.architectures or [""])[0]
+    if missing and new_head is None and role != "student" and saved_as.endswith(_LANGUAGE_MODELS):
+        refuse_other_heads(saved_as, role=role)
     if missing and new_head is None:
         raise MissingHead(
             f"The {role} {str(source)!r} is an encoder without a trained classifier: "
@@ -99,6 +111,56 @@ def load_classifier(
             "labelled data first (recipes/sst2.py --train_teacher), or name a fine-tuned model."
         )
     return name_architecture(model)
+
+
+def _adapted(
+    source: str | Path, settings: dict[str, Any], *, new_head: Sequence[str] | None, role: str
+) -> PreTrainedModel:
+    """A base model with an adapter merged into it; its classes are named anew where that is asked."""
+
+    def load(base: str, task: Task, names: Sequence[str] | None) -> PreTrainedModel:
+        return load_classifier(base, new_head=names, task=task, role=f"base model of the {role}")
+
+    model: PreTrainedModel = load_adapter(source, settings, load=load, role=role)
+    if new_head is not None:
+        if len(new_head) != model.config.num_labels:
+            raise ValueError(
+                f"The {role} {str(source)!r} is an adapter with a head of {model.config.num_labels} classes, "
+                f"and {len(new_head)} are asked for. Name a model without an adapter."
+            )
+        model.config.id2label = dict(enumerate(new_head))
+        model.config.label2id = {name: number for number, name in enumerate(new_head)}
+    return model
+
+
+def refuse_other_heads(architecture: str, *, role: str) -> None:
+    """Refuse a model of Transformers whose head answers another question than that of a text's class.
+
+    Args:
+        architecture: the name of its class.
+        role: what the message calls it.
+
+    Raises:
+        MissingHead: saying what to do.
+    """
+    others = ("ForMaskedLM", "ForQuestionAnswering", "ForMultipleChoice", "ForPreTraining")
+    others = (*others, "ForConditionalGeneration")
+    if role == "student" and architecture.endswith((*_LANGUAGE_MODELS, *others)):
+        raise MissingHead(
+            f"The student is a {architecture}, which gives a text no class. Start from its encoder with a "
+            "fresh head: load_classifier(path, new_head=[class names])."
+        )
+    if architecture.endswith(_LANGUAGE_MODELS):
+        raise MissingHead(
+            f"The {role} is a language model ({architecture}), whose logits are the next token and no class. "
+            "To let it answer by words, type teacher=hfdistill.prompted(model, prompt, classes). Else "
+            "fine-tune it with a head: AutoModelForSequenceClassification.from_pretrained(..., num_labels=)."
+        )
+    if architecture.endswith(others):
+        raise MissingHead(
+            f"The {role} is a {architecture}, which gives a text no class. Name a model that was fine-tuned "
+            "with AutoModelForSequenceClassification or AutoModelForTokenClassification."
+        )
 
 
 def load_student(source: Source, *, like: Any = None) -> PreTrainedModel:
@@ -125,6 +187,9 @@ def load_tokenizer(source: Any) -> Any:
     if not isinstance(source, (str, Path)):
         return None
     folder = Path(source)
+    adapter = adapter_settings(source) if folder.is_dir() else None
+    if adapter and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        return load_tokenizer(adapter.get("base_model_name_or_path"))
     if folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         return None
     try:

@@ -5,7 +5,6 @@ Shape letters, fixed here for the whole package: B batch, T tokens, D width, H h
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hfdistill.network.architectures import Anatomy, Layout, blocks, layout_of, unwrapped
+from hfdistill.network.architectures import Layout, ModelSpec, blocks, layout_of, unwrapped
+from hfdistill.network.inputs import ModelInputs, accepted_inputs
+
+__all__ = ["Batch", "Tap", "Trace", "accepted_inputs", "check_taps", "logits_of", "run", "tapped"]
 
 Batch = Mapping[str, Tensor]
 
@@ -68,11 +70,6 @@ class Trace:
     readings: Mapping[Tap, Tensor] = field(default_factory=dict)
 
 
-def accepted_inputs(model: nn.Module) -> frozenset[str]:
-    """Names of the arguments that `model.forward` declares, seen through a PEFT wrapper."""
-    return frozenset(inspect.signature(unwrapped(model).forward).parameters)
-
-
 def logits_of(outputs: Any) -> Tensor:
     """The logits of a `ModelOutput`, a mapping or a tuple.
 
@@ -90,20 +87,25 @@ def logits_of(outputs: Any) -> Tensor:
 
 
 def run(
-    model: nn.Module, batch: Batch, *, accepts: frozenset[str], taps: Collection[Tap] = frozenset()
+    model: nn.Module,
+    batch: Batch,
+    *,
+    accepts: ModelInputs | frozenset[str],
+    taps: Collection[Tap] = frozenset(),
 ) -> Trace:
     """Run `model` on what it accepts of `batch`; labels are for the objectives, not for the model.
 
     Args:
         model: a model, also one wrapped for PEFT or for several processes.
         batch: what the collator made.
-        accepts: names of the arguments of its forward.
+        accepts: what it reads of a batch, or the names of the arguments of its forward.
         taps: what to read on the way; nothing else is kept.
 
     Raises:
         ValueError: for taps that this model does not have; see `tapped`.
     """
-    inputs = {name: value for name, value in batch.items() if name in accepts and name != "labels"}
+    accepts = accepts if isinstance(accepts, ModelInputs) else ModelInputs(accepts)
+    inputs = accepts.select(batch)
     mask = batch.get("attention_mask")
     if not taps:
         return Trace(logits=logits_of(model(**inputs)), attention_mask=mask)
@@ -168,7 +170,7 @@ def check_taps(model: nn.Module, taps: Collection[Tap]) -> None:
 def _hook(model: nn.Module, tap: Tap, readings: dict[Tap, Tensor]) -> Any:
     """Attach what reads one tap; returns its handle."""
     network: Any = unwrapped(model)
-    layout, anatomy = layout_of(network), Anatomy.of(network)
+    layout, anatomy = layout_of(network), ModelSpec.of(network)
     if tap.layer > anatomy.depth:
         raise ValueError(
             f"{tap} is out of range: this {anatomy.model_type} has {anatomy.depth} layers. "
@@ -224,7 +226,7 @@ def _block(network: Any, layout: Layout, layer: int, depth: int) -> tuple[nn.Mod
     return groups[0], layer - 1
 
 
-def _path(layout: Layout, tap: Tap, anatomy: Anatomy) -> str:
+def _path(layout: Layout, tap: Tap, anatomy: ModelSpec) -> str:
     path: str = layout.fused or getattr(layout, tap.kind)
     if not path or not anatomy.heads:
         reason = layout.projections_reason or "its layout names no such projection"

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, set_seed
 
 from hfdistill.network.architectures import longest_input
+from hfdistill.network.inputs import ModelInputs
 from hfdistill.network.loading import MissingHead, Source, load_classifier, load_student
 from hfdistill.recipe import schema
 from hfdistill.recipe.binding import build
@@ -113,6 +114,7 @@ class ModelBuilder:
                     truncation=True,
                     max_length=min(limit for limit in room if limit),
                     padding=True,
+                    padding_side=ModelInputs.of(model, tokenizer).side,
                     return_tensors="pt",
                 )
             )

@@ -12,6 +12,7 @@ from datasets import Dataset, List, concatenate_datasets
 
 from hfdistill.data import Chain, augment, load
 from hfdistill.data.unlabelled_texts import apart_from
+from hfdistill.network.label_space import some
 from hfdistill.recipe import schema
 from hfdistill.recipe.binding import build
 from hfdistill.recipe.schema import Splits
@@ -70,8 +71,14 @@ class Rows:
         values = self.labelled["label"][:]
         if self.task == "token":
             feature, values = feature.feature, [label for row in values for label in row]
-        if getattr(feature, "names", None):
-            return list(feature.names)
+        names = list(getattr(feature, "names", None) or [])
+        if len(names or set(values)) == 1 and self.task != "regression":
+            raise ValueError(
+                f"The rows to train on have one class alone, {some(names or [str(values[0])])}: where every "
+                "row has one label there is nothing to learn. Check the label column and the split."
+            )
+        if names:
+            return names
         return ["value"] if self.task == "regression" else [f"LABEL_{i}" for i in range(max(values) + 1)]
 
     def few(self) -> Rows:

@@ -59,7 +59,7 @@ TEACHERS = {
 STUDENTS = {
     "shrink": _component(
         "hfdistill.students.shrink:shrink",
-        *("teacher", "dtype", "data"),
+        *("teacher", "dtype", "data", "fit", "tokenizer"),
         beside=f"{_HERE}:Chosen",
         made_of_model=True,
     ),

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hfdistill.network.architectures import Anatomy, layout_of, unwrapped
+from hfdistill.network.architectures import ModelSpec, layout_of, unwrapped
+from hfdistill.network.inputs import ModelInputs
 from hfdistill.network.label_space import task_kind
-from hfdistill.network.trace import accepted_inputs, logits_of
+from hfdistill.network.trace import logits_of
 
 Batches = Iterable[Mapping[str, Tensor]]
 
@@ -45,7 +46,7 @@ def block_importance(model: Any, data: Batches) -> list[float]:
     which is hard to beat once the student is trained.
     """
     network, batches = unwrapped(model), _batches(data)
-    anatomy = Anatomy.of(network)
+    anatomy = ModelSpec.of(network)
     if not anatomy.heads:
         raise ValueError(
             f"What a layer of this {anatomy.model_type} is worth cannot be told by leaving it out: the "
@@ -104,7 +105,7 @@ def taylor_importance(model: Any, data: Batches) -> Importance:
         model: a classifier whose layout names its projections.
         data: batches; see `block_importance`.
     """
-    layout, anatomy, batches = layout_of(model), Anatomy.of(model), _batches(data)
+    layout, anatomy, batches = layout_of(model), ModelSpec.of(model), _batches(data)
     blocks = list(model.base_model.get_submodule(layout.blocks))
     sums: dict[tuple[str, int], Tensor] = {}
 
@@ -155,8 +156,7 @@ def _loss(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
 
 def _logits(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
     """A row for each text, or, where tokens are labelled, for each real token: (N, C)."""
-    accepts = accepted_inputs(model) - {"labels"}
-    inputs = {name: value.to(model.device) for name, value in batch.items() if name in accepts}
+    inputs = ModelInputs.of(model).select({name: value.to(model.device) for name, value in batch.items()})
     logits = logits_of(model(**inputs))
     return logits[_mask(model, batch)] if logits.dim() == 3 else logits
 
@@ -211,7 +211,7 @@ def _evaluating(model: Any) -> Iterator[None]:
 def _without(model: Any, number: int) -> Iterator[None]:
     """While open, block `number` gives its input back; in ALBERT, the call of that number."""
     modules = list(model.base_model.get_submodule(layout_of(model).blocks))
-    calls = iter(range(1, Anatomy.of(model).depth + 1))
+    calls = iter(range(1, ModelSpec.of(model).depth + 1))
 
     def skip(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         if next(calls) != number:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,9 +16,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hfdistill.files.plain_data import public_name
-from hfdistill.network.architectures import Anatomy, Layout, embeddings, layout_of
+from hfdistill.network.architectures import Layout, ModelSpec, embeddings, layout_of
+from hfdistill.network.loading import load_tokenizer
+from hfdistill.students.calibration import FEW, Sides, calibration, few
 from hfdistill.students.importance import Batches
-from hfdistill.students.weight_copy import empty_like, fill, network
+from hfdistill.students.refit import Refit, answer_error, check_refit, refit
+from hfdistill.students.refit_search import best_layers
+from hfdistill.students.refit_steps import Cut
+from hfdistill.students.weight_copy import empty_like, load_weights, network
 from hfdistill.students.width_pruning import named_size, narrowed
 
 logger = logging.getLogger(__name__)
@@ -31,6 +38,8 @@ def shrink(
     ffn: int | None = None,
     size: str | None = None,
     data: Batches | None = None,
+    fit: Any = None,
+    tokenizer: Any = None,
     dtype: torch.dtype = torch.float32,
 ) -> PreTrainedModel:
     """A student made of some of the teacher's blocks, hidden dimensions, heads and neurons.
@@ -77,7 +86,11 @@ def shrink(
         data: Batches on which importance is measured, as `tokenizer(texts, padding=True,
             return_tensors="pt")` or a data loader gives them; some hundred rows do. The loss is that of
             their `labels`, and of the teacher's own answers for rows without; for several labels and real
-            values Σ |logits|, without labels. For `width`, `heads`, `ffn` and `size`.
+            values Σ |logits|, without labels. For `width`, `heads`, `ffn` and `size`; with `fit`, some of
+            its texts where not given.
+        fit: Texts without labels, or a `Refit` of them: what is kept is then fitted to the whole teacher by
+            least squares, so that the student is of use before it is trained; see `Refit`.
+        tokenizer: What reads the texts of `fit`; None for the one in the teacher's folder.
         dtype: Type of the student's weights.
 
     Returns:
@@ -104,25 +117,82 @@ def shrink(
     vocabulary there (`prune_vocabulary`).
     """
     model = network(teacher)
-    wanted: dict[str, Any] = {"layers": layers, "width": width, "heads": heads, "ffn": ffn}
+    wanted = _wanted(layers=layers, width=width, heads=heads, ffn=ffn, size=size)
+    if fit is None:
+        student, cut = _cut(model, wanted, data=data, dtype=dtype)
+    else:
+        plan = fit if isinstance(fit, Refit) else Refit(fit)
+        student, cut = _fitted(model, wanted, plan, tokenizer or _tokenizer(teacher, model), data=data)
+    _log(model, student, kept=list(cut.layers))
+    return student.to(dtype).eval()
+
+
+def _wanted(*, size: str | None, **sizes: Any) -> dict[str, Any]:
+    """The sizes of the student, None for the teacher's own."""
     if size is not None:
-        given = {name: value for name, value in wanted.items() if value is not None}
-        wanted = named_size(size) | ({"width": None} if "heads" in given else {}) | given
-    if all(value is None for value in wanted.values()):
+        named = {name: value for name, value in sizes.items() if value is not None}
+        sizes |= named_size(size) | ({"width": None} if "heads" in named else {}) | named
+    if all(value is None for value in sizes.values()):
         raise ValueError("shrink is asked for nothing. Write layers=3, ffn=1024, width=256 or size='mini'.")
-    anatomy, layout = Anatomy.of(model), layout_of(model)
-    layers = wanted.pop("layers")
+    return sizes
+
+
+def _cut(model: Any, wanted: dict[str, Any], *, data: Batches | None, dtype: torch.dtype) -> tuple[Any, Cut]:
+    """A student whose weights are copies of its teacher's, and what it kept."""
+    anatomy, layout = ModelSpec.of(model), layout_of(model)
+    layers = wanted["layers"]
     every = list(range(1, anatomy.depth + 1))
     kept = every if layers is None else _kept(layers, anatomy=anatomy, layout=layout, config=model.config)
-    narrow = model
-    if any(value is not None for value in wanted.values()):
-        narrow = narrowed(model, **{"width": None, "heads": None, **wanted}, data=data)
+    narrow, indices = model, dict[str, list[Tensor]]()
+    sizes = {name: wanted[name] for name in ("width", "heads", "ffn")}
+    if any(value is not None for value in sizes.values()):
+        narrow, indices = narrowed(model, **sizes, data=data)
     config = _config(narrow.config, layout=layout, kept=kept)
     config.shrunk_from = _origin(model, narrow, kept)
     student = empty_like(model, config, dtype=dtype)
-    fill(student, _weights(narrow, layout=layout, kept=kept))
-    _log(model, student, kept=kept)
-    return student.to(model.device).eval()
+    load_weights(student, _weights(narrow, layout=layout, kept=kept))
+    return student.to(model.device).eval(), Cut(kept, indices)
+
+
+def _fitted(
+    model: Any, wanted: dict[str, Any], plan: Refit, tokenizer: Any, *, data: Batches | None
+) -> tuple[Any, Cut]:
+    """A student in float32 that is fitted to its teacher, and what it kept."""
+    check_refit(model)
+    options = {"rows": plan.rows, "max_length": plan.max_length}
+    batches = calibration(plan.texts, tokenizer=tokenizer, config=model.config, **options)
+    data = few(batches[0]) if data is None else data
+    if plan.choose_layers:
+        wanted = wanted | {"layers": _best(model, wanted, plan, batches, data)}
+    student, cut = _cut(model, wanted, data=data, dtype=torch.float32)
+    started, before = time.perf_counter(), answer_error(student, model, batches[1], cut)
+    refit(student, model, cut, plan, batches)
+    texts = [sum(len(batch["input_ids"]) for batch in side) for side in batches]
+    student.config.shrunk_from["fitted_on"] = sum(texts)
+    logger.info(
+        "Fitted to %d texts in %.0f s; mean squared error of the answers to %d others: %.4g → %.4g",
+        *(texts[0], time.perf_counter() - started, texts[1], before),
+        answer_error(student, model, batches[1], cut),
+    )
+    return student, cut
+
+
+def _best(model: Any, wanted: dict[str, Any], plan: Refit, batches: Sides, data: Batches) -> list[int]:
+    """The blocks with which the fitted student answers most like its teacher, tried on few texts."""
+    layout, small = layout_of(model), (few(batches[0]), few(batches[1], rows=FEW // 4))
+
+    def error(layers: Sequence[int]) -> float:
+        student, cut = _cut(model, wanted | {"layers": list(layers)}, data=data, dtype=torch.float32)
+        refit(student, model, cut, replace(plan, sweeps=1), small)
+        return answer_error(student, model, small[1], cut)
+
+    anchored = bool(layout.anchored(model.config))
+    return best_layers(error, depth=ModelSpec.of(model).depth, count=wanted["layers"], anchored=anchored)
+
+
+def _tokenizer(teacher: Any, model: Any) -> Any:
+    """The tokenizer beside the teacher's weights; None where there is none."""
+    return load_tokenizer(teacher) or load_tokenizer(model.config._name_or_path or None)
 
 
 def _origin(model: Any, narrow: Any, kept: list[int]) -> dict[str, Any]:
@@ -146,7 +216,7 @@ def _sizes(teacher: Any, student: Any) -> dict[str, tuple[int, int]]:
     return {name: (old, new) for name, (old, new) in both.items()}
 
 
-def _kept(layers: int | Sequence[int], *, anatomy: Anatomy, layout: Layout, config: Any) -> list[int]:
+def _kept(layers: int | Sequence[int], *, anatomy: ModelSpec, layout: Layout, config: Any) -> list[int]:
     """Numbers of the kept blocks, from 1."""
     fixed, anchored = layout.fixed(config), layout.anchored(config)
     if fixed:
@@ -245,7 +315,7 @@ def _log(teacher: Any, student: Any, *, kept: list[int]) -> None:
     logger.info(
         "Kept blocks %s of %d%s: %.1f M → %.1f M parameters (%.0f %%), %.0f %% of them embeddings.",
         ", ".join(map(str, kept)),
-        Anatomy.of(teacher).depth,
+        ModelSpec.of(teacher).depth,
         "".join(sizes),
         before / 1e6,
         after / 1e6,

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hfdistill.network.architectures import Anatomy, Layout, layout_of
+from hfdistill.network.architectures import Layout, ModelSpec, layout_of
 from hfdistill.students.importance import Batches, Importance, taylor_importance
-from hfdistill.students.weight_copy import empty_like, fill
+from hfdistill.students.weight_copy import empty_like, load_weights
 
 SIZES = {
     "tiny": {"layers": 2, "width": 128},
@@ -36,8 +36,8 @@ def named_size(size: str) -> dict[str, int]:
 
 def narrowed(
     model: Any, *, width: int | None, heads: int | None, ffn: int | None, data: Batches | None
-) -> Any:
-    """A copy of a model with the most important hidden dimensions, heads and neurons.
+) -> tuple[Any, dict[str, list[Tensor]]]:
+    """A copy of a model with the most important hidden dimensions, heads and neurons, and their indices.
 
     Args:
         model: of a known architecture.
@@ -46,10 +46,14 @@ def narrowed(
         ffn: neurons to keep in every block; None for all.
         data: batches on which importance is measured.
 
+    Returns:
+        The copy, and which entries stayed: of the hidden dimensions ("width", one tensor), and for each block
+        of the heads' dimensions ("heads") and of the neurons ("neurons").
+
     Raises:
         ValueError: sizes that the teacher does not have, or that no plain model can have; no data.
     """
-    layout, anatomy = layout_of(model), Anatomy.of(model)
+    layout, anatomy = layout_of(model), ModelSpec.of(model)
     if layout.narrow_reason or not layout.heads:
         raise ValueError(
             f"Width, heads and neurons of this {anatomy.model_type} cannot be cut: "
@@ -69,8 +73,8 @@ def narrowed(
     if layout.head_bias:
         importance = replace(importance, heads=[torch.stack(importance.heads).sum(0)] * anatomy.depth)
     kept = _kept(importance, width=width, heads=heads, ffn=ffn)
-    fill(student, _weights(model, student, layout, kept))
-    return student.to(model.device).eval()
+    load_weights(student, _weights(model, student, layout, kept))
+    return student.to(model.device).eval(), kept
 
 
 def _config(teacher: Any, layout: Layout, sizes: Mapping[str, int]) -> Any:
@@ -90,7 +94,7 @@ def _config(teacher: Any, layout: Layout, sizes: Mapping[str, int]) -> Any:
     return config
 
 
-def _width(anatomy: Anatomy, *, width: int | None, heads: int | None) -> tuple[int, int]:
+def _width(anatomy: ModelSpec, *, width: int | None, heads: int | None) -> tuple[int, int]:
     """Width and heads of the student; a head keeps its size."""
     size = anatomy.width // anatomy.heads
     if width is None and heads is None:
@@ -145,15 +149,16 @@ def _weights(model: Any, student: Any, layout: Layout, kept: Mapping[str, list[T
                 inside = name.startswith(prefix)
                 number, _, path = name.removeprefix(prefix).partition(".") if inside else ("0", "", "")
                 shared = layout.head_bias and layout.head_bias in name
-                choices = kept["bias" if shared else _kind(layout, path, dimension)]
+                choices = kept["bias" if shared else kind_of(layout, path, dimension)]
                 indices = choices[int(number)] if len(choices) > 1 else choices[0]
-                weight = _selected(weight, dimension, indices, size)
+                chosen = spread_over_parts(indices, weight.shape[dimension], size)
+                weight = weight.index_select(dimension, chosen.to(weight.device))
         cut[name] = weight
     return cut
 
 
-def _kind(layout: Layout, path: str, dimension: int) -> str:
-    """What the entries along a dimension of a block's weight are."""
+def kind_of(layout: Layout, path: str, dimension: int) -> str:
+    """What the entries along a dimension of a block's weight are: "width", "heads" or "neurons"."""
     module = path.rpartition(".")[0]
     inner = {layout.up: ("neurons", 0), layout.down: ("neurons", 1), layout.output: ("heads", 1)}
     inner |= {p: ("heads", 0) for p in (layout.query, layout.key, layout.value, layout.fused) if p}
@@ -161,9 +166,13 @@ def _kind(layout: Layout, path: str, dimension: int) -> str:
     return kind if at == dimension else "width"
 
 
-def _selected(weight: Tensor, dimension: int, indices: Tensor, size: int) -> Tensor:
-    """The entries that stay, of each of the parts that lie side by side (query, key, value; gate)."""
-    parts = size // len(indices)
-    step = weight.shape[dimension] // parts
-    chosen = torch.cat([indices + part * step for part in range(parts)])
-    return weight.index_select(dimension, chosen.to(weight.device))
+def spread_over_parts(indices: Tensor, old: int, new: int) -> Tensor:
+    """Indices into parts that lie side by side (query, key, value; gate), the same ones of each.
+
+    Args:
+        indices: the entries of one part that stay.
+        old: entries of all parts together.
+        new: entries that stay of all parts together.
+    """
+    parts = new // len(indices)
+    return torch.cat([indices + part * (old // parts) for part in range(parts)])

@@ -13,15 +13,21 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from hfdistill.network.architectures import unwrapped
+from hfdistill.network.inputs import ModelInputs, name_padding
 from hfdistill.network.label_space import name_architecture
-from hfdistill.network.loading import load_classifier, load_tokenizer
+from hfdistill.network.loading import load_classifier, load_tokenizer, refuse_other_heads
 from hfdistill.network.tokenizers import difference
-from hfdistill.network.trace import Batch, Tap, Trace, accepted_inputs, run
+from hfdistill.network.trace import Batch, Tap, Trace, run
 
 logger = logging.getLogger(__name__)
 
 PREFIX = "teacher_"
 """Begins the names of a batch's columns for a teacher that has a tokenizer of its own."""
+
+
+_EARLIER_NAMES = {"start": "bind_student", "reads": "select_inputs", "for_taps": "inspectable"}
+"""Methods of teachers that users wrote before these were renamed."""
 
 
 class Teacher(nn.Module):
@@ -44,7 +50,7 @@ class Teacher(nn.Module):
     """False where it reads other tokens than the student: terms that compare token by token then refuse."""
 
     tokenizer: Any = None
-    """What makes its token ids of a text, where that is known; see `settle_tokens`."""
+    """What makes its token ids of a text, where that is known; see `assign_column_prefixes`."""
 
     prefix: str = ""
     """Begins the names of its columns in a batch, where it has columns of its own."""
@@ -58,6 +64,17 @@ class Teacher(nn.Module):
     saved_as: ClassVar[str] = ""
     """Where its `model` is saved beside the student's files; "" for a teacher that stays as it is."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Take methods under their earlier names for what they are now."""
+        super().__init_subclass__(**options)
+        for earlier, name in _EARLIER_NAMES.items():
+            if earlier in vars(cls) and name not in vars(cls):
+                setattr(cls, name, vars(cls)[earlier])
+
+    def __getattr__(self, name: str) -> Any:
+        """A method by its earlier name; see `nn.Module` for all else."""
+        return getattr(self, _EARLIER_NAMES[name]) if name in _EARLIER_NAMES else super().__getattr__(name)
+
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
         """The teacher's view of a batch: logits (B, C), and readings of the taps, without a graph.
 
@@ -70,7 +87,7 @@ class Teacher(nn.Module):
     def check_taps(self, taps: Collection[Tap]) -> None:
         """Refuse, before anything runs, taps that `trace` could not read."""
 
-    def reads(self, batch: Batch) -> Batch:
+    def select_inputs(self, batch: Batch) -> Batch:
         """The batch as this teacher's own model takes it: its token ids under the names of a forward.
 
         The student's columns, unless the teacher has a tokenizer of its own.
@@ -93,11 +110,14 @@ class Teacher(nn.Module):
         """Names of the batch columns it reads beside the student's, so that they are not dropped."""
         return frozenset()
 
+    def bind_tokenizer(self, tokenizer: Any) -> None:
+        """Learn which tokenizer makes and pads the rows of `trace`: its own, or the student's."""
+
     def parts(self) -> Sequence[Teacher]:
         """The teachers that read the batch: itself, unless it is made of others."""
         return (self,)
 
-    def for_taps(self) -> Teacher | None:
+    def inspectable(self) -> Teacher | None:
         """The teacher that can be looked into: itself, unless it is made of others."""
         return self
 
@@ -110,7 +130,7 @@ class Teacher(nn.Module):
         model = getattr(self, "model", None)
         return (model,) if isinstance(model, nn.Module) else ()
 
-    def start(self, student: nn.Module) -> None:
+    def bind_student(self, student: nn.Module) -> None:
         """Told of the run's student, before anything else is asked."""
 
     def after_step(self, student: nn.Module, *, step: int) -> None:
@@ -144,19 +164,28 @@ class ModelTeacher(Teacher):
         self.tokenizer = tokenizer
         if tokenizer is not None:
             self.prefix, self.same_tokens = PREFIX, False
+        if isinstance(unwrapped(model), PreTrainedModel):
+            refuse_other_heads(type(unwrapped(model)).__name__, role="teacher")
         self.model = name_architecture(model).requires_grad_(False).eval()
         self.config = getattr(model, "config", None)
-        self._accepts = accepted_inputs(model)
+        self._padding = getattr(self.config, "pad_token_id", None)
+        self.bind_tokenizer(tokenizer)
+
+    def bind_tokenizer(self, tokenizer: Any) -> None:
+        """Fix which columns its model reads; see `ModelInputs.of`."""
+        name_padding(self.model, self.tokenizer)
+        name_padding(self.model, tokenizer)
+        self.model_inputs = ModelInputs.of(self.model, self.tokenizer, padded_by=tokenizer)
 
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
         """One forward pass; see `Teacher.trace`."""
         self.model.eval()
         with torch.no_grad():
-            return run(self.model, self.reads(batch), accepts=self._accepts, taps=taps)
+            return run(self.model, self.select_inputs(batch), accepts=self.model_inputs, taps=taps)
 
     def inputs(self) -> frozenset[str]:
         """The arguments of the model's forward, under the names that they have in a batch."""
-        return frozenset(self.prefix + name for name in self._accepts)
+        return frozenset(self.prefix + name for name in self.model_inputs.names)
 
     def fingerprint(self) -> str:
         """sha256 over config and weights; what makes the ids has no part in the answer to them."""
@@ -165,6 +194,7 @@ class ModelTeacher(Teacher):
             plain = self.config.to_dict() if hasattr(self.config, "to_dict") else vars(self.config)
             settings = {name: value for name, value in plain.items() if name[0] != "_"}
             settings.pop("transformers_version", None)  # who wrote the file, not what the teacher says
+            settings |= {"pad_token_id": self._padding} if "pad_token_id" in settings else {}  # as it came
             digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -183,6 +213,7 @@ def as_teacher(source: str | Path | PreTrainedModel | nn.Module | Teacher) -> Te
     if isinstance(source, (str, Path)):
         teacher = ModelTeacher(load_classifier(source))
         teacher.tokenizer = load_tokenizer(source)
+        teacher.bind_tokenizer(teacher.tokenizer)
         if teacher.tokenizer is None:
             logger.warning(
                 "No tokenizer lies beside the teacher %s: it is taken to read the student's ids.", source
@@ -196,7 +227,7 @@ def as_teacher(source: str | Path | PreTrainedModel | nn.Module | Teacher) -> Te
     )
 
 
-def settle_tokens(teacher: Teacher, tokenizer: Any) -> dict[str, list[Teacher]]:
+def assign_column_prefixes(teacher: Teacher, tokenizer: Any) -> dict[str, list[Teacher]]:
     """Compare a teacher's tokenizers with the student's, and name the columns of those that differ.
 
     Args:
@@ -210,9 +241,11 @@ def settle_tokens(teacher: Teacher, tokenizer: Any) -> dict[str, list[Teacher]]:
     groups: list[list[Teacher]] = []
     for part in teacher.parts():
         if part.tokenizer is None:
+            part.bind_tokenizer(tokenizer)
             continue
         other = bool(part.prefix) if tokenizer is None else difference(tokenizer, part.tokenizer) is not None
         part.prefix, part.same_tokens = "", not other
+        part.bind_tokenizer(part.tokenizer if other else tokenizer)
         if not other:
             continue
         group = next((g for g in groups if difference(g[0].tokenizer, part.tokenizer) is None), None)

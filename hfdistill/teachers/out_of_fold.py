@@ -8,7 +8,10 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, Value
 
+from hfdistill.data.align import classes_of, names_of
 from hfdistill.data.encode import encode
+from hfdistill.network.label_space import class_ids
+from hfdistill.teachers.base import as_teacher
 from hfdistill.teachers.folds import FoldTeacher, assign_folds, text_key
 
 logger = logging.getLogger(__name__)
@@ -70,12 +73,16 @@ def out_of_fold(
         longest = max(map(len, ids), default=0)
         limit = longest if longest >= min(max_length or longest + 1, tokenizer.model_max_length) else None
     keys = [text_key(row) for row in ids]
-    assigned = assign_folds(keys, _classes(train), folds=folds, seed=seed)
+    classes, names = _classes(train), names_of(train)
+    assigned = assign_folds(keys, classes, folds=folds, seed=seed)
     teachers = []
     for fold in range(folds):
         seen = [row for row, own in enumerate(assigned) if own != fold]
         logger.info("fold %d of %d: %d rows to learn from", fold + 1, folds, len(seen))
-        teachers.append(fit(train.select(seen), fold))
+        teacher = as_teacher(fit(train.select(seen), fold))
+        if names and teacher.config is not None:
+            class_ids(names, classes_of(teacher.config), data="train", used=classes and set(classes))
+        teachers.append(teacher)
     return FoldTeacher(teachers, dict(zip(keys, assigned, strict=True)), max_length=limit)
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from hfdistill.network.inputs import ModelInputs
 from hfdistill.network.loading import Source, load_classifier
-from hfdistill.network.trace import Batch, Tap, Trace, accepted_inputs, run
+from hfdistill.network.trace import Batch, Tap, Trace, run
 from hfdistill.teachers.base import ModelTeacher, Teacher
 
 
@@ -61,16 +62,20 @@ class Peer(Teacher):
         self.model = model
         self.config: Any = model.config
         self.objective = objective
-        self._accepts = accepted_inputs(model)
+        self.model_inputs = ModelInputs.of(model)
 
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
         """One forward pass: with a graph in train mode, else in evaluation mode."""
         self.model.train(torch.is_grad_enabled())
-        return run(self.model, batch, accepts=self._accepts, taps=taps)
+        return run(self.model, batch, accepts=self.model_inputs, taps=taps)
+
+    def bind_tokenizer(self, tokenizer: Any) -> None:
+        """Fix which columns its model reads: those that the student's tokenizer makes."""
+        self.model_inputs = ModelInputs.of(self.model, tokenizer)
 
     def inputs(self) -> frozenset[str]:
         """The arguments of the model's forward."""
-        return self._accepts
+        return self.model_inputs.names
 
     def fingerprint(self) -> str:
         """Architecture and objective: the weights are another at every step."""
@@ -113,6 +118,7 @@ class EMATeacher(Teacher):
             raise ValueError(f"EMATeacher needs a decay from 0 to below 1, found {decay!r}. Usual: 0.999.")
         self.decay, self.warmup = decay, warmup
         self.frozen: ModelTeacher | None = None
+        self._rows_of: Any = None
 
     @property
     def model(self) -> PreTrainedModel:
@@ -128,7 +134,11 @@ class EMATeacher(Teacher):
         """The decay after `step` optimizer steps, counted from 1."""
         return min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
 
-    def start(self, student: nn.Module) -> None:
+    def bind_tokenizer(self, tokenizer: Any) -> None:
+        """Learn which tokenizer makes the student's rows."""
+        self._rows_of = tokenizer
+
+    def bind_student(self, student: nn.Module) -> None:
         """Begin as a copy of the student.
 
         Raises:
@@ -140,6 +150,7 @@ class EMATeacher(Teacher):
                 "the model itself, or name another teacher."
             )
         self.frozen = ModelTeacher(copy.deepcopy(student))
+        self.frozen.model_inputs = ModelInputs.of(student, self._rows_of)
         self.config = self.frozen.config
 
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
@@ -161,5 +172,7 @@ class EMATeacher(Teacher):
 
     def _started(self) -> ModelTeacher:
         if self.frozen is None:
-            raise RuntimeError("This EMATeacher has no student yet: the trainer tells it by start(student).")
+            raise RuntimeError(
+                "This EMATeacher has no student yet: the trainer tells it by bind_student(student)."
+            )
         return self.frozen

@@ -12,15 +12,15 @@ from datasets import Dataset
 from torch import nn
 from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.models.auto import modeling_auto
 
 from hfdistill.data import FreshCopies
-from hfdistill.data.label_checks import check_class_names, check_labels
+from hfdistill.data.label_checks import check_labels
 from hfdistill.network.architectures import unwrapped
 from hfdistill.network.label_space import TaskKind
+from hfdistill.network.loading import refuse_other_heads
 from hfdistill.network.trace import check_taps
 from hfdistill.objectives import Blend
-from hfdistill.teachers import ModelTeacher, Teacher
+from hfdistill.teachers import Teacher
 from hfdistill.trainer.inputs import Reader, reads_by_itself
 from hfdistill.trainer.label_guard import plain
 
@@ -35,36 +35,6 @@ def refuse_data_parallel(args: TrainingArguments) -> None:
             "which mixes up student and teacher. Start one process per GPU: accelerate launch script.py. To "
             "use one GPU: CUDA_VISIBLE_DEVICES=0."
         )
-
-
-_OTHER_TASKS = {
-    "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES": "writes the next token",
-    "MODEL_FOR_MASKED_LM_MAPPING_NAMES": "fills masked tokens",
-    "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES": "writes a text",
-    "MODEL_FOR_PRETRAINING_MAPPING_NAMES": "is for pretraining",
-    "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES": "points at the answer in a text",
-    "MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES": "chooses among several texts",
-}
-
-
-def check_classifier(model: Any, *, role: str) -> None:
-    """Refuse a model of Transformers whose head is that of another task than classification.
-
-    Raises:
-        ValueError: saying what its head does, and how to load a classifier.
-    """
-    name = type(unwrapped(model)).__name__
-    heads = {**modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES}
-    if name in {*heads.values(), *modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES.values()}:
-        return
-    for table, does in _OTHER_TASKS.items():
-        if name in getattr(modeling_auto, table).values():
-            ways = (
-                "Start from its encoder with a fresh head: load_classifier(path, new_head=class_names)"
-                if role == "student"
-                else "Fine-tune a classifier of it first, or name one that is fine-tuned"
-            )
-            raise ValueError(f"The {role} is a {name}, which {does} and is not a classifier. {ways}.")
 
 
 def check_data_kind(data: Any, *, split: str) -> None:
@@ -117,13 +87,10 @@ def check_models(student: nn.Module, teacher: nn.Module | None) -> None:
         ValueError: for a head of another task, for parameters that both share, and for ZeRO-3, under which
             DeepSpeed would take the teacher apart.
     """
-    check_classifier(student, role="student")
+    refuse_other_heads(type(unwrapped(student)).__name__, role="student")
     warn_of_half_weights(student)
     if teacher is None:
         return
-    for part in teacher.modules():
-        if isinstance(part, ModelTeacher):
-            check_classifier(part.model, role="teacher")
     own = {id(parameter) for parameter in student.parameters()}
     if any(id(parameter) in own for parameter in teacher.parameters()):
         raise ValueError(
@@ -277,12 +244,10 @@ def check_data(
         LabelSpaceError: for labels that are not the student's classes.
         ValueError: for training data without a label under an objective that reads them.
     """
-    sets = {"train_dataset": train}
-    if isinstance(evaluation, dict):
-        sets |= {f"eval_dataset[{name!r}]": part for name, part in evaluation.items()}
-    else:
-        sets["eval_dataset"] = evaluation
-    for split, data in sets.items():
+    reader.labels.check_student(config)
+    several = evaluation if isinstance(evaluation, dict) else {}
+    sets = {f"eval_dataset[{name!r}]": part for name, part in several.items()} or {"eval_dataset": evaluation}
+    for split, data in {"train_dataset": train, **sets}.items():
         if objective.needs_teacher:
             reader.check_columns(data, split=split)
         blanks = data.blanks if isinstance(data, FreshCopies) else {}
@@ -290,16 +255,16 @@ def check_data(
         own = reads_by_itself(reader.args, reader.collator, data)
         if not own:
             check_columns(data, read=read, split=split)
-        names = [*(reader.args.label_names or []), "label", "labels", "label_ids"]
         if isinstance(data, list) and config is not None:
+            names = [*(reader.args.label_names or []), "label", "labels", "label_ids"]
             name = next((name for name in names if name in data[0]), None)
-            check_labels([plain(row.get(name)) for row in data if name in row], config, split=split)
+            check_labels([plain(row[name]) for row in data if name in row], config, split=split)
         if not isinstance(data, Dataset) or config is None:
             continue
-        column = next((name for name in names if name in data.column_names), None)
-        known = 0
+        if not own:
+            reader.check_lengths(data, split=split)
+        column, known = reader.labels.column_of(data), 0
         if column is not None:
-            check_class_names(getattr(data.features[column], "names", None) or [], config, split=split)
             known = check_labels(data.with_format(None)[column][:], config, split=split)
             check_labels([blanks[column]] if column in blanks else [], config, split=f"{split}, new copies")
         if split == "train_dataset" and not known and objective.needs_labels and not own:

@@ -30,7 +30,7 @@ from hfdistill.data import FreshCopies, LengthGroupedSampler
 from hfdistill.network import label_space as spaces
 from hfdistill.network.loading import load_student
 from hfdistill.network.tokenizers import tokenizer_print
-from hfdistill.network.trace import Batch, Tap, Trace, accepted_inputs, run
+from hfdistill.network.trace import Batch, Tap, Trace, run
 from hfdistill.objectives import Blend, Objective
 from hfdistill.teachers import Teacher, as_teacher
 from hfdistill.trainer import checks
@@ -113,11 +113,11 @@ class DistillationTrainer(CheckpointingTrainer):
         if model is not None:
             model = load_student(model, like=getattr(self.teacher, "config", None))
         tokenizer = options.get("processing_class")
-        self._reader = Reader.of(args, getattr(model, "config", None), self.teacher, options)
+        self._reader = Reader.of(args, getattr(model, "config", None), self.teacher, options, label_map)
         options["data_collator"] = self._reader.collate(tokenizer)
         for name in ("train_dataset", "eval_dataset"):
             checks.check_data_kind(options.get(name), split=name)
-            options[name] = self._reader(options.get(name), tokenizer)
+            options[name] = self._reader(options.get(name), tokenizer, name)
         super().__init__(model, args, **options)
         end_in_order()
         checks.check_models(self.model, self.teacher)
@@ -127,8 +127,9 @@ class DistillationTrainer(CheckpointingTrainer):
         self._loss_window = LossWindow(self._joint.names)
         self._bind(self.model)
         self._make_parts(teacher_cache)
-        data, read = (self.train_dataset, self.eval_dataset), {*self._accepts, *self._teacher_inputs()}
-        checks.check_data(*data, config=config, objective=self.blend, reader=self._reader, read=read)
+        sets, objective, reader = (self.train_dataset, self.eval_dataset), self.blend, self._reader
+        read = {*self._student_inputs.names, *self._teacher_inputs()}
+        checks.check_data(*sets, config=config, objective=objective, reader=reader, read=read)
 
     # ---- before the first step ----
 
@@ -137,7 +138,7 @@ class DistillationTrainer(CheckpointingTrainer):
         config = getattr(model, "config", None)
         self.task = spaces.name_task(config)  # before a teacher copies it
         if self.teacher is not None:
-            self.teacher.start(model)
+            self.teacher.bind_student(model)
             if self.teacher.learns:
                 spaces.name_task(self.teacher.config)
             self.teacher.to(self.args.device)
@@ -146,14 +147,14 @@ class DistillationTrainer(CheckpointingTrainer):
         if config is not None and theirs is not None:
             spaces.check_same_task(config, theirs)
             self._columns = spaces.match_labels(config, theirs, label_map=self._label_map)
-        self._classes, self._accepts = getattr(config, "num_labels", 2), accepted_inputs(model)
-        smoothing = self.args.label_smoothing_factor
+        self._classes, smoothing = getattr(config, "num_labels", 2), self.args.label_smoothing_factor
         self._joint.bind(
             model, self.teacher, task=self.task, classes=self._classes, label_smoothing=smoothing
         )
         self._joint.to(self.args.device)
-        inner = None if self.teacher is None else self.teacher.for_taps()
+        inner = None if self.teacher is None else self.teacher.inspectable()
         checks.check_inside(self.blend, self.args, student=model, teacher=inner)
+        self._student_inputs = self._reader.student_inputs(model)
 
     def _make_parts(self, teacher_cache: str | Path | None) -> None:
         """Make what this run has beside its objective, once the two models are known."""
@@ -336,7 +337,7 @@ class DistillationTrainer(CheckpointingTrainer):
     def _as_teacher_reads(self, data: Any) -> tuple[Any, Callable[[Any], Any]]:
         """Return data, and a collator for it, as the teacher is given them in a step."""
         collate: Any = self.data_collator
-        read = {*self._accepts, *self._teacher_inputs(), *self.label_names, "label", "label_ids"}
+        read = {*self._student_inputs.names, *self._teacher_inputs(), *self.label_names, "label", "label_ids"}
         if self.args.remove_unused_columns and isinstance(data, Dataset):
             data = data.remove_columns([name for name in data.column_names if name not in read])
         elif self.args.remove_unused_columns:
@@ -436,7 +437,7 @@ class DistillationTrainer(CheckpointingTrainer):
         batch, labels = self._inputs(inputs), self._targets(inputs)
         number = batch.pop(MICRO_BATCH, None)  # None for a batch of the user's own
         own, other = self.blend.taps()
-        student = run(model, batch, accepts=self._accepts, taps=own)
+        student = run(model, batch, accepts=self._student_inputs, taps=own)
         asks = self._joint.needs_teacher_now
         teacher = self._ask_teacher(batch, other, labels) if asks else Trace(student.logits.detach())
         weights = torch.tensor(self._joint.weights, device=student.logits.device)
@@ -522,7 +523,7 @@ class DistillationTrainer(CheckpointingTrainer):
         """The student's task loss, logits and labels; the teacher is not asked."""
         inputs = send_to_device(dict(inputs), self.args.device)
         targets, loss = inputs.get(self._label_name), None
-        batch = {name: value for name, value in self._inputs(inputs).items() if name in self._accepts}
+        batch = self._student_inputs.select(self._inputs(inputs))
         _, logits, _ = super().prediction_step(model, batch, False, ignore_keys=ignore_keys)
         if targets is not None:
             gather = self.accelerator.gather_for_metrics

@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 from datasets import Dataset, IterableDataset
+from torch import nn
 from transformers import (
     DataCollatorForTokenClassification,
     DataCollatorWithPadding,
@@ -18,10 +19,12 @@ from transformers import (
 )
 
 from hfdistill.data import DistillationCollator, FreshCopies, encode
-from hfdistill.data.label_checks import check_class_names
+from hfdistill.data.align import RunLabels, makes_labels
+from hfdistill.data.encode import check_lengths
 from hfdistill.network import label_space as spaces
 from hfdistill.network.architectures import longest_input
-from hfdistill.teachers import Teacher, settle_tokens
+from hfdistill.network.inputs import ModelInputs, accepted_inputs, name_padding, on_side
+from hfdistill.teachers import Teacher, assign_column_prefixes
 from hfdistill.trainer.arguments import DistillationArguments, option
 
 _ROUNDING = 128
@@ -103,6 +106,9 @@ class Reader:
         collator: the user's own, which then reads the text itself, unless it only pads.
         inputs: what the teacher reads.
         others: of teachers that read other tokens, by the prefix of their columns.
+        labels: what label ids mean.
+        tokenizer: the run's; None where there is none.
+        raw: whether the training data is text, which this reader tokenises.
     """
 
     args: TrainingArguments
@@ -110,23 +116,28 @@ class Reader:
     collator: Any
     inputs: frozenset[str]
     others: Mapping[str, Side] = field(default_factory=dict)
+    labels: RunLabels = field(default_factory=RunLabels)
+    tokenizer: Any = None
+    raw: bool = False
 
     @classmethod
-    def of(cls, args: TrainingArguments, student: Any, teacher: Teacher | None, options: Any) -> Reader:
+    def of(cls, args: Any, student: Any, teacher: Teacher | None, options: Any, label_map: Any) -> Reader:
         """A reader for this run.
 
         Args:
             args: the run's.
             student: its config.
             teacher: its parts learn here which of them read the student's tokens.
-            options: the run's `processing_class` and `data_collator`.
+            options: the run's `processing_class`, `data_collator` and `train_dataset`.
+            label_map: the run's.
 
         Raises:
             ValueError: for a teacher whose vocabulary is another, and whose tokenizer is not known.
         """
         tokenizer = options.get("processing_class")
         tokenizer = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
-        settled = {} if teacher is None else settle_tokens(teacher, tokenizer)
+        name_padding(student, tokenizer)
+        settled = {} if teacher is None else assign_column_prefixes(teacher, tokenizer)
         others = {
             prefix: Side(parts[0].tokenizer, [part.config for part in parts if part.config is not None])
             for prefix, parts in settled.items()
@@ -136,16 +147,29 @@ class Reader:
             _check_vocabularies(student, part)
         configs = [student, *(part.config for part in parts)]
         inputs = frozenset() if teacher is None else teacher.inputs()
-        return cls(args, configs, options.get("data_collator"), inputs, others)
+        labels = RunLabels.of(args, student, getattr(teacher, "config", None), options, label_map)
+        raw = "input_ids" not in (getattr(options.get("train_dataset"), "column_names", None) or ())
+        return cls(args, configs, options.get("data_collator"), inputs, others, labels, tokenizer, raw)
+
+    def student_inputs(self, model: nn.Module) -> ModelInputs:
+        """What the student reads: of rows that come tokenised, every column that its forward takes."""
+        name_padding(model, self.tokenizer)
+        inputs = ModelInputs.of(model, self.tokenizer)
+        return inputs if self.raw else replace(inputs, names=accepted_inputs(model))
 
     def collate(self, tokenizer: Any) -> Any:
         """The collator of the run: the user's own, or one that pads each side with its own tokenizer."""
         padder = self.collator or _word_padder(self.configs, tokenizer)
+        if isinstance(tokenizer, PreTrainedTokenizerBase):
+            padder = _on_the_side_of(self.configs[0], padder or DataCollatorWithPadding(tokenizer))
         if not self.others or not isinstance(tokenizer, PreTrainedTokenizerBase):
             return padder
         if padder is not None and not isinstance(padder, DataCollatorWithPadding):
             return padder
-        tokenizers = {prefix: side.tokenizer for prefix, side in self.others.items()}
+        tokenizers = {
+            prefix: on_side(side.tokenizer, next(iter(side.configs), None))
+            for prefix, side in self.others.items()
+        }
         theirs = [config for side in self.others.values() for config in side.configs]
         return DistillationCollator(
             tokenizer,
@@ -155,14 +179,15 @@ class Reader:
             padder=padder,
         )
 
-    def __call__(self, data: Any, tokenizer: Any) -> Any:
-        """The data, tokenised where it holds raw text.
+    def __call__(self, data: Any, tokenizer: Any, split: str = "eval_dataset") -> Any:
+        """The data with its labels in the student's order, tokenised where it holds raw text.
 
         Raises:
             ValueError: for text without a tokenizer, or one that knows more tokens than a model.
         """
         if isinstance(data, dict):
-            return {name: self(part, tokenizer) for name, part in data.items()}
+            return {name: self(part, tokenizer, f"{split}[{name!r}]") for name, part in data.items()}
+        data = self.labels(data, split)
         columns = getattr(data, "column_names", None) or []
         raw = {"text", "tokens"} & set(columns)
         if not isinstance(data, (Dataset, IterableDataset, FreshCopies)) or not raw:
@@ -210,20 +235,17 @@ class Reader:
                 "student's encode(dataset, tokenizer)."
             )
 
+    def check_lengths(self, data: Dataset, *, split: str) -> None:
+        """Refuse tokenised rows that are longer than a model has positions for; see `check_lengths`."""
+        for prefix, side in {"": Side(None, self.configs), **self.others}.items():
+            check_lengths(data, _shortest(side.configs), split=split, column=f"{prefix}input_ids")
+
     def _read_for(self, prefix: str, side: Side, data: Any) -> Any:
         """The data with the columns of teachers that read other tokens, cut to their own limits."""
         for config in side.configs:
             _check_room_for(side.tokenizer, config, role="teacher")
-        kinds = max((getattr(config, "type_vocab_size", 0) or 0 for config in side.configs), default=0)
-        pairs = "text_pair" in (data.column_names or [])
         with self.args.main_process_first(desc="tokenisation"):
-            return encode(
-                data,
-                side.tokenizer,
-                max_length=_shortest(side.configs),
-                token_types=pairs and kinds > 1 and f"{prefix}token_type_ids" in self.inputs,
-                prefix=prefix,
-            )
+            return encode(data, side.tokenizer, max_length=_shortest(side.configs), prefix=prefix)
 
     def _filled(self, data: Any) -> Any:
         """The data with None, which `concatenate_datasets` leaves in rows without a label, filled in."""
@@ -238,15 +260,13 @@ class Reader:
         return data.map(_fill, fn_kwargs={"blank": blank}, batched=True)
 
     def _check_words(self, data: Any) -> None:
-        """Words with a label each are for models that label tokens, with these names in this order."""
+        """Words with a label each are for models that label tokens."""
         config = next((config for config in self.configs if config is not None), None)
         if config is not None and spaces.task_kind(config) != "token":
             raise ValueError(
                 "The data holds lists of words (column 'tokens'), and the student gives a text one label. "
                 "Load it with load_classifier(..., task='token'), or join the words to a column 'text'."
             )
-        names = getattr(getattr((data.features or {}).get("label"), "feature", None), "names", None)
-        check_class_names(names or [], config, split=str(data.split or "the data"))
 
     def _check_vocabulary(self, tokenizer: PreTrainedTokenizerBase) -> None:
         for role, config in zip(("student", *["teacher"] * len(self.configs)), self.configs, strict=False):
@@ -290,13 +310,18 @@ def _word_padder(configs: Sequence[Any], tokenizer: Any) -> Any:
     return DataCollatorForTokenClassification(tokenizer) if spaces.task_kind(config) == "token" else None
 
 
+def _on_the_side_of(config: Any, padder: Any) -> Any:
+    """A collator of Transformers that pads on the side that the student needs; one of the user's as it is."""
+    if type(padder) not in (DataCollatorWithPadding, DataCollatorForTokenClassification):
+        return padder
+    tokenizer = on_side(padder.tokenizer, config)
+    return padder if tokenizer is padder.tokenizer else replace(padder, tokenizer=tokenizer)
+
+
 def _fill(batch: dict[str, list[Any]], blank: Any) -> dict[str, list[Any]]:
     return {"label": [blank if label is None else label for label in batch["label"]]}
 
 
 def reads_by_itself(args: TrainingArguments, collator: Any, data: Any) -> bool:
     """Whether the user's own code makes the model's inputs: a transform, a collator, columns kept for one."""
-    pads = (DataCollatorWithPadding, DataCollatorForTokenClassification, DistillationCollator)
-    own_collator = collator is not None and not isinstance(collator, pads)
-    transformed = isinstance(data, Dataset) and data.format["type"] == "custom"
-    return own_collator or transformed or not args.remove_unused_columns
+    return makes_labels(collator, data) or not args.remove_unused_columns

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hfdistill.network.architectures import known_anatomy
+from hfdistill.network.architectures import known_spec
 from hfdistill.network.label_space import LabelSpaceError, TaskKind, task_kind
 from hfdistill.network.trace import Trace
 from hfdistill.objectives import Blend, Objective, Setting, as_blend, default_objective
@@ -94,12 +94,12 @@ class JointObjective:
         """
         self.task = task
         smoothing = label_smoothing if task in ("single_label", "token") else 0.0
-        inner = None if teacher is None else teacher.for_taps()
+        inner = None if teacher is None else teacher.inspectable()
         same_tokens = getattr(inner, "same_tokens", True)
         if task == "token" and teacher is not None:
             same_tokens = all(part.same_tokens for part in teacher.parts())
-        sizes = {"student": known_anatomy(student)}
-        sizes["teacher"] = known_anatomy(inner) or known_anatomy(getattr(inner, "model", None))
+        sizes = {"student": known_spec(student)}
+        sizes["teacher"] = known_spec(inner) or known_spec(getattr(inner, "model", None))
         for blend in self.blends:
             blend.bind(Setting(task, classes, smoothing, **sizes, same_tokens=same_tokens))
             if len(self.blends) == 1:

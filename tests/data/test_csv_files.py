@@ -285,3 +285,13 @@ def test_options_are_part_of_what_is_cached(tmp_path, caplog):
     assert list(load(tmp_path)["train"]["text"]) == ["a", "b"]
     assert list(load(tmp_path, quotes=False)["train"]["text"]) == ['"a"', "b"]
     assert load(tmp_path)["train"]._fingerprint == load(tmp_path)["train"]._fingerprint
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['"text","label"\n"1","a","x"\n"2","b","y"\n', "# by me\ntext,label\na,x\n", "text,label\na;x\nb;y\n"],
+)
+def test_a_header_that_no_line_fits_is_said_to_be_so(tmp_path, content):
+    write(tmp_path, {"train.csv": content})
+    with pytest.raises(ValueError, match="All lines are so: give the header a name for each cell"):
+        load(tmp_path)

@@ -177,6 +177,9 @@ def test_classes_that_differ_in_case_or_spaces_alone_are_said_with_their_counts(
         (["a"] * 3, "all 3 rows have the label 'a' in 'label'"),
         ([1] * 3, "all 3 rows have the label 1 in 'label'"),
         ([0.5] * 3, "all 3 rows have the label 0.5 in 'label'"),
+        (["x", "x;y", "y"], "1 of the classes of 'label' look like lists of classes, such as 'x;y' (1 row)"),
+        (["['x', 'y']", "['x']"], "look like lists of classes"),
+        ([" x", " y"], "every class of 'label' begins or ends with a space: [' x', ' y']"),
         (["a", "nan", "b"], "classes that look like missing values: 'nan' (1 row)"),
         ([1, 2, 5], "go up to 5, and only 3 of these 6 classes have rows. For a student of "
                     "these classes alone, pass label_names=['1', '2', '5']"),
@@ -193,7 +196,16 @@ def test_labels_that_are_probably_not_meant_so_are_said(caplog, labels, words):
 
 @pytest.mark.parametrize(
     "labels",
-    [[0, 1, 2], ["a", "b"], [0.5, 1.0], ["none", "NA", "x"], [True, False], [0.0, 1.0, 2.5], [1, 0, 1, 0]],
+    [
+        [0, 1, 2],
+        ["a", "b"],
+        [0.5, 1.0],
+        ["none", "NA", "x"],
+        ["New York, NY", "Rome", "x;"],
+        [True, False],
+        [0.0, 1.0, 2.5],
+        [1, 0, 1, 0],
+    ],
 )
 def test_usual_labels_are_passed_over_in_silence(caplog, labels):
     assert doubts_of(caplog, labels) == []

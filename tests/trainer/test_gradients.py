@@ -73,15 +73,16 @@ def relative_error(found, expected):
     return ((found - expected).norm() / expected.norm()).item()
 
 
-@pytest.mark.parametrize("split", SPLITS[1:], ids=str)
 @pytest.mark.parametrize("case", CASES)
-def test_every_split_gives_the_same_gradient(case, split, arguments):
+def test_every_split_gives_the_same_gradient(case, arguments):
     whole, _ = gradients(case, SPLITS[0], arguments)
-    parts, _ = gradients(case, split, arguments)
-    assert len(whole) == len(parts) == 2  # 16 rows and an uneven window of 5
-    for found, expected in zip(parts, whole, strict=True):
-        assert expected.norm() > 1e-4
-        assert relative_error(found, expected) <= 1e-6
+    assert len(whole) == 2  # 16 rows and an uneven window of 5
+    for split in SPLITS[1:]:
+        parts, _ = gradients(case, split, arguments)
+        assert len(parts) == 2, split
+        for part, expected in zip(parts, whole, strict=True):
+            assert expected.norm() > 1e-4
+            assert relative_error(part, expected) <= 1e-6, split
 
 
 def test_gradient_is_that_of_the_formula(arguments):

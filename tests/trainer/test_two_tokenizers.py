@@ -136,12 +136,18 @@ def test_each_side_is_cut_to_its_own_limit_and_counted(arguments, caplog):
 def test_token_types_are_made_for_a_teacher_that_tells_the_texts_apart(arguments):
     tokenizer = make_tokenizer()
     tokenizer.add_tokens(["film-noir"])
-    tokenizer.model_input_names = ["input_ids", "attention_mask"]
     teacher = ModelTeacher(make_bert(seed=1, vocab_size=37), tokenizer=tokenizer)
     trainer = build(arguments, teacher=teacher, data=PAIRS)
     assert {len(set(types)) for types in trainer.train_dataset["teacher_token_type_ids"]} == {2}
-    single = build(arguments, teacher=teacher)
-    assert "teacher_token_type_ids" not in single.train_dataset.column_names
+
+
+def test_token_types_are_not_made_for_a_teacher_whose_tokenizer_makes_none(arguments):
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["film-noir"])
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    teacher = ModelTeacher(make_bert(seed=1, vocab_size=37), tokenizer=tokenizer)
+    trainer = build(arguments, teacher=teacher, data=PAIRS)
+    assert "teacher_token_type_ids" not in trainer.train_dataset.column_names
 
 
 def test_a_stream_is_read_for_both(arguments):
@@ -380,7 +386,10 @@ def test_gold_labels_weigh_the_members_in_training_alone(arguments):
     batch = dict(next(iter(trainer.get_train_dataloader())))
     labels = batch.pop("labels")
     with torch.no_grad():
-        logits = [model(**{n: x for n, x in batch.items() if n in trainer._accepts}).logits for model in pair]
+        logits = [
+            model(**{n: x for n, x in batch.items() if n in trainer._student_inputs.names}).logits
+            for model in pair
+        ]
     logits[0] = logits[0][:, [1, 0]]  # in the student's order
     losses = torch.stack([torch.nn.functional.cross_entropy(z, labels, reduction="none") for z in logits])
     weights = (1 - losses.softmax(0)).unsqueeze(-1)

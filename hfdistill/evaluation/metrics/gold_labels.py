@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from hfdistill.data.label_checks import check_class_names, check_labels
+from hfdistill.data.align import align_to
+from hfdistill.data.label_checks import check_labels
 from hfdistill.evaluation.metrics.scores import Array
 from hfdistill.network.label_space import UNKNOWN, task_kind
 
@@ -32,10 +33,7 @@ def gold(data: Dataset, config: Any, rows: Mapping[str, Encoded]) -> tuple[Array
     name = next((n for n in ("label", "labels") if n in data.column_names), None)
     if name is None:
         return np.zeros(len(data)), np.zeros(len(data), dtype=bool)
-    feature = data.features[name]
-    names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
-    if names:
-        check_class_names(names, config, split=str(data.split or "data"))
+    data = align_to(data, config)
     hidden = [np.nan] * config.num_labels if task == "multi_label" else np.nan
     try:
         values = np.array([hidden if value is None else value for value in data[name]], dtype=np.float64)
@@ -70,9 +68,6 @@ def _of_words(data: Dataset, config: Any, rows: Mapping[str, Encoded]) -> tuple[
                 )
     if "labels" not in rows["student"]:
         return np.full(sum(counts["student"]), -100), np.zeros(sum(counts["student"]), dtype=bool)
-    column = next((n for n in ("label", "labels") if n in data.column_names), None)
-    feature = None if column is None else getattr(data.features[column], "feature", None)
-    check_class_names(getattr(feature, "names", None) or [], config, split=split)
     check_labels(rows["student"]["labels"], config, split=split)
     marks = [_marks(encoded) for encoded in rows["student"]["labels"]]
     labels = np.array([label for row in marks for label in row if label != -100], dtype=np.int64)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hfdistill.network.inputs import TOKEN_TYPES
 from hfdistill.network.trace import Batch
 
 Ints: TypeAlias = NDArray[np.int64]
@@ -98,15 +99,29 @@ def _spans(real: NDArray[np.bool_]) -> tuple[Ints, Ints]:
     return np.where(none, 0, starts), np.where(none, width, ends)
 
 
-def pushed_left(batch: Batch, inputs: Batch, rows: Rows) -> dict[str, Any]:
-    """The batch with its padding to the right of each row, which is how a teacher is asked.
+def other_reading(inputs: Batch) -> tuple[dict[str, Tensor], NDArray[np.bool_]]:
+    """The inputs without token types, or with zeros where there are none, and the rows, (B,), to which a
+    model with a table of token types gives the same answer."""
+    ids, types, mask = (inputs.get(name) for name in ("input_ids", TOKEN_TYPES, "attention_mask"))
+    if ids is None:
+        return dict(inputs), np.zeros(len(next(iter(inputs.values()))), bool)
+    if types is None:
+        return {**inputs, TOKEN_TYPES: torch.zeros_like(ids)}, np.ones(len(ids), bool)
+    real = types if mask is None else types * mask
+    without = {name: value for name, value in inputs.items() if name != TOKEN_TYPES}
+    return without, (real == 0).all(1).cpu().numpy()
 
-    Absolute positions then do not depend on what else was in the batch.
+
+def pushed(batch: Batch, inputs: Batch, rows: Rows, *, padding: str) -> dict[str, Any]:
+    """The batch with its padding on one side of each row, "left" or "right", which is how a teacher is asked.
+
+    On the right, absolute positions do not depend on what else was in the batch.
     """
-    if not rows.starts.any() or "attention_mask" not in inputs:
+    starts = rows.starts if padding == "right" else rows.ends - rows.width
+    if not starts.any() or "attention_mask" not in inputs:
         return dict(batch)
     shape = inputs["attention_mask"].shape
-    place = torch.arange(shape[1])[None] + torch.from_numpy(rows.starts)[:, None]  # (B, T)
+    place = torch.arange(shape[1])[None] + torch.from_numpy(starts)[:, None]  # (B, T)
     read = {id(value) for value in inputs.values() if _has_rows(value) and value.shape == shape}
     return {
         name: value.gather(1, (place % shape[1]).to(value.device)) if id(value) in read else value

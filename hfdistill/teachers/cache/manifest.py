@@ -9,7 +9,6 @@ from typing import Any
 import transformers
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from hfdistill.network.trace import accepted_inputs
 from hfdistill.teachers.base import ModelTeacher, Teacher
 from hfdistill.teachers.cache.contents import FACTS, CacheError, Contents, read_facts
 
@@ -42,10 +41,11 @@ def print_of(teacher: Teacher) -> str:
 
 
 def accepted(teacher: Teacher) -> list[str] | None:
-    """What the forward of its model takes; None where it is not one model, and any column may matter."""
-    if not isinstance(teacher, ModelTeacher):
+    """The columns that its models read; None where it is not made of models, and any column may matter."""
+    parts = [part for part in teacher.parts() if isinstance(part, ModelTeacher)]
+    if len(parts) < len(teacher.parts()):
         return None
-    return sorted(accepted_inputs(teacher.model) | teacher.inputs())
+    return sorted(teacher.inputs().union(*(part.model_inputs.names for part in parts)))
 
 
 def only_recording(root: Path, contents: Contents | None) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,10 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from hfdistill.data.encode import encode
 from hfdistill.network.architectures import longest_input
-from hfdistill.teachers.base import as_teacher, settle_tokens
+from hfdistill.network.inputs import TOKEN_TYPES
+from hfdistill.teachers.base import as_teacher, assign_column_prefixes
 from hfdistill.teachers.cache.contents import CacheError, Contents
-from hfdistill.teachers.cache.keys import KEY_BYTES, Ints
+from hfdistill.teachers.cache.keys import KEY_BYTES, LABELS, Ints
 from hfdistill.teachers.cache.store import ROWS_PER_SHARD, Store, chunk_of
 from hfdistill.teachers.cache.teacher import CachedTeacher
 
@@ -74,7 +76,7 @@ def record(
         ...                  tokenizer=tokenizer)  # doctest: +SKIP
     """
     live = as_teacher(teacher)
-    if isinstance(tokenizer, PreTrainedTokenizerBase) and settle_tokens(live, tokenizer):
+    if isinstance(tokenizer, PreTrainedTokenizerBase) and assign_column_prefixes(live, tokenizer):
         raise ValueError(
             "tokenizer= makes other token ids than the teacher reads. Give the teacher's own; members of an "
             "Ensemble with different ones are recorded each on its own."
@@ -83,12 +85,12 @@ def record(
         live.to(_own_device())
     data, collate = _readable(dataset, tokenizer, live, max_length)
     cached = CachedTeacher(folder, teacher=live, contents=contents)
-    fill(cached, data, collate, tokens_per_batch=tokens_per_batch, budget_mb=budget_mb)
-    cached.release()
+    record_missing(cached, data, collate, tokens_per_batch=tokens_per_batch, budget_mb=budget_mb)
+    cached.drop_live_teacher()
     return cached
 
 
-def fill(
+def record_missing(
     cached: CachedTeacher,
     dataset: Any,
     collate: Collate,
@@ -113,23 +115,25 @@ def fill(
     if not len(lost):
         return
     if cached.teacher is None:
-        raise CacheError(cached.tell_missing(len(lost), of=len(keys)))
-    cached.vet(_batch(dataset, lost[:8], collate))
+        raise CacheError(cached.missing_message(len(lost), of=len(keys)))
+    new = lost[np.sort(np.unique(keys[lost], axis=0, return_index=True)[1])]
+    cached.before_asking(len(new), of=len(np.unique(keys, axis=0)), progress=progress)
+    cached.check_deterministic(_batch(dataset, new[:8], collate))
     store = cached.store
-    assert store is not None  # noqa: S101 - opened by vet
+    assert store is not None  # noqa: S101 - opened by check_deterministic
     store.sweep()
     lost = np.flatnonzero(cached.missing(keys))
     _, first = np.unique(keys[lost], axis=0, return_index=True)  # in the order of the keys, each once
     lost = lost[first]
     lost = lost[np.argsort(-lengths[lost], kind="stable")]
     _check_room(store, lengths[lost], budget_mb)
-    chunks = _chunks(store, lost, keys, lengths, tokens_per_batch)
+    chunks = _chunks(store, lost, keys, lengths, tokens_per_batch, cached.batch_rows)
     with tqdm(total=len(lost), desc="Recording the teacher", unit=" rows", disable=not progress) as bar:
         _work(cached, chunks, lambda rows: _batch(dataset, rows, collate), bar)
     store.refresh()
     lost = np.flatnonzero(cached.missing(keys))
     if len(lost):
-        raise CacheError(cached.tell_missing(len(lost), of=len(keys)))
+        raise CacheError(cached.missing_message(len(lost), of=len(keys)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +148,7 @@ class _Chunk:
 def _work(cached: CachedTeacher, chunks: list[_Chunk], load: Callable[[Ints], Any], bar: Any) -> None:
     """Do what no other process does, then wait for what others do, and do what they left."""
     store, rank = cached.store, int(os.environ.get("RANK", 0))
-    assert store is not None  # noqa: S101 - opened by vet
+    assert store is not None  # noqa: S101 - opened by check_deterministic
     world = int(os.environ.get("WORLD_SIZE", 1))
     order = [chunk for i in range(world) for chunk in chunks[(rank + i) % world :: world]]
     left = order
@@ -163,15 +167,44 @@ def _work(cached: CachedTeacher, chunks: list[_Chunk], load: Callable[[Ints], An
 
 
 def _answer(cached: CachedTeacher, store: Store, chunk: _Chunk, load: Callable[[Ints], Any]) -> None:
-    shards, start = [], 0
-    for rows in chunk.batches:
-        keys = chunk.keys[start : start + len(rows)]
-        start += len(rows)
-        if cached.missing(keys).any():
-            shards.append(cached.answers(load(rows), names=rows))
-            if not np.array_equal(shards[-1]["keys"].numpy(), keys):
+    """Ask about the rows of a chunk and publish the answers, also those that came before an error."""
+    shards: list[dict[str, torch.Tensor]] = []
+    pace, start = _Pace(store, chunk.name), 0
+    try:
+        for rows in chunk.batches:
+            keys = chunk.keys[start : start + len(rows)]
+            start += len(rows)
+            if not cached.missing(keys).any():
+                continue
+            answers = cached.answers(load(rows), names=rows)
+            if not np.array_equal(answers["keys"].numpy(), keys):
                 raise CacheError(_CHANGING)
-    store.publish({name: torch.cat([s[name] for s in shards]) for name in shards[0]}, chunk=chunk.name)
+            shards.append(answers)
+            if cached.batch_rows is not None and pace.is_due():
+                shards = pace.publish(shards)
+    finally:
+        pace.publish(shards)
+
+
+class _Pace:
+    """Publishes so often that a kill loses little, and so rarely that it takes a twentieth of the time."""
+
+    def __init__(self, store: Store, chunk: str) -> None:
+        self.store, self.chunk = store, chunk
+        self._last, self._took = time.monotonic(), 0.0
+
+    def is_due(self) -> bool:
+        """Whether the answers so far are to be published now."""
+        return time.monotonic() - self._last >= 20 * self._took
+
+    def publish(self, shards: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
+        """Write the answers as one shard; returns what is left to write, nothing."""
+        if shards:
+            began = time.monotonic()
+            self.store.publish({n: torch.cat([s[n] for s in shards]) for n in shards[0]}, chunk=self.chunk)
+            self._last = time.monotonic()
+            self._took = self._last - began
+        return []
 
 
 def _scan(cached: CachedTeacher, dataset: Any, collate: Collate) -> tuple[NDArray[np.uint8], Ints]:
@@ -202,13 +235,18 @@ def _batch(dataset: Any, rows: Ints, collate: Collate) -> dict[str, Any]:
 
 
 def _chunks(
-    store: Store, lost: Ints, keys: NDArray[np.uint8], lengths: Ints, tokens_per_batch: int
+    store: Store,
+    lost: Ints,
+    keys: NDArray[np.uint8],
+    lengths: Ints,
+    tokens_per_batch: int,
+    batch_rows: int | None,
 ) -> list[_Chunk]:
     """Cut from the front alone: rows that are left after a kill are cut as they were before."""
     chunks, batches, size = [], [], 0.0
     start, held = 0, 0
     while start < len(lost):
-        stop = start + max(1, tokens_per_batch // max(1, int(lengths[lost[start]])))
+        stop = start + (batch_rows or max(1, tokens_per_batch // max(1, int(lengths[lost[start]]))))
         batches.append(lost[start : min(stop, start + ROWS_PER_SHARD)])
         start += len(batches[-1])
         held += len(batches[-1])
@@ -259,10 +297,15 @@ def _readable(dataset: Any, tokenizer: Any, live: Any, max_length: int | None) -
     if "text" in columns and "input_ids" not in columns:
         rooms = [max_length, None if live.config is None else longest_input(live.config)]
         room = min((room for room in rooms if room), default=None)
-        pairs = "text_pair" in columns and "token_type_ids" in live.inputs()
+        pairs = "text_pair" in columns and TOKEN_TYPES in live.inputs()
         dataset = encode(dataset, tokenizer, max_length=room, token_types=pairs)
+    elif "tokens" in columns and "input_ids" not in columns:
+        raise CacheError(
+            "The rows are lists of words (column 'tokens'), and one answer a row is what can be recorded: "
+            "token classifiers teach live. Leave the recording out."
+        )
     pads = DataCollatorWithPadding(tokenizer)
-    kept = set(tokenizer.model_input_names)
+    kept = {*tokenizer.model_input_names, *live.inputs()} - LABELS
     return dataset, lambda rows: pads([{n: v for n, v in row.items() if n in kept} for row in rows])
 
 

@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hfdistill.network.inputs import TOKEN_TYPES, reads_token_types, token_type_count
 from hfdistill.network.trace import Batch, Tap, Trace
-from hfdistill.teachers.base import PREFIX, Teacher, as_teacher
+from hfdistill.teachers.base import PREFIX, ModelTeacher, Teacher, as_teacher
 from hfdistill.teachers.cache.contents import (
     FACTS,
     SCHEMA,
@@ -23,7 +24,7 @@ from hfdistill.teachers.cache.contents import (
     make_folder,
     write_facts,
 )
-from hfdistill.teachers.cache.keys import LABELS, Rows, chosen, pushed_left, rows_of
+from hfdistill.teachers.cache.keys import LABELS, Rows, chosen, other_reading, pushed, rows_of
 from hfdistill.teachers.cache.manifest import (
     accepted,
     config_from,
@@ -33,9 +34,10 @@ from hfdistill.teachers.cache.manifest import (
     versions_of,
     warn_of_other_versions,
 )
+from hfdistill.teachers.cache.readings import padded, unpadded
 from hfdistill.teachers.cache.store import Store, column
 
-VETTED_ROWS = 8
+CHECKED_ROWS = 8
 OWN_COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -67,6 +69,9 @@ class CachedTeacher(Teacher):
         >>> DistillationTrainer(student, args, teacher=teacher, train_dataset=data)  # doctest: +SKIP
     """
 
+    batch_rows: int | None = None
+    """Rows of a call when it is recorded; None for as many as `tokens_per_batch` allows."""
+
     def __init__(
         self,
         folder: str | Path,
@@ -79,7 +84,8 @@ class CachedTeacher(Teacher):
         self.teacher = None if teacher is None else as_teacher(teacher)
         self.tokenizer = tokenizer
         self.store: Store | None = None
-        self._vetted = False
+        self._is_checked = False
+        self._rows_of: Any = None
         if self.teacher is None:
             self.folder = only_recording(Path(folder), contents)
             self._open()
@@ -89,7 +95,6 @@ class CachedTeacher(Teacher):
             root = root.parent if (root / FACTS).exists() else root  # the folder of one teacher was named
             self.folder = make_folder(root, identity_of(self._print, self.contents))
             self.config = self.teacher.config
-            self._accepts = accepted(self.teacher)
             if (self.folder / FACTS).exists():
                 with suppress(CacheError):  # damaged facts are written anew with the first answer
                     self._open()
@@ -102,13 +107,16 @@ class CachedTeacher(Teacher):
         self.contents, self._print = self.store.contents, facts["fingerprint"]
         if self.teacher is None:
             self.config, self.same_tokens = config_from(facts["config"]), facts["same_tokens"]
-            self._accepts = facts["accepts"]
         warn_of_other_versions(facts["versions"], self.teacher)
 
-    def start(self, student: Any) -> None:
+    def bind_tokenizer(self, tokenizer: Any) -> None:
+        """Learn which tokenizer makes the rows."""
+        self._rows_of = tokenizer
+
+    def bind_student(self, student: Any) -> None:
         """As the live teacher's."""
         if self.teacher is not None:
-            self.teacher.start(student)
+            self.teacher.bind_student(student)
 
     @property
     def same_tokens(self) -> bool:
@@ -142,9 +150,10 @@ class CachedTeacher(Teacher):
         if self.teacher is not None:
             return self.teacher.inputs()
         facts = self._facts()
-        if self.prefix:
-            return frozenset(self.prefix + name for name in facts["accepts"] or OWN_COLUMNS)
-        return frozenset(facts["inputs"])
+        names = {self.prefix + name for name in facts["accepts"] or OWN_COLUMNS}
+        names = names if self.prefix else set(facts["inputs"])
+        typed = reads_token_types(self.config, self.tokenizer, padded_by=self._rows_of)
+        return frozenset(names if typed else names - {self.prefix + TOKEN_TYPES})
 
     def embedders(self) -> Sequence[nn.Module]:
         """None: it looks its answers up."""
@@ -154,12 +163,12 @@ class CachedTeacher(Teacher):
         """Who reads the batch: the live teacher's parts, else itself."""
         return (self,) if self.teacher is None else self.teacher.parts()
 
-    def reads(self, batch: Batch) -> Batch:
+    def select_inputs(self, batch: Batch) -> Batch:
         """The batch as the recorded teacher takes it."""
         if self.teacher is not None:
-            return self.teacher.reads(batch)
+            return self.teacher.select_inputs(batch)
         if self.prefix:
-            return super().reads(batch)
+            return super().select_inputs(batch)
         renamed: dict[str, str] | None = self._facts()["renamed"]
         if renamed is None:
             raise CacheError(
@@ -171,20 +180,38 @@ class CachedTeacher(Teacher):
         return batch
 
     def rows(self, batch: Batch) -> Rows:
-        """The rows of a batch as the teacher reads them."""
-        return rows_of(self._inputs(batch))
+        """The rows of a batch as the teacher reads them.
+
+        A row that is not recorded as it is, and is under another key that means the same to the teacher, has
+        that key: a text whose token types are all zero was recorded without them, or the other way round.
+        """
+        inputs = self._inputs(batch)
+        rows = rows_of(inputs)
+        lost = self.missing(rows.keys)
+        if self.store is None or not lost.any() or not self._takes_zeros():
+            return rows
+        other, alike = other_reading(inputs)
+        keys = rows_of(other).keys
+        same = lost & alike & ~self.missing(keys)
+        rows.keys[same] = keys[same]
+        return rows
+
+    def _takes_zeros(self) -> bool:
+        """Whether the recorded teacher answers to token types of zero as to none."""
+        recorded = self._facts()["accepts"]
+        return recorded is not None and TOKEN_TYPES in recorded and token_type_count(self.config) > 0
 
     def missing(self, keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Which rows are not recorded; (B, 16) → (B,)."""
         return np.ones(len(keys), bool) if self.store is None else self.store.find(keys) < 0
 
-    def release(self) -> None:
+    def drop_live_teacher(self) -> None:
         """Forget the live teacher; rows that are not recorded are an error from here on."""
         if self.store is not None:
             self.store.flush()
         if self.teacher is not None:
             self.same_tokens = _same_tokens(self.teacher)
-            if self.teacher.prefix or type(self.teacher).reads is not Teacher.reads:
+            if self.teacher.prefix or type(self.teacher).select_inputs is not Teacher.select_inputs:
                 part = self.teacher.parts()[0]
                 self.tokenizer, self.prefix = part.tokenizer, part.prefix
         self.teacher = None
@@ -203,34 +230,36 @@ class CachedTeacher(Teacher):
             lost = np.flatnonzero(self.missing(rows.keys))
         if len(lost):
             self._answer_live(batch, lost, of=len(rows.keys))
-        mask, device = self.reads(batch).get("attention_mask"), _device(batch)
+        mask, device = self.select_inputs(batch).get("attention_mask"), _device(batch)
         assert self.store is not None  # noqa: S101 - opened by the first answer at the latest
         places = self.store.find(rows.keys)
-        readings = {tap: self._padded(tap, self.store.readings(tap, places), rows).to(device) for tap in taps}
+        pooled = self.contents.pooled is not None
+        stored = {tap: self.store.readings(tap, places) for tap in taps}
+        readings = {tap: padded(tap, parts, rows, pooled=pooled).to(device) for tap, parts in stored.items()}
         return Trace(self.store.logits(places).to(device, torch.float32), mask, readings)
-
-    def _padded(self, tap: Tap, parts: list[Tensor], rows: Rows) -> Tensor:
-        """Readings in the batch's own layout; zeros where it has padding."""
-        if self.contents.pooled:
-            return torch.stack(parts).float().expand(-1, rows.width, -1)  # (B, T, D)
-        out = torch.zeros(len(parts), rows.width, *parts[0].shape[1:])
-        for i, part in enumerate(parts):
-            out[i, rows.starts[i] : rows.ends[i]] = part
-        return out if tap.kind == "hidden" else out.transpose(1, 2)  # (B, H, T, D/H)
 
     # ---- a live teacher ----
 
     def _answer_live(self, batch: Batch, lost: Any, *, of: int) -> None:
         if self.teacher is None:
-            raise CacheError(self.tell_missing(len(lost), of=of))
+            raise CacheError(self.missing_message(len(lost), of=of))
         part = chosen(batch, lost)
-        self.vet(part)
-        assert self.store is not None  # noqa: S101 - opened by vet
+        self.check_deterministic(part)
+        assert self.store is not None  # noqa: S101 - opened by check_deterministic
         again = np.flatnonzero(self.missing(self.rows(part).keys))  # a damaged folder may hold them after all
         if len(again):
             self.store.hold(self.answers(chosen(part, again)))
 
-    def tell_missing(self, rows: int, *, of: int) -> str:
+    def before_asking(self, rows: int, *, of: int, progress: bool) -> None:
+        """Told how many rows will be asked about, before the first is.
+
+        Args:
+            rows: that are not recorded, each text once.
+            of: all rows, each text once.
+            progress: whether a bar is shown.
+        """
+
+    def missing_message(self, rows: int, *, of: int) -> str:
         """What to type where rows are missing."""
         kept = "" if self.contents == Contents() else f", contents={self.contents}"
         return (
@@ -240,22 +269,22 @@ class CachedTeacher(Teacher):
             "CachedTeacher(folder, teacher=...), a live teacher."
         )
 
-    def vet(self, batch: Batch) -> None:
+    def check_deterministic(self, batch: Batch) -> None:
         """Ask the live teacher for a few rows twice, once a process, and write down what it is.
 
         Raises:
             CacheError: where the two answers differ.
         """
-        if self._vetted:
+        if self._is_checked:
             return
-        first = chosen(batch, range(min(VETTED_ROWS, len(self.rows(batch).keys))))
+        first = chosen(batch, range(min(CHECKED_ROWS, len(self.rows(batch).keys))))
         one, two = self.answers(first), self.answers(first)
         if not all(torch.allclose(one[n].double(), two[n].double(), rtol=1e-3, atol=1e-4) for n in one):
             raise CacheError(
                 "The teacher gave two answers to the same rows, so neither can be recorded: it is in train "
                 "mode, or draws random numbers. Call self.eval() in its trace, or hand it over as a model."
             )
-        self._vetted = True
+        self._is_checked = True
         if self.store is None:
             write_facts(self.folder, self._new_facts(first, one))
             self._open()
@@ -276,7 +305,8 @@ class CachedTeacher(Teacher):
         batch = {n: v.to(device) if isinstance(v, Tensor) else v for n, v in batch.items()}
         rows = self.rows(batch)
         try:
-            return self._entries(self._asked(pushed_left(batch, self._inputs(batch), rows)), rows, names)
+            asked = self._asked(pushed(batch, self._inputs(batch), rows, padding=self._side()))
+            return self._entries(asked, rows, names)
         except torch.OutOfMemoryError:
             if len(rows.keys) == 1:
                 raise
@@ -285,6 +315,12 @@ class CachedTeacher(Teacher):
         names = every if names is None else np.asarray(names)
         parts = [self.answers(chosen(batch, part), names=names[part]) for part in np.array_split(every, 2)]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _side(self) -> str:
+        """The side of padding on which the live teacher is asked: "right", unless a model needs "left"."""
+        parts = () if self.teacher is None else self.teacher.parts()
+        sides = {part.model_inputs.side for part in parts if isinstance(part, ModelTeacher)}
+        return "left" if "left" in sides else "right"
 
     def _asked(self, batch: Batch) -> tuple[Trace, Tensor | None]:
         """The teacher's trace, and the mask that it read."""
@@ -298,6 +334,7 @@ class CachedTeacher(Teacher):
 
     def _entries(self, asked: tuple[Trace, Tensor | None], rows: Rows, names: Any) -> dict[str, Tensor]:
         trace, mask = asked
+        width = trace.readings[min(self.contents.taps)].shape[-2] if self.contents.taps else 0
         if trace.logits.dim() != 2:
             raise CacheError(
                 f"The teacher answers with logits of shape {tuple(trace.logits.shape)}, and one answer a "
@@ -313,7 +350,8 @@ class CachedTeacher(Teacher):
         for tap in self.contents.taps:
             reading = trace.readings[tap]
             reading = reading if tap.kind == "hidden" else reading.transpose(1, 2)  # (B, T, …)
-            parts = _unpadded(reading, lengths, mask, pooled=self.contents.pooled)
+            starts = [width - n if self._side() == "left" else 0 for n in lengths]
+            parts = unpadded(reading, starts, lengths, mask, pooled=self.contents.pooled)
             parts = [part.cpu().to(self.contents.torch_dtype) for part in parts]
             finite &= torch.tensor([bool(torch.isfinite(part).all()) for part in parts])
             entries[column(tap)] = torch.cat(parts)
@@ -330,10 +368,17 @@ class CachedTeacher(Teacher):
 
     # ---- what it is ----
 
+    @property
+    def accepts(self) -> Collection[str] | None:
+        """Names of the columns that have a part in the answer; None where any may have."""
+        recorded: list[str] | None = None if self.store is None else self._facts()["accepts"]
+        if self.store is not None and (recorded is None or self.teacher is None):
+            return recorded
+        return None if self.teacher is None else accepted(self.teacher)
+
     def _inputs(self, batch: Batch) -> Batch:
         """The columns that have a part in the answer."""
-        reads = self.reads(batch)
-        accepts = self._accepts
+        reads, accepts = self.select_inputs(batch), self.accepts
         return {n: v for n, v in reads.items() if n not in LABELS and (accepts is None or n in accepts)}
 
     def _facts(self) -> dict[str, Any]:
@@ -351,7 +396,7 @@ class CachedTeacher(Teacher):
             "contents": self.contents.plain(),
             "shapes": {n: [*v.shape[1:]] for n, v in entries.items() if n not in ("keys", "lengths")},
             "inputs": sorted(self.teacher.inputs()),
-            "accepts": self._accepts,
+            "accepts": self.accepts,
             "renamed": None if None in renamed.values() else (renamed and reads),
             "same_tokens": _same_tokens(self.teacher),
             "config": plain_config(self.teacher.config),
@@ -361,17 +406,6 @@ class CachedTeacher(Teacher):
 
 def _same_tokens(teacher: Teacher) -> bool:
     return all(part.same_tokens for part in teacher.parts())
-
-
-def _unpadded(
-    reading: Tensor, lengths: list[int], mask: Tensor | None, *, pooled: str | None
-) -> list[Tensor]:
-    """Per row (tokens, …), or (1, D) pooled; padding is on the right."""
-    if pooled == "mean":
-        weights = torch.ones(reading.shape[:2], device=reading.device) if mask is None else mask.float()
-        sums = (reading.float() * weights[..., None]).sum(1) / weights.sum(1, keepdim=True).clamp(min=1)
-        return [*sums[:, None]]
-    return [reading[i, : 1 if pooled else length] for i, length in enumerate(lengths)]
 
 
 def _device(batch: Batch) -> torch.device:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hfdistill.teachers.cache.keys import chosen, pushed_left, rows_of
+from hfdistill.teachers.cache.keys import chosen, pushed, rows_of
 
 IDS = [[2, 5, 3], [2, 6, 7, 8, 3], [2, 3]]
 
@@ -32,7 +32,7 @@ def keys(batch):
         {"side": "left"},
         {"to": 9},
         {"side": "left", "to": 30},
-        {"fill": 7},
+        {"record_missing": 7},
         {"dtype": torch.int32},
     ],
     ids=str,
@@ -106,10 +106,10 @@ def test_spans():
 
 def test_a_batch_is_pushed_to_the_left():
     batch, label = padded(side="left"), torch.tensor([1, 0, 1])
-    pushed = pushed_left({**batch, "labels": label}, batch, rows_of(batch))
-    assert pushed["labels"] is label
+    moved = pushed({**batch, "labels": label}, batch, rows_of(batch), padding="right")
+    assert moved["labels"] is label
     for name, value in padded().items():
-        assert torch.equal(pushed[name], value)
+        assert torch.equal(moved[name], value)
 
 
 def test_nothing_to_read():

@@ -1,0 +1,141 @@
+"""Values inside a network at given places, from a forward pass that ends where the last one is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hfdistill.network.architectures import ModelSpec
+from hfdistill.network.trace import accepted_inputs
+
+Batch = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """The first argument or the first output of a module.
+
+    Args:
+        module: its dotted name in the model.
+        side: which of the two is read, at the first call of the module in a forward pass.
+    """
+
+    module: str
+    side: Literal["input", "output"]
+
+
+class _Finished(Exception):  # noqa: N818
+    """Every place is read, and nothing needs the rest of the forward pass."""
+
+
+class Reader:
+    """Reads a model batch by batch, block after block, and computes no block twice where memory allows.
+
+    The output of the last block that all later reads lie behind is held for each batch; the blocks up to it
+    are then skipped. A batch for which there is no room runs from its start each time.
+
+    Args:
+        model: in evaluation mode.
+        blocks: its blocks, in order.
+        room: bytes that may be held.
+    """
+
+    def __init__(self, model: Any, blocks: Sequence[nn.Module], *, room: int) -> None:
+        self.model, self.blocks, self.room = model, blocks, room
+        self.held: dict[Hashable, tuple[int, Any]] = {}
+
+    def read(self, batch: Batch, key: Hashable, places: Sequence[Place], *, behind: int) -> list[Tensor]:
+        """The values at some places behind the first blocks, which have changed for the last time.
+
+        Args:
+            batch: what the model reads.
+            key: the batch's own.
+            places: where to read.
+            behind: how many blocks come before all of them.
+        """
+        done, output = self.held.get(key, (0, None))
+        hooks = []
+        if behind > done and self._fits(batch, known=key in self.held):
+            last = self.blocks[behind - 1]
+            hooks.append(
+                last.register_forward_hook(lambda _m, _args, out: self.held.update({key: (behind, out)}))
+            )
+        try:
+            with _skipping(self.blocks[:done], output):
+                return read(self.model, batch, places)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _fits(self, batch: Batch, *, known: bool) -> bool:
+        """Whether there is room for one more hidden state; one that is held is replaced."""
+        size = 0 if known else batch["input_ids"].numel() * ModelSpec.of(self.model).width * 4
+        if size > self.room:
+            return False
+        self.room -= size
+        return True
+
+
+@contextmanager
+def _skipping(blocks: Sequence[nn.Module], output: Any) -> Iterator[None]:
+    """While open, these blocks compute nothing: all give the output that the last of them gave before."""
+    for block in blocks:
+        block.forward = lambda *_args, **_options: output
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+def read(model: Any, batch: Batch, places: Sequence[Place]) -> list[Tensor]:
+    """The values at these places, in their order, without a graph.
+
+    Args:
+        model: a model in evaluation mode.
+        batch: what it reads; entries that its forward does not declare are left out.
+        places: where to read.
+
+    Raises:
+        ValueError: for a place that the forward pass does not come by.
+    """
+    values: dict[Place, Tensor] = {}
+    wanted = set(places)
+
+    def keep(place: Place, value: Any) -> None:
+        values.setdefault(place, value if isinstance(value, Tensor) else value[0])
+        if len(values) == len(wanted):
+            raise _Finished
+
+    hooks = [_attach(model.get_submodule(place.module), place, keep) for place in sorted(wanted)]
+    accepts = accepted_inputs(model) - {"labels"}
+    inputs = {name: value.to(model.device) for name, value in batch.items() if name in accepts}
+    try:
+        with torch.no_grad():
+            model(**inputs)
+    except _Finished:
+        return [values[place] for place in places]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    unread = min(wanted - values.keys())
+    raise ValueError(
+        f"The forward of {type(model).__name__} does not call {unread.module!r}, which its layout names. "
+        "Correct it with register_anatomy(..., replace=True)."
+    )
+
+
+def _attach(module: nn.Module, place: Place, keep: Callable[[Place, Any], None]) -> Any:
+    """The handle of the hook that reads one place."""
+    if place.side == "output":
+        return module.register_forward_hook(lambda _module, _args, output: keep(place, output))
+
+    def before(_module: nn.Module, args: Any, kwargs: Any) -> None:
+        keep(place, args[0] if args else next(iter(kwargs.values())))
+
+    return module.register_forward_pre_hook(before, with_kwargs=True)

@@ -1,0 +1,97 @@
+"""Ridge regression from sums that do not grow with the number of rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, math.inf)
+"""The values that `best_ridge` compares; the last one leaves everything as it was."""
+
+
+class NormalEquations:
+    """The sums of a weighted regression of residuals on features, in float64.
+
+    With features F (n, P), residuals R (n, D) and weights w (n,), they are G = Fᵀ diag(w) F, C = Fᵀ diag(w) R
+    and Σ w ‖r‖². The residual is what the present weights leave over, so that the solution is a *change* of
+    these weights, and a penalty on it pulls towards them.
+
+    Args:
+        features: P, the 1 of a bias included.
+        outputs: D.
+
+    Example:
+        >>> rows, residuals = torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [6.0]])
+        >>> sums = NormalEquations(1, 1)
+        >>> sums.add(rows, residuals)
+        >>> sums.solve(0.0).item()
+        3.0
+    """
+
+    def __init__(self, features: int, outputs: int) -> None:
+        self.gram = torch.zeros(features, features, dtype=torch.float64)
+        self.cross = torch.zeros(features, outputs, dtype=torch.float64)
+        self.residual = 0.0
+        self.weight = 0.0
+
+    def add(self, features: Tensor, residuals: Tensor, weights: Tensor | None = None) -> None:
+        """Add n rows.
+
+        Args:
+            features: (n, P).
+            residuals: (n, D).
+            weights: (n,); None for 1 each.
+        """
+        rows = features.to(torch.float64).cpu()
+        left = residuals.to(torch.float64).cpu()
+        scale = torch.ones(len(rows), dtype=torch.float64) if weights is None else weights.double().cpu()
+        weighted = rows if weights is None else rows * scale[:, None]
+        self.gram.addmm_(rows.T, weighted)
+        self.cross.addmm_(weighted.T, left)
+        self.residual += float((left.square().sum(1) * scale).sum())
+        self.weight += float(scale.sum())
+
+    def solve(self, ridge: float) -> Tensor:
+        """The change Δ (P, D) that minimises Σ w ‖r - fΔ‖² + λ ‖Δ‖², λ = ridge · mean of G's diagonal.
+
+        Args:
+            ridge: λ without its unit, 0 or more; infinity for no change.
+
+        Raises:
+            ValueError: for a ridge below 0, or sums that are not finite.
+        """
+        if not ridge >= 0:
+            raise ValueError(f"ridge={ridge!r} is no strength of a penalty. Write 0 or more, such as 1e-3.")
+        if not (self.gram.isfinite().all() and self.cross.isfinite().all()):
+            raise ValueError(
+                "The activations hold NaN or infinite values, so no weights can be fitted to them. "
+                "Load the teacher in float32 (dtype=torch.float32), and check that its own logits are finite."
+            )
+        if math.isinf(ridge):
+            return torch.zeros_like(self.cross)
+        penalty = ridge * self.gram.diagonal().mean()
+        damped = self.gram + penalty * torch.eye(len(self.gram), dtype=torch.float64)
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        if failed:  # fewer rows than features and no penalty: the smallest of all solutions
+            return torch.linalg.pinv(damped, hermitian=True) @ self.cross
+        return torch.cholesky_solve(self.cross, factor)
+
+    def remaining(self, change: Tensor) -> float:
+        """Σ w ‖r - fΔ‖² after a change Δ, which need not be the solution of these sums."""
+        fitted = 2.0 * (change * self.cross).sum() - (change * (self.gram @ change)).sum()
+        return max(0.0, self.residual - float(fitted))
+
+    def __add__(self, other: NormalEquations) -> NormalEquations:
+        """The sums over the rows of both."""
+        both = NormalEquations(*self.cross.shape)
+        both.gram, both.cross = self.gram + other.gram, self.cross + other.cross
+        both.residual, both.weight = self.residual + other.residual, self.weight + other.weight
+        return both
+
+
+def best_ridge(train: NormalEquations, held_out: NormalEquations, ridges: Sequence[float] = RIDGES) -> float:
+    """The ridge whose solution on `train` leaves least on `held_out`; the larger of two that tie."""
+    return min(sorted(ridges, reverse=True), key=lambda ridge: held_out.remaining(train.solve(ridge)))

@@ -1,0 +1,138 @@
+"""How far a teacher's confidence is right: a temperature and a class prior, fitted on a few labelled rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hfdistill.network.label_space import short, some
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Logits z become z/T + b: a temperature T, and a shift b of each class.
+
+    Args:
+        temperature: T; above 1 makes the answers less sure.
+        shift: b, one number a class; None for 0.
+    """
+
+    temperature: float = 1.0
+    shift: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.temperature, (int, float)) and 0 < self.temperature < math.inf):
+            raise ValueError(f"temperature is a number above 0, found {self.temperature!r}. Usual: 1 to 5.")
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Calibrated logits, (N, C); the same tensor where there is nothing to change."""
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        return logits if self.shift is None else logits + logits.new_tensor(self.shift)
+
+    @classmethod
+    def of_prior(
+        cls, prior: Mapping[str, float] | Sequence[float], classes: Sequence[str], *, temperature: float = 1.0
+    ) -> Calibration:
+        """The calibration for known shares of the classes: b = log(share · C).
+
+        It is right for a teacher that takes all classes for equally frequent, as zero-shot ones do.
+
+        Args:
+            prior: share of each class, by name or in their order; above 0, summing to 1.
+            classes: their names.
+            temperature: T.
+
+        Raises:
+            ValueError: for classes without a share, unknown ones, or shares that do not sum to 1.
+
+        Example:
+            >>> both = Calibration.of_prior({"spam": 0.1, "ham": 0.9}, ["ham", "spam"])
+            >>> both(torch.zeros(1, 2)).softmax(-1)
+            tensor([[0.9000, 0.1000]])
+        """
+        named = dict(prior) if isinstance(prior, Mapping) else dict(zip(classes, prior, strict=False))
+        if set(named) != set(classes) or len(prior) != len(classes):
+            odd = sorted(set(named) ^ set(classes)) or list(classes)
+            raise ValueError(
+                f"prior gives each class a share, and {some(odd)} do not match. Name each class."
+            )
+        shares = [float(named[name]) for name in classes]
+        if not all(share > 0 for share in shares) or abs(sum(shares) - 1) > 0.01:
+            raise ValueError(
+                f"prior is {short(shares)}: shares lie above 0 and sum to 1. Divide counts by their sum."
+            )
+        return cls(temperature, tuple(math.log(share * len(shares)) for share in shares))
+
+
+def fit_calibration(
+    logits: Tensor, labels: Tensor, *, multi_label: bool = False, prior: bool = True
+) -> Calibration:
+    """The temperature and class shifts under which labelled rows are likeliest.
+
+    It minimises Σ_i CE(z_i/T + b, y_i) + (log T)²/2 + |b|²/2 (multi-label: binary cross-entropy), so that few
+    rows move little: temperature scaling (Guo et al. 2017, arXiv 1706.04599) with the bias of vector scaling,
+    both under a normal prior. b is centred.
+
+    Args:
+        logits: (N, C), of rows that the teacher has not learnt from.
+        labels: (N,), rows labelled -100 do not count; multi-label (N, C) of 0 and 1.
+        multi_label: whether classes are decided one by one.
+        prior: fit b too, not T alone.
+
+    Raises:
+        ValueError: where no row has a label.
+    """
+    known = (labels != -100) if labels.dim() == 1 else (labels != -100).all(1)
+    if not known.any():
+        raise ValueError("calibrate= has no row with a label. Give texts and their labels.")
+    logits, labels = logits[known].double(), labels[known]
+    level = torch.zeros((), dtype=torch.float64, requires_grad=True)  # log T
+    shift = torch.zeros(logits.shape[1], dtype=torch.float64, requires_grad=prior)
+    parameters = [level, shift] if prior else [level]
+    optimizer = torch.optim.LBFGS(parameters, max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        moved = logits * (-level).exp() + shift
+        fit = (
+            F.binary_cross_entropy_with_logits(moved, labels.double(), reduction="sum")
+            if multi_label
+            else F.cross_entropy(moved, labels.long(), reduction="sum")
+        )
+        total: Tensor = fit + level.square() / 2 + shift.square().sum() / 2
+        total.backward()
+        return total
+
+    with torch.enable_grad():
+        optimizer.step(loss)
+    moved = shift.detach() if multi_label else shift.detach() - shift.detach().mean()
+    return Calibration(float(level.detach().exp()), tuple(moved.tolist()) if prior else None)
+
+
+def label_ids(labels: Sequence[Any], classes: Sequence[str], *, multi_label: bool = False) -> Tensor:
+    """Labels, by name or number, as a tensor: (N,), -100 for None; multi-label (N, C).
+
+    Raises:
+        ValueError: for a label that is no class.
+    """
+    columns = {name.strip().casefold(): i for i, name in enumerate(classes)}
+    if multi_label:
+        rows = [[float(value) for value in row] for row in labels]
+        return torch.tensor(rows).reshape(len(rows), len(classes))
+    found = []
+    for row, label in enumerate(labels):
+        own = columns.get(label.strip().casefold(), -1) if isinstance(label, str) else label
+        own = -100 if own is None else int(own)
+        if own != -100 and not 0 <= own < len(classes):
+            raise ValueError(
+                f"Row {row} is labelled {short(label)}, and the classes are {some(classes)}. Name one."
+            )
+        found.append(own)
+    return torch.tensor(found, dtype=torch.int64)

@@ -1,0 +1,112 @@
+"""Text as numbers that a batch can carry, and back without loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+_END, _BETWEEN = b"\xff", b"\xfe"  # bytes that UTF-8 never uses
+_WIDTH = 8
+Texts = Sequence[str] | Sequence[tuple[str, str]]
+
+
+class TextCodec(PreTrainedTokenizerBase):
+    """A tokenizer whose ids are the text itself: its UTF-8 bytes, eight to a number.
+
+    A teacher that reads text gets it through the same columns as one with another tokenizer
+    (`teacher_input_ids`, padded, with a mask), so collators, caches and ensembles need not know of it.
+    Nothing is normalised or cut: `decode_rows` gives back each text as it was. Pairs are two texts with a
+    byte between that no text contains.
+
+    Example:
+        >>> codec = TextCodec()
+        >>> batch = codec(["a warm film", "naïve"], padding=True, return_tensors="pt")
+        >>> decode_rows(batch["input_ids"], batch["attention_mask"])
+        ['a warm film', 'naïve']
+    """
+
+    def __init__(self) -> None:
+        super().__init__(pad_token="[PAD]")  # noqa: S106
+        self.model_input_names = ["input_ids", "attention_mask"]
+
+    def __call__(self, text: Any, text_pair: Any = None, **options: Any) -> BatchEncoding:
+        """The ids of one text or of a list; `padding` and `return_tensors` as in Transformers, all else is
+        ignored."""
+        one = isinstance(text, str)
+        texts, pairs = ([text], [text_pair]) if one else (text, text_pair or [None] * len(text))
+        rows = [_numbers(*both) for both in zip(texts, pairs, strict=True)]
+        columns: dict[str, Any] = {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]}
+        if options.get("padding"):
+            return self.pad(columns, return_tensors=options.get("return_tensors"))
+        if one:
+            columns = {name: values[0] for name, values in columns.items()}
+        return BatchEncoding(columns, tensor_type=options.get("return_tensors"))
+
+    def get_vocab(self) -> dict[str, int]:
+        """One entry, the padding: ids are no entries of a table."""
+        return {"[PAD]": 0}
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of entries in `get_vocab`."""
+        return 1
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, Any]:
+        """Nothing: no token was added."""
+        return {}
+
+    def __len__(self) -> int:
+        return 1
+
+    def __reduce__(self) -> tuple[type[TextCodec], tuple[()]]:
+        return TextCodec, ()
+
+    def __repr__(self) -> str:
+        return "TextCodec()"
+
+    def convert_tokens_to_ids(self, tokens: Any) -> Any:
+        """0, the id of the padding."""
+        return 0 if isinstance(tokens, str) else [0 for _ in tokens]
+
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
+        """0: no id is special."""
+        return 0
+
+
+def _numbers(text: str, pair: str | None) -> list[int]:
+    content = text.encode() + (b"" if pair is None else _BETWEEN + pair.encode())
+    content += _END * (_WIDTH - len(content) % _WIDTH)  # at least one, so that no row is empty
+    return np.frombuffer(content, "<i8").tolist()
+
+
+def decode_rows(ids: Tensor, mask: Tensor | None = None) -> list[Any]:
+    """The texts of a batch: (B, T) → B strings, or pairs of strings.
+
+    Args:
+        ids: made by `TextCodec`, padded on either side.
+        mask: 1 where an id is no padding; None where nothing is padded.
+
+    Raises:
+        ValueError: for ids that `TextCodec` cannot have made.
+    """
+    rows = ids.detach().cpu().to(torch.int64).numpy().astype("<i8")
+    real = np.ones(rows.shape, bool) if mask is None else mask.detach().cpu().numpy() != 0
+    texts: list[Any] = []
+    for row, own in zip(rows, real, strict=True):
+        parts = row[own].tobytes().rstrip(_END).split(_BETWEEN)
+        try:
+            decoded = tuple(part.decode() for part in parts)
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                "A teacher that reads text was given token ids of another tokenizer. Give the data with its "
+                "text (columns text[, text_pair]), or collate with DistillationCollator(tokenizer, "
+                "teacher.tokenizer)."
+            ) from error
+        texts.append(decoded[0] if len(decoded) == 1 else decoded)
+    return texts

@@ -1,0 +1,325 @@
+"""The rows of a file of answers: which column is the text, which the answer, and what it means."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from hfdistill.data.load import text_column
+from hfdistill.files.plain_data import printable
+from hfdistill.network.label_space import short, some
+from hfdistill.teachers.text.values import AnswerError, Kind
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+KINDS: dict[str, Kind] = {
+    **dict.fromkeys(("probabilities", "probs", "scores"), "probabilities"),
+    "logits": "logits",
+    **dict.fromkeys(("log_probabilities", "logprobs", "log_probs", "top_logprobs"), "log_probabilities"),
+    **dict.fromkeys(("votes", "annotations", "annotators"), "labels"),
+}
+LABELS = ("answer", "prediction", "label")
+CONFIDENCES = ("confidence", "score", "probability")
+
+
+@dataclass(frozen=True, eq=False)
+class AnswerFile:
+    """Texts and their answers as a file has them.
+
+    Args:
+        path: the file.
+        texts: strings, or pairs.
+        answers: one for each.
+        lines: where each stands, from 1.
+        classes: their names.
+        kind: what the answers are; None to be guessed from the numbers.
+        unit: what `lines` counts.
+    """
+
+    path: Path
+    texts: list[Any]
+    answers: list[Any]
+    lines: list[int]
+    classes: list[str]
+    kind: Kind | None
+    unit: str
+
+    def where(self, row: int) -> str:
+        """A row for a message."""
+        return f"{printable(self.path.name)}, {self.unit} {self.lines[row]} ({short(self.texts[row])})"
+
+    def select(self, rows: Sequence[int]) -> AnswerFile:
+        """Some of the rows."""
+        texts, answers, lines = (
+            [part[row] for row in rows] for part in (self.texts, self.answers, self.lines)
+        )
+        return replace(self, texts=texts, answers=answers, lines=lines)
+
+
+def read_answer_file(
+    path: Path,
+    columns: Mapping[str, str | None],
+    *,
+    answer: str | Sequence[str] | None,
+    kind: Kind | None,
+    classes: Sequence[str] | None,
+) -> AnswerFile:
+    """Read texts and answers; see `answers_from`.
+
+    Raises:
+        AnswerError: where columns are not found, or a row cannot be read.
+        FileNotFoundError: where there is no such file.
+    """
+    rows, lines, unit = _read(path)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    for role, name in [*columns.items(), *(("answer", n) for n in _listed(answer))]:
+        if name is not None and name not in names:
+            raise AnswerError(f"{path.name} has no column {name!r}, found {names}. Name another as {role}=.")
+    text = _text(names, columns["text"], path)
+    pair = columns["text_pair"] or ("text_pair" if "text_pair" in names and text == "text" else None)
+    texts = [row.get(text) if pair is None else (row.get(text), row.get(pair)) for row in rows]
+    read = AnswerFile(path, texts, [], lines, [], kind, unit)
+    _check_texts(read)
+    others = [name for name in names if name not in (text, pair)]
+    found, known = _answer_columns(others, answer, columns["confidence"], classes, path)
+    kind = kind or known
+    answers = [_answer(row, found, read.where(i), kind) for i, row in enumerate(rows)]
+    if classes is None:
+        classes = found.classes or _named(answers, kind, path)
+    if kind == "log_probabilities":
+        answers = [_tokens(value, classes, read.where(i)) for i, value in enumerate(answers)]
+    return replace(read, answers=answers, classes=list(classes), kind=kind)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Where the answer of a row stands.
+
+    Args:
+        names: one column; or several, of votes or of classes.
+        classes: the class of each column, where there is one for each.
+        confidence: beside a label.
+    """
+
+    names: list[str]
+    classes: list[str] | None = None
+    confidence: str | None = None
+
+
+def _answer_columns(
+    names: list[str],
+    answer: str | Sequence[str] | None,
+    confidence: str | None,
+    classes: Sequence[str] | None,
+    path: Path,
+) -> tuple[_Columns, Kind | None]:
+    """The columns of the answer, and what their names say of it."""
+    folded = {name.strip().casefold(): name for name in names}
+    told = _listed(answer)
+    if len(told) > 1:
+        of_classes = classes is not None and {n.casefold() for n in told} == {n.casefold() for n in classes}
+        return (_Columns(told, told), None) if of_classes else (_Columns(told), "labels")
+    confidence = confidence or next((folded[name] for name in CONFIDENCES if name in folded), None)
+    if told:
+        kind = KINDS.get(told[0].strip().casefold())
+        named = told[0].strip().casefold() in LABELS or confidence is not None
+        return _Columns(told, confidence=None if kind else confidence), kind or ("labels" if named else None)
+    usual = [folded[name] for name in KINDS if name in folded]
+    if len(usual) > 1:
+        raise AnswerError(f"{path.name} has the answers {usual}. Say which to take: answer={usual[0]!r}.")
+    if usual:
+        return _Columns(usual), KINDS[usual[0].strip().casefold()]
+    if classes is not None and all(name.strip().casefold() in folded for name in classes):
+        own = [folded[name.strip().casefold()] for name in classes]
+        return _Columns(own, list(classes)), None
+    labels = [folded[name] for name in LABELS if name in folded]
+    if labels:
+        return _Columns(labels[:1], confidence=confidence), "labels"
+    raise AnswerError(
+        f"{path.name} has the columns {names}, none of which is known to hold answers: "
+        f"{', '.join([*KINDS, *LABELS])}, or one for each class. Say which: answer='...', and classes=[...]."
+    )
+
+
+def _answer(row: Mapping[str, Any], found: _Columns, where: str, kind: Kind | None) -> Any:
+    values = [_value(row.get(name), where, name, text=kind == "labels") for name in found.names]
+    if found.classes is not None:
+        return dict(zip(found.classes, values, strict=True))
+    if len(values) > 1:
+        return values
+    if found.confidence is None:
+        return values[0]
+    share = _value(row.get(found.confidence), where, found.confidence)
+    if not isinstance(share, (int, float)) or math.isnan(share):
+        raise AnswerError(f"{where}: the confidence is {short(share)}, no number. Write one in [0, 1].")
+    return (values[0], float(share))
+
+
+def _value(value: Any, where: str, column: str, *, text: bool = False) -> Any:
+    """A cell; what is written as a list, a mapping or (unless `text`) a number is read as such."""
+    if isinstance(value, Mapping):  # parquet fills in what a row leaves out
+        return {name: number for name, number in value.items() if number is not None}
+    if not isinstance(value, str):
+        return value
+    plain = value.strip()
+    if plain[:1] in ("[", "{", "("):
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                return parse(plain)
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+        raise AnswerError(
+            f"{where}: the column {column!r} holds {short(value)}, which is no list or mapping that can be "
+            'read. Write JSON, as in {"yes": 0.8, "no": 0.2}.'
+        )
+    try:
+        return plain or None if text else float(plain)
+    except ValueError:
+        return plain or None
+
+
+def _tokens(value: Any, classes: Sequence[str], where: str) -> Any:
+    """The log-probabilities of the classes among the tokens that an API names."""
+    if isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
+        value = [{str(key): entry for key, entry in part.items()} for part in value]
+        if not all({"token", "logprob"} <= set(part) for part in value):
+            raise AnswerError(f'{where}: each entry needs "token" and "logprob", found {short(value[0])}.')
+        value = {part["token"]: part["logprob"] for part in reversed(value)}  # the likeliest wins
+    if not isinstance(value, Mapping):
+        return value
+    names = {name.strip().casefold() for name in classes}
+    known: dict[str, Any] = {}
+    for token, number in value.items():
+        folded = str(token).strip().casefold()
+        if folded in names and not (folded in known and known[folded] >= number):
+            known[folded] = number
+    if not known:
+        raise AnswerError(
+            f"{where}: none of the tokens {some(list(map(str, value)))} is one of the classes "
+            f"{some(list(classes))}. Ask for more of them (top_logprobs), or leave the row out."
+        )
+    return known
+
+
+def _named(answers: list[Any], kind: Kind | None, path: Path) -> list[str]:
+    """The classes that the answers name."""
+    names: set[str] = set()
+    for value in answers:
+        if isinstance(value, Mapping):
+            names |= set(map(str, value))
+        elif kind == "labels":
+            votes = value if isinstance(value, list) else value[:1] if isinstance(value, tuple) else [value]
+            names |= {vote for vote in votes if isinstance(vote, str)}
+    if len(names) < 2:
+        raise AnswerError(
+            f"{path.name} does not name its classes (found {some(sorted(names)) or 'none'}). Type "
+            "classes=[...], in the order of the numbers."
+        )
+    return sorted(names)
+
+
+def _text(names: list[str], text: str | None, path: Path) -> str:
+    if text is not None:
+        return text
+    if "text" in names:
+        return "text"
+    try:
+        return text_column(names, None)
+    except ValueError as error:
+        raise AnswerError(f"{path.name}: {error}") from error
+
+
+def _check_texts(read: AnswerFile) -> None:
+    for row, text in enumerate(read.texts):
+        parts = (text,) if not isinstance(text, tuple) else text
+        if not all(isinstance(part, str) for part in parts):
+            raise AnswerError(
+                f"{read.path.name}, {read.unit} {read.lines[row]} has no text, found {short(text)}. Give it "
+                "one, or leave it out."
+            )
+
+
+def _listed(answer: str | Sequence[str] | None) -> list[str]:
+    return [] if answer is None else [answer] if isinstance(answer, str) else list(answer)
+
+
+# ---- the kinds of files ----
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], list[int], str]:
+    """Rows, where each stands, and in what unit."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {str(path)!r}. Pass the path of a file of answers.")
+    readers: dict[str, Callable[[Path], tuple[list[dict[str, Any]], list[int], str]]] = {
+        ".csv": _read_cells,
+        ".tsv": _read_cells,
+        ".jsonl": _read_lines,
+        ".json": _read_array,
+        ".parquet": _read_parquet,
+    }
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise AnswerError(f"{path.name}: answers are read from {', '.join(SUFFIXES)}. Save them so.")
+    rows, lines, unit = reader(path)
+    if not rows:
+        raise AnswerError(f"{path.name} holds no answer. Give a file with a row for each text.")
+    return rows, lines, unit
+
+
+def _read_cells(path: Path) -> tuple[list[dict[str, Any]], list[int], str]:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.DictReader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        rows, lines = [], []
+        for row in reader:
+            if None in row or None in row.values():
+                raise AnswerError(
+                    f"{path.name}, line {reader.line_num} has another number of cells than the first line. "
+                    "Put texts with commas in quotes."
+                )
+            rows.append(dict(row))
+            lines.append(reader.line_num)
+    return rows, lines, "line"
+
+
+def _read_lines(path: Path) -> tuple[list[dict[str, Any]], list[int], str]:
+    rows, lines = [], []
+    with path.open(encoding="utf-8-sig") as stream:
+        for number, line in enumerate(stream, start=1):
+            if line.strip():
+                rows.append(_object(line, f"{path.name}, line {number}"))
+                lines.append(number)
+    return rows, lines, "line"
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise AnswerError(f"{where} is no JSON ({error}). Write one object a line.") from error
+    if not isinstance(row, dict):
+        raise AnswerError(f'{where} is {short(row)}, no object. Write {{"text": …, "probabilities": …}}.')
+    return row
+
+
+def _read_array(path: Path) -> tuple[list[dict[str, Any]], list[int], str]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise AnswerError(f"{path.name} is no JSON ({error}). Write an array of objects.") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise AnswerError(
+            f'{path.name} is no array of objects. Write [{{"text": …, "probabilities": …}}, …].'
+        )
+    return rows, list(range(1, len(rows) + 1)), "entry"
+
+
+def _read_parquet(path: Path) -> tuple[list[dict[str, Any]], list[int], str]:
+    rows = pq.read_table(path).to_pylist()  # a struct becomes a mapping
+    return rows, list(range(1, len(rows) + 1)), "row"

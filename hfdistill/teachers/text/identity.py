@@ -1,0 +1,173 @@
+"""What a user's function is, as a hash: another function's answers must never be taken for its own."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import json
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from datasets.fingerprint import Hasher
+from torch import nn
+
+from hfdistill.teachers.base import ModelTeacher
+
+_PLAIN = (str, bytes, int, float, bool, complex, type(None), range)
+
+
+class UnknownIdentityError(ValueError):
+    """Nothing tells this function from another one."""
+
+
+def identity_of_function(answer: Any) -> str:
+    """sha256 over a callable: its own `fingerprint()`; else its source and every value that it reads.
+
+    Values are its defaults, what it closes over and the globals that it names: text and numbers by value,
+    functions and classes of the same package by their source, in turn; others by name; models by their
+    weights; anything else as `datasets` hashes it.
+
+    Args:
+        answer: a function, method, partial or object with `__call__`.
+
+    Raises:
+        UnknownIdentityError: where a value cannot be hashed, such as an open connection.
+    """
+    if hasattr(answer, "fingerprint"):
+        return str(answer.fingerprint())
+    digest = hashlib.sha256()
+    _Walk(digest, package=_package(answer)).add(answer)
+    return digest.hexdigest()
+
+
+class _Walk:
+    """Adds values to a digest, each once."""
+
+    def __init__(self, digest: Any, *, package: str) -> None:
+        self.digest, self.package, self._seen = digest, package, dict[int, Any]()
+
+    def add(self, value: Any) -> None:
+        if isinstance(value, _PLAIN):
+            self._write(type(value).__name__, repr(value))
+            return
+        if id(value) in self._seen:
+            self._write("again")
+            return
+        self._seen[id(value)] = value  # held, so that no other value takes its id
+        if hasattr(value, "fingerprint") and not isinstance(value, type):
+            self._write("fingerprint", str(value.fingerprint()))
+        elif isinstance(value, (list, tuple, set, frozenset, Mapping)):
+            self._add_items(value)
+        elif isinstance(value, functools.partial):
+            self._add_all("partial", value.func, value.args, value.keywords)
+        elif isinstance(value, types.MethodType):
+            self._write("method", value.__name__)
+            self.add(value.__self__)
+        elif isinstance(value, types.FunctionType):
+            self._add_function(value)
+        elif isinstance(value, (type, types.ModuleType, types.BuiltinFunctionType)):
+            self._add_named(value)
+        elif isinstance(value, nn.Module) and not _own(value, self.package):
+            self._write("model", ModelTeacher(value).fingerprint() if _has_state(value) else repr(value))
+        elif isinstance(value, (torch.Tensor, np.ndarray)):
+            self._write("array", Hasher.hash(value))
+        elif _own(value, self.package) and hasattr(value, "__dict__"):
+            self._add_all("object", type(value), vars(value))
+        else:
+            self._add_foreign(value)
+
+    def _write(self, *parts: str) -> None:
+        self.digest.update(json.dumps(parts).encode())
+
+    def _add_all(self, name: str, *values: Any) -> None:
+        self._write(name)
+        for value in values:
+            self.add(value)
+
+    def _add_items(self, value: Any) -> None:
+        self._write(type(value).__name__, str(len(value)))
+        if isinstance(value, Mapping):
+            value = [item for pair in value.items() for item in pair]
+        for item in sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value:
+            self.add(item)
+
+    def _add_function(self, function: types.FunctionType) -> None:
+        if not _own(function, self.package):
+            self._write("function", function.__module__ or "", function.__qualname__)
+            return
+        self._write("source", _source(function))
+        self._add_all("defaults", function.__defaults__, function.__kwdefaults__)
+        for cell in function.__closure__ or ():
+            self.add(_content(cell))
+        names = sorted(_names(function.__code__) & function.__globals__.keys())
+        for name in names:
+            self._write("global", name)
+            self.add(function.__globals__[name])
+
+    def _add_named(self, value: Any) -> None:
+        name = getattr(value, "__qualname__", value.__name__)
+        self._write("named", str(getattr(value, "__module__", "")), name)
+        if isinstance(value, type) and _own(value, self.package):
+            self._add_all("bases", *value.__bases__)
+            for member, part in sorted(vars(value).items()):
+                if isinstance(part, (types.FunctionType, *_PLAIN)) and member not in (
+                    "__module__",
+                    "__doc__",
+                ):
+                    self._write("member", member)
+                    self.add(part)
+
+    def _add_foreign(self, value: Any) -> None:
+        try:
+            self._write("value", Hasher.hash(value))
+        except Exception as error:  # pickling raises whatever an object's own code raises
+            raise UnknownIdentityError(
+                f"The function reads a {type(value).__name__}, of which nothing tells whether it is the same "
+                f"next time ({type(error).__name__}: {error}), so its recorded answers could be taken for "
+                "another function's. Give the teacher a name that you change when the function changes: "
+                "name='intents, prompt 3'."
+            ) from error
+
+
+def _package(value: Any) -> str:
+    module = getattr(value, "__module__", None) or type(value).__module__
+    return str(module).partition(".")[0]
+
+
+def _own(value: Any, package: str) -> bool:
+    """Whether it is written in the package of the function, whose source then counts."""
+    module = value.__module__ if isinstance(value, (type, types.FunctionType)) else type(value).__module__
+    return str(module).partition(".")[0] == package
+
+
+def _has_state(module: nn.Module) -> bool:
+    return bool(module.state_dict())
+
+
+def _source(function: types.FunctionType) -> str:
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):  # typed at a prompt
+        return _code(function.__code__)
+
+
+def _code(code: types.CodeType) -> str:
+    constants = [_code(part) if isinstance(part, types.CodeType) else repr(part) for part in code.co_consts]
+    return repr((code.co_code, code.co_names, code.co_varnames, constants))
+
+
+def _names(code: types.CodeType) -> set[str]:
+    """The names that a function and what is nested in it look up."""
+    nested = [_names(part) for part in code.co_consts if isinstance(part, types.CodeType)]
+    return set(code.co_names).union(*nested)
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not yet filled
+        return None

@@ -1,0 +1,174 @@
+"""Embeddings and class names, or a few examples, make a teacher."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+from transformers import BertConfig, BertModel
+
+from hfdistill.teachers.text.class_names import plain_words, read_classes, read_templates
+from hfdistill.teachers.text.embedding import Embedder
+from hfdistill.teachers.text.few_shot import few_shot
+from hfdistill.teachers.text.teacher import TextTeacher
+from tests.conftest import BAD, GOOD, make_dataset, make_tokenizer
+from tests.teachers.text.test_teacher import train
+
+CLASSES = ["negative", "positive"]
+DESCRIBED = {"negative": "dull boring grim", "positive": ["great lovely warm", "good"]}
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
+    return BertModel(BertConfig(vocab_size=36, max_position_embeddings=32, **sizes)).eval()
+
+
+def words_of(texts):
+    """A vector of the opinions in each text, and a constant."""
+    return np.array([[*(f" {word} " in f" {text} " for word in GOOD + BAD), 0.1] for text in texts], float)
+
+
+def examples(rows=32):
+    return make_dataset(rows)
+
+
+def test_an_embedding_is_the_mean_over_real_tokens_whatever_the_batch(encoder):
+    tokenizer = make_tokenizer()
+    texts = [row["text"] for row in make_dataset()]
+    embedder = Embedder(encoder, tokenizer=tokenizer, batch_tokens=64)
+    found = embedder(texts)
+    for text, vector in zip(texts, found, strict=True):
+        hidden = encoder(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        torch.testing.assert_close(vector, F.normalize(hidden.mean(0), dim=0), atol=1e-5, rtol=0)
+    first = Embedder(encoder, tokenizer=tokenizer, pooling="cls")([texts[3]])[0]
+    hidden = encoder(**tokenizer(texts[3], return_tensors="pt")).last_hidden_state[0]
+    torch.testing.assert_close(first, F.normalize(hidden[0], dim=0), atol=1e-5, rtol=0)
+    assert embedder.fingerprint() != Embedder(encoder, tokenizer=tokenizer, pooling="cls").fingerprint()
+
+
+def test_a_folder_of_sentence_transformers_says_its_pooling(encoder, tmp_path):
+    embedder = Embedder(encoder, tokenizer=make_tokenizer(), pooling="cls", max_length=8)
+    embedder.save(tmp_path)
+    again = Embedder(tmp_path)
+    assert (again.pooling, again.max_length) == ("cls", 8)
+    texts = ["a great film", "the plot was dull and the end was very very very cold"]
+    torch.testing.assert_close(again(texts), embedder(texts))
+    assert again.fingerprint() == embedder.fingerprint()
+    modules = json.loads((tmp_path / "modules.json").read_text())
+    (tmp_path / "modules.json").write_text(json.dumps([*modules, {"path": "3_Dense", "type": "x.Dense"}]))
+    with pytest.raises(ValueError, match=r"Transformer, Pooling, Normalize, Dense, and only"):
+        Embedder(tmp_path)
+
+
+def test_without_examples_it_is_the_cosine_to_the_descriptions(tmp_path):
+    teacher = few_shot(words_of, DESCRIBED, cache=tmp_path, template="{}", scale=10)
+    vectors = F.normalize(torch.from_numpy(words_of(["great film", "grim"])).float(), dim=-1)
+    negative = F.normalize(torch.from_numpy(words_of(["dull boring grim"])).float(), dim=-1)
+    positive = F.normalize(torch.from_numpy(words_of(["great lovely warm", "good"])).float(), dim=-1).mean(0)
+    anchors = torch.stack([negative[0], F.normalize(positive, dim=0)])
+    torch.testing.assert_close(teacher.logits(["great film", "grim"]), 10 * vectors @ anchors.T)
+    assert teacher.classes == CLASSES
+
+
+def test_with_examples_it_is_the_logistic_regression_of_scikit_learn(tmp_path):
+    """Of the two strengths of descriptions and three of C, one; scaled by a temperature."""
+    data = examples()
+    teacher = few_shot(words_of, None, data, cache=tmp_path, template="{}")
+    new = ["bright film and a moving end", "a flat story", "sharp but cold and dull"]
+    found = teacher.logits(new)
+    vectors = (
+        F.normalize(torch.from_numpy(words_of([*data["text"], *CLASSES])).float(), dim=-1).double().numpy()
+    )
+    labels = [*data["label"], 0, 1]
+    wanted = [
+        LogisticRegression(C=c, max_iter=1000).fit(vectors, labels, sample_weight=[1] * 32 + [m] * 2)
+        for c in (1.0, 10.0, 100.0)
+        for m in (1.0, 16.0)
+    ]
+    points = F.normalize(torch.from_numpy(words_of(new)).float(), dim=-1).double().numpy()
+    ratios = [(found[:, 1] - found[:, 0]).double().numpy() / fit.decision_function(points) for fit in wanted]
+    assert min(np.ptp(ratio) / abs(ratio.mean()) for ratio in ratios) < 1e-3
+    assert teacher.probabilities(new).argmax(-1).tolist()[:2] == [1, 0]
+
+
+def test_examples_are_answered_by_a_head_that_has_not_seen_them(tmp_path):
+    """A mislabelled example whose words occur nowhere else cannot be known by heart."""
+    texts = ["good", "great", "warm", "funny", "bad", "dull", "cold", "boring"]
+    wrong = "sharp sharp"
+    teacher = few_shot(words_of, CLASSES, ([*texts, wrong], [1] * 4 + [0] * 4 + [0]), cache=tmp_path)
+    seen, alike = teacher.probabilities([wrong, "sharp  sharp"])
+    assert float(alike[0]) > float(seen[0]) + 0.05
+
+
+def test_one_example_a_class_and_classes_without_any(tmp_path, caplog):
+    teacher = few_shot(words_of, CLASSES, {"positive": ["great"], "negative": ["dull"]}, cache=tmp_path)
+    assert teacher.logits(["great film", "dull film"]).argmax(-1).tolist() == [1, 0]
+    teacher = few_shot(
+        words_of, {**DESCRIBED, "cold": "cold"}, {"positive": ["great", "good"]}, cache=tmp_path
+    )
+    assert "no example of the classes 'negative', 'cold'" in caplog.text
+    assert teacher.logits(["cold", "warm"]).argmax(-1).tolist() == [2, 1]
+
+
+def test_it_is_saved_and_read_again_and_answers_alike(encoder, tmp_path):
+    teacher = few_shot(encoder, None, examples(), tokenizer=make_tokenizer(), cache=tmp_path / "a")
+    teacher.save(tmp_path / "saved")
+    again = few_shot(tmp_path / "saved", cache=tmp_path / "b")
+    texts = [*make_dataset()["text"][:3], "a new film"]
+    torch.testing.assert_close(again.logits(texts), teacher.logits(texts))
+    assert again.fingerprint() == teacher.fingerprint()
+    assert isinstance(again, TextTeacher)
+    assert not list((tmp_path / "saved").rglob("*.bin")) + list((tmp_path / "saved").rglob("*.pkl"))
+    with pytest.raises(ValueError, match="Leave classes and examples out"):
+        few_shot(tmp_path / "saved", CLASSES)
+    with pytest.raises(ValueError, match="a function cannot be saved"):
+        few_shot(words_of, CLASSES, cache=tmp_path).save(tmp_path / "no")
+
+
+def test_it_teaches(encoder, tmp_path):
+    teacher = few_shot(encoder, CLASSES, tokenizer=make_tokenizer(), cache=tmp_path)
+    assert train(teacher, tmp_path / "out").state.global_step == 4
+
+
+def test_other_examples_are_another_teacher(tmp_path):
+    one, other = (few_shot(words_of, None, examples(rows), cache=tmp_path) for rows in (16, 32))
+    assert one.fingerprint() != other.fingerprint()
+
+
+def test_mistakes_are_told(tmp_path):
+    with pytest.raises(ValueError, match="names two classes or more"):
+        few_shot(words_of, cache=tmp_path)
+    with pytest.raises(ValueError, match="labelled 'fine', and the classes are"):
+        few_shot(words_of, CLASSES, (["a"], ["fine"]), cache=tmp_path)
+    with pytest.raises(ValueError, match="2 texts and 1 labels"):
+        few_shot(words_of, CLASSES, (["a", "b"], ["negative"]), cache=tmp_path)
+    with pytest.raises(ValueError, match=r"made \(2,\) of 2 texts"):
+        few_shot(lambda texts: np.zeros(len(texts)), CLASSES, cache=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("card_arrival", "card arrival"),
+        ("topUpFailed", "top up failed"),
+        ("Refund_not_shown", "Refund not shown"),
+        ("USA", "USA"),
+        ("joy", "joy"),
+        ("pin-blocked", "pin blocked"),
+        ("ATM_support", "ATM support"),
+    ],
+)
+def test_names_become_words(name, words):
+    assert plain_words(name) == words
+
+
+def test_descriptions_and_templates_are_checked():
+    assert read_classes({"a": "one", "b": ["two", "three"]}) == {"a": ["one"], "b": ["two", "three"]}
+    with pytest.raises(ValueError, match="'b' has an empty description"):
+        read_classes({"a": "one", "b": " "})
+    with pytest.raises(ValueError, match="no single place"):
+        read_templates("This is it.")

@@ -1,0 +1,268 @@
+"""A function of texts teaches: asked once about each text, recorded, usable wherever a teacher is."""
+
+import math
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import TrainingArguments
+
+from hfdistill import KD, CacheError, DistillationTrainer, Ensemble, HiddenMSE, ModelTeacher, Tap, record
+from hfdistill.teachers.text.calibration import Calibration, fit_calibration
+from hfdistill.teachers.text.teacher import AskedFunction, TextTeacher
+from hfdistill.teachers.text.values import AnswerError
+from tests.conftest import BAD, make_bert, make_byte_tokenizer, make_dataset, make_roberta, make_tokenizer
+
+CLASSES = ["negative", "positive"]
+
+
+class Opinions:
+    """Finds the opinion word, and counts what it is asked."""
+
+    classes = CLASSES
+
+    def __init__(self, fails_at=None):
+        self.calls, self.fails_at = [], fails_at
+
+    def fingerprint(self):
+        return "opinions"
+
+    def __call__(self, texts):
+        if len(self.calls) + 1 == self.fails_at:
+            raise ConnectionError("503")
+        self.calls.append(list(texts))
+        return [[0.9, 0.1] if any(word in text.split() for word in BAD) else [0.2, 0.8] for text in texts]
+
+    def asked(self):
+        return [text for call in self.calls for text in call]
+
+
+def train(teacher, folder, *, data=None, objective=None, steps=4, student=None, tokenizer=None):
+    args = TrainingArguments(
+        str(folder), max_steps=steps, per_device_train_batch_size=8, report_to="none", use_cpu=True,
+        disable_tqdm=True, save_strategy="no", seed=1,
+    )  # fmt: skip
+    data = make_dataset() if data is None else data
+    trainer = DistillationTrainer(
+        student or make_bert(2, seed=2), args, teacher=teacher, objective=objective or KD(),
+        train_dataset=data, processing_class=tokenizer or make_tokenizer(),
+    )  # fmt: skip
+    trainer.train()
+    return trainer
+
+
+def weights(trainer):
+    return torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
+
+
+def test_it_answers_texts_directly(tmp_path):
+    teacher = TextTeacher(Opinions(), cache=tmp_path)
+    found = teacher.probabilities(["a bad film", "a great film", "a bad film"])
+    torch.testing.assert_close(found, torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.9, 0.1]]))
+    assert teacher.logits([]).shape == (0, 2)
+
+
+def test_it_trains_a_student_as_a_model_of_the_same_answers_does(tmp_path):
+    """The recorded logits reach the objective: a teacher that looks the same logits up trains bit for bit."""
+    function = Opinions()
+    one = train(TextTeacher(function, cache=tmp_path / "a"), tmp_path / "one")
+    again = train(TextTeacher(Opinions(), cache=tmp_path / "a"), tmp_path / "two")
+    other = train(
+        TextTeacher(lambda texts: [[0.5, 0.5]] * len(texts), CLASSES, cache=tmp_path), tmp_path / "3"
+    )
+    assert torch.equal(weights(one), weights(again))
+    assert not torch.equal(weights(one), weights(other))
+    data = make_dataset()
+    assert sorted(set(function.asked())) == sorted(set(data["text"]))
+
+
+def test_each_text_is_asked_once_and_a_few_twice(tmp_path):
+    function = Opinions()
+    teacher = TextTeacher(function, cache=tmp_path, batch_size=5)
+    train(teacher, tmp_path / "out")
+    asked, texts = function.asked(), make_dataset()["text"][:]
+    assert len(asked) == len(set(texts)) + 5  # those of the first call, to see whether answers repeat
+    assert max(map(len, function.calls)) == 5
+    later = Opinions()
+    assert torch.equal(TextTeacher(later, cache=tmp_path).logits(texts), teacher.logits(texts))
+    assert later.calls == []
+
+
+def test_a_call_that_fails_loses_no_answer_and_only_the_rest_is_asked(tmp_path):
+    texts = [f"text {i}" for i in range(200)]
+    first = Opinions(fails_at=37)
+    with pytest.raises(ConnectionError):
+        TextTeacher(first, cache=tmp_path, batch_size=4).logits(texts)
+    assert len(first.calls) == 36
+    second = Opinions()
+    found = TextTeacher(second, cache=tmp_path, batch_size=4).logits(texts)
+    answered = set(first.asked())
+    assert sorted(second.asked()) == sorted(set(texts) - answered)
+    assert found.shape == (200, 2)
+
+
+def test_a_call_that_fails_within_a_batch_of_training_loses_nothing(tmp_path):
+    teacher = TextTeacher(Opinions(fails_at=5), cache=tmp_path, batch_size=4)
+    texts = [f"text {i}" for i in range(40)]
+    with pytest.raises(ConnectionError):
+        teacher.trace(teacher._collate(texts))
+    second = Opinions()
+    TextTeacher(second, cache=tmp_path, batch_size=4).logits(texts)
+    assert len(second.asked()) == 40 - 12  # calls 1 and 2 were about the same four texts
+
+
+def test_the_cost_is_told_first_and_a_limit_is_held(tmp_path, caplog):
+    function = Opinions()
+    teacher = TextTeacher(function, cache=tmp_path, batch_size=4, limit=10)
+    with (
+        caplog.at_level("INFO", "hfdistill"),
+        pytest.raises(CacheError, match=r"11 of 11 texts .* in 3 calls"),
+    ):
+        teacher.logits([f"text {i}" for i in range(11)])
+    assert function.calls == []
+    with caplog.at_level("INFO", "hfdistill"):
+        teacher.logits([f"text {i}" for i in range(10)])
+    assert "10 of 10 texts are to be asked about, in 3 calls of up to 4, 8 of them twice" in caplog.text
+    with pytest.raises(CacheError, match="limit=10 allows 0 more"):
+        teacher.logits(["one more"])
+
+
+def test_other_functions_answers_are_never_taken(tmp_path):
+    def says(share):
+        return lambda texts: [[share, 1 - share]] * len(texts)
+
+    one, other = (TextTeacher(says(share), CLASSES, cache=tmp_path) for share in (0.9, 0.4))
+    assert one.probabilities(["a"])[0, 0] == pytest.approx(0.9)
+    assert other.probabilities(["a"])[0, 0] == pytest.approx(0.4)
+    assert one.fingerprint() != other.fingerprint()
+    assert TextTeacher(says(0.9), CLASSES, cache=tmp_path).fingerprint() == one.fingerprint()
+
+
+def test_a_function_with_a_changing_state_is_told_to_take_a_name(tmp_path):
+    seen = []
+
+    def answer(texts):
+        seen.extend(texts)
+        return [[0.5, 0.5]] * len(texts)
+
+    with pytest.raises(CacheError, match="state changed while it was asked"):
+        TextTeacher(answer, CLASSES, cache=tmp_path).logits(["a"])
+    seen.clear()
+    TextTeacher(answer, CLASSES, cache=tmp_path, name="half").logits(["a"])
+    TextTeacher(answer, CLASSES, cache=tmp_path, name="half").logits(["a"])
+    assert seen == ["a", "a"]  # once to answer, once to see whether it repeats
+
+
+def test_answers_that_do_not_repeat_are_refused_unless_that_is_wanted(tmp_path):
+    draws = torch.Generator().manual_seed(0)
+
+    def answer(texts):
+        return torch.rand(len(texts), 2, generator=draws).softmax(-1)
+
+    with pytest.raises(CacheError, match="Asked twice about the same 3 texts"):
+        TextTeacher(answer, CLASSES, cache=tmp_path, name="noise").logits(["a", "b", "c"])
+    teacher = TextTeacher(answer, CLASSES, cache=tmp_path, name="noise", repeatable=False)
+    assert torch.equal(teacher.logits(["a"]), teacher.logits(["a"]))
+
+
+def test_a_broken_answer_names_the_text(tmp_path):
+    with pytest.raises(AnswerError, match=r"The text 'b': the probabilities of the 2 classes sum to 0\.7"):
+        TextTeacher(lambda texts: [[0.5, 0.5], [0.5, 0.2]], CLASSES, cache=tmp_path).logits(["a", "b"])
+    with pytest.raises(AnswerError, match="given 2 texts and returned 1 answers"):
+        TextTeacher(lambda texts: [[0.5, 0.5]], CLASSES, cache=tmp_path).logits(["a", "b"])
+
+
+def test_it_is_a_member_of_an_ensemble(tmp_path):
+    teacher = TextTeacher(Opinions(), ["positive", "negative"], cache=tmp_path)
+    both = Ensemble([make_bert(2, seed=3), teacher])
+    trainer = train(both, tmp_path / "out")
+    assert trainer.state.global_step == 4
+
+
+def test_it_teaches_beside_a_member_with_a_tokenizer_of_its_own(tmp_path):
+    other = ModelTeacher(make_roberta(2), tokenizer=make_byte_tokenizer())
+    function = Opinions()
+    train(Ensemble([other, TextTeacher(function, cache=tmp_path)]), tmp_path / "out")
+    assert set(function.asked()) <= set(make_dataset()["text"])
+
+
+def test_pairs_are_asked_as_pairs(tmp_path):
+    def answer(pairs):
+        return [[0.9, 0.1] if one == two else [0.1, 0.9] for one, two in pairs]
+
+    teacher = TextTeacher(answer, CLASSES, cache=tmp_path)
+    found = teacher.probabilities([("a film", "a film"), ("a film", "the plot")])
+    torch.testing.assert_close(found[:, 0], torch.tensor([0.9, 0.1]))
+    data = Dataset.from_dict({"text": ["a film"] * 8, "text_pair": ["a film", "the plot"] * 4})
+    train(teacher, tmp_path / "out", data=data)
+
+
+def test_data_without_its_text_is_told_to_bring_it(tmp_path):
+    data = Dataset.from_dict({"input_ids": [[2, 5, 3]] * 8, "attention_mask": [[1, 1, 1]] * 8})
+    with pytest.raises(ValueError, match=r"Give train_dataset with its text"):
+        train(TextTeacher(Opinions(), cache=tmp_path), tmp_path / "out", data=data)
+
+
+def test_terms_on_layers_are_refused(tmp_path):
+    teacher = TextTeacher(Opinions(), cache=tmp_path)
+    with pytest.raises(ValueError, match="use a term on logits"):
+        train(teacher, tmp_path / "out", objective=HiddenMSE())
+    with pytest.raises(ValueError, match="no layers to look into"):
+        teacher.check_taps({Tap("hidden", 1)})
+
+
+def test_a_model_of_the_library_is_recorded_like_any_other(tmp_path):
+    cached = record(
+        AskedFunction(Opinions(), TextTeacher(Opinions(), cache=tmp_path).reader, identity="x"),
+        make_dataset(), folder=tmp_path / "kept",
+        tokenizer=TextTeacher(Opinions(), cache=tmp_path).tokenizer,
+    )  # fmt: skip
+    assert len(cached.store or ()) == len(set(make_dataset()["text"]))
+
+
+# calibration
+
+
+def test_a_prior_moves_the_answers_to_known_shares(tmp_path):
+    teacher = TextTeacher(
+        lambda t: [[0.5, 0.5]] * len(t), CLASSES, cache=tmp_path, prior={"positive": 0.9, "negative": 0.1}
+    )
+    torch.testing.assert_close(teacher.probabilities(["a"]), torch.tensor([[0.1, 0.9]]))
+    with pytest.raises(ValueError, match="prior gives each class a share"):
+        TextTeacher(Opinions(), cache=tmp_path, prior={"positive": 0.9})
+
+
+def test_a_temperature_divides_the_recorded_logits(tmp_path):
+    function = Opinions()
+    plain, warm = (TextTeacher(function, cache=tmp_path, temperature=t) for t in (1.0, 2.0))
+    torch.testing.assert_close(warm.logits(["a bad film"]), plain.logits(["a bad film"]) / 2)
+    assert len(function.calls) == 2  # recorded once, and looked at twice
+    assert plain.fingerprint() != warm.fingerprint()
+
+
+def test_calibration_finds_the_temperature_and_the_shift_that_made_the_labels():
+    torch.manual_seed(0)
+    true = torch.randn(4000, 3) * 2
+    labels = torch.distributions.Categorical(logits=true).sample()
+    found = fit_calibration(3 * (true - torch.tensor([0.5, 0.0, -0.5])), labels)
+    assert found.temperature == pytest.approx(3.0, rel=0.08)
+    assert found.shift == pytest.approx((0.5, 0.0, -0.5), abs=0.1)
+    alone = fit_calibration(3 * true, labels, prior=False)
+    assert alone.shift is None
+    assert alone.temperature == pytest.approx(3.0, rel=0.08)
+    few = fit_calibration(torch.tensor([[9.0, 0.0]]), torch.tensor([0]))
+    assert 0.1 < few.temperature < 2  # one row that is right does not make it certain
+
+
+def test_calibrate_is_fitted_when_the_teacher_is_first_asked(tmp_path):
+    function = Opinions()
+    texts, labels = ["a bad film", "a great film"] * 10, ["negative", "positive"] * 10
+    teacher = TextTeacher(function, cache=tmp_path, calibrate=(texts, labels))
+    assert function.calls == []
+    assert float(teacher.probabilities(["a bad film"])[0, 0]) > 0.95
+    with pytest.raises(ValueError, match="fits temperature and prior"):
+        TextTeacher(function, cache=tmp_path, calibrate=(texts, labels), temperature=2.0)
+    with pytest.raises(ValueError, match="labelled 'fine'"):
+        TextTeacher(function, cache=tmp_path, calibrate=(["a"], ["fine"])).logits(["a"])
+    with pytest.raises(ValueError, match="above 0"):
+        Calibration(math.inf)
