@@ -338,7 +338,7 @@ def _cells(report: Report) -> list[list[str]]:
 
 
 def in_columns(sentences: Sequence[str], *, width: int = WIDTH) -> list[str]:
-    """Sentences as lines that a terminal of `width` columns shows whole; what goes on is indented."""
+    """Return sentences as lines that a terminal of `width` columns shows whole; what goes on is indented."""
     wrapper = textwrap.TextWrapper(
         width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
     )
