@@ -177,7 +177,8 @@ class TinyBERTAttention(AttentionObjective):
 
     S = q kᵀ/√d of each head, |b| the real tokens of row b, i and j real tokens alone. Reduction: sum over
     pairs of layers, mean over heads and over real pairs of tokens, then rows. TinyBERT's code puts 0 for
-    padding on both sides and divides by the padded length squared, so that its value depends on the padding.
+    scores of keys that are padding, on both sides, but counts queries that are, and divides by the padded
+    length squared: its value depends on the padding.
 
     Jiao et al. 2020 (TinyBERT, L_attn), arXiv 1909.10351.
 

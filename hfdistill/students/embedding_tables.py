@@ -83,8 +83,9 @@ def importance_of_tokens(tokenizer: Any, corpus: Corpus | None, *, size: int, a:
 
     Args:
         tokenizer: whose special tokens say nothing of a text; they get e^-14.
-        corpus: where p is counted, each token once more than it occurs; None for Zipf's law over the ids,
-            p ∝ 1 / rank, since vocabularies are sorted by frequency.
+        corpus: where p is counted, each token once more than it occurs; None for p ∝ 1 / (1 + id). That is
+            a guess and not Zipf's law: WordPiece sorts words by frequency roughly, but unused ids and single
+            characters stand first. Model2Vec drops unused ids before it ranks, and has a = 1e-4.
         size: number of ids V.
         a: the probability at which a token weighs half; the paper's range is 1e-4 to 1e-3.
 

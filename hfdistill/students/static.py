@@ -100,7 +100,7 @@ def static_from_teacher(
         width: D of the student's table; at most the teacher's width.
         classifier_size: width of the head's hidden layer.
         corpus: texts from which tokens' frequencies are counted (strings, pairs, or a dataset with `text`);
-            None for Zipf's law over the ids.
+            None for a guess from the ids, see `importance_of_tokens`.
         pairs: the rows will be pairs of texts.
         dropout: of the head.
 

@@ -60,6 +60,9 @@ class Teacher(nn.Module):
     saved_as: ClassVar[str] = ""
     """Where its `model` is saved beside the student's files; "" for a teacher that stays as it is."""
 
+    ripens: ClassVar[bool] = False
+    """True where it knows nothing at first: in the default objective its weight rises from 0 to 1."""
+
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
         """The teacher's view of a batch: logits (B, C), and readings of the taps, without a graph.
 
@@ -117,6 +120,9 @@ class Teacher(nn.Module):
 
     def start(self, student: nn.Module) -> None:
         """Told of the run's student, before anything else is asked."""
+
+    def before_training(self, *, steps: int) -> None:
+        """Told how many optimizer steps the run has, when it begins."""
 
     def after_step(self, student: nn.Module, *, step: int) -> None:
         """Told that the student has moved.
