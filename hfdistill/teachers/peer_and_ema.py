@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 from collections.abc import Collection
 from typing import Any, ClassVar
 
@@ -155,7 +154,7 @@ class EMATeacher(Teacher):
         if share > 0.05:
             logger.warning(
                 "At the end of this run of %d steps %.0f %% of EMATeacher's average are still the weights "
-                "that the student began with, and less than the student knows is what it teaches. Train longer, "
+                "that the student began with: it teaches less than the student knows. Train longer, "
                 "or type EMATeacher(decay=%.3g).",
                 *(steps, 100 * share, max(0.0, 1 - 5 / max(5, steps))),
             )
