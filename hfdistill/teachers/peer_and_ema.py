@@ -149,14 +149,14 @@ class EMATeacher(Teacher):
         return float(self.decay ** (steps - switch) / (switch + 1))
 
     def before_training(self, *, steps: int) -> None:
-        """Warn of a run that is too short for the decay."""
+        """Warn of a run that is too short for the decay; of fewer than 20 steps, a trial, none is said."""
         share = self.share_of_start(steps)
-        if share > 0.05:
+        if steps >= 20 and share > 0.05:
             logger.warning(
                 "At the end of this run of %d steps %.0f %% of EMATeacher's average are still the weights "
                 "that the student began with: it teaches less than the student knows. Train longer, "
                 "or type EMATeacher(decay=%.3g).",
-                *(steps, 100 * share, max(0.0, 1 - 5 / max(5, steps))),
+                *(steps, 100 * share, 1 - 5 / steps),
             )
 
     def read_by(self, tokenizer: Any) -> None:
