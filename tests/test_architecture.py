@@ -15,7 +15,7 @@ LEVELS = [
     "teachers",
     "trainer evaluation",
     "exporters",
-    "recipe",
+    "recipe prediction",
     "cli",
     "__main__",
     "__init__",

@@ -13,14 +13,14 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, LargeList, List, Value
 
 from hfdistill.data.label_columns import indicator_columns, joined_labels, read_labels, with_class_names
-from hfdistill.data.sources import columns_by_split, read
+from hfdistill.data.sources import read
 from hfdistill.data.table_files import SPLIT_NAMES, FileOptions
 from hfdistill.data.word_labels import read_words, word_columns
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped, unused-ignore]
 
-__all__ = ["check_source", "load"]
+__all__ = ["load"]
 
 logger = logging.getLogger(__name__)
 
@@ -148,49 +148,6 @@ def load(
     if isinstance(feature, List) and class_names:
         splits = {name: with_class_names(rows, class_names) for name, rows in splits.items()}
     return _chosen(source, splits, split)
-
-
-def check_source(
-    source: Any,
-    *,
-    text: str | None = None,
-    text_pair: str | None = None,
-    label: str | Sequence[str] | None = None,
-    split: str | None = None,
-    encoding: str | None = None,
-    delimiter: str | None = None,
-    quotes: bool | None = None,
-    **_: Any,
-) -> list[str] | None:
-    """Refuse what `load` would refuse, as far as the first lines of local files tell; the Hub is not asked.
-
-    Args:
-        source: as in `load`.
-        text: as in `load`, like all others; further arguments of `load` are passed over.
-        text_pair: the second text.
-        label: the label column or columns.
-        split: a split that must be there.
-        encoding: of csv, tsv and JSON files.
-        delimiter: of csv and tsv files.
-        quotes: of csv and tsv files.
-
-    Returns:
-        The names of the splits; None for a Hub id.
-
-    Raises:
-        FileNotFoundError: There is no such file or folder.
-        ValueError: There are no such columns, no such split, or the file is none that can be read.
-    """
-    splits = columns_by_split(source, FileOptions(encoding, delimiter, quotes))
-    if splits is None:
-        return None
-    columns = list(dict.fromkeys(name for names in splits.values() for name in names))
-    if text is not None or not {"tokens", "words"} & set(columns):
-        text_columns(columns, text, text_pair)
-    for name in [label] if isinstance(label, str) else label or ():
-        _existing(columns, name, "label")
-    _check_split(source, list(splits), split)
-    return list(splits)
 
 
 def _chosen(source: Any, splits: dict[str, Dataset], split: str | None) -> DatasetDict:

@@ -13,7 +13,7 @@ from datasets import Dataset, load_dataset
 
 from hfdistill.data.encodings import suffix_of
 from hfdistill.data.in_memory import is_in_memory, splits_in_memory
-from hfdistill.data.table_files import KINDS, SPLIT_NAMES, FileOptions, column_names, read_files
+from hfdistill.data.table_files import KINDS, SPLIT_NAMES, FileOptions, read_files
 from hfdistill.files.hub import HubUnreachable, reaching
 
 _NOT_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
@@ -51,28 +51,6 @@ def read(source: Any, config: str | None, options: FileOptions) -> tuple[dict[st
         splits = _split_files(path)
     of_strings = KINDS[suffix_of(next(iter(splits.values()))[0])] in ("csv", "excel")
     return {name: read_files(name, paths, options) for name, paths in splits.items()}, of_strings
-
-
-def columns_by_split(source: Any, options: FileOptions) -> dict[str, list[str]] | None:
-    """The columns of each split of local files, from their first lines; None for what the Hub alone knows.
-
-    Args:
-        source: as in `load`.
-        options: how files are to be read.
-
-    Raises:
-        FileNotFoundError: where there is no such file or folder.
-        ValueError: for files that cannot be read, as far as their first lines tell.
-    """
-    splits: Mapping[str, list[Path]] | None = _files_of(source)
-    if splits is None and is_in_memory(source):
-        return {name: rows.column_names for name, rows in splits_in_memory(source).items()}
-    if splits is None:
-        path = _local_path(source)
-        if path is None:
-            return None
-        splits = _split_files(path)
-    return {name: column_names(files[0], options) for name, files in splits.items()}
 
 
 def _files_of(source: Any) -> dict[str, list[Path]] | None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import (
     ArrowBasedBuilder,
     BuilderConfig,
@@ -25,6 +24,7 @@ from datasets import (
 )
 from datasets.exceptions import DatasetGenerationError
 
+import hfdistill
 from hfdistill.data.csv_files import BadLine, CsvLayout, CsvRows, csv_layout
 from hfdistill.data.encodings import check_encoding, suffix_of, text_encoding
 from hfdistill.data.json_files import json_problem, json_rows
@@ -86,28 +86,6 @@ class FileOptions:
                 layout.delimiter,
             )
         return layout
-
-
-def column_names(file: Path, options: FileOptions) -> list[str]:
-    """The columns of a file, from its first lines or its schema, and for JSON from its first row.
-
-    Raises:
-        ValueError: for a file that cannot be read.
-    """
-    kind = KINDS[suffix_of(file)]
-    if kind == "csv":
-        return list(options.layout(file).names)
-    if kind == "excel":
-        return list(read_files("train", [file], options).column_names)
-    if kind == "json":
-        first = next(iter(json_rows(file, options.encoding)), None)
-        if first is None:
-            raise ValueError(f"{file.name} holds no rows. {_ROWS}")
-        return list(first)
-    try:
-        return list(pq.read_schema(file).names)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{file.name} cannot be read as parquet ({error}). Write it again.") from None
 
 
 _ROWS = "Check that it is the file you mean, and that it was written to its end."
@@ -211,6 +189,7 @@ def _read_csv(split: str, files: Sequence[Path], options: FileOptions) -> Datase
         layouts=tuple(layouts),
         sizes=tuple(file.stat().st_size for file in files),
         on_bad_row=options.on_bad_row,
+        reader=hfdistill.__version__,
     )
     try:
         builder.download_and_prepare(verification_mode="no_checks")
@@ -232,6 +211,7 @@ class _CsvConfig(BuilderConfig):
     layouts: tuple[CsvLayout, ...] = ()
     sizes: tuple[int, ...] = ()
     on_bad_row: str = "raise"
+    reader: str = ""
 
 
 class _CsvBuilder(ArrowBasedBuilder):
@@ -259,7 +239,7 @@ class _CsvBuilder(ArrowBasedBuilder):
                 rows += len(table)
                 yield (number, batch), table.select(schema.names)
             if bad and (self.config.on_bad_row == "raise" or any(line.late for line in bad)):
-                raise ValueError(_refusal(file, layout, bad, rows=rows))
+                raise ValueError(bad_lines_message(file, layout, bad, rows=rows))
             if bad:
                 messages.append(f"{_summary(file, bad)}: dropped")
         self.info.description = json.dumps(messages) if messages else ""
@@ -286,7 +266,8 @@ def _summary(file: Path, bad: Sequence[BadLine]) -> str:
     return f"{several} {bad[0]}"
 
 
-def _refusal(file: Path, layout: CsvLayout, bad: Sequence[BadLine], *, rows: int) -> str:
+def bad_lines_message(file: Path, layout: CsvLayout, bad: Sequence[BadLine], *, rows: int) -> str:
+    """A sentence on lines that are no rows, with what to do; `rows` is how many lines are rows."""
     way = (
         f"Enclose cells that hold {layout.delimiter!r} or line breaks in quotation marks, and write a "
         'quotation mark within them twice ("")'

@@ -17,7 +17,7 @@ from hfdistill.data.align import LABELS
 from hfdistill.data.encode import encode
 from hfdistill.evaluation.metrics.gold_labels import gold
 from hfdistill.evaluation.speed import SpeedPlan, compare_speeds
-from hfdistill.network.architectures import Anatomy
+from hfdistill.network.architectures import ModelSpec
 from hfdistill.network.inputs import ModelInputs
 from hfdistill.network.loading import Source, load_classifier
 from hfdistill.network.trace import Batch
@@ -147,7 +147,7 @@ def _answers(
     model: EarlyExitForSequenceClassification, collate: Callable[[str, Sequence[int]], Batch], *, rows: int
 ) -> tuple[Any, Any]:
     """Class and depth of each row."""
-    depth = Anatomy.of(model).depth
+    depth = ModelSpec.of(model).depth
     answers: list[int] = []
     layers: list[int] = []
     with torch.inference_mode():

@@ -27,7 +27,7 @@ from hfdistill.files.plain_data import scrub
 from hfdistill.network.label_space import class_names, task_kind, word_labels, words
 from hfdistill.network.loading import Source
 from hfdistill.network.trace import Batch, run
-from hfdistill.teachers import Answering
+from hfdistill.teachers import TeacherAsModel
 
 STANDARD = SpeedPlan()
 BATCH_SIZE = 32
@@ -240,7 +240,7 @@ def _describe(
         parameters=sum(p.numel() for p in model.parameters()),
         embedding_parameters=sum(
             embedding_parameters(part)
-            for part in (model.networks() if isinstance(model, Answering) else [model])
+            for part in (model.networks() if isinstance(model, TeacherAsModel) else [model])
         ),
         size_mb=size_mb(model),
         dtype=str(model.dtype).removeprefix("torch."),

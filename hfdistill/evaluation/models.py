@@ -19,7 +19,7 @@ from hfdistill.network.inputs import ModelInputs, name_padding
 from hfdistill.network.label_space import match_labels, task_kind
 from hfdistill.network.loading import Source, load_classifier, load_tokenizer
 from hfdistill.network.trace import Batch
-from hfdistill.teachers import Answering, Teacher
+from hfdistill.teachers import Teacher, TeacherAsModel
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _entry(given: Any) -> Contender:
     teacher = entry.model
     if not isinstance(teacher, Teacher):
         return entry
-    model = getattr(teacher, "model", None) or Answering(teacher)
+    model = getattr(teacher, "model", None) or TeacherAsModel(teacher)
     tokenizer = getattr(model, "tokenizer", None) or teacher.tokenizer
     return replace(entry, model=model, tokenizer=entry.tokenizer or tokenizer)
 
@@ -126,8 +126,8 @@ def _name_of(model: Source) -> str:
 
 def _inputs(role: str, model: PreTrainedModel, entry: Contender, tokenizer: Any) -> ModelInputs:
     """What a model reads of the rows that this tokenizer makes; it may be the student's, for a teacher."""
-    if isinstance(model, Answering):
-        model.read_by(tokenizer)
+    if isinstance(model, TeacherAsModel):
+        model.bind_tokenizer(tokenizer)
     else:
         name_padding(model, tokenizer)
     own = role != "teacher" or entry.tokenizer is not None or isinstance(entry.model, (str, Path))

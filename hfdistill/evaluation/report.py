@@ -6,6 +6,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +16,8 @@ from hfdistill.files.plain_data import build, printable, read_json, write_atomic
 
 SCHEMA = 3
 MAX_BYTES = 16_000_000
+WIDTH = 100
+"""Columns of a terminal that a table fits."""
 MAX_CELLS = 400
 """Of a confusion matrix that is kept whole: 20 classes. Of more classes a tenth as many pairs are kept."""
 
@@ -312,15 +316,20 @@ def _draw(report: Report) -> str:
     """A line per model, then what it was measured on."""
     header = ["", *(TITLES[c] for c in COLUMNS[report.task]), "parameters", "MB", "ms p50", "p95", "rows/s"]
     rows = [header] + [_row(role, model, COLUMNS[report.task]) for role, model in report.models().items()]
-    beside = ["", *(report.against_teacher(role) for role in report.models())]
     shown = [i for i in range(len(header)) if i == 0 or any(row[i] != "-" for row in rows[1:])]
     widths = {i: max(len(row[i]) for row in rows) for i in shown}
     lines = []
-    for row, note in zip(rows, beside, strict=True):
+    for row in rows:
         cells = [row[i].ljust(widths[i]) if i == 0 else row[i].rjust(widths[i]) for i in shown]
-        lines.append(f"{'  '.join(cells)}   {note}".rstrip())
+        lines.append("  ".join(cells).rstrip())
     lines.insert(1, "─" * max(len(line) for line in lines))
-    return "\n".join([*lines, "", *_names(report), *_sentences(report)])
+    return "\n".join([*lines, "", *in_columns([*_names(report), *_sentences(report)])])
+
+
+def in_columns(sentences: Sequence[str], *, width: int = WIDTH) -> list[str]:
+    """Sentences as lines that a terminal of `width` columns shows whole; what goes on is indented."""
+    options = {"subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False}
+    return [line for text in sentences for line in textwrap.wrap(text, width, **options)]
 
 
 def show(value: float | None, metric: str) -> str:
@@ -382,7 +391,11 @@ def _row(role: str, model: ModelReport, columns: tuple[str, ...]) -> list[str]:
 
 
 def _names(report: Report) -> list[str]:
-    return [f"{role}: {printable(model.name)} ({model.dtype})" for role, model in report.models().items()]
+    lines = []
+    for role, model in report.models().items():
+        beside = report.against_teacher(role)
+        lines.append(f"{role}: {printable(model.name)} ({model.dtype}){beside and f', {beside}'}")
+    return lines
 
 
 def _sentences(report: Report) -> list[str]:

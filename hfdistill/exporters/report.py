@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from hfdistill.evaluation.report import PERCENT, TITLES, Environment, Speed, show
+from hfdistill.evaluation.report import PERCENT, TITLES, Environment, Speed, in_columns, show
 from hfdistill.files.markdown import escape, table
 from hfdistill.files.plain_data import build, read_json, write_atomically
 
@@ -98,7 +98,7 @@ class ExportReport:
             )
             for r in rows
         ]
-        return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:], "", self._said()])
+        return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:], "", *in_columns([self._said()])])
 
     def card(self, name: str) -> str:
         """The README.md of an exported folder."""

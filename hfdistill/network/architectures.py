@@ -83,7 +83,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class ModelSpec:
     """The sizes of a network: what losses and layer maps need to know before anything runs.
 
     Args:
@@ -96,8 +96,8 @@ class Anatomy:
 
     Example:
         >>> from transformers import BertConfig
-        >>> Anatomy.of(BertConfig(num_hidden_layers=6, num_labels=3))
-        Anatomy(model_type='bert', depth=6, width=768, heads=12, classes=3, exits=())
+        >>> ModelSpec.of(BertConfig(num_hidden_layers=6, num_labels=3))
+        ModelSpec(model_type='bert', depth=6, width=768, heads=12, classes=3, exits=())
     """
 
     model_type: str
@@ -108,7 +108,7 @@ class Anatomy:
     exits: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, model_or_config: Any) -> Anatomy:
+    def of(cls, model_or_config: Any) -> ModelSpec:
         """Read the sizes off a model, a PEFT wrapper around one, or a config.
 
         Raises:
@@ -238,10 +238,10 @@ def unwrapped(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def known_anatomy(model: Any) -> Anatomy | None:
+def known_spec(model: Any) -> ModelSpec | None:
     """The sizes of a model, or None where its architecture is not known."""
     known = getattr(_config(model), "model_type", None) in known_anatomies()
-    return Anatomy.of(model) if known else None
+    return ModelSpec.of(model) if known else None
 
 
 def longest_input(model_or_config: Any) -> int | None:
@@ -268,7 +268,7 @@ def blocks(model: Any) -> nn.ModuleList:
     layout = layout_of(model)
     if layout.shared:
         raise ValueError(
-            f"Found {Anatomy.of(model).depth} layers but no module for each: {layout.shared}. "
+            f"Found {ModelSpec.of(model).depth} layers but no module for each: {layout.shared}. "
             f"Read hidden states with `output_hidden_states=True`, or use an architecture whose layers are "
             f"modules of their own."
         )

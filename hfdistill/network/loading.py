@@ -18,6 +18,7 @@ from transformers import (
 from hfdistill.files.hub import reaching
 from hfdistill.network.adapters import adapter_settings, load_adapter
 from hfdistill.network.label_space import class_names, name_architecture, task_kind
+from hfdistill.network.model_folder import check_model_folder
 
 Source: TypeAlias = str | Path | PreTrainedModel
 
@@ -76,6 +77,7 @@ def load_classifier(
     """
     if not isinstance(source, (str, Path)):
         return name_architecture(source)
+    check_model_folder(source, role=role)
     with reaching(str(source)):
         adapter = adapter_settings(source)
     if adapter is not None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hfdistill.network.architectures import Anatomy, Layout, blocks, layout_of, unwrapped
+from hfdistill.network.architectures import Layout, ModelSpec, blocks, layout_of, unwrapped
 from hfdistill.network.inputs import ModelInputs, accepted_inputs
 
 __all__ = ["Batch", "Tap", "Trace", "accepted_inputs", "check_taps", "logits_of", "run", "tapped"]
@@ -161,7 +161,7 @@ def check_taps(model: nn.Module, taps: Collection[Tap]) -> None:
 def _hook(model: nn.Module, tap: Tap, readings: dict[Tap, Tensor]) -> Any:
     """Attach what reads one tap; returns its handle."""
     network: Any = unwrapped(model)
-    layout, anatomy = layout_of(network), Anatomy.of(network)
+    layout, anatomy = layout_of(network), ModelSpec.of(network)
     if tap.layer > anatomy.depth:
         raise ValueError(
             f"{tap} is out of range: this {anatomy.model_type} has {anatomy.depth} layers. "
@@ -217,7 +217,7 @@ def _block(network: Any, layout: Layout, layer: int, depth: int) -> tuple[nn.Mod
     return groups[0], layer - 1
 
 
-def _path(layout: Layout, tap: Tap, anatomy: Anatomy) -> str:
+def _path(layout: Layout, tap: Tap, anatomy: ModelSpec) -> str:
     path: str = layout.fused or getattr(layout, tap.kind)
     if not path or not anatomy.heads:
         reason = layout.projections_reason or "its layout names no such projection"

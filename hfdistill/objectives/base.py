@@ -12,7 +12,7 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from hfdistill.network.architectures import Anatomy
+from hfdistill.network.architectures import ModelSpec
 from hfdistill.network.label_space import TaskKind, words
 from hfdistill.network.trace import Tap, Trace
 from hfdistill.schedules import Schedule, checked_progress, moments, value_at
@@ -35,8 +35,8 @@ class Setting:
     task: TaskKind
     classes: int
     label_smoothing: float = 0.0
-    student: Anatomy | None = None
-    teacher: Anatomy | None = None
+    student: ModelSpec | None = None
+    teacher: ModelSpec | None = None
     same_tokens: bool = True
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from hfdistill.network.architectures import Anatomy, layout_of
+from hfdistill.network.architectures import ModelSpec, layout_of
 from hfdistill.network.layer_map import LayerMap, Layers, pairs_text
 from hfdistill.network.trace import Tap, Trace
 from hfdistill.objectives.base import Objective, Setting, Taps
@@ -73,7 +73,7 @@ class LayerObjective(Objective):
         student, teacher = zip(*self._layer_pairs, strict=True)
         return self._taps(student), self._taps(teacher)
 
-    def anatomies(self, setting: Setting) -> tuple[Anatomy, Anatomy]:
+    def anatomies(self, setting: Setting) -> tuple[ModelSpec, ModelSpec]:
         """The sizes of student and teacher, or ValueError where one is not known."""
         student, teacher = setting.student, setting.teacher
         if student is None or teacher is None:
@@ -105,7 +105,7 @@ class LayerObjective(Objective):
             )
         return trace.readings[tap]
 
-    def _check_projections(self, anatomy: Anatomy, *, whose: str) -> None:
+    def _check_projections(self, anatomy: ModelSpec, *, whose: str) -> None:
         layout = layout_of(anatomy)
         reason = layout.projections_reason or (self.reads_attention and layout.attention_reason)
         if not anatomy.heads or not (layout.query or layout.fused):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hfdistill.network.architectures import Anatomy
+from hfdistill.network.architectures import ModelSpec
 from hfdistill.network.trace import accepted_inputs
 
 Batch = Mapping[str, Tensor]
@@ -74,7 +74,7 @@ class Reader:
 
     def _fits(self, batch: Batch, *, known: bool) -> bool:
         """Whether there is room for one more hidden state; one that is held is replaced."""
-        size = 0 if known else batch["input_ids"].numel() * Anatomy.of(self.model).width * 4
+        size = 0 if known else batch["input_ids"].numel() * ModelSpec.of(self.model).width * 4
         if size > self.room:
             return False
         self.room -= size

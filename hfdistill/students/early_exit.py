@@ -18,7 +18,7 @@ from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
-from hfdistill.network.architectures import Anatomy, layout_of
+from hfdistill.network.architectures import ModelSpec, layout_of
 from hfdistill.network.label_space import task_kind
 from hfdistill.network.loading import Source, load_classifier
 from hfdistill.network.trace import Tap, accepted_inputs, tapped
@@ -96,7 +96,7 @@ class EarlyExitForSequenceClassification(PreTrainedModel):
         self.num_labels = config.num_labels
         self.backbone = AutoModelForSequenceClassification.from_config(config.classifier_config)
         self._inside_takes = accepted_inputs(self.backbone)
-        width, inner = Anatomy.of(config).width, config.exit_width
+        width, inner = ModelSpec.of(config).width, config.exit_width
         heads = {str(n): ExitHead(width, inner=inner, classes=config.num_labels) for n in config.exits}
         self.exits = nn.ModuleDict(heads)
         self.post_init()
@@ -218,7 +218,7 @@ def with_exits(
     every row must take the same time, or for export: which blocks run depends on the data.
     """
     model = load_classifier(model if isinstance(model, (str, Path)) else network(model), role="model")
-    anatomy, layout = Anatomy.of(model), layout_of(model)
+    anatomy, layout = ModelSpec.of(model), layout_of(model)
     if layout.shared or layout.rows_reason:
         raise ValueError(
             f"The blocks of this {anatomy.model_type} cannot go on with some rows of a batch alone: "

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hfdistill.network.architectures import Anatomy, blocks
+from hfdistill.network.architectures import ModelSpec, blocks
 
 
 def uncertainty(logits: Tensor, *, multi_label: bool = False) -> Tensor:
@@ -48,7 +48,7 @@ class Pass:
 
     def __init__(self, model: Any, heads: nn.ModuleDict, mask: Tensor | None, *, rows: int) -> None:
         self.model, self.heads, self.mask, self.rows = model, heads, mask, rows
-        self.depth = Anatomy.of(model).depth
+        self.depth = ModelSpec.of(model).depth
         self.here = torch.arange(rows, device=model.device)  # numbers of the rows still there
         self.layers = torch.full((rows,), self.depth, device=model.device)
         self.logits = torch.zeros(rows, model.num_labels, device=model.device, dtype=model.dtype)

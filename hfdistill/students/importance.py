@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hfdistill.network.architectures import Anatomy, layout_of, unwrapped
+from hfdistill.network.architectures import ModelSpec, layout_of, unwrapped
 from hfdistill.network.inputs import ModelInputs
 from hfdistill.network.label_space import task_kind
 from hfdistill.network.trace import logits_of
@@ -46,7 +46,7 @@ def block_importance(model: Any, data: Batches) -> list[float]:
     which is hard to beat once the student is trained.
     """
     network, batches = unwrapped(model), _batches(data)
-    anatomy = Anatomy.of(network)
+    anatomy = ModelSpec.of(network)
     if not anatomy.heads:
         raise ValueError(
             f"What a layer of this {anatomy.model_type} is worth cannot be told by leaving it out: the "
@@ -105,7 +105,7 @@ def taylor_importance(model: Any, data: Batches) -> Importance:
         model: a classifier whose layout names its projections.
         data: batches; see `block_importance`.
     """
-    layout, anatomy, batches = layout_of(model), Anatomy.of(model), _batches(data)
+    layout, anatomy, batches = layout_of(model), ModelSpec.of(model), _batches(data)
     blocks = list(model.base_model.get_submodule(layout.blocks))
     sums: dict[tuple[str, int], Tensor] = {}
 
@@ -211,7 +211,7 @@ def _evaluating(model: Any) -> Iterator[None]:
 def _without(model: Any, number: int) -> Iterator[None]:
     """While open, block `number` gives its input back; in ALBERT, the call of that number."""
     modules = list(model.base_model.get_submodule(layout_of(model).blocks))
-    calls = iter(range(1, Anatomy.of(model).depth + 1))
+    calls = iter(range(1, ModelSpec.of(model).depth + 1))
 
     def skip(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         if next(calls) != number:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hfdistill.network.architectures import Anatomy, blocks, layout_of
+from hfdistill.network.architectures import ModelSpec, blocks, layout_of
 from hfdistill.network.trace import accepted_inputs
 from hfdistill.students.activations import Batch, Place, Reader
 from hfdistill.students.least_squares import NormalEquations, best_ridge
@@ -112,7 +112,7 @@ def check_refit(model: Any) -> None:
     Raises:
         ValueError: naming the reason and what to type.
     """
-    layout, kind = layout_of(model), Anatomy.of(model).model_type
+    layout, kind = layout_of(model), ModelSpec.of(model).model_type
     if layout.shared:
         raise ValueError(
             f"fit= cannot fit the blocks of this {kind}: {layout.shared}, and one projection cannot equal "

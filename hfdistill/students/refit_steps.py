@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hfdistill.network.architectures import Anatomy, Layout, layout_of
+from hfdistill.network.architectures import Layout, ModelSpec, layout_of
 from hfdistill.network.trace import accepted_inputs
 from hfdistill.students.activations import Batch, Place, read
 from hfdistill.students.width_pruning import kind_of, spread_over_parts
@@ -89,7 +89,7 @@ def block_steps(student: Any, teacher: Any, cut: Cut, batch: Batch) -> list[Grou
         batch: rows to run the student on, which tells which projections are given the same input.
     """
     layout = layout_of(teacher)
-    depths = [*cut.layers[:-1], Anatomy.of(teacher).depth]
+    depths = [*cut.layers[:-1], ModelSpec.of(teacher).depth]
     prefixes = (_blocks_name(student), _blocks_name(teacher))
     groups = []
     for index, (source, depth) in enumerate(zip(cut.layers, depths, strict=True)):
@@ -197,7 +197,7 @@ def head_steps(student: Any, teacher: Any, cut: Cut, batch: Batch) -> Group:
         if width is not None:
             width = spread_over_parts(width, theirs.out_features, module.out_features)
         steps.append(Step(name, (Part(name, Place(name, "output"), Place(name, "output"), width),)))
-    depth = Anatomy.of(teacher).depth
+    depth = ModelSpec.of(teacher).depth
     return Group(tuple(steps), student=len(cut.layers), teacher=depth)
 
 
@@ -221,7 +221,7 @@ def _blocks_name(model: Any) -> str:
 def _called_after_blocks(model: Any, batch: Batch) -> list[str]:
     """Names of the linear layers outside the blocks that are called after the last block, in that order."""
     prefix, calls = f"{_blocks_name(model)}.", list[str]()
-    last = model.get_submodule(f"{prefix}{Anatomy.of(model).depth - 1}")
+    last = model.get_submodule(f"{prefix}{ModelSpec.of(model).depth - 1}")
     hooks = [last.register_forward_hook(lambda *_: calls.clear())]
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and not name.startswith(prefix):

@@ -16,14 +16,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hfdistill.files.plain_data import public_name
-from hfdistill.network.architectures import Anatomy, Layout, embeddings, layout_of
+from hfdistill.network.architectures import Layout, ModelSpec, embeddings, layout_of
 from hfdistill.network.loading import load_tokenizer
 from hfdistill.students.calibration import FEW, Sides, calibration, few
 from hfdistill.students.importance import Batches
 from hfdistill.students.refit import Refit, answer_error, check_refit, refit
 from hfdistill.students.refit_search import best_layers
 from hfdistill.students.refit_steps import Cut
-from hfdistill.students.weight_copy import empty_like, fill, network
+from hfdistill.students.weight_copy import empty_like, load_weights, network
 from hfdistill.students.width_pruning import named_size, narrowed
 
 logger = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ def _wanted(*, size: str | None, **sizes: Any) -> dict[str, Any]:
 
 def _cut(model: Any, wanted: dict[str, Any], *, data: Batches | None, dtype: torch.dtype) -> tuple[Any, Cut]:
     """A student whose weights are copies of its teacher's, and what it kept."""
-    anatomy, layout = Anatomy.of(model), layout_of(model)
+    anatomy, layout = ModelSpec.of(model), layout_of(model)
     layers = wanted["layers"]
     every = list(range(1, anatomy.depth + 1))
     kept = every if layers is None else _kept(layers, anatomy=anatomy, layout=layout, config=model.config)
@@ -150,7 +150,7 @@ def _cut(model: Any, wanted: dict[str, Any], *, data: Batches | None, dtype: tor
     config = _config(narrow.config, layout=layout, kept=kept)
     config.shrunk_from = _origin(model, narrow, kept)
     student = empty_like(model, config, dtype=dtype)
-    fill(student, _weights(narrow, layout=layout, kept=kept))
+    load_weights(student, _weights(narrow, layout=layout, kept=kept))
     return student.to(model.device).eval(), Cut(kept, indices)
 
 
@@ -187,7 +187,7 @@ def _best(model: Any, wanted: dict[str, Any], plan: Refit, batches: Sides, data:
         return answer_error(student, model, small[1], cut)
 
     anchored = bool(layout.anchored(model.config))
-    return best_layers(error, depth=Anatomy.of(model).depth, count=wanted["layers"], anchored=anchored)
+    return best_layers(error, depth=ModelSpec.of(model).depth, count=wanted["layers"], anchored=anchored)
 
 
 def _tokenizer(teacher: Any, model: Any) -> Any:
@@ -216,7 +216,7 @@ def _sizes(teacher: Any, student: Any) -> dict[str, tuple[int, int]]:
     return {name: (old, new) for name, (old, new) in both.items()}
 
 
-def _kept(layers: int | Sequence[int], *, anatomy: Anatomy, layout: Layout, config: Any) -> list[int]:
+def _kept(layers: int | Sequence[int], *, anatomy: ModelSpec, layout: Layout, config: Any) -> list[int]:
     """Numbers of the kept blocks, from 1."""
     fixed, anchored = layout.fixed(config), layout.anchored(config)
     if fixed:
@@ -315,7 +315,7 @@ def _log(teacher: Any, student: Any, *, kept: list[int]) -> None:
     logger.info(
         "Kept blocks %s of %d%s: %.1f M → %.1f M parameters (%.0f %%), %.0f %% of them embeddings.",
         ", ".join(map(str, kept)),
-        Anatomy.of(teacher).depth,
+        ModelSpec.of(teacher).depth,
         "".join(sizes),
         before / 1e6,
         after / 1e6,

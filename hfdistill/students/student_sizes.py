@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig
 
 from hfdistill.files.hub import reaching
-from hfdistill.network.architectures import Anatomy, layout_of
+from hfdistill.network.architectures import ModelSpec, layout_of
 from hfdistill.network.loading import auto_class
 from hfdistill.students.shrink import _config, _kept
 from hfdistill.students.weight_copy import refuse_exits
@@ -50,7 +50,7 @@ def sizes(teacher: str) -> list[Size]:
     with torch.device("meta"):
         model = kind.from_config(config, trust_remote_code=False)
         refuse_exits(model)
-        anatomy, layout = Anatomy.of(model), layout_of(model)
+        anatomy, layout = ModelSpec.of(model), layout_of(model)
         counts = []
         for layers in range(1, anatomy.depth + 1):
             kept = _kept(layers, anatomy=anatomy, layout=layout, config=config)

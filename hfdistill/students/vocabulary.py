@@ -20,7 +20,7 @@ from hfdistill.files.hub import reaching
 from hfdistill.files.plain_data import public_name
 from hfdistill.students.corpus import Corpus, token_counts
 from hfdistill.students.subword_models import Pieces, pieces_of, renumbered
-from hfdistill.students.weight_copy import empty_like, fill, fitted, network
+from hfdistill.students.weight_copy import empty_like, fitted, load_weights, network
 
 logger = logging.getLogger(__name__)
 
@@ -246,7 +246,7 @@ def _model(whole: Any, kept: list[int], *, size: int) -> Any:
         config.vocabulary_pruned_from = {"model": public_name(whole.name_or_path or ""), "tokens": size}
     config._name_or_path = ""
     student = empty_like(whole, config, dtype=whole.dtype)
-    fill(student, fitted(whole.state_dict(), student, {size: torch.tensor(kept)}))
+    load_weights(student, fitted(whole.state_dict(), student, {size: torch.tensor(kept)}))
     return student.to(whole.device).eval()
 
 

@@ -71,7 +71,7 @@ def empty_like(model: Any, config: Any, *, dtype: torch.dtype) -> Any:
     return student
 
 
-def fill(student: Any, state: Mapping[str, Tensor]) -> None:
+def load_weights(student: Any, state: Mapping[str, Tensor]) -> None:
     """Copy the weights in; each must have its place and each place its weight.
 
     Raises:

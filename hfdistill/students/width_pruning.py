@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hfdistill.network.architectures import Anatomy, Layout, layout_of
+from hfdistill.network.architectures import Layout, ModelSpec, layout_of
 from hfdistill.students.importance import Batches, Importance, taylor_importance
-from hfdistill.students.weight_copy import empty_like, fill
+from hfdistill.students.weight_copy import empty_like, load_weights
 
 SIZES = {
     "tiny": {"layers": 2, "width": 128},
@@ -53,7 +53,7 @@ def narrowed(
     Raises:
         ValueError: sizes that the teacher does not have, or that no plain model can have; no data.
     """
-    layout, anatomy = layout_of(model), Anatomy.of(model)
+    layout, anatomy = layout_of(model), ModelSpec.of(model)
     if layout.narrow_reason or not layout.heads:
         raise ValueError(
             f"Width, heads and neurons of this {anatomy.model_type} cannot be cut: "
@@ -73,7 +73,7 @@ def narrowed(
     if layout.head_bias:
         importance = replace(importance, heads=[torch.stack(importance.heads).sum(0)] * anatomy.depth)
     kept = _kept(importance, width=width, heads=heads, ffn=ffn)
-    fill(student, _weights(model, student, layout, kept))
+    load_weights(student, _weights(model, student, layout, kept))
     return student.to(model.device).eval(), kept
 
 
@@ -94,7 +94,7 @@ def _config(teacher: Any, layout: Layout, sizes: Mapping[str, int]) -> Any:
     return config
 
 
-def _width(anatomy: Anatomy, *, width: int | None, heads: int | None) -> tuple[int, int]:
+def _width(anatomy: ModelSpec, *, width: int | None, heads: int | None) -> tuple[int, int]:
     """Width and heads of the student; a head keeps its size."""
     size = anatomy.width // anatomy.heads
     if width is None and heads is None:

@@ -1,16 +1,15 @@
 """Who teaches."""
 
-from hfdistill.teachers.as_model import Answering
-from hfdistill.teachers.base import ModelTeacher, Teacher, as_teacher, settle_tokens
+from hfdistill.teachers.as_model import TeacherAsModel
+from hfdistill.teachers.base import ModelTeacher, Teacher, as_teacher, assign_column_prefixes
 from hfdistill.teachers.cache.contents import CacheError, Contents
-from hfdistill.teachers.cache.recording import fill, record
+from hfdistill.teachers.cache.recording import record, record_missing
 from hfdistill.teachers.cache.teacher import CachedTeacher
 from hfdistill.teachers.ensemble import Ensemble
 from hfdistill.teachers.folds import FoldTeacher
 from hfdistill.teachers.peer_and_ema import EMATeacher, Peer
 
 __all__ = [
-    "Answering",
     "CacheError",
     "CachedTeacher",
     "Contents",
@@ -20,8 +19,9 @@ __all__ = [
     "ModelTeacher",
     "Peer",
     "Teacher",
+    "TeacherAsModel",
     "as_teacher",
-    "fill",
+    "assign_column_prefixes",
     "record",
-    "settle_tokens",
+    "record_missing",
 ]

@@ -13,7 +13,7 @@ from hfdistill.teachers.base import Teacher
 from hfdistill.teachers.cache.teacher import CachedTeacher
 
 
-class Answering(nn.Module):
+class TeacherAsModel(nn.Module):
     """Answers as a teacher does that is made of several models.
 
     Args:
@@ -58,10 +58,10 @@ class Answering(nn.Module):
         """That of its first model."""
         return next(self.parameters()).dtype
 
-    def read_by(self, tokenizer: Any) -> None:
+    def bind_tokenizer(self, tokenizer: Any) -> None:
         """Tell each part which tokenizer makes its rows, where it has none of its own."""
         for part in self.teacher.parts():
-            part.read_by(part.tokenizer or tokenizer)
+            part.bind_tokenizer(part.tokenizer or tokenizer)
 
     def networks(self) -> list[nn.Module]:
         """The models that it is made of."""

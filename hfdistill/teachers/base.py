@@ -26,6 +26,10 @@ PREFIX = "teacher_"
 """Begins the names of a batch's columns for a teacher that has a tokenizer of its own."""
 
 
+_EARLIER_NAMES = {"start": "bind_student", "reads": "select_inputs", "for_taps": "inspectable"}
+"""Methods of teachers that users wrote before these were renamed."""
+
+
 class Teacher(nn.Module):
     """Anything that turns a batch into a Trace. A subclass needs `trace(batch)` alone.
 
@@ -46,7 +50,7 @@ class Teacher(nn.Module):
     """False where it reads other tokens than the student: terms that compare token by token then refuse."""
 
     tokenizer: Any = None
-    """What makes its token ids of a text, where that is known; see `settle_tokens`."""
+    """What makes its token ids of a text, where that is known; see `assign_column_prefixes`."""
 
     prefix: str = ""
     """Begins the names of its columns in a batch, where it has columns of its own."""
@@ -63,6 +67,17 @@ class Teacher(nn.Module):
     ripens: ClassVar[bool] = False
     """True where it knows nothing at first: in the default objective its weight rises from 0 to 1."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Take methods under their earlier names for what they are now."""
+        super().__init_subclass__(**options)
+        for earlier, name in _EARLIER_NAMES.items():
+            if earlier in vars(cls) and name not in vars(cls):
+                setattr(cls, name, vars(cls)[earlier])
+
+    def __getattr__(self, name: str) -> Any:
+        """A method by its earlier name; see `nn.Module` for all else."""
+        return getattr(self, _EARLIER_NAMES[name]) if name in _EARLIER_NAMES else super().__getattr__(name)
+
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
         """The teacher's view of a batch: logits (B, C), and readings of the taps, without a graph.
 
@@ -75,7 +90,7 @@ class Teacher(nn.Module):
     def check_taps(self, taps: Collection[Tap]) -> None:
         """Refuse, before anything runs, taps that `trace` could not read."""
 
-    def reads(self, batch: Batch) -> Batch:
+    def select_inputs(self, batch: Batch) -> Batch:
         """The batch as this teacher's own model takes it: its token ids under the names of a forward.
 
         The student's columns, unless the teacher has a tokenizer of its own.
@@ -98,14 +113,14 @@ class Teacher(nn.Module):
         """Names of the batch columns it reads beside the student's, so that they are not dropped."""
         return frozenset()
 
-    def read_by(self, tokenizer: Any) -> None:
+    def bind_tokenizer(self, tokenizer: Any) -> None:
         """Learn which tokenizer makes and pads the rows of `trace`: its own, or the student's."""
 
     def parts(self) -> Sequence[Teacher]:
         """The teachers that read the batch: itself, unless it is made of others."""
         return (self,)
 
-    def for_taps(self) -> Teacher | None:
+    def inspectable(self) -> Teacher | None:
         """The teacher that can be looked into: itself, unless it is made of others."""
         return self
 
@@ -118,7 +133,7 @@ class Teacher(nn.Module):
         model = getattr(self, "model", None)
         return (model,) if isinstance(model, nn.Module) else ()
 
-    def start(self, student: nn.Module) -> None:
+    def bind_student(self, student: nn.Module) -> None:
         """Told of the run's student, before anything else is asked."""
 
     def before_training(self, *, steps: int) -> None:
@@ -160,9 +175,9 @@ class ModelTeacher(Teacher):
         self.model = name_architecture(model).requires_grad_(False).eval()
         self.config = getattr(model, "config", None)
         self._padding = getattr(self.config, "pad_token_id", None)
-        self.read_by(tokenizer)
+        self.bind_tokenizer(tokenizer)
 
-    def read_by(self, tokenizer: Any) -> None:
+    def bind_tokenizer(self, tokenizer: Any) -> None:
         """Fix which columns its model reads; see `ModelInputs.of`."""
         name_padding(self.model, self.tokenizer)
         name_padding(self.model, tokenizer)
@@ -172,7 +187,7 @@ class ModelTeacher(Teacher):
         """One forward pass; see `Teacher.trace`."""
         self.model.eval()
         with torch.no_grad():
-            return run(self.model, self.reads(batch), accepts=self.model_inputs, taps=taps)
+            return run(self.model, self.select_inputs(batch), accepts=self.model_inputs, taps=taps)
 
     def inputs(self) -> frozenset[str]:
         """The arguments of the model's forward, under the names that they have in a batch."""
@@ -204,7 +219,7 @@ def as_teacher(source: str | Path | PreTrainedModel | nn.Module | Teacher) -> Te
     if isinstance(source, (str, Path)):
         teacher = ModelTeacher(load_classifier(source))
         teacher.tokenizer = load_tokenizer(source)
-        teacher.read_by(teacher.tokenizer)
+        teacher.bind_tokenizer(teacher.tokenizer)
         if teacher.tokenizer is None:
             logger.warning(
                 "No tokenizer lies beside the teacher %s: it is taken to read the student's ids.", source
@@ -218,7 +233,7 @@ def as_teacher(source: str | Path | PreTrainedModel | nn.Module | Teacher) -> Te
     )
 
 
-def settle_tokens(teacher: Teacher, tokenizer: Any) -> dict[str, list[Teacher]]:
+def assign_column_prefixes(teacher: Teacher, tokenizer: Any) -> dict[str, list[Teacher]]:
     """Compare a teacher's tokenizers with the student's, and name the columns of those that differ.
 
     Args:
@@ -232,11 +247,11 @@ def settle_tokens(teacher: Teacher, tokenizer: Any) -> dict[str, list[Teacher]]:
     groups: list[list[Teacher]] = []
     for part in teacher.parts():
         if part.tokenizer is None:
-            part.read_by(tokenizer)
+            part.bind_tokenizer(tokenizer)
             continue
         other = bool(part.prefix) if tokenizer is None else difference(tokenizer, part.tokenizer) is not None
         part.prefix, part.same_tokens = "", not other
-        part.read_by(part.tokenizer if other else tokenizer)
+        part.bind_tokenizer(part.tokenizer if other else tokenizer)
         if not other:
             continue
         group = next((g for g in groups if difference(g[0].tokenizer, part.tokenizer) is None), None)

@@ -142,7 +142,7 @@ class Ensemble(Teacher):
         """What its members read."""
         return frozenset().union(*(member.inputs() for member in self._all()))
 
-    def reads(self, batch: Batch) -> Batch:
+    def select_inputs(self, batch: Batch) -> Batch:
         """The batch as all its members take it.
 
         Raises:
@@ -153,7 +153,7 @@ class Ensemble(Teacher):
                 "The members of this Ensemble read different tokens, so one column of ids does not say what "
                 "they read. Record each member on its own, and make an Ensemble of the recorded ones."
             )
-        return self._all()[0].reads(batch)
+        return self._all()[0].select_inputs(batch)
 
     def embedders(self) -> Sequence[nn.Module]:
         """Those of its members; none where one of them has none."""
@@ -164,14 +164,14 @@ class Ensemble(Teacher):
         """Its members, and theirs."""
         return tuple(part for member in self._all() for part in member.parts())
 
-    def start(self, student: nn.Module) -> None:
+    def bind_student(self, student: nn.Module) -> None:
         """Told to each member."""
         for member in self._all():
-            member.start(student)
+            member.bind_student(student)
 
-    def for_taps(self) -> Teacher | None:
+    def inspectable(self) -> Teacher | None:
         """The member that `features` names."""
-        return None if self.features is None else self._all()[self.features].for_taps()
+        return None if self.features is None else self._all()[self.features].inspectable()
 
     def fingerprint(self) -> str:
         """sha256 over the members' fingerprints and how they are averaged."""

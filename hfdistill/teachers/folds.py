@@ -123,12 +123,12 @@ class FoldTeacher(Teacher):
         """The teachers of the folds, and theirs."""
         return tuple(part for teacher in self.teachers for part in teacher.parts())  # type: ignore[operator]
 
-    def start(self, student: nn.Module) -> None:
+    def bind_student(self, student: nn.Module) -> None:
         """Told to the teacher of each fold."""
         for teacher in self.teachers:
-            teacher.start(student)  # type: ignore[operator]
+            teacher.bind_student(student)  # type: ignore[operator]
 
-    def reads(self, batch: Batch) -> Batch:
+    def select_inputs(self, batch: Batch) -> Batch:
         """The batch, where all read the student's tokens.
 
         Raises:

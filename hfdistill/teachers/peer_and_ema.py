@@ -72,7 +72,7 @@ class Peer(Teacher):
         self.model.train(torch.is_grad_enabled())
         return run(self.model, batch, accepts=self.model_inputs, taps=taps)
 
-    def read_by(self, tokenizer: Any) -> None:
+    def bind_tokenizer(self, tokenizer: Any) -> None:
         """Fix which columns its model reads: those that the student's tokenizer makes."""
         self.model_inputs = ModelInputs.of(self.model, tokenizer)
 
@@ -159,11 +159,11 @@ class EMATeacher(Teacher):
                 *(steps, 100 * share, 1 - 5 / steps),
             )
 
-    def read_by(self, tokenizer: Any) -> None:
+    def bind_tokenizer(self, tokenizer: Any) -> None:
         """Learn which tokenizer makes the student's rows."""
         self._rows_of = tokenizer
 
-    def start(self, student: nn.Module) -> None:
+    def bind_student(self, student: nn.Module) -> None:
         """Begin as a copy of the student.
 
         Raises:
@@ -197,5 +197,7 @@ class EMATeacher(Teacher):
 
     def _started(self) -> ModelTeacher:
         if self.frozen is None:
-            raise RuntimeError("This EMATeacher has no student yet: the trainer tells it by start(student).")
+            raise RuntimeError(
+                "This EMATeacher has no student yet: the trainer tells it by bind_student(student)."
+            )
         return self.frozen

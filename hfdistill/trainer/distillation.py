@@ -29,7 +29,7 @@ from transformers.trainer_utils import EvalLoopOutput, RemoveColumnsCollator, Tr
 
 from hfdistill.data import FreshCopies, LengthGroupedSampler
 from hfdistill.network import label_space as spaces
-from hfdistill.network.architectures import known_anatomy
+from hfdistill.network.architectures import known_spec
 from hfdistill.network.loading import load_student
 from hfdistill.network.tokenizers import tokenizer_print
 from hfdistill.network.trace import Batch, Tap, Trace, run
@@ -136,7 +136,7 @@ class DistillationTrainer(CheckpointingTrainer):
         config = getattr(model, "config", None)
         self.task = spaces.name_task(config)  # before a teacher copies it
         if self.teacher is not None:
-            self.teacher.start(model)
+            self.teacher.bind_student(model)
             if self.teacher.learns:
                 spaces.name_task(self.teacher.config)
             self.teacher.to(self.args.device)
@@ -147,9 +147,9 @@ class DistillationTrainer(CheckpointingTrainer):
             self._columns = spaces.match_labels(config, theirs, label_map=self._label_map)
         smoothing = self.args.label_smoothing_factor if self.task in ("single_label", "token") else 0.0
         self._classes = getattr(config, "num_labels", 2)
-        inner = None if self.teacher is None else self.teacher.for_taps()
-        sizes = {"student": known_anatomy(model)}
-        sizes["teacher"] = known_anatomy(inner) or known_anatomy(getattr(inner, "model", None))
+        inner = None if self.teacher is None else self.teacher.inspectable()
+        sizes = {"student": known_spec(model)}
+        sizes["teacher"] = known_spec(inner) or known_spec(getattr(inner, "model", None))
         tokens = getattr(inner, "same_tokens", True)
         if self.task == "token" and self.teacher is not None:
             tokens = all(part.same_tokens for part in self.teacher.parts())

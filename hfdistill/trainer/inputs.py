@@ -23,7 +23,7 @@ from hfdistill.data.encode import check_lengths
 from hfdistill.network import label_space as spaces
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import ModelInputs, accepted_inputs, name_padding, on_side
-from hfdistill.teachers import Teacher, settle_tokens
+from hfdistill.teachers import Teacher, assign_column_prefixes
 from hfdistill.trainer.arguments import option
 
 _ROUNDING = 128
@@ -88,7 +88,7 @@ class Reader:
         tokenizer = options.get("processing_class")
         tokenizer = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
         name_padding(student, tokenizer)
-        settled = {} if teacher is None else settle_tokens(teacher, tokenizer)
+        settled = {} if teacher is None else assign_column_prefixes(teacher, tokenizer)
         others = {
             prefix: Side(parts[0].tokenizer, [part.config for part in parts if part.config is not None])
             for prefix, parts in settled.items()

@@ -10,7 +10,7 @@ from torch import nn
 
 from hfdistill.data import FreshCopies
 from hfdistill.objectives import Blend
-from hfdistill.teachers import CachedTeacher, CacheError, Contents, Teacher, fill
+from hfdistill.teachers import CachedTeacher, CacheError, Contents, Teacher, record_missing
 
 
 class TeacherCache:
@@ -81,10 +81,10 @@ class TeacherCache:
         for data in (train.rows if fresh else train, checked):
             if data is not None and hasattr(data, "__len__"):
                 rows, collate = as_batches(data)
-                fill(teacher, rows, collate, progress=progress)
+                record_missing(teacher, rows, collate, progress=progress)
         if hasattr(train, "__len__") and not fresh:
             live = teacher.teacher
-            teacher.release()
+            teacher.drop_live_teacher()
             if isinstance(live, nn.Module):
                 live.to("cpu")  # it may be the user's own, who goes on with it
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from hfdistill.network.architectures import Anatomy, blocks, layout_of, unwrapped
+from hfdistill.network.architectures import ModelSpec, blocks, layout_of, unwrapped
 from hfdistill.network.loading import Source, load_classifier
 from hfdistill.schedules import Linear, Schedule
 
@@ -208,7 +208,7 @@ def _checked(rate: Schedule) -> Schedule:
 
 def _check_fit(student: Any, teacher: Any) -> None:
     """Refuse a student whose blocks cannot stand among the teacher's."""
-    ours, theirs = Anatomy.of(student), Anatomy.of(teacher)
+    ours, theirs = ModelSpec.of(student), ModelSpec.of(teacher)
     reason = _why_unlike(teacher)
     if reason:
         raise ValueError(

@@ -6,7 +6,6 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from hfdistill.data import load, sources
-from hfdistill.data.load import check_source
 from hfdistill.files.hub import HubUnreachable
 from tests.data.conftest import write, write_rows
 
@@ -178,9 +177,6 @@ def test_a_file_without_rows_is_refused(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=words):
         load(tmp_path)
-    if "no rows" not in words or name.endswith(("jsonl", "json")):
-        with pytest.raises(ValueError, match=words.split(" (split")[0].split(r" \(")[0]):
-            check_source(tmp_path)
 
 
 def test_packed_files_are_read(tmp_path):
@@ -189,7 +185,6 @@ def test_packed_files_are_read(tmp_path):
             file.write(content)
         splits = load(tmp_path / f"{name}.gz", text="body", label="kind")
         assert splits["train"].to_list() == [{"text": "a, b", "label": 0}, {"text": "c", "label": 1}]
-        assert check_source(tmp_path / f"{name}.gz", text="body", label="kind") == ["train"]
 
 
 def test_files_by_split(tmp_path):
@@ -227,33 +222,14 @@ def test_near_names_are_offered(tmp_path, monkeypatch):
 )
 def test_other_kinds_of_files_say_what_to_pass(tmp_path, name, words):
     write(tmp_path, {name: "x"})
-    for read in (load, check_source):
-        with pytest.raises(ValueError, match=f"is no data file.*{words}"):
-            read(tmp_path / name)
+    with pytest.raises(ValueError, match=f"is no data file.*{words}"):
+        load(tmp_path / name)
 
 
 def test_a_saved_data_set_names_the_function_that_reads_it(tmp_path):
     Dataset.from_dict({"text": ["a"], "label": [0]}).save_to_disk(tmp_path / "saved")
     with pytest.raises(ValueError, match=r"pass datasets.load_from_disk\('.*saved'\)"):
         load(tmp_path / "saved")
-
-
-def test_what_a_run_would_find_later_is_found_from_the_first_lines(tmp_path):
-    write(tmp_path, {"train.csv": "text;label\na;x\n", "dev.csv": "text;label\na;x\n"})
-    assert check_source(tmp_path) == ["train", "validation"]
-    assert check_source("stanfordnlp/sst2", text="anything") is None
-    assert check_source({"text": ["a"], "label": [1]}) == ["train"]
-    for told, words in (
-        ({"split": "test"}, r"no split 'test', found \['train', 'validation'\]"),
-        ({"text": "txt"}, "no column 'txt'.*Did you mean text='text'"),
-        ({"label": "lable"}, "no column 'lable'.*Did you mean label='label'"),
-        ({"label": ["label", "other"]}, "no column 'other'"),
-        ({"delimiter": ","}, r"Found the columns \['text;label'\], of which none has a usual name"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            check_source(tmp_path, **told)
-    with pytest.raises(FileNotFoundError, match="There is no file or folder"):
-        check_source(tmp_path / "none.csv")
 
 
 def test_excel_sheets_are_read_as_they_are_written(tmp_path):
@@ -264,7 +240,6 @@ def test_excel_sheets_are_read_as_they_are_written(tmp_path):
     book.save(tmp_path / "train.xlsx")
     rows = load(tmp_path, on_bad_row="drop")["train"]
     assert rows.to_list() == [{"text": "null", "label": 1}, {"text": "2020", "label": 0}]
-    assert check_source(tmp_path / "train.xlsx") == ["train"]
     book.create_sheet("more").append(["text"])
     book["more"].append(["x"])
     book.save(tmp_path / "train.xlsx")

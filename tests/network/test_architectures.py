@@ -17,8 +17,8 @@ from transformers import (
 
 from hfdistill.network import architectures
 from hfdistill.network.architectures import (
-    Anatomy,
     Layout,
+    ModelSpec,
     blocks,
     embeddings,
     known_anatomies,
@@ -124,9 +124,9 @@ def test_every_architecture_is_tested():
 @pytest.mark.parametrize("model_type", sorted(TINY))
 def test_sizes(model_type):
     model = tiny(model_type)
-    expected = Anatomy(model_type=model_type, depth=5, width=16, heads=2, classes=3)
-    assert Anatomy.of(model) == expected
-    assert Anatomy.of(model.config) == expected
+    expected = ModelSpec(model_type=model_type, depth=5, width=16, heads=2, classes=3)
+    assert ModelSpec.of(model) == expected
+    assert ModelSpec.of(model.config) == expected
     assert model(**batch(), output_hidden_states=True).hidden_states[1].shape == (3, 12, 16)
 
 
@@ -141,7 +141,7 @@ def test_blocks_give_the_hidden_states(model_type):
     states = model(**batch(), output_hidden_states=True).hidden_states
     for hook in hooks:
         hook.remove()
-    assert len(seen) == Anatomy.of(model).depth
+    assert len(seen) == ModelSpec.of(model).depth
     # ModernBERT's last entry is the normed output, not the block's.
     for expected, actual in list(zip(states[1:], seen, strict=True))[:-1]:
         assert torch.equal(expected, actual)
@@ -186,7 +186,7 @@ def test_attention_follows_from_query_and_key_where_no_reason_speaks_against_it(
 
 def test_a_token_classifier_has_the_same_anatomy():
     model = tiny("roberta", auto=AutoModelForTokenClassification)
-    assert Anatomy.of(model).depth == 5
+    assert ModelSpec.of(model).depth == 5
     assert len(blocks(model)) == 5
 
 
@@ -202,14 +202,14 @@ def test_a_bare_encoder_is_its_own_base_model():
 def test_sees_through_peft():
     model = tiny("bert")
     wrapped = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", target_modules=["query"]))
-    assert Anatomy.of(wrapped) == Anatomy.of(model)
+    assert ModelSpec.of(wrapped) == ModelSpec.of(model)
     assert blocks(wrapped) is model.bert.encoder.layer
     assert embeddings(wrapped) is model.bert.embeddings
 
 
 def test_unknown_architecture_lists_the_known_ones_and_how_to_register():
     with pytest.raises(ValueError, match=r"(?s)'gpt2'.*albert, bert,.*register_anatomy\('gpt2', Layout\("):
-        Anatomy.of(GPT2Config())
+        ModelSpec.of(GPT2Config())
     with pytest.raises(ValueError, match="Unknown architecture None"):
         layout_of(object())
 
@@ -227,7 +227,7 @@ def test_a_third_party_registers_its_own(monkeypatch):
 
     register_anatomy("toy", Layout(blocks="rnn", depth="stories", width="hidden_size", heads=""))
     config = ToyConfig(stories=2, hidden_size=48)
-    assert Anatomy.of(config) == Anatomy(model_type="toy", depth=2, width=48, heads=0, classes=2)
+    assert ModelSpec.of(config) == ModelSpec(model_type="toy", depth=2, width=48, heads=0, classes=2)
     assert "toy" in known_anatomies()
 
 

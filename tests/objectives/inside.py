@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from hfdistill import Tap, Trace
-from hfdistill.network.architectures import Anatomy
+from hfdistill.network.architectures import ModelSpec
 from hfdistill.objectives import Setting
 
 EACH = ("query", "key", "value")
@@ -13,7 +13,7 @@ EACH = ("query", "key", "value")
 def setting(student=(), teacher=(), **changes):
     """BERTs of depth 4, width 8 and 2 heads, but for what is given."""
     sizes = {"model_type": "bert", "depth": 4, "width": 8, "heads": 2, "classes": 2}
-    own, other = (Anatomy(**{**sizes, **dict(network)}) for network in (student, teacher))
+    own, other = (ModelSpec(**{**sizes, **dict(network)}) for network in (student, teacher))
     return Setting(**{"task": "single_label", "classes": 2, "student": own, "teacher": other, **changes})
 
 

@@ -25,7 +25,7 @@ from hfdistill import (
     Until,
     register,
 )
-from hfdistill.network.architectures import Anatomy
+from hfdistill.network.architectures import ModelSpec
 from hfdistill.objectives import Setting, as_blend, base, default_objective, registered
 
 SINGLE = Setting(task="single_label", classes=3)
@@ -387,7 +387,7 @@ def test_the_register_cannot_be_changed_through_its_copy():
 
 
 def test_a_blend_reads_what_its_terms_with_weight_read():
-    network = Anatomy(model_type="bert", depth=4, width=8, heads=2, classes=3)
+    network = ModelSpec(model_type="bert", depth=4, width=8, heads=2, classes=3)
     blend = KD() + 0.5 * HiddenMSE(layers="1:2") + 2 * MiniLMv2(layers="2:4") + 0 * HiddenMSE(layers="3:3")
     with pytest.warns(UserWarning, match="weight 0 throughout"):
         blend.bind(Setting(task="single_label", classes=3, student=network, teacher=network))

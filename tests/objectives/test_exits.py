@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from hfdistill import KD, CrossEntropy, ExitCrossEntropy, ExitKD, Linear, Tap, Trace
-from hfdistill.network.architectures import Anatomy
+from hfdistill.network.architectures import ModelSpec
 from hfdistill.objectives import Setting
 
 
 def setting(exits=(1, 2), **options):
-    student = Anatomy(model_type="bert", depth=3, width=8, heads=2, classes=3, exits=exits)
+    student = ModelSpec(model_type="bert", depth=3, width=8, heads=2, classes=3, exits=exits)
     return Setting(**{"task": "single_label", "classes": 3, "student": student, **options})
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from hfdistill.network.architectures import Anatomy
+from hfdistill.network.architectures import ModelSpec
 from hfdistill.network.trace import run
 from hfdistill.objectives import Setting, registered
 
@@ -45,7 +45,7 @@ def loss(objective, student, teacher, batch):
 
 def bound(name, student, teacher, **options):
     objective = registered()[name](**options)
-    objective.bind(Setting("single_label", 2, student=Anatomy.of(student), teacher=Anatomy.of(teacher)))
+    objective.bind(Setting("single_label", 2, student=ModelSpec.of(student), teacher=ModelSpec.of(teacher)))
     return objective
 
 

@@ -7,12 +7,12 @@ import torch
 
 import hfdistill
 from hfdistill import Trace
-from hfdistill.network.architectures import Anatomy
+from hfdistill.network.architectures import ModelSpec
 from hfdistill.objectives import Setting, registered
 
 ROWS, CLASSES = 7, 3
 TOKENS, HEADS, WIDTH = 4, 2, 8
-NETWORK = Anatomy(model_type="bert", depth=4, width=WIDTH, heads=HEADS, classes=CLASSES, exits=(1, 3))
+NETWORK = ModelSpec(model_type="bert", depth=4, width=WIDTH, heads=HEADS, classes=CLASSES, exits=(1, 3))
 INSIDE = {"student": NETWORK, "teacher": NETWORK}
 SETTINGS = [
     Setting(task="single_label", classes=CLASSES, **INSIDE),

@@ -15,7 +15,7 @@ ALL = {
     kind.target
     for table in (schema.TEACHERS, schema.STUDENTS, schema.CHANGES, schema.AUGMENTATIONS)
     for kind in table.values()
-} | {kind.target for kind in (*schema.DATA, *schema.MEASURE, *schema.EXPORT, *schema.THESEUS)}  # fmt: skip
+} | {kind.target for kind in (*schema.DATA, *schema.AFTERWARDS.values(), *schema.THESEUS)}  # fmt: skip
 
 
 @pytest.mark.parametrize("target", sorted(ALL))
@@ -33,7 +33,12 @@ def test_every_kind_is_read_as_it_is(target):
 
 
 def test_what_is_withheld_exists():
-    for kind in [*schema.TEACHERS.values(), *schema.STUDENTS.values(), *schema.DATA, *schema.EXPORT]:
+    for kind in [
+        *schema.TEACHERS.values(),
+        *schema.STUDENTS.values(),
+        *schema.DATA,
+        schema.AFTERWARDS["export"],
+    ]:
         assert kind.withheld <= parameters_of(kind.target).keys()
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from hfdistill import KD, DistillationTrainer, HiddenMSE
-from hfdistill.network.architectures import Anatomy
+from hfdistill.network.architectures import ModelSpec
 from hfdistill.network.trace import Tap, accepted_inputs, run
 from hfdistill.students.bilstm import BiLSTMForSequenceClassification, bilstm_from_teacher
 from hfdistill.students.configs import BiLSTMConfig
@@ -65,7 +65,7 @@ def test_texts_of_a_pair_do_not_see_each_other():
 
 def test_hidden_states_can_be_read():
     model = small(num_hidden_layers=2)
-    assert Anatomy.of(model) == Anatomy("hfdistill-bilstm", depth=2, width=8, heads=0, classes=2)
+    assert ModelSpec.of(model) == ModelSpec("hfdistill-bilstm", depth=2, width=8, heads=0, classes=2)
     batch = {"input_ids": torch.tensor([[2, 9, 3]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
     taps = {Tap("hidden", 1), Tap("hidden", 2)}
     trace = run(model, batch, accepts=accepted_inputs(model), taps=taps)

@@ -26,7 +26,7 @@ from transformers import (
 from hfdistill import Tap, measure, prune_vocabulary, shrink, with_exits
 from hfdistill.evaluation.measure import Contender
 from hfdistill.evaluation.speed import SpeedPlan
-from hfdistill.network.architectures import Anatomy, longest_input
+from hfdistill.network.architectures import ModelSpec, longest_input
 from hfdistill.network.trace import tapped
 from hfdistill.students.early_exit import EarlyExitForSequenceClassification
 from hfdistill.students.early_exit_forward import uncertainty
@@ -274,7 +274,7 @@ def test_the_original_stays_as_it_was():
 
 def test_its_anatomy_is_that_of_the_model_inside():
     plain, model = build(layers=[2])
-    assert Anatomy.of(model) == Anatomy(**{**vars(Anatomy.of(plain)), "exits": (2,)})
+    assert ModelSpec.of(model) == ModelSpec(**{**vars(ModelSpec.of(plain)), "exits": (2,)})
     assert longest_input(model.config) == longest_input(plain.config) == 32
     assert (model.config.vocab_size, model.config.num_hidden_layers) == (40, 4)
     with tapped(model, {Tap("hidden", 2), Tap("exit", 2), Tap("query", 1)}) as readings:

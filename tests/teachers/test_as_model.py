@@ -6,7 +6,7 @@ import torch
 from hfdistill import CachedTeacher, Ensemble, FoldTeacher, ModelTeacher, Teacher, Trace, measure
 from hfdistill.evaluation.measure import Contender
 from hfdistill.evaluation.speed import SpeedPlan
-from hfdistill.teachers import Answering
+from hfdistill.teachers import TeacherAsModel
 from tests.conftest import make_bert, make_byte_tokenizer, make_dataset, make_roberta, make_tokenizer
 from tests.teachers.cache.cached import recorded
 
@@ -83,16 +83,16 @@ def test_teachers_that_cannot_be_measured_are_refused(tmp_path):
         measured(Nameless())
     both = [make_bert(3), ModelTeacher(make_roberta(), tokenizer=make_byte_tokenizer())]
     with pytest.raises(ValueError, match=r"parts of this Ensemble read different tokens.*one by one"):
-        Answering(Ensemble(both))
+        TeacherAsModel(Ensemble(both))
 
 
 class Told(ModelTeacher):
-    def start(self, student):
+    def bind_student(self, student):
         self.told = [student]
 
 
 @pytest.mark.parametrize("kind", [Ensemble, lambda members: FoldTeacher(members, {})])
 def test_each_member_is_told_of_the_student(kind):
     members, student = [Told(make_bert(2, seed=i)) for i in (1, 2)], make_bert(2)
-    kind([members[0], Ensemble([members[1]])]).start(student)
+    kind([members[0], Ensemble([members[1]])]).bind_student(student)
     assert all(member.told == [student] for member in members)

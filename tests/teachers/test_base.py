@@ -10,7 +10,7 @@ from torch import nn
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 from hfdistill import ModelTeacher, Teacher, Trace
-from hfdistill.teachers import as_teacher, settle_tokens
+from hfdistill.teachers import as_teacher, assign_column_prefixes
 from tests.conftest import make_bert, make_byte_tokenizer, make_roberta, make_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -110,7 +110,7 @@ def test_a_tokenizer_of_its_own_means_columns_of_its_own():
     teacher = ModelTeacher(model, tokenizer=make_byte_tokenizer())
     own = dict(make_byte_tokenizer()(["good", "a dull film"], padding=True, return_tensors="pt"))
     both = {**batch(), **{f"teacher_{name}": value for name, value in own.items()}}
-    assert teacher.reads(both).keys() == own.keys()
+    assert teacher.select_inputs(both).keys() == own.keys()
     trace = teacher.trace(both)
     assert torch.equal(trace.logits, model(**own).logits)
     assert torch.equal(trace.attention_mask, own["attention_mask"])
@@ -126,11 +126,11 @@ def test_without_a_word_on_the_students_tokenizer_what_was_said_holds(tmp_path):
     make_bert().save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
     found, said = as_teacher(tmp_path), ModelTeacher(make_bert(), tokenizer=make_tokenizer())
-    assert settle_tokens(found, None) == {}
-    assert settle_tokens(said, None) == {"teacher_": [said]}
+    assert assign_column_prefixes(found, None) == {}
+    assert assign_column_prefixes(said, None) == {"teacher_": [said]}
     for teacher in (found, said):
-        assert settle_tokens(teacher, make_byte_tokenizer()) == {"teacher_": [teacher]}
-        assert settle_tokens(teacher, make_tokenizer()) == {}
+        assert assign_column_prefixes(teacher, make_byte_tokenizer()) == {"teacher_": [teacher]}
+        assert assign_column_prefixes(teacher, make_tokenizer()) == {}
         assert (teacher.prefix, teacher.same_tokens) == ("", True)
         assert torch.equal(teacher.trace(batch()).logits, make_bert()(**batch()).logits)
 
@@ -231,3 +231,25 @@ def test_a_teacher_of_ones_own_needs_trace_alone():
 def test_a_teacher_without_trace_says_what_it_lacks():
     with pytest.raises(NotImplementedError, match=r"Teacher needs a `trace\(batch\)` that returns a Trace"):
         Teacher().trace(batch())
+
+
+def test_a_teacher_with_methods_of_earlier_names_is_asked_by_these():
+    class Earlier(Teacher):
+        def start(self, student):
+            self.student = student
+
+        def reads(self, batch):
+            return {"input_ids": batch["mine"]}
+
+        def for_taps(self):
+            return None
+
+    teacher, student = Earlier(), make_bert()
+    teacher.bind_student(student)
+    assert teacher.student is student
+    assert teacher.select_inputs({"mine": 1}) == {"input_ids": 1}
+    assert teacher.inspectable() is None
+    plain = ModelTeacher(student)
+    assert plain.reads({"input_ids": 2}) == {"input_ids": 2}
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        plain.nothing  # noqa: B018

@@ -117,7 +117,7 @@ def test_teachers_of_folds_read_with_their_own_tokenizer(build):
     assert distances.amin(0).max() < 1e-5
     assert set(distances.argmin(0).tolist()) == {0, 1}
     with pytest.raises(ValueError, match="Record each on its own, and make a FoldTeacher of the recorded"):
-        teacher.reads({})
+        teacher.select_inputs({})
 
 
 def test_teachers_of_folds_are_given_the_labels_that_they_want(build):

@@ -235,12 +235,12 @@ def test_one_named_member_is_looked_into():
     expected = ModelTeacher(shallow).trace(batch(), taps=taps)
     assert torch.equal(trace.readings[Tap("hidden", 2)], expected.readings[Tap("hidden", 2)])
     assert torch.equal(trace.logits, Ensemble([deep, shallow]).trace(batch()).logits)
-    assert ensemble.for_taps().model is shallow
+    assert ensemble.inspectable().model is shallow
 
 
 def test_nobody_is_looked_into_without_a_name():
     ensemble = Ensemble([make_bert(seed=1), make_bert(seed=2)])
-    assert ensemble.for_taps() is None
+    assert ensemble.inspectable() is None
     with pytest.raises(
         ValueError, match=r"Name the member that they look into, as in Ensemble\(members, features=0\)"
     ):
@@ -260,7 +260,7 @@ def test_each_member_reads_its_own_columns_under_the_mask_of_the_one_that_is_loo
     assert torch.equal(trace.attention_mask, own["attention_mask"])
     assert {"input_ids", "teacher_input_ids"} <= ensemble.inputs()
     with pytest.raises(ValueError, match="Record each member on its own"):
-        ensemble.reads(given)
+        ensemble.select_inputs(given)
 
 
 def test_the_fingerprint_holds_members_and_weights():

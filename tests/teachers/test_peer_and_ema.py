@@ -24,7 +24,7 @@ def weights(model):
 def test_the_average_after_three_steps_is_that_by_hand():
     student = make_bert(2, seed=2)
     teacher = EMATeacher(decay=0.75, warmup=False)
-    teacher.start(student)
+    teacher.bind_student(student)
     expected = weights(student).double()
     for step in (1, 2, 3):
         with torch.no_grad():
@@ -46,7 +46,7 @@ def test_the_decay_warms_up(step, decay):
 def test_at_first_it_is_the_mean_of_all_weights_so_far():
     student = make_bert(2, seed=2)
     teacher = EMATeacher()
-    teacher.start(student)
+    teacher.bind_student(student)
     seen = [weights(student).double()]
     for step in range(1, 6):
         with torch.no_grad():
@@ -96,7 +96,7 @@ def test_without_an_objective_its_weight_rises():
 def test_the_average_answers_without_dropout_and_without_a_graph():
     student = make_bert(2, seed=2, hidden_dropout_prob=0.5).train()
     teacher = EMATeacher()
-    teacher.start(student)
+    teacher.bind_student(student)
     teacher.train()
     first, second = teacher.trace(BATCH), teacher.trace(BATCH, taps={Tap("hidden", 1)})
     assert torch.equal(first.logits, second.logits)
@@ -111,7 +111,7 @@ def test_its_fingerprint_stays_as_it_moves():
     student = make_bert(2, seed=2)
     teacher = EMATeacher(decay=0.5)
     before = teacher.fingerprint()
-    teacher.start(student)
+    teacher.bind_student(student)
     teacher.after_step(make_bert(2, seed=3), step=1)
     assert teacher.fingerprint() == before != EMATeacher(decay=0.6).fingerprint()
 
@@ -126,7 +126,7 @@ def test_an_average_of_nothing():
     with pytest.raises(RuntimeError, match=r"no student yet.*start\(student\)"):
         EMATeacher().trace(BATCH)
     with pytest.raises(TypeError, match="averages and saves a Transformers model, found Linear"):
-        EMATeacher().start(nn.Linear(2, 2))
+        EMATeacher().bind_student(nn.Linear(2, 2))
 
 
 def test_a_peer_answers_with_dropout_while_it_learns_and_without_it_else():

@@ -20,7 +20,7 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 from hfdistill.data.encode import encode
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import TOKEN_TYPES
-from hfdistill.teachers.base import as_teacher, settle_tokens
+from hfdistill.teachers.base import as_teacher, assign_column_prefixes
 from hfdistill.teachers.cache.contents import CacheError, Contents
 from hfdistill.teachers.cache.keys import KEY_BYTES, LABELS, Ints
 from hfdistill.teachers.cache.store import ROWS_PER_SHARD, Store, chunk_of
@@ -76,7 +76,7 @@ def record(
         ...                  tokenizer=tokenizer)  # doctest: +SKIP
     """
     live = as_teacher(teacher)
-    if isinstance(tokenizer, PreTrainedTokenizerBase) and settle_tokens(live, tokenizer):
+    if isinstance(tokenizer, PreTrainedTokenizerBase) and assign_column_prefixes(live, tokenizer):
         raise ValueError(
             "tokenizer= makes other token ids than the teacher reads. Give the teacher's own; members of an "
             "Ensemble with different ones are recorded each on its own."
@@ -85,12 +85,12 @@ def record(
         live.to(_own_device())
     data, collate = _readable(dataset, tokenizer, live, max_length)
     cached = CachedTeacher(folder, teacher=live, contents=contents)
-    fill(cached, data, collate, tokens_per_batch=tokens_per_batch, budget_mb=budget_mb)
-    cached.release()
+    record_missing(cached, data, collate, tokens_per_batch=tokens_per_batch, budget_mb=budget_mb)
+    cached.drop_live_teacher()
     return cached
 
 
-def fill(
+def record_missing(
     cached: CachedTeacher,
     dataset: Any,
     collate: Collate,
@@ -115,12 +115,12 @@ def fill(
     if not len(lost):
         return
     if cached.teacher is None:
-        raise CacheError(cached.tell_missing(len(lost), of=len(keys)))
+        raise CacheError(cached.missing_message(len(lost), of=len(keys)))
     new = lost[np.sort(np.unique(keys[lost], axis=0, return_index=True)[1])]
     cached.before_asking(len(new), of=len(np.unique(keys, axis=0)), progress=progress)
-    cached.vet(_batch(dataset, new[:8], collate))
+    cached.check_deterministic(_batch(dataset, new[:8], collate))
     store = cached.store
-    assert store is not None  # noqa: S101 - opened by vet
+    assert store is not None  # noqa: S101 - opened by check_deterministic
     store.sweep()
     lost = np.flatnonzero(cached.missing(keys))
     _, first = np.unique(keys[lost], axis=0, return_index=True)  # in the order of the keys, each once
@@ -133,7 +133,7 @@ def fill(
     store.refresh()
     lost = np.flatnonzero(cached.missing(keys))
     if len(lost):
-        raise CacheError(cached.tell_missing(len(lost), of=len(keys)))
+        raise CacheError(cached.missing_message(len(lost), of=len(keys)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +148,7 @@ class _Chunk:
 def _work(cached: CachedTeacher, chunks: list[_Chunk], load: Callable[[Ints], Any], bar: Any) -> None:
     """Do what no other process does, then wait for what others do, and do what they left."""
     store, rank = cached.store, int(os.environ.get("RANK", 0))
-    assert store is not None  # noqa: S101 - opened by vet
+    assert store is not None  # noqa: S101 - opened by check_deterministic
     world = int(os.environ.get("WORLD_SIZE", 1))
     order = [chunk for i in range(world) for chunk in chunks[(rank + i) % world :: world]]
     left = order

@@ -37,7 +37,7 @@ from hfdistill.teachers.cache.manifest import (
 from hfdistill.teachers.cache.readings import padded, unpadded
 from hfdistill.teachers.cache.store import Store, column
 
-VETTED_ROWS = 8
+CHECKED_ROWS = 8
 OWN_COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -84,7 +84,7 @@ class CachedTeacher(Teacher):
         self.teacher = None if teacher is None else as_teacher(teacher)
         self.tokenizer = tokenizer
         self.store: Store | None = None
-        self._vetted = False
+        self._is_checked = False
         self._rows_of: Any = None
         if self.teacher is None:
             self.folder = only_recording(Path(folder), contents)
@@ -109,14 +109,14 @@ class CachedTeacher(Teacher):
             self.config, self.same_tokens = config_from(facts["config"]), facts["same_tokens"]
         warn_of_other_versions(facts["versions"], self.teacher)
 
-    def read_by(self, tokenizer: Any) -> None:
+    def bind_tokenizer(self, tokenizer: Any) -> None:
         """Learn which tokenizer makes the rows."""
         self._rows_of = tokenizer
 
-    def start(self, student: Any) -> None:
+    def bind_student(self, student: Any) -> None:
         """As the live teacher's."""
         if self.teacher is not None:
-            self.teacher.start(student)
+            self.teacher.bind_student(student)
 
     @property
     def same_tokens(self) -> bool:
@@ -163,12 +163,12 @@ class CachedTeacher(Teacher):
         """Who reads the batch: the live teacher's parts, else itself."""
         return (self,) if self.teacher is None else self.teacher.parts()
 
-    def reads(self, batch: Batch) -> Batch:
+    def select_inputs(self, batch: Batch) -> Batch:
         """The batch as the recorded teacher takes it."""
         if self.teacher is not None:
-            return self.teacher.reads(batch)
+            return self.teacher.select_inputs(batch)
         if self.prefix:
-            return super().reads(batch)
+            return super().select_inputs(batch)
         renamed: dict[str, str] | None = self._facts()["renamed"]
         if renamed is None:
             raise CacheError(
@@ -205,13 +205,13 @@ class CachedTeacher(Teacher):
         """Which rows are not recorded; (B, 16) → (B,)."""
         return np.ones(len(keys), bool) if self.store is None else self.store.find(keys) < 0
 
-    def release(self) -> None:
+    def drop_live_teacher(self) -> None:
         """Forget the live teacher; rows that are not recorded are an error from here on."""
         if self.store is not None:
             self.store.flush()
         if self.teacher is not None:
             self.same_tokens = _same_tokens(self.teacher)
-            if self.teacher.prefix or type(self.teacher).reads is not Teacher.reads:
+            if self.teacher.prefix or type(self.teacher).select_inputs is not Teacher.select_inputs:
                 part = self.teacher.parts()[0]
                 self.tokenizer, self.prefix = part.tokenizer, part.prefix
         self.teacher = None
@@ -230,7 +230,7 @@ class CachedTeacher(Teacher):
             lost = np.flatnonzero(self.missing(rows.keys))
         if len(lost):
             self._answer_live(batch, lost, of=len(rows.keys))
-        mask, device = self.reads(batch).get("attention_mask"), _device(batch)
+        mask, device = self.select_inputs(batch).get("attention_mask"), _device(batch)
         assert self.store is not None  # noqa: S101 - opened by the first answer at the latest
         places = self.store.find(rows.keys)
         pooled = self.contents.pooled is not None
@@ -242,10 +242,10 @@ class CachedTeacher(Teacher):
 
     def _answer_live(self, batch: Batch, lost: Any, *, of: int) -> None:
         if self.teacher is None:
-            raise CacheError(self.tell_missing(len(lost), of=of))
+            raise CacheError(self.missing_message(len(lost), of=of))
         part = chosen(batch, lost)
-        self.vet(part)
-        assert self.store is not None  # noqa: S101 - opened by vet
+        self.check_deterministic(part)
+        assert self.store is not None  # noqa: S101 - opened by check_deterministic
         again = np.flatnonzero(self.missing(self.rows(part).keys))  # a damaged folder may hold them after all
         if len(again):
             self.store.hold(self.answers(chosen(part, again)))
@@ -259,7 +259,7 @@ class CachedTeacher(Teacher):
             progress: whether a bar is shown.
         """
 
-    def tell_missing(self, rows: int, *, of: int) -> str:
+    def missing_message(self, rows: int, *, of: int) -> str:
         """What to type where rows are missing."""
         kept = "" if self.contents == Contents() else f", contents={self.contents}"
         return (
@@ -269,22 +269,22 @@ class CachedTeacher(Teacher):
             "CachedTeacher(folder, teacher=...), a live teacher."
         )
 
-    def vet(self, batch: Batch) -> None:
+    def check_deterministic(self, batch: Batch) -> None:
         """Ask the live teacher for a few rows twice, once a process, and write down what it is.
 
         Raises:
             CacheError: where the two answers differ.
         """
-        if self._vetted:
+        if self._is_checked:
             return
-        first = chosen(batch, range(min(VETTED_ROWS, len(self.rows(batch).keys))))
+        first = chosen(batch, range(min(CHECKED_ROWS, len(self.rows(batch).keys))))
         one, two = self.answers(first), self.answers(first)
         if not all(torch.allclose(one[n].double(), two[n].double(), rtol=1e-3, atol=1e-4) for n in one):
             raise CacheError(
                 "The teacher gave two answers to the same rows, so neither can be recorded: it is in train "
                 "mode, or draws random numbers. Call self.eval() in its trace, or hand it over as a model."
             )
-        self._vetted = True
+        self._is_checked = True
         if self.store is None:
             write_facts(self.folder, self._new_facts(first, one))
             self._open()
@@ -378,7 +378,7 @@ class CachedTeacher(Teacher):
 
     def _inputs(self, batch: Batch) -> Batch:
         """The columns that have a part in the answer."""
-        reads, accepts = self.reads(batch), self.accepts
+        reads, accepts = self.select_inputs(batch), self.accepts
         return {n: v for n, v in reads.items() if n not in LABELS and (accepts is None or n in accepts)}
 
     def _facts(self) -> dict[str, Any]:

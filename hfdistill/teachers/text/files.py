@@ -40,7 +40,7 @@ class FileTeacher(TextAnswers):
 
     def __init__(self, file: AnswerFile, reader: AnswerReader, logits: Tensor) -> None:
         Teacher.__init__(self)
-        self.teacher, self._vetted, self.contents = None, True, Contents()
+        self.teacher, self._is_checked, self.contents = None, True, Contents()
         self.tokenizer, self.prefix, self.same_tokens = TextCodec(), PREFIX, False
         self.reader, self.folder, self._lacking = reader, file.path, ""
         self.config = class_config(reader.classes, multi_label=reader.multi_label)
@@ -58,11 +58,11 @@ class FileTeacher(TextAnswers):
         rows = super().rows(batch)
         lost = np.flatnonzero(self.store.find(rows.keys) < 0)
         if len(lost) and not self._lacking:
-            own = self.reads(batch)
+            own = self.select_inputs(batch)
             self._lacking = short(decode_rows(own["input_ids"], own.get("attention_mask"))[lost[0]])
         return rows
 
-    def tell_missing(self, rows: int, *, of: int) -> str:
+    def missing_message(self, rows: int, *, of: int) -> str:
         """Which text has no answer, and what to type."""
         text, self._lacking = self._lacking, ""
         return (

@@ -23,8 +23,8 @@ from hfdistill.network.trace import Batch, Tap, Trace
 from hfdistill.teachers.base import PREFIX, Teacher
 from hfdistill.teachers.cache.contents import FACTS, CacheError, write_facts
 from hfdistill.teachers.cache.keys import chosen, rows_of
-from hfdistill.teachers.cache.recording import fill
-from hfdistill.teachers.cache.teacher import VETTED_ROWS, CachedTeacher
+from hfdistill.teachers.cache.recording import record_missing
+from hfdistill.teachers.cache.teacher import CHECKED_ROWS, CachedTeacher
 from hfdistill.teachers.text.calibration import Calibration, fit_calibration, label_ids
 from hfdistill.teachers.text.codec import TextCodec, Texts, decode_rows
 from hfdistill.teachers.text.identity import UnknownIdentityError, identity_of_function
@@ -69,7 +69,7 @@ class AskedFunction(Teacher):
 
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
         """The answers to a batch, asked in one call."""
-        own = self.reads(batch)
+        own = self.select_inputs(batch)
         texts = decode_rows(own["input_ids"], own.get("attention_mask"))
         with torch.no_grad():
             answers = self.answer(texts)
@@ -135,7 +135,7 @@ class TextAnswers(CachedTeacher):
         rows = [text if isinstance(text, str) else tuple(text) for text in texts]
         if not rows:
             return torch.zeros(0, len(self.classes))
-        fill(self, rows, self._collate, progress=False)
+        record_missing(self, rows, self._collate, progress=False)
         parts = [rows[start : start + 1000] for start in range(0, len(rows), 1000)]
         return torch.cat([self.trace(self._collate(part)).logits for part in parts])
 
@@ -265,7 +265,7 @@ class TextTeacher(TextAnswers):
             self._open()
         return super().missing(keys)
 
-    def release(self) -> None:
+    def drop_live_teacher(self) -> None:
         """Put what was answered on disk; the function stays at hand for new texts."""
         if self.store is not None:
             self.store.flush()
@@ -277,7 +277,7 @@ class TextTeacher(TextAnswers):
             CacheError: where more texts would be asked about.
         """
         calls, new = math.ceil(rows / self.batch_size), self.store is None and self.repeatable
-        twice = f", {min(rows, VETTED_ROWS)} of them twice to see whether answers repeat" if new else ""
+        twice = f", {min(rows, CHECKED_ROWS)} of them twice to see whether answers repeat" if new else ""
         cost = (
             f"{rows:,} of {of:,} texts are to be asked about, in {calls:,} calls of up to "
             f"{self.batch_size}{twice}; answers are kept in {self.folder}"
@@ -312,24 +312,24 @@ class TextTeacher(TextAnswers):
 
     def _count(self, rows: int) -> None:
         self._calls += rows
-        if self.limit is not None and self._calls > self.limit + (VETTED_ROWS if self.repeatable else 0):
+        if self.limit is not None and self._calls > self.limit + (CHECKED_ROWS if self.repeatable else 0):
             raise CacheError(
                 f"limit={self.limit:,} texts were asked about, and there are more. Raise limit=, or record "
                 "the rows first: teacher.logits(texts)."
             )
 
-    def vet(self, batch: Batch) -> None:
+    def check_deterministic(self, batch: Batch) -> None:
         """Ask about a few texts twice, once a recording, and write down what the function is.
 
         Raises:
             CacheError: where the two answers differ, or the function changes as it is asked.
         """
-        if self._vetted:
+        if self._is_checked:
             return
         if self.store is not None and len(self.store):
-            self._vetted = True
+            self._is_checked = True
             return
-        first = chosen(batch, range(min(VETTED_ROWS, self.batch_size, len(self.rows(batch).keys))))
+        first = chosen(batch, range(min(CHECKED_ROWS, self.batch_size, len(self.rows(batch).keys))))
         one = self.answers(first)
         if self.repeatable:
             self._calls -= len(one["keys"])  # they are not new texts
@@ -340,7 +340,7 @@ class TextTeacher(TextAnswers):
                 "so its answers would not be found the next time. Give the teacher a name, and change it "
                 "when the function changes: name='intents, prompt 3'."
             )
-        self._vetted = True
+        self._is_checked = True
         if self.store is None:
             write_facts(self.folder, self._new_facts(first, one))
             self._open()

@@ -152,7 +152,7 @@ def test_what_is_missing_is_asked_and_kept(tmp_path):
     torch.testing.assert_close(first.logits, live(batch_of(data, range(4, 12))).logits, atol=1e-5, rtol=0)
     assert torch.equal(cached.trace(batch_of(data, range(4, 12))).logits, first.logits)
     assert hits(tmp_path, batch_of(data)) == [i < 8 for i in range(24)]
-    cached.release()
+    cached.drop_live_teacher()
     assert hits(tmp_path, batch_of(data)) == [i < 12 for i in range(24)]
     assert torch.equal(CachedTeacher(tmp_path).trace(batch_of(data, range(4, 12))).logits, first.logits)
     with pytest.raises(
@@ -184,14 +184,14 @@ class Scaled(Teacher):
         super().__init__()
         self.inner, self.scale = ModelTeacher(model), scale
 
-    def reads(self, batch):
+    def select_inputs(self, batch):
         return {name.removeprefix("own_"): v for name, v in batch.items() if name.startswith("own_")}
 
     def inputs(self):
         return frozenset({"own_input_ids", "own_attention_mask"})
 
     def trace(self, batch):
-        read = self.reads(batch)
+        read = self.select_inputs(batch)
         return Trace(self.scale * self.inner.trace(read).logits, read["attention_mask"])
 
     def fingerprint(self):
@@ -280,7 +280,7 @@ def test_a_module_of_one_s_own(tmp_path, config):
     batch = batch_of(data, range(6))
     cached = CachedTeacher(tmp_path, teacher=model)
     assert torch.equal(cached.trace(batch).logits, live(batch, model).logits)
-    cached.release()
+    cached.drop_live_teacher()
     again = CachedTeacher(tmp_path)
     assert (again.config is None) == (config is None)
     assert config is None or again.config.id2label == config.id2label

@@ -1,4 +1,4 @@
-"""The command line: hfdistill train | cache | measure | export | push | list."""
+"""The command line: hfdistill init | train | predict | compare | measure | cache | export | push | list."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import hfdistill
+from hfdistill.cli import compare, init, predict
+from hfdistill.cli.data_flags import add_data_flags, rows
+from hfdistill.cli.parser import Parser
 from hfdistill.files.plain_data import printable
 from hfdistill.recipe import RecipeError, read_recipe, schema
 from hfdistill.recipe.signatures import first_line, summary_of
@@ -32,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 2 where a page or the command has mistakes, 1 where a run could not go on, 3 where an export lost
         too much quality.
     """
+    if not (sys.argv[1:] if argv is None else argv):
+        _parser().print_help()
+        return 0
     args = _arguments(argv)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     try:
@@ -68,15 +75,21 @@ def _failed(text: str, *, code: int) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="hfdistill",
         description="Make a BERT-style classifier small and fast, and prove what was kept.",
         epilog="On several processes: accelerate launch -m hfdistill train PAGE.yaml",
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.add_argument("--version", action="version", version=f"hfdistill {hfdistill.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND")
+    init.add_flags(_command(commands, "init", "write a page from what a file of rows holds", init.init))
     _train(commands)
-    _cache(commands)
+    text = "write a file's rows with the student's predictions beside them"
+    predict.add_flags(_command(commands, "predict", text, predict.predict))
+    text = "two students, or a student and its teacher, on the same rows: who is right, and where they differ"
+    compare.add_flags(_command(commands, "compare", text, compare.compare))
     _measure(commands)
+    _cache(commands)
     _export(commands)
     _push(commands)
     _list(commands)
@@ -142,31 +155,12 @@ def _run_train(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add_data(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    parser.add_argument("--data", required=required, help="Hub id, file or folder of text")
-    parser.add_argument("--split", help="else train to cache, validation or test to measure, or the only one")
-    for column in ("text", "text-pair"):
-        parser.add_argument(f"--{column}", metavar="COLUMN", help="where it is not found by its usual name")
-    text = "likewise; several times for the columns of 0 and 1 of a multi-label task"
-    parser.add_argument("--label", metavar="COLUMN", action="append", help=text)
-    parser.add_argument("--encoding", help="of a file that is neither UTF-8 nor UTF-16, such as cp1252")
-    parser.add_argument("--delimiter", help="between the cells of a csv; else found from its first lines")
-    parser.add_argument(
-        "--quotes",
-        action=argparse.BooleanOptionalAction,
-        help="whether quotation marks enclose the cells of a csv, or are letters",
-    )
-    parser.add_argument("--config", help="the Hub data set's configuration, such as mrpc")
-    parser.add_argument("--rows", type=int, help="this many rows alone, drawn at random (seed 0)")
-    parser.add_argument("--max-length", type=int, help="tokens per row")
-
-
 def _cache(commands: Any) -> None:
     text = "record a teacher's answers once, for pages with `teacher: {cached: {folder: …}}`"
     parser = _command(commands, "cache", text, _run_cache)
     parser.add_argument("teacher", help="Hub id or folder")
     parser.add_argument("folder", help="where to keep the answers; a second call adds to them")
-    _add_data(parser, required=True)
+    add_data_flags(parser)
 
 
 def _run_cache(args: argparse.Namespace) -> int:
@@ -175,9 +169,9 @@ def _run_cache(args: argparse.Namespace) -> int:
     from hfdistill.teachers import record
 
     tokenizer = AutoTokenizer.from_pretrained(args.teacher, trust_remote_code=False)
-    rows = _rows(args, usual="train")
-    record(args.teacher, rows, folder=args.folder, tokenizer=tokenizer, max_length=args.max_length)
-    print(f"{printable(args.folder)}: the teacher's answers to {len(rows):,} rows")
+    data = rows(args, usual="train")
+    record(args.teacher, data, folder=args.folder, tokenizer=tokenizer, max_length=args.max_length)
+    print(f"{printable(args.folder)}: the teacher's answers to {len(data):,} rows")
     return 0
 
 
@@ -185,7 +179,7 @@ def _measure(commands: Any) -> None:
     text = "what a student is worth: quality, agreement, size and speed"
     parser = _command(commands, "measure", text, _run_measure)
     parser.add_argument("student", help="Hub id or folder")
-    _add_data(parser, required=True)
+    add_data_flags(parser)
     parser.add_argument("--teacher", help="Hub id or folder")
     parser.add_argument("--baseline", help="the same student trained without a teacher")
     parser.add_argument("--no-speed", action="store_true", help="time nothing")
@@ -197,7 +191,7 @@ def _run_measure(args: argparse.Namespace) -> int:
 
     report = measure(
         args.student,
-        _rows(args),
+        rows(args),
         teacher=args.teacher,
         baseline=args.baseline,
         max_length=args.max_length,
@@ -214,7 +208,7 @@ def _export(commands: Any) -> None:
     parser = _command(commands, "export", text, _run_export)
     parser.add_argument("student", help="Hub id or folder")
     parser.add_argument("folder", help="where to write")
-    _add_data(parser, required=True)
+    add_data_flags(parser)
     parser.add_argument("--teacher", help="Hub id or folder, to compare with")
     parser.add_argument(
         "--max-drop",
@@ -238,7 +232,7 @@ def _run_export(args: argparse.Namespace) -> int:
     report = export(
         args.student,
         args.folder,
-        data=_rows(args),
+        data=rows(args),
         teacher=args.teacher,
         max_drop=args.max_drop,
         int8=None if args.int8 == "none" else args.int8,
@@ -265,29 +259,6 @@ def _run_push(args: argparse.Namespace) -> int:
     options = {"onnx": args.onnx, "private": args.private, "revision": args.revision}
     print(push_to_hub(args.student, args.repository, **options))
     return 0
-
-
-def _rows(args: argparse.Namespace, *, usual: str = "validation") -> Any:
-    """The rows that a command works on."""
-    from hfdistill.data import load
-
-    data = load(
-        args.data,
-        text=args.text,
-        text_pair=args.text_pair,
-        label=args.label[0] if args.label and len(args.label) == 1 else args.label,
-        config=args.config,
-        encoding=args.encoding,
-        delimiter=args.delimiter,
-        quotes=args.quotes,
-    )
-    split = args.split or next((name for name in (usual, "test") if name in data), next(iter(data)))
-    if split not in data:
-        raise ValueError(f"The data has no split {split!r}, found {list(data)}. Name one with --split.")
-    rows = data[split]
-    if args.rows is not None and args.rows < len(rows):
-        rows = rows.shuffle(seed=0).select(range(args.rows))
-    return rows
 
 
 def _list(commands: Any) -> None:

@@ -1,0 +1,49 @@
+"""`hfdistill init FILE`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from hfdistill.cli.data_flags import add_file_flags, file_options
+from hfdistill.files.plain_data import printable, write_atomically
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """A file of rows and where the page goes."""
+    parser.add_argument(
+        "file", help="csv, tsv, jsonl, json, xlsx or parquet with texts and labels, or a folder"
+    )
+    parser.add_argument("--page", default="hfdistill.yaml", help="to write; default hfdistill.yaml")
+    parser.add_argument("--label", metavar="COLUMN", help="where another one is found")
+    parser.add_argument("--encoder", help="Hub id or folder of what becomes the teacher")
+    parser.add_argument("--overwrite", action="store_true", help="replace a page of that name")
+    add_file_flags(parser)
+
+
+def init(args: argparse.Namespace) -> int:
+    """Write the page, and say what was found and what to type next."""
+    page = Path(args.page)
+    if page.suffix not in (".yaml", ".yml"):
+        raise ValueError(f"--page is {args.page!r}, and a page ends in .yaml. Type --page {page.stem}.yaml.")
+    if page.exists() and not args.overwrite:
+        raise FileExistsError(f"{page.name} exists. Type --overwrite, or --page with another name.")
+    from hfdistill.data.table_files import FileOptions
+    from hfdistill.recipe.draft import draft_page
+
+    draft = draft_page(
+        args.file,
+        text=args.text,
+        text_pair=args.text_pair,
+        label=args.label,
+        teacher=args.encoder,
+        options=FileOptions(**file_options(args)),
+    )
+    write_atomically(page, draft.page)
+    print("\n".join(draft.summary))
+    shown = printable(args.page)
+    print(f"{shown}: written. Read it, then type:")
+    print(f"  hfdistill train {shown} --check   # looks for mistakes")
+    print(f"  hfdistill train {shown} --smoke   # two steps, to see that everything runs")
+    print(f"  hfdistill train {shown}")
+    return 0

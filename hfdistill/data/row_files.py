@@ -1,0 +1,274 @@
+"""Rows of files of any size, some thousand at a time, as they are written; and such rows to a new file."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, Protocol, TypeAlias
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hfdistill.data.csv_files import BadLine, CsvLayout
+from hfdistill.data.encodings import suffix_of
+from hfdistill.data.json_files import json_rows
+from hfdistill.data.table_files import KINDS, FileOptions, bad_lines_message, csv_tables, read_files
+
+Rows: TypeAlias = pa.Table | list[dict[str, Any]]
+"""Some rows: of JSON as its objects, of anything else as a table."""
+
+WRITTEN = (".csv", ".tsv", ".jsonl", ".parquet")
+_ROWS = 4096  # that are held at once
+
+
+class RowFile:
+    """A file of rows that is read from its first row to its last, as often as asked.
+
+    Args:
+        path: a .csv, .tsv, .jsonl, .json, .xlsx or .parquet file.
+        options: how text files are read.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: for a file of another kind, or one whose first lines cannot be read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], options: FileOptions) -> None:
+        self.path, self.options = Path(path).expanduser(), options
+        if not self.path.is_file():
+            what = "is a folder" if self.path.is_dir() else "does not exist"
+            raise FileNotFoundError(
+                f"{self.path.name!r} {what}, and rows of one file are read. Type the path of a file: "
+                f"{', '.join(KINDS)}."
+            )
+        if suffix_of(self.path) not in KINDS:
+            raise ValueError(f"{self.path.name} is no file of rows: only {', '.join(KINDS)} are read.")
+        self.kind = KINDS[suffix_of(self.path)]
+        self.layout: CsvLayout | None = options.layout(self.path) if self.kind == "csv" else None
+        self.dropped: list[BadLine] = []
+        """Lines that were no rows, in the last pass; only where `options.on_bad_row` is "drop"."""
+
+    def __iter__(self) -> Iterator[Rows]:
+        self.dropped = []
+        if self.layout is not None:
+            for table in csv_tables(self.path, self.layout, self._refuse):
+                yield from (table.slice(start, _ROWS) for start in range(0, len(table), _ROWS))
+        elif self.kind == "json":
+            rows = json_rows(self.path, self.options.encoding)
+            while batch := list(islice(rows, _ROWS)):
+                yield batch
+        elif self.kind == "parquet":
+            with _parquet(self.path) as file:
+                for part in file.iter_batches(_ROWS):
+                    yield pa.Table.from_batches([part])
+        else:
+            table = read_files("train", [self.path], self.options).with_format("arrow")[:]
+            yield from (table.slice(start, _ROWS) for start in range(0, len(table), _ROWS))
+
+    def _refuse(self, line: BadLine) -> None:
+        assert self.layout is not None  # noqa: S101
+        if self.options.on_bad_row == "drop" and not line.late:
+            self.dropped.append(line)
+            return
+        raise ValueError(bad_lines_message(self.path, self.layout, [line], rows=1))
+
+    def count(self) -> int:
+        """How many rows there are; every one is read, but for Parquet, which says it.
+
+        Raises:
+            ValueError: for a row that cannot be read, and where there is none.
+        """
+        if self.kind == "parquet":
+            with _parquet(self.path) as file:
+                rows = int(file.metadata.num_rows)
+        else:
+            rows = sum(map(len, self))
+        if not rows:
+            raise ValueError(f"{self.path.name} holds no rows. Check that it was written to its end.")
+        return rows
+
+    def columns(self) -> list[str]:
+        """The columns, for JSON those of its first rows.
+
+        Raises:
+            ValueError: where there is no row.
+        """
+        first = next(iter(self), None)
+        if first is None:
+            raise ValueError(f"{self.path.name} holds no rows. Check that it was written to its end.")
+        return names_of(first)
+
+
+def names_of(rows: Rows) -> list[str]:
+    """The columns of some rows."""
+    if isinstance(rows, pa.Table):
+        return list(rows.column_names)
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def values_of(rows: Rows, name: str) -> list[Any]:
+    """The values of a column, None where a row has none."""
+    if not isinstance(rows, pa.Table):
+        return [row.get(name) for row in rows]
+    return list(rows.column(name).to_pylist())
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path.name} cannot be read as parquet ({error}). Write it again.") from None
+    with file:
+        yield file
+
+
+class RowWriter(Protocol):
+    """Writes rows to an open file, with new columns behind their own."""
+
+    def write(self, rows: Rows, new: Mapping[str, pa.Array]) -> None:
+        """Write some rows; the first ones decide the columns of the file."""
+
+    def close(self) -> None:
+        """Write what is due at the end."""
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str], *, delimiter: str | None = None) -> Iterator[RowWriter]:
+    """A writer of a file that appears, whole, at the end of the block; after an error there is none.
+
+    Lists become JSON in a cell of csv, and None an empty cell. A file of the same name stays until the new
+    one is complete.
+
+    Args:
+        path: its suffix, one of `WRITTEN`, decides the kind.
+        delimiter: of a .csv; default a comma.
+
+    Raises:
+        ValueError: for another suffix, and for rows whose columns are not those of the first ones.
+    """
+    path = Path(path).expanduser()
+    check_written(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        with staged.open("xb") as stream:
+            writer = _writer(path, stream, delimiter)
+            yield writer
+            writer.close()
+            stream.flush()
+            os.fsync(stream.fileno())
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def check_written(path: Path) -> None:
+    """Refuse a file of a kind that is not written.
+
+    Raises:
+        ValueError: naming the kinds.
+    """
+    if path.suffix.lower() not in WRITTEN:
+        raise ValueError(f"{path.name}: only {', '.join(WRITTEN)} are written. Name the file so.")
+
+
+def _writer(path: Path, stream: IO[bytes], delimiter: str | None) -> RowWriter:
+    kind = path.suffix.lower()
+    if kind == ".parquet":
+        return _ParquetWriter(stream)
+    if kind == ".jsonl":
+        return _JsonWriter(stream)
+    return _CsvWriter(stream, "\t" if kind == ".tsv" else delimiter or ",")
+
+
+def _objects(rows: Rows) -> list[dict[str, Any]]:
+    return rows.to_pylist() if isinstance(rows, pa.Table) else rows
+
+
+class _JsonWriter:
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def write(self, rows: Rows, new: Mapping[str, pa.Array]) -> None:
+        columns = {name: values.to_pylist() for name, values in new.items()}
+        for place, row in enumerate(_objects(rows)):
+            whole = {**row, **{name: values[place] for name, values in columns.items()}}
+            self._stream.write((json.dumps(whole, ensure_ascii=False, default=str) + "\n").encode())
+
+    def close(self) -> None:
+        pass
+
+
+class _CsvWriter:
+    def __init__(self, stream: IO[bytes], delimiter: str) -> None:
+        self._stream, self._delimiter = stream, delimiter
+        self._names: list[str] = []
+
+    def write(self, rows: Rows, new: Mapping[str, pa.Array]) -> None:
+        lines = _Lines(self._stream)
+        writer = csv.writer(lines, delimiter=self._delimiter, lineterminator="\n")
+        if not self._names:
+            self._names = names_of(rows)
+            writer.writerow([*self._names, *new])
+        columns = [values.to_pylist() for values in new.values()]
+        for place, row in enumerate(_objects(rows)):
+            if unknown := row.keys() - set(self._names):
+                raise ValueError(
+                    f"A row has {sorted(unknown)}, which the first {_ROWS:,} rows have not: a csv has one "
+                    "header. Write a .jsonl file."
+                )
+            cells = [row.get(name) for name in self._names] + [values[place] for values in columns]
+            writer.writerow([_cell(value) for value in cells])
+
+    def close(self) -> None:
+        pass
+
+
+class _Lines:
+    """What `csv.writer` writes, as UTF-8."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def write(self, line: str) -> int:
+        return self._stream.write(line.encode())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    plain = isinstance(value, (bool, list, dict))
+    return json.dumps(value, ensure_ascii=False, default=str) if plain else str(value)
+
+
+class _ParquetWriter:
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._file: pq.ParquetWriter | None = None
+
+    def write(self, rows: Rows, new: Mapping[str, pa.Array]) -> None:
+        table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows)
+        for name, values in new.items():
+            table = table.append_column(name, values)
+        if self._file is None:
+            self._file = pq.ParquetWriter(self._stream, table.schema)
+        try:
+            self._file.write_table(table.cast(self._file.schema))
+        except (pa.ArrowInvalid, ValueError) as error:
+            raise ValueError(
+                f"Rows have other columns or types than the first {_ROWS:,} ({error}), and a parquet column "
+                "has one type. Write a .jsonl file."
+            ) from None
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()

@@ -1,0 +1,136 @@
+"""Two models on the same rows, for a terminal: who is right how often, and where they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hfdistill.evaluation.report import (
+    COLUMNS,
+    TITLES,
+    ClassReport,
+    ModelReport,
+    Report,
+    count,
+    hardware,
+    show,
+    signed,
+)
+from hfdistill.files.plain_data import printable
+
+SHOWN = 15
+"""Classes, and pairs of classes, that are listed."""
+
+
+def side_by_side(report: Report, first: str, second: str) -> str:
+    """Compare a report's student, the first model, with its teacher, the second.
+
+    Args:
+        report: of `measure(first, rows, teacher=second)`.
+        first: what to call the first model.
+        second: what to call the second model.
+
+    Returns:
+        A table of both models, the difference with its 95 % interval, how often they agree, and by class (or
+        by pairs of classes, for rows without labels) where they do not.
+
+    Raises:
+        ValueError: where the report has one model alone.
+    """
+    if report.teacher is None:
+        raise ValueError("side_by_side needs a report of two models. Measure with teacher=.")
+    lines = _models(report, report.teacher)
+    lines += [f"A: {printable(first, limit=200)}", f"B: {printable(second, limit=200)}", ""]
+    lines += _differences(report)
+    lines += _agreement(report)
+    lines += ["", *_by_class(report)] if report.data.labelled_rows else ["", *_by_pair(report)]
+    lines += ["", f"{report.data.rows:,} rows; {hardware(report)}"]
+    return "\n".join(lines)
+
+
+def _models(report: Report, teacher: ModelReport) -> list[str]:
+    quality = [name for name in COLUMNS[report.task] if name in (report.student.metrics or {})]
+    timed = report.student.speed is not None and teacher.speed is not None
+    header = ["", *(TITLES[name] for name in quality), "parameters", "MB"] + ["ms", "rows/s"] * timed
+    rows = [header]
+    for name, model in (("A", report.student), ("B", teacher)):
+        metrics = model.metrics or {}
+        row = [name, *(show(metrics.get(metric), metric) for metric in quality)]
+        row += [count(model.parameters), f"{model.size_mb:.1f}"]
+        if model.speed is not None and timed:
+            row += [f"{model.speed.latency_ms_p50:.1f}", f"{model.speed.rows_per_s:,.0f}"]
+        rows.append(row)
+    return _aligned(rows)
+
+
+def _differences(report: Report) -> list[str]:
+    lines = []
+    for d in report.differences:
+        if d.low <= 0 <= d.high:
+            verdict = f"these {report.data.scored} do not tell which one is better"
+        else:
+            verdict = f"{'A' if d.mean > 0 else 'B'} is better"
+        lines.append(
+            f"A minus B: {TITLES[d.metric]} {signed(d.mean)} points, 95 % interval {signed(d.low)} to "
+            f"{signed(d.high)}: {verdict}"
+        )
+    return lines
+
+
+def _agreement(report: Report) -> list[str]:
+    near = report.student.fidelity or {}
+    if report.task == "regression":
+        value = near.get("pearson_teacher")
+        return [f"their numbers correlate by {show(value, 'pearson_teacher')} (Pearson)"]
+    what = "words" if report.task == "token" else "rows"
+    return [f"they give the same prediction for {show(near.get('agreement'), 'agreement')} of the {what}"]
+
+
+def _by_class(report: Report) -> list[str]:
+    """Rows of each class that one model alone gets right, the most first."""
+    if not report.classes:
+        return []
+    unit = "decisions" if report.task == "multi_label" else "words" if report.task == "token" else "rows"
+    ordered = sorted(report.classes, key=lambda c: -((c.corrected or 0) + (c.new or 0)))
+    table = [["class", "rows", "A finds", "B finds", "A alone right", "B alone right", "differ, both wrong"]]
+    for one in ordered[:SHOWN]:
+        finds = [show(recall, "accuracy") for recall in (one.student_recall, one.teacher_recall)]
+        alone = [f"{value or 0:,}" for value in (one.corrected, one.new)]
+        table.append(
+            [printable(one.label, limit=40), f"{one.rows:,}", *finds, *alone, f"{_both_wrong(one):,}"]
+        )
+    more = len(ordered) - SHOWN
+    return [
+        f"Where they differ, in {unit} of each class:",
+        *_aligned(table),
+        *([f"and {more} more classes"] if more > 0 else []),
+    ]
+
+
+def _both_wrong(one: ClassReport) -> int:
+    """Rows that both get wrong, each in its way."""
+    return (one.teacher_wrong or 0) - (one.same_wrong or 0) - (one.corrected or 0)
+
+
+def _by_pair(report: Report) -> list[str]:
+    """The most frequent pairs of different predictions."""
+    found = next((c for c in report.confusions or () if c.against == "teacher"), None)
+    cells = [] if found is None else [cell for cell in found.cells if cell.row != cell.column and cell.rows]
+    if not cells:
+        return []
+    names = [printable(one.label, limit=40) for one in report.classes]
+    ordered = sorted(cells, key=lambda cell: -cell.rows)[:SHOWN]
+    table = [["A", "B", "rows"], *([names[c.column], names[c.row], f"{c.rows:,}"] for c in ordered)]
+    return ["Where they differ:", *_aligned(table)]
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of columns: the first to the left, numbers to the right, a rule below the header."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if place == 0 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return [lines[0], "─" * max(map(len, lines)), *lines[1:]]

@@ -1,0 +1,61 @@
+"""Whether a name can be that of a model, before anything is asked of the Hub or loaded."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+_CONFIGS = ("config.json", "adapter_config.json")
+_WAY = "Name a folder that holds a config.json, or a Hub id such as textattack/bert-base-uncased-SST-2."
+
+
+def check_model_folder(source: str | Path, *, role: str = "model") -> None:
+    """Refuse a folder without a model, and a path that leads nowhere; a Hub id passes.
+
+    A name of one or two parts is a Hub id, unless it is a folder here, or the first part is one.
+
+    Args:
+        source: Hub id or path.
+        role: what the message calls it.
+
+    Raises:
+        FileNotFoundError: with the folder that is probably meant: the student inside a run's folder, or one
+            whose name is almost the same.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        raise FileNotFoundError(
+            f"The {role} {str(source)!r} is a file, and a model is a folder. Type {str(path.parent)!r}."
+        )
+    if path.is_dir():
+        if not any((path / name).is_file() for name in _CONFIGS):
+            raise FileNotFoundError(f"The {role} {str(source)!r} holds no model. {_inside(path)}")
+        return
+    name = str(source)
+    local = path.is_absolute() or name.startswith((".", "~")) or len(path.parts) > 2 or name.endswith("/")
+    if local or (len(path.parts) == 2 and path.parent.is_dir()):
+        raise FileNotFoundError(f"There is no folder {name!r} for the {role}. {_beside(path)}")
+
+
+def _inside(folder: Path) -> str:
+    """The models below a folder: the student of a run, or all."""
+    below = [config.parent for pattern in _CONFIGS for config in folder.glob(f"*/{pattern}")]
+    below += [config.parent for config in folder.glob("*/student/config.json")]
+    names = sorted((str(model) for model in below), key=lambda model: (Path(model).name != "student", model))
+    if not names:
+        return _WAY
+    return f"Did you mean {names[0]!r}?" + (f" It also holds {', '.join(names[1:4])}." if names[1:] else "")
+
+
+def _beside(path: Path) -> str:
+    """What there is instead of a path that leads nowhere."""
+    parent = next((folder for folder in path.parents if folder.is_dir()), Path())
+    wrong = path.relative_to(parent).parts[0]
+    folders = sorted(entry.name for entry in parent.iterdir() if entry.is_dir() and entry.name[0] not in "._")
+    near = difflib.get_close_matches(wrong, folders, n=1)
+    if near:
+        rest = path.relative_to(parent).parts[1:]
+        meant = parent.joinpath(near[0], *rest)
+        return f"Did you mean {str(meant if meant.is_dir() else parent / near[0])!r}?"
+    holds = ", ".join(folders[:8]) or "no folder"
+    return f"{'This folder' if parent == Path() else str(parent)} holds {holds}. {_WAY}"

@@ -1,0 +1,244 @@
+"""A file of rows with a student's predictions beside them: streamed, in flat memory."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import compress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from torch import Tensor
+from tqdm import tqdm
+
+from hfdistill.data.load import text_columns
+from hfdistill.data.row_files import RowFile, Rows, check_written, names_of, values_of, writing
+from hfdistill.data.table_files import FileOptions
+from hfdistill.network.label_space import TaskKind
+from hfdistill.prediction.predictor import Predictor, Texts, load_predictor
+
+MANY = 20
+"""Classes up to which each gets a column of its own."""
+
+
+@dataclass
+class Labelled:
+    """What became of a file.
+
+    Args:
+        rows: that were written.
+        without_text: of these, those that hold no text and got no prediction.
+        dropped: lines that were no rows; only with `on_bad_row="drop"`.
+        classes: rows, or words, of each predicted class.
+    """
+
+    rows: int = 0
+    without_text: int = 0
+    dropped: int = 0
+    classes: Counter[str] = field(default_factory=Counter)
+
+
+def predict(
+    student: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    text: str | None = None,
+    text_pair: str | None = None,
+    label_names: Sequence[str] | None = None,
+    max_length: int | None = None,
+    batch_size: int = 32,
+    prefix: str = "",
+    options: FileOptions | None = None,
+) -> Labelled:
+    """Write the rows of a file, in their order and with all their columns, with a student's predictions.
+
+    Columns behind those of the file, each name with `prefix` before it:
+
+    - a class a text: `prediction`, the name; `probability`, its softmax; and of up to 20 classes each one's,
+      `probability_NAME`;
+    - several classes a text: `prediction`, the names whose sigmoid is above 0.5, and `probability_NAME`;
+    - numbers: `prediction`, or `prediction_NAME` where the student gives several;
+    - a class a word: `prediction` and `probability`, lists with an entry a word; None for words behind what
+      the student reads.
+
+    Some thousand rows are held at once, and of these, rows of like length are answered together. `out`
+    appears when all rows are in it.
+
+    Args:
+        student: Hub id, or folder of a model or of an export; see `load_predictor`.
+        source: a .csv, .tsv, .jsonl, .json, .xlsx or .parquet file; csv, tsv and JSON may be packed (.gz).
+        out: the file to write: .csv, .tsv, .jsonl or .parquet. A file of that name is replaced.
+        text: the column of texts; found by its usual names where not named. For students of words, a column
+            `tokens` of lists, or of texts whose words stand between spaces.
+        text_pair: the column of second texts.
+        label_names: names of the classes 0, 1, … of a student that has none.
+        max_length: tokens per row, at most.
+        batch_size: rows that are answered at once.
+        prefix: of the new columns' names, where the file has some of these names.
+        options: how text files are read.
+
+    Returns:
+        Counts.
+
+    Raises:
+        HubUnreachable: where the Hub gives no answer.
+        OSError: where there is no such file or model.
+        ValueError: for columns that are not found or would be overwritten, rows that cannot be read, and a
+            file that is both read and written; all before anything is predicted.
+
+    Example:
+        >>> predict("out/student", "reviews.csv", "labelled.csv")  # doctest: +SKIP
+    """
+    source, out = Path(source).expanduser(), Path(out).expanduser()
+    check_written(out)
+    if out.exists() and source.exists() and out.samefile(source):
+        raise ValueError(f"{out.name} is what is read. Write to another file.")
+    file = RowFile(source, options or FileOptions())
+    columns = file.columns()
+    total = file.count()
+    predictor = load_predictor(
+        os.fspath(student), max_length=max_length, batch_size=batch_size, label_names=label_names
+    )
+    reader = _reader(predictor.task, columns, text, text_pair)
+    new = _Columns(predictor, prefix)
+    if taken := [name for name in new.names() if name in columns]:
+        raise ValueError(f"{source.name} has the columns {taken} already. Type a prefix for the new ones.")
+    counts = Labelled()
+    delimiter = file.layout.delimiter if file.layout and source.suffix == out.suffix else None
+    with (
+        writing(out, delimiter=delimiter) as writer,
+        tqdm(total=total, unit=" rows", leave=False, disable=None) as bar,
+    ):
+        for rows in file:
+            writer.write(rows, new.of(_predicted(predictor, reader, rows, counts), counts))
+            bar.update(len(rows))
+    counts.dropped = len(file.dropped)
+    return counts
+
+
+def _reader(task: TaskKind, columns: list[str], text: str | None, text_pair: str | None) -> dict[str, str]:
+    """Columns of the file by what the student calls them."""
+    if task == "token":
+        if text_pair is not None:
+            raise ValueError("A student of words reads one text. Leave the second one out.")
+        lists = [name for name in ("tokens", "words") if name in columns]
+        return {"tokens": text or next(iter(lists), None) or text_columns(columns, None, None)[0]}
+    return dict(zip(("text", "text_pair"), text_columns(columns, text, text_pair), strict=False))
+
+
+def _predicted(
+    predictor: Predictor, reader: Mapping[str, str], rows: Rows, counts: Labelled
+) -> list[Tensor | None]:
+    """Logits of each row; None for one without text."""
+    present = set(names_of(rows))
+    columns = {
+        role: values_of(rows, name) if name in present else [None] * len(rows)
+        for role, name in reader.items()
+    }
+    if "tokens" in columns:
+        columns["tokens"] = [v.split() if isinstance(v, str) else v for v in columns["tokens"]]
+    whole = [all(map(_is_text, row)) for row in zip(*columns.values(), strict=True)]
+    texts: Texts = {role: list(compress(values, whole)) for role, values in columns.items()}
+    logits = iter(predictor.predict(texts) if any(whole) else ())
+    counts.rows += len(whole)
+    counts.without_text += whole.count(False)
+    return [next(logits) if here else None for here in whole]
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is a text, or a list of words, that can be read."""
+    if isinstance(value, list):
+        return bool(value) and all(map(_is_text, value))
+    if not isinstance(value, str) or not value.strip():
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
+
+
+class _Columns:
+    """The new columns, made of logits."""
+
+    def __init__(self, predictor: Predictor, prefix: str) -> None:
+        self.task, self.classes, self.prefix = predictor.task, predictor.classes, prefix
+
+    def names(self) -> list[str]:
+        none: list[Tensor | None] = []
+        return list(self.of(none, Labelled()))
+
+    def of(self, logits: Sequence[Tensor | None], counts: Labelled) -> dict[str, pa.Array]:
+        """The columns of some rows; what is predicted is counted."""
+        make = {
+            "single_label": self._single,
+            "multi_label": self._several,
+            "regression": self._numbers,
+            "token": self._words,
+        }[self.task]
+        return {self.prefix + name: values for name, values in make(logits, counts).items()}
+
+    def _single(self, logits: Sequence[Tensor | None], counts: Labelled) -> dict[str, pa.Array]:
+        shares = [None if row is None else row.softmax(-1).tolist() for row in logits]
+        best = [None if row is None else max(range(len(row)), key=row.__getitem__) for row in shares]
+        names = [None if place is None else self.classes[place] for place in best]
+        counts.classes.update(name for name in names if name is not None)
+        columns = {
+            "prediction": pa.array(names, pa.string()),
+            "probability": _shares([None if row is None else max(row) for row in shares]),
+        }
+        return columns | (self._each(shares) if len(self.classes) <= MANY else {})
+
+    def _several(self, logits: Sequence[Tensor | None], counts: Labelled) -> dict[str, pa.Array]:
+        shares = [None if row is None else row.sigmoid().tolist() for row in logits]
+        names = [
+            None if row is None else [name for name, p in zip(self.classes, row, strict=True) if p > 0.5]
+            for row in shares
+        ]
+        counts.classes.update(name for row in names for name in row or ())
+        return {"prediction": pa.array(names, pa.list_(pa.string())), **self._each(shares)}
+
+    def _each(self, shares: Sequence[list[float] | None]) -> dict[str, pa.Array]:
+        return {
+            f"probability_{name}": _shares([None if row is None else row[place] for row in shares])
+            for place, name in enumerate(self.classes)
+        }
+
+    def _numbers(self, logits: Sequence[Tensor | None], _: Labelled) -> dict[str, pa.Array]:
+        rows = [None if row is None else row.tolist() for row in logits]
+        several = len(self.classes) > 1
+        return {
+            f"prediction_{name}" if several else "prediction": _shares(
+                [None if row is None else row[place] for row in rows]
+            )
+            for place, name in enumerate(self.classes)
+        }
+
+    def _words(self, logits: Sequence[Tensor | None], counts: Labelled) -> dict[str, pa.Array]:
+        names: list[list[str | None] | None] = []
+        shares: list[list[float | None] | None] = []
+        for row in logits:
+            pairs = [] if row is None else [_best(word) for word in row]
+            names.append(None if row is None else [p and self.classes[p[0]] for p in pairs])
+            shares.append(None if row is None else [p and p[1] for p in pairs])
+        counts.classes.update(name for row in names for name in row or () if name is not None)
+        return {
+            "prediction": pa.array(names, pa.list_(pa.string())),
+            "probability": pa.array(shares, pa.list_(pa.float64())),
+        }
+
+
+def _best(logits: Tensor) -> tuple[int, float] | None:
+    """The class of a word and its softmax; None where the student did not read it."""
+    if bool(logits.isnan().any()):
+        return None
+    place = int(logits.argmax())
+    return place, round(float(logits.softmax(-1)[place]), 6)
+
+
+def _shares(values: Sequence[float | None]) -> pa.Array:
+    return pa.array([None if value is None else round(value, 6) for value in values], pa.float64())

@@ -1,0 +1,211 @@
+"""A student that answers texts: as a model of PyTorch, or as the ONNX file that `export` made of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import AutoConfig
+
+from hfdistill.data.encode import Encoder, WordEncoder, room_for_text
+from hfdistill.network.architectures import longest_input
+from hfdistill.network.inputs import ModelInputs, name_padding
+from hfdistill.network.label_space import TaskKind, class_names, task_kind
+from hfdistill.network.loading import load_classifier, load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+_WORDS = "words"
+Texts = Mapping[str, Sequence[Any]]
+"""Columns `text`[, `text_pair`], or `tokens`, of some rows."""
+
+
+class Network(Protocol):
+    """What reads token ids; the rows of a batch need not be sorted."""
+
+    def encode(self, texts: Texts) -> list[dict[str, list[int]]]:
+        """The token ids of each row, and what else is read with them."""
+
+    def logits(self, rows: Sequence[dict[str, list[int]]]) -> list[Tensor]:
+        """Of each row the logits (C,), or (words, C) where words are labelled, NaN where one was not read."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A loaded student.
+
+    Args:
+        network: what gives logits.
+        task: of the student.
+        classes: names in the order of the logits.
+        batch_size: rows that are answered at once.
+    """
+
+    network: Network
+    task: TaskKind
+    classes: list[str]
+    batch_size: int = 32
+
+    def predict(self, texts: Texts) -> list[Tensor]:
+        """Logits of each row, in its order: (C,), or (words, C), NaN of words that were cut off.
+
+        Rows of like length are answered together.
+
+        Raises:
+            ValueError: for logits that are not finite.
+        """
+        rows = self.network.encode(texts)
+        order = sorted(range(len(rows)), key=lambda row: -len(rows[row]["input_ids"]))
+        answers: list[Tensor] = []
+        for start in range(0, len(order), self.batch_size):
+            answers += self.network.logits([rows[row] for row in order[start : start + self.batch_size]])
+        return [answers[place] for place in np.argsort(order)]
+
+
+def load_predictor(
+    student: str | Path,
+    *,
+    max_length: int | None = None,
+    batch_size: int = 32,
+    label_names: Sequence[str] | None = None,
+) -> Predictor:
+    """A student from a Hub id or a folder, of PyTorch or of ONNX.
+
+    Args:
+        student: Hub id, a folder that holds a model and its tokenizer, or one that `export` wrote, of which
+            model.onnx is taken, or a file of it.
+        max_length: tokens per row, at most.
+        batch_size: rows that are answered at once.
+        label_names: names of its classes 0, 1, …; default those of its config.
+
+    Raises:
+        HubUnreachable: where the Hub gives no answer.
+        OSError: where there is no such model.
+        ValueError: for a student without a tokenizer, and for other names than classes.
+    """
+    onnx = _onnx_file(Path(student))
+    network: Network
+    if onnx is not None:
+        config = AutoConfig.from_pretrained(str(onnx.parent), trust_remote_code=False)
+        network = _Onnx(onnx, max_length)
+    else:
+        model = load_classifier(student, role="student")
+        tokenizer = load_tokenizer(student)
+        if tokenizer is None:
+            raise ValueError(
+                f"{str(student)!r} holds no tokenizer. Save it there: tokenizer.save_pretrained."
+            )
+        config = model.config
+        network = _Torch(
+            model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer, max_length
+        )
+    return Predictor(network, task_kind(config), _names(config, label_names), batch_size)
+
+
+def _names(config: Any, label_names: Sequence[str] | None) -> list[str]:
+    names = class_names(config)
+    if label_names is None:
+        return names
+    if len(label_names) != len(names):
+        raise ValueError(
+            f"The student has {len(names)} classes ({', '.join(names[:8])}), and label_names names "
+            f"{len(label_names)}: {', '.join(label_names)}. Name each one, in the order of its numbers."
+        )
+    return list(label_names)
+
+
+def _onnx_file(student: Path) -> Path | None:
+    if student.suffix == ".onnx" and student.is_file():
+        return student
+    if (student / "model.onnx").is_file() and not (student / "model.safetensors").is_file():
+        return student / "model.onnx"
+    return None
+
+
+class _Torch:
+    def __init__(self, model: Any, tokenizer: Any, max_length: int | None) -> None:
+        name_padding(model, tokenizer)
+        self.model, self.inputs = model, ModelInputs.of(model, tokenizer)
+        self.words = task_kind(model.config) == "token"
+        self.room = [room for room in (max_length, longest_input(model.config)) if room]
+
+    def encode(self, texts: Texts) -> list[dict[str, list[int]]]:
+        limit = min(self.room) if self.room else None
+        encoder = (WordEncoder if self.words else Encoder)(
+            self.inputs.tokenizer,
+            limit=room_for_text(self.inputs.tokenizer, limit, pairs="text_pair" in texts),
+            token_types=self.inputs.extra_token_types,
+            counts=False,
+        )
+        columns = {name: list(values) for name, values in texts.items()}
+        if self.words:  # a word's label is its number, so that its first token is known by it
+            columns["label"] = [list(range(len(row))) for row in columns["tokens"]]
+        encoded = encoder(columns, list(range(len(next(iter(columns.values()))))))
+        names = sorted(encoded.keys() & (self.inputs.names | {"attention_mask", "labels"}))
+        rows = [{name: encoded[name][row] for name in names} for row in range(len(encoded["input_ids"]))]
+        for row, numbers in zip(rows, columns.get("label", ()), strict=self.words):
+            row[_WORDS] = numbers
+        return rows
+
+    @torch.inference_mode()
+    def logits(self, rows: Sequence[dict[str, list[int]]]) -> list[Tensor]:
+        columns = {name: [row[name] for row in rows] for name in rows[0] if name != _WORDS}
+        batch = self.inputs.pad(columns, range(len(rows)))
+        numbers = batch.pop("labels", None)
+        batch = {name: values.to(self.model.device) for name, values in batch.items()}
+        logits = self.model(**self.inputs.select(batch)).logits.float().cpu()
+        if numbers is None:
+            return list(_finite(logits))
+        answers = [torch.full((len(row[_WORDS]), logits.shape[-1]), torch.nan) for row in rows]
+        for answer, tokens, labels in zip(answers, logits, numbers, strict=True):
+            answer[labels[labels >= 0]] = _finite(tokens[labels >= 0])
+        return answers
+
+
+class _Onnx:
+    """By ONNX Runtime and tokenizer.json, which cuts where `export` was asked to."""
+
+    def __init__(self, path: Path, max_length: int | None) -> None:
+        from hfdistill.exporters.onnx import OnnxModel
+
+        self.model = OnnxModel(path)
+        self.tokenizer = Tokenizer.from_file(str(path.parent / "tokenizer.json"))
+        self.pad_id = (self.tokenizer.padding or {}).get("pad_id", 0)
+        self.tokenizer.no_padding()
+        cut = (self.tokenizer.truncation or {}).get("max_length")
+        if max_length is not None and (cut is None or max_length < cut):
+            self.tokenizer.enable_truncation(max_length)
+
+    def encode(self, texts: Texts) -> list[dict[str, list[int]]]:
+        given = (
+            list(zip(texts["text"], texts["text_pair"], strict=True))
+            if "text_pair" in texts
+            else texts["text"]
+        )
+        encodings = self.tokenizer.encode_batch(list(given))
+        return [{"input_ids": e.ids, "token_type_ids": e.type_ids} for e in encodings]
+
+    def logits(self, rows: Sequence[dict[str, list[int]]]) -> list[Tensor]:
+        longest = max(1, *(len(row["input_ids"]) for row in rows))
+        ids, types, mask = (torch.zeros(len(rows), longest, dtype=torch.long) for _ in range(3))
+        ids.fill_(self.pad_id)
+        for place, row in enumerate(rows):
+            length = len(row["input_ids"])
+            ids[place, :length] = torch.tensor(row["input_ids"])
+            types[place, :length] = torch.tensor(row["token_type_ids"])
+            mask[place, :length] = 1
+        logits: Tensor = self.model(input_ids=ids, attention_mask=mask, token_type_ids=types)["logits"]
+        return list(_finite(logits.float()))
+
+
+def _finite(logits: Tensor) -> Tensor:
+    if not bool(logits.isfinite().all()):
+        raise ValueError("The student's logits are not finite: its weights are damaged. Load it again.")
+    return logits

@@ -1,0 +1,306 @@
+"""A page to begin with, written from what a file of rows holds."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict
+
+from hfdistill.data.load import load, text_columns
+from hfdistill.data.sources import read
+from hfdistill.data.table_files import FileOptions
+from hfdistill.files.plain_data import printable
+
+_SAMPLE = 2000  # rows from which columns are judged
+_ENGLISH, _OTHER, _CASED = (
+    "google-bert/bert-base-uncased",
+    "FacebookAI/xlm-roberta-base",
+    "google-bert/bert-base-cased",
+)
+_PLAIN = re.compile(r"[A-Za-z_./][\w./ -]*")
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A page, and what it was written from.
+
+    Args:
+        page: YAML.
+        summary: lines for a reader: rows, columns, classes, and what to think of.
+    """
+
+    page: str
+    summary: list[str]
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Which columns hold what: by their usual names, else by what is in them."""
+
+    text: str | None
+    text_pair: str | None
+    label: str | None
+    others: list[str]
+
+
+def draft_page(
+    source: str,
+    *,
+    text: str | None = None,
+    text_pair: str | None = None,
+    label: str | None = None,
+    teacher: str | None = None,
+    options: FileOptions | None = None,
+) -> Draft:
+    """Look at the rows of a file or folder, and write the page that distils a student on them.
+
+    Columns are found by their usual names; else the text is the column of strings that are longest and
+    differ most, and the label one that has few different values. The page names them, and the classes and
+    their rows stand in comments.
+
+    Args:
+        source: a file or folder as in `load`.
+        text: the text column, where it is not the one that is found.
+        text_pair: the column of second texts.
+        label: the label column.
+        teacher: Hub id or folder of a classifier of these classes, or of an encoder to be fine-tuned on the
+            labels first; default a usual encoder.
+        options: how text files are read.
+
+    Raises:
+        FileNotFoundError: where there is no such file or folder.
+        ValueError: for rows without a text column or a label column, and as `load`.
+    """
+    options = options or FileOptions()
+    raw, _ = read(source, None, options)
+    columns = _columns(raw, text, text_pair, label)
+    data = load(
+        source,
+        text=columns.text,
+        text_pair=columns.text_pair,
+        label=columns.label,
+        encoding=options.encoding,
+        delimiter=options.delimiter,
+        quotes=options.quotes,
+        on_bad_row=options.on_bad_row,
+    )
+    train = data.get("train") or next(iter(data.values()))
+    if "label" not in train.column_names:
+        raise ValueError(
+            f"None of the columns {list(_names(raw))} holds labels, and a page needs them to learn from and "
+            "to measure on. Name the column with --label; texts alone belong under data: unlabelled:."
+        )
+    facts = _Facts.of(data, train)
+    page = _page(source, columns, options, facts, teacher)
+    return Draft(page, _summary(data, columns, facts))
+
+
+def _names(raw: Mapping[str, Dataset]) -> dict[str, None]:
+    return dict.fromkeys(name for rows in raw.values() for name in rows.column_names)
+
+
+def _columns(
+    raw: Mapping[str, Dataset], text: str | None, text_pair: str | None, label: str | None
+) -> _Columns:
+    names = list(_names(raw))
+    if {"tokens", "words"} & set(names):
+        return _Columns(text, text_pair, label, [])
+    first = raw.get("train") or next(iter(raw.values()))
+    sample = {name: first[name][:_SAMPLE] for name in first.column_names}
+    try:
+        texts = text_columns(names, text, text_pair)
+    except ValueError:
+        likely = None if text is not None else _likely_text(sample, without={label})
+        if likely is None:
+            raise
+        texts = [likely]
+    left = [name for name in names if name not in texts]
+    chosen = label or _likely_label(sample, left)
+    pair = texts[1] if len(texts) > 1 else None
+    return _Columns(texts[0], pair, chosen, [name for name in left if name != chosen])
+
+
+def _likely_text(sample: Mapping[str, Sequence[Any]], *, without: set[str | None]) -> str | None:
+    """The column of strings that are longest, where most differ and hold several words."""
+    lengths = {}
+    for name, values in sample.items():
+        strings = [value for value in values if isinstance(value, str) and value.strip()]
+        many = len(set(strings)) > 0.5 * len(values) > 0
+        if name not in without and many and np.mean([" " in value.strip() for value in strings]) > 0.5:
+            lengths[name] = float(np.mean([len(value) for value in strings]))
+    return max(lengths, key=lengths.__getitem__) if lengths else None
+
+
+_LABELS = ("label", "labels", "intent", "class", "category", "target", "sentiment", "emotion", "score")
+
+
+def _likely_label(sample: Mapping[str, Sequence[Any]], names: Sequence[str]) -> str | None:
+    """The column with a usual name for labels, else the only one with few different values, else None."""
+    usual = [name for word in _LABELS for name in names if name.strip().casefold() == word]
+    few = []
+    for name in names:
+        values = [value for value in sample.get(name, ()) if value not in (None, "")]
+        kinds = len({str(value) for value in values})
+        if 2 <= kinds <= min(50, len(values) // 5):
+            few.append(name)
+    flags = all({str(v) for v in sample[name]} <= {"0", "1"} for name in few)
+    if usual or (
+        len(few) > 1 and flags
+    ):  # several columns of 0 and 1 are a multi-label task, which load finds
+        return usual[0] if usual else None
+    return few[0] if few else None
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What the arguments of a run depend on."""
+
+    rows: int
+    tokens: int
+    foreign: bool
+    words: bool
+    classes: dict[str, int] | None
+
+    @classmethod
+    def of(cls, data: DatasetDict, train: Dataset) -> _Facts:
+        words = "tokens" in train.column_names
+        column = "tokens" if words else "text"
+        sample = train[column][:_SAMPLE]
+        lengths = [len(row) if words else len(row.split()) for row in sample]
+        if "text_pair" in train.column_names:
+            pairs = train["text_pair"][:_SAMPLE]
+            lengths = [n + len(row.split()) for n, row in zip(lengths, pairs, strict=True)]
+        letters = "".join("".join(row) if words else row for row in sample)
+        foreign = sum(letter.isalpha() and ord(letter) > 0x24F for letter in letters)
+        accents = sum(letter.isalpha() and 127 < ord(letter) <= 0x24F for letter in letters)
+        alphabetic = max(1, sum(map(str.isalpha, letters)))
+        longest = float(np.quantile(lengths, 0.95)) * 1.5 + 4
+        tokens = next((size for size in (32, 64, 128, 256) if longest <= size), 512)
+        strange = foreign > 0.05 * alphabetic or accents > 0.01 * alphabetic
+        return cls(len(train), tokens, strange, words, _counts(train))
+
+
+def _counts(train: Dataset) -> dict[str, int] | None:
+    """Rows of each class; None for numbers, several classes a row, and words."""
+    feature = train.features["label"]
+    if isinstance(feature, ClassLabel):
+        numbers = Counter(train["label"][:])
+        return {name: numbers.get(place, 0) for place, name in enumerate(feature.names)}
+    if getattr(feature, "dtype", "") == "int64":
+        return {str(number): rows for number, rows in sorted(Counter(train["label"][:]).items())}
+    return None
+
+
+def _page(source: str, columns: _Columns, options: FileOptions, facts: _Facts, teacher: str | None) -> str:
+    epochs = 10 if facts.rows < 5000 else 5 if facts.rows < 20000 else 3
+    return "\n".join(
+        [
+            "# Written by `hfdistill init`. Change any line; `hfdistill train PAGE --check` finds mistakes.",
+            "# recipes/README.md lists what a page can say.",
+            *_teacher_lines(facts, teacher),
+            "",
+            "# The student: half of the layers of a 12-layer teacher, started from its weights. Smaller and",
+            "# faster ones are bilstm: {}, cnn: {} and static: {}.",
+            "student:",
+            "  shrink: {layers: 6}",
+            "",
+            *_data_lines(source, columns, options, facts),
+            "",
+            "# Labels and the teacher's softened predictions. `hfdistill list objectives` has others.",
+            *_objective_lines(facts),
+            "",
+            "training:",
+            f"  output_dir: out/{_file_name(source)}",
+            f"  num_train_epochs: {epochs}  # of {facts.rows:,} rows",
+            "  learning_rate: 1e-4",
+            "  warmup_steps: 0.1",
+            f"  max_length: {facts.tokens}  # tokens of a text; longer ones are cut",
+            "  per_device_train_batch_size: 32",
+            "  per_device_eval_batch_size: 64",
+            "  eval_strategy: epoch",
+            "  save_strategy: epoch",
+            "  save_total_limit: 1",
+            "",
+            "# Also trains the same student without the teacher, to tell what distillation gains.",
+            "measure:",
+            "  baseline: true",
+            "",
+        ]
+    )
+
+
+def _teacher_lines(facts: _Facts, teacher: str | None) -> list[str]:
+    encoder = teacher or (_OTHER if facts.foreign else _CASED if facts.words else _ENGLISH)
+    lines = [
+        "",
+        "# The teacher: an encoder that is fine-tuned on the labels first. If you have a classifier of these",
+        "# classes already, write `teacher: ID_OR_FOLDER` instead.",
+        "teacher:",
+        f"  finetune: {{encoder: {_scalar(encoder)}}}",
+    ]
+    if facts.foreign and teacher is None:
+        lines.insert(3, "# The texts are not in English alone: this encoder reads 100 languages.")
+    return lines
+
+
+def _data_lines(source: str, columns: _Columns, options: FileOptions, facts: _Facts) -> list[str]:
+    named = {"source": source, "text": columns.text, "text_pair": columns.text_pair, "label": columns.label}
+    named |= {name: getattr(options, name) for name in ("encoding", "delimiter", "quotes")}
+    if options.on_bad_row != "raise":
+        named["on_bad_row"] = options.on_bad_row
+    lines = ["data:", *(f"  {name}: {_scalar(value)}" for name, value in named.items() if value is not None)]
+    if facts.classes is not None and len(facts.classes) <= 30:
+        shown = ", ".join(f"{printable(name, limit=40)} {rows:,}" for name, rows in facts.classes.items())
+        lines.append(f"  # classes and their rows: {shown}")
+        if all(name.lstrip("-").isdigit() for name in facts.classes):
+            lines.append("  # label_names: [name of 0, name of 1]  # the classes have no names yet")
+    if columns.others:
+        lines.append(f"  # not read: {', '.join(printable(name, limit=40) for name in columns.others[:20])}")
+    return lines
+
+
+def _objective_lines(facts: _Facts) -> list[str]:
+    if facts.classes is None and not facts.words:
+        return ["# objective: is left to the default, which fits numbers and several classes a row."]
+    return ["objective:", "  - cross_entropy: {weight: 0.5}", "  - kd: {weight: 0.5, temperature: 4}"]
+
+
+def _file_name(source: str) -> str:
+    return re.sub(r"\W+", "_", Path(source).name.partition(".")[0]).strip("_") or "student"
+
+
+def _scalar(value: Any) -> str:
+    """A value as YAML on one line."""
+    words = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and value.casefold() not in words:
+        return value if value == value.strip() else json.dumps(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _summary(data: DatasetDict, columns: _Columns, facts: _Facts) -> list[str]:
+    splits = ", ".join(f"{name} {len(rows):,}" for name, rows in data.items())
+    lines = [f"rows: {splits}"]
+    if columns.text is not None:
+        pair = f" and {columns.text_pair!r}" if columns.text_pair else ""
+        lines.append(f"text: column {columns.text!r}{pair}")
+    if columns.label is not None:
+        lines.append(f"label: column {columns.label!r}")
+    if facts.classes is not None:
+        ordered = sorted(facts.classes.items(), key=lambda item: -item[1])
+        shown = ", ".join(f"{printable(name, limit=40)} {rows:,}" for name, rows in ordered[:10])
+        more = f" and {len(ordered) - 10} more" if len(ordered) > 10 else ""
+        lines.append(f"{len(ordered)} classes: {shown}{more}")
+        rare = [name for name, rows in ordered if rows < 10]
+        if rare:
+            lines.append(
+                f"under 10 rows: {', '.join(printable(name, limit=40) for name in rare[:5])}. No student "
+                "learns a class from so few"
+            )
+    return lines

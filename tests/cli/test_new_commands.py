@@ -1,0 +1,198 @@
+"""`hfdistill init`, `predict` and `compare`, and what is said of mistyped words."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+import hfdistill
+from hfdistill.cli import main
+from hfdistill.evaluation.report import Report
+from hfdistill.evaluation.side_by_side import side_by_side
+from tests.conftest import make_bert, make_sentences, make_tokenizer
+from tests.recipe import material
+
+
+@pytest.fixture(scope="module")
+def things(tmp_path_factory):
+    folder = material.make(tmp_path_factory.mktemp("things"))
+    material.save(make_bert(2, seed=7), folder / "out" / "tiny" / "student")
+    return folder
+
+
+@pytest.fixture
+def here(things, tmp_path, monkeypatch):
+    for path in things.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    with (tmp_path / "mail.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["ticket", "what they wrote", "team"])
+        for number, (text, label) in enumerate(make_sentences(60)):
+            writer.writerow([f"T{number}", f"{text} {PLAIN[number % 7]} {PLAIN[number % 5]}", TEAMS[label]])
+    return tmp_path
+
+
+PLAIN, TEAMS = ["the", "a", "film", "story", "plot", "cast", "with"], ["billing", "post, and more"]
+
+
+def test_init_writes_a_page_that_trains(here, capsys):
+    assert main(["init", "mail.csv", "--encoder", "encoder"]) == 0
+    told = capsys.readouterr().out
+    page = (here / "hfdistill.yaml").read_text()
+    assert "rows: train 60" in told
+    assert "text: column 'what they wrote'" in told
+    assert "label: column 'team'" in told
+    assert "2 classes: billing 30, post, and more 30" in told
+    assert "  hfdistill train hfdistill.yaml --check" in told
+    assert "  text: what they wrote\n  label: team\n" in page
+    assert "  # classes and their rows: billing 30, post, and more 30\n" in page
+    assert "  # not read: ticket\n" in page
+    overrides = ["student.shrink.layers=2", "training.use_cpu=true"]
+    assert main(["train", "hfdistill.yaml", "--check", *overrides]) == 0
+    assert main(["train", "hfdistill.yaml", "--smoke", *overrides]) == 0
+    assert (here / "out" / "mail" / "smoke").is_dir()
+
+
+def test_init_overwrites_nothing_unasked(here, capsys):
+    (here / "mine.yaml").write_text("teacher: mine\n")
+    assert main(["init", "mail.csv", "--page", "mine.yaml"]) == 1
+    assert "mine.yaml exists. Type --overwrite" in capsys.readouterr().err
+    assert (here / "mine.yaml").read_text() == "teacher: mine\n"
+    assert main(["init", "mail.csv", "--page", "mine.yaml", "--overwrite"]) == 0
+    assert "google-bert/bert-base-uncased" in (here / "mine.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        ("text,label\n" + "ein warmer Film für müde Füße,1\nder öde Schluß,0\n" * 9,
+         ["encoder: FacebookAI/xlm-roberta-base", "# classes and their rows: 0 9, 1 9", "# label_names: ["]),
+        ("question,passage,label\nwas it warm,it was warm,yes\n" + "a b,c d,no\n" * 9,
+         ["text: question", "text_pair: passage", "label: label"]),
+        ("review;score\n" + "a warm film;0.75\na dull plot;0.25\n" * 9, ["delimiter: "]),
+    ],
+)  # fmt: skip
+def test_init_writes_what_the_rows_need(here, content, lines):
+    (here / "rows.csv").write_text(content)
+    words = ["--delimiter", ";"] if ";" in content else []
+    assert main(["init", "rows.csv", "--overwrite", *words]) == 0
+    page = (here / "hfdistill.yaml").read_text()
+    for line in lines:
+        assert line in page
+    recipe = hfdistill.read_recipe(here / "hfdistill.yaml")
+    assert str(recipe.load["source"]).endswith("rows.csv")
+
+
+def test_init_refuses_rows_without_labels(here, capsys):
+    (here / "comments.csv").unlink()
+    (here / "comments.csv").write_text("comment\na warm film\nthe plot\n")
+    assert main(["init", "comments.csv"]) == 1
+    assert "--label" in capsys.readouterr().err
+    assert not (here / "hfdistill.yaml").exists()
+
+
+def test_predict_writes_the_file_and_counts_classes(here, capsys):
+    words = [
+        "predict",
+        "out/tiny/student",
+        "mail.csv",
+        "--text",
+        "what they wrote",
+        "--out",
+        "labelled.jsonl",
+    ]
+    assert main(words) == 0
+    rows = [json.loads(line) for line in (here / "labelled.jsonl").read_text().splitlines()]
+    counts = {name: sum(row["prediction"] == name for row in rows) for name in ("negative", "positive")}
+    assert len(rows) == 60
+    told = capsys.readouterr().out
+    assert told.startswith("labelled.jsonl: 60 rows in ")
+    for name, count in counts.items():
+        assert not count or f"{count:>9}  {name}\n" in told
+
+
+def test_compare_says_who_is_right_and_where_they_differ(here, capsys):
+    assert main(["compare", "out/tiny/student", "teacher", "--data", "two", "--out", "report.json"]) == 0
+    told = capsys.readouterr().out
+    report = Report.load("report.json")
+    difference = report.differences[0]
+    right = [100 * model.metrics["accuracy"] for model in (report.student, report.teacher)]
+    assert f"A minus B: accuracy {right[0] - right[1]:+.1f} points, 95 % interval" in told
+    assert f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}" in told
+    agreement = 100 * report.student.fidelity["agreement"]
+    assert f"they give the same prediction for {agreement:.1f} % of the rows" in told
+    assert "A: out/tiny/student\nB: teacher\n" in told
+    lines = told.splitlines()
+    for one in report.classes:
+        row = next(line for line in lines if line.startswith(one.label))
+        differ = one.teacher_wrong - one.same_wrong - one.corrected
+        assert row.split()[-3:] == [str(one.corrected), str(one.new), str(differ)]
+
+
+def test_compare_without_labels_lists_pairs_of_predictions(here):
+    models = [make_bert(2, seed=seed, labels={0: "bad", 1: "fair", 2: "good"}) for seed in (1, 2)]
+    data = material.rows("three", 40).remove_columns("label")
+    report = hfdistill.measure(
+        models[0], data, teacher=hfdistill.Contender(models[1]), tokenizer=make_tokenizer(), speed=None
+    )
+    text = side_by_side(report, "one", "other")
+    with torch.inference_mode():
+        answers = [
+            [int(m(**make_tokenizer()(t, return_tensors="pt")).logits.argmax()) for t in data["text"]]
+            for m in models
+        ]
+    names = ["bad", "fair", "good"]
+    pairs = [(names[a], names[b]) for a, b in zip(*answers, strict=True) if a != b]
+    assert pairs
+    for pair in set(pairs):
+        assert [*pair, str(pairs.count(pair))] in [line.split() for line in text.splitlines()]
+    assert "minus" not in text
+
+
+def test_the_version_and_a_bare_command(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"hfdistill {hfdistill.__version__}\n"
+    assert main([]) == 0
+    assert capsys.readouterr().out.startswith("usage: hfdistill")
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["trian", "page.yaml"], "Did you mean train?"),
+        (["train", "page.yaml", "--chek"], "Did you mean --check?"),
+        (["measure", "out", "--dta", "two"], "Did you mean --data?"),
+        (["measure", "out", "--data", "two", "--labl=x"], "Did you mean --label?"),
+        (["export", "a", "b", "--data", "c", "--int8", "dynamc"], "Did you mean dynamic?"),
+    ],
+)
+def test_mistyped_words_are_told_what_was_meant(capsys, words, meant):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.rstrip().endswith(meant)
+
+
+@pytest.mark.parametrize(
+    ("model", "meant"),
+    [
+        ("out/tiny", "Did you mean 'out/tiny/student'?"),
+        ("out", "Did you mean 'out/tiny/student'?"),
+        ("out/tinny/student", "Did you mean 'out/tiny/student'?"),
+        ("out/tinny", "Did you mean 'out/tiny'?"),
+        ("./teachr", "Did you mean 'teacher'?"),
+        ("two", "Name a folder that holds a config.json"),
+        ("mail.csv", "is a file, and a model is a folder"),
+    ],
+)
+def test_a_mistyped_folder_is_told_what_was_meant(here, capsys, model, meant):
+    for words in (["measure", model, "--data", "two"], ["compare", "teacher", model, "--data", "two"]):
+        assert main([*words, "--rows", "4"]) == 1
+        assert meant in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match=r"[Nn]ame|mean|folder"):
+        hfdistill.load_classifier(model)

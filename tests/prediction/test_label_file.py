@@ -1,0 +1,251 @@
+"""Files of rows with a student's predictions beside them."""
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import BertForTokenClassification
+
+import hfdistill
+from hfdistill.data.table_files import FileOptions
+from hfdistill.prediction.label_file import predict
+from hfdistill.prediction.predictor import Predictor, load_predictor
+from tests.conftest import make_bert, make_sentences, make_tokenizer
+
+TEXTS = [text for text, _ in make_sentences(20)]
+OF_THREE = {0: "bad", 1: "fair, or so", 2: "good"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Students of each task, with their tokenizer."""
+    folder = tmp_path_factory.mktemp("students")
+    several = {"labels": OF_THREE, "problem_type": "multi_label_classification"}
+    words = make_bert(2, seed=4, labels={0: "O", 1: "B-X"}).config
+    torch.manual_seed(5)
+    made = {
+        "student": make_bert(2, seed=1, labels=OF_THREE),
+        "several": make_bert(2, seed=2, **several),
+        "number": make_bert(2, seed=3, labels={0: "score"}),
+        "words": BertForTokenClassification(words),
+    }
+    for name, model in made.items():
+        model.save_pretrained(folder / name)
+        make_tokenizer().save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Path("rows.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["id", "text", "note"])
+        writer.writerows([f"{n:03}", text, 'a, "b"\nc'] for n, text in enumerate(TEXTS))
+    return tmp_path
+
+
+def alone(path, text, *pair):
+    """Logits of one text, as Transformers gives them."""
+    model = hfdistill.load_classifier(path)
+    with torch.inference_mode():
+        return model(**make_tokenizer()(text, *pair, return_tensors="pt")).logits[0]
+
+
+def read_csv(path, delimiter=","):
+    with Path(path).open(newline="") as stream:
+        return list(csv.DictReader(stream, delimiter=delimiter))
+
+
+def test_a_csv_keeps_its_cells_and_order_and_gets_class_and_probabilities(folder, here):
+    counts = predict(folder / "student", "rows.csv", "out/labelled.csv")
+    rows, before = read_csv("out/labelled.csv"), read_csv("rows.csv")
+    shares = [f"probability_{name}" for name in OF_THREE.values()]
+    assert list(rows[0]) == ["id", "text", "note", "prediction", "probability", *shares]
+    assert [{name: row[name] for name in before[0]} for row in rows] == before
+    for row in rows:
+        expected = alone(folder / "student", row["text"]).softmax(-1)
+        assert [float(row[name]) for name in shares] == pytest.approx(expected.tolist(), abs=2e-6)
+        assert row["prediction"] == OF_THREE[int(expected.argmax())]
+        assert float(row["probability"]) == pytest.approx(float(expected.max()), abs=2e-6)
+    assert (counts.rows, counts.without_text, sum(counts.classes.values())) == (20, 0, 20)
+
+
+def test_rows_come_out_the_same_however_many_are_held(folder, here, monkeypatch):
+    predict(folder / "student", "rows.csv", "whole.csv")
+    monkeypatch.setattr("hfdistill.data.row_files._ROWS", 3)
+    predict(folder / "student", "rows.csv", "parts.csv", batch_size=2)
+    whole, parts = read_csv("whole.csv"), read_csv("parts.csv")
+    for one, other in zip(whole, parts, strict=True):
+        numbers = [name for name in one if name.startswith("probability")]
+        assert [float(one.pop(n)) for n in numbers] == pytest.approx(
+            [float(other.pop(n)) for n in numbers], abs=2e-6
+        )
+        assert one == other
+
+
+def test_json_keeps_nested_values_and_rows_without_text_get_nothing(folder, here):
+    rows = [
+        {"text": TEXTS[0], "meta": {"likes": [1, 2]}, "n": 12345678901234567890},
+        {"text": None, "extra": "é"},
+        {"text": "  "},
+        {"text": TEXTS[1]},
+    ]
+    (here / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    counts = predict(folder / "student", "rows.jsonl", "labelled.jsonl")
+    labelled = [json.loads(line) for line in (here / "labelled.jsonl").read_text().splitlines()]
+    for row, new in zip(rows, labelled, strict=True):
+        assert {name: new[name] for name in row} == row
+    assert [new["prediction"] is None for new in labelled] == [False, True, True, False]
+    assert (counts.rows, counts.without_text) == (4, 2)
+
+
+def test_parquet_keeps_its_types_and_any_kind_becomes_any_other(folder, here):
+    table = pa.table({
+        "text": pa.array(TEXTS).dictionary_encode(),
+        "when": pa.array(range(20), pa.timestamp("s")),
+        "tags": pa.array([["a", "b"]] * 20),
+    })  # fmt: skip
+    pq.write_table(table, "rows.parquet")
+    predict(folder / "student", "rows.parquet", "labelled.parquet")
+    labelled = pq.read_table("labelled.parquet")
+    assert labelled.select(table.column_names).equals(pq.read_table("rows.parquet"))
+    names = labelled["prediction"].to_pylist()
+    for source in ("rows.parquet", "rows.csv", "labelled.jsonl"):
+        for out in ("labelled.jsonl", "again.csv", "again.tsv", "again.parquet"):
+            if source != out:
+                predict(folder / "student", source, out, prefix="new_" if "labelled" in source else "")
+    prefixed = [json.loads(line)["prediction"] for line in (here / "labelled.jsonl").read_text().splitlines()]
+    assert prefixed == names
+    assert [row["new_prediction"] for row in read_csv("again.tsv", "\t")] == names
+    assert pq.read_table("again.parquet")["new_prediction"].to_pylist() == names
+
+
+def test_pairs_are_read_as_pairs(folder, here):
+    (here / "pairs.tsv").write_text(
+        "premise\thypothesis\n" + f"{TEXTS[0]}\t{TEXTS[1]}\n{TEXTS[1]}\t{TEXTS[0]}\n"
+    )
+    predict(folder / "student", "pairs.tsv", "labelled.tsv")
+    for row in read_csv("labelled.tsv", "\t"):
+        expected = alone(folder / "student", row["premise"], row["hypothesis"]).softmax(-1)
+        assert float(row["probability"]) == pytest.approx(float(expected.max()), abs=2e-6)
+
+
+def test_several_classes_a_row(folder, here):
+    predict(folder / "several", "rows.csv", "labelled.csv")
+    for row in read_csv("labelled.csv"):
+        expected = alone(folder / "several", row["text"]).sigmoid()
+        names = [name for name, share in zip(OF_THREE.values(), expected, strict=True) if share > 0.5]
+        assert json.loads(row["prediction"]) == names
+        assert float(row["probability_bad"]) == pytest.approx(float(expected[0]), abs=2e-6)
+
+
+def test_numbers(folder, here):
+    predict(folder / "number", "rows.csv", "labelled.csv")
+    for row in read_csv("labelled.csv"):
+        assert float(row["prediction"]) == pytest.approx(
+            float(alone(folder / "number", row["text"])), abs=2e-6
+        )
+        assert "probability" not in row
+
+
+def test_words(folder, here):
+    rows = [{"tokens": text.split()} for text in TEXTS[:3]] + [{"tokens": ["good"] * 40}, {"tokens": []}]
+    (here / "words.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    predict(folder / "words", "words.jsonl", "labelled.jsonl")
+    labelled = [json.loads(line) for line in (here / "labelled.jsonl").read_text().splitlines()]
+    model = BertForTokenClassification.from_pretrained(folder / "words").eval()
+    for row in labelled[:3]:
+        with torch.inference_mode():
+            logits = model(**make_tokenizer()(" ".join(row["tokens"]), return_tensors="pt")).logits[0, 1:-1]
+        assert row["prediction"] == [model.config.id2label[i] for i in logits.argmax(-1).tolist()]
+        assert row["probability"] == pytest.approx(logits.softmax(-1).amax(-1).tolist(), abs=2e-6)
+    assert len(labelled[3]["prediction"]) == 40
+    assert labelled[3]["prediction"][30:] == [None] * 10  # of 32 tokens two are special
+    assert labelled[4]["prediction"] is None
+
+
+def test_an_export_gives_the_predictions_of_its_student(folder, here):
+    pytest.importorskip("onnxruntime")
+    hfdistill.export(folder / "student", "onnx", int8=None, speed=False)
+    predict(folder / "student", "rows.csv", "torch.csv")
+    predict("onnx", "rows.csv", "onnx.csv")
+    predict("onnx/model.onnx", "rows.csv", "file.csv")
+    for one, other in zip(read_csv("torch.csv"), read_csv("onnx.csv"), strict=True):
+        assert one["prediction"] == other["prediction"]
+        assert float(one["probability"]) == pytest.approx(float(other["probability"]), abs=1e-5)
+    assert read_csv("file.csv") == read_csv("onnx.csv")
+
+
+def test_the_file_has_its_name_when_it_is_whole(folder, here, monkeypatch):
+    (here / "labelled.csv").write_text("of before")
+    monkeypatch.setattr("hfdistill.data.row_files._ROWS", 8)
+    calls = []
+
+    def fails_late(self, texts):
+        assert (here / "labelled.csv").read_text() == "of before"
+        calls.append(len(texts["text"]))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return [torch.zeros(3)] * calls[-1]
+
+    monkeypatch.setattr(Predictor, "predict", fails_late)
+    with pytest.raises(KeyboardInterrupt):
+        predict(folder / "student", "rows.csv", "labelled.csv")
+    assert calls == [8, 8, 4]
+    assert sorted(path.name for path in here.iterdir()) == ["labelled.csv", "rows.csv"]
+    assert (here / "labelled.csv").read_text() == "of before"
+
+
+@pytest.mark.parametrize(
+    ("out", "options", "message"),
+    [
+        ("rows.csv", {}, "is what is read"),
+        ("labelled.xlsx", {}, "only .csv, .tsv, .jsonl, .parquet are written"),
+        ("labelled.csv", {"label_names": ["a", "b"]}, "has 3 classes .* names 2"),
+        ("labelled.csv", {"text": "txt"}, "Did you mean text='text'"),
+        ("labelled.csv", {"text": "id", "text_pair": "txt"}, "no column 'txt'"),
+    ],
+)
+def test_refusals_leave_no_file(folder, here, out, options, message):
+    before = (here / "rows.csv").read_bytes()
+    with pytest.raises(ValueError, match=message):
+        predict(folder / "student", "rows.csv", out, **options)
+    assert [path.name for path in here.iterdir()] == ["rows.csv"]
+    assert (here / "rows.csv").read_bytes() == before
+
+
+def test_columns_of_these_names_are_not_overwritten(folder, here):
+    (here / "rows.csv").write_text("text,prediction\na film,x\n")
+    with pytest.raises(ValueError, match=r"\['prediction'\] already"):
+        predict(folder / "student", "rows.csv", "labelled.csv")
+
+
+def test_a_bad_line_is_told_before_the_student_is_loaded(here):
+    (here / "rows.csv").write_text("id,text\n1,a film\n2,a film, cold\n3,a plot\n")
+    with pytest.raises(ValueError, match="line 3 has 3 cells"):
+        predict("no/such/student", "rows.csv", "labelled.csv")
+
+
+def test_a_bad_line_may_be_left_out(folder, here):
+    (here / "rows.csv").write_text("id,text\n1,a film\n2,a film, cold\n3,a plot\n")
+    counts = predict(folder / "student", "rows.csv", "labelled.csv", options=FileOptions(on_bad_row="drop"))
+    assert [row["id"] for row in read_csv("labelled.csv")] == ["1", "3"]
+    assert (counts.rows, counts.dropped) == (2, 1)
+
+
+def test_logits_that_are_not_finite_are_refused(folder, here):
+    predictor = load_predictor(folder / "student")
+    with torch.no_grad():
+        predictor.network.model.classifier.bias.fill_(float("nan"))
+    with pytest.raises(ValueError, match="not finite"):
+        predictor.predict({"text": TEXTS[:2]})
+
+
+def test_names_may_be_told(folder, here):
+    predict(folder / "student", "rows.csv", "labelled.csv", label_names=["x", "y", "z"])
+    assert {row["prediction"] for row in read_csv("labelled.csv")} <= {"x", "y", "z"}
