@@ -160,7 +160,7 @@ def _fitted(
     """A student in float32 that is fitted to its teacher, and what it kept."""
     check_refit(model)
     options = {"rows": plan.rows, "max_length": plan.max_length}
-    batches = calibration(plan.texts, tokenizer=tokenizer, config=model.config, **options)
+    batches = calibration(plan.texts, tokenizer=tokenizer, model=model, **options)
     data = few(batches[0]) if data is None else data
     if plan.choose_layers:
         wanted = wanted | {"layers": _best(model, wanted, plan, batches, data)}
