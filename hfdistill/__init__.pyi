@@ -112,8 +112,10 @@ from .teachers.peer_and_ema import Peer as Peer
 from .teachers.text.few_shot import few_shot as few_shot
 from .teachers.text.files import answers_from as answers_from
 from .teachers.text.files import write_answers as write_answers
+from .teachers.text.prompted import prompted as prompted
 from .teachers.text.teacher import TextTeacher as TextTeacher
 from .teachers.text.values import AnswerError as AnswerError
+from .teachers.text.zero_shot import zero_shot as zero_shot
 from .trainer.arguments import DistillationArguments as DistillationArguments
 from .trainer.arguments import fast_bf16 as fast_bf16
 from .trainer.distillation import DistillationTrainer as DistillationTrainer

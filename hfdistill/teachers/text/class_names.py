@@ -11,11 +11,12 @@ from hfdistill.network.label_space import short
 Classes: TypeAlias = Sequence[str] | Mapping[str, str | Sequence[str]]
 
 
-def read_classes(classes: Classes) -> dict[str, list[str]]:
+def read_classes(classes: Classes, *, at_least: int = 2) -> dict[str, list[str]]:
     """For each class the words that describe it: its name in plain words, or its descriptions.
 
     Args:
         classes: names; or a mapping from name to a description, or to several.
+        at_least: how many there have to be.
 
     Raises:
         ValueError: for fewer than two classes, or an empty description.
@@ -24,7 +25,7 @@ def read_classes(classes: Classes) -> dict[str, list[str]]:
         >>> read_classes(["card_arrival", "topUp"])
         {'card_arrival': ['card arrival'], 'topUp': ['top up']}
     """
-    if isinstance(classes, str) or len(classes) < 2:
+    if isinstance(classes, str) or len(classes) < at_least:
         raise ValueError(f"classes names two classes or more, found {short(classes)}.")
     if not isinstance(classes, Mapping):
         return {str(name): [plain_words(str(name))] for name in classes}

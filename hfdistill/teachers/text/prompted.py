@@ -1,0 +1,327 @@
+"""A language model that is asked by a prompt, and scored on the names of the classes, as a teacher."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from hfdistill.files.hub import reaching
+from hfdistill.network.architectures import longest_input
+from hfdistill.network.label_space import short
+from hfdistill.network.loading import Source
+from hfdistill.network.tokenizers import tokenizer_print
+from hfdistill.network.trace import accepted_inputs
+from hfdistill.teachers.base import ModelTeacher
+from hfdistill.teachers.text.class_names import Classes, read_classes
+from hfdistill.teachers.text.teacher import TextTeacher
+
+CONTENT_FREE = ("N/A", "", "[MASK]")
+
+
+class PromptedClassifier(nn.Module):
+    """Scores each class by the likelihood of its name after a prompt that holds the text.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its own.
+        prompt: with {text}, and {text_pair} or {classes} where wanted.
+        classes: names; or a mapping from name to what the model would write.
+        system: the system's message of a chat; None for none.
+        chat: whether to use the tokenizer's chat template; None where there is one.
+        content_free: texts that say nothing, whose scores are subtracted; empty for none.
+        cache_prefix: run what stands before the text once for all rows.
+        pad: batch rows of different lengths, padded on the left; else of one length alone.
+        batch_tokens: padded tokens of a forward pass.
+
+    Raises:
+        ValueError: for a prompt without {text}, or classes that begin alike and are told apart by nothing.
+    """
+
+    batch_size = 32
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        prompt: str,
+        classes: Classes,
+        *,
+        system: str | None = None,
+        chat: bool | None = None,
+        content_free: Sequence[str] = CONTENT_FREE,
+        cache_prefix: bool = True,
+        pad: bool = True,
+        batch_tokens: int = 4096,
+    ) -> None:
+        super().__init__()
+        written = _written(classes)
+        if prompt.count("{text}") != 1:
+            raise ValueError(
+                f"The prompt {short(prompt)} has no single place for the text. Write {{text}} once, as in "
+                "'Message: {text}\\nTopic:'."
+            )
+        self.model, self.tokenizer = model.requires_grad_(False).eval(), tokenizer
+        self.classes, self.prompt, self.system = list(written), prompt, system
+        self.chat = bool(getattr(tokenizer, "chat_template", None)) if chat is None else chat
+        self.content_free, self.batch_tokens = tuple(content_free), batch_tokens
+        self._accepts = accepted_inputs(model)
+        layers = DynamicCache(config=model.config).layers
+        self._whole = all(type(layer) is DynamicLayer for layer in layers)  # every token is kept
+        self.pad = (
+            pad and self._whole and "position_ids" in self._accepts
+        )  # else padding would move something
+        self._listed, self.names = ", ".join(written.values()), [self._name_ids(n) for n in written.values()]
+        if len(set(map(tuple, self.names))) < len(self.names) or not all(self.names):
+            raise ValueError(
+                f"Two classes of {short(list(written.values()))} are the same tokens. Rename one."
+            )
+        room = min(int(r) for r in (longest_input(model.config), tokenizer.model_max_length) if r)
+        self._room = room - max(map(len, self.names))
+        self.prefix = self._common_prefix() if cache_prefix and self._whole else []
+        self._prior: Tensor | None = None
+
+    def forward(self, texts: list[Any]) -> Tensor:
+        """Logits (N, C): mean log-likelihoods of the names, less those after content-free texts."""
+        if self._prior is None:
+            pairs = bool(texts) and not isinstance(texts[0], str)
+            blanks = [(text, text) if pairs else text for text in self.content_free]
+            self._prior = self._scored(blanks).mean(0) if blanks else torch.zeros(len(self.classes))
+        return self._scored(texts) - self._prior
+
+    # ---- ids ----
+
+    def _name_ids(self, name: str) -> list[int]:
+        """The tokens of a name as it follows the prompt."""
+        spaced = not self.chat and not self.prompt[-1:].isspace()
+        ids: list[int] = self.tokenizer(f" {name}" if spaced else name, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def prompt_ids(self, text: Any) -> list[int]:
+        """The tokens of the prompt with a text in it; a text that is too long is cut at its end."""
+        ids = self._ids(text)
+        while len(ids) > self._room:
+            parts = [text] if isinstance(text, str) else list(text)
+            longest = max(range(len(parts)), key=lambda i: len(parts[i]))
+            own = self.tokenizer(parts[longest], add_special_tokens=False)["input_ids"]
+            kept = max(0, len(own) - max(1, len(ids) - self._room))
+            if not own:
+                raise ValueError(
+                    f"The prompt alone has {len(ids)} tokens, and the model reads {self._room} before the "
+                    "names of the classes. Shorten it."
+                )
+            parts[longest] = self.tokenizer.decode(own[:kept])
+            text = parts[0] if isinstance(text, str) else tuple(parts)
+            ids = self._ids(text)
+        return ids
+
+    def _ids(self, text: Any) -> list[int]:
+        first, second = (text, "") if isinstance(text, str) else text
+        filled = self.prompt.replace("{classes}", self._listed)
+        before, after = filled.split("{text}")
+        parts = [part.replace("{text_pair}", second) for part in (before, after)]
+        content = parts[0] + first + parts[1]  # a text that holds {text} itself stays as it is
+        ids: list[int]
+        if not self.chat:
+            ids = list(self.tokenizer(content)["input_ids"])
+            return ids[:-1] if ids and ids[-1] == self.tokenizer.eos_token_id else ids  # it goes on
+        messages = [{"role": "user", "content": content}]
+        if self.system is not None:
+            messages.insert(0, {"role": "system", "content": self.system})
+        written = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids = self.tokenizer(written, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _common_prefix(self) -> list[int]:
+        """The tokens before the text, which are the same whatever it is; one less than agree, to be sure."""
+        pairs = "{text_pair}" in self.prompt
+        one, other = (self._ids((probe, probe) if pairs else probe) for probe in ("Zebra", "7 apples"))
+        same = 0
+        while same < min(len(one), len(other)) and one[same] == other[same]:
+            same += 1
+        return one[: max(0, same - 1)]
+
+    # ---- scores ----
+
+    def _scored(self, texts: list[Any]) -> Tensor:
+        """Mean log-likelihood of each name after each text's prompt: (N, C)."""
+        found = torch.zeros(len(texts), len(self.classes))
+        self.model.eval()
+        ids = [self.prompt_ids(text) for text in texts]
+        with torch.no_grad():
+            for rows in self._batches(ids):
+                found[rows] = self._scores([ids[row] for row in rows])
+        return found
+
+    def _batches(self, ids: list[list[int]]) -> Iterator[list[int]]:
+        """Rows of like length together, those that begin with the prefix apart from others."""
+        shared = [self._has_prefix(row) for row in ids]
+        order = sorted(range(len(ids)), key=lambda row: (shared[row], -len(ids[row])))
+        start = 0
+        while start < len(order):
+            first = order[start]
+            size = max(1, self.batch_tokens // max(1, len(ids[first])))
+            rows = [
+                row
+                for row in order[start : start + size]
+                if shared[row] == shared[first] and (self.pad or len(ids[row]) == len(ids[first]))
+            ]
+            start += len(rows)
+            yield rows
+
+    def _has_prefix(self, ids: list[int]) -> bool:
+        return bool(self.prefix) and len(ids) > len(self.prefix) and ids[: len(self.prefix)] == self.prefix
+
+    def _scores(self, ids: list[list[int]]) -> Tensor:
+        """(B, C) of rows that all begin with the prefix, or none of which does."""
+        shared = len(self.prefix) if self._has_prefix(ids[0]) else 0
+        rest = [row[shared:] for row in ids]
+        width, device = max(map(len, rest)), self.model.device
+        tokens = torch.tensor([[0] * (width - len(row)) + row for row in rest], device=device)
+        mask = torch.tensor(
+            [[1] * shared + [0] * (width - len(row)) + [1] * len(row) for row in rest], device=device
+        )
+        past = self._prefix_states(len(rest)) if shared else DynamicCache(config=self.model.config)
+        last = self._run(tokens, mask, past)[:, -1]  # (B, V)
+        scores = torch.zeros(len(rest), len(self.names))
+        for column, name in enumerate(self.names):
+            likely = last.log_softmax(-1)[:, name[0]]
+            if len(name) > 1:
+                more = torch.tensor([name[:-1]] * len(rest), device=device)
+                longer = torch.cat([mask, torch.ones_like(more)], 1)
+                own = past if self._whole else copy.deepcopy(past)
+                logs = self._run(more, longer, own).log_softmax(-1)  # (B, L - 1, V)
+                if self._whole:
+                    past.crop(1 - len(name))
+                wanted = torch.tensor(name[1:], device=device).expand(len(rest), -1)
+                likely = likely + logs.gather(-1, wanted[..., None]).squeeze(-1).sum(-1)
+            scores[:, column] = (likely / len(name)).cpu()
+        return scores
+
+    def _run(self, tokens: Tensor, mask: Tensor, past: Any) -> Tensor:
+        """Logits (B, T, V) in float32 of the new tokens; `past` grows by them."""
+        held = (
+            "cache" if "cache" in self._accepts else "past_key_values"
+        )  # as Transformers before 5.24 calls it
+        inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask, held: past}
+        if "position_ids" in self._accepts:
+            places = (mask.cumsum(1) - 1).clamp(min=0)
+            inputs["position_ids"] = places[:, -tokens.shape[1] :]
+        logits: Tensor = self.model(**inputs, use_cache=True).logits
+        return logits.float()
+
+    def _prefix_states(self, rows: int) -> Any:
+        """The keys and values of the prefix, run once, for as many rows."""
+        tokens = torch.tensor([self.prefix], device=self.model.device)
+        held = getattr(self, "_held", None)
+        if held is None or held[0] != self.model.device:
+            past = DynamicCache(config=self.model.config)
+            self._run(tokens, torch.ones_like(tokens), past)
+            self._held = held = (self.model.device, [(layer.keys, layer.values) for layer in past.layers])
+        fresh = DynamicCache(config=self.model.config)
+        for number, (keys, values) in enumerate(held[1]):
+            fresh.update(keys.expand(rows, *keys.shape[1:]), values.expand(rows, *values.shape[1:]), number)
+        return fresh
+
+    def fingerprint(self) -> str:
+        """sha256 over the model, its tokenizer and the prompt."""
+        facts = [
+            ModelTeacher(self.model).fingerprint(),
+            tokenizer_print(self.tokenizer),
+            [self.prompt, self.system, self.chat, self.content_free, self.names, self.classes, self._room],
+        ]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _written(classes: Classes) -> dict[str, str]:
+    """What the model is to write for each class: its name, or its description."""
+    described = read_classes(classes)
+    plain = not isinstance(classes, Mapping)
+    return {name: name if plain else texts[0] for name, texts in described.items()}
+
+
+def prompted(
+    model: Source,
+    prompt: str,
+    classes: Classes,
+    *,
+    system: str | None = None,
+    chat: bool | None = None,
+    content_free: Sequence[str] = CONTENT_FREE,
+    cache_prefix: bool = True,
+    tokenizer: Any = None,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    batch_size: int | None = None,
+    cache: str | Path | None = None,
+    limit: int | None = None,
+    temperature: float = 1.0,
+    prior: Mapping[str, float] | Sequence[float] | None = None,
+    calibrate: Any = None,
+) -> TextTeacher:
+    """A teacher made of a causal or instruct language model, a prompt and the names of the classes.
+
+    Nothing is generated: each class is scored by how likely its name is after the prompt,
+
+        z_c(x) = (1/L_c) Σ_i log p(name_c,i | prompt(x), name_c,<i)  -  mean over content-free x' of the same,
+
+    L_c the number of tokens of the name. The second part takes away what the model would say of any text
+    (Zhao et al. 2021, arXiv 2102.09690, here subtracted from logarithms as in Holtzman et al. 2021, arXiv
+    2104.08315). What stands before the text is run once for all rows. Rows of different lengths are padded on
+    the left, with the positions they have alone.
+
+    Args:
+        model: Hub id, folder or object of a causal language model of Transformers.
+        prompt: with {text}, as in "Message: {text}\\nTopic:"; {text_pair} for pairs; {classes} is replaced by
+            the names.
+        classes: names; or a mapping from name to what the model is to write.
+        system: the system's message, where there is a chat.
+        chat: whether to write the prompt by the tokenizer's chat template; None where it has one.
+        content_free: texts that say nothing; () subtracts nothing.
+        cache_prefix: run what stands before the text once.
+        tokenizer: of a model that is given as an object.
+        dtype: of the weights; None for float32, on a GPU torch.bfloat16 is usual.
+        device: of the model; None leaves it where it is, and the trainer moves it to its own.
+        batch_size: texts of a call; default 32.
+        cache: as in `TextTeacher`, as are the following.
+        limit: texts that may be asked about at most.
+        temperature: divides the logits; below 1 makes length-normalised scores surer.
+        prior: share of each class.
+        calibrate: a few labelled rows on which both are fitted; length-normalised scores need it most.
+
+    Raises:
+        ValueError: for a prompt without {text}, or one that leaves no room for a text.
+
+    Example:
+        >>> teacher = prompted("Qwen/Qwen2.5-1.5B-Instruct", "Which topic? {classes}\\nMessage: {text}",
+        ...                    ["refund", "card lost"], dtype=torch.bfloat16)  # doctest: +SKIP
+    """
+    if isinstance(model, (str, Path)):
+        with reaching(str(model)):
+            loaded = AutoModelForCausalLM.from_pretrained(
+                str(model), dtype=dtype or torch.float32, trust_remote_code=False
+            )
+            tokenizer = tokenizer or AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
+    else:
+        loaded = model
+    if tokenizer is None:
+        raise ValueError(
+            "The model came without a tokenizer. Type tokenizer=AutoTokenizer.from_pretrained(...)."
+        )
+    loaded.to(device=device, dtype=dtype)
+    asked = PromptedClassifier(
+        loaded, tokenizer, prompt, classes, system=system, chat=chat, content_free=content_free,
+        cache_prefix=cache_prefix,
+    )  # fmt: skip
+    return TextTeacher(
+        asked, kind="logits", batch_size=batch_size, cache=cache, limit=limit, temperature=temperature,
+        prior=prior, calibrate=calibrate,
+    )  # fmt: skip

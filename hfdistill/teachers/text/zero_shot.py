@@ -1,0 +1,216 @@
+"""A model of natural language inference and class names as a teacher."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hfdistill.network.architectures import longest_input
+from hfdistill.network.label_space import class_names, some
+from hfdistill.network.loading import Source, load_classifier, load_tokenizer
+from hfdistill.network.tokenizers import tokenizer_print
+from hfdistill.network.trace import accepted_inputs
+from hfdistill.teachers.base import ModelTeacher
+from hfdistill.teachers.text.class_names import Classes, read_classes, read_templates
+from hfdistill.teachers.text.teacher import TextTeacher
+
+TEMPLATE = "This example is {}."
+
+
+class ZeroShotClassifier(nn.Module):
+    """Asks an NLI model whether a text entails "This example is about refunds." for each class.
+
+    Args:
+        model: a classifier of pairs with a class "entailment".
+        tokenizer: its own.
+        classes: names, or a mapping from name to descriptions.
+        templates: sentences with a place for the class.
+        multi_label: whether classes are decided one by one.
+        batch_tokens: padded tokens of a forward pass.
+
+    Raises:
+        ValueError: for a model without a class "entailment".
+    """
+
+    batch_size = 16
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        classes: Classes,
+        *,
+        templates: Sequence[str] = (TEMPLATE,),
+        multi_label: bool = False,
+        batch_tokens: int = 8192,
+    ) -> None:
+        super().__init__()
+        described = read_classes(classes, at_least=1 if multi_label else 2)
+        self.model, self.tokenizer = model.requires_grad_(False).eval(), tokenizer
+        self.classes, self.multi_label, self.batch_tokens = list(described), multi_label, batch_tokens
+        self.templates, self._described = list(templates), described
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        if model.config.pad_token_id is None:
+            model.config.pad_token_id = tokenizer.pad_token_id
+        self._accepts = accepted_inputs(model)
+        rooms = (longest_input(model.config), tokenizer.model_max_length)
+        self._room = min(int(room) for room in rooms if room)
+        names = [name.casefold() for name in class_names(model.config)]
+        found = [i for i, name in enumerate(names) if name.startswith("entail")]
+        if not found:
+            raise ValueError(
+                f"The model's classes are {some(class_names(model.config))}, and zero_shot needs one that is "
+                "called entailment. Name a model of natural language inference (NLI), or give it its names: "
+                "model.config.id2label = {0: 'contradiction', 1: 'neutral', 2: 'entailment'}."
+            )
+        against = [i for i, name in enumerate(names) if name.startswith("contra")]
+        self._columns = [against[0] if against else (len(names) - 1 if found[0] == 0 else 0), found[0]]
+
+    def forward(self, texts: list[Any]) -> Tensor:
+        """Logits (N, C); see `zero_shot`."""
+        if texts and not isinstance(texts[0], str):
+            raise ValueError("zero_shot reads one text a row, and these are pairs. Join them to one text.")
+        sentences = [
+            (template, name, text)
+            for template in self.templates
+            for name, described in self._described.items()
+            for text in described
+        ]
+        pairs = [(text, template.replace("{}", name)) for text in texts for template, _, name in sentences]
+        scores = self._scored(pairs).view(len(texts), len(sentences), 2)
+        answers = []
+        for template in self.templates:
+            columns = []
+            for name in self.classes:
+                own = [i for i, (of, label, _) in enumerate(sentences) if (of, label) == (template, name)]
+                columns.append(scores[:, own].mean(1))
+            answers.append(torch.stack(columns, 1))  # (N, C, 2): against, for
+        each = torch.stack(answers)  # (templates, N, C, 2)
+        if self.multi_label:
+            sides = each[..., 1] - each[..., 0]
+            if len(each) == 1:
+                return sides[0]
+            yes = nn.functional.logsigmoid(sides).logsumexp(0)
+            return yes - nn.functional.logsigmoid(-sides).logsumexp(0)
+        logits = each[..., 1]
+        return logits[0] if len(each) == 1 else logits.log_softmax(-1).logsumexp(0)
+
+    def _scored(self, pairs: list[tuple[str, str]]) -> Tensor:
+        """(pairs, 2): the logits against and for entailment."""
+        found = torch.zeros(len(pairs), 2)
+        self.model.eval()
+        for rows, batch in self._batches(pairs):
+            with torch.no_grad():
+                logits = self.model(**batch).logits.float().cpu()
+            found[rows] = logits[:, self._columns]
+        return found
+
+    def _batches(self, pairs: list[tuple[str, str]]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+        """Pairs of like length together; of a pair that is too long the text is cut, never the class."""
+        limit = self._room if self._room < 10**6 else None
+        read = self.tokenizer(
+            [text for text, _ in pairs],
+            [sentence for _, sentence in pairs],
+            truncation="only_first" if limit else False,
+            max_length=limit,
+            verbose=False,
+        )
+        columns = {name: read[name] for name in self.tokenizer.model_input_names if name in read}
+        columns = {name: values for name, values in columns.items() if name in self._accepts}
+        lengths = [len(row) for row in columns["input_ids"]]
+        order, start = sorted(range(len(pairs)), key=lambda row: -lengths[row]), 0
+        while start < len(order):
+            rows = order[start : start + max(1, self.batch_tokens // lengths[order[start]])]
+            start += len(rows)
+            part = {name: [values[row] for row in rows] for name, values in columns.items()}
+            batch = self.tokenizer.pad(part, return_tensors="pt")
+            yield rows, {name: value.to(self.model.device) for name, value in batch.items()}
+
+    def fingerprint(self) -> str:
+        """sha256 over the model, its tokenizer and the sentences."""
+        facts = [
+            ModelTeacher(self.model).fingerprint(),
+            tokenizer_print(self.tokenizer),
+            [list(self._described.items()), self.templates, self.multi_label],
+        ]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def zero_shot(
+    model: Source,
+    classes: Classes,
+    *,
+    template: str | Sequence[str] = TEMPLATE,
+    multi_label: bool = False,
+    tokenizer: Any = None,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    batch_size: int | None = None,
+    cache: str | Path | None = None,
+    limit: int | None = None,
+    temperature: float = 1.0,
+    prior: Mapping[str, float] | Sequence[float] | None = None,
+    calibrate: Any = None,
+) -> TextTeacher:
+    """A teacher made of an NLI model and the names of the classes, without any label.
+
+    The model is asked whether the text entails the template with each class in it. One label: logits are
+    those of entailment, whose softmax over the classes are the probabilities. Several labels: entailment
+    against contradiction, class by class. Both as in Transformers' zero-shot pipeline (Yin, Hay, Roth 2019,
+    arXiv 1909.00161). Scores of several descriptions of a class are averaged, and so are the probabilities
+    under several templates.
+
+    A text costs a forward pass for each class, description and template; pairs of like length are batched.
+    For more than about twenty classes `few_shot` is much faster, and often better.
+
+    Args:
+        model: Hub id, folder or object of an NLI model.
+        classes: names, or a mapping from name to a description or several.
+        template: a sentence with {} for the class, or several.
+        multi_label: whether classes are decided one by one.
+        tokenizer: of a model that is given as an object.
+        dtype: of the weights; None for float32.
+        device: of the model; None leaves it where it is, and the trainer moves it to its own.
+        batch_size: texts of a call; default 16.
+        cache: as in `TextTeacher`, as are the following.
+        limit: texts that may be asked about at most.
+        temperature: divides the logits.
+        prior: share of each class.
+        calibrate: a few labelled rows on which both are fitted.
+
+    Raises:
+        ValueError: for a model without a class "entailment", or a template without {}.
+
+    Example:
+        >>> teacher = zero_shot("MoritzLaurer/deberta-v3-base-zeroshot-v2.0", ["refund", "card lost"],
+        ...                     template="The customer writes about {}.")  # doctest: +SKIP
+        >>> DistillationTrainer(student, args, teacher=teacher, objective=KD(), ...)  # doctest: +SKIP
+    """
+    loaded = load_classifier(model)
+    tokenizer = tokenizer or load_tokenizer(model)
+    if tokenizer is None:
+        raise ValueError(
+            "The model came without a tokenizer. Type tokenizer=AutoTokenizer.from_pretrained(...)."
+        )
+    loaded.to(device=device, dtype=dtype)
+    asked = ZeroShotClassifier(
+        loaded, tokenizer, classes, templates=read_templates(template), multi_label=multi_label
+    )
+    return TextTeacher(
+        asked,
+        kind="logits",
+        multi_label=multi_label,
+        batch_size=batch_size,
+        cache=cache,
+        limit=limit,
+        temperature=temperature,
+        prior=prior,
+        calibrate=calibrate,
+    )
