@@ -1,4 +1,4 @@
-"""The command line: hfdistill init, train, shrink, predict, compare, measure, cache, export, push and list."""
+"""The command line: init, train, shrink, predict, compare, measure, cache, export, push and list."""
 
 from __future__ import annotations
 
