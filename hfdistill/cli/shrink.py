@@ -41,8 +41,9 @@ def shrink(args: argparse.Namespace) -> int:
         raise ValueError(
             "--choose-layers compares blocks by how well they can be fitted. Type --fit TEXTS, too."
         )
-    from hfdistill import load_classifier, measure, write_card
-    from hfdistill.network.loading import load_tokenizer
+    from hfdistill.evaluation.card import write_card
+    from hfdistill.evaluation.measure import measure
+    from hfdistill.network.loading import load_classifier, load_tokenizer
     from hfdistill.students.refit import Refit
     from hfdistill.students.shrink import shrink as cut
 

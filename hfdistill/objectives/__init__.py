@@ -49,7 +49,7 @@ def default_objective(
     mutual: bool = False,
     ripening: bool = False,
 ) -> Blend:
-    """Half hard labels, half teacher: 0.5 * CrossEntropy() + 0.5 * KD(temperature=4).
+    """Weigh hard labels and teacher alike: 0.5 * CrossEntropy() + 0.5 * KD(temperature=4).
 
     Args:
         task: for regression it is 0.5 * LabelMSE() + 0.5 * LogitMSE().

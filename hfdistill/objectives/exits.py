@@ -15,7 +15,7 @@ from hfdistill.schedules import Schedule
 
 
 class ExitObjective(Objective):
-    """A term on the exits of a student made by `with_exits`; the sum over them.
+    """Base class of terms on the exits of a student made by `with_exits`; the sum over them.
 
     Args:
         exits: the layers whose exits it is about; None for all of them.

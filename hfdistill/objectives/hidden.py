@@ -29,7 +29,7 @@ Projection = Literal["linear", "identity"]
 
 
 class HiddenObjective(LayerObjective):
-    """A term on pairs of hidden states: what all of them share.
+    """Base class of terms on pairs of hidden states.
 
     Args:
         layers: which student layer learns from which teacher layer; see `LayerMap`. 0 is the embeddings.
