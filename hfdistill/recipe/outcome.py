@@ -121,7 +121,7 @@ class Outcome:
     def _notes(self, trained: DistillationTrainer) -> dict[str, Any]:
         """Return what the report remembers of the run."""
         rows, training = self.run.rows, self.page.get("training", {})
-        notes = {"objective": str(trained.blend), "recipe": self.page, "rows": len(rows.train)}
+        notes = {"objective": str(trained.objective), "recipe": self.page, "rows": len(rows.train)}
         if len(rows.labelled) < len(rows.train):
             notes["labelled"] = len(rows.labelled)
         parts = [sentence for record in self.run.records.values() for sentence in record.earlier_parts()]
