@@ -195,6 +195,7 @@ def _run_measure(args: argparse.Namespace) -> int:
         teacher=args.teacher,
         baseline=args.baseline,
         max_length=args.max_length,
+        label_names=args.label_names,
         speed=None if args.no_speed else STANDARD,
     )
     if args.out:
@@ -238,6 +239,7 @@ def _run_export(args: argparse.Namespace) -> int:
         int8=None if args.int8 == "none" else args.int8,
         speed=not args.no_speed,
         max_length=args.max_length,
+        label_names=args.label_names,
     )
     print(report.table())
     return 0

@@ -31,7 +31,9 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
         "where it is not found by its usual name; several times for columns of 0 and 1 of a multi-label task"
     )
     parser.add_argument("--label", metavar="COLUMN", action="append", help=text)
-    parser.add_argument("--label-names", nargs="+", metavar="NAME", help="of the labels 0, 1, … of the data")
+    parser.add_argument(
+        "--label-names", nargs="+", metavar="NAME", help="of the classes 0, 1, … where they have none"
+    )
     add_file_flags(parser)
     parser.add_argument("--config", help="the Hub data set's configuration, such as mrpc")
     parser.add_argument("--rows", type=int, help="this many rows alone, drawn at random (seed 0)")

@@ -68,7 +68,7 @@ def test_a_decay_out_of_range(decay):
 
 
 def test_an_average_of_nothing():
-    with pytest.raises(RuntimeError, match=r"no student yet.*start\(student\)"):
+    with pytest.raises(RuntimeError, match=r"no student yet.*bind_student\(student\)"):
         EMATeacher().trace(BATCH)
     with pytest.raises(TypeError, match="averages and saves a Transformers model, found Linear"):
         EMATeacher().bind_student(nn.Linear(2, 2))

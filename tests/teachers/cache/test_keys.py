@@ -32,7 +32,7 @@ def keys(batch):
         {"side": "left"},
         {"to": 9},
         {"side": "left", "to": 30},
-        {"record_missing": 7},
+        {"fill": 7},
         {"dtype": torch.int32},
     ],
     ids=str,
