@@ -1,4 +1,4 @@
-"""The command line: hfdistill init | train | predict | compare | measure | cache | export | push | list."""
+"""The command line: init, train, shrink, predict, compare, measure, cache, export, push and list."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hfdistill
-from hfdistill.cli import compare, init, predict
+from hfdistill.cli import compare, init, predict, shrink
 from hfdistill.cli.data_flags import add_data_flags, rows
 from hfdistill.cli.parser import Parser
 from hfdistill.files.plain_data import printable
@@ -84,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND")
     init.add_flags(_command(commands, "init", "write a page from what a file of rows holds", init.init))
     _train(commands)
+    text = "cut a student from a teacher, and fit it to the whole of it without labels or training"
+    shrink.add_flags(_command(commands, "shrink", text, shrink.shrink))
     text = "write a file's rows with the student's predictions beside them"
     predict.add_flags(_command(commands, "predict", text, predict.predict))
     text = "two students, or a student and its teacher, on the same rows: who is right, and where they differ"

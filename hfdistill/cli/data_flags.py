@@ -23,9 +23,9 @@ def add_file_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_data_flags(parser: argparse.ArgumentParser) -> None:
+def add_data_flags(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Flags for rows with labels."""
-    parser.add_argument("--data", required=True, help="Hub id, file or folder of text")
+    parser.add_argument("--data", required=required, help="Hub id, file or folder of text")
     parser.add_argument("--split", help="else train to cache, validation or test to measure, or the only one")
     text = (
         "where it is not found by its usual name; several times for columns of 0 and 1 of a multi-label task"

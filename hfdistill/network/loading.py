@@ -23,6 +23,10 @@ from hfdistill.network.model_folder import check_model_folder
 Source: TypeAlias = str | Path | PreTrainedModel
 
 _LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
+_OTHER_HEADS = (
+    *("ForMaskedLM", "ForQuestionAnswering", "ForMultipleChoice", "ForPreTraining"),
+    "ForConditionalGeneration",
+)
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
 
 
@@ -162,9 +166,7 @@ def refuse_other_heads(architecture: str, *, role: str) -> None:
     Raises:
         MissingHead: saying what to do.
     """
-    others = ("ForMaskedLM", "ForQuestionAnswering", "ForMultipleChoice", "ForPreTraining")
-    others = (*others, "ForConditionalGeneration")
-    if role == "student" and architecture.endswith((*_LANGUAGE_MODELS, *others)):
+    if role == "student" and architecture.endswith((*_LANGUAGE_MODELS, *_OTHER_HEADS)):
         raise MissingHead(
             f"The student is a {architecture}, which gives a text no class. Start from its encoder with a "
             "fresh head: load_classifier(path, new_head=[class names])."
@@ -175,7 +177,7 @@ def refuse_other_heads(architecture: str, *, role: str) -> None:
             "To let it answer by words, type teacher=hfdistill.prompted(model, prompt, classes). Else "
             "fine-tune it with a head: AutoModelForSequenceClassification.from_pretrained(..., num_labels=)."
         )
-    if architecture.endswith(others):
+    if architecture.endswith(_OTHER_HEADS):
         raise MissingHead(
             f"The {role} is a {architecture}, which gives a text no class. Name a model that was fine-tuned "
             "with AutoModelForSequenceClassification or AutoModelForTokenClassification."
