@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 import hfdistill
-from hfdistill.cli import _parser, _rows, main
+from hfdistill.cli import _parser, main
+from hfdistill.cli.data_flags import rows as rows_of
 from hfdistill.objectives import registered
 from tests.distributed.test_two_processes import ROOT, launch
 from tests.recipe import material
@@ -157,7 +158,7 @@ def test_how_files_are_to_be_read_is_said_by_flags(tmp_path):
     (tmp_path / "a.csv").write_bytes('text^a^b\n"caf\u00e9^1^0\nb^0^0\n'.encode("cp1252"))
     words = ["--data", str(tmp_path / "a.csv"), "--encoding", "cp1252", "--delimiter", "^", "--no-quotes"]
     args = _parser().parse_args(["measure", "student", *words, "--label", "b", "--label", "a"])
-    assert _rows(args).to_list() == [
+    assert rows_of(args).to_list() == [
         {"text": '"caf\u00e9', "label": [0.0, 1.0]},
         {"text": "b", "label": [0.0, 0.0]},
     ]

@@ -12,11 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-)
 
 from hfdistill.network.architectures import Positions, unwrapped
 
@@ -69,6 +64,9 @@ def padding_side(config: Any, tokenizer: Any) -> str:
     Transformers holds, whatever the tokenizer says: heads of encoders read the first place, and those of
     decoders the last token that is not padding. For other networks the tokenizer says it.
     """
+    # Not at the top: a page is checked by modules that import this one, before Transformers is loaded.
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
     if getattr(config, "summary_type", None) == "last":
         return "left"
     kind = str(getattr(config, "model_type", None))
@@ -154,8 +152,13 @@ class ModelInputs:
         So it is for a decoder that counts them from the first place of a batch, as GPT-2, unless its
         tokenizer pads on the right. Encoders read the first place, and are not padded there.
         """
+        from transformers.models.auto import modeling_auto as auto
+
         kind = getattr(self.config, "model_type", None)
-        decodes = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+        decodes = (
+            kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+            and kind not in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+        )
         counts = self.positions.rows > 0 and not self.positions.start and "position_ids" in self.names
         return decodes and counts and getattr(self.tokenizer, "padding_side", "left") == "left"
 

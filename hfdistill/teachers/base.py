@@ -64,6 +64,9 @@ class Teacher(nn.Module):
     saved_as: ClassVar[str] = ""
     """Where its `model` is saved beside the student's files; "" for a teacher that stays as it is."""
 
+    ripens: ClassVar[bool] = False
+    """True where it knows nothing at first: in the default objective its weight rises from 0 to 1."""
+
     def __init_subclass__(cls, **options: Any) -> None:
         """Take methods under their earlier names for what they are now."""
         super().__init_subclass__(**options)
@@ -132,6 +135,9 @@ class Teacher(nn.Module):
 
     def bind_student(self, student: nn.Module) -> None:
         """Told of the run's student, before anything else is asked."""
+
+    def before_training(self, *, steps: int) -> None:
+        """Told how many optimizer steps the run has, when it begins."""
 
     def after_step(self, student: nn.Module, *, step: int) -> None:
         """Told that the student has moved.
