@@ -174,8 +174,6 @@ class ModelTeacher(Teacher):
         self.tokenizer = tokenizer
         if tokenizer is not None:
             self.prefix, self.same_tokens = PREFIX, False
-        if isinstance(unwrapped(model), PreTrainedModel):
-            refuse_other_heads(type(unwrapped(model)).__name__, role="teacher")
         self.model = name_architecture(model).requires_grad_(False).eval()
         self.config = getattr(model, "config", None)
         self._padding = getattr(self.config, "pad_token_id", None)
@@ -229,7 +227,11 @@ def as_teacher(source: str | Path | PreTrainedModel | nn.Module | Teacher) -> Te
 
     Raises:
         TypeError: for anything else.
+        MissingHead: for a language model, or another one whose logits are no classes.
     """
+    model = unwrapped(source.model if isinstance(source, ModelTeacher) else source)
+    if isinstance(model, PreTrainedModel):
+        refuse_other_heads(type(model).__name__, role="teacher")
     if isinstance(source, Teacher):
         return source
     if isinstance(source, (str, Path)):
