@@ -21,7 +21,7 @@ from transformers import (
 from hfdistill.data import DistillationCollator, FreshCopies, encode
 from hfdistill.data.align import RunLabels, makes_labels
 from hfdistill.data.encode import check_lengths
-from hfdistill.network import label_space as spaces
+from hfdistill.network import task as tasks
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import ModelInputs, accepted_inputs, name_padding, on_side
 from hfdistill.teachers import Teacher, assign_column_prefixes
@@ -256,13 +256,13 @@ class Reader:
             return data
         if None not in data.with_format(None)["label"][:]:
             return data
-        blank = spaces.unlabelled(1, config.num_labels, spaces.task_kind(config))[0].tolist()
+        blank = tasks.unlabelled(1, config.num_labels, tasks.task_kind(config))[0].tolist()
         return data.map(_fill, fn_kwargs={"blank": blank}, batched=True)
 
     def _check_words(self, data: Any) -> None:
         """Words with a label each are for models that label tokens."""
         config = next((config for config in self.configs if config is not None), None)
-        if config is not None and spaces.task_kind(config) != "token":
+        if config is not None and tasks.task_kind(config) != "token":
             raise ValueError(
                 "The data holds lists of words (column 'tokens'), and the student gives a text one label. "
                 "Load it with load_classifier(..., task='token'), or join the words to a column 'text'."
@@ -307,7 +307,7 @@ def _word_padder(configs: Sequence[Any], tokenizer: Any) -> Any:
     config = next((config for config in configs if config is not None), None)
     if config is None or not isinstance(tokenizer, PreTrainedTokenizerBase):
         return None
-    return DataCollatorForTokenClassification(tokenizer) if spaces.task_kind(config) == "token" else None
+    return DataCollatorForTokenClassification(tokenizer) if tasks.task_kind(config) == "token" else None
 
 
 def _on_the_side_of(config: Any, padder: Any) -> Any:
