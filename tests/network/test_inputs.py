@@ -229,5 +229,5 @@ def test_a_config_may_write_minus_one_for_no_padding(family):
     tokenizer = gpt_tokenizer(pad=None)
     name_padding(model, tokenizer)
     assert model.config.pad_token_id == tokenizer.pad_token_id == 0
-    teacher = ModelTeacher(model, tokenizer=tokenizer)
-    close(teacher.trace(tokenizer(TEXTS, padding=True, return_tensors="pt")).logits, right)
+    inputs = ModelInputs.of(model, tokenizer).select(tokenizer(TEXTS, padding=True, return_tensors="pt"))
+    close(model(**inputs).logits.detach(), right)
