@@ -30,15 +30,17 @@ def init(args: argparse.Namespace) -> int:
         raise FileExistsError(f"{page.name} exists. Type --overwrite, or --page with another name.")
     from hfdistill.data.table_files import FileOptions
     from hfdistill.recipe.draft import draft_page
+    from hfdistill.recipe.terminal import quiet_libraries
 
-    draft = draft_page(
-        args.file,
-        text=args.text,
-        text_pair=args.text_pair,
-        label=args.label,
-        teacher=args.encoder,
-        options=FileOptions(**file_options(args)),
-    )
+    with quiet_libraries():
+        draft = draft_page(
+            args.file,
+            text=args.text,
+            text_pair=args.text_pair,
+            label=args.label,
+            teacher=args.encoder,
+            options=FileOptions(**file_options(args)),
+        )
     write_atomically(page, draft.page)
     print("\n".join(draft.summary))
     shown = printable(args.page)
