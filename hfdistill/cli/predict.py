@@ -23,7 +23,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def predict(args: argparse.Namespace) -> int:
     """Write the file and say what is in it."""
-    from hfdistill.data.table_files import FileOptions
     from hfdistill.prediction.label_file import predict as predict_file
     from hfdistill.recipe.terminal import quiet_libraries
 
@@ -39,7 +38,7 @@ def predict(args: argparse.Namespace) -> int:
             max_length=args.max_length,
             batch_size=args.batch_size,
             prefix=args.prefix,
-            options=FileOptions(**file_options(args)),
+            **file_options(args),
         )
     seconds = time.perf_counter() - started
     print(f"{printable(args.out)}: {done.rows:,} rows in {seconds:.1f} s")
