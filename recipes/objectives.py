@@ -76,7 +76,7 @@ def main(study: Study, args: hd.DistillationArguments) -> None:
             )
             trainer.train()
             trainer.save_model()
-            notes = {"objective": str(trainer.blend), "seed": seed, "rows": len(train)}
+            notes = {"objective": str(trainer.objective), "seed": seed, "rows": len(train)}
             options = {"teacher": teacher, "tokenizer": tokenizer, "speed": None, "notes": notes}
             hd.measure(str(folder), dev, **options).save(folder / "report.json")
         return hd.Report.load(folder / "report.json")

@@ -327,9 +327,11 @@ def _draw(report: Report) -> str:
 
 
 def in_columns(sentences: Sequence[str], *, width: int = WIDTH) -> list[str]:
-    """Sentences as lines that a terminal of `width` columns shows whole; what goes on is indented."""
-    options = {"subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False}
-    return [line for text in sentences for line in textwrap.wrap(text, width, **options)]
+    """Return sentences as lines that a terminal of `width` columns shows whole; what goes on is indented."""
+    wrapper = textwrap.TextWrapper(
+        width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+    return [line for text in sentences for line in wrapper.wrap(text)]
 
 
 def show(value: float | None, metric: str) -> str:

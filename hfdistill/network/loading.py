@@ -143,14 +143,20 @@ def refuse_other_heads(architecture: str, *, role: str) -> None:
     Raises:
         MissingHead: saying what to do.
     """
+    others = ("ForMaskedLM", "ForQuestionAnswering", "ForMultipleChoice", "ForPreTraining")
+    others = (*others, "ForConditionalGeneration")
+    if role == "student" and architecture.endswith((*_LANGUAGE_MODELS, *others)):
+        raise MissingHead(
+            f"The student is a {architecture}, which gives a text no class. Start from its encoder with a "
+            "fresh head: load_classifier(path, new_head=[class names])."
+        )
     if architecture.endswith(_LANGUAGE_MODELS):
         raise MissingHead(
             f"The {role} is a language model ({architecture}), whose logits are the next token and no class. "
             "To let it answer by words, type teacher=hfdistill.prompted(model, prompt, classes). Else "
             "fine-tune it with a head: AutoModelForSequenceClassification.from_pretrained(..., num_labels=)."
         )
-    others = ("ForMaskedLM", "ForQuestionAnswering", "ForMultipleChoice", "ForPreTraining")
-    if architecture.endswith((*others, "ForConditionalGeneration")):
+    if architecture.endswith(others):
         raise MissingHead(
             f"The {role} is a {architecture}, which gives a text no class. Name a model that was fine-tuned "
             "with AutoModelForSequenceClassification or AutoModelForTokenClassification."

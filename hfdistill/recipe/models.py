@@ -36,14 +36,14 @@ class ModelBuilder:
         self.rows, self.seed, self.max_length = rows, seed, max_length
 
     def start(self, source: Source) -> PreTrainedModel:
-        """A classifier to cut or to train: an encoder gets a new head of the data's classes."""
+        """Return a classifier to cut or to train: an encoder gets a new head of the data's classes."""
         try:
             return load_classifier(source, role="student")
         except MissingHead:
             return self.fresh(source)
 
     def fresh(self, source: Source) -> PreTrainedModel:
-        """A model with a new head of the data's classes."""
+        """Return a model with a new head of the data's classes."""
         task: Any = "token" if self.rows.task == "token" else "sequence"
         set_seed(self.seed)
         return load_classifier(source, new_head=self.rows.class_names(), task=task)
@@ -51,7 +51,7 @@ class ModelBuilder:
     def student(
         self, plan: Student, *, of: Any, origin: str | None, like: Any
     ) -> tuple[PreTrainedModel, Any]:
-        """A student and the tokenizer of what it reads.
+        """Return a student and the tokenizer of what it reads.
 
         Args:
             plan: what the page says.
@@ -81,12 +81,12 @@ class ModelBuilder:
         return model, tokenizer
 
     def peer(self, arguments: Mapping[str, Any]) -> PreTrainedModel:
-        """A peer's model, cut where the page says so."""
+        """Return a peer's model, cut where the page says so."""
         model, layers = self.start(arguments["model"]), arguments.get("layers")
         return model if layers is None else shrink(model, layers=layers)
 
     def _made(self, plan: Student, whole: PreTrainedModel, tokenizer: Any) -> PreTrainedModel:
-        """A student made of a whole model."""
+        """Return a student made of a whole model."""
         arguments = dict(plan.arguments)
         of_run = {"teacher": whole, "tokenizer": tokenizer, "corpus": self.rows.texts()}
         of_run["pairs"] = "text_pair" in self.rows.train.column_names
@@ -101,7 +101,7 @@ class ModelBuilder:
         return build(component, arguments, of_run)
 
     def _calibration(self, model: Any, tokenizer: Any) -> list[dict[str, torch.Tensor]]:
-        """Batches of training rows as the model reads them, without labels: its answers are judged."""
+        """Return batches of training rows as the model reads them, without labels: its answers are judged."""
         room = (self.max_length, longest_input(model.config), tokenizer.model_max_length)
         rows, batches = drawn(self.rows.train, CALIBRATION_ROWS, self.seed), []
         for start in range(0, len(rows), CALIBRATION_BATCH):

@@ -80,7 +80,7 @@ class Outcome:
             )
 
     def _save_held_out(self) -> Path | None:
-        """The rows that are measured on, in a file, where they are no whole split of the data."""
+        """Return the rows that are measured on, in a file, where they are no whole split of the data."""
         rows = self.run.rows
         if not rows.is_drawn or self.run.smoke:
             return None
@@ -119,9 +119,9 @@ class Outcome:
         return report
 
     def _notes(self, trained: DistillationTrainer) -> dict[str, Any]:
-        """What the report remembers of the run."""
+        """Return what the report remembers of the run."""
         rows, training = self.run.rows, self.page.get("training", {})
-        notes = {"objective": str(trained.blend), "recipe": self.page, "rows": len(rows.train)}
+        notes = {"objective": str(trained.objective), "recipe": self.page, "rows": len(rows.train)}
         if len(rows.labelled) < len(rows.train):
             notes["labelled"] = len(rows.labelled)
         parts = [sentence for record in self.run.records.values() for sentence in record.earlier_parts()]
@@ -134,11 +134,23 @@ class Outcome:
         if parts or others:
             notes["trained otherwise"] = [*parts, *others]
         if self.held_out is not None:
-            notes["measured again by"] = self._measure_command(Path("student"), Path(HELD_OUT_FILE))
+            notes["measured again by"] = self._measure_command("student", ["--data", HELD_OUT_FILE])
         return {**notes, "seed": training.get("seed", self.args.seed)}
 
-    def _measure_command(self, student: Path, data: Path) -> str:
-        words = ["hfdistill", "measure", str(student), "--data", str(data)]
+    def _data_words(self, held_out: Path | None) -> list[str]:
+        """Return the words of a command that name the rows which were measured on."""
+        if held_out is not None:
+            return ["--data", str(held_out)]
+        load, rows = self.recipe.load, self.run.rows
+        named = {
+            f"--{name.replace('_', '-')}": load.get(name) for name in ("text", "text_pair", "label", "config")
+        }
+        words = [word for flag, value in named.items() if value is not None for word in (flag, str(value))]
+        split = ["--split", str(rows.evaluation.split)] if rows.evaluation.split else []
+        return ["--data", str(load["source"]), *split, *words]
+
+    def _measure_command(self, student: str, data: list[str]) -> str:
+        words = ["hfdistill", "measure", student, *data]
         length = (self.recipe.measurement and self.recipe.measurement.max_length) or self.args.max_length
         return shlex.join(words + (["--max-length", str(length)] if length else []))
 
@@ -158,13 +170,13 @@ class Outcome:
         )
 
     def _base(self) -> str:
-        """What the student was made of, for its card."""
+        """Return what the student was made of, for its card."""
         arguments = self.recipe.teacher[1] if self.recipe.teacher else {}
         named = (self.recipe.student.arguments.get("source"), arguments.get("encoder"), self.run.origin)
         return next((str(name) for name in named if name is not None), "a model of its own")
 
     def _origin(self) -> str:
-        """How the student came to be, in the words of a card; `{base}` stands for what it was made of."""
+        """Return how the student came to be, in a card's words; `{base}` stands for what it was made of."""
         recipe = self.recipe
         if recipe.generations > 1 or recipe.assistants:
             count = recipe.generations - 1 + len(recipe.assistants)
@@ -173,7 +185,7 @@ class Outcome:
             steps = ""
         kind, arguments = recipe.teacher or ("", {})
         if kind == "finetune":
-            return f"It was distilled from {{base}}, fine-tuned on the same labels first{steps}"
+            return f"It was distilled from {{base}}, fine-tuned on the same labels first{steps},"
         if kind == "ensemble":
             names = [public_name(str(member)) for member in by_name(arguments.get("members"))[1]]
             return f"It was made of {{base}} and distilled from an ensemble of {', '.join(names)}{steps}"
@@ -205,23 +217,23 @@ class Outcome:
 
     def _tell_what_is_next(self, report: Report | None, baseline: str | None) -> None:
         """Say what was made, where it lies, and what to type next."""
-        line, student = self.run.terminal.line, str(self.folder)
+        terminal, student = self.run.terminal, str(self.folder)
+        line, command = terminal.line, terminal.command
         if self.run.smoke:
             line("It runs: two steps on a few rows. Now type the same without --smoke.")
             return
         line(f"The student is in {student}, with its card (README.md), report.json, plots and recipe.yaml.")
         if report is not None and (warning := nothing_to_teach(report)):
             line(f"! {warning}")
-        data = str(self.held_out or self.recipe.load["source"])
+        data = self._data_words(self.held_out)
         beside = [f"--teacher {shlex.quote(self.teacher)}"] if self.teacher else []
         beside += [f"--baseline {shlex.quote(baseline)}"] if baseline else []
         if self.held_out is not None:
             line(f"The rows that it was measured on are in {self.held_out}.")
         line("Next:")
-        line(f"hfdistill predict {shlex.quote(student)} FILE.csv --out labelled.csv", indent=2)
-        line(" ".join([self._measure_command(Path(student), Path(data)), *beside]), indent=2)
+        command(f"hfdistill predict {shlex.quote(student)} FILE.csv --out labelled.csv")
+        command(" ".join([self._measure_command(student, data), *beside]))
         if self.recipe.export is None:
-            words = ["hfdistill", "export", student, str(self.onnx), "--data", data]
-            line(shlex.join(words), indent=2)
+            command(shlex.join(["hfdistill", "export", student, str(self.onnx), *data]))
         task = "token-classification" if self.run.rows.task == "token" else "text-classification"
-        line(f"transformers.pipeline({task!r}, model={student!r})  # in Python", indent=2)
+        command(f"transformers.pipeline({task!r}, model={student!r})  # in Python")

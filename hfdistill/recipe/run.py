@@ -99,7 +99,7 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def arguments(recipe: Recipe, *, smoke: bool = False) -> Any:
-    """The `training` section as arguments of the trainer.
+    """Return the `training` section as arguments of the trainer.
 
     Raises:
         RecipeError: a value that Transformers refuses.
@@ -206,30 +206,30 @@ class Run:
         return str(self.fit("baseline", self.student(self.recipe.student)).args.output_dir)
 
     def student(self, plan: Student) -> tuple[PreTrainedModel, Any]:
-        """A student that the page plans, and its tokenizer."""
+        """Return a student that the page plans, and its tokenizer."""
         whole = self.teacher if isinstance(self.teacher, PreTrainedModel) else self.origin
         like = getattr(self.teacher, "config", None)
         return self.builder.student(plan, of=whole, origin=self.origin, like=like)
 
     def who_taught(self, folder: str | Path) -> str | None:
-        """Where the teacher lies once the student in `folder` is trained; there, where it moved too."""
+        """Return where the teacher lies once the student in `folder` is trained: inside, if it moved."""
         moved = self.last.saved_as if isinstance(self.last, Teacher) else ""
         return str(Path(folder, moved)) if moved else self.source
 
     def trained_model(self, trainer: DistillationTrainer) -> PreTrainedModel:
-        """A model that has been trained, as it was saved."""
+        """Return a model that has been trained, as it was saved."""
         return load_classifier(str(trainer.args.output_dir))
 
     def _phases(self) -> int:
         recipe = self.recipe
-        taught = recipe.teacher is not None and recipe.teacher[0] == "finetune"
-        count = taught + len(recipe.assistants) + recipe.generations
+        finetuned = recipe.teacher is not None and recipe.teacher[0] == "finetune"
+        count = finetuned + len(recipe.assistants) + recipe.generations
         if recipe.measurement is not None:
             count += 1 + recipe.measurement.baseline
         return int(count) + (recipe.export is not None)
 
     def _teacher(self) -> tuple[Any, str | None]:
-        """The teacher, and where the model lies that the student is measured beside.
+        """Return the teacher, and where the model lies that the student is measured beside.
 
         `origin` is where the model lies of which students are made.
         """
@@ -251,7 +251,7 @@ class Run:
         return teacher, None if elsewhere else self.origin
 
     def _members(self, arguments: dict[str, Any]) -> Any:
-        """The members of an ensemble, each with its own recorded answers: labels may weigh them."""
+        """Return the members of an ensemble, each with its own recorded answers: labels may weigh them."""
         folder = self.options.pop("teacher_cache", None)
         if folder is None:
             return arguments["members"]
@@ -267,7 +267,7 @@ class Run:
         return recorded if isinstance(arguments["members"], dict) else list(recorded.values())
 
     def _finetuned(self, plan: schema.Finetuning) -> tuple[PreTrainedModel, str]:
-        """The encoder, fine-tuned on the labelled rows, and where it lies."""
+        """Return the encoder, fine-tuned on the labelled rows, and where it lies."""
         steps = SMOKE_STEPS if self.smoke else -1  # its own epochs count
         changes = {"num_train_epochs": plan.epochs, "learning_rate": plan.learning_rate, "max_steps": steps}
         made = self.builder.fresh(plan.encoder), load_tokenizer(plan.encoder)
@@ -307,7 +307,7 @@ class Run:
         self, stage: str, made: tuple[PreTrainedModel, Any], *, teacher: Any, objective: Any, options: Any,
         folder: str | Path | None = None, **changes: Any,
     ) -> DistillationTrainer:  # fmt: skip
-        """The trainer of one model, which checks whatever a trainer can check.
+        """Return the trainer of one model, which checks whatever a trainer can check.
 
         Args:
             stage: the name of the model's folder.
@@ -336,7 +336,7 @@ class Run:
         )
 
     def _title(self, stage: str, trainer: DistillationTrainer) -> str:
-        """What a phase's heading says before its steps: "student: 3 of 6 layers, 17.4 M parameters"."""
+        """Return a phase's heading without its steps: "student: 3 of 6 layers, 17.4 M parameters"."""
         model = trainer.accelerator.unwrap_model(trainer.model)
         layers = getattr(model.config, "num_hidden_layers", None)
         cut = getattr(model.config, "shrunk_from", None)
@@ -348,7 +348,7 @@ class Run:
 
 
 def _stopped(stage: str, trainer: DistillationTrainer) -> str:
-    """One line for Ctrl-C: what is saved, and from which step the same command goes on."""
+    """Return one line for Ctrl-C: what is saved, and from which step the same command goes on."""
     state, saved = trainer.state, newest_checkpoint(trainer.args.output_dir)
     where = f"Stopped at step {state.global_step:,} of {state.max_steps:,} of the {stage}"
     if saved is None:
@@ -358,7 +358,7 @@ def _stopped(stage: str, trainer: DistillationTrainer) -> str:
 
 
 def as_lesson(model: PreTrainedModel, tokenizer: Any) -> ModelTeacher:
-    """A model that teaches, with the tokenizer by which it reads."""
+    """Return a model that teaches, with the tokenizer by which it reads."""
     teacher = ModelTeacher(model)
     teacher.tokenizer = tokenizer
     return teacher

@@ -205,7 +205,7 @@ class Finetuning:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a student is made of.
+    """The model that a student is made of.
 
     Args:
         source: Hub id or folder of a model; else the teacher. An encoder gets a new head of the data's
@@ -217,7 +217,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a student is cut from, and how its blocks are chosen.
+    """The model that a student is cut from, and the way its blocks are chosen.
 
     Args:
         source: as in `Origin`.
@@ -231,7 +231,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Cut:
-    """How many blocks of its model a peer has.
+    """The blocks of its model that a peer keeps.
 
     Args:
         layers: as in `shrink`; None for all.
@@ -242,7 +242,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Text:
-    """Which rows of text without labels the student also learns from.
+    """The rows of text without labels that the student also learns from.
 
     Args:
         split: which split of them; default "train", or the only one.
@@ -274,7 +274,7 @@ class Student:
 
 @dataclass(frozen=True)
 class Splits:
-    """Which rows to train and to measure on.
+    """The rows to train on and those to measure on.
 
     Args:
         train: the split to learn from.
@@ -311,7 +311,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is measured once the student is trained.
+    """The measurement that follows training.
 
     Args:
         baseline: train the same student without the teacher, too, and compare.
@@ -326,7 +326,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Card:
-    """What the student's card says that no run can know.
+    """Facts for the student's card that no run can know.
 
     Args:
         name: of the model; else that of training.output_dir.
@@ -345,7 +345,7 @@ SHORT = ("teacher", "student", "data", "unlabelled")
 
 
 def written_out(section: str, value: Any) -> Any:
-    """A short form written out: a text is an id or a path."""
+    """Return a short form written out: a text is an id or a path."""
     if not isinstance(value, str) or section not in SHORT:
         return value
     return {"pretrained": {"source": value}} if section in ("teacher", "student") else {"source": value}
