@@ -8,6 +8,8 @@ import time
 from hfdistill.cli.data_flags import add_file_flags, file_options
 from hfdistill.files.plain_data import printable
 
+HELP = "write a file's rows with the student's predictions beside them"
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """A student, what it reads and where its predictions go."""
@@ -21,7 +23,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=32, help="rows at once; default 32")
 
 
-def predict(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Write the file and say what is in it."""
     from hfdistill.prediction.label_file import predict as predict_file
     from hfdistill.recipe.terminal import quiet_libraries
