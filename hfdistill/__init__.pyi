@@ -22,6 +22,10 @@ from .evaluation.exit_curve import ExitPoint as ExitPoint
 from .evaluation.exit_curve import exit_curve as exit_curve
 from .evaluation.measure import measure as measure
 from .evaluation.measure import time_together as time_together
+from .evaluation.metrics.agreement import Agreement as Agreement
+from .evaluation.metrics.agreement import agreement as agreement
+from .evaluation.metrics.calibration import CalibrationError as CalibrationError
+from .evaluation.metrics.calibration import expected_calibration_error as expected_calibration_error
 from .evaluation.models import Contender as Contender
 from .evaluation.plots import write_frontier as write_frontier
 from .evaluation.plots import write_plots as write_plots

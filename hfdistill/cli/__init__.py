@@ -1,4 +1,4 @@
-"""The command line: hfdistill init | train | predict | compare | measure | cache | export | push | list."""
+"""The command line: init, train, shrink, predict, compare, measure, cache, export, push and list."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hfdistill
-from hfdistill.cli import cache, compare, export, init, list_names, measure, predict, push, train
+from hfdistill.cli import cache, compare, export, init, list_names, measure, predict, push, shrink, train
 from hfdistill.cli.parser import Parser
 from hfdistill.files.plain_data import printable
 from hfdistill.recipe import RecipeError
@@ -25,6 +25,7 @@ _REFUSALS = (ValueError, TypeError, OSError, LookupError, ImportError, Arithmeti
 _COMMANDS: dict[str, Any] = {
     "init": init,
     "train": train,
+    "shrink": shrink,
     "predict": predict,
     "compare": compare,
     "measure": measure,

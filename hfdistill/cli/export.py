@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
             int8=None if args.int8 == "none" else args.int8,
             speed=not args.no_speed,
             max_length=args.max_length,
+            label_names=args.label_names,
         )
     print(report.table())
     return 0

@@ -36,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
             teacher=args.teacher,
             baseline=args.baseline,
             max_length=args.max_length,
+            label_names=args.label_names,
             speed=None if args.no_speed else STANDARD,
         )
     if args.out:

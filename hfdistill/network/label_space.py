@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import re
@@ -204,6 +205,36 @@ def has_names(names: Sequence[str]) -> bool:
     """Whether class names say more than numbers: neither LABEL_0, LABEL_1, … nor "0", "1", … in order."""
     plain = all(_UNNAMED.fullmatch(name.strip().casefold()) for name in names)
     return not plain and list(names) != [str(i) for i in range(len(names))]
+
+
+def with_names(config: Any, names: Sequence[str] | None) -> Any:
+    """A copy of the config whose classes 0, 1, … have these names; itself where none are given.
+
+    Args:
+        config: a model's, whose classes have no names yet (LABEL_0 …) or these.
+        names: as many as it has outputs.
+
+    Raises:
+        LabelSpaceError: for another number of names, one that stands twice, or classes with other names.
+    """
+    own = class_names(config)
+    if names is None or list(names) == own:
+        return config
+    if isinstance(names, str) or len(set(map(str, names))) != len(own) or len(names) != len(own):
+        listed = short(names) if isinstance(names, str) else some(list(map(str, names)))
+        raise LabelSpaceError(
+            f"label_names is {listed}, and the model has {len(own)} classes ({some(own)}). Give each a name "
+            "of its own, in this order."
+        )
+    if has_names(own):
+        raise LabelSpaceError(
+            f"The model names its classes {some(own)}, label_names {some(list(map(str, names)))}. Leave "
+            "label_names out; to pair them with another model's, type label_map=."
+        )
+    named = copy.copy(config)
+    named.id2label = {i: str(name) for i, name in enumerate(names)}
+    named.label2id = {name: i for i, name in named.id2label.items()}
+    return named
 
 
 def class_ids(

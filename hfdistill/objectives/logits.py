@@ -18,8 +18,8 @@ from hfdistill.schedules import Schedule
 TINY = torch.finfo(torch.float32).tiny
 
 
-def wide(logits: Tensor) -> Tensor:
-    """Logits in float64, where the device has it: a KL is often the small difference of large numbers."""
+def as_float64(logits: Tensor) -> Tensor:
+    """Convert to float64, where the device has it: a KL is often the small difference of large numbers."""
     return logits.to(torch.float32 if logits.device.type == "mps" else torch.float64)
 
 
@@ -241,7 +241,7 @@ class KD(Objective):
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
         """Mean over all rows; see `Objective.forward`."""
         temperature = self.now(self.temperature)
-        s, t = wide(student.logits), wide(teacher.logits)  # (B, C)
+        s, t = as_float64(student.logits), as_float64(teacher.logits)  # (B, C)
         weights = 1.0 if self.weight_by is None else trust(t, labels, by=self.weight_by)
         if self.probability_shift:
             t = shifted(t, labels)

@@ -1,4 +1,4 @@
-"""How far a teacher is to be believed on a row, and what it says once it is put right."""
+"""Weighs rows by how sure the teacher is, and shifts its logits where it is wrong."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check_trust(name: str, by: str) -> Trust:
 
 
 def trust(teacher: Tensor, labels: Tensor, *, by: Trust) -> Tensor:
-    """The weight of each row, in (0, 1]: (B,).
+    """Return the weight of each row, in (0, 1]: (B,).
 
     "confidence": max_c p_t(c) at T = 1 (CWTM of Furlanello et al. 2018, arXiv 1805.04770). "label": 1/(1 +
     CE(y, z_t)) (Wu, Wu, Huang 2021, arXiv 2106.01023), 1 for a row without a label.
@@ -38,7 +38,7 @@ def trust(teacher: Tensor, labels: Tensor, *, by: Trust) -> Tensor:
 
 
 def shifted(teacher: Tensor, labels: Tensor) -> Tensor:
-    """The logits with the largest and the label's changed for each other in each row; a copy, (B, C).
+    """Copy the logits (B, C), and swap each row's largest with that of its label.
 
     Args:
         teacher: logits (B, C).

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hfdistill.files.plain_data import printable
 from hfdistill.recipe import schema
 from hfdistill.recipe.binding import Binder, accepted_arguments
 from hfdistill.recipe.page import Page, RecipeError, Where, hint, read_page
@@ -226,6 +227,14 @@ class _Checker(Binder):
         if arguments.get("choose") == "importance" and type(arguments.get("layers")) is not int:
             place = (*where, kind) if isinstance(value, dict) else where
             self.page.refuse(place, "chooses by importance, and lacks how many. Type layers: 3.")
+        fit = arguments.get("fit") if kind == "shrink" else None
+        if isinstance(fit, str) and not Path(fit).expanduser().exists():
+            place = (*where, kind, "fit") if isinstance(value, dict) else where
+            self.page.refuse(
+                place,
+                f"there is no file or folder {printable(fit)!r}. Type fit: true for the "
+                "training rows, or the path of texts.",
+            )
         return Student(kind, arguments, bound)
 
     def _data(self, section: Mapping[Any, Any]) -> dict[str, Any]:

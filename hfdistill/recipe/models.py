@@ -17,6 +17,7 @@ from hfdistill.recipe.rows import Rows, drawn
 from hfdistill.recipe.schema import Student
 from hfdistill.students.early_exit import with_exits
 from hfdistill.students.importance import block_importance, most_important
+from hfdistill.students.refit import Refit
 from hfdistill.students.shrink import shrink
 from hfdistill.students.vocabulary import prune_vocabulary
 
@@ -97,6 +98,8 @@ class ModelBuilder:
             of_run["data"] = batches = self._calibration(whole, tokenizer)
             if chosen:
                 arguments["layers"] = most_important(block_importance(whole, batches), arguments["layers"])
+        if plan.kind == "shrink" and (fit := arguments.pop("fit", False)):
+            of_run["fit"] = Refit(self.rows.train if fit is True else fit, max_length=self.max_length)
         set_seed(self.seed)  # the same new head for student and baseline
         return build(component, arguments, of_run)
 

@@ -223,10 +223,13 @@ class Chosen:
         source: as in `Origin`.
         choose: "evenly" spreads as many blocks as `layers` says; "importance" takes those without which the
             answers to training rows change most.
+        fit: true fits what is kept to the whole teacher on the texts of the training rows, a path on those of
+            a file or folder; no label is read. See `hfdistill.Refit`.
     """
 
     source: str | Path | None = None
     choose: Literal["evenly", "importance"] = "evenly"
+    fit: bool | str = False
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,9 @@ class Teacher(nn.Module):
     saved_as: ClassVar[str] = ""
     """Where its `model` is saved beside the student's files; "" for a teacher that stays as it is."""
 
+    ripens: ClassVar[bool] = False
+    """True where it knows nothing at first: in the default objective its weight rises from 0 to 1."""
+
     def __init_subclass__(cls, **options: Any) -> None:
         """Take methods under their earlier names for what they are now."""
         super().__init_subclass__(**options)
@@ -133,6 +136,9 @@ class Teacher(nn.Module):
     def bind_student(self, student: nn.Module) -> None:
         """Told of the run's student, before anything else is asked."""
 
+    def before_training(self, *, steps: int) -> None:
+        """Told how many optimizer steps the run has, when it begins."""
+
     def after_step(self, student: nn.Module, *, step: int) -> None:
         """Told that the student has moved.
 
@@ -164,8 +170,6 @@ class ModelTeacher(Teacher):
         self.tokenizer = tokenizer
         if tokenizer is not None:
             self.prefix, self.same_tokens = PREFIX, False
-        if isinstance(unwrapped(model), PreTrainedModel):
-            refuse_other_heads(type(unwrapped(model)).__name__, role="teacher")
         self.model = name_architecture(model).requires_grad_(False).eval()
         self.config = getattr(model, "config", None)
         self._padding = getattr(self.config, "pad_token_id", None)
@@ -207,7 +211,11 @@ def as_teacher(source: str | Path | PreTrainedModel | nn.Module | Teacher) -> Te
 
     Raises:
         TypeError: for anything else.
+        MissingHead: for a language model, or another one whose logits are no classes.
     """
+    model = unwrapped(source.model if isinstance(source, ModelTeacher) else source)
+    if isinstance(model, PreTrainedModel):
+        refuse_other_heads(type(model).__name__, role="teacher")
     if isinstance(source, Teacher):
         return source
     if isinstance(source, (str, Path)):

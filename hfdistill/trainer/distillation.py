@@ -256,6 +256,8 @@ class DistillationTrainer(CheckpointingTrainer):
         self._teacher_is_checked = False
         if changing(self.teacher) and self.args.world_size > 1:
             broadcast_teacher(changing(self.teacher))
+        if self.teacher is not None:
+            self.teacher.before_training(steps=self.state.max_steps)
         summary = "\n".join(["Objective:", *(f"  {line}" for line in self._joint.summary())])
         logger.info("%s", summary)
         if self.is_world_process_zero() and not self.args.disable_tqdm:

@@ -48,6 +48,7 @@ def own_objective(
             hard=None if function is None else UserLoss(function),
             taught=teacher is not None,
             mutual=teacher is not None and teacher.learns,
+            ripening=teacher is not None and teacher.ripens,
         )
     if teacher is None and blend.needs_teacher:
         raise ValueError(f"{blend} learns from a teacher, and teacher=None. Name one, or drop that term.")
