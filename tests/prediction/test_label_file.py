@@ -11,7 +11,6 @@ import torch
 from transformers import BertForTokenClassification
 
 import hfdistill
-from hfdistill.data.table_files import FileOptions
 from hfdistill.prediction.label_file import predict
 from hfdistill.prediction.predictor import Predictor, load_predictor
 from tests.conftest import make_bert, make_sentences, make_tokenizer
@@ -235,7 +234,7 @@ def test_a_bad_line_is_told_before_the_student_is_loaded(here):
 
 def test_a_bad_line_may_be_left_out(folder, here):
     (here / "rows.csv").write_text("id,text\n1,a film\n2,a film, cold\n3,a plot\n")
-    counts = predict(folder / "student", "rows.csv", "labelled.csv", options=FileOptions(on_bad_row="drop"))
+    counts = predict(folder / "student", "rows.csv", "labelled.csv", on_bad_row="drop")
     assert [row["id"] for row in read_csv("labelled.csv")] == ["1", "3"]
     assert (counts.rows, counts.dropped) == (2, 1)
 
