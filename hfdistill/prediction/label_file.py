@@ -104,8 +104,7 @@ def predict(
     if out.exists() and source.exists() and out.samefile(source):
         raise ValueError(f"{out.name} is what is read. Write to another file.")
     file = RowFile(source, FileOptions(encoding, delimiter, quotes, on_bad_row))
-    columns = file.columns()
-    total = file.count()
+    columns, total = file.columns(), file.count()
     predictor = load_predictor(
         os.fspath(student), max_length=max_length, batch_size=batch_size, label_names=label_names
     )
