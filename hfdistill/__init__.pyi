@@ -117,6 +117,7 @@ from .teachers.text.few_shot import few_shot as few_shot
 from .teachers.text.files import answers_from as answers_from
 from .teachers.text.files import write_answers as write_answers
 from .teachers.text.prompted import prompted as prompted
+from .teachers.text.surest import keep_surest as keep_surest
 from .teachers.text.teacher import TextTeacher as TextTeacher
 from .teachers.text.values import AnswerError as AnswerError
 from .teachers.text.zero_shot import zero_shot as zero_shot

@@ -48,7 +48,7 @@ from hfdistill.trainer.label_guard import guarded
 from hfdistill.trainer.loss_window import LossWindow, NonFiniteError
 from hfdistill.trainer.mixup import SHARE, Mixup
 from hfdistill.trainer.run_facts import facts_of_run
-from hfdistill.trainer.teacher_cache import TeacherCache, publish_answers
+from hfdistill.trainer.teacher_cache import TeacherCache, asked_members, publish_answers
 from hfdistill.trainer.teacher_check import batches_of, judge_teacher, rows_to_check
 from hfdistill.trainer.theseus import replacements
 
@@ -221,16 +221,15 @@ class DistillationTrainer(CheckpointingTrainer):
         """Let the teacher answer from disk, where that is asked for."""
         precision = self.accelerator.mixed_precision
         cached = self._teacher_cache.cached(self.teacher, self.blend, precision=precision)
-        if cached is None:
-            return
-        self._teacher_cache.record(
-            cached,
-            train=self.train_dataset,
-            checked=self._rows_to_check(),
-            as_batches=self._as_teacher_reads,
-            progress=self.is_world_process_zero() and not self.args.disable_tqdm,
-        )
-        self.teacher = cached
+        for one in asked_members(self.teacher) if cached is None else [cached]:
+            self._teacher_cache.record(
+                one,
+                train=self.train_dataset,
+                checked=self._rows_to_check(),
+                as_batches=self._as_teacher_reads,
+                progress=self.is_world_process_zero() and not self.args.disable_tqdm,
+            )
+        self.teacher = self.teacher if cached is None else cached
 
     def create_optimizer(self, model: Any = None) -> Any:
         """As Trainer's, with groups for what learns beside the student.
