@@ -22,6 +22,10 @@ from .evaluation.exit_curve import ExitPoint as ExitPoint
 from .evaluation.exit_curve import exit_curve as exit_curve
 from .evaluation.measure import measure as measure
 from .evaluation.measure import time_together as time_together
+from .evaluation.metrics.agreement import Agreement as Agreement
+from .evaluation.metrics.agreement import agreement as agreement
+from .evaluation.metrics.calibration import CalibrationError as CalibrationError
+from .evaluation.metrics.calibration import expected_calibration_error as expected_calibration_error
 from .evaluation.models import Contender as Contender
 from .evaluation.plots import write_frontier as write_frontier
 from .evaluation.plots import write_plots as write_plots
@@ -113,6 +117,7 @@ from .teachers.text.few_shot import few_shot as few_shot
 from .teachers.text.files import answers_from as answers_from
 from .teachers.text.files import write_answers as write_answers
 from .teachers.text.prompted import prompted as prompted
+from .teachers.text.surest import keep_surest as keep_surest
 from .teachers.text.teacher import TextTeacher as TextTeacher
 from .teachers.text.values import AnswerError as AnswerError
 from .teachers.text.zero_shot import zero_shot as zero_shot

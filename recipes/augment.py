@@ -75,7 +75,7 @@ def main(study: Study, args: hd.DistillationArguments) -> None:
             )
             trainer.train()
             trainer.save_model()
-            notes = {"objective": str(trainer.blend), "seed": seed, "rows": len(train)}
+            notes = {"objective": str(trainer.objective), "seed": seed, "rows": len(train)}
             notes |= {"steps": args.max_steps, "labelled": study.labelled_rows, "method": study.method}
             beside = {"teacher": teacher, "tokenizer": tokenizer, "speed": None}
             hd.measure(str(folder), dev, notes=notes, **beside).save(folder / "report.json")

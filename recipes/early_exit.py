@@ -37,7 +37,7 @@ def main(recipe: Recipe, args: hfdistill.DistillationArguments) -> None:
     if recipe.train_rows:
         train = train.shuffle(seed=args.seed).select(range(min(recipe.train_rows, len(train))))
     tokenizer = AutoTokenizer.from_pretrained(recipe.teacher)
-    stages = {"distilled": CrossEntropy() + 0.5 * ExitCrossEntropy() + 0.5 * ExitKD()}
+    stages = {"distilled": CrossEntropy() + 0.7 * ExitCrossEntropy() + 0.033 * ExitKD(temperature=3)}
     if recipe.baseline:
         stages["baseline"] = CrossEntropy() + ExitCrossEntropy()
 

@@ -61,7 +61,7 @@ def main(recipe: Recipe, args: hfdistill.DistillationArguments) -> None:
         if recipe.baseline:
             baseline = fit(f"alone-{i + 1}", cut(recipe.layers[i]), None, hard).args.output_dir
         if both.is_world_process_zero():
-            notes = {"objective": str(both.blend), "rows": len(train), "epochs": args.num_train_epochs,
+            notes = {"objective": str(both.objective), "rows": len(train), "epochs": args.num_train_epochs,
                      "learning_rate": args.learning_rate, "bf16": args.bf16, "seed": args.seed}  # fmt: skip
             folder = Path(both.args.output_dir, role)
             report = hfdistill.measure(folder, dev, baseline=baseline, notes=notes)

@@ -105,7 +105,7 @@ def main(study: Study, args: hd.DistillationArguments) -> None:
         )  # fmt: skip
         trainer.train()
         trainer.save_model()
-        notes = {"objective": str(trainer.blend), "rows": len(train), "bf16": args.bf16}
+        notes = {"objective": str(trainer.objective), "rows": len(train), "bf16": args.bf16}
         (target / "notes.json").write_text(json.dumps(notes | settings))
 
     def trained(row, kind, seed):

@@ -64,7 +64,7 @@ def main(args: hfdistill.DistillationArguments) -> None:
     baseline = fit("baseline", hfdistill.shrink(teacher, layers=3), None, labelled, epochs)
 
     if student.is_world_process_zero():
-        notes = {"objective": str(student.blend), "labelled": LABELLED, "unlabelled": UNLABELLED,
+        notes = {"objective": str(student.objective), "labelled": LABELLED, "unlabelled": UNLABELLED,
                  "seed": args.seed}  # fmt: skip
         folder, source, plain = (trainer.args.output_dir for trainer in (student, taught, baseline))
         report = hfdistill.measure(folder, test, teacher=source, baseline=plain, notes=notes)

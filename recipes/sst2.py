@@ -58,7 +58,7 @@ def main(recipe: Recipe, args: hfdistill.DistillationArguments) -> None:
 
     if trainer.is_world_process_zero():
         student = trainer.args.output_dir
-        notes = {"objective": str(trainer.blend), "rows": len(train), "epochs": args.num_train_epochs,
+        notes = {"objective": str(trainer.objective), "rows": len(train), "epochs": args.num_train_epochs,
                  "learning_rate": args.learning_rate, "bf16": args.bf16, "seed": args.seed}  # fmt: skip
         report = hfdistill.measure(student, dev, teacher=source, baseline=baseline, notes=notes)
         report.save(Path(student, "report.json"))

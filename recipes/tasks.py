@@ -64,7 +64,7 @@ def main(recipe: Recipe, args: hfdistill.DistillationArguments) -> None:
 
     if student.is_world_process_zero():
         folder, source, plain = (trainer.args.output_dir for trainer in (student, taught, baseline))
-        notes = {"objective": str(student.blend), "labelled": len(labelled), "rows": len(train),
+        notes = {"objective": str(student.objective), "labelled": len(labelled), "rows": len(train),
                  "epochs": args.num_train_epochs, "seed": args.seed}  # fmt: skip
         report = hfdistill.measure(folder, test, teacher=source, baseline=plain, notes=notes)
         report.save(Path(folder, "report.json"))

@@ -159,7 +159,7 @@ def test_every_kind_of_student_gets_its_rows_and_finished_runs_are_kept(material
     assert "x |" in page.read_text()  # the times of the first start
     with pytest.raises(ValueError, match=r"holds runs of other settings \(inside False → True\)"):
         start("--students", "3 layers", "--inside", "--no_speed")
-    start("--students", "3 layers", "--inside", "--no_speed", "--output_dir", str(tmp_path / "inside"))
+    start("--students", "3 layers", "--inside", "--output_dir", str(tmp_path / "inside"))
     notes = json.loads((tmp_path / "inside" / "3_layers-distilled-1" / "notes.json").read_text())
     assert "TinyBERTAttention" in notes["objective"]
     assert "x |" in first

@@ -1,4 +1,4 @@
-"""The command line: hfdistill init | train | predict | compare | measure | cache | export | push | list."""
+"""The command line: init, train, shrink, predict, compare, measure, cache, export, push and list."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hfdistill
-from hfdistill.cli import compare, init, predict
+from hfdistill.cli import compare, init, predict, shrink
 from hfdistill.cli.data_flags import add_data_flags, rows
 from hfdistill.cli.parser import Parser
 from hfdistill.files.plain_data import printable
@@ -84,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND")
     init.add_flags(_command(commands, "init", "write a page from what a file of rows holds", init.init))
     _train(commands)
+    text = "cut a student from a teacher, and fit it to the whole of it without labels or training"
+    shrink.add_flags(_command(commands, "shrink", text, shrink.shrink))
     text = "write a file's rows with the student's predictions beside them"
     predict.add_flags(_command(commands, "predict", text, predict.predict))
     text = "two students, or a student and its teacher, on the same rows: who is right, and where they differ"
@@ -195,6 +197,7 @@ def _run_measure(args: argparse.Namespace) -> int:
         teacher=args.teacher,
         baseline=args.baseline,
         max_length=args.max_length,
+        label_names=args.label_names,
         speed=None if args.no_speed else STANDARD,
     )
     if args.out:
@@ -238,6 +241,7 @@ def _run_export(args: argparse.Namespace) -> int:
         int8=None if args.int8 == "none" else args.int8,
         speed=not args.no_speed,
         max_length=args.max_length,
+        label_names=args.label_names,
     )
     print(report.table())
     return 0

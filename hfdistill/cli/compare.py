@@ -29,7 +29,8 @@ def compare(args: argparse.Namespace) -> int:
         check_model_folder(source)
     with quiet_libraries():
         speed = STANDARD if args.speed else None
-        report = measure(args.first, rows(args), teacher=args.second, max_length=args.max_length, speed=speed)
+        options = {"max_length": args.max_length, "label_names": args.label_names, "speed": speed}
+        report = measure(args.first, rows(args), teacher=args.second, **options)
     if args.out:
         report.save(args.out)
     print(side_by_side(report, args.first, args.second))

@@ -23,15 +23,17 @@ def add_file_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_data_flags(parser: argparse.ArgumentParser) -> None:
+def add_data_flags(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Flags for rows with labels."""
-    parser.add_argument("--data", required=True, help="Hub id, file or folder of text")
+    parser.add_argument("--data", required=required, help="Hub id, file or folder of text")
     parser.add_argument("--split", help="else train to cache, validation or test to measure, or the only one")
     text = (
         "where it is not found by its usual name; several times for columns of 0 and 1 of a multi-label task"
     )
     parser.add_argument("--label", metavar="COLUMN", action="append", help=text)
-    parser.add_argument("--label-names", nargs="+", metavar="NAME", help="of the labels 0, 1, … of the data")
+    parser.add_argument(
+        "--label-names", nargs="+", metavar="NAME", help="of the classes 0, 1, … where they have none"
+    )
     add_file_flags(parser)
     parser.add_argument("--config", help="the Hub data set's configuration, such as mrpc")
     parser.add_argument("--rows", type=int, help="this many rows alone, drawn at random (seed 0)")

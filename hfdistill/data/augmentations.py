@@ -25,7 +25,8 @@ on off over under again further then once here there when where why how all any 
 other some such no nor not only own same so than too very s t can will just should now
 """
 STOP_WORDS = frozenset(_LITTLE.split())
-"""English words that say little, and negations, which say too much (NLTK's list, as in TinyBERT's code)."""
+"""English words that are not replaced: those that say little, negations, which say too much, and words that
+ask (what, who, when, why, how), which say what is asked for. NLTK's list, as in TinyBERT's code."""
 
 
 class Augmentation:
@@ -201,6 +202,9 @@ class Mask(Rewriting):
 @dataclass(frozen=True)
 class NGramSample(Rewriting):
     """Keeps a random run of 1 to `longest` words with probability p (Tang et al. 2019, arXiv 1903.12136).
+
+    A text of fewer words than `longest` gives runs of 1 to all of its words, each length as
+    likely: one of three words stays whole in a third of the cuts. A text of one word stays.
 
     Use it where parts of a text say something by themselves, as in sentiment, and after `Mask` in a `Chain`
     with p=0.25, as in the paper; not where the answer is in the whole, as in pairs that are compared.

@@ -10,7 +10,7 @@ from datasets import Dataset, IterableDataset
 
 from hfdistill.data.fresh_copies import FreshCopies
 from hfdistill.data.sampler import row_lengths
-from hfdistill.network.label_space import UNKNOWN
+from hfdistill.network.task import UNKNOWN
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def encode(
     holds the whole tokenizer, these arguments and the rows.
 
     Lists of words (`tokens`) with a label each (`label`) give `labels`, one a token: the word's on its first
-    token, -100 on all others, and `network.label_space.UNKNOWN` on the first token of a word without a label.
+    token, -100 on all others, and `network.task.UNKNOWN` on the first token of a word without a label.
 
     Args:
         dataset: A `Dataset`, `IterableDataset`, `DatasetDict` or `IterableDatasetDict` with a `text` or a

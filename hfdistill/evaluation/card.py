@@ -45,7 +45,7 @@ _HUB_METRICS = {
 
 @dataclass(frozen=True)
 class _Names:
-    """What the card calls things: ids where they are the Hub's, else the last folder of a path."""
+    """The names that the card uses: ids where they are the Hub's, else the last folder of a path."""
 
     model: str
     base: str
@@ -168,7 +168,7 @@ def _header(report: Report, names: _Names, license_id: str | None, extra: dict[s
 
 
 def _eval_results(report: Report, names: _Names) -> list[EvalResult]:
-    """The student's numbers for the header: what the table shows, and nothing undefined."""
+    """Return the student's numbers for the header: what the table shows, and nothing undefined."""
     values = {**(report.student.metrics or {}), **(report.student.fidelity or {})}
     found = {metric: value for metric in COLUMNS[report.task] if (value := values.get(metric)) is not None}
     return [
@@ -216,7 +216,7 @@ def _summary(report: Report, names: _Names, origin: str) -> str:
 
 
 def _origin(origin: str, names: _Names) -> str:
-    """How the student came to be, as text that brings no markup but the base model's name in bold."""
+    """Return how the student came to be, as text that brings no markup but the base model's name in bold."""
     before, base, after = origin.partition("{base}")
     bold = f"**{escape(names.base)}**" if base else ""
     shown = [escape(part.strip(), limit=400) for part in (before, after)]
@@ -260,7 +260,7 @@ _CLOSENESS = {
 
 
 def _pictures(folder: Path) -> list[str]:
-    """The plots that lie beside the card, by the names that `write_plots` gives them."""
+    """Return the plots that lie beside the card, by the names that `write_plots` gives them."""
     found = [
         f"![{shows}]({FOLDER}/{name}.{kind})"
         for name, shows in PLOTS.items()
@@ -344,7 +344,7 @@ def _any_has(models: Mapping[str, ModelReport], metric: str) -> bool:
 
 
 def _cell(values: Mapping[str, float | None], metric: str) -> str:
-    """A metric, with its standard error where there is one."""
+    """Return a metric, with its standard error where there is one."""
     error = values.get(f"{metric}_se")
     shown = show(values.get(metric), metric)
     return shown if error is None or metric not in PERCENT else f"{shown} ± {100 * error:.1f}"

@@ -16,7 +16,7 @@ _CALL = {
 
 
 def hub_task(report: Report) -> str:
-    """The task as the Hub and `pipeline` spell it."""
+    """Return the task as the Hub and `pipeline` spell it."""
     return _HUB_TASKS.get(report.task, "text-classification")
 
 

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
-from transformers import AutoTokenizer
 
-from hfdistill.data.align import LABELS
-from hfdistill.data.encode import encode
+from hfdistill.evaluation.measure import check_rows
 from hfdistill.evaluation.metrics.gold_labels import gold
-from hfdistill.evaluation.speed import SpeedPlan, compare_speeds
+from hfdistill.evaluation.metrics.scores import Array
+from hfdistill.evaluation.models import Contender, LoadedModel, load_models
+from hfdistill.evaluation.predictions import BATCH_SIZE, evaluating, outputs, speeds
+from hfdistill.evaluation.speed import SpeedPlan
 from hfdistill.network.architectures import ModelSpec
-from hfdistill.network.inputs import ModelInputs
-from hfdistill.network.loading import Source, load_classifier
-from hfdistill.network.trace import Batch
+from hfdistill.network.loading import Source, load_classifier, load_tokenizer
 from hfdistill.students.early_exit import EarlyExitForSequenceClassification
-
-BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -86,42 +82,32 @@ def exit_curve(
         ...     print(point)
     """
     loaded = _loaded(model)
+    check_rows(data, "exit_curve")
     if tokenizer is None and not isinstance(model, (str, Path)):
         raise ValueError("The model came without a tokenizer. Pass tokenizer=, or the folder of both.")
-    tokenizer = tokenizer or AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
-    models = [_view(loaded, threshold) for threshold in (None, *thresholds)]
-    rows = encode(data, tokenizer, max_length=max_length)
-    inputs = ModelInputs.of(loaded, tokenizer)
-    columns = {name: rows[name][:] for name in (inputs.names - set(LABELS)).intersection(rows.column_names)}
-
-    def collate(_role: str, chosen: Sequence[int]) -> Batch:
-        batch = inputs.select(inputs.pad(columns, chosen))
-        return {name: value.to(loaded.device) for name, value in batch.items()}
-
-    (labels, labelled), training = _labels(data, loaded.config), loaded.training
-    loaded.eval()
-    found = [_answers(view, collate, rows=len(rows)) for view in models]
-    timed = {str(i): view if i else loaded.backbone for i, view in enumerate(models)}
-    speeds = compare_speeds(timed, collate, rows=len(rows), plan=speed or SpeedPlan())
-    loaded.train(training)
-    return [
-        ExitPoint(
-            threshold=view.exit_threshold,
-            accuracy=float((answers == labels)[labelled].mean()),
-            mean_layers=float(layers.mean()),
-            latency_ms=speeds[role].latency_ms_p50,
-            rows_per_s=speeds[role].rows_per_s,
-        )
-        for view, role, (answers, layers) in zip(models, timed, found, strict=True)
-    ]
-
-
-def _labels(data: Dataset, config: Any) -> tuple[Any, Any]:
-    """The class of each row in the model's order, and which rows have one."""
-    labels, labelled = gold(data, config, {})
+    tokenizer = tokenizer or load_tokenizer(model)
+    models, data = load_models({"model": Contender(loaded, tokenizer=tokenizer)}, data, None, max_length)
+    labels, labelled = gold(data, loaded.config, {})
     if not labelled.any():
         raise ValueError("exit_curve scores rows with a label, and found none. Check the label column.")
-    return labels, labelled
+    views = {
+        str(i): replace(models["model"], model=_view(models["model"].model, threshold))
+        for i, threshold in enumerate((None, *thresholds))
+    }
+    whole = {"0": replace(models["model"], model=loaded.backbone)}
+    with evaluating(views):
+        predictions = {name: _predict(view) for name, view in views.items()}
+        times = speeds({**views, **whole}, speed or SpeedPlan())
+    return [
+        ExitPoint(
+            threshold=view.model.exit_threshold,
+            accuracy=float((predictions[name][0] == labels)[labelled].mean()),
+            mean_layers=float(predictions[name][1].mean()),
+            latency_ms=times[name].latency_ms_p50,
+            rows_per_s=times[name].rows_per_s,
+        )
+        for name, view in views.items()
+    ]
 
 
 def _loaded(model: Source) -> EarlyExitForSequenceClassification:
@@ -135,25 +121,21 @@ def _loaded(model: Source) -> EarlyExitForSequenceClassification:
 
 
 def _view(model: EarlyExitForSequenceClassification, threshold: float | None) -> Any:
-    """The same weights under another threshold; without the autocast that accelerate adds to a forward."""
+    """The same weights under another threshold."""
     view = copy.copy(model)
-    view.__dict__.pop("forward", None)
     view.config = copy.copy(model.config)
     view.exit_threshold = threshold
     return view
 
 
-def _answers(
-    model: EarlyExitForSequenceClassification, collate: Callable[[str, Sequence[int]], Batch], *, rows: int
-) -> tuple[Any, Any]:
+def _predict(view: LoadedModel) -> tuple[Array, Array]:
     """Class and depth of each row."""
-    depth = ModelSpec.of(model).depth
-    answers: list[int] = []
+    depth = ModelSpec.of(view.model).depth
+    classes: list[int] = []
     layers: list[int] = []
-    with torch.inference_mode():
-        for start in range(0, rows, BATCH_SIZE):
-            output = model(**collate("", range(start, min(start + BATCH_SIZE, rows))))
-            answers += output.logits.argmax(-1).tolist()
-            left = output.exit_layers
-            layers += [depth] * len(output.logits) if left is None else left.tolist()
-    return np.array(answers), np.array(layers)
+    batches = [range(i, min(i + BATCH_SIZE, len(view))) for i in range(0, len(view), BATCH_SIZE)]
+    for _, output in outputs(view, batches):
+        classes += output.logits.argmax(-1).tolist()
+        exits = output.exit_layers
+        layers += [depth] * len(output.logits) if exits is None else exits.tolist()
+    return np.array(classes), np.array(layers)

@@ -1,7 +1,8 @@
-"""Models that are to be looked at side by side: loaded, each with the rows in its own token ids."""
+"""Models that are measured side by side: loaded, each with the rows in its own token ids."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,13 +12,14 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from hfdistill.data.align import align_to
+from hfdistill.data.align import LABELS, align_to
 from hfdistill.data.encode import encode
 from hfdistill.files.plain_data import public_name
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import ModelInputs, name_padding
-from hfdistill.network.label_space import match_labels, task_kind
+from hfdistill.network.label_space import class_names, has_names, match_labels, with_names
 from hfdistill.network.loading import Source, load_classifier, load_tokenizer
+from hfdistill.network.task import task_kind
 from hfdistill.network.trace import Batch
 from hfdistill.teachers import Teacher, TeacherAsModel
 
@@ -31,6 +33,7 @@ class Contender:
         tokenizer: its own, where it is an object that reads other token ids than the student.
         name: what tables call it; else its id or folder.
         label_map: its class → the student's class, where their names do not say it.
+        label_names: names of its classes 0, 1, …, where it has none (LABEL_0 …).
 
     Example:
         >>> measure("out/student", dev, teacher=Contender(model, tokenizer=its_own))  # doctest: +SKIP
@@ -40,77 +43,147 @@ class Contender:
     tokenizer: Any = None
     name: str | None = None
     label_map: Mapping[str | int, str | int] | None = None
+    label_names: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
-    """A loaded model, its rows in its own token ids, and its columns in the student's class order."""
+class LoadedModel:
+    """A model with the rows in its own token ids, which answers them in the first model's class order.
+
+    Args:
+        role: what messages call it.
+        name: what tables call it.
+        model: a network of PyTorch or an ONNX file.
+        config: with the names of its classes, which the model itself may lack.
+        inputs: what it reads of a batch.
+        rows: columns of token ids; with `labels` where words are labelled.
+        columns: for each class of the first model, the column of its logits; None where they are the same.
+    """
 
     role: str
     name: str
-    model: PreTrainedModel
-    rows: Mapping[str, Sequence[Sequence[int]]]
-    columns: list[int] | None
+    model: Any
+    config: Any
     inputs: ModelInputs
+    rows: Mapping[str, Sequence[Sequence[int]]]
+    columns: list[int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows["input_ids"])
+
+    def collate(self, rows: Sequence[int]) -> Batch:
+        """Rows padded to the longest of them, on the model's device; (B, T) each, labels of words too."""
+        batch = self.inputs.pad(self.rows, rows)
+        return {name: tensor.to(self.model.device) for name, tensor in batch.items()}
+
+    def arguments(self, rows: Sequence[int]) -> Batch:
+        """The same as arguments of the model's forward."""
+        return self.inputs.select(self.collate(rows))
 
 
-def load_subjects(
-    given: Mapping[str, Source | Contender | None], data: Dataset, tokenizer: Any, max_length: int | None
-) -> dict[str, Subject]:
-    """Models, tokenizers and encoded rows by role; the first one's classes and device are everyone's."""
-    entries = {role: _entry(contender) for role, contender in given.items() if contender is not None}
-    device = next(
-        (e.model.device for e in entries.values() if not isinstance(e.model, (str, Path))),
-        torch.device("cpu"),
-    )
-    models: dict[str, PreTrainedModel] = {}
+def load_models(
+    contenders: Mapping[str, Source | Contender | None],
+    data: Dataset,
+    tokenizer: Any,
+    max_length: int | None,
+    *,
+    label_names: Sequence[str] | None = None,
+) -> tuple[dict[str, LoadedModel], Dataset]:
+    """Load models and tokenizers, and encode the rows for each.
+
+    Args:
+        contenders: by role; the first one's classes and device are everyone's.
+        data: the rows.
+        tokenizer: the first one's, where it is not that of its folder.
+        max_length: tokens per row; else each tokenizer's limit.
+        label_names: names of the classes 0, 1, … of models that have none.
+
+    Returns:
+        The models by role, and the rows with their labels in the order of the first one's classes.
+
+    Raises:
+        ValueError: for models of different tasks, classes or vocabularies, rows longer than a model can read,
+            and no tokenizer.
+    """
+    entries = {role: _contender(entry) for role, entry in contenders.items() if entry is not None}
+    models = _load(entries)
+    lead = next(iter(models))
+    configs = {role: _named(models[role].config, entries[role], label_names) for role in models}
     tokenizers: dict[str, Any] = {}
     for role, entry in entries.items():
-        loaded = load_classifier(entry.model, role=role)
-        models[role] = loaded if loaded is entry.model else loaded.to(device)
-        lead = next(iter(entries))
         own = entry.tokenizer or (tokenizer if role == lead else None)
         tokenizers[role] = own or load_tokenizer(entry.model) or tokenizers.get(lead) or tokenizer
-    data = align_to(data, models[lead].config)
-    _check_alike(models, entries, shared={r: tokenizers[r] is tokenizers[lead] for r in models})
+    data = align_to(data, configs[lead])
+    _check_alike(configs, shared={r: tokenizers[r] is tokenizers[lead] for r in models})
     inputs = {role: _inputs(role, model, entries[role], tokenizers[role]) for role, model in models.items()}
-    rows = _encode(data, models, inputs, max_length)
-    return {
-        role: Subject(
+    rows = encode_rows(data, inputs, configs, max_length=max_length)
+    loaded = {
+        role: LoadedModel(
             role=role,
             name=entry.name or _name_of(entry.model),
-            model=models[role],
-            rows=rows[role],
-            columns=match_labels(models[lead].config, models[role].config, label_map=entry.label_map),
+            model=_without_autocast(models[role]),
+            config=configs[role],
             inputs=inputs[role],
+            rows=rows[role],
+            columns=match_labels(configs[lead], configs[role], label_map=entry.label_map),
         )
         for role, entry in entries.items()
     }
+    return loaded, data
 
 
-def _entry(given: Any) -> Contender:
+def _contender(entry: Any) -> Contender:
     """A contender with a plain model, or with a teacher that answers like one."""
-    entry = given if isinstance(given, Contender) else Contender(given)
-    teacher = entry.model
+    contender = entry if isinstance(entry, Contender) else Contender(entry)
+    teacher = contender.model
     if not isinstance(teacher, Teacher):
-        return entry
+        return contender
     model = getattr(teacher, "model", None) or TeacherAsModel(teacher)
     tokenizer = getattr(model, "tokenizer", None) or teacher.tokenizer
-    return replace(entry, model=model, tokenizer=entry.tokenizer or tokenizer)
+    return replace(contender, model=model, tokenizer=contender.tokenizer or tokenizer)
 
 
-def _check_alike(
-    models: Mapping[str, PreTrainedModel], entries: Mapping[str, Contender], *, shared: Mapping[str, bool]
-) -> None:
+def _load(entries: Mapping[str, Contender]) -> dict[str, PreTrainedModel]:
+    """The models, those that are loaded on the device of the first one that is an object."""
+    objects = (entry.model.device for entry in entries.values() if not isinstance(entry.model, (str, Path)))
+    device = next(objects, torch.device("cpu"))
+    models = {}
+    for role, entry in entries.items():
+        model = load_classifier(entry.model, role=role)
+        models[role] = model if model is entry.model else model.to(device)
+    return models
+
+
+def _named(config: Any, entry: Contender, label_names: Sequence[str] | None) -> Any:
+    """The config with the names that were given for its classes."""
+    names = entry.label_names
+    if names is None and not has_names(class_names(config)):
+        names = label_names
+    return with_names(config, names)
+
+
+def _without_autocast(model: Any) -> Any:
+    """The same network without the autocast that accelerate wraps a trained model's forward in.
+
+    What is measured is the model as it is saved. The model itself keeps its autocast.
+    """
+    if "_original_forward" not in vars(model):
+        return model
+    view = copy.copy(model)
+    del view.forward
+    return view
+
+
+def _check_alike(configs: Mapping[str, Any], *, shared: Mapping[str, bool]) -> None:
     """Refuse models of another task, and token ids that one model would read as other words."""
-    lead, student = next(iter(models)), next(iter(models.values())).config
-    for role, model in models.items():
-        if task_kind(model.config) != task_kind(student):
+    lead, first = next(iter(configs.items()))
+    for role, config in configs.items():
+        if task_kind(config) != task_kind(first):
             raise ValueError(
-                f"The {role} is a {task_kind(model.config)} model and the {lead} a {task_kind(student)} "
-                "one. Set config.problem_type alike on both, or measure models of one task."
+                f"The {role} is a {task_kind(config)} model and the {lead} a {task_kind(first)} one. Set "
+                "config.problem_type alike on both, or measure models of one task."
             )
-        sizes = [getattr(config, "vocab_size", None) for config in (model.config, student)]
+        sizes = [getattr(each, "vocab_size", None) for each in (config, first)]
         if shared[role] and sizes[0] != sizes[1]:
             raise ValueError(
                 f"The {role} has a vocabulary of {sizes[0]} and the {lead} one of {sizes[1]}, so they "
@@ -134,44 +207,37 @@ def _inputs(role: str, model: PreTrainedModel, entry: Contender, tokenizer: Any)
     return ModelInputs.of(model, tokenizer if own else None, padded_by=tokenizer)
 
 
-def _encode(
-    data: Dataset,
-    models: Mapping[str, PreTrainedModel],
-    inputs: Mapping[str, ModelInputs],
-    max_length: int | None,
+def encode_rows(
+    data: Dataset, inputs: Mapping[str, ModelInputs], configs: Mapping[str, Any], *, max_length: int | None
 ) -> dict[str, dict[str, Any]]:
-    """Columns of token ids by role, only those that the model reads; equal encodings are made once."""
+    """The rows in each model's token ids: columns by role, only those that the model reads.
+
+    Args:
+        data: with text, or encoded for all models.
+        inputs: what each model reads, with its tokenizer; equal encodings are made once.
+        configs: of the models.
+        max_length: tokens per row; else each tokenizer's limit.
+
+    Raises:
+        ValueError: for text without a tokenizer, and rows longer than a model can read.
+    """
     made: dict[tuple[int, bool], Dataset] = {}
     columns = {}
-    for role, model in models.items():
-        tokenizer = inputs[role].tokenizer
-        if "input_ids" in data.column_names:
-            encoded = data
-        elif tokenizer is None:
+    for role, config in configs.items():
+        tokenizer, extra = inputs[role].tokenizer, inputs[role].extra_token_types
+        encoded = data if "input_ids" in data.column_names else made.get((id(tokenizer), extra))
+        if encoded is None and tokenizer is None:
             raise ValueError(
                 f"The {role} came without a tokenizer. Pass tokenizer=, or data that is already encoded."
             )
-        else:
-            key = (id(tokenizer), inputs[role].extra_token_types)
-            if key not in made:
-                made[key] = encode(data, tokenizer, max_length=max_length, token_types=key[1])
-            encoded = made[key]
-        kept = {"labels"} if task_kind(model.config) == "token" else set()
-        reads = (inputs[role].names | kept) - ({"label", "labels"} - kept)
-        names = [name for name in encoded.column_names if name in reads]
-        columns[role] = {name: encoded[name][:] for name in names}
-        longest, room = (
-            max(map(len, columns[role]["input_ids"])),
-            longest_input(model.config),
-        )
+        if encoded is None:
+            encoded = encode(data, tokenizer, max_length=max_length, token_types=extra)
+            made[id(tokenizer), extra] = encoded
+        reads = inputs[role].names - set(LABELS) | ({"labels"} if task_kind(config) == "token" else set())
+        columns[role] = {name: encoded[name][:] for name in encoded.column_names if name in reads}
+        longest, room = max(map(len, columns[role]["input_ids"])), longest_input(config)
         if room is not None and 0 < room < longest:
             raise ValueError(
                 f"A row has {longest} tokens, the {role} reads {room} at most. Pass max_length={room}."
             )
     return columns
-
-
-def collate(subject: Subject, rows: Sequence[int]) -> Batch:
-    """Rows padded to the longest of them, on the model's device; (B, T) each."""
-    batch = subject.inputs.pad(subject.rows, rows)
-    return {name: tensor.to(subject.model.device) for name, tensor in batch.items()}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from hfdistill.files.markdown import html_table
 from hfdistill.files.plain_data import build, printable, read_json, write_atomically
 
 SCHEMA = 3
@@ -266,7 +267,7 @@ class Report:
     def against_teacher(self, role: str) -> str:
         """Speed (median latency) and size of a model beside the teacher's: "1.9x faster, 0.77x the size"."""
         model, teacher = getattr(self, role), self.teacher
-        if teacher is None or model is None or role == "teacher":
+        if teacher is None or model is None or role == "teacher" or not teacher.parameters:
             return ""
         size = f"{model.size_mb / teacher.size_mb:.2f}x the size"
         if model.speed is None or teacher.speed is None:
@@ -277,6 +278,10 @@ class Report:
     def table(self) -> str:
         """A plain-text table for a terminal; control characters in names are shown as escapes."""
         return _draw(self)
+
+    def _repr_html_(self) -> str:
+        """The same table for a notebook."""
+        return html_table(_cells(self), [*_names(self), *_sentences(self)])
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write strict, sorted JSON; a reader sees the old file or the new one, never a part.
@@ -314,22 +319,30 @@ class Report:
 
 def _draw(report: Report) -> str:
     """A line per model, then what it was measured on."""
-    header = ["", *(TITLES[c] for c in COLUMNS[report.task]), "parameters", "MB", "ms p50", "p95", "rows/s"]
-    rows = [header] + [_row(role, model, COLUMNS[report.task]) for role, model in report.models().items()]
-    shown = [i for i in range(len(header)) if i == 0 or any(row[i] != "-" for row in rows[1:])]
-    widths = {i: max(len(row[i]) for row in rows) for i in shown}
+    rows = _cells(report)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
-    for row in rows:
-        cells = [row[i].ljust(widths[i]) if i == 0 else row[i].rjust(widths[i]) for i in shown]
-        lines.append("  ".join(cells).rstrip())
+    for first, *others in rows:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
     lines.insert(1, "─" * max(len(line) for line in lines))
     return "\n".join([*lines, "", *in_columns([*_names(report), *_sentences(report)])])
 
 
+def _cells(report: Report) -> list[list[str]]:
+    """The table with its head; columns in which no model has a value are left out."""
+    header = ["", *(TITLES[c] for c in COLUMNS[report.task]), "parameters", "MB", "ms p50", "p95", "rows/s"]
+    rows = [_row(role, model, COLUMNS[report.task]) for role, model in report.models().items()]
+    shown = [i for i in range(len(header)) if i == 0 or any(row[i] != "-" for row in rows)]
+    return [[row[i] for i in shown] for row in (header, *rows)]
+
+
 def in_columns(sentences: Sequence[str], *, width: int = WIDTH) -> list[str]:
-    """Sentences as lines that a terminal of `width` columns shows whole; what goes on is indented."""
-    options = {"subsequent_indent": "  ", "break_long_words": False, "break_on_hyphens": False}
-    return [line for text in sentences for line in textwrap.wrap(text, width, **options)]
+    """Return sentences as lines that a terminal of `width` columns shows whole; what goes on is indented."""
+    wrapper = textwrap.TextWrapper(
+        width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+    return [line for text in sentences for line in wrapper.wrap(text)]
 
 
 def show(value: float | None, metric: str) -> str:

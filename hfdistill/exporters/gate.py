@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -13,6 +14,8 @@ from datasets import Dataset
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedModel
 
+from hfdistill.evaluation.measure import check_rows
+from hfdistill.evaluation.models import Contender
 from hfdistill.evaluation.report import PERCENT, TITLES
 from hfdistill.exporters.bench import Bench
 from hfdistill.exporters.onnx import OnnxModel, require_packages, to_int8, to_onnx
@@ -21,8 +24,9 @@ from hfdistill.files.checkpoint import REPLACED, publish
 from hfdistill.files.plain_data import public_name, write_atomically
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import ModelInputs, name_padding
-from hfdistill.network.label_space import task_kind
+from hfdistill.network.label_space import class_names, has_names
 from hfdistill.network.loading import Source, load_classifier
+from hfdistill.network.task import task_kind
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 TOLERANCE = 1e-4
@@ -42,12 +46,13 @@ def export(
     folder: str | Path,
     *,
     data: Dataset | None = None,
-    teacher: Source | None = None,
+    teacher: Source | Contender | None = None,
     tokenizer: Any = None,
     max_drop: float = 0.5,
     int8: Literal["dynamic", "blockwise"] | None = "dynamic",
     speed: bool = True,
     max_length: int | None = None,
+    label_names: Sequence[str] | None = None,
 ) -> ExportReport:
     """Write a student as ONNX, and prove on real rows that it still answers as it did.
 
@@ -65,13 +70,15 @@ def export(
         folder: where to write.
         data: rows that were not trained on: columns `text`[, `text_pair`] and `label`. Without them float32
             alone is written, compared on made-up token ids.
-        teacher: Hub id, folder or model, to compare with.
+        teacher: Hub id, folder or model, to compare with; a `Contender` where it needs a tokenizer or label
+            map of its own.
         tokenizer: the student's; else that of its folder.
         max_drop: points that may be lost.
         int8: also write a file with 8-bit weights, a quarter of the size: "dynamic" is the faster,
             "blockwise" the closer; None writes none.
         speed: time all formats.
         max_length: tokens per row, at most; tokenizer.json then cuts there.
+        label_names: names of the classes 0, 1, … of models that have none (LABEL_0 …); config.json gets them.
 
     Returns:
         The report; `print(report.table())`.
@@ -90,7 +97,9 @@ def export(
     require_packages()
     folder = Path(folder).resolve()  # "o/.." has no name to stage under
     check_request(folder, data=data, int8=int8, max_drop=max_drop)
-    model = _on_cpu(student, "student")
+    if data is not None:
+        check_rows(data, "export")
+    model = _on_cpu(student, "student", label_names)
     check_architecture(model)
     tokenizer = tokenizer or _tokenizer(student, "student")
     staged = _stage(folder)
@@ -98,11 +107,8 @@ def export(
         room = [n for n in (max_length, tokenizer.model_max_length, longest_input(model.config)) if n]
         models = _write(model, staged, tokenizer=tokenizer, max_length=min(room), int8=int8)
         if teacher is not None:
-            models = {"teacher": _on_cpu(teacher, "teacher"), **models}
-        readers = dict.fromkeys(models, tokenizer)
-        if teacher is not None and isinstance(teacher, (str, Path)):
-            readers["teacher"] = _tokenizer(teacher, "teacher")
-        bench = Bench(models, readers, data, max_length=min(room))
+            models = {"teacher": _teacher(teacher, tokenizer, label_names), **models}
+        bench = Bench(models, data, max_length=min(room))
         report = bench.report(staged, max_drop=max_drop, speed=speed)
         _gate(report, folder, logits=bench.largest)
         report.save(staged / "export.json")
@@ -151,6 +157,11 @@ def check_architecture(model: PreTrainedModel) -> None:
     """
     if reason := getattr(type(model), "no_onnx", ""):
         raise ValueError(reason)
+    if hasattr(model.config, "attention_window"):
+        raise ValueError(
+            f"A {type(model).__name__} attends in windows, into which it cuts each batch by its length; an "
+            "ONNX graph has one form for all lengths. Run it in PyTorch, or export a student of BERT's kind."
+        )
     if task_kind(model.config) == "token":
         raise ValueError(
             "This model labels words, and the gate compares answers to whole texts. Export it with "
@@ -171,11 +182,25 @@ def check_tokenizer(tokenizer: Any) -> None:
         )
 
 
-def _on_cpu(source: Source, role: str) -> PreTrainedModel:
+def _on_cpu(source: Source, role: str, label_names: Sequence[str] | None) -> PreTrainedModel:
     """A float32 model on the CPU; a copy of one that is given as an object."""
     model: Any = load_classifier(source, role=role)
     own: Any = copy.deepcopy(model) if model is source else model
+    if not has_names(class_names(own.config)):
+        load_classifier(own, label_names=label_names)
     return cast(PreTrainedModel, own.to("cpu", torch.float32).eval())
+
+
+def _teacher(teacher: Source | Contender, tokenizer: Any, label_names: Sequence[str] | None) -> Contender:
+    """The teacher on the CPU, with its own tokenizer or the student's."""
+    contender = teacher if isinstance(teacher, Contender) else Contender(teacher)
+    own = contender.tokenizer
+    if own is None:
+        own = (
+            _tokenizer(contender.model, "teacher") if isinstance(contender.model, (str, Path)) else tokenizer
+        )
+    names = contender.label_names or label_names
+    return replace(contender, model=_on_cpu(contender.model, "teacher", names), tokenizer=own)
 
 
 def _tokenizer(source: Source, role: str) -> Any:
@@ -202,14 +227,15 @@ def _stage(folder: Path) -> Path:
 
 def _write(
     model: PreTrainedModel, staged: Path, *, tokenizer: Any, max_length: int, int8: str | None
-) -> dict[str, Any]:
+) -> dict[str, Contender | OnnxModel]:
     """Write the files, and give every format of the student as a model."""
     check_tokenizer(tokenizer)
     name_padding(model, tokenizer)
     reads = ModelInputs.of(model, tokenizer)
     reads = replace(reads, names=reads.names.intersection(INPUTS))
     to_onnx(model, staged / "model.onnx", inputs=tuple(name for name in INPUTS if name in reads.names))
-    models: dict[str, Any] = {"pytorch": model, "onnx": OnnxModel(staged / "model.onnx")}
+    models: dict[str, Contender | OnnxModel] = {"pytorch": Contender(model, tokenizer)}
+    models["onnx"] = OnnxModel(staged / "model.onnx")
     if int8:
         to_int8(staged / "model.onnx", staged / "model_int8.onnx", scheme=int8)
         models["int8"] = OnnxModel(staged / "model_int8.onnx")

@@ -57,8 +57,17 @@ def to_onnx(model: PreTrainedModel, path: Path, *, inputs: tuple[str, ...]) -> N
     sample = {name: sample[name] for name in inputs}
     with _quiet():
         plain = copy.deepcopy(model).to("cpu", torch.float32).eval()
-        graph = OnnxExporter().export(plain, sample, config=OnnxConfig(dynamic=True)).program
+        for setting in ("use_cache", "use_mems_eval"):  # of decoders and XLNet: outputs beside the logits
+            if hasattr(plain.config, setting):
+                setattr(plain.config, setting, False)
+        try:
+            graph = OnnxExporter().export(plain, sample, config=OnnxConfig(dynamic=True)).program
+        except Exception as error:
+            raise _not_exported(model, error) from error
         proto = serde.serialize_model(graph)
+    outputs = [value.name for value in proto.graph.output]
+    if outputs != ["logits"]:
+        raise _not_exported(model, f"its graph gives {', '.join(outputs)}, where logits alone are read")
     del proto.graph.value_info[
         :
     ]  # what was inferred under other names of the axes; quantize_dynamic trips over it
@@ -76,6 +85,16 @@ def to_onnx(model: PreTrainedModel, path: Path, *, inputs: tuple[str, ...]) -> N
         )
     onnx.save_model(proto, path)
     check_file(path)
+
+
+def _not_exported(model: PreTrainedModel, reason: object) -> ValueError:
+    """The error for a network that has no ONNX form here."""
+    lines = str(reason).strip().splitlines() or [""]
+    return ValueError(
+        f"A {type(model).__name__} cannot be written as ONNX: the exporter of Transformers does not get "
+        f"through it ({lines[0][:200]}). Run it in PyTorch, or export a student of another kind, such as "
+        "one that shrink cuts from BERT, RoBERTa or DistilBERT."
+    )
 
 
 def to_int8(source: Path, path: Path, *, scheme: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from hfdistill.evaluation.report import PERCENT, TITLES, Environment, Speed, in_columns, show
-from hfdistill.files.markdown import escape, table
+from hfdistill.files.markdown import escape, html_table, table
 from hfdistill.files.plain_data import build, read_json, write_atomically
 
 MAX_BYTES = 1_000_000
@@ -99,6 +99,10 @@ class ExportReport:
             for r in rows
         ]
         return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:], "", *in_columns([self._said()])])
+
+    def _repr_html_(self) -> str:
+        """The same table for a notebook."""
+        return html_table([self._header(), *map(self._cells, self.formats)], [self._said()])
 
     def card(self, name: str) -> str:
         """The README.md of an exported folder."""

@@ -34,6 +34,28 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def html_table(rows: Sequence[Sequence[str]], below: Sequence[str] = ()) -> str:
+    """A table for a notebook: the first row is its head, the first column to the left; below it, lines.
+
+    Args:
+        rows: cells, not escaped.
+        below: sentences, not escaped.
+    """
+
+    def cells(row: Sequence[str], tag: str) -> str:
+        aligned = ("left", *["right"] * (len(row) - 1))
+        parts = (
+            f'<{tag} style="text-align:{side}">{escape(cell, limit=200)}</{tag}>'
+            for cell, side in zip(row, aligned, strict=True)
+        )
+        return f"<tr>{''.join(parts)}</tr>"
+
+    head, *body = rows
+    lines = [cells(head, "th"), *(cells(row, "td") for row in body)]
+    text = "".join(f"<br>{escape(line, limit=1000)}" for line in below)
+    return f"<table>{''.join(lines)}</table>{text.removeprefix('<br>')}"
+
+
 def as_yaml(value: Mapping[str, Any]) -> str:
     """Plain data as YAML that reads back equal; ASCII only where characters that do not print are in it.
 

@@ -17,12 +17,17 @@ from transformers import (
 
 from hfdistill.files.hub import reaching
 from hfdistill.network.adapters import adapter_settings, load_adapter
-from hfdistill.network.label_space import class_names, name_architecture, task_kind
+from hfdistill.network.label_space import class_names, with_names
 from hfdistill.network.model_folder import check_model_folder
+from hfdistill.network.task import name_architecture, task_kind
 
 Source: TypeAlias = str | Path | PreTrainedModel
 
 _LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel")
+_OTHER_HEADS = (
+    *("ForMaskedLM", "ForQuestionAnswering", "ForMultipleChoice", "ForPreTraining"),
+    "ForConditionalGeneration",
+)
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
 
 
@@ -48,7 +53,12 @@ def auto_class(source: str | Path, *, task: Task | None = None) -> Any:
 
 
 def load_classifier(
-    source: Source, *, new_head: Sequence[str] | None = None, task: Task | None = None, role: str = "teacher"
+    source: Source,
+    *,
+    new_head: Sequence[str] | None = None,
+    task: Task | None = None,
+    role: str = "teacher",
+    label_names: Sequence[str] | None = None,
 ) -> PreTrainedModel:
     """A classifier in float32 from a Hub id or a folder; an object is returned as it is.
 
@@ -62,6 +72,8 @@ def load_classifier(
         task: "sequence" for a label a text, "token" for a label a word. None takes what the weights were
             saved as, and "sequence" for an encoder.
         role: what messages call it: "teacher" or "student".
+        label_names: names for the classes 0, 1, … of a model that has none (LABEL_0 …). Data, students and
+            reports then go by them. A model that is an object gets them, too.
 
     Returns:
         The model, in evaluation mode where it was loaded.
@@ -70,11 +82,23 @@ def load_classifier(
         HubUnreachable: where the Hub gives no answer.
         OSError: where there is no such model.
         MissingHead: a ValueError, where the weights hold no trained classifier and `new_head` is None.
+        LabelSpaceError: for `label_names` that are not as many as the classes, which have no other names.
         ValueError: where the weights lack parts of the encoder itself.
 
     Example:
         >>> model = load_classifier("org/encoder", new_head=["bad", "good"])  # doctest: +SKIP
     """
+    model = _loaded(source, new_head=new_head, task=task, role=role)
+    if label_names is not None:
+        named = with_names(model.config, label_names)
+        model.config.id2label, model.config.label2id = named.id2label, named.label2id
+    return model
+
+
+def _loaded(
+    source: Source, *, new_head: Sequence[str] | None, task: Task | None, role: str
+) -> PreTrainedModel:
+    """The model; see `load_classifier`."""
     if not isinstance(source, (str, Path)):
         return name_architecture(source)
     check_model_folder(source, role=role)
@@ -143,32 +167,39 @@ def refuse_other_heads(architecture: str, *, role: str) -> None:
     Raises:
         MissingHead: saying what to do.
     """
+    if role == "student" and architecture.endswith((*_LANGUAGE_MODELS, *_OTHER_HEADS)):
+        raise MissingHead(
+            f"The student is a {architecture}, which gives a text no class. Start from its encoder with a "
+            "fresh head: load_classifier(path, new_head=[class names])."
+        )
     if architecture.endswith(_LANGUAGE_MODELS):
         raise MissingHead(
             f"The {role} is a language model ({architecture}), whose logits are the next token and no class. "
             "To let it answer by words, type teacher=hfdistill.prompted(model, prompt, classes). Else "
             "fine-tune it with a head: AutoModelForSequenceClassification.from_pretrained(..., num_labels=)."
         )
-    others = ("ForMaskedLM", "ForQuestionAnswering", "ForMultipleChoice", "ForPreTraining")
-    if architecture.endswith((*others, "ForConditionalGeneration")):
+    if architecture.endswith(_OTHER_HEADS):
         raise MissingHead(
             f"The {role} is a {architecture}, which gives a text no class. Name a model that was fine-tuned "
             "with AutoModelForSequenceClassification or AutoModelForTokenClassification."
         )
 
 
-def load_student(source: Source, *, like: Any = None) -> PreTrainedModel:
+def load_student(
+    source: Source, *, like: Any = None, label_names: Sequence[str] | None = None
+) -> PreTrainedModel:
     """A classifier to train: one that has a head, or an encoder with a fresh head of the teacher's classes.
 
     Args:
         source: Hub id, path or model.
         like: the teacher's config, for the names of the classes.
+        label_names: as of `load_classifier`.
 
     Raises:
         MissingHead: for an encoder where no teacher says which classes there are.
     """
     try:
-        return load_classifier(source, role="student")
+        return load_classifier(source, role="student", label_names=label_names)
     except MissingHead:
         if like is None:
             raise

@@ -71,8 +71,17 @@ class Trace:
 
 
 def logits_of(outputs: Any) -> Tensor:
-    """The logits of a `ModelOutput`, a mapping or a tuple."""
+    """The logits of a `ModelOutput`, a mapping or a tuple.
+
+    Raises:
+        ValueError: for a mapping without logits.
+    """
     if isinstance(outputs, Mapping):
+        if "logits" not in outputs:
+            raise ValueError(
+                f"The model returns {', '.join(map(repr, outputs))}, and a classifier's answers are read "
+                "from 'logits'. Return them under that name."
+            )
         return outputs["logits"]
     return outputs.logits if hasattr(outputs, "logits") else outputs[0]
 

@@ -24,7 +24,7 @@ MASKED = -1e30
 
 
 class RelationObjective(LayerObjective):
-    """A term on matrices (T, T) of scores: what all of them share.
+    """Base class of terms on matrices (T, T) of scores.
 
     Scores are compared block by block, and the gradient is worked out on the way, so that no (B, H, T, T)
     tensor is ever kept for backward. There is no second derivative.
@@ -48,7 +48,7 @@ class RelationObjective(LayerObjective):
             )
 
     def related(self, left: Pair, right: Pair, compare: Compare, *, student: Trace) -> Tensor:
-        """Mean over rows and heads of `compare` between the scores left·rightᵀ/√d of student and teacher.
+        """Average `compare` over rows and heads, between the scores left·rightᵀ/√d of student and teacher.
 
         Args:
             left: (B, H, T, d) of the student, and of the teacher; d may differ.
@@ -177,7 +177,8 @@ class TinyBERTAttention(AttentionObjective):
 
     S = q kᵀ/√d of each head, |b| the real tokens of row b, i and j real tokens alone. Reduction: sum over
     pairs of layers, mean over heads and over real pairs of tokens, then rows. TinyBERT's code puts 0 for
-    padding on both sides and divides by the padded length squared, so that its value depends on the padding.
+    scores of keys that are padding, on both sides, but counts queries that are, and divides by the padded
+    length squared: its value depends on the padding.
 
     Jiao et al. 2020 (TinyBERT, L_attn), arXiv 1909.10351.
 

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from hfdistill.network.architectures import ModelSpec
-from hfdistill.network.label_space import TaskKind, words
+from hfdistill.network.task import TaskKind, words
 from hfdistill.network.trace import Tap, Trace
 from hfdistill.schedules import Schedule, checked_progress, moments, value_at
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What the run tells every objective when it is bound.
+    """Facts of the run that every objective is bound to.
 
     Args:
         task: single_label, multi_label, regression or token.
@@ -72,11 +72,11 @@ class Objective(nn.Module):
         """Learn the run's task and sizes; raise ValueError where this term makes no sense for them."""
 
     def taps(self) -> Taps:
-        """What `forward` reads inside the student, and inside the teacher; valid once bound."""
+        """Return what `forward` reads inside the student, and inside the teacher; valid once bound."""
         return frozenset(), frozenset()
 
     def count(self, labels: Tensor) -> Tensor:
-        """What `forward`'s mean is a mean over, as a scalar: rows, unless a subclass says otherwise.
+        """Count what `forward`'s mean is a mean over, a scalar: rows, unless a subclass says otherwise.
 
         Gradient accumulation and several processes are exact because every term is weighted by its own count.
 
@@ -86,7 +86,7 @@ class Objective(nn.Module):
         return torch.full((), float(labels.shape[0]), device=labels.device)
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
-        """The mean of this term over the batch, a float32 scalar; 0 where `count` is 0.
+        """Return the mean of this term over the batch, a float32 scalar; 0 where `count` is 0.
 
         Args:
             student: logits (B, C), and readings for `taps`, with a graph.
@@ -96,7 +96,7 @@ class Objective(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} needs a `forward(student, teacher, labels)`.")
 
     def summary(self) -> str:
-        """What a run prints of this term once, when it starts."""
+        """Return what a run prints of this term once, when it starts."""
         return repr(self)
 
     def set_progress(self, progress: float) -> None:
@@ -104,7 +104,7 @@ class Objective(nn.Module):
         self.progress = progress
 
     def now(self, value: float | Schedule) -> float:
-        """What a hyper-parameter that may be a schedule is at this moment of the training."""
+        """Return the value at this moment of the training of a hyper-parameter that may be a schedule."""
         return value_at(value, self.progress)
 
     def __add__(self, other: Objective | Blend) -> Blend:
@@ -224,7 +224,7 @@ class Blend(nn.Module):
         self._by_word = [setting.task == "token" and not any(term.taps()) for _, term in self._pairs()]
 
     def taps(self, *, ever: bool = False) -> Taps:
-        """What the terms that have weight now read inside the student, and inside the teacher.
+        """Return what the terms with weight read now inside the student, and inside the teacher.
 
         Valid once bound; it changes with `set_progress`, so that a stage captures nothing for the next one.
 
@@ -311,7 +311,7 @@ def is_number(value: object) -> bool:
 
 
 def positive(value: float | Schedule, what: str, *, usual: str) -> float | Schedule:
-    """A hyper-parameter that has to lie above 0 from the first step to the end.
+    """Check a hyper-parameter that has to lie above 0 from the first step to the end.
 
     Raises:
         ValueError: naming the value and, of a schedule, the moment.

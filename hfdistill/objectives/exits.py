@@ -15,7 +15,7 @@ from hfdistill.schedules import Schedule
 
 
 class ExitObjective(Objective):
-    """A term on the exits of a student made by `with_exits`; the sum over them.
+    """Base class of terms on the exits of a student made by `with_exits`; the sum over them.
 
     Args:
         exits: the layers whose exits it is about; None for all of them.
@@ -100,10 +100,12 @@ class ExitKD(ExitObjective):
     z_n are the student's own logits, held fixed: the last head learns nothing from its exits. Multi-label: as
     in KD. Labels are not read, so unlabelled rows teach too.
 
-    Zhang, Song, Gao, Chen, Bao, Ma 2019 (BYOT), arXiv 1905.08094 (T = 3, weight 0.3, and a term on features
-    that is not part of this one); Liu et al. 2020 (FastBERT), arXiv 2004.02178, train exits by the reverse
-    KL at T = 1 alone, with the backbone frozen. At T = 1 an exit learns how sure the last head is, which is
-    what decides when a row leaves.
+    Zhang, Song, Gao, Chen, Bao, Ma 2019 (BYOT), arXiv 1905.08094: T = 3 and weights 0.7 for the labels, 0.3
+    for this term, which their code does not multiply by T²; with T² it is `0.7 * ExitCrossEntropy() + 0.033 *
+    ExitKD(temperature=3)`. Their term on features is not part of this one. Liu et al. 2020 (FastBERT), arXiv
+    2004.02178, train exits by this term alone at T = 1, with the backbone frozen; the paper writes the
+    reverse KL, its code computes the forward one, as here. At T = 1 an exit learns how sure the last head
+    is, which is what decides when a row leaves.
 
     Args:
         temperature: T > 0, or a schedule of it.

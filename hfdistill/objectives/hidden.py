@@ -29,7 +29,7 @@ Projection = Literal["linear", "identity"]
 
 
 class HiddenObjective(LayerObjective):
-    """A term on pairs of hidden states: what all of them share.
+    """Base class of terms on pairs of hidden states.
 
     Args:
         layers: which student layer learns from which teacher layer; see `LayerMap`. 0 is the embeddings.
@@ -104,8 +104,8 @@ class HiddenMSE(HiddenObjective):
 
     |b| counts the real tokens of row b, D is the teacher's width; with pooling the mean over tokens is one
     vector. Reduction: sum over pairs as in TinyBERT, mean over elements, then tokens, then rows, so that
-    short and long rows weigh the same and the split into batches does not matter. TinyBERT's code divides by
-    the padded length instead and has one bias more.
+    short and long rows weigh the same and the split into batches does not matter. TinyBERT's code masks
+    nothing here: padding counts as tokens do, in a mean over B·T·D; and its map W has a bias.
 
     Jiao et al. 2020 (TinyBERT, L_hidn), arXiv 1909.10351; Romero et al. 2015 (FitNets), arXiv 1412.6550.
 

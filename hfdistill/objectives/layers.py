@@ -19,7 +19,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 class LayerObjective(Objective):
-    """A term that compares layers of the student with layers of the teacher.
+    """Base class of terms that compare layers of the student with layers of the teacher.
 
     Life as of every objective; `bind` needs the sizes of both networks. A subclass reads `kinds` at each pair
     of its map and implements `forward`.
@@ -89,8 +89,8 @@ class LayerObjective(Objective):
         """Readings of each pair of layers, in float32 or wider; the teacher's without a graph."""
         for own, other in self._layer_pairs:
             yield (
-                wide(self._reading(student, Tap(kind, own), whose="student")),
-                wide(self._reading(teacher, Tap(kind, other), whose="teacher").detach()),
+                at_least_float32(self._reading(student, Tap(kind, own), whose="student")),
+                at_least_float32(self._reading(teacher, Tap(kind, other), whose="teacher").detach()),
             )
 
     def _taps(self, layers: tuple[int, ...]) -> frozenset[Tap]:
@@ -118,8 +118,8 @@ class LayerObjective(Objective):
             )
 
 
-def wide(x: Tensor) -> Tensor:
-    """At least float32."""
+def at_least_float32(x: Tensor) -> Tensor:
+    """Convert to float32 what is narrower; float64 stays."""
     return x if x.dtype == torch.float64 else x.float()
 
 

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hfdistill.network.label_space import missing
+from hfdistill.network.task import missing
 from hfdistill.network.trace import Trace
 from hfdistill.objectives.base import Objective, Setting, is_number, positive, register
-from hfdistill.objectives.logits import TINY, refuse_standardised, standardised, wide
+from hfdistill.objectives.logits import TINY, as_float64, refuse_standardised, standardised
 from hfdistill.objectives.row_weights import Trust, check_trust, trust
 from hfdistill.schedules import Schedule
 
@@ -96,7 +96,7 @@ class DKD(LabelledRows):
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
         """Mean over labelled rows; see `Objective.forward`."""
         temperature = self.now(self.temperature)
-        s, t = wide(student.logits), wide(teacher.logits)  # (B, C)
+        s, t = as_float64(student.logits), as_float64(teacher.logits)  # (B, C)
         if self.standardise:
             s, t = standardised(s), standardised(t)
         target, others = decoupled(s / temperature, t / temperature, labels)
@@ -192,7 +192,9 @@ class DIST(Objective):
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
         """Mean over rows and mean over classes; see `Objective.forward`."""
         temperature = self.now(self.temperature)
-        s, t = ((wide(trace.logits) / temperature).softmax(-1) for trace in (student, teacher))  # (B, C)
+        s, t = (
+            (as_float64(trace.logits) / temperature).softmax(-1) for trace in (student, teacher)
+        )  # (B, C)
         loss = s.new_zeros(())
         if self.inter:
             loss = loss + self.inter * _one_less_correlation(s, t).mean()
@@ -247,7 +249,7 @@ class WSL(LabelledRows):
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
         """Mean over labelled rows; see `Objective.forward`."""
         temperature = self.now(self.temperature)
-        s, t = wide(student.logits), wide(teacher.logits)  # (B, C)
+        s, t = as_float64(student.logits), as_float64(teacher.logits)  # (B, C)
         c_s, c_t = (F.cross_entropy(z.detach(), labels, reduction="none") for z in (s, t))  # -100 gives 0
         weights = -torch.expm1(-c_s / (c_t + 1e-7))  # (B,)
         kl = _kl((s / temperature).log_softmax(-1), (t / temperature).log_softmax(-1))
@@ -282,7 +284,7 @@ class WeightedCrossEntropy(LabelledRows):
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
         """Mean over labelled rows; see `Objective.forward`."""
-        s, t = wide(student.logits), wide(teacher.logits)  # (B, C)
+        s, t = as_float64(student.logits), as_float64(teacher.logits)  # (B, C)
         each = F.cross_entropy(s, labels, ignore_index=-100, reduction="none")  # (B,)
         return self.mean(trust(t, labels, by=self.by) * each, labels)
 

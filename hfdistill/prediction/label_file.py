@@ -17,7 +17,7 @@ from tqdm import tqdm
 from hfdistill.data.load import text_columns
 from hfdistill.data.row_files import RowFile, Rows, check_written, names_of, values_of, writing
 from hfdistill.data.table_files import FileOptions
-from hfdistill.network.label_space import TaskKind
+from hfdistill.network.task import TaskKind
 from hfdistill.prediction.predictor import Predictor, Texts, load_predictor
 
 MANY = 20

@@ -17,8 +17,9 @@ from transformers import AutoConfig
 from hfdistill.data.encode import Encoder, WordEncoder, room_for_text
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import ModelInputs, name_padding
-from hfdistill.network.label_space import TaskKind, class_names, task_kind
+from hfdistill.network.label_space import class_names
 from hfdistill.network.loading import load_classifier, load_tokenizer
+from hfdistill.network.task import TaskKind, task_kind
 
 logger = logging.getLogger(__name__)
 

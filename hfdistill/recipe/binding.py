@@ -15,7 +15,7 @@ from hfdistill.recipe.signatures import Parameters, parameters_by_inspection, pa
 
 
 def accepted_arguments(component: Component) -> dict[str, inspect.Parameter]:
-    """The keys that a component takes on a page, with their types as text."""
+    """Return the keys that a component takes on a page, with their types as text."""
     if component.is_value:
         return {}
     target = component.target
@@ -60,7 +60,7 @@ class Binder:
     def _bound(
         self, where: Where, section: Mapping[Any, Any], targets: tuple[Component, ...]
     ) -> dict[str, Any]:
-        """The arguments that a place of the page holds, checked against what the targets take together."""
+        """Return the arguments at a place of the page, checked against what the targets take together."""
         value = section.get(where[-1])
         if value is None and where[-1] not in section:
             return {}
@@ -88,7 +88,7 @@ class Binder:
         return values
 
     def _value(self, where: Where, value: Any, annotation: str) -> Any:
-        """A value of the annotated type; where that may be a schedule, one made from {linear: [1, 0]}."""
+        """Return a value of the annotated type, or the schedule that {linear: [1, 0]} stands for."""
         if "Schedule" in annotation and isinstance(value, dict):
             return self._schedule(where, value)
         wanted = type_error(value, annotation)
@@ -112,7 +112,7 @@ class Binder:
         return self._made((*where, name), lambda: cls(arguments), {})
 
     def _made(self, where: Where, make: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-        """What a constructor makes of the arguments; its complaint is a mistake of the page."""
+        """Return what a constructor makes of the arguments; its complaint is a mistake of the page."""
         try:
             return make(**arguments)
         except (TypeError, ValueError, OverflowError, AttributeError) as error:

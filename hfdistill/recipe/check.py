@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hfdistill.files.plain_data import printable
 from hfdistill.recipe import schema
 from hfdistill.recipe.binding import Binder, accepted_arguments
 from hfdistill.recipe.page import Page, RecipeError, Where, hint, read_page
@@ -98,7 +99,7 @@ def read_recipe(path: str | Path, *, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def check(page: Page) -> Recipe:
-    """The recipe that a page holds.
+    """Return the recipe that a page holds.
 
     Raises:
         RecipeError: with all mistakes.
@@ -115,7 +116,7 @@ def check(page: Page) -> Recipe:
 
 
 def mistakes_of(page: Page) -> list[str]:
-    """What is wrong with a page, a text for each mistake; its `search` section is not looked at."""
+    """Return what is wrong with a page, a text for each mistake; its `search` section is not looked at."""
     checked = Page(page.name, page.values)
     _Checker(checked).recipe(page.values)
     return [f"{mistake.where}: {mistake.text}" for mistake in checked.mistakes]
@@ -141,7 +142,7 @@ class _Checker(Binder):
         generations = options.pop("generations", 1)
         blend = self._objective(
             section.get("objective"),
-            taught=section.get("teacher") is not None or generations + len(students) > 2,
+            has_teacher=section.get("teacher") is not None or generations + len(students) > 2,
             exits=all(s is None or s.kind == "pretrained" or "exits" in s.changes for s in students),
         )
         if self.page.mistakes or None in students or splits is None:
@@ -164,57 +165,59 @@ class _Checker(Binder):
         )
 
     def _teacher(self, value: Any) -> Chosen | None:
-        """A mapping with one key, the kind; under it its arguments."""
-        told = schema.written_out("teacher", value)
-        if told is None:
+        """Return a mapping with one key, the kind; under it its arguments."""
+        plan = schema.written_out("teacher", value)
+        if plan is None:
             return None
-        if not isinstance(told, dict) or len(told) != 1:
-            self._not_one(("teacher",), told, schema.TEACHERS)
+        if not isinstance(plan, dict) or len(plan) != 1:
+            self._not_one(("teacher",), plan, schema.TEACHERS)
             return None
-        ((name, arguments),) = told.items()
+        ((name, arguments),) = plan.items()
         if name not in schema.TEACHERS:
             self._unknown(("teacher", name), name, "teacher", schema.TEACHERS)
             return None
         place = ("teacher", name) if isinstance(value, dict) else ("teacher",)
         bound = self._bound(place, {place[-1]: arguments}, (schema.TEACHERS[name],))
+        if schema.TEACHERS[name].reads_text and type(bound.get("keep")) in (int, float):
+            self._made(place, schema.Trusted, {"keep": bound["keep"]})
         if name == "finetune":
             own = schema.Finetuning.__dataclass_fields__
             self._made(place, schema.Finetuning, {k: v for k, v in bound.items() if k in own})
         return name, bound
 
     def _not_one(self, where: Where, value: Any, table: Iterable[str]) -> None:
-        found = f"{len(value)} keys" if isinstance(value, dict) else type(value).__name__
-        self.page.refuse(where, f"holds one kind and its arguments, found {found}. {hint('', table)}")
+        content = f"{len(value)} keys" if isinstance(value, dict) else type(value).__name__
+        self.page.refuse(where, f"holds one kind and its arguments, found {content}. {hint('', table)}")
 
     def _students(self, values: Mapping[Any, Any]) -> list[Any]:
-        """The assistants and, last, the student; None for one with mistakes."""
+        """Return the assistants and, last, the student; None for one with mistakes."""
         assistants = values.get("assistants") or []
         if not isinstance(assistants, list):
             self.page.refuse(("assistants",), "is a list of students. Type `- shrink: {layers: 4}`.")
             assistants = []
-        found = [self._student(("assistants", i), value) for i, value in enumerate(assistants)]
-        return [*found, self._student(("student",), values["student"]) if "student" in values else None]
+        plans = [self._student(("assistants", i), value) for i, value in enumerate(assistants)]
+        return [*plans, self._student(("student",), values["student"]) if "student" in values else None]
 
     def _student(self, where: Where, value: Any) -> Student | None:
-        """One of the kinds, and what is done to it."""
-        told = schema.written_out("student", value)
-        if told is None:
+        """Return one of the kinds, and what is done to it."""
+        plan = schema.written_out("student", value)
+        if plan is None:
             self.page.refuse(where, "is empty. Type student: {shrink: {layers: 3}}.")
             return None
         table = {**schema.STUDENTS, **schema.CHANGES}
-        if not isinstance(told, dict):
-            self._not_one(where, told, schema.STUDENTS)
+        if not isinstance(plan, dict):
+            self._not_one(where, plan, schema.STUDENTS)
             return None
-        for name in [name for name in told if name not in table]:
+        for name in [name for name in plan if name not in table]:
             self._unknown((*where, name), name, "student", table)
-        chosen = [name for name in told if name in schema.STUDENTS]
+        chosen = [name for name in plan if name in schema.STUDENTS]
         if len(chosen) != 1:
-            if all(name in table for name in told):
+            if all(name in table for name in plan):
                 self._not_one(where, dict.fromkeys(chosen), schema.STUDENTS)
             return None
         bound = {
-            name: self._bound(place, {place[-1]: told[name]}, (table[name],))
-            for name in told
+            name: self._bound(place, {place[-1]: plan[name]}, (table[name],))
+            for name in plan
             if name in table
             for place in [(*where, name) if isinstance(value, dict) else where]
         }
@@ -226,18 +229,26 @@ class _Checker(Binder):
         if arguments.get("choose") == "importance" and type(arguments.get("layers")) is not int:
             place = (*where, kind) if isinstance(value, dict) else where
             self.page.refuse(place, "chooses by importance, and lacks how many. Type layers: 3.")
+        fit = arguments.get("fit") if kind == "shrink" else None
+        if isinstance(fit, str) and not Path(fit).expanduser().exists():
+            place = (*where, kind, "fit") if isinstance(value, dict) else where
+            self.page.refuse(
+                place,
+                f"there is no file or folder {printable(fit)!r}. Type fit: true for the "
+                "training rows, or the path of texts.",
+            )
         return Student(kind, arguments, bound)
 
     def _data(self, section: Mapping[Any, Any]) -> dict[str, Any]:
-        """The keys of data, with those of `unlabelled` in it."""
+        """Return the keys of data, with those of `unlabelled` in it."""
         data = self._bound(("data",), section, schema.DATA)
-        told = schema.written_out("unlabelled", data.get("unlabelled"))
-        if isinstance(told, dict):
+        unlabelled = schema.written_out("unlabelled", data.get("unlabelled"))
+        if isinstance(unlabelled, dict):
             where: Where = ("data", "unlabelled")
-            found = self._arguments(where, told, accepted_arguments(schema.UNLABELLED))
+            arguments = self._arguments(where, unlabelled, accepted_arguments(schema.UNLABELLED))
             own = schema.Text.__dataclass_fields__
-            self._made(where, schema.Text, {k: v for k, v in found.items() if k in own})
-            data["unlabelled"] = found
+            self._made(where, schema.Text, {k: v for k, v in arguments.items() if k in own})
+            data["unlabelled"] = arguments
         if isinstance(data.get("augment"), list):
             data["augment"] = [
                 self._augmentation(("data", "augment", i), step) for i, step in enumerate(data["augment"])
@@ -245,12 +256,12 @@ class _Checker(Binder):
         return data
 
     def _augmentation(self, where: Where, step: Any) -> Chosen | None:
-        """A name and its arguments."""
-        told = {step: None} if isinstance(step, str) else step
-        if not isinstance(told, dict) or len(told) != 1:
+        """Return a name and its arguments."""
+        written = {step: None} if isinstance(step, str) else step
+        if not isinstance(written, dict) or len(written) != 1:
             self.page.refuse(where, "is no augmentation. Type `- delete: {p: 0.1}`, one to a dash.")
             return None
-        ((name, arguments),) = told.items()
+        ((name, arguments),) = written.items()
         if name not in schema.AUGMENTATIONS:
             self._unknown((*where, name), name, "augmentation", schema.AUGMENTATIONS)
             return None
@@ -286,29 +297,30 @@ class _Checker(Binder):
         return training
 
     def _options(self, section: Mapping[Any, Any], teacher: Chosen | None) -> dict[str, Any]:
-        """What stands beside the sections: arguments of the trainer, and how often a student is trained."""
-        found = {}
+        """Return the arguments of the trainer beside the sections, and how often a student is trained."""
+        options = {}
         for name, parameter in {**accepted_arguments(schema.TRAINER), "generations": _GENERATIONS}.items():
             if section.get(name) is not None:
-                found[name] = self._value((name,), section[name], parameter.annotation)
-        generations = found.get("generations", 1)
+                options[name] = self._value((name,), section[name], parameter.annotation)
+        generations = options.get("generations", 1)
         if type(generations) is int and generations < 1:
             self.page.refuse(("generations",), f"found {generations}. Type how often to train: from 1 up.")
-        if "teacher_cache" in found and (teacher is None or schema.TEACHERS[teacher[0]].moves):
+        if "teacher_cache" in options and (teacher is None or schema.TEACHERS[teacher[0]].moves):
             why = "there is none" if teacher is None else f"those of {teacher[0]} change with every step"
             text = f"keeps a teacher's answers, and {why}. Leave it out."
             self.page.refuse(("teacher_cache",), text)
-        return found
+        return options
 
     def _origins(self, teacher: Any, students: Iterable[Student | None]) -> None:
         """Refuse a student that is made of a model where none is named."""
         kind, arguments = next(iter(teacher.items()), (None, None)) if isinstance(teacher, dict) else (0, 0)
         named = teacher is not None
         if kind in schema.TEACHERS:
-            takes = accepted_arguments(schema.TEACHERS[kind])
+            component = schema.TEACHERS[kind]
+            takes = accepted_arguments(component)
             arguments = arguments if isinstance(arguments, dict) else {}
             required = {name for name, parameter in takes.items() if parameter.default is parameter.empty}
-            named = any(n in required or arguments.get(n) is not None for n in schema.NAMES_MODEL)
+            named = any(n in required or arguments.get(n) is not None for n in component.models)
         for student in students:
             if student is None or not schema.STUDENTS[student.kind].made_of_model or named:
                 continue
@@ -319,8 +331,8 @@ class _Checker(Binder):
                     f"`{student.kind}: {{source: …}}`, or name one under `teacher:`.",
                 )
 
-    def _objective(self, terms: Any, *, taught: bool, exits: bool) -> Any:
-        """The blend of a list of terms; None for the default one."""
+    def _objective(self, terms: Any, *, has_teacher: bool, exits: bool) -> Any:
+        """Return the blend of a list of terms; None for the default one."""
         if terms is None:
             return None
         if not isinstance(terms, list) or not terms:
@@ -340,7 +352,7 @@ class _Checker(Binder):
             if len(self.page.mistakes) > before:
                 return None
         blend.set_progress(0.0)
-        if blend.needs_teacher and not taught:
+        if blend.needs_teacher and not has_teacher:
             self.page.refuse(
                 ("objective",), "learns from a teacher, and there is none. Name one under `teacher:`."
             )
@@ -357,7 +369,7 @@ class _Checker(Binder):
                 where, "is no term. Type `- kd: {weight: 0.5, temperature: 4}`, one term to a dash."
             )
             return None
-        ((name, told),) = term.items()
+        ((name, written),) = term.items()
         if name not in registered():
             self._unknown((*where, name), name, "objective", registered())
             return None
@@ -374,7 +386,7 @@ class _Checker(Binder):
         )
         before = len(self.page.mistakes)
         values = self._arguments(
-            place, {} if told is None else told, {"weight": weight, **parameters_by_inspection(cls)}
+            place, {} if written is None else written, {"weight": weight, **parameters_by_inspection(cls)}
         )
         share = values.pop("weight", 1.0) if values else 1.0
         if len(self.page.mistakes) > before:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedModel, set_seed
 
 from hfdistill.network.architectures import longest_input
@@ -17,8 +19,13 @@ from hfdistill.recipe.rows import Rows, drawn
 from hfdistill.recipe.schema import Student
 from hfdistill.students.early_exit import with_exits
 from hfdistill.students.importance import block_importance, most_important
+from hfdistill.students.refit import Refit
 from hfdistill.students.shrink import shrink
 from hfdistill.students.vocabulary import prune_vocabulary
+from hfdistill.teachers.text.few_shot import FACTS as FEW_SHOT
+from hfdistill.teachers.text.files import FileTeacher
+from hfdistill.teachers.text.surest import keep_surest
+from hfdistill.teachers.text.teacher import TextAnswers
 
 CALIBRATION_ROWS, CALIBRATION_BATCH = 256, 32
 
@@ -34,24 +41,26 @@ class ModelBuilder:
 
     def __init__(self, rows: Rows, *, seed: int, max_length: int | None) -> None:
         self.rows, self.seed, self.max_length = rows, seed, max_length
+        self.classes: list[str] | None = None  # of the teacher, where the data names none
 
     def start(self, source: Source) -> PreTrainedModel:
-        """A classifier to cut or to train: an encoder gets a new head of the data's classes."""
+        """Return a classifier to cut or to train: an encoder gets a new head of the data's classes."""
         try:
             return load_classifier(source, role="student")
         except MissingHead:
             return self.fresh(source)
 
     def fresh(self, source: Source) -> PreTrainedModel:
-        """A model with a new head of the data's classes."""
+        """Return a model with a new head of the data's classes."""
         task: Any = "token" if self.rows.task == "token" else "sequence"
         set_seed(self.seed)
-        return load_classifier(source, new_head=self.rows.class_names(), task=task)
+        own = "label" in self.rows.labelled.column_names or self.classes is None
+        return load_classifier(source, new_head=self.rows.class_names() if own else self.classes, task=task)
 
     def student(
         self, plan: Student, *, of: Any, origin: str | None, like: Any
     ) -> tuple[PreTrainedModel, Any]:
-        """A student and the tokenizer of what it reads.
+        """Return a student and the tokenizer of what it reads.
 
         Args:
             plan: what the page says.
@@ -81,12 +90,38 @@ class ModelBuilder:
         return model, tokenizer
 
     def peer(self, arguments: Mapping[str, Any]) -> PreTrainedModel:
-        """A peer's model, cut where the page says so."""
+        """Return a peer's model, cut where the page says so."""
         model, layers = self.start(arguments["model"]), arguments.get("layers")
         return model if layers is None else shrink(model, layers=layers)
 
+    def asked(self, kind: str, arguments: Mapping[str, Any]) -> TextAnswers:
+        """A teacher that is asked about texts; the data says its classes and examples where the page does
+        not.
+
+        Args:
+            kind: a key of the register of teachers.
+            arguments: of the page.
+        """
+        arguments = {name: value for name, value in arguments.items() if name != "keep"}
+        component, has_labels = schema.TEACHERS[kind], "label" in self.rows.labelled.column_names
+        fitted = kind == "few_shot" and Path(arguments["encoder"], FEW_SHOT).is_file()
+        if has_labels and not fitted and kind != "answers":
+            arguments.setdefault("classes", self.rows.class_names())
+            if kind == "few_shot":
+                arguments.setdefault("examples", self.rows.labelled)
+        teacher: TextAnswers = build(component, arguments, {})
+        self.classes = teacher.classes
+        return teacher
+
+    def believed(self, teacher: Any, keep: float | None) -> Dataset:
+        """The training rows that a teacher can answer and, with `keep`, of which it is surest."""
+        rows = self.rows.train
+        if isinstance(teacher, FileTeacher):
+            rows = teacher.answered(rows)
+        return rows if keep is None else keep_surest(rows, teacher, keep=keep)
+
     def _made(self, plan: Student, whole: PreTrainedModel, tokenizer: Any) -> PreTrainedModel:
-        """A student made of a whole model."""
+        """Return a student made of a whole model."""
         arguments = dict(plan.arguments)
         of_run = {"teacher": whole, "tokenizer": tokenizer, "corpus": self.rows.texts()}
         of_run["pairs"] = "text_pair" in self.rows.train.column_names
@@ -97,11 +132,13 @@ class ModelBuilder:
             of_run["data"] = batches = self._calibration(whole, tokenizer)
             if chosen:
                 arguments["layers"] = most_important(block_importance(whole, batches), arguments["layers"])
+        if plan.kind == "shrink" and (fit := arguments.pop("fit", False)):
+            of_run["fit"] = Refit(self.rows.train if fit is True else fit, max_length=self.max_length)
         set_seed(self.seed)  # the same new head for student and baseline
         return build(component, arguments, of_run)
 
     def _calibration(self, model: Any, tokenizer: Any) -> list[dict[str, torch.Tensor]]:
-        """Batches of training rows as the model reads them, without labels: its answers are judged."""
+        """Return batches of training rows as the model reads them, without labels: its answers are judged."""
         room = (self.max_length, longest_input(model.config), tokenizer.model_max_length)
         rows, batches = drawn(self.rows.train, CALIBRATION_ROWS, self.seed), []
         for start in range(0, len(rows), CALIBRATION_BATCH):

@@ -11,15 +11,17 @@ from typing import Any
 from hfdistill.evaluation.card import write_card
 from hfdistill.evaluation.exit_curve import exit_curve
 from hfdistill.evaluation.measure import STANDARD, measure
-from hfdistill.evaluation.nothing_to_teach import nothing_to_teach
+from hfdistill.evaluation.nothing_to_teach import bounded_by_teacher, nothing_to_teach
 from hfdistill.evaluation.plots import write_plots
 from hfdistill.evaluation.report import Report
 from hfdistill.exporters.gate import export
 from hfdistill.files.hub import push_to_hub
 from hfdistill.files.markdown import as_yaml
 from hfdistill.files.plain_data import public_name, write_atomically
+from hfdistill.recipe import schema
 from hfdistill.recipe.page_facts import by_name
 from hfdistill.recipe.run import Run
+from hfdistill.teachers.text.files import FileTeacher
 from hfdistill.trainer import DistillationTrainer
 
 SMOKE_DROP = 200.0
@@ -58,7 +60,8 @@ class Outcome:
             return None
         self._tell_untrained()
         self.held_out = self._save_held_out()
-        self.teacher = run.who_taught(self.folder)
+        self.teacher = self._measured_teacher()
+        self.teacher_folder = self.teacher if isinstance(self.teacher, str) else None
         report = None if recipe.measurement is None else self._measured(trained, baseline)
         if recipe.export is not None:
             self._exported()
@@ -80,7 +83,7 @@ class Outcome:
             )
 
     def _save_held_out(self) -> Path | None:
-        """The rows that are measured on, in a file, where they are no whole split of the data."""
+        """Return the rows that are measured on, in a file, where they are no whole split of the data."""
         rows = self.run.rows
         if not rows.is_drawn or self.run.smoke:
             return None
@@ -89,6 +92,16 @@ class Outcome:
         rows.evaluation.to_parquet(staged)
         staged.replace(path)
         return path
+
+    def _measured_teacher(self) -> Any:
+        """What the student is measured beside; none where answers in a file lack some rows to measure on."""
+        teacher = self.run.who_taught(self.folder)
+        if not isinstance(teacher, FileTeacher) or teacher.answers_all(self.run.rows.evaluation):
+            return teacher
+        self.run.terminal.line(
+            f"{teacher.label} does not answer every row that is measured on: the teacher is not measured."
+        )
+        return None
 
     def _measured(self, trained: DistillationTrainer, baseline: str | None) -> Report:
         plan, rows = self.recipe.measurement, self.run.rows
@@ -119,9 +132,9 @@ class Outcome:
         return report
 
     def _notes(self, trained: DistillationTrainer) -> dict[str, Any]:
-        """What the report remembers of the run."""
+        """Return what the report remembers of the run."""
         rows, training = self.run.rows, self.page.get("training", {})
-        notes = {"objective": str(trained.blend), "recipe": self.page, "rows": len(rows.train)}
+        notes = {"objective": str(trained.objective), "recipe": self.page, "rows": len(rows.train)}
         if len(rows.labelled) < len(rows.train):
             notes["labelled"] = len(rows.labelled)
         parts = [sentence for record in self.run.records.values() for sentence in record.earlier_parts()]
@@ -134,11 +147,23 @@ class Outcome:
         if parts or others:
             notes["trained otherwise"] = [*parts, *others]
         if self.held_out is not None:
-            notes["measured again by"] = self._measure_command(Path("student"), Path(HELD_OUT_FILE))
+            notes["measured again by"] = self._measure_command("student", ["--data", HELD_OUT_FILE])
         return {**notes, "seed": training.get("seed", self.args.seed)}
 
-    def _measure_command(self, student: Path, data: Path) -> str:
-        words = ["hfdistill", "measure", str(student), "--data", str(data)]
+    def _data_words(self, held_out: Path | None) -> list[str]:
+        """Return the words of a command that name the rows which were measured on."""
+        if held_out is not None:
+            return ["--data", str(held_out)]
+        load, rows = self.recipe.load, self.run.rows
+        named = {
+            f"--{name.replace('_', '-')}": load.get(name) for name in ("text", "text_pair", "label", "config")
+        }
+        words = [word for flag, value in named.items() if value is not None for word in (flag, str(value))]
+        split = ["--split", str(rows.evaluation.split)] if rows.evaluation.split else []
+        return ["--data", str(load["source"]), *split, *words]
+
+    def _measure_command(self, student: str, data: list[str]) -> str:
+        words = ["hfdistill", "measure", student, *data]
         length = (self.recipe.measurement and self.recipe.measurement.max_length) or self.args.max_length
         return shlex.join(words + (["--max-length", str(length)] if length else []))
 
@@ -158,13 +183,13 @@ class Outcome:
         )
 
     def _base(self) -> str:
-        """What the student was made of, for its card."""
+        """Return what the student was made of, for its card."""
         arguments = self.recipe.teacher[1] if self.recipe.teacher else {}
         named = (self.recipe.student.arguments.get("source"), arguments.get("encoder"), self.run.origin)
         return next((str(name) for name in named if name is not None), "a model of its own")
 
     def _origin(self) -> str:
-        """How the student came to be, in the words of a card; `{base}` stands for what it was made of."""
+        """Return how the student came to be, in a card's words; `{base}` stands for what it was made of."""
         recipe = self.recipe
         if recipe.generations > 1 or recipe.assistants:
             count = recipe.generations - 1 + len(recipe.assistants)
@@ -172,8 +197,10 @@ class Outcome:
         else:
             steps = ""
         kind, arguments = recipe.teacher or ("", {})
+        if kind and schema.TEACHERS[kind].reads_text:
+            return self._origin_of_answers(kind, arguments, steps)
         if kind == "finetune":
-            return f"It was distilled from {{base}}, fine-tuned on the same labels first{steps}"
+            return f"It was distilled from {{base}}, fine-tuned on the same labels first{steps},"
         if kind == "ensemble":
             names = [public_name(str(member)) for member in by_name(arguments.get("members"))[1]]
             return f"It was made of {{base}} and distilled from an ensemble of {', '.join(names)}{steps}"
@@ -187,13 +214,31 @@ class Outcome:
             return "It was made of {base} and trained on labels alone, without a teacher,"
         return f"It was distilled from {{base}}{steps}"
 
+    def _origin_of_answers(self, kind: str, arguments: dict[str, Any], steps: str) -> str:
+        """How a student came to be that learned from answers to texts, and whether a person labelled any."""
+        rows = self.run.rows
+        named = arguments.get("encoder") or arguments.get("model") or arguments.get("file")
+        model = public_name(str(named))
+        who = {
+            "few_shot": f"class names and few examples by embeddings of {model}",
+            "zero_shot": f"the zero-shot answers of {model}",
+            "prompted": f"the answers of {model} to a prompt",
+            "answers": f"the answers in {model}",
+        }[kind]
+        labelled = len(rows.labelled) if "label" in rows.labelled.column_names else 0
+        by = f"a person labelled {labelled:,} of its {len(rows.train):,} training rows"
+        if not labelled:
+            by = "no person labelled its training rows"
+            who = who.replace("class names and few examples", "class names")
+        return f"It was made of {{base}} and distilled from {who}{steps} ({by})"
+
     def _exported(self) -> None:
         options = {"max_length": self.args.max_length, **(self.recipe.export or {})}
         if self.run.smoke:  # two steps teach nothing that could be lost
             options |= {"speed": False, "max_drop": SMOKE_DROP}
         self.run.terminal.heading("export: ONNX and int8, compared with the student on the same rows")
         report = export(
-            str(self.folder), self.onnx, data=self.run.rows.evaluation, teacher=self.teacher, **options
+            str(self.folder), self.onnx, data=self.run.rows.evaluation, teacher=self.teacher_folder, **options
         )
         print(report.table())
 
@@ -205,23 +250,23 @@ class Outcome:
 
     def _tell_what_is_next(self, report: Report | None, baseline: str | None) -> None:
         """Say what was made, where it lies, and what to type next."""
-        line, student = self.run.terminal.line, str(self.folder)
+        terminal, student = self.run.terminal, str(self.folder)
+        line, command = terminal.line, terminal.command
         if self.run.smoke:
             line("It runs: two steps on a few rows. Now type the same without --smoke.")
             return
         line(f"The student is in {student}, with its card (README.md), report.json, plots and recipe.yaml.")
-        if report is not None and (warning := nothing_to_teach(report)):
+        if report is not None and (warning := nothing_to_teach(report) or bounded_by_teacher(report)):
             line(f"! {warning}")
-        data = str(self.held_out or self.recipe.load["source"])
-        beside = [f"--teacher {shlex.quote(self.teacher)}"] if self.teacher else []
+        data = self._data_words(self.held_out)
+        beside = [f"--teacher {shlex.quote(self.teacher_folder)}"] if self.teacher_folder else []
         beside += [f"--baseline {shlex.quote(baseline)}"] if baseline else []
         if self.held_out is not None:
             line(f"The rows that it was measured on are in {self.held_out}.")
         line("Next:")
-        line(f"hfdistill predict {shlex.quote(student)} FILE.csv --out labelled.csv", indent=2)
-        line(" ".join([self._measure_command(Path(student), Path(data)), *beside]), indent=2)
+        command(f"hfdistill predict {shlex.quote(student)} FILE.csv --out labelled.csv")
+        command(" ".join([self._measure_command(student, data), *beside]))
         if self.recipe.export is None:
-            words = ["hfdistill", "export", student, str(self.onnx), "--data", data]
-            line(shlex.join(words), indent=2)
+            command(shlex.join(["hfdistill", "export", student, str(self.onnx), *data]))
         task = "token-classification" if self.run.rows.task == "token" else "text-classification"
-        line(f"transformers.pipeline({task!r}, model={student!r})  # in Python", indent=2)
+        command(f"transformers.pipeline({task!r}, model={student!r})  # in Python")

@@ -53,7 +53,7 @@ class RecipeError(ValueError):
 
 @dataclass
 class Page:
-    """What a page says.
+    """A page's content, with the lines it stands on and the mistakes in it.
 
     Args:
         name: the file's name, for messages.
@@ -76,13 +76,13 @@ class Page:
 
 
 def shown(where: Where) -> str:
-    """A place as text: objective[1].kd.weight."""
+    """Return a place as text: objective[1].kd.weight."""
     parts = (f"[{part}]" if type(part) is int else f".{printable(part)}" for part in where)
     return "".join(parts).removeprefix(".")
 
 
 def hint(name: object, choices: Iterable[str]) -> str:
-    """What to type instead of `name`: the nearest choice, or all of them."""
+    """Return what to type instead of `name`: the nearest choice, or all of them."""
     folded = {choice.casefold(): choice for choice in choices}
     near = difflib.get_close_matches(str(name).casefold(), folded, n=1)
     if near:
@@ -128,7 +128,7 @@ def read_page(path: str | Path, overrides: Iterable[str] = ()) -> Page:
 
 
 def _pages_near(path: Path) -> str:
-    """What to type instead of a path that is no page: the pages that lie there, or have such a name."""
+    """Return what to type instead of a path that is not a page: the pages there, or one of such a name."""
     folder = path if path.is_dir() else path.parent
     pages = sorted(other for kind in ("*.yaml", "*.yml") for other in folder.glob(kind) if other.is_file())
     near = difflib.get_close_matches(path.name, [other.name for other in pages], n=1)
@@ -188,7 +188,7 @@ def put(page: Page, path: str, new: Any) -> Where | None:
 
 
 def value_at(values: Any, path: str) -> Any:
-    """What stands at a path of a page's content; None where there is nothing."""
+    """Return what stands at a path of a page's content; None where there is nothing."""
     place = copy.deepcopy(values)
     for key in path.split("."):
         for part in _steps(place, key):
@@ -197,7 +197,7 @@ def value_at(values: Any, path: str) -> Any:
 
 
 def _steps(place: Any, key: str) -> tuple[str | int, ...]:
-    """A part of a path as the container counts: of a list, `1`, or the name of a term in it."""
+    """Return a part of a path as the container counts: of a list, `1`, or the name of a term in it."""
     if not isinstance(place, list):
         return (key,)
     if key.isdecimal() and len(key) < 9:

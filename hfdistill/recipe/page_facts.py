@@ -23,7 +23,7 @@ _SETTINGS += ("seed", "data_seed", "learning_rate", "label_smoothing", "mixup", 
 
 
 def deciding_facts(page: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
-    """What decides the weights of a page's models, as place → value; a run may grow longer."""
+    """Return what decides the weights of a page's models, as place → value; a run may grow longer."""
     sections = {name: schema.written_out(name, value) for name, value in page.items() if name in _DECIDING}
     data = {n: v for n, v in sections["data"].items() if n not in ("evaluation", "evaluation_rows")}
     training = {n: v for n, v in page["training"].items() if n.startswith(_SETTINGS)}
@@ -58,7 +58,7 @@ def refuse_other_page(args: Any, facts: Mapping[str, Any]) -> None:
 
 
 def by_name(members: Any) -> tuple[list[Any], list[Any]]:
-    """The names and the members of an ensemble as a page has them."""
+    """Return the names and the members of an ensemble as a page has them."""
     if isinstance(members, dict):
         return list(members), list(members.values())
     return list(range(len(members or ()))), list(members or ())

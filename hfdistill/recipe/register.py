@@ -122,5 +122,5 @@ def _add(table: dict[str, Component], what: str, name: str, component: Component
 
 
 def _origin(target: Any) -> str:
-    """Where it was written: the same when its file or notebook cell is run again."""
+    """Return where it was written: the same when its file or notebook cell is run again."""
     return target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -45,7 +48,7 @@ def rehearse(run: Run, *, thoroughly: bool = False) -> None:
     later = bool(recipe.assistants) or recipe.generations > 1 or recipe.export is not None
     if not (thoroughly or finetuned or later):
         return
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, _silence():
         rehearsal = _Rehearsal(run, folder)
         rehearsal.train_student()
         if recipe.measurement is not None and recipe.measurement.baseline:
@@ -54,6 +57,17 @@ def rehearse(run: Run, *, thoroughly: bool = False) -> None:
             check_architecture(rehearsal.model)
             check_tokenizer(rehearsal.tokenizer)
     set_seed(run.args.seed)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Log nothing: what is to be said of all rows is said by the run itself."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 class _Rehearsal(Run):
@@ -95,7 +109,7 @@ class _Rehearsal(Run):
         )
 
     def trained_model(self, trainer: DistillationTrainer) -> PreTrainedModel:
-        """The model as it is, untrained."""
+        """Return the model as it is, untrained."""
         return trainer.accelerator.unwrap_model(trainer.model)
 
 

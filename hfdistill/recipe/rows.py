@@ -28,7 +28,7 @@ Task = Literal["single_label", "multi_label", "regression", "token"]
 
 @dataclass(frozen=True)
 class Rows:
-    """What a run reads.
+    """The rows that a run learns from and those that it measures on.
 
     Args:
         train: what the student learns from.
@@ -55,7 +55,7 @@ class Rows:
         return "regression" if str(getattr(feature, "dtype", "")).startswith("float") else "single_label"
 
     def class_names(self) -> list[str]:
-        """Names for a new classifier; one for real values.
+        """Return names for a new classifier; one for real values.
 
         Raises:
             ValueError: where the data has neither classes nor real values.
@@ -82,7 +82,7 @@ class Rows:
         return ["value"] if self.task == "regression" else [f"LABEL_{i}" for i in range(max(values) + 1)]
 
     def few(self) -> Rows:
-        """Some of these rows, labelled ones and unlabelled ones: enough to see whether models read them."""
+        """Return some of these rows, labelled and unlabelled: enough to see whether models read them."""
         half = SMOKE_ROWS // 2
         ends = sorted({*range(len(self.train))[:half], *range(len(self.train))[-half:]})
         labelled, evaluation = (
@@ -100,7 +100,7 @@ class Rows:
         return digest.hexdigest()
 
     def texts(self) -> Dataset:
-        """The training rows without labels, as a corpus."""
+        """Return the training rows without labels, as a corpus."""
         names = [name for name in ("text", "text_pair") if name in self.train.column_names]
         return self.train.select_columns(names) if names else self.train
 
@@ -145,7 +145,7 @@ def read_rows(
 
 
 def _divided(data: Any, splits: Splits, *, seed: int, searching: bool) -> tuple[Dataset, Dataset]:
-    """The rows to learn from and those to measure on, of two splits or of one."""
+    """Return the rows to learn from and those to measure on, of two splits or of one."""
     train = data[splits.train]
     usual = (n for n in ("validation", "test") if n in data and n != splits.train)
     other = splits.evaluation or next(usual, None)
@@ -195,7 +195,7 @@ def _with_text(train: Dataset, unlabelled: Any, *, evaluation: Dataset, seed: in
 
 
 def drawn(rows: Dataset, wanted: int | None, seed: int) -> Dataset:
-    """As many rows, drawn by the seed; all of them in their order where that is no fewer."""
+    """Return as many rows, drawn by the seed; all of them in their order where that is no fewer."""
     if wanted is None or wanted >= len(rows):
         return rows
     return rows.shuffle(seed=seed).select(range(wanted))

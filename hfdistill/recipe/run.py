@@ -17,7 +17,7 @@ from hfdistill.files.hub import make_repository
 from hfdistill.files.plain_data import public_name, write_atomically
 from hfdistill.network.loading import load_classifier, load_tokenizer
 from hfdistill.recipe import schema
-from hfdistill.recipe.binding import build
+from hfdistill.recipe.binding import accepted_arguments, build
 from hfdistill.recipe.check import Recipe
 from hfdistill.recipe.models import ModelBuilder
 from hfdistill.recipe.page import MAX_BYTES, Mistake, RecipeError
@@ -27,6 +27,7 @@ from hfdistill.recipe.schema import Student
 from hfdistill.recipe.terminal import FrequentCheckpoints, Progress, Terminal, quiet_libraries
 from hfdistill.recipe.training_record import TrainingRecord
 from hfdistill.teachers import CachedTeacher, Contents, ModelTeacher, Teacher
+from hfdistill.teachers.text.teacher import TextAnswers
 from hfdistill.trainer import DistillationTrainer
 from hfdistill.trainer.arguments import DistillationArguments
 from hfdistill.trainer.theseus import Theseus
@@ -99,7 +100,7 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def arguments(recipe: Recipe, *, smoke: bool = False) -> Any:
-    """The `training` section as arguments of the trainer.
+    """Return the `training` section as arguments of the trainer.
 
     Raises:
         RecipeError: a value that Transformers refuses.
@@ -143,6 +144,7 @@ class Run:
         self.facts = json.dumps(facts, indent=1)
         self.builder = ModelBuilder(self.rows, seed=self.args.seed, max_length=self.args.max_length)
         self.origin: str | None = None
+        self.taught: Any = None  # the training rows, where the teacher answers only some of them
         self.options = dict(recipe.options)
         if smoke and "teacher_cache" in self.options:
             self.options["teacher_cache"] = str(Path(self.args.output_dir, "answers"))
@@ -206,30 +208,35 @@ class Run:
         return str(self.fit("baseline", self.student(self.recipe.student)).args.output_dir)
 
     def student(self, plan: Student) -> tuple[PreTrainedModel, Any]:
-        """A student that the page plans, and its tokenizer."""
+        """Return a student that the page plans, and its tokenizer."""
         whole = self.teacher if isinstance(self.teacher, PreTrainedModel) else self.origin
         like = getattr(self.teacher, "config", None)
         return self.builder.student(plan, of=whole, origin=self.origin, like=like)
 
-    def who_taught(self, folder: str | Path) -> str | None:
-        """Where the teacher lies once the student in `folder` is trained; there, where it moved too."""
+    def who_taught(self, folder: str | Path) -> str | TextAnswers | None:
+        """Return where the teacher lies once the student in `folder` is trained: inside, if it moved.
+
+        A teacher that is asked about texts lies nowhere, and is given itself.
+        """
+        if isinstance(self.last, TextAnswers):
+            return self.last
         moved = self.last.saved_as if isinstance(self.last, Teacher) else ""
         return str(Path(folder, moved)) if moved else self.source
 
     def trained_model(self, trainer: DistillationTrainer) -> PreTrainedModel:
-        """A model that has been trained, as it was saved."""
+        """Return a model that has been trained, as it was saved."""
         return load_classifier(str(trainer.args.output_dir))
 
     def _phases(self) -> int:
         recipe = self.recipe
-        taught = recipe.teacher is not None and recipe.teacher[0] == "finetune"
-        count = taught + len(recipe.assistants) + recipe.generations
+        finetuned = recipe.teacher is not None and recipe.teacher[0] == "finetune"
+        count = finetuned + len(recipe.assistants) + recipe.generations
         if recipe.measurement is not None:
             count += 1 + recipe.measurement.baseline
         return int(count) + (recipe.export is not None)
 
     def _teacher(self) -> tuple[Any, str | None]:
-        """The teacher, and where the model lies that the student is measured beside.
+        """Return the teacher, and where the model lies that the student is measured beside.
 
         `origin` is where the model lies of which students are made.
         """
@@ -238,20 +245,26 @@ class Run:
         kind, arguments = self.recipe.teacher
         if kind == "finetune":
             return self._finetuned(schema.Finetuning(**arguments))
+        component = schema.TEACHERS[kind]
         first = next(iter(by_name(arguments.get("members"))[1]), None)
-        named = [arguments.get(name) for name in ("source", "teacher", "model")]
+        named = [arguments.get(name) for name in component.models if name != "members"]
         self.origin = next((source for source in [*named, first] if source is not None), None)
+        if component.reads_text:
+            if "cache" in accepted_arguments(component) and "teacher_cache" in self.options:
+                arguments = {"cache": self.options.pop("teacher_cache"), **arguments}
+            teacher = self.builder.asked(kind, arguments)
+            self.taught = self.builder.believed(teacher, arguments.get("keep"))
+            return teacher, None
         if kind == "peer":
             arguments = {**arguments, "model": self.builder.peer(arguments)}
         if kind == "ensemble":
             arguments = {**arguments, "members": self._members(arguments)}
-        component = schema.TEACHERS[kind]
         teacher = build(component, arguments, {})
         elsewhere = kind == "ensemble" or component.moves  # no model, or one that has moved since
         return teacher, None if elsewhere else self.origin
 
     def _members(self, arguments: dict[str, Any]) -> Any:
-        """The members of an ensemble, each with its own recorded answers: labels may weigh them."""
+        """Return the members of an ensemble, each with its own recorded answers: labels may weigh them."""
         folder = self.options.pop("teacher_cache", None)
         if folder is None:
             return arguments["members"]
@@ -267,7 +280,7 @@ class Run:
         return recorded if isinstance(arguments["members"], dict) else list(recorded.values())
 
     def _finetuned(self, plan: schema.Finetuning) -> tuple[PreTrainedModel, str]:
-        """The encoder, fine-tuned on the labelled rows, and where it lies."""
+        """Return the encoder, fine-tuned on the labelled rows, and where it lies."""
         steps = SMOKE_STEPS if self.smoke else -1  # its own epochs count
         changes = {"num_train_epochs": plan.epochs, "learning_rate": plan.learning_rate, "max_steps": steps}
         made = self.builder.fresh(plan.encoder), load_tokenizer(plan.encoder)
@@ -307,7 +320,7 @@ class Run:
         self, stage: str, made: tuple[PreTrainedModel, Any], *, teacher: Any, objective: Any, options: Any,
         folder: str | Path | None = None, **changes: Any,
     ) -> DistillationTrainer:  # fmt: skip
-        """The trainer of one model, which checks whatever a trainer can check.
+        """Return the trainer of one model, which checks whatever a trainer can check.
 
         Args:
             stage: the name of the model's folder.
@@ -322,13 +335,14 @@ class Run:
         args = dataclasses.replace(self.args, **changes, output_dir=str(folder), push_to_hub=False)
         model, tokenizer = made
         rows, labels_alone = self.builder.rows, teacher is None and objective is None
+        taught = self.taught if teacher is not None else None
         scores: Callable | None = task_scores(rows.task) if "label" in rows.evaluation.column_names else None
         return DistillationTrainer(
             model,
             args,
             teacher=teacher,
             objective=objective,
-            train_dataset=rows.labelled if labels_alone else rows.train,
+            train_dataset=rows.labelled if labels_alone else rows.train if taught is None else taught,
             eval_dataset=rows.evaluation,
             processing_class=tokenizer,
             compute_metrics=scores,
@@ -336,7 +350,7 @@ class Run:
         )
 
     def _title(self, stage: str, trainer: DistillationTrainer) -> str:
-        """What a phase's heading says before its steps: "student: 3 of 6 layers, 17.4 M parameters"."""
+        """Return a phase's heading without its steps: "student: 3 of 6 layers, 17.4 M parameters"."""
         model = trainer.accelerator.unwrap_model(trainer.model)
         layers = getattr(model.config, "num_hidden_layers", None)
         cut = getattr(model.config, "shrunk_from", None)
@@ -348,7 +362,7 @@ class Run:
 
 
 def _stopped(stage: str, trainer: DistillationTrainer) -> str:
-    """One line for Ctrl-C: what is saved, and from which step the same command goes on."""
+    """Return one line for Ctrl-C: what is saved, and from which step the same command goes on."""
     state, saved = trainer.state, newest_checkpoint(trainer.args.output_dir)
     where = f"Stopped at step {state.global_step:,} of {state.max_steps:,} of the {stage}"
     if saved is None:
@@ -358,7 +372,7 @@ def _stopped(stage: str, trainer: DistillationTrainer) -> str:
 
 
 def as_lesson(model: PreTrainedModel, tokenizer: Any) -> ModelTeacher:
-    """A model that teaches, with the tokenizer by which it reads."""
+    """Return a model that teaches, with the tokenizer by which it reads."""
     teacher = ModelTeacher(model)
     teacher.tokenizer = tokenizer
     return teacher

@@ -24,6 +24,8 @@ class Component:
             teacher.
         moves: of a teacher, whether it changes with the student, so that its answers cannot be recorded.
         is_value: whether the target itself is what a run uses, and takes no keys.
+        reads_text: of a teacher, whether it is asked about texts: no model whose layers or sizes are known.
+        models: of a teacher, the arguments that may name a model of which students can be made.
     """
 
     target: str | Callable[..., Any]
@@ -33,6 +35,8 @@ class Component:
     made_of_model: bool = False
     moves: bool = False
     is_value: bool = False
+    reads_text: bool = False
+    models: tuple[str, ...] = ("source", "teacher", "model", "encoder", "members")
 
 
 def _component(target: str, *withheld: str, **facts: Any) -> Component:
@@ -40,6 +44,7 @@ def _component(target: str, *withheld: str, **facts: Any) -> Component:
 
 
 _HERE = "hfdistill.recipe.schema"
+_ASKED: dict[str, Any] = {"beside": f"{_HERE}:Trusted", "reads_text": True, "models": ()}
 _OF_TEACHER = {"beside": f"{_HERE}:Origin", "made_of_model": True, "has_attention": False}
 
 RUN_ARGUMENTS = frozenset({"teacher", "tokenizer", "pairs", "corpus", "data"})
@@ -55,6 +60,16 @@ TEACHERS = {
         "hfdistill.teachers.peer_and_ema:Peer", "objective", beside=f"{_HERE}:Cut", moves=True
     ),
     "ema": _component("hfdistill.teachers.peer_and_ema:EMATeacher", moves=True),
+    "few_shot": _component(
+        "hfdistill.teachers.text.few_shot:few_shot",
+        *("tokenizer", "name", "calibrate"),
+        **{**_ASKED, "models": ("encoder",)},
+    ),
+    "zero_shot": _component(
+        "hfdistill.teachers.text.zero_shot:zero_shot", "tokenizer", "calibrate", **_ASKED
+    ),
+    "prompted": _component("hfdistill.teachers.text.prompted:prompted", "tokenizer", "calibrate", **_ASKED),
+    "answers": _component("hfdistill.teachers.text.files:answers_from", "calibrate", **_ASKED),
 }
 STUDENTS = {
     "shrink": _component(
@@ -91,8 +106,6 @@ CHANGES = {
     "exits": _component("hfdistill.students.early_exit:with_exits", "model"),
 }
 """What a page can write beside a student with attention."""
-NAMES_MODEL = ("source", "teacher", "model", "encoder", "members")
-"""Arguments of a teacher that name a model, of which students can be made."""
 LOWEST = {
     "per_device_train_batch_size": (1, 32),
     "per_device_eval_batch_size": (1, 64),
@@ -204,8 +217,23 @@ class Finetuning:
 
 
 @dataclass(frozen=True)
+class Trusted:
+    """How many of the answers of a teacher that reads text are learned from.
+
+    Args:
+        keep: share of the rows of each class, those of whose answers it is surest; default all.
+    """
+
+    keep: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.keep is not None and not 0 < self.keep <= 1:
+            raise ValueError(f"keep is {self.keep}, and it is a share in (0, 1]. Type 0.8.")
+
+
+@dataclass(frozen=True)
 class Origin:
-    """What a student is made of.
+    """The model that a student is made of.
 
     Args:
         source: Hub id or folder of a model; else the teacher. An encoder gets a new head of the data's
@@ -217,21 +245,24 @@ class Origin:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a student is cut from, and how its blocks are chosen.
+    """The model that a student is cut from, and the way its blocks are chosen.
 
     Args:
         source: as in `Origin`.
         choose: "evenly" spreads as many blocks as `layers` says; "importance" takes those without which the
             answers to training rows change most.
+        fit: true fits what is kept to the whole teacher on the texts of the training rows, a path on those of
+            a file or folder; no label is read. See `hfdistill.Refit`.
     """
 
     source: str | Path | None = None
     choose: Literal["evenly", "importance"] = "evenly"
+    fit: bool | str = False
 
 
 @dataclass(frozen=True)
 class Cut:
-    """How many blocks of its model a peer has.
+    """The blocks of its model that a peer keeps.
 
     Args:
         layers: as in `shrink`; None for all.
@@ -242,7 +273,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Text:
-    """Which rows of text without labels the student also learns from.
+    """The rows of text without labels that the student also learns from.
 
     Args:
         split: which split of them; default "train", or the only one.
@@ -274,7 +305,7 @@ class Student:
 
 @dataclass(frozen=True)
 class Splits:
-    """Which rows to train and to measure on.
+    """The rows to train on and those to measure on.
 
     Args:
         train: the split to learn from.
@@ -311,7 +342,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is measured once the student is trained.
+    """The measurement that follows training.
 
     Args:
         baseline: train the same student without the teacher, too, and compare.
@@ -326,7 +357,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Card:
-    """What the student's card says that no run can know.
+    """Facts for the student's card that no run can know.
 
     Args:
         name: of the model; else that of training.output_dir.
@@ -345,7 +376,7 @@ SHORT = ("teacher", "student", "data", "unlabelled")
 
 
 def written_out(section: str, value: Any) -> Any:
-    """A short form written out: a text is an id or a path."""
+    """Return a short form written out: a text is an id or a path."""
     if not isinstance(value, str) or section not in SHORT:
         return value
     return {"pretrained": {"source": value}} if section in ("teacher", "student") else {"source": value}

@@ -33,7 +33,7 @@ STARTUP_TRIALS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """What a search has found.
+    """The outcome of a search.
 
     Args:
         page: the best page.
@@ -117,7 +117,7 @@ class _Search:
         from optuna.trial import TrialState
 
         study = self._study()
-        _restart(study, {d.path: d.drawn(value_at(self.page, d.path)) for d in self.space})
+        _restart(study, {d.path: d.to_optuna(value_at(self.page, d.path)) for d in self.space})
         missing = trials - len(study.get_trials(deepcopy=False, states=_over()))
         if missing > 0:
             tell = lambda _, trial: print(_line(trial, self.space), file=sys.stderr)  # noqa: E731
@@ -137,7 +137,7 @@ class _Search:
         return Search(path, self.metric, best.value, len(done), pruned, lines)
 
     def _prepared(self, recipe: Recipe) -> dict[str, Any]:
-        """The page as every trial runs it: its teacher is there, evaluated each epoch, nothing measured."""
+        """Return the page as every trial runs it: the teacher made, an evaluation each epoch, no report."""
         page = copy.deepcopy(self.page)
         page["training"] |= {"output_dir": str(self.folder)}
         run = Run(check(Page("search", page)), searching=True, speaks=False)
@@ -159,7 +159,7 @@ class _Search:
         return page | {"measure": None, "export": None}
 
     def _study(self) -> Any:
-        """The study in the journal, or a new one."""
+        """Return the study in the journal, or a new one."""
         import optuna
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
@@ -176,14 +176,14 @@ class _Search:
             load_if_exists=True,
         )
         space = [dataclasses.asdict(d) | {"choices": list(d.choices)} for d in self.space]
-        told = {"page": as_yaml(self.page), "space": space}
-        known = {name: study.user_attrs.get(name, value) for name, value in told.items()}
-        if known != told:
+        settings = {"page": as_yaml(self.page), "space": space}
+        known = {name: study.user_attrs.get(name, value) for name, value in settings.items()}
+        if known != settings:
             raise ValueError(
                 f"{self.folder} holds the trials of another page or another `search:`. Name another "
                 "training.output_dir, or delete that folder."
             )
-        for name, value in told.items():
+        for name, value in settings.items():
             study.set_user_attr(name, value)
         over = len(study.get_trials(deepcopy=False, states=_over()))
         study.sampler = optuna.samplers.TPESampler(  # one that starts anew must not draw the same again
@@ -211,7 +211,7 @@ class _Search:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _page(self, base: Mapping[str, Any], trial: Any) -> dict[str, Any]:
-        """A page with the values of a trial."""
+        """Return a page with the values of a trial."""
         page = Page("search", copy.deepcopy(dict(base)))
         for dimension in self.space:
             put(page, dimension.path, dimension.suggested(trial))
@@ -225,11 +225,11 @@ class _Watch(TrainerCallback):
         self.trial, self.metric = trial, metric
         self.last: float | None = None
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **told: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """Told of an evaluation."""
         import optuna
 
-        value = told["metrics"][self.metric]
+        value = others["metrics"][self.metric]
         self.last = value if math.isfinite(value) else None
         self.trial.report(value, state.global_step)
         if state.global_step < state.max_steps and self.trial.should_prune():
@@ -267,7 +267,7 @@ def _mend(journal: Path) -> None:
 
 
 def _looks_inside(term: Any) -> bool:
-    """Whether a term reads more of the teacher than its logits."""
+    """Return whether a term reads more of the teacher than its logits."""
     from hfdistill.objectives import Objective
 
     return type(term).taps is not Objective.taps

@@ -43,7 +43,7 @@ class Dimension:
         return self.choices or (self.low, self.high)
 
     def suggested(self, trial: Any) -> Any:
-        """The value that an Optuna trial draws."""
+        """Return the value that an Optuna trial draws."""
         if self.choices:
             return json.loads(trial.suggest_categorical(self.path, [json.dumps(c) for c in self.choices]))
         if self.whole:
@@ -51,30 +51,30 @@ class Dimension:
         drawn = trial.suggest_float(self.path, self.low, self.high, log=self.log)
         return min(self.high, max(self.low, float(f"{drawn:.4g}")))  # a page that people can read
 
-    def drawn(self, value: Any) -> Any:
-        """A value as Optuna writes it; None where it lies outside."""
+    def to_optuna(self, value: Any) -> Any:
+        """Return a value as Optuna writes it; None where it lies outside."""
         if self.choices:
             return json.dumps(value) if value in self.choices else None
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return value if number and self.low <= value <= self.high else None
 
 
-def dimensions(page: Page, told: Any, mistakes: Callable[[Page], list[str]]) -> tuple[Dimension, ...]:
-    """What the `search` section says, each end of each range put in its place and checked there.
+def dimensions(page: Page, section: Any, mistakes: Callable[[Page], list[str]]) -> tuple[Dimension, ...]:
+    """Return what the `search` section says, each end of each range put in its place and checked there.
 
     Args:
         page: the whole page; mistakes are noted in it.
-        told: path → [low, high], [low, high, log] or choices.
+        section: path → [low, high], [low, high, log] or choices.
         mistakes: what is wrong with a page, a text for each.
     """
-    if told is None or told == {}:
+    if section is None or section == {}:
         return ()
-    if not isinstance(told, dict):
+    if not isinstance(section, dict):
         page.refuse(("search",), "takes places and ranges. Type `objective.kd.temperature: [1, 8]`.")
         return ()
     known = set(mistakes(_without_search(page)))
-    found = []
-    for path, value in told.items():
+    accepted = []
+    for path, value in section.items():
         dimension = _dimension(str(path), value)
         if str(path) in UNCOMPARABLE:
             page.refuse(
@@ -89,14 +89,14 @@ def dimensions(page: Page, told: Any, mistakes: Callable[[Page], list[str]]) -> 
         for text in dict.fromkeys(wrong):
             page.refuse(("search", path), text)
         if dimension is not None and not wrong:
-            found.append(_numbers(page, dimension, mistakes, known))
-    return tuple(found)
+            accepted.append(_numbers(page, dimension, mistakes, known))
+    return tuple(accepted)
 
 
 def _dimension(path: str, value: Any) -> Dimension | None:
     if isinstance(value, dict):
-        told = value.get("choices") if list(value) == ["choices"] else None
-        return Dimension(path, tuple(told)) if isinstance(told, list) and told else None
+        choices = value.get("choices") if list(value) == ["choices"] else None
+        return Dimension(path, tuple(choices)) if isinstance(choices, list) and choices else None
     if not isinstance(value, list) or len(value) < 2:
         return None
     numbers = [v for v in value[:2] if isinstance(v, (int, float)) and not isinstance(v, bool)]
@@ -118,7 +118,7 @@ def _numbers(page: Page, dimension: Dimension, mistakes: Any, known: set[str]) -
 
 
 def _tried(page: Page, path: str, value: Any, mistakes: Any, known: set[str]) -> list[str]:
-    """What is wrong with the page once a value is put in."""
+    """Return what is wrong with the page once a value is put in."""
     other = _without_search(page)
     where = put(other, path, value) if all(path.split(".")) else ()
     if where is not None:
@@ -132,22 +132,22 @@ def _without_search(page: Page) -> Page:
 
 
 def usual(page: dict[str, Any], mistakes: Callable[[Page], list[str]]) -> tuple[Dimension, ...]:
-    """What is searched where a page does not say: the learning rate; each term's temperature, weight and map.
+    """Return what is searched where a page does not say: learning rate, temperatures, weights and maps.
 
     Args:
         page: its content.
         mistakes: what is wrong with a page; maps that a term refuses are left out.
     """
-    told = dict(_usual(page))
+    ranges = dict(_usual(page))
     whole = Page("search", copy.deepcopy({k: v for k, v in page.items() if k != "search"}))
     known = set(mistakes(whole))
-    for path, value in told.items():
+    for path, value in ranges.items():
         if isinstance(value, dict):
             value["choices"] = [c for c in value["choices"] if not _tried(whole, path, c, mistakes, known)]
-    found = dimensions(whole, {p: v for p, v in told.items() if v != {"choices": []}}, mistakes)
+    accepted = dimensions(whole, {p: v for p, v in ranges.items() if v != {"choices": []}}, mistakes)
     if whole.mistakes:
         raise ValueError("; ".join(map(str, whole.mistakes)))
-    return found
+    return accepted
 
 
 def _usual(page: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -159,19 +159,19 @@ def _usual(page: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     terms = [term if isinstance(term, dict) else {term: None} for term in page.get("objective") or []]
     names = [next(iter(term)) for term in terms]
     for number, (name, term) in enumerate(zip(names, terms, strict=True)):
-        told, takes = term[name] or {}, parameters_by_inspection(registered()[name])
-        weight = told.get("weight", 1.0)
+        arguments, takes = term[name] or {}, parameters_by_inspection(registered()[name])
+        weight = arguments.get("weight", 1.0)
         place = f"objective.{name}" if names.count(name) == 1 else f"objective.{number}.{name}"
         if len(terms) > 1 and isinstance(weight, (int, float)) and weight > 0:
             yield f"{place}.weight", [weight / REACH, weight * REACH, "log"]
-        if "temperature" in takes and isinstance(told.get("temperature", 1), (int, float)):
+        if "temperature" in takes and isinstance(arguments.get("temperature", 1), (int, float)):
             yield f"{place}.temperature", [1.0, 8.0]
         if "layers" in takes and takes["layers"].default in MAPS:
             yield f"{place}.layers", {"choices": list(MAPS)}
 
 
 def described(dimension: Dimension) -> str:
-    """A line of what is tried."""
+    """Return a line of what is tried."""
     if dimension.choices:
         return f"{dimension.path}: one of {', '.join(printable(c) for c in dimension.choices)}"
     scale = ", by its logarithm" if dimension.log else ""

@@ -16,7 +16,7 @@ _ENUMS = "transformers.trainer_utils"
 
 
 def parameters_of(target: str) -> dict[str, inspect.Parameter]:
-    """The arguments of a function, of a class's `__init__` or of a dataclass, annotations as text.
+    """Return the arguments of a function, of a class's `__init__` or of a dataclass, annotations as text.
 
     Args:
         target: "package.module:name".
@@ -28,13 +28,13 @@ def parameters_of(target: str) -> dict[str, inspect.Parameter]:
     node = _definition(module, name)
     if isinstance(node, ast.ClassDef):
         inits = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
-        found = _of_function(inits[0]) if inits else _of_fields(node, module)
-        return {p.name: p for p in found if p.name != "self"}
+        parameters = _of_function(inits[0]) if inits else _of_fields(node, module)
+        return {p.name: p for p in parameters if p.name != "self"}
     return {p.name: p for p in _of_function(node)}
 
 
 def summary_of(target: Any) -> str:
-    """The first line of a docstring, of "package.module:name" or of an object that is loaded."""
+    """Return the first line of a docstring, of "package.module:name" or of an object that is loaded."""
     if not isinstance(target, str):
         return first_line(inspect.getdoc(target))
     module, _, name = target.partition(":")
@@ -47,8 +47,8 @@ def first_line(docstring: str | None) -> str:
 
 
 def parameters_by_inspection(function: Any) -> dict[str, inspect.Parameter]:
-    """The same of an object that is loaded already, such as a class of a plugin."""
-    found = {}
+    """Return the same of an object that is loaded already, such as a class of a plugin."""
+    parameters = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue  # torch.nn.Module's own, of a class without __init__
@@ -60,12 +60,12 @@ def parameters_by_inspection(function: Any) -> dict[str, inspect.Parameter]:
             if isinstance(note, str)
             else inspect.formatannotation(note)
         )
-        found[name] = parameter.replace(annotation=text)
-    return found
+        parameters[name] = parameter.replace(annotation=text)
+    return parameters
 
 
 def type_error(value: Any, annotation: str) -> str | None:
-    """What would be needed, where a value from a page cannot be of the annotated type; None where it can.
+    """Return what an annotation wants where a value from a page is not of that type; None where it is.
 
     Types that a page cannot tell, such as an alias, take any value here: the constructor judges them.
     """
@@ -79,7 +79,7 @@ def type_error(value: Any, annotation: str) -> str | None:
 
 
 def _wish(node: ast.expr, value: Any) -> tuple[bool, str]:
-    """Whether one alternative of a type takes the value, and how it is called."""
+    """Return whether one alternative of a type takes the value, and how it is called."""
     kind = ast.unparse(node.value if isinstance(node, ast.Subscript) else node).split(".")[-1]
     if kind == "Literal":
         choices = ast.literal_eval(node.slice)  # type: ignore[attr-defined]
@@ -105,7 +105,7 @@ def _wish(node: ast.expr, value: Any) -> tuple[bool, str]:
 
 
 def _list_wish(inner: ast.expr, values: list[Any]) -> tuple[bool, str]:
-    """Whether each item of a list is of the type that the annotation names."""
+    """Return whether each item of a list is of the type that the annotation names."""
     annotation = ast.unparse(inner)
     wanted = next((wish for value in values if (wish := type_error(value, annotation))), None)
     if wanted is None:
@@ -132,8 +132,8 @@ def _of_function(node: Any) -> list[inspect.Parameter]:
 
 
 def _of_fields(node: ast.ClassDef, module: str) -> list[inspect.Parameter]:
-    """The fields of a dataclass; choices and enums of Transformers as Literal."""
-    found = []
+    """Return the fields of a dataclass; choices and enums of Transformers as Literal."""
+    parameters = []
     for field in node.body:
         if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
             continue
@@ -142,8 +142,8 @@ def _of_fields(node: ast.ClassDef, module: str) -> list[inspect.Parameter]:
             continue
         choices = _choices(field.value) or _enum(module, field.annotation)
         note = ast.parse(f"Literal[{choices!r}]", mode="eval").body if choices else field.annotation
-        found.append(_parameter(name, note, required=field.value is None))
-    return found
+        parameters.append(_parameter(name, note, required=field.value is None))
+    return parameters
 
 
 def _parameter(name: str, annotation: ast.expr | None, *, required: bool) -> inspect.Parameter:
@@ -165,7 +165,7 @@ def _choices(value: ast.expr | None) -> tuple[str, ...]:
 
 
 def _enum(module: str, annotation: ast.expr) -> tuple[str, ...]:
-    """The values of an enum where the annotation is `ThatEnum | str`."""
+    """Return the values of an enum where the annotation is `ThatEnum | str`."""
     names = [ast.unparse(part) for part in _alternatives(annotation)]
     if len(names) != 2 or names[1] != "str":
         return ()
@@ -186,7 +186,7 @@ def _definition(module: str, name: str) -> Any:
 
 @functools.cache
 def _tree(module: str) -> ast.Module:
-    """A module's source; only its top package is looked up, since find_spec imports parents."""
+    """Return a module's source; only its top package is looked up, since find_spec imports parents."""
     top, *rest = module.split(".")
     spec = importlib.util.find_spec(top)
     if spec is None or not spec.submodule_search_locations:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import time
@@ -12,13 +13,10 @@ from typing import Any
 import datasets
 import transformers
 from tqdm.auto import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import TrainerCallback
 
-from hfdistill.evaluation.report import TITLES, show
+from hfdistill.evaluation.report import TITLES, WIDTH, in_columns, show
 from hfdistill.files.plain_data import printable
-
-WIDTH = 100
 
 
 class Terminal:
@@ -38,9 +36,16 @@ class Terminal:
         self.line(f"{self.number}/{max(self.phases, self.number)} {text}")
 
     def line(self, text: str, *, indent: int = 0) -> None:
-        """Print one line."""
+        """Print a text, on as many lines as a terminal needs to show it whole."""
         if self.speaks:
-            tqdm.write(" " * indent + printable(text, limit=400), file=sys.stderr)
+            margin = " " * indent
+            for line in in_columns([printable(text, limit=1000)], width=WIDTH - indent):
+                tqdm.write(margin + line, file=sys.stderr)
+
+    def command(self, words: str) -> None:
+        """Print what to type, on one line."""
+        if self.speaks:
+            tqdm.write(f"  {printable(words, limit=1000)}", file=sys.stderr)
 
 
 class Progress(TrainerCallback):
@@ -115,7 +120,7 @@ _UNITS = ("teacher_rows", "teacher_words")
 
 
 def _is_score(name: str) -> bool:
-    """Whether a logged number is a score of an evaluation, and neither its loss nor its time."""
+    """Return whether a logged number is a score of an evaluation, and neither its loss nor its time."""
     timing = ("runtime", "samples_per_second", "steps_per_second", "loss", "model_preparation_time")
     return name.startswith("eval_") and name.removeprefix("eval_") not in timing
 
@@ -150,7 +155,7 @@ class FrequentCheckpoints(TrainerCallback):
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it: "40 s", "12 min", "3 h 5 min"."""
+    """Return a time as people say it: "40 s", "12 min", "3 h 5 min"."""
     if seconds < 90:
         return f"{math.ceil(seconds)} s"
     minutes = round(seconds / 60)
@@ -159,7 +164,10 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """No load reports, no bars of reading and writing files; downloads keep theirs. As before afterwards."""
+    """No load reports, no bars of reading and writing files; downloads keep theirs. As before afterwards.
+
+    Warnings of this library are printed once each, above a bar.
+    """
     log = transformers.utils.logging
     level, had_bars = log.get_verbosity(), log.is_progress_bar_enabled()
     data_bars = datasets.are_progress_bars_disabled()
@@ -167,9 +175,46 @@ def quiet_libraries() -> Iterator[None]:
     log.disable_progress_bar()
     datasets.disable_progress_bars()
     try:
-        with logging_redirect_tqdm():
+        with _each_warning_once():
             yield
     finally:
         log.set_verbosity(level)
         (log.enable_progress_bar if had_bars else log.disable_progress_bar)()
         (datasets.disable_progress_bars if data_bars else datasets.enable_progress_bars)()
+
+
+@contextmanager
+def _each_warning_once() -> Iterator[None]:
+    """Print what this library logs by `_Notices`, and not by the handlers that print all logs."""
+    ours, root, notices = logging.getLogger("hfdistill"), logging.getLogger(), _Notices()
+    printing = [handler for handler in root.handlers if type(handler) is logging.StreamHandler]
+    ours.addHandler(notices)
+    for handler in printing:
+        handler.addFilter(_is_foreign)
+    try:
+        yield
+    finally:
+        ours.removeHandler(notices)
+        for handler in printing:
+            handler.removeFilter(_is_foreign)
+
+
+class _Notices(logging.Handler):
+    """It prints "! message" for each warning once, on one line."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.printed: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record that was not printed yet."""
+        text = printable(record.getMessage(), limit=1000)
+        if text not in self.printed:
+            self.printed.add(text)
+            for line in in_columns([f"! {text}"]):
+                tqdm.write(line, file=sys.stderr)
+
+
+def _is_foreign(record: logging.LogRecord) -> bool:
+    """Return whether another library logged it."""
+    return record.name.partition(".")[0] != "hfdistill"

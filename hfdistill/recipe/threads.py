@@ -25,7 +25,7 @@ def idle_cores(seconds: float = LOOK_SECONDS) -> tuple[float, int]:
 
 
 def choose_threads(seconds: float = LOOK_SECONDS) -> tuple[int, str]:
-    """How many threads to compute with, and why, in a sentence; "" where all cores are idle.
+    """Return how many threads to compute with, and why, in a sentence; "" where all cores are idle.
 
     OMP_NUM_THREADS wins where it is set. Several processes on one machine (LOCAL_WORLD_SIZE) share the cores.
 
@@ -34,9 +34,9 @@ def choose_threads(seconds: float = LOOK_SECONDS) -> tuple[int, str]:
         >>> threads >= 1
         True
     """
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    if told.isdecimal() and int(told) > 0:
-        return int(told), ""
+    setting = os.environ.get("OMP_NUM_THREADS", "")
+    if setting.isdecimal() and int(setting) > 0:
+        return int(setting), ""
     idle, cores = idle_cores(seconds)
     processes = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     threads = max(1, int((idle + 0.25) / processes))

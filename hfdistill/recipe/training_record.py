@@ -46,7 +46,7 @@ class TrainingRecord:
         write_atomically(self.path, json.dumps(self.parts, indent=1))
 
     def trained_page(self) -> dict[str, Any]:
-        """The page that made the last steps, with what this run's page says about measuring and exporting."""
+        """Return the page that made the last steps, with the sections of this run's page that come after."""
         earlier = self.parts[-1]["page"] if self.parts else self._earlier() or self.page
         page = {name: copy.deepcopy(earlier.get(name)) for name in earlier if name not in AFTERWARDS}
         page |= {name: value for name, value in self.page.items() if name in AFTERWARDS}
@@ -63,7 +63,7 @@ class TrainingRecord:
         return changes(self.trained_page(), self.page)
 
     def earlier_parts(self) -> list[str]:
-        """A sentence for each earlier part of the training that another page made."""
+        """Return a sentence for each earlier part of the training that another page made."""
         sentences = []
         for part, later in zip(self.parts, self.parts[1:], strict=False):
             differ = ", ".join(
@@ -75,7 +75,7 @@ class TrainingRecord:
         return sentences
 
     def _earlier(self) -> dict[str, Any] | None:
-        """The page that a version of this library without a record left beside the student."""
+        """Return the page that a version of this library without a record left beside the student."""
         path = self.folder / "recipe.yaml"
         return dict(read_page(path).values) if path.is_file() and not self.path.is_file() else None
 
@@ -91,7 +91,7 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
 
 
 def json_like(page: Mapping[str, Any]) -> dict[str, Any]:
-    """A page's content as it is read back from JSON."""
+    """Return a page's content as it is read back from JSON."""
     content: dict[str, Any] = json.loads(json.dumps(page, default=str))
     return content
 

@@ -13,7 +13,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hfdistill.network.architectures import unwrapped
-from hfdistill.network.label_space import name_architecture, task_kind
+from hfdistill.network.task import name_architecture, task_kind
 
 
 def texts_of(input_ids: Tensor, attention_mask: Tensor | None, config: Any) -> list[Tensor]:
@@ -40,7 +40,7 @@ def joined(texts: Sequence[Tensor]) -> Tensor:
     return torch.cat([first, second, first * second, (first - second).abs()], dim=-1)
 
 
-class LightModel(PreTrainedModel):
+class AttentionFreeModel(PreTrainedModel):
     """Weights drawn as these students need them; their tables are as wide as the sum of few numbers."""
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -90,7 +90,7 @@ def answer(
 def config_like(
     kind: type[PreTrainedConfig], teacher: Any, tokenizer: Any, *, pairs: bool, **sizes: Any
 ) -> Any:
-    """A student's config with the teacher's classes, task and vocabulary.
+    """Return a student's config with the teacher's classes, task and vocabulary.
 
     Raises:
         ValueError: for a teacher that labels tokens, and for pairs where the tokenizer has no token between

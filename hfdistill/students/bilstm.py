@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 
 from hfdistill.network.architectures import Layout, register_anatomy
-from hfdistill.students.attention_free import LightModel, answer, config_like, head, joined, texts_of
+from hfdistill.students.attention_free import AttentionFreeModel, answer, config_like, head, joined, texts_of
 from hfdistill.students.configs import BiLSTMConfig
 from hfdistill.students.embedding_tables import principal_components
 from hfdistill.students.weight_copy import network
@@ -42,7 +42,7 @@ class BiLSTMLayer(nn.Module):
         return torch.where(texts[0][..., None], read[0], read[1]), last
 
 
-class BiLSTMModel(LightModel):
+class BiLSTMModel(AttentionFreeModel):
     """Embeddings and BiLSTM layers.
 
     Raises:
@@ -76,7 +76,7 @@ class BiLSTMModel(LightModel):
         return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=joined(last))
 
 
-class BiLSTMForSequenceClassification(LightModel):
+class BiLSTMForSequenceClassification(AttentionFreeModel):
     """BiLSTM, its last state of each direction, one hidden layer (Tang et al. 2019, arXiv 1903.12136).
 
     logits = W₂·ReLU(W₁·h) with h the states after the last token (forward) and the first (backward). Pairs
@@ -125,7 +125,7 @@ def bilstm_from_teacher(
     pairs: bool = False,
     dropout: float = 0.1,
 ) -> BiLSTMForSequenceClassification:
-    """A BiLSTM student with the teacher's word embeddings, reduced by principal components.
+    """Build a BiLSTM student with the teacher's word embeddings, reduced by principal components.
 
     Tang et al. start from word2vec and read words; this one reads the teacher's tokens, so that both see the
     same and no second tokenizer is needed. LSTM and head are drawn at random: call `torch.manual_seed` first

@@ -14,6 +14,7 @@ from torch import Tensor
 from hfdistill.data.load import load, text_columns
 from hfdistill.data.unlabelled_texts import load_texts
 from hfdistill.network.architectures import longest_input
+from hfdistill.network.inputs import ModelInputs
 
 BATCH_ROWS, BATCH_TOKENS = 64, 4096
 HELD_OUT = 5
@@ -27,16 +28,14 @@ Sides: TypeAlias = tuple[list[Batch], list[Batch]]
 """Batches to fit on, and held out."""
 
 
-def calibration(
-    texts: Any, *, tokenizer: Any, config: Any, rows: int | None, max_length: int | None
-) -> Sides:
+def calibration(texts: Any, *, tokenizer: Any, model: Any, rows: int | None, max_length: int | None) -> Sides:
     """Batches to fit on, and the batches of every fifth text, which are held out.
 
     Args:
         texts: strings, pairs of strings, a data set with columns of text or of words, the path of a file or
             a folder of them, or batches as the model reads them, of which every fifth is held out.
         tokenizer: of the model; None where `texts` are batches.
-        config: of the model, which may limit the length.
+        model: which may limit the length, and says on which side it wants padding.
         rows: texts at most, drawn by a fixed seed; None for all. Batches are taken as they are.
         max_length: tokens per row; None for the limit of tokenizer and model, at most 512.
 
@@ -53,13 +52,14 @@ def calibration(
             "teacher as the id or path of a folder that has one."
         )
     columns = _drawn(_columns(texts), rows)
-    limits = (max_length, longest_input(config), tokenizer.model_max_length, 512)
+    limits = (max_length, longest_input(model.config), tokenizer.model_max_length, 512)
     words = isinstance(columns[0][0], list)
     encoded = tokenizer(
         *columns, is_split_into_words=words, truncation=True, max_length=min(n for n in limits if n)
     )
     fit, held_out = _split([{name: encoded[name][i] for name in encoded} for i in range(len(columns[0]))])
-    return _padded(fit, tokenizer), _padded(held_out, tokenizer)
+    side = ModelInputs.of(model, tokenizer).side
+    return _padded(fit, tokenizer, side), _padded(held_out, tokenizer, side)
 
 
 def few(batches: Sequence[Batch], rows: int = FEW) -> list[Batch]:
@@ -132,12 +132,12 @@ def _split(rows: list[Any]) -> tuple[list[Any], list[Any]]:
     return [row for i, row in enumerate(rows) if i % HELD_OUT != HELD_OUT - 1], held_out
 
 
-def _padded(rows: list[dict[str, Any]], tokenizer: Any) -> list[Batch]:
+def _padded(rows: list[dict[str, Any]], tokenizer: Any, side: str) -> list[Batch]:
     """Batches of rows of like lengths; the longest come first, where a lack of memory shows at once."""
     rows = sorted(rows, key=lambda row: -len(row["input_ids"]))
     batches: list[Batch] = []
     while rows:
         count = max(1, min(BATCH_ROWS, BATCH_TOKENS // len(rows[0]["input_ids"])))
-        batches.append(dict(tokenizer.pad(rows[:count], return_tensors="pt")))
+        batches.append(dict(tokenizer.pad(rows[:count], padding_side=side, return_tensors="pt")))
         rows = rows[count:]
     return batches

@@ -11,13 +11,13 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hfdistill.students.attention_free import LightModel, answer, config_like, head, joined, texts_of
+from hfdistill.students.attention_free import AttentionFreeModel, answer, config_like, head, joined, texts_of
 from hfdistill.students.configs import CNNConfig
 from hfdistill.students.embedding_tables import principal_components
 from hfdistill.students.weight_copy import network
 
 
-class CNNForSequenceClassification(LightModel):
+class CNNForSequenceClassification(AttentionFreeModel):
     """Filters over windows of tokens, the strongest answer of each, and a hidden layer (Kim 2014).
 
     h_f = max over the text's tokens t of ReLU(w_f · [e_t-k, …, e_t, …] + b_f), where what lies outside the
@@ -90,7 +90,7 @@ def cnn_from_teacher(
     pairs: bool = False,
     dropout: float = 0.1,
 ) -> CNNForSequenceClassification:
-    """A convolutional student with the teacher's word embeddings, reduced by principal components.
+    """Build a convolutional student with the teacher's word embeddings, reduced by principal components.
 
     Kim starts from word2vec and reads words; this one reads the teacher's tokens. Filters and head are drawn
     at random: call `torch.manual_seed` first for the same ones again. The embeddings learn on.

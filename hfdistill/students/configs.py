@@ -112,7 +112,7 @@ class BiLSTMConfig(StudentConfig):
 
 
 class EarlyExitConfig(StudentConfig):
-    """What a model with exits is made of; everything else is asked of `classifier_config`.
+    """Describes a model with exits; attributes that it lacks are those of `classifier_config`.
 
     Args:
         classifier_config: of the classifier inside.

@@ -1,4 +1,4 @@
-"""What a corpus is, and how often a tokenizer's tokens occur in it."""
+"""Reads a corpus and counts how often a tokenizer's tokens occur in it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BATCH = 1000
 
 
 def token_counts(tokenizer: Any, corpus: Corpus, *, size: int) -> Tensor:
-    """How often each token occurs in a corpus; special tokens around texts are not counted.
+    """Count how often each token occurs in a corpus; special tokens around texts are not counted.
 
     Args:
         tokenizer: a tokenizer of Transformers.
@@ -71,7 +71,7 @@ def _texts(corpus: Corpus) -> Iterator[str]:
 
 
 def _parts(entry: Any) -> Iterable[str]:
-    """The texts of one entry: itself, the two of a pair, or the text columns of a row."""
+    """Return the texts of one entry: itself, the two of a pair, or the text columns of a row."""
     if isinstance(entry, str):
         return [entry]
     if isinstance(entry, Mapping):

@@ -19,11 +19,11 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
 from hfdistill.network.architectures import ModelSpec, layout_of
-from hfdistill.network.label_space import task_kind
 from hfdistill.network.loading import Source, load_classifier
+from hfdistill.network.task import task_kind
 from hfdistill.network.trace import Tap, accepted_inputs, tapped
 from hfdistill.students.configs import EXIT_WIDTH, EarlyExitConfig
-from hfdistill.students.early_exit_forward import EveryRowHasLeft, Pass
+from hfdistill.students.early_exit_forward import AllRowsExited, EarlyExitForward
 from hfdistill.students.weight_copy import network
 
 _TURN = threading.Lock()
@@ -32,7 +32,7 @@ _TURN = threading.Lock()
 
 @dataclass
 class EarlyExitOutput(SequenceClassifierOutput):
-    """What a model with exits answers.
+    """The output of a model with exits.
 
     Args:
         exit_logits: of each exit, (B, C); None where rows may leave.
@@ -153,7 +153,7 @@ class EarlyExitForSequenceClassification(PreTrainedModel):
         labels: Tensor | None = None,
         **options: Any,
     ) -> EarlyExitOutput:
-        """The last head's logits and the exits'; with a threshold, each row's first sure ones.
+        """Return the logits of the last head and of the exits; with a threshold, each row's first sure ones.
 
         `loss`, where there are labels and no row may leave, is the last head's alone.
         """
@@ -174,16 +174,16 @@ class EarlyExitForSequenceClassification(PreTrainedModel):
     def _leaving(self, inputs: dict[str, Tensor], attention_mask: Tensor | None) -> EarlyExitOutput:
         """A forward pass from which rows leave."""
         rows = len(next(iter(inputs.values())))
-        pass_ = Pass(self, self.exits, attention_mask, rows=rows)
-        with _TURN, suppress(EveryRowHasLeft), pass_.watched():
-            pass_.finish(self.backbone(**inputs).logits)
-        return EarlyExitOutput(logits=pass_.logits, exit_layers=pass_.layers)
+        forward = EarlyExitForward(self, self.exits, attention_mask, rows=rows)
+        with _TURN, suppress(AllRowsExited), forward.watched():
+            forward.finish(self.backbone(**inputs).logits)
+        return EarlyExitOutput(logits=forward.logits, exit_layers=forward.layers)
 
 
 def with_exits(
     model: Source, *, layers: Literal["all"] | Sequence[int] = "all", detach: bool = False
 ) -> EarlyExitForSequenceClassification:
-    """A copy of a classifier with a fresh head on some of its blocks, so that easy rows may leave early.
+    """Copy a classifier and put a fresh head on some of its blocks, so that easy rows may leave early.
 
     Its own head, after the last block, stays as it is. Train it with
 

@@ -1,4 +1,4 @@
-"""How rows leave a forward pass: when they are sure, and what the blocks compute without them."""
+"""Rows leave a forward pass where a head is sure of them, and the blocks that follow compute the others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hfdistill.network.architectures import ModelSpec, blocks
 
 
 def uncertainty(logits: Tensor, *, multi_label: bool = False) -> Tensor:
-    """How unsure logits (B, C) are, in [0, 1]: (B,). The entropy -Σ_c p_c log p_c / log C.
+    """Measure how unsure logits (B, C) are, in [0, 1]: (B,). The entropy -Σ_c p_c log p_c / log C.
 
     Multi-label: the largest entropy of a class, -(p log p + (1 - p) log(1 - p)) / log 2.
 
@@ -32,11 +32,11 @@ def uncertainty(logits: Tensor, *, multi_label: bool = False) -> Tensor:
     return entropy.amax(-1) if multi_label else entropy
 
 
-class EveryRowHasLeft(Exception):  # noqa: N818
-    """No error: it ends the forward of the model inside."""
+class AllRowsExited(Exception):  # noqa: N818
+    """Ends the forward of the model inside, since no row is left for the blocks that follow."""
 
 
-class Pass:
+class EarlyExitForward:
     """One forward pass of the model inside, whose blocks go on with the rows that are still there.
 
     Args:
@@ -69,26 +69,26 @@ class Pass:
                 hook.remove()
 
     def finish(self, logits: Tensor) -> None:
-        """The last head's answers, for the rows that got there."""
+        """Take the last head's logits for the rows that reached it."""
         self.logits[self.here] = logits[self.here].to(self.logits.dtype)
 
     def _before(self, layer: int) -> Any:
-        """Before the block that follows `layer`: let rows leave, and hand it what is left."""
+        """Return a hook that lets rows leave before the block that follows `layer`, which gets the others."""
 
         def hook(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            given = args[0] if args else kwargs["hidden_states"]
-            hidden = given if str(layer) not in self.heads else self._let_go(given, layer)
+            received = args[0] if args else kwargs["hidden_states"]
+            hidden = received if str(layer) not in self.heads else self._release(received, layer)
             if len(self.here) == self.rows:
                 return None
-            return self._chosen((args, kwargs), given, hidden)
+            return self._select_rows((args, kwargs), received, hidden)
 
         return hook
 
-    def _let_go(self, hidden: Tensor, layer: int) -> Tensor:
-        """The hidden states of the rows that stay.
+    def _release(self, hidden: Tensor, layer: int) -> Tensor:
+        """Let the rows leave that are sure, and return the hidden states of the others.
 
         Raises:
-            EveryRowHasLeft: where none does.
+            AllRowsExited: where none does.
         """
         mask = None if self.mask is None else self.mask[self.here]
         logits = self.heads[str(layer)](hidden, mask)
@@ -99,23 +99,23 @@ class Pass:
         self.logits[gone], self.layers[gone] = logits[sure].to(self.logits.dtype), layer
         self.here = self.here[~sure]
         if len(self.here) == 0:
-            raise EveryRowHasLeft
+            raise AllRowsExited
         return hidden[~sure]
 
-    def _chosen(self, value: Any, given: Tensor, hidden: Tensor) -> Any:
-        """What a block was to be given, for the rows that are still there."""
-        if value is given:
+    def _select_rows(self, value: Any, received: Tensor, hidden: Tensor) -> Any:
+        """Select the rows that have not left from a block's arguments; leave everything else as it is."""
+        if value is received:
             return hidden
         if isinstance(value, Tensor) and value.dim() and len(value) == self.rows:
             return value[self.here]
         if isinstance(value, (tuple, list)):
-            return tuple(self._chosen(part, given, hidden) for part in value)
+            return tuple(self._select_rows(part, received, hidden) for part in value)
         if type(value) is dict:
-            return {name: self._chosen(part, given, hidden) for name, part in value.items()}
+            return {name: self._select_rows(part, received, hidden) for name, part in value.items()}
         return value
 
     def _after_all(self, _block: nn.Module, _args: Any, output: Any) -> Any:
-        """All rows in their places again, as what follows the blocks expects; those that left are 0."""
+        """Put all rows back in their places, as what follows the blocks expects; rows that left are 0."""
         if len(self.here) == self.rows:
             return None
         hidden = output if isinstance(output, Tensor) else output[0]

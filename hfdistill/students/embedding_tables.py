@@ -16,7 +16,7 @@ _BATCH = 512
 
 
 def principal_components(table: Tensor, width: int) -> Tensor:
-    """The table's rows on its `width` directions of largest variance, scaled to a mean square of 1.
+    """Project the table's rows on its `width` directions of largest variance, at a mean square of 1.
 
     X = (E - mean E)·U, with U the leading eigenvectors of the covariance, each with its largest entry
     positive; then X / √mean(X²), one number for the whole table.
@@ -46,7 +46,7 @@ def principal_components(table: Tensor, width: int) -> Tensor:
 
 
 def token_outputs(teacher: Any, tokenizer: Any) -> Tensor:
-    """What the teacher makes of each token of its vocabulary alone: (V, D) float32.
+    """Run the teacher on each token of its vocabulary alone, and return its states: (V, D) float32.
 
     The mean of the last hidden states over the special tokens and the token between them, as Model2Vec does.
     """
@@ -71,7 +71,7 @@ def token_outputs(teacher: Any, tokenizer: Any) -> Tensor:
 
 
 def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The special tokens before and after a text."""
+    """Return the special tokens before and after a text."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = tokenizer("a")["input_ids"]
     start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
@@ -83,8 +83,9 @@ def importance_of_tokens(tokenizer: Any, corpus: Corpus | None, *, size: int, a:
 
     Args:
         tokenizer: whose special tokens say nothing of a text; they get e^-14.
-        corpus: where p is counted, each token once more than it occurs; None for Zipf's law over the ids,
-            p ∝ 1 / rank, since vocabularies are sorted by frequency.
+        corpus: where p is counted, each token once more than it occurs; None for p ∝ 1 / (1 + id). That is
+            a guess and not Zipf's law: WordPiece sorts words by frequency roughly, but unused ids and single
+            characters stand first. Model2Vec drops unused ids before it ranks, and has a = 1e-4.
         size: number of ids V.
         a: the probability at which a token weighs half; the paper's range is 1e-4 to 1e-3.
 

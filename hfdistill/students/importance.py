@@ -1,4 +1,4 @@
-"""What each part of a network is worth on a calibration set: blocks, heads, neurons, hidden dimensions."""
+"""Measures what blocks, heads, neurons and hidden dimensions of a network contribute on a calibration set."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch.nn import functional as F
 
 from hfdistill.network.architectures import ModelSpec, layout_of, unwrapped
 from hfdistill.network.inputs import ModelInputs
-from hfdistill.network.label_space import task_kind
+from hfdistill.network.task import task_kind
 from hfdistill.network.trace import logits_of
 
 Batches = Iterable[Mapping[str, Tensor]]
 
 
 def block_importance(model: Any, data: Batches) -> list[float]:
-    """How much the answers change where one block is left out, for each block from the first to the last.
+    """Measure how much the answers change where one block is left out, for each block from first to last.
 
     The mean over texts, or over tokens where these are labelled, of KL(p ‖ p without the block), in nats; of
     the mean squared change of the logits for several labels and real values. No labels are read. Blocks are

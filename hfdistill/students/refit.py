@@ -253,22 +253,22 @@ class _Sums:
         places = [Place(step.parts[0].module, "input"), *(part.own for part in step.parts)]
         for number, batch in enumerate(fit.batches[side]):
             theirs = targets.of(batch, (side, number), step)
-            given, *own = fit.student.read(batch, (side, number), places, behind=targets.group.student)
-            weights = _weights(batch, given, fit.first)
+            inputs, *own = fit.student.read(batch, (side, number), places, behind=targets.group.student)
+            weights = _weights(batch, inputs, fit.first)
             target = torch.cat(
                 [_part(value, part) for value, part in zip(theirs, step.parts, strict=True)], -1
             )
             present = torch.cat([value.double().cpu() for value in own], -1)
-            given = given.double().cpu()
+            inputs = inputs.double().cpu()
             if modules[0].bias is not None:
-                given = torch.cat([given, given.new_ones(*given.shape[:-1], 1)], -1)
+                inputs = torch.cat([inputs, inputs.new_ones(*inputs.shape[:-1], 1)], -1)
             rows = weights > 0
-            sums.add(given[rows], present[rows], target[rows], weights[rows])
+            sums.add(inputs[rows], present[rows], target[rows], weights[rows])
         return sums
 
-    def add(self, given: Tensor, present: Tensor, target: Tensor, weights: Tensor) -> None:
+    def add(self, inputs: Tensor, present: Tensor, target: Tensor, weights: Tensor) -> None:
         """Add n rows: features (n, P), values of student and teacher (n, D), weights (n,)."""
-        self.equations.add(given, target - present, weights)
+        self.equations.add(inputs, target - present, weights)
         self.total += (target * weights[:, None]).sum(0)
         self.square += float((target.square().sum(1) * weights).sum())
 
@@ -283,12 +283,12 @@ def _part(value: Tensor, part: Part) -> Tensor:
     return value if part.indices is None else value.index_select(-1, part.indices.cpu())
 
 
-def _weights(batch: Batch, given: Tensor, first: float) -> Tensor:
+def _weights(batch: Batch, inputs: Tensor, first: float) -> Tensor:
     """A weight for each row of features, (B,) or (B, T): 0 for padding."""
-    if given.dim() == 2:
-        return torch.ones(len(given), dtype=torch.float64)
+    if inputs.dim() == 2:
+        return torch.ones(len(inputs), dtype=torch.float64)
     mask = batch.get("attention_mask")
-    weights = torch.ones(given.shape[:2]) if mask is None else mask
+    weights = torch.ones(inputs.shape[:2]) if mask is None else mask
     weights = weights.double().cpu().clone()
     weights[:, 0] *= first
     return weights

@@ -205,12 +205,12 @@ def reads_first_token(student: Any, head: Group, batch: Batch) -> bool:
     """Whether the first layer of the head is given the last hidden state of the first token, and no other."""
     if not head.steps:
         return False
-    (given,) = read(student, batch, [Place(head.steps[0].parts[0].module, "input")])
+    (inputs,) = read(student, batch, [Place(head.steps[0].parts[0].module, "input")])
     base: Any = student.base_model
     accepts = accepted_inputs(base)
     with torch.no_grad():
         states = base(**{n: v.to(student.device) for n, v in batch.items() if n in accepts})[0]
-    return given.dim() == 2 and given.shape == states[:, 0].shape and torch.equal(given, states[:, 0])
+    return inputs.dim() == 2 and inputs.shape == states[:, 0].shape and torch.equal(inputs, states[:, 0])
 
 
 def _blocks_name(model: Any) -> str:

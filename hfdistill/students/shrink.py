@@ -1,4 +1,4 @@
-"""A student cut from its teacher: the same network with fewer blocks."""
+"""Cuts a student from its teacher: the same network with fewer blocks, dimensions, heads or neurons."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def shrink(
     tokenizer: Any = None,
     dtype: torch.dtype = torch.float32,
 ) -> PreTrainedModel:
-    """A student made of some of the teacher's blocks, hidden dimensions, heads and neurons.
+    """Make a student of some of the teacher's blocks, hidden dimensions, heads and neurons.
 
     `layers=M` of N keeps the blocks g(m) = round(m·N/M), m = 1…M (PKD-skip, arXiv 1908.09355; TinyBERT's
     uniform map, arXiv 1909.10351): 6 → 3 keeps blocks 2, 4 and 6. A list keeps exactly the blocks it names:
@@ -160,7 +160,7 @@ def _fitted(
     """A student in float32 that is fitted to its teacher, and what it kept."""
     check_refit(model)
     options = {"rows": plan.rows, "max_length": plan.max_length}
-    batches = calibration(plan.texts, tokenizer=tokenizer, config=model.config, **options)
+    batches = calibration(plan.texts, tokenizer=tokenizer, model=model, **options)
     data = few(batches[0]) if data is None else data
     if plan.choose_layers:
         wanted = wanted | {"layers": _best(model, wanted, plan, batches, data)}
@@ -196,7 +196,7 @@ def _tokenizer(teacher: Any, model: Any) -> Any:
 
 
 def _origin(model: Any, narrow: Any, kept: list[int]) -> dict[str, Any]:
-    """Where a student comes from: its teacher, the kept blocks, and the sizes that were cut."""
+    """Name what a student was cut from: its teacher, the kept blocks, and the sizes that were cut."""
     origin: dict[str, Any] = {"model": public_name(model.config._name_or_path or ""), "layers": kept}
     earlier = getattr(model.config, "shrunk_from", None)
     if earlier and not model.config._name_or_path:  # cut before, and nowhere to be found as it was then

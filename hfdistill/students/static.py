@@ -11,14 +11,14 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hfdistill.students.attention_free import LightModel, answer, config_like, head, joined, texts_of
+from hfdistill.students.attention_free import AttentionFreeModel, answer, config_like, head, joined, texts_of
 from hfdistill.students.configs import StaticConfig
 from hfdistill.students.corpus import Corpus
 from hfdistill.students.embedding_tables import importance_of_tokens, principal_components, token_outputs
 from hfdistill.students.weight_copy import network
 
 
-class StaticForSequenceClassification(LightModel):
+class StaticForSequenceClassification(AttentionFreeModel):
     """Bag of weighted token vectors, then one hidden layer.
 
     h = Σ_t a_t·e_t with a = softmax over the row's tokens of a learned score per token s, that is a mean of
@@ -86,7 +86,7 @@ def static_from_teacher(
     pairs: bool = False,
     dropout: float = 0.1,
 ) -> StaticForSequenceClassification:
-    """A static student whose table the teacher made.
+    """Build a static student whose table the teacher made.
 
     Each token of the vocabulary passes through the teacher once, between the special tokens; the outputs are
     reduced to `width` by principal components and weighted by smooth inverse frequency, as in Model2Vec
@@ -100,7 +100,7 @@ def static_from_teacher(
         width: D of the student's table; at most the teacher's width.
         classifier_size: width of the head's hidden layer.
         corpus: texts from which tokens' frequencies are counted (strings, pairs, or a dataset with `text`);
-            None for Zipf's law over the ids.
+            None for a guess from the ids, see `importance_of_tokens`.
         pairs: the rows will be pairs of texts.
         dropout: of the head.
 

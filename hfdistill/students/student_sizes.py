@@ -1,4 +1,4 @@
-"""How large the students of a teacher are, from its config alone."""
+"""Computes how large the students of a teacher are, from its config alone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Size:
 
 
 def sizes(teacher: str) -> list[Size]:
-    """The sizes that `shrink` can make of a teacher, one for each number of layers; no weights are loaded.
+    """List the sizes that `shrink` can make of a teacher, one a number of layers; no weights are loaded.
 
     Args:
         teacher: Hub id or path.

@@ -1,4 +1,4 @@
-"""What a tokenizer's pieces owe each other: which must stay, which a piece is made of, how fewer are written.
+"""Subword models with fewer pieces: finds the pieces that others are merged from, and writes those that stay.
 
 Each class reads the `model` part of a `tokenizer.json`.
 """
@@ -83,7 +83,7 @@ class BPE:
         return start | (self.ids.keys() & {self.model.get("unk_token")})
 
     def parts(self, piece: str) -> set[str]:
-        """The results of all merges on the way to the piece.
+        """Return the results of all merges on the way to the piece.
 
         Merges within a piece do not depend on the text around it, since none of them reaches out of it.
         """
@@ -146,7 +146,7 @@ _KINDS: dict[str, Callable[[Mapping[str, Any]], Pieces]] = {
 
 
 def pieces_of(model: Mapping[str, Any]) -> Pieces:
-    """The pieces of a `tokenizer.json`'s model.
+    """Read the pieces of a `tokenizer.json`'s model.
 
     Raises:
         ValueError: for a model of another kind.
@@ -161,7 +161,7 @@ def pieces_of(model: Mapping[str, Any]) -> Pieces:
 
 
 def renumbered(part: Any, new: Callable[[int], int], *, names: Collection[str]) -> Any:
-    """A post-processor's or padding's JSON with new token ids.
+    """Return a post-processor's or padding's JSON with new token ids.
 
     Ids stand under `id`, `ids` and `pad_id`, and in `["[SEP]", 102]` after the token's name.
     """

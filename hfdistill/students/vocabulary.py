@@ -35,7 +35,7 @@ def prune_vocabulary(
     *,
     keep: float = 1.0,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """The same model with the tokens that a corpus needs, and the tokenizer that gives these tokens alone.
+    """Cut a model to the tokens that a corpus needs, and its tokenizer to one that gives these tokens alone.
 
     Tokens are kept from the most frequent on, each with the pieces that it comes about by (BPE's merges).
     Always kept are special and added tokens, all single bytes and characters, pieces with a character that

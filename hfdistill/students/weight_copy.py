@@ -1,4 +1,4 @@
-"""What every cut of a network shares: the network to cut, and the smaller one that its weights must fill."""
+"""Loads the network that a student is cut from, and fills a smaller one with its weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hfdistill.network.loading import auto_class
 
 
 def network(source: Any) -> Any:
-    """The network to cut; a PEFT adapter is merged into a copy of it.
+    """Return the network to cut; a PEFT adapter is merged into a copy of it.
 
     Raises:
         TypeError: for what is neither a model nor a name.
@@ -64,7 +64,7 @@ def _loaded(source: Any) -> Any:
 
 
 def empty_like(model: Any, config: Any, *, dtype: torch.dtype) -> Any:
-    """A model of the same class and another config, its weights still to be filled in."""
+    """Build a model of the same class from another config; its weights are still to be filled in."""
     with no_init_weights():
         student = type(model)._from_config(config, dtype=dtype)
     student.tie_weights()

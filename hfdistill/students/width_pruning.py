@@ -1,4 +1,4 @@
-"""The same network with a narrower hidden state, fewer heads and fewer neurons."""
+"""Cuts hidden dimensions, heads and neurons of a network."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def named_size(size: str) -> dict[str, int]:
 def narrowed(
     model: Any, *, width: int | None, heads: int | None, ffn: int | None, data: Batches | None
 ) -> tuple[Any, dict[str, list[Tensor]]]:
-    """A copy of a model with the most important hidden dimensions, heads and neurons, and their indices.
+    """Copy the most important hidden dimensions, heads and neurons of a model, and return their indices.
 
     Args:
         model: of a known architecture.
@@ -78,16 +78,16 @@ def narrowed(
 
 
 def _config(teacher: Any, layout: Layout, sizes: Mapping[str, int]) -> Any:
-    """The teacher's config with other sizes."""
+    """Return the teacher's config with other sizes."""
     config, old, new = copy.deepcopy(teacher), getattr(teacher, layout.width), sizes[layout.width]
     for field in layout.follows:
-        found = getattr(teacher, field, None)
-        if found == new != old:
+        size = getattr(teacher, field, None)
+        if size == new != old:
             raise ValueError(
-                f"A {teacher.model_type} of width {new} has no projection from its {field}={found}, and this "
+                f"A {teacher.model_type} of width {new} has no projection from its {field}={size}, and this "
                 f"teacher of width {old} has one. Choose another width."
             )
-        if found == old:
+        if size == old:
             setattr(config, field, new)
     for field, size in sizes.items():
         setattr(config, field, size)
@@ -95,7 +95,7 @@ def _config(teacher: Any, layout: Layout, sizes: Mapping[str, int]) -> Any:
 
 
 def _width(anatomy: ModelSpec, *, width: int | None, heads: int | None) -> tuple[int, int]:
-    """Width and heads of the student; a head keeps its size."""
+    """Return width and heads of the student; a head keeps its size."""
     size = anatomy.width // anatomy.heads
     if width is None and heads is None:
         return anatomy.width, anatomy.heads
@@ -122,7 +122,7 @@ def _neurons(found: int, ffn: int | None) -> int:
 
 
 def _kept(importance: Importance, *, width: int, heads: int, ffn: int) -> dict[str, list[Tensor]]:
-    """Indices that stay: of hidden dimensions, and per block of the heads' dimensions and of neurons."""
+    """Choose the indices that stay: of hidden dimensions, and per block of heads' dimensions and neurons."""
     size = len(importance.width) // len(importance.heads[0])
     kept = [_largest(scores, heads) for scores in importance.heads]
     return {
@@ -138,7 +138,7 @@ def _largest(scores: Tensor, count: int) -> Tensor:
 
 
 def _weights(model: Any, student: Any, layout: Layout, kept: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
-    """The teacher's weights, cut wherever the student's are smaller."""
+    """Cut the teacher's weights wherever the student's are smaller."""
     blocks = model.base_model.get_submodule(layout.blocks)
     prefix = next(name for name, module in model.named_modules() if module is blocks) + "."
     shapes = {name: weight.shape for name, weight in student.state_dict().items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Collection
 from typing import Any, ClassVar
 
@@ -14,6 +15,8 @@ from hfdistill.network.inputs import ModelInputs
 from hfdistill.network.loading import Source, load_classifier
 from hfdistill.network.trace import Batch, Tap, Trace, run
 from hfdistill.teachers.base import ModelTeacher, Teacher
+
+logger = logging.getLogger(__name__)
 
 
 class Peer(Teacher):
@@ -87,11 +90,14 @@ class Peer(Teacher):
 class EMATeacher(Teacher):
     """The student's own past: the exponential moving average of its weights teaches it.
 
-    θ' ← d·θ' + (1 - d)·θ after each optimizer step, starting as a copy of the student; buffers are copied.
+    θ' ← d_t·θ' + (1 - d_t)·θ after each optimizer step t = 1, 2, …, with d_t = min(d, 1 - 1/(t + 1)). It
+    starts as a copy of the student; buffers are copied. While t < 1/(1 - d), θ' is the plain mean of the
+    weights so far, so that a short run forgets its start, too.
 
-    Tarvainen and Valpola 2017 (mean teacher), arXiv 1703.01780. They weigh the consistency term from 0
-    upwards, since a young average knows nothing, as `CrossEntropy() + Linear(0, 1) * KD(temperature=1)` does,
-    and use it on unlabelled rows too.
+    Tarvainen and Valpola 2017 (mean teacher), arXiv 1703.01780, whose code has the same d_t. They weigh the
+    consistency term from 0 upwards, since a young average knows nothing, and use it on unlabelled rows too:
+    without `objective=` the run learns by `CrossEntropy() + Linear(0, 1) * KD(temperature=1)`. A run whose
+    average still holds more than 5 % of the weights that it began with at its end is warned.
 
     It needs no second set of weights to download and answers in evaluation mode, without dropout. Each
     checkpoint holds it, and `save_model` leaves it in `output_dir/ema`, a plain Transformers model, which is
@@ -100,19 +106,20 @@ class EMATeacher(Teacher):
     Args:
         decay: d in [0, 1): about 1 / (1 - d) steps are averaged. 0.999 for runs of many thousand steps, less
             for shorter ones.
-        warmup: use min(d, (1 + t) / (10 + t)) after t steps, so that the first weights are soon forgotten.
+        warmup: False for d_t = d from the first step on.
 
     Raises:
         ValueError: for a decay outside [0, 1).
 
     Example:
-        >>> EMATeacher(decay=0.99, warmup=True).decay_at(1)
-        0.18181818181818182
+        >>> EMATeacher(decay=0.99).decay_at(3)
+        0.75
     """
 
     saved_as: ClassVar[str] = "ema"
+    ripens: ClassVar[bool] = True
 
-    def __init__(self, *, decay: float = 0.999, warmup: bool = False) -> None:
+    def __init__(self, *, decay: float = 0.999, warmup: bool = True) -> None:
         super().__init__()
         if isinstance(decay, bool) or not isinstance(decay, (int, float)) or not 0 <= decay < 1:
             raise ValueError(f"EMATeacher needs a decay from 0 to below 1, found {decay!r}. Usual: 0.999.")
@@ -132,7 +139,25 @@ class EMATeacher(Teacher):
 
     def decay_at(self, step: int) -> float:
         """The decay after `step` optimizer steps, counted from 1."""
-        return min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
+        return min(self.decay, 1 - 1 / (step + 1)) if self.warmup else self.decay
+
+    def share_of_start(self, steps: int) -> float:
+        """Share of the weights that the run began with in the average after so many steps: Π_t d_t."""
+        if not self.warmup:
+            return float(self.decay**steps)
+        switch = min(steps, int(self.decay / (1 - self.decay) + 1e-9))  # up to here d_t = t / (t + 1)
+        return float(self.decay ** (steps - switch) / (switch + 1))
+
+    def before_training(self, *, steps: int) -> None:
+        """Warn of a run that is too short for the decay; of fewer than 20 steps, a trial, none is said."""
+        share = self.share_of_start(steps)
+        if steps >= 20 and share > 0.05:
+            logger.warning(
+                "At the end of this run of %d steps %.0f %% of EMATeacher's average are still the weights "
+                "that the student began with: it teaches less than the student knows. Train longer, "
+                "or type EMATeacher(decay=%.3g).",
+                *(steps, 100 * share, 1 - 5 / steps),
+            )
 
     def bind_tokenizer(self, tokenizer: Any) -> None:
         """Learn which tokenizer makes the student's rows."""

@@ -1,12 +1,13 @@
-"""The order in which rows become batches, and what accelerate deals out to several processes."""
+"""Rows, batches and processes: the order of rows, what accelerate deals out, and how processes end."""
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from transformers import TrainingArguments
 
 from hfdistill.data import LengthGroupedSampler, row_lengths
@@ -62,3 +63,18 @@ def length_grouped(data: Any, args: TrainingArguments, *, window: int) -> Length
     size = len(data) if lengths is None else None
     seed = args.seed if args.data_seed is None else args.data_seed
     return LengthGroupedSampler(lengths, size=size, group_size=window, seed=seed)
+
+
+def end_in_order() -> None:
+    """Have gloo's process group ended before Python is torn down; other backends are left alone.
+
+    Its threads may hold tensors still, and one that lets go of them in a Python half gone aborts the process
+    after all its work is done (pytorch/pytorch#179291).
+    """
+    atexit.unregister(_end_gloo)  # once, however many trainers there were
+    atexit.register(_end_gloo)
+
+
+def _end_gloo() -> None:
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_backend() == "gloo":
+        distributed.destroy_process_group()

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from safetensors import safe_open
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerState
@@ -16,6 +17,7 @@ from hfdistill.files import checkpoint
 from hfdistill.files.checkpoint import CheckpointError
 from hfdistill.files.hub import publishing
 from hfdistill.trainer.arguments import option
+from hfdistill.trainer.interrupts import Interrupts
 from hfdistill.trainer.publishing import Publisher
 
 
@@ -63,6 +65,8 @@ class CheckpointingTrainer(Trainer):
         self._steps_an_epoch = 1
         super().__init__(*positional, callbacks=[RunEvents(self), *(callbacks or [])], **options)
         self._publisher = Publisher(self.args)
+        self._interrupts = Interrupts(self._newest_of_this_run)
+        self.add_callback(self._interrupts)  # behind all others, which hear of a save before it ends the run
 
     # ---- what a subclass adds ----
 
@@ -108,9 +112,11 @@ class CheckpointingTrainer(Trainer):
 
         Raises:
             CheckpointError: where the named checkpoint is damaged or belongs to other settings.
+            KeyboardInterrupt: after Ctrl-C, once a checkpoint is saved; the message says where to go on.
             ValueError: where True is given and there is none.
         """
-        self._began, self._resumed = time.time(), None
+        self._resumed = None
+        (self._began,) = broadcast_object_list([time.time()])  # the same on all processes
         if resume_from_checkpoint is True:
             self._resumed = checkpoint.newest_complete(Path(self.args.output_dir))
             if self._resumed is None:
@@ -120,7 +126,15 @@ class CheckpointingTrainer(Trainer):
         if self._resumed is not None:
             self._check_run(checkpoint.verify(self._resumed), self._resumed)
             self._check_weights(self._resumed)
-        return super().train(None if self._resumed is None else str(self._resumed), *args, **kwargs)
+        with self._interrupts.watching(processes=self.args.world_size):
+            return super().train(None if self._resumed is None else str(self._resumed), *args, **kwargs)
+
+    def _newest_of_this_run(self) -> Path | None:
+        """The newest checkpoint that this run can go on from."""
+        newest = checkpoint.newest_complete(Path(self.args.output_dir))
+        manifest = None if newest is None else checkpoint.read_manifest(newest)
+        ours = manifest is not None and manifest["run"].get("began") == self._began
+        return newest if ours and not self.args.save_only_model else None
 
     def _check_run(self, manifest: dict[str, Any] | None, folder: Path) -> None:
         """Refuse a checkpoint that cannot be gone on from exactly."""

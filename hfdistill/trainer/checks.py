@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from torch import nn
 from transformers import TrainingArguments
@@ -12,11 +15,14 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hfdistill.data import FreshCopies
 from hfdistill.data.label_checks import check_labels
-from hfdistill.network.label_space import TaskKind
+from hfdistill.network.architectures import unwrapped
+from hfdistill.network.loading import refuse_other_heads
+from hfdistill.network.task import TaskKind
 from hfdistill.network.trace import check_taps
 from hfdistill.objectives import Blend
 from hfdistill.teachers import Teacher
 from hfdistill.trainer.inputs import Reader, reads_by_itself
+from hfdistill.trainer.label_guard import plain
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +37,58 @@ def refuse_data_parallel(args: TrainingArguments) -> None:
         )
 
 
-def check_teacher(teacher: nn.Module | None, *, student: nn.Module) -> None:
-    """Refuse a teacher that would move with the student, or that DeepSpeed would take apart.
+def check_data_kind(data: Any, *, split: str) -> None:
+    """Refuse what is not a data set of rows, before anything reads it.
 
     Raises:
-        ValueError: for parameters shared with the student, and for ZeRO-3.
+        TypeError: naming what it is and what to type.
+        ValueError: for one without a row.
     """
+    kind = type(data).__name__
+    if kind == "DataFrame":
+        raise TypeError(
+            f"{split} is a DataFrame of {type(data).__module__.split('.')[0]}, not a dataset. Type "
+            "datasets.Dataset.from_pandas(frame), with the columns text and label, or hfdistill.load(path)."
+        )
+    if isinstance(data, (str, Path)):
+        raise TypeError(f"{split} is a {kind}. Load it first: hfdistill.load({str(data)[:60]!r}).")
+    if isinstance(data, Mapping) and split == "train_dataset":
+        names = ", ".join(map(repr, list(data)[:4]))
+        raise TypeError(
+            f"{split} is a {kind} of {names or 'nothing'}, not one set of rows. Type "
+            f"{split}=data[{next(iter(data), 'train')!r}]."
+        )
+    if isinstance(data, (list, tuple)) and data and not isinstance(data[0], Mapping):
+        raise TypeError(
+            f"{split} is a {kind} whose first element is a {type(data[0]).__name__}, not a row. Type "
+            "datasets.Dataset.from_dict({'text': texts, 'label': labels})."
+        )
+    if data is not None and not isinstance(data, Mapping) and hasattr(data, "__len__") and len(data) == 0:
+        raise ValueError(f"{split} has no row. Check the split's name and the filters before it.")
+
+
+def warn_of_half_weights(student: nn.Module) -> None:
+    """Warn of a student whose weights are too coarse for the steps of an optimizer."""
+    halves = (torch.bfloat16, torch.float16)
+    kinds = {str(p.dtype) for p in student.parameters() if p.requires_grad and p.dtype in halves}
+    if kinds:
+        logger.warning(
+            "The student's weights are %s, in which most steps of an optimizer round to nothing. Load it "
+            "with dtype=torch.float32; bf16=True among the training arguments then computes in bfloat16 and "
+            "keeps the weights in float32.",
+            " and ".join(sorted(kinds)),
+        )
+
+
+def check_models(student: nn.Module, teacher: nn.Module | None) -> None:
+    """Refuse models that are no classifiers, and a teacher that would not stay as it is.
+
+    Raises:
+        ValueError: for a head of another task, for parameters that both share, and for ZeRO-3, under which
+            DeepSpeed would take the teacher apart.
+    """
+    refuse_other_heads(type(unwrapped(student)).__name__, role="student")
+    warn_of_half_weights(student)
     if teacher is None:
         return
     own = {id(parameter) for parameter in student.parameters()}
@@ -169,7 +221,15 @@ def check_inside(blend: Blend, args: TrainingArguments, *, student: nn.Module, t
         )
 
 
-def check_data(train: Any, evaluation: Any, *, config: Any, objective: Blend, reader: Reader) -> None:
+def check_data(
+    train: Any,
+    evaluation: Any,
+    *,
+    config: Any,
+    objective: Blend,
+    reader: Reader,
+    read: Collection[str],
+) -> None:
     """Look through every label column that can be read at no cost.
 
     Args:
@@ -178,35 +238,74 @@ def check_data(train: Any, evaluation: Any, *, config: Any, objective: Blend, re
         config: the student's.
         objective: bound.
         reader: knows whether labels may come from the user's own code.
+        read: the columns that student and teacher take.
 
     Raises:
         LabelSpaceError: for labels that are not the student's classes.
         ValueError: for training data without a label under an objective that reads them.
     """
     reader.labels.check_student(config)
-    sets = {"train_dataset": train}
-    if isinstance(evaluation, dict):
-        sets |= {f"eval_dataset[{name!r}]": part for name, part in evaluation.items()}
-    else:
-        sets["eval_dataset"] = evaluation
-    for split, data in sets.items():
+    several = evaluation if isinstance(evaluation, dict) else {}
+    sets = {f"eval_dataset[{name!r}]": part for name, part in several.items()} or {"eval_dataset": evaluation}
+    for split, data in {"train_dataset": train, **sets}.items():
         if objective.needs_teacher:
             reader.check_columns(data, split=split)
         blanks = data.blanks if isinstance(data, FreshCopies) else {}
         data = data.rows if isinstance(data, FreshCopies) else data
+        own = reads_by_itself(reader.args, reader.collator, data)
+        if not own:
+            check_columns(data, read=read, split=split)
+        if isinstance(data, list) and config is not None:
+            names = [*(reader.args.label_names or []), "label", "labels", "label_ids"]
+            name = next((name for name in names if name in data[0]), None)
+            check_labels([plain(row[name]) for row in data if name in row], config, split=split)
         if not isinstance(data, Dataset) or config is None:
             continue
-        if len(data) == 0:
-            raise ValueError(f"{split} has no row. Check the split's name and the filters before it.")
-        if not reads_by_itself(reader.args, reader.collator, data):
+        if not own:
             reader.check_lengths(data, split=split)
         column, known = reader.labels.column_of(data), 0
         if column is not None:
             known = check_labels(data.with_format(None)[column][:], config, split=split)
             check_labels([blanks[column]] if column in blanks else [], config, split=f"{split}, new copies")
-        own = reads_by_itself(reader.args, reader.collator, data)
         if split == "train_dataset" and not known and objective.needs_labels and not own:
             raise ValueError(
                 f"train_dataset has no labelled row (columns {data.column_names}), but {objective} reads "
-                "hard labels. To learn from the teacher alone, type objective=KD(temperature=4)."
+                f"hard labels. {_where_labels_may_be(data, column)}To learn from the teacher alone, type "
+                "objective=KD(temperature=4)."
             )
+
+
+def check_columns(data: Any, *, read: Collection[str], split: str) -> None:
+    """Refuse columns of which the models read none, and name those that may hold the texts and the labels.
+
+    Raises:
+        ValueError: saying what to type.
+    """
+    features = getattr(data, "features", None) or {}
+    if not isinstance(features, Mapping) or not features or {"text", "tokens", *read} & set(features):
+        return
+    texts = [name for name in features if getattr(features[name], "dtype", None) in _TEXT]
+    labels = [name for name in features if name not in texts or name.lower() in _LABELS]
+    texts = [name for name in texts if name not in labels]
+    text, label = next(iter(texts), "..."), next(iter(labels), "...")
+    raise ValueError(
+        f"{split} has the columns {', '.join(features)}, and neither 'text' nor 'input_ids' among them. Type "
+        f"hfdistill.load(path, text={text!r}, label={label!r}), or dataset.rename_columns({{{text!r}: "
+        f"'text', {label!r}: 'label'}})."
+    )
+
+
+_TEXT = ("string", "large_string")
+_LABELS = ("label", "labels", "class", "target", "sentiment", "category", "intent", "emotion")
+
+
+def _where_labels_may_be(data: Dataset, column: str | None) -> str:
+    """Name the columns that may be meant, for a message; "" where there is none."""
+    own = ("text", "text_pair", "tokens", "input_ids", "token_type_ids", "attention_mask", "idx", "id")
+    others = [n for n in data.column_names if n not in own and not n.startswith("teacher")]
+    if column is not None or not others:
+        return ""
+    likely = next((name for name in others if name.lower() in _LABELS), others[0])
+    return (
+        f"Is {likely!r} the label? Type load(path, label={likely!r}) or rename_column({likely!r}, 'label'). "
+    )

@@ -8,7 +8,6 @@ it moves the optimizer and calls `end_step`. The parts that a run may have stand
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import dataclasses
 import itertools
@@ -20,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from accelerate.utils import send_to_device
 from datasets import Dataset
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.utils.data import BatchSampler, Sampler
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
@@ -29,26 +28,29 @@ from transformers.trainer_utils import EvalLoopOutput, RemoveColumnsCollator, Tr
 
 from hfdistill.data import FreshCopies, LengthGroupedSampler
 from hfdistill.network import label_space as spaces
-from hfdistill.network.architectures import known_spec
+from hfdistill.network import task as tasks
 from hfdistill.network.loading import load_student
 from hfdistill.network.tokenizers import tokenizer_print
 from hfdistill.network.trace import Batch, Tap, Trace, run
-from hfdistill.objectives import Blend, Objective, Setting
+from hfdistill.objectives import Blend, Objective
 from hfdistill.teachers import Teacher, as_teacher
 from hfdistill.trainer import checks
 from hfdistill.trainer.arguments import option
-from hfdistill.trainer.batches import REPEATED, length_grouped, own_rows, rows
+from hfdistill.trainer.batches import REPEATED, end_in_order, length_grouped, own_rows, rows
 from hfdistill.trainer.changing_teacher import broadcast_teacher, changing, load_teacher, save_teacher
 from hfdistill.trainer.checkpointing import CheckpointingTrainer
+from hfdistill.trainer.description import described
 from hfdistill.trainer.exact_evaluation import EvalLosses
 from hfdistill.trainer.extra_parameters import ExtraParameters
-from hfdistill.trainer.inputs import Reader, trainer_options
+from hfdistill.trainer.inputs import REQUIRED, Reader, reads_by_itself, trainer_options
 from hfdistill.trainer.joint_objective import JointObjective, own_objective
+from hfdistill.trainer.label_guard import guarded
 from hfdistill.trainer.loss_window import LossWindow, NonFiniteError
 from hfdistill.trainer.mixup import SHARE, Mixup
-from hfdistill.trainer.teacher_cache import TeacherCache, publish_answers
+from hfdistill.trainer.run_facts import facts_of_run
+from hfdistill.trainer.teacher_cache import TeacherCache, asked_members, publish_answers
 from hfdistill.trainer.teacher_check import batches_of, judge_teacher, rows_to_check
-from hfdistill.trainer.theseus import Theseus, replacements
+from hfdistill.trainer.theseus import replacements
 
 logger = logging.getLogger(__name__)
 
@@ -95,66 +97,63 @@ class DistillationTrainer(CheckpointingTrainer):
         model: PreTrainedModel | nn.Module | str | Path | None = None,
         args: TrainingArguments | None = None,
         *positional: Any,
-        teacher: PreTrainedModel | nn.Module | Teacher | str | Path | None,
+        teacher: PreTrainedModel | nn.Module | Teacher | str | Path | None = REQUIRED,
         objective: Objective | Blend | None = None,
         teacher_cache: str | Path | None = None,
         label_map: Mapping[str | int, str | int] | None = None,
         **options: Any,
     ) -> None:
-        options = trainer_options(model, args, *positional, **options)
+        options = trainer_options(model, args, *positional, teacher=teacher, **options)
         args = args or TrainingArguments("tmp_trainer")
         checks.refuse_data_parallel(args)
         self.teacher = None if teacher is None else as_teacher(teacher)
         self._label_map = label_map
         self._sampler: Any = None
         self._teacher_print: str | None = None
-        self._teacher_is_checked = False
+        self._teacher_is_checked, self._trial_result = False, None
         if model is not None:
             model = load_student(model, like=getattr(self.teacher, "config", None))
         tokenizer = options.get("processing_class")
         self._reader = Reader.of(args, getattr(model, "config", None), self.teacher, options, label_map)
         options["data_collator"] = self._reader.collate(tokenizer)
         for name in ("train_dataset", "eval_dataset"):
+            checks.check_data_kind(options.get(name), split=name)
             options[name] = self._reader(options.get(name), tokenizer, name)
         super().__init__(model, args, **options)
-        _end_processes_in_order()
-        checks.check_teacher(self.teacher, student=self.model)
-        self.args.logging_nan_inf_filter = False  # a run stops at such a loss, so there is nothing to hide
+        end_in_order()
+        checks.check_models(self.model, self.teacher)
         config = getattr(self.model, "config", None)
         self.blend = own_objective(objective, self.compute_loss_func, self.teacher, config)
         self._joint = JointObjective(self.blend, teacher=self.teacher)
         self._loss_window = LossWindow(self._joint.names)
         self._bind(self.model)
         self._make_parts(teacher_cache)
-        data = (self.train_dataset, self.eval_dataset)
-        checks.check_data(*data, config=config, objective=self.blend, reader=self._reader)
+        sets, objective, reader = (self.train_dataset, self.eval_dataset), self.blend, self._reader
+        read = {*self._student_inputs.names, *self._teacher_inputs()}
+        checks.check_data(*sets, config=config, objective=objective, reader=reader, read=read)
 
     # ---- before the first step ----
 
     def _bind(self, model: nn.Module) -> None:
         """Fix task, teacher columns and what the objective reads, from the two models."""
         config = getattr(model, "config", None)
-        self.task = spaces.name_task(config)  # before a teacher copies it
+        self.task = tasks.name_task(config)  # before a teacher copies it
         if self.teacher is not None:
             self.teacher.bind_student(model)
             if self.teacher.learns:
-                spaces.name_task(self.teacher.config)
+                tasks.name_task(self.teacher.config)
             self.teacher.to(self.args.device)
         theirs = getattr(self.teacher, "config", None)
         self._columns: list[int] | None = None
         if config is not None and theirs is not None:
             spaces.check_same_task(config, theirs)
             self._columns = spaces.match_labels(config, theirs, label_map=self._label_map)
-        smoothing = self.args.label_smoothing_factor if self.task in ("single_label", "token") else 0.0
-        self._classes = getattr(config, "num_labels", 2)
-        inner = None if self.teacher is None else self.teacher.inspectable()
-        sizes = {"student": known_spec(model)}
-        sizes["teacher"] = known_spec(inner) or known_spec(getattr(inner, "model", None))
-        tokens = getattr(inner, "same_tokens", True)
-        if self.task == "token" and self.teacher is not None:
-            tokens = all(part.same_tokens for part in self.teacher.parts())
-        self._joint.bind(Setting(self.task, self._classes, smoothing, **sizes, same_tokens=tokens))
+        self._classes, smoothing = getattr(config, "num_labels", 2), self.args.label_smoothing_factor
+        self._joint.bind(
+            model, self.teacher, task=self.task, classes=self._classes, label_smoothing=smoothing
+        )
         self._joint.to(self.args.device)
+        inner = None if self.teacher is None else self.teacher.inspectable()
         checks.check_inside(self.blend, self.args, student=model, teacher=inner)
         self._student_inputs = self._reader.student_inputs(model)
 
@@ -175,9 +174,26 @@ class DistillationTrainer(CheckpointingTrainer):
         self._extra = ExtraParameters(self.blend, others=peer)
         self._eval_losses = EvalLosses(self.task, function=self.compute_loss_func)
 
+    @property
+    def objective(self) -> Any:
+        """What the student learns by, a `Blend`.
+
+        While `hyperparameter_search` runs, it is the number that Trainer keeps under this name.
+        """
+        return self._trial_result if self.hp_search_backend is not None else self.blend
+
+    @objective.setter
+    def objective(self, value: Any) -> None:
+        if self.hp_search_backend is None:
+            raise AttributeError("The objective is fixed when the trainer is made: objective=KD(), say.")
+        self._trial_result = value
+
+    def __repr__(self) -> str:
+        return described(self.model, self.teacher, self.blend, self.train_dataset, self.eval_dataset)
+
     def call_model_init(self, trial: Any = None) -> Any:
         """As Trainer's."""
-        model = spaces.name_architecture(super().call_model_init(trial))
+        model = tasks.name_architecture(super().call_model_init(trial))
         if hasattr(self, "blend"):
             self._bind(model)  # another student: other sizes, and projections of its own
         return model
@@ -192,9 +208,11 @@ class DistillationTrainer(CheckpointingTrainer):
             NonFiniteError: where a loss, a gradient or an answer of the teacher is not finite.
         """
         self._record_teacher()
+        filters, self.args.logging_nan_inf_filter = self.args.logging_nan_inf_filter, False  # a run stops
         try:
             return super().train(*args, **kwargs)
         finally:  # Trainer tells its callbacks nothing of a run that fails or is interrupted
+            self.args.logging_nan_inf_filter = filters
             for replacement in replacements(self.callback_handler.callbacks):
                 replacement.release()
             publish_answers(self.teacher)
@@ -203,16 +221,15 @@ class DistillationTrainer(CheckpointingTrainer):
         """Let the teacher answer from disk, where that is asked for."""
         precision = self.accelerator.mixed_precision
         cached = self._teacher_cache.cached(self.teacher, self.blend, precision=precision)
-        if cached is None:
-            return
-        self._teacher_cache.record(
-            cached,
-            train=self.train_dataset,
-            checked=self._rows_to_check(),
-            as_batches=self._as_teacher_reads,
-            progress=self.is_world_process_zero() and not self.args.disable_tqdm,
-        )
-        self.teacher = cached
+        for one in asked_members(self.teacher) if cached is None else [cached]:
+            self._teacher_cache.record(
+                one,
+                train=self.train_dataset,
+                checked=self._rows_to_check(),
+                as_batches=self._as_teacher_reads,
+                progress=self.is_world_process_zero() and not self.args.disable_tqdm,
+            )
+        self.teacher = self.teacher if cached is None else cached
 
     def create_optimizer(self, model: Any = None) -> Any:
         """As Trainer's, with groups for what learns beside the student.
@@ -239,6 +256,8 @@ class DistillationTrainer(CheckpointingTrainer):
         self._teacher_is_checked = False
         if changing(self.teacher) and self.args.world_size > 1:
             broadcast_teacher(changing(self.teacher))
+        if self.teacher is not None:
+            self.teacher.before_training(steps=self.state.max_steps)
         summary = "\n".join(["Objective:", *(f"  {line}" for line in self._joint.summary())])
         logger.info("%s", summary)
         if self.is_world_process_zero() and not self.args.disable_tqdm:
@@ -265,9 +284,8 @@ class DistillationTrainer(CheckpointingTrainer):
         if data is None or not self.is_world_process_zero():
             return
         data, _ = self._as_teacher_reads(data)
-        batches = batches_of(
-            data, self.data_collator, size=self.args.eval_batch_size, device=self.args.device
-        )
+        size, device = self.args.eval_batch_size, self.args.device
+        batches = batches_of(data, self.data_collator, size=size, device=device)
         answered = ((self._ask_teacher(self._inputs(b)).logits, self._targets(b)) for b in batches)
         accuracy = judge_teacher(answered, task=self.task)
         if accuracy:
@@ -279,18 +297,29 @@ class DistillationTrainer(CheckpointingTrainer):
 
     # ---- data ----
 
+    def get_train_dataloader(self) -> Any:
+        """As Trainer's; labels of the user's own making are looked at batch by batch."""
+        self._sampler = None
+        return self._guarded(super().get_train_dataloader(), self.train_dataset, "train_dataset")
+
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """As Trainer's; raw text is tokenised first."""
-        return super().get_eval_dataloader(self._reader(eval_dataset, self.processing_class))
+        data = self._reader(eval_dataset, self.processing_class)
+        loader = super().get_eval_dataloader(data)
+        return self._guarded(loader, self.eval_dataset if data is None else data, "eval_dataset")
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
         """As Trainer's; raw text is tokenised first."""
-        return super().get_test_dataloader(self._reader(test_dataset, self.processing_class))
+        data = self._reader(test_dataset, self.processing_class)
+        return self._guarded(super().get_test_dataloader(data), data, "test_dataset")
 
-    def get_train_dataloader(self) -> Any:
-        """As Trainer's."""
-        self._sampler = None
-        return super().get_train_dataloader()
+    def _guarded(self, loader: Any, data: Any, split: str) -> Any:
+        """Check the labels of data that could not be checked before the first step."""
+        rows = data.rows if isinstance(data, FreshCopies) else data
+        if isinstance(rows, Dataset) and not reads_by_itself(self.args, self._reader.collator, rows):
+            return loader
+        config = getattr(self.model, "config", None)
+        return guarded(loader, data, name=self._label_name, config=config, split=split)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         """Batches of like length whose order (seed, epoch) alone decide, so that resuming is exact."""
@@ -330,12 +359,12 @@ class DistillationTrainer(CheckpointingTrainer):
         """The batch's labels in the task's shape; missing ones where there are none."""
         labels = batch.get(self._label_name)
         if labels is None:
-            labels = spaces.unlabelled(rows(batch), self._classes, self.task).to(self.args.device)
-        labels = spaces.as_targets(labels, self.task)
+            labels = tasks.unlabelled(rows(batch), self._classes, self.task).to(self.args.device)
+        labels = tasks.as_targets(labels, self.task)
         if self.task != "token":
             return labels
         mask = batch.get("attention_mask")
-        return spaces.word_labels(labels, torch.ones_like(batch["input_ids"]) if mask is None else mask)
+        return tasks.word_labels(labels, torch.ones_like(batch["input_ids"]) if mask is None else mask)
 
     # ---- one optimizer step ----
 
@@ -413,7 +442,6 @@ class DistillationTrainer(CheckpointingTrainer):
         student = run(model, batch, accepts=self._student_inputs, taps=own)
         asks = self._joint.needs_teacher_now
         teacher = self._ask_teacher(batch, other, labels) if asks else Trace(student.logits.detach())
-        _check_same_shape(student, teacher)
         weights = torch.tensor(self._joint.weights, device=student.logits.device)
         if num_items_in_batch is not None:  # DDP, FSDP and ZeRO average gradients over processes
             counts = self._joint.counts(labels) if number is None else self._loss_window.counts[number]
@@ -457,8 +485,10 @@ class DistillationTrainer(CheckpointingTrainer):
         if self.accelerator.mixed_precision != "fp16":  # its scaler skips steps whose gradients overflow
             for norm in norms:
                 fine = fine & torch.isfinite(torch.as_tensor(norm, device=fine.device))
-        if self.args.world_size > 1:
-            fine = self.accelerator.reduce(fine.float(), "sum") == self.args.world_size
+        if self.args.world_size > 1:  # and end in the same step, where one of them is interrupted
+            going = fine.new_tensor(self._interrupts.requested is None)
+            both = self.accelerator.reduce(torch.stack([fine, going]).float(), "sum") == self.args.world_size
+            fine, self._interrupts.agreed = both[0], not both[1]
         if not fine:
             step, others = self.state.global_step + 1, self._extra.learners
             message = self._loss_window.explain(step, self.model, others=others, show=self._text_of)
@@ -494,15 +524,18 @@ class DistillationTrainer(CheckpointingTrainer):
     ) -> tuple[Tensor | None, Any, Any]:
         """The student's task loss, logits and labels; the teacher is not asked."""
         inputs = send_to_device(dict(inputs), self.args.device)
-        labels, loss = inputs.get(self._label_name), None
+        targets, loss = inputs.get(self._label_name), None
         batch = self._student_inputs.select(self._inputs(inputs))
         _, logits, _ = super().prediction_step(model, batch, False, ignore_keys=ignore_keys)
-        if labels is not None:
+        if targets is not None:
+            gather = self.accelerator.gather_for_metrics
             first = logits[0] if isinstance(logits, tuple) else logits
-            targets, gather = spaces.as_targets(labels, self.task), self.accelerator.gather_for_metrics
-            loss = self._eval_losses.add(first, targets, gather=gather)
-            if self.task == "token":
-                labels = labels.clamp(min=-100)  # metrics know no other sign of a missing label
+            loss = self._eval_losses.add(first, tasks.as_targets(targets, self.task), gather=gather)
+            if self.task == "token":  # metrics know no other sign of a missing label than -100
+                inputs[self._label_name] = targets.clamp(min=-100)
+        labels: Any = tuple(inputs.get(name) for name in self.label_names)
+        labels = None if not labels or any(label is None for label in labels) else labels
+        labels = labels[0] if labels is not None and len(labels) == 1 else labels
         return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
@@ -554,36 +587,8 @@ class DistillationTrainer(CheckpointingTrainer):
         facts: dict[str, Any] = {"objective": str(self.blend), "teacher": self._teacher_print}
         facts["columns"] = self._columns
         facts["tokens"] = [tokenizer_print(each.tokenizer) for each in self._reader.others.values()]
-        config = getattr(self.accelerator.unwrap_model(self.model), "config", None)
-        shape = ("model_type", "num_hidden_layers", "hidden_size", "num_labels", "shrunk_from")
-        facts["student"] = {name: getattr(config, name, None) for name in shape}
-        facts["rows"] = len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else None
-        parts = (self.train_dataset, *self.callback_handler.callbacks)
-        drawn = [part for part in parts if isinstance(part, (FreshCopies, Theseus))]
-        facts["drawn"] = {type(part).__name__: part.fingerprint() for part in drawn}
-        facts["mixup"] = option(self.args, "mixup")
-        facts |= {name: getattr(self.args, name) for name in ("seed", "data_seed", "learning_rate")}
-        return {**facts, "rows a step": self.get_total_train_batch_size(self.args)}
-
-
-def _check_same_shape(student: Trace, teacher: Trace) -> None:
-    if student.logits.shape != teacher.logits.shape:
-        raise spaces.LabelSpaceError(
-            f"The student's logits have shape {tuple(student.logits.shape)}, the teacher's "
-            f"{tuple(teacher.logits.shape)}: they cannot be compared. Give both the same number of classes."
-        )
-
-
-def _end_processes_in_order() -> None:
-    """Have gloo's process group ended before Python is torn down; other backends are left alone.
-
-    Its threads may hold tensors still, and one that lets go of them in a Python half gone aborts the process
-    after all its work is done (pytorch/pytorch#179291).
-    """
-    atexit.unregister(_end_gloo)  # once, however many trainers there were
-    atexit.register(_end_gloo)
-
-
-def _end_gloo() -> None:
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_backend() == "gloo":
-        distributed.destroy_process_group()
+        student, callbacks = self.accelerator.unwrap_model(self.model), self.callback_handler.callbacks
+        facts |= facts_of_run(self.args, student, self.train_dataset, callbacks)
+        if not self.args.auto_find_batch_size:  # which resumes with the size that it has found
+            facts["rows a step"] = self.get_total_train_batch_size(self.args)
+        return facts

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 from datasets import Dataset, IterableDataset
@@ -20,24 +21,72 @@ from transformers import (
 from hfdistill.data import DistillationCollator, FreshCopies, encode
 from hfdistill.data.align import RunLabels, makes_labels
 from hfdistill.data.encode import check_lengths
-from hfdistill.network import label_space as spaces
+from hfdistill.network import task as tasks
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import ModelInputs, accepted_inputs, name_padding, on_side
 from hfdistill.teachers import Teacher, assign_column_prefixes
-from hfdistill.trainer.arguments import option
+from hfdistill.trainer.arguments import DistillationArguments, option
 
 _ROUNDING = 128
 """Embeddings are rounded up to a multiple of this at most; larger differences are other vocabularies."""
 
 
-def trainer_options(model: Any, args: Any, *positional: Any, **options: Any) -> dict[str, Any]:
+REQUIRED: Any = inspect.Parameter.empty
+"""The default of an argument that has to be given: signatures show it without one."""
+
+_OTHER_NAMES = {
+    "tokenizer": "processing_class=tokenizer",
+    "student": "model=student",
+    "student_model": "model=student",
+    "teacher_model": "teacher=model",
+    "alpha": "objective=0.5 * CrossEntropy() + 0.5 * KD(temperature=4), where the weights are alpha's",
+    "temperature": "objective=0.5 * CrossEntropy() + 0.5 * KD(temperature=4)",
+    "loss": "objective=KD(temperature=4), or compute_loss_func=function",
+    "dataset": "train_dataset=dataset",
+    "validation_dataset": "eval_dataset=dataset",
+    "test_dataset": "eval_dataset=dataset, or predict(dataset) once it is trained",
+    "metrics": "compute_metrics=function",
+}
+"""What other libraries call it: what to type here."""
+
+
+def trainer_options(model: Any, args: Any, *positional: Any, teacher: Any, **options: Any) -> dict[str, Any]:
     """Return the further arguments of Trainer by name, those without a name in its order.
 
+    Args:
+        model: the student.
+        args: the training arguments.
+        *positional: further ones without a name.
+        teacher: REQUIRED where none was given.
+        **options: further ones.
+
     Raises:
-        TypeError: for an argument that Trainer does not have, or one that is given twice.
+        TypeError: for an argument that Trainer does not have, one that is given twice, or no teacher.
     """
+    takes = inspect.signature(Trainer.__init__).parameters
+    for name in options:
+        if name not in takes:
+            raise TypeError(f"DistillationTrainer takes no argument {name!r}. {_what_to_type(name, takes)}")
+    if teacher is REQUIRED:
+        raise TypeError(
+            "DistillationTrainer needs a teacher: type teacher=model, an id or a path. teacher=None trains "
+            "on the hard labels alone."
+        )
     bound = inspect.signature(Trainer.__init__).bind_partial(None, model, args, *positional, **options)
     return {name: value for name, value in bound.arguments.items() if name not in ("self", "model", "args")}
+
+
+def _what_to_type(name: str, takes: Collection[str]) -> str:
+    settings = {field.name for field in fields(DistillationArguments)}
+    if name in _OTHER_NAMES:
+        return f"Type {_OTHER_NAMES[name]}."
+    if name in settings:
+        return f"It is one of the training arguments: args=DistillationArguments(output_dir, {name}=...)."
+    own = [*takes, "teacher", "objective", "teacher_cache", "label_map"]
+    near = difflib.get_close_matches(name, [*own, *settings], n=1)
+    if not near:
+        return f"It takes Trainer's arguments and {', '.join(own[-4:])}."
+    return f"Is {near[0]!r} meant, {'one of the training arguments' if near[0] in settings else 'its own'}?"
 
 
 class Side(NamedTuple):
@@ -208,13 +257,13 @@ class Reader:
             return data
         if None not in data.with_format(None)["label"][:]:
             return data
-        blank = spaces.unlabelled(1, config.num_labels, spaces.task_kind(config))[0].tolist()
+        blank = tasks.unlabelled(1, config.num_labels, tasks.task_kind(config))[0].tolist()
         return data.map(_fill, fn_kwargs={"blank": blank}, batched=True)
 
     def _check_words(self, data: Any) -> None:
         """Words with a label each are for models that label tokens."""
         config = next((config for config in self.configs if config is not None), None)
-        if config is not None and spaces.task_kind(config) != "token":
+        if config is not None and tasks.task_kind(config) != "token":
             raise ValueError(
                 "The data holds lists of words (column 'tokens'), and the student gives a text one label. "
                 "Load it with load_classifier(..., task='token'), or join the words to a column 'text'."
@@ -259,7 +308,7 @@ def _word_padder(configs: Sequence[Any], tokenizer: Any) -> Any:
     config = next((config for config in configs if config is not None), None)
     if config is None or not isinstance(tokenizer, PreTrainedTokenizerBase):
         return None
-    return DataCollatorForTokenClassification(tokenizer) if spaces.task_kind(config) == "token" else None
+    return DataCollatorForTokenClassification(tokenizer) if tasks.task_kind(config) == "token" else None
 
 
 def _on_the_side_of(config: Any, padder: Any) -> Any:

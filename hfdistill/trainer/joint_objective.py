@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from hfdistill.network.label_space import task_kind
+from hfdistill.network.architectures import known_spec
+from hfdistill.network.label_space import LabelSpaceError
+from hfdistill.network.task import TaskKind, task_kind
 from hfdistill.network.trace import Trace
 from hfdistill.objectives import Blend, Objective, Setting, as_blend, default_objective
 from hfdistill.teachers import Teacher
@@ -47,6 +49,7 @@ def own_objective(
             hard=None if function is None else UserLoss(function),
             taught=teacher is not None,
             mutual=teacher is not None and teacher.learns,
+            ripening=teacher is not None and teacher.ripens,
         )
     if teacher is None and blend.needs_teacher:
         raise ValueError(f"{blend} learns from a teacher, and teacher=None. Name one, or drop that term.")
@@ -69,15 +72,38 @@ class JointObjective:
             self.blends.append(peer)
             self.names += [f"{teacher.saved_as}_{name}" for name in peer.names]
 
-    def bind(self, setting: Setting) -> None:
+    def bind(
+        self,
+        student: nn.Module,
+        teacher: Teacher | None,
+        *,
+        task: TaskKind,
+        classes: int,
+        label_smoothing: float,
+    ) -> None:
         """Bind every objective to the task and the networks.
+
+        Args:
+            student: the run's; its sizes decide projections and maps of layers, as do the teacher's.
+            teacher: the run's.
+            task: of the student.
+            classes: of the student.
+            label_smoothing: of the hard labels, where they are class ids.
 
         Raises:
             ValueError: where two models learn from each other by more than their logits, or nothing from
                 each other.
         """
+        self.task = task
+        smoothing = label_smoothing if task in ("single_label", "token") else 0.0
+        inner = None if teacher is None else teacher.inspectable()
+        same_tokens = getattr(inner, "same_tokens", True)
+        if task == "token" and teacher is not None:
+            same_tokens = all(part.same_tokens for part in teacher.parts())
+        sizes = {"student": known_spec(student)}
+        sizes["teacher"] = known_spec(inner) or known_spec(getattr(inner, "model", None))
         for blend in self.blends:
-            blend.bind(setting)
+            blend.bind(Setting(task, classes, smoothing, **sizes, same_tokens=same_tokens))
             if len(self.blends) == 1:
                 continue
             if any(blend.taps(ever=True)) or any(True for _ in blend.parameters()):
@@ -124,7 +150,22 @@ class JointObjective:
         """The unweighted mean of each term: (terms,), float32.
 
         No gradient of one model's objective reaches the other model.
+
+        Raises:
+            LabelSpaceError: where the logits have a shape that the task does not have, or the two differ.
         """
+        if student.logits.dim() == 1 and self.task != "regression":
+            raise LabelSpaceError(
+                f"The student's logits have shape {tuple(student.logits.shape)}, one number a row, and its "
+                "task is to tell classes apart. Return logits of shape (rows, classes); for values, give the "
+                "model a config with num_labels=1 and problem_type='regression'."
+            )
+        if student.logits.shape != teacher.logits.shape:
+            raise LabelSpaceError(
+                f"The student's logits have shape {tuple(student.logits.shape)}, the teacher's "
+                f"{tuple(teacher.logits.shape)}: they cannot be compared. Give both the same number of "
+                "classes."
+            )
         if len(self.blends) == 1:
             return self.blends[0](student, teacher, labels)
         own = self.blends[0](student, _without_graph(teacher), labels)

@@ -4,13 +4,25 @@ import json
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
-from hfdistill import Contender, LabelSpaceError, exit_curve, export, load, measure, time_together, with_exits
+from hfdistill import (
+    Contender,
+    LabelSpaceError,
+    exit_curve,
+    export,
+    load,
+    load_classifier,
+    measure,
+    time_together,
+    with_exits,
+)
 from hfdistill.cli import main
 from hfdistill.evaluation.speed import SpeedPlan
+from hfdistill.exporters import gate
+from hfdistill.exporters.onnx import OnnxModel
 from tests.class_material import NAMES, make_four, write_csv
-from tests.conftest import make_tokenizer
+from tests.conftest import make_bert, make_tokenizer
 from tests.word_material import TAGS, make_named_words, make_tagger
 
 TINY = SpeedPlan(latency_rows=2, batch_size=4, throughput_rows=4, repeats=1)
@@ -71,11 +83,17 @@ def test_exit_curve_without_labels_is_refused():
 
 
 def test_export_does_too(tmp_path, monkeypatch):
-    gate = pytest.importorskip("hfdistill.exporters.gate")
+    class StandIn(OnnxModel):
+        def __init__(self, model):
+            torch.nn.Module.__init__(self)
+            self.model = model
 
-    def write(model, staged, **options):
+        def forward(self, input_ids, attention_mask, token_type_ids=None):
+            return self.model(input_ids, attention_mask, token_type_ids)
+
+    def write(model, staged, *, tokenizer, **options):
         (staged / "model.onnx").write_bytes(b"stand-in")
-        return {"pytorch": model, "onnx": model}
+        return {"pytorch": Contender(model, tokenizer), "onnx": StandIn(model)}
 
     monkeypatch.setattr(gate, "_write", write)
     monkeypatch.setattr(gate, "require_packages", lambda: None)
@@ -112,3 +130,81 @@ def test_time_together_reads_no_label(tmp_path):
     report = measure(model, data.remove_columns("label"), teacher=model, speed=None)
     timed = time_together({1: report}, {1: model}, data, teacher=model, plan=TINY)
     assert timed[1].student.speed.latency_rows == 2
+
+
+def test_models_without_names_get_those_that_are_given(tmp_path, caplog):
+    data = load(write_csv(tmp_path / "train.csv", ["anger", "calm"]))["train"]
+    bare = make_four()
+    bare.config.id2label = {i: f"LABEL_{i}" for i in range(4)}
+    options = {"tokenizer": make_tokenizer(), "speed": None}
+    with pytest.raises(LabelSpaceError, match=r"2 classes.*has 4 without names.*label_names="):
+        measure(bare, data, **options)
+    report = measure(bare, data, teacher=make_four(), label_names=NAMES, **options)
+    assert report.student.metrics["accuracy"] == report.student.fidelity["agreement"] == 1.0
+    assert [c.label for c in report.classes] == NAMES
+    assert bare.config.id2label[0] == "LABEL_0"  # measuring changes nothing
+    beside = measure(make_four(), data, teacher=Contender(bare, label_names=NAMES), **options)
+    assert beside.student.fidelity["agreement"] == 1.0
+    whole = load(write_csv(tmp_path / "train.csv", NAMES))["train"]
+    measure(bare, whole, **options)
+    assert "'anger', 'calm', 'fear', 'joy', which are taken in this order" in caplog.text
+    for names, message in ((NAMES[:3], "has 4 classes"), (["a", "a", "b", "c"], "a name of its own")):
+        with pytest.raises(LabelSpaceError, match=message):
+            measure(bare, data, label_names=names, **options)
+
+
+def test_the_command_and_load_classifier_name_classes_too(tmp_path, capsys):
+    bare = make_four()
+    bare.config.id2label = {i: f"LABEL_{i}" for i in range(4)}
+    bare.save_pretrained(tmp_path / "bare")
+    make_tokenizer().save_pretrained(tmp_path / "bare")
+    data = str(write_csv(tmp_path / "train.csv", ["anger", "calm"]))
+    words = ["measure", str(tmp_path / "bare"), "--data", data, "--no-speed", "--label-names", *NAMES]
+    assert main(words) == 0
+    assert "100.0 %" in capsys.readouterr().out
+    model = load_classifier(str(tmp_path / "bare"), label_names=NAMES)
+    assert model.config.id2label == dict(enumerate(NAMES))
+    assert model.config.label2id["calm"] == 3
+    with pytest.raises(LabelSpaceError, match="names its classes 'joy', 'anger'"):
+        load_classifier(model, label_names=NAMES[::-1])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (DatasetDict(train=Dataset.from_dict({"text": ["a"]})), r"the splits 'train'. Pass data\['train'\]"),
+        (None, "found None"),
+        (["a text", "another"], "found a list"),
+        ("dev.csv", "found a str"),
+    ],
+    ids=["splits", "none", "list", "path"],
+)
+def test_what_is_no_split_is_refused_with_the_way_to_one(data, message):
+    for call in (measure, lambda *args, **options: exit_curve(with_exits(make_four()), args[1])):
+        with pytest.raises(TypeError, match=message):
+            call(make_four(), data, tokenizer=make_tokenizer())
+
+
+def test_labels_of_several_classes_that_cannot_be_scored_are_refused():
+    model = make_bert(1, labels={0: "a", 1: "b"}, problem_type="multi_label_classification")
+    options = {"tokenizer": make_tokenizer(), "speed": None}
+    soft = Dataset.from_dict({"text": ["good", "bad"], "label": [[1.0, 0.0], [0.5, 0.0]]})
+    with pytest.raises(LabelSpaceError, match=r"row 1: the labels .* are not all 0 or 1"):
+        measure(model, soft, **options)
+    part = Dataset.from_dict({"text": ["good", "bad"], "label": [[1.0, -100.0], [0.0, -100.0]]})
+    with pytest.raises(LabelSpaceError, match="no labels for the student's classes 'b'"):
+        measure(model, part, **options)
+
+
+def test_one_output_and_labels_of_0_and_1_are_asked_about():
+    rows = Dataset.from_dict({"text": ["good", "bad"], "label": [1, 0]})
+    options = {"tokenizer": make_tokenizer(), "speed": None}
+    with pytest.raises(LabelSpaceError, match=r"a value \(regression\) or a class with a sigmoid"):
+        measure(make_bert(1, labels={0: "LABEL_0"}), rows, **options)
+    values = make_bert(1, labels={0: "LABEL_0"}, problem_type="regression")
+    assert measure(values, rows, **options).student.metrics["mse"] > 0
+    crossing = make_bert(1, labels={0: "LABEL_0"}, problem_type="multi_label_classification")
+    several = Dataset.from_dict({"text": ["good", "bad"], "label": [[1.0], [0.0]]})
+    logits = crossing(**make_tokenizer()(several["text"][:], padding=True, return_tensors="pt")).logits[:, 0]
+    right = ((logits > 0) == torch.tensor([True, False])).float().mean().item()
+    assert measure(crossing, several, **options).student.metrics["subset_accuracy"] == right

@@ -242,10 +242,11 @@ def test_logits_that_are_not_finite_name_model_and_rows(dataset, tokenizer):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([0, 7], r"holds 7.0 in row 1, which is no class of the student's 2 \(1 such rows\)"),
-        ([0.0, 0.5], "holds 0.5 in row 1"),
-        (["good", "bad"], "holds no labels for a single_label model"),
-        ([[0, 1], [1, 0]], r"has shape \(2, 2\)"),
+        ([0, 7], r"data, row 1: label 7 is out of range, the student has 2 classes"),
+        ([0, -2], r"data, row 1: label -2 is out of range"),
+        ([0.0, 0.5], r"data, row 1: label 0.5 is not a class id"),
+        (["good", "bad"], r"data has text labels \(row 0: 'good'\)"),
+        ([[0, 1], [1, 0]], r"data has a list of labels a row \(row 0: \[0, 1\]\)"),
     ],
 )
 def test_labels_that_are_no_classes_are_refused(labels, message, tokenizer):

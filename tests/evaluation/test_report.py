@@ -95,3 +95,14 @@ def test_names_cannot_steer_the_terminal(report):
     assert "\u202e" not in text
     assert "a\\x1b]0;owned\\x07\\u202eb\\nc" in text
     assert len(text) < 3000
+
+
+def test_a_notebook_shows_the_table(report):
+    shown = report._repr_html_()
+    assert shown.startswith("<table><tr>")
+    assert shown.count("<tr>") == 1 + len(report.models())
+    for role, model in report.models().items():
+        assert f">{role}</td>" in shown
+        assert f"{100 * model.metrics['accuracy']:.1f} %" in shown
+    hostile = dataclasses.replace(report.student, name="<script>alert(1)</script>")
+    assert "<script>" not in dataclasses.replace(report, student=hostile)._repr_html_()

@@ -18,13 +18,13 @@ def test_what_was_measured_stays_and_the_speeds_come(monkeypatch):
     models = {n: Contender(make_bert(n, seed=n), tokenizer=make_tokenizer()) for n in (1, 2)}
     reports = {n: measure(model, data, teacher=teacher, speed=None) for n, model in models.items()}
 
-    def counting(subjects, plan, *, rows):
-        calls.append(list(subjects))
-        return speeds(subjects, plan, rows=rows)
+    def counting(loaded, plan):
+        calls.append(list(loaded))
+        return speeds(loaded, plan)
 
     module = sys.modules["hfdistill.evaluation.measure"]  # the package has a function of this name
-    speeds = module._speeds
-    monkeypatch.setattr(module, "_speeds", counting)
+    speeds = module.speeds
+    monkeypatch.setattr(module, "speeds", counting)
     timed = time_together(reports, models, data, teacher=teacher, plan=PLAN)
     assert calls == [["teacher", "student 1", "student 2"]]  # one pass for all
     for n, report in timed.items():

@@ -15,7 +15,17 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import BertForTokenClassification, DistilBertConfig, DistilBertForSequenceClassification
+from transformers import (
+    BertForTokenClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    LongformerConfig,
+    LongformerForSequenceClassification,
+    XLNetConfig,
+    XLNetForSequenceClassification,
+)
 
 from hfdistill import (
     ExportReport,
@@ -381,3 +391,40 @@ def test_from_the_command_line(quick, tmp_path, capsys):
     assert main([*words, "--no-speed", "--max-drop", "30", "--rows", "20"]) == 0
     assert "int8" in capsys.readouterr().out
     assert ExportReport.load(tmp_path / "o" / "export.json").rows == 20
+
+
+L = {"vocab_size": 36, "num_labels": 2, "pad_token_id": 0}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: GPT2ForSequenceClassification(
+            GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=64, **L)
+        ),
+        lambda: XLNetForSequenceClassification(XLNetConfig(d_model=16, n_layer=1, n_head=2, d_inner=32, **L)),
+    ],
+    ids=["decoder", "xlnet"],
+)
+def test_decoders_and_xlnet_answer_as_in_pytorch(make, tmp_path):
+    torch.manual_seed(0)
+    options = {"tokenizer": make_tokenizer(), "int8": None, "speed": False}
+    report = export(make().eval(), tmp_path / "onnx", data=make_dataset(24), **options)
+    assert report.of("onnx").agreement == 1
+    assert report.of("onnx").max_difference < 1e-4
+
+
+def test_windows_of_attention_have_no_onnx_form(tmp_path):
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LongformerForSequenceClassification(LongformerConfig(attention_window=8, **sizes, **L))
+    with pytest.raises(ValueError, match="LongformerForSequenceClassification attends in windows"):
+        export(model, tmp_path / "onnx", data=make_dataset(4), tokenizer=make_tokenizer())
+
+
+def test_what_the_exporter_does_not_get_through_is_said_in_one_line(made, tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise RuntimeError("Could not guard\non data")
+
+    monkeypatch.setattr("transformers.exporters.exporter_onnx.OnnxExporter.export", fail)
+    with pytest.raises(ValueError, match=r"BertForSequenceClassification cannot be.*\(Could not guard\)"):
+        export(made[0] / "student", tmp_path / "onnx", data=make_dataset(4))

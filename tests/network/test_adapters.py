@@ -125,6 +125,6 @@ def test_an_adapter_that_is_no_change_of_weights_is_refused(tmp_path):
 def test_a_language_model_as_teacher_is_refused_and_the_way_out_named(tmp_path):
     model = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=30))
     model.save_pretrained(tmp_path)
-    for teacher in (model, tmp_path):
+    for teacher in (model, ModelTeacher(model), tmp_path):
         with pytest.raises(MissingHead, match=r"language model \(GPT2LMHeadModel\).*hfdistill\.prompted"):
             as_teacher(teacher)

@@ -6,7 +6,8 @@ from datasets import Dataset
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
 from hfdistill import KD, Contender, DistillationTrainer, record
-from hfdistill.evaluation import measure
+from hfdistill.evaluation.models import load_models
+from hfdistill.evaluation.predictions import predict
 from hfdistill.exporters.bench import Bench
 from hfdistill.network.inputs import ModelInputs, name_padding
 from hfdistill.teachers import ModelTeacher, as_teacher
@@ -32,11 +33,11 @@ def close(one, other):
 def test_measure_and_export_read_a_text_as_it_is_read_alone(family, pairs):
     model, teacher, tokenizer = family.model(), family.model(seed=1), family.tokenizer()
     given = {"student": Contender(model, tokenizer), "teacher": teacher}
-    subjects = measure.load_subjects(given, rows(pairs), None, None)
+    models_by_role, _ = load_models(given, rows(pairs), None, None)
     for role, network in (("student", model), ("teacher", teacher)):
-        close(measure._predict(subjects[role]), alone(network, tokenizer, TEXTS, pairs))
-    models = {"teacher": teacher, "pytorch": model}
-    bench = Bench(models, dict.fromkeys(models, tokenizer), rows(pairs), max_length=40)
+        close(predict(models_by_role[role]), alone(network, tokenizer, TEXTS, pairs))
+    models = {"teacher": Contender(teacher, tokenizer), "pytorch": Contender(model, tokenizer)}
+    bench = Bench(models, rows(pairs), max_length=40)
     close(bench.logits["pytorch"], alone(model, tokenizer, TEXTS, pairs))
 
 
@@ -121,8 +122,8 @@ def test_a_tokenizer_that_pads_on_the_left_changes_nothing(family, tmp_path):
     model, tokenizer = family.model(), family.tokenizer()
     right = alone(model, tokenizer, TEXTS)
     tokenizer.padding_side = "left"
-    subjects = measure.load_subjects({"student": Contender(model, tokenizer)}, rows(), None, None)
-    close(measure._predict(subjects["student"]), right)
+    models_by_role, _ = load_models({"student": Contender(model, tokenizer)}, rows(), None, None)
+    close(predict(models_by_role["student"]), right)
     for collator in (None, DataCollatorWithPadding(tokenizer)):
         trainer = DistillationTrainer(
             model,
@@ -157,8 +158,8 @@ def test_config_and_tokenizer_may_name_another_padding(family):
     batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
     assert not (batch["input_ids"] == 25).any()
     close(ModelTeacher(model).trace(batch).logits, right)
-    subjects = measure.load_subjects({"student": Contender(model, tokenizer)}, rows(), None, None)
-    close(measure._predict(subjects["student"]), right)
+    models_by_role, _ = load_models({"student": Contender(model, tokenizer)}, rows(), None, None)
+    close(predict(models_by_role["student"]), right)
 
 
 def test_a_hole_in_the_mask_is_no_padding():
@@ -176,9 +177,9 @@ def test_token_types_go_to_those_who_read_them():
     bert, plain = FAMILIES[0], FAMILIES[3].tokenizer()
     student, teacher = bert.model(), bert.model(seed=1)
     given = {"student": Contender(student, plain), "teacher": teacher}
-    subjects = measure.load_subjects(given, rows(PAIRS), None, None)
-    close(measure._predict(subjects["student"]), alone(student, plain, TEXTS, PAIRS))
-    close(measure._predict(subjects["teacher"]), alone(teacher, bert.tokenizer(), TEXTS, PAIRS))
+    models_by_role, _ = load_models(given, rows(PAIRS), None, None)
+    close(predict(models_by_role["student"]), alone(student, plain, TEXTS, PAIRS))
+    close(predict(models_by_role["teacher"]), alone(teacher, bert.tokenizer(), TEXTS, PAIRS))
 
 
 NAMED = ["GPT2", "Llama"]
@@ -199,8 +200,8 @@ def test_a_decoder_without_padding_gets_one(family, side, tmp_path):
     assert teacher.fingerprint() == ModelTeacher(model).fingerprint()
     batch = teacher.tokenizer(TEXTS, padding=True, return_tensors="pt")
     close(teacher.trace(batch).logits, right)
-    subjects = measure.load_subjects({"student": str(tmp_path)}, rows(), None, None)
-    close(measure._predict(subjects["student"]), right)
+    models_by_role, _ = load_models({"student": str(tmp_path)}, rows(), None, None)
+    close(predict(models_by_role["student"]), right)
 
 
 def test_padding_is_a_token_that_ends_no_text():

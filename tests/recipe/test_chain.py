@@ -4,11 +4,13 @@ import json
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertTokenizerFast
 
 from hfdistill import (
     DistillationTrainer,
+    Refit,
     augment,
     block_importance,
     load,
@@ -182,6 +184,18 @@ def test_blocks_are_chosen_by_importance(here):
     worth = block_importance(teacher, workshop._calibration(teacher, tokenizer))
     straight = shrink(teacher, layers=most_important(worth, 2))
     assert student.config.shrunk_from["layers"] == straight.config.shrunk_from["layers"]
+
+
+@pytest.mark.parametrize("fit", [True, "two/train.parquet"])
+def test_a_student_is_fitted_to_the_training_texts_or_to_others(here, fit):
+    workshop = ModelBuilder(read_rows({"source": "two"}, Splits(), seed=0), seed=0, max_length=9)
+    teacher = load_classifier("teacher")
+    plan = schema.Student("shrink", {"layers": 2, "fit": fit})
+    student, tokenizer = workshop.student(plan, of=teacher, origin="teacher", like=None)
+    texts = workshop.rows.train["text"][:] if fit is True else Dataset.from_parquet(fit)["text"][:]
+    straight = shrink(teacher, layers=2, fit=Refit(texts, max_length=9), tokenizer=tokenizer)
+    assert student.config.shrunk_from["fitted_on"] == len(texts)
+    assert all(torch.equal(v, student.state_dict()[n]) for n, v in straight.state_dict().items())
 
 
 def test_a_student_with_fewer_words_and_its_teacher_read_ids_of_their_own(here, monkeypatch):

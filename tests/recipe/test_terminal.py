@@ -62,6 +62,18 @@ def test_the_commands_that_are_told_at_the_end_run(here, capsys):
     assert "10 rows" in capsys.readouterr().out
 
 
+def test_a_warning_is_printed_once_and_on_one_line(capsys):
+    logger = logging.getLogger("hfdistill.data.encode")
+    with quiet_libraries():
+        for _ in range(3):
+            logger.warning("%d rows\nwere cut", 3)
+        logger.warning("4 rows were cut")
+    assert capsys.readouterr().err == "! 3 rows\\nwere cut\n! 4 rows were cut\n"
+    with quiet_libraries():
+        logger.warning("4 rows were cut")
+    assert capsys.readouterr().err == "! 4 rows were cut\n"
+
+
 def test_the_libraries_speak_as_before_once_a_run_is_over(here):
     before = transformers.utils.logging.get_verbosity(), datasets.are_progress_bars_disabled()
     with quiet_libraries():
@@ -73,7 +85,7 @@ def test_the_libraries_speak_as_before_once_a_run_is_over(here):
 def test_a_teacher_with_nothing_to_teach_is_told_again_at_the_end_and_on_the_card(here, capsys, monkeypatch):
     run("teacher=untrained", "training.max_steps=1", "measure={speed: false}")
     err = capsys.readouterr().err
-    assert "It has nothing to teach" in err.partition("measure: 10 rows")[2]
+    assert "It has nothing to teach" in " ".join(err.partition("measure: 10 rows")[2].split())
     assert "It has nothing to teach" in Path("out/student/README.md").read_text()
 
 
@@ -185,3 +197,16 @@ def test_times_are_said_as_people_say_them():
         "3 h 5 min",
     ]
     assert isinstance(Progress(Terminal(1), "x"), transformers.TrainerCallback)
+
+
+def test_the_commands_name_columns_and_split_where_no_rows_were_kept_back(here, capsys):
+    Path("named").mkdir()
+    for split in ("train", "validation"):
+        rows = datasets.Dataset.from_parquet(f"two/{split}.parquet").rename_columns(
+            {"text": "body", "label": "kind"}
+        )
+        rows.to_parquet(f"named/{split}.parquet")
+    run("data={source: named, text: body, label: kind}", "measure={speed: false}", "training.max_steps=1")
+    (command,) = [line for line in capsys.readouterr().err.splitlines() if " hfdistill measure " in line]
+    assert "--data named --split validation --text body --label kind" in command
+    assert main([*command.split()[1:], "--no-speed"]) == 0

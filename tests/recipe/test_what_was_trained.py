@@ -45,7 +45,7 @@ def test_a_finished_run_is_not_told_by_settings_that_trained_nothing(here, capsy
     card = Path("out/student/README.md").read_text()
     assert "learning_rate: 0.0001" in card
     assert "1.0e-05" not in card
-    told = capsys.readouterr().err
+    told = " ".join(capsys.readouterr().err.split())
     assert "student: 2 of 4 layers" in told
     assert "is finished, at step 4 of 4 steps" in told
     assert "nothing was trained by what this page changes (training.learning_rate 0.0001 → 1e-05)" in told

@@ -1,10 +1,14 @@
 """Teachers that change while they teach, without a trainer."""
 
+import logging
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from hfdistill import KD, CrossEntropy, EMATeacher, Peer, Tap
+from hfdistill.objectives import default_objective
 from tests.conftest import make_bert
 
 BATCH = {
@@ -19,7 +23,7 @@ def weights(model):
 
 def test_the_average_after_three_steps_is_that_by_hand():
     student = make_bert(2, seed=2)
-    teacher = EMATeacher(decay=0.75)
+    teacher = EMATeacher(decay=0.75, warmup=False)
     teacher.bind_student(student)
     expected = weights(student).double()
     for step in (1, 2, 3):
@@ -32,10 +36,61 @@ def test_the_average_after_three_steps_is_that_by_hand():
     assert not torch.equal(weights(teacher.model), weights(student))
 
 
-@pytest.mark.parametrize(("step", "decay"), [(1, 2 / 11), (8, 0.5), (90, 0.9), (10_000, 0.9)])
+@pytest.mark.parametrize(("step", "decay"), [(1, 0.5), (2, 2 / 3), (3, 0.75), (9, 0.9), (10_000, 0.9)])
 def test_the_decay_warms_up(step, decay):
-    assert EMATeacher(decay=0.9, warmup=True).decay_at(step) == pytest.approx(decay)
-    assert EMATeacher(decay=0.9).decay_at(step) == 0.9
+    """As in the authors' code: min(1 - 1 / (global_step + 1), d)."""
+    assert EMATeacher(decay=0.9).decay_at(step) == pytest.approx(decay)
+    assert EMATeacher(decay=0.9, warmup=False).decay_at(step) == 0.9
+
+
+def test_at_first_it_is_the_mean_of_all_weights_so_far():
+    student = make_bert(2, seed=2)
+    teacher = EMATeacher()
+    teacher.bind_student(student)
+    seen = [weights(student).double()]
+    for step in range(1, 6):
+        with torch.no_grad():
+            for parameter in student.parameters():
+                parameter.mul_(0.5).add_(step)
+        teacher.after_step(student, step=step)
+        seen.append(weights(student).double())
+    torch.testing.assert_close(
+        weights(teacher.model).double(), torch.stack(seen).mean(0), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(("decay", "warmup"), [(0.999, False), (0.9, True), (0.5, True), (0.0, True)])
+@pytest.mark.parametrize("steps", [1, 8, 9, 10, 40])
+def test_what_is_left_of_the_start(decay, warmup, steps):
+    teacher = EMATeacher(decay=decay, warmup=warmup)
+    share = math.prod(teacher.decay_at(step) for step in range(1, steps + 1))
+    assert teacher.share_of_start(steps) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "warned"),
+    [
+        ({"warmup": False}, 282, True),
+        ({"warmup": False}, 3000, False),
+        ({}, 282, False),
+        ({}, 12, False),
+        ({"decay": 0.99, "warmup": False}, 20, True),
+    ],
+)
+def test_a_run_too_short_for_the_decay_is_warned(options, steps, warned, caplog):
+    with caplog.at_level(logging.WARNING, logger="hfdistill.teachers.peer_and_ema"):
+        EMATeacher(**options).before_training(steps=steps)
+    assert bool(caplog.messages) == warned
+    if warned and steps == 282:
+        assert "run of 282 steps 75 % of EMATeacher's average" in caplog.text
+        assert "type EMATeacher(decay=0.982)" in caplog.text
+
+
+def test_without_an_objective_its_weight_rises():
+    assert str(default_objective("single_label", ripening=EMATeacher.ripens)) == (
+        "1 * CrossEntropy() + Linear(0, 1) * KD(temperature=1)"
+    )
+    assert "Linear(0, 1) * LogitMSE" in str(default_objective("regression", ripening=True))
 
 
 def test_the_average_answers_without_dropout_and_without_a_graph():

@@ -223,8 +223,8 @@ def test_the_average_follows_the_student(build):
     trainer.train()
     assert [step for step, _ in seen] == [1, 2, 3]
     expected = flat(make_bert(2, seed=2)).double()
-    for _, weights in seen:
-        expected = 0.6 * expected + 0.4 * weights.double()
+    for (_, weights), decay in zip(seen, (0.5, 0.6, 0.6), strict=True):  # min(0.6, 1 - 1 / (t + 1))
+        expected = decay * expected + (1 - decay) * weights.double()
     assert torch.equal(seen[-1][1], flat(trainer.model))
     assert relative_error(flat(trainer.teacher.model), expected) <= 1e-6
     logs = [entry for entry in trainer.state.log_history if "loss_kd" in entry]

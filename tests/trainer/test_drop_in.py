@@ -93,6 +93,81 @@ def test_positional_arguments(trainer_class, arguments):
 
 
 @TRAINERS
+def test_the_arguments_stay_as_they_were(trainer_class, arguments):
+    args = arguments(learning_rate=1e-3)
+    before = args.to_dict()
+    trainer = build(trainer_class, arguments, args=args)
+    trainer.train()
+    trainer.evaluate()
+    assert trainer.args.to_dict() == before
+
+
+@pytest.mark.parametrize("items", [32, torch.tensor(32)], ids=["int", "tensor"])
+def test_a_number_of_items_of_ones_own_divides_the_loss(arguments, items):
+    trainer = build(DistillationTrainer, arguments)
+    batch = DataCollatorWithPadding(make_tokenizer())(list(encoded(8).remove_columns("text")))
+    trainer.model.eval()
+    mean = trainer.compute_loss(trainer.model, batch)
+    assert trainer.compute_loss(trainer.model, batch, num_items_in_batch=items).item() == pytest.approx(
+        mean.item() * 8 / 32, rel=1e-6
+    )
+
+
+@TRAINERS
+def test_metrics_a_batch_at_a_time(trainer_class, arguments):
+    seen = []
+
+    def metrics(prediction, compute_result):
+        seen.append(len(prediction.label_ids))
+        return {"rows": sum(seen)} if compute_result else None
+
+    trainer = build(
+        trainer_class, arguments, args=arguments(batch_eval_metrics=True), compute_metrics=metrics,
+        eval_dataset=encoded(13),
+    )  # fmt: skip
+    found = trainer.evaluate()
+    assert seen == [8, 5]
+    assert found["eval_rows"] == 13
+    assert trainer.predict(encoded(5)).metrics.keys() >= {"test_rows", "test_loss"}
+
+
+@TRAINERS
+def test_the_best_model_is_kept_by_the_strategy_best(trainer_class, arguments):
+    scores = iter([0.5, 0.9, 0.1])
+    args = arguments(
+        eval_strategy="epoch", save_strategy="best", num_train_epochs=3, metric_for_best_model="score",
+        greater_is_better=True, learning_rate=1e-3,
+    )  # fmt: skip
+    trainer = build(
+        trainer_class, arguments, args=args, compute_metrics=lambda prediction: {"score": next(scores)}
+    )
+    trainer.train()
+    assert trainer.state.best_global_step == 8
+    assert {p.name for p in Path(args.output_dir).glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-8"}
+
+
+def test_outputs_without_logits_and_without_classes_say_what_is_wrong(arguments):
+    class Toy(torch.nn.Module):
+        def __init__(self, key, shape):
+            super().__init__()
+            self.table, self.key, self.shape = torch.nn.Embedding(40, 1), key, shape
+
+        def forward(self, input_ids, attention_mask=None):
+            return {self.key: self.table(input_ids).mean(1).view(self.shape)}
+
+    for key, shape, words in (
+        ("scores", (-1, 1), r"The model returns 'scores'.*read from 'logits'"),
+        ("logits", (-1,), r"logits have shape \(8,\), one number a row.*\(rows, classes\)"),
+    ):
+        trainer = DistillationTrainer(
+            Toy(key, shape), arguments(), teacher=None, train_dataset=encoded(8),
+            processing_class=make_tokenizer(),
+        )  # fmt: skip
+        with pytest.raises(ValueError, match=words):
+            trainer.train()
+
+
+@TRAINERS
 def test_callbacks_see_every_event(trainer_class, arguments):
     class Count(TrainerCallback):
         def __init__(self):

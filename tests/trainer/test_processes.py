@@ -10,12 +10,12 @@ import pytest
 LEAVING = """
 import atexit
 from torch import distributed
-from hfdistill.trainer.distillation import _end_processes_in_order
+from hfdistill.trainer.batches import end_in_order
 
 atexit.register(lambda: print("initialized at the end:", distributed.is_initialized()))  # runs after ours
 {group}
-_end_processes_in_order()
-_end_processes_in_order()
+end_in_order()
+end_in_order()
 {early}
 """
 GROUP = "distributed.init_process_group('gloo', store=distributed.HashStore(), rank=0, world_size=1)"
@@ -35,7 +35,7 @@ def test_without_it_the_group_lasts_to_the_end():
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     script = LEAVING.format(
         group=GROUP,
-        early="from hfdistill.trainer.distillation import _end_gloo; atexit.unregister(_end_gloo)",
+        early="from hfdistill.trainer.batches import _end_gloo; atexit.unregister(_end_gloo)",
     )
     done = subprocess.run(
         [sys.executable, "-c", script],

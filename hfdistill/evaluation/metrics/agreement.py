@@ -1,15 +1,14 @@
-"""Agreement: on how many rows student and teacher give the same answer."""
+"""Agreement: on how many rows student and teacher give the same answer; also as a metric of `evaluate`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
 from numpy.typing import ArrayLike
-
-from hfdistill.evaluation.metrics.memory import InMemory
 
 
 def agreement(student: ArrayLike, teacher: ArrayLike) -> float:
@@ -39,6 +38,27 @@ def agreement(student: ArrayLike, teacher: ArrayLike) -> float:
         raise ValueError("agreement needs rows, found none.")
     same = ours == theirs
     return float(same.reshape(len(same), -1).all(axis=1).mean())
+
+
+class InMemory:
+    """Keeps an `evaluate.Metric` off the shared disk cache: `class MyMetric(InMemory, evaluate.Metric)`.
+
+    `evaluate` 0.4.6 writes every row to `~/.cache/huggingface/metrics` behind a lock: two metrics of one name
+    wait about a second for each other at every `compute`. In memory nothing is written and nothing waits.
+    Several processes (`num_process > 1`) can only meet on disk, so they keep evaluate's own way.
+
+    Not a subclass of `evaluate.Metric` itself: `evaluate.load("file.py")` takes the first one that it sees in
+    a file.
+    """
+
+    def __init__(self, config_name: str | None = None, **options: Any) -> None:
+        options["keep_in_memory"] = options.get("num_process", 1) == 1
+        super().__init__(config_name, **options)  # type: ignore[call-arg]
+
+    def _build_data_dir(self) -> str:
+        if self.keep_in_memory:  # type: ignore[attr-defined]
+            return str(Path(self._data_dir_root))  # type: ignore[attr-defined]
+        return super()._build_data_dir()  # type: ignore[misc]
 
 
 class Agreement(InMemory, evaluate.Metric):

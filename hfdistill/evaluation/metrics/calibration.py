@@ -9,7 +9,7 @@ import evaluate
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hfdistill.evaluation.metrics.memory import InMemory
+from hfdistill.evaluation.metrics.agreement import InMemory
 from hfdistill.evaluation.report import Bin
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from hfdistill.data.align import align_to
 from hfdistill.data.label_checks import check_labels
 from hfdistill.evaluation.metrics.scores import Array
-from hfdistill.network.label_space import UNKNOWN, task_kind
+from hfdistill.network.label_space import LabelSpaceError, class_names, short, some
+from hfdistill.network.task import UNKNOWN, task_kind
 
 Encoded = Mapping[str, Sequence[Sequence[int]]]
 
@@ -20,12 +20,13 @@ def gold(data: Dataset, config: Any, rows: Mapping[str, Encoded]) -> tuple[Array
     """Labels in the task's shape, and which rows have one, (rows,) bool; of words, where these are labelled.
 
     Args:
-        data: with a column `label` or `labels`, or without.
+        data: with a column `label` or `labels` in the order of the student's classes, or without. -1, -100,
+            None and NaN hide a label.
         config: the student's.
-        rows: by role, the data as each model reads it.
+        rows: by role, the data as each model reads it; only read where words are labelled.
 
     Raises:
-        ValueError: for labels that are none of the task's, or of the student's classes.
+        LabelSpaceError: for labels that are none of the task's, or of the student's classes.
     """
     task = task_kind(config)
     if task == "token":
@@ -33,26 +34,45 @@ def gold(data: Dataset, config: Any, rows: Mapping[str, Encoded]) -> tuple[Array
     name = next((n for n in ("label", "labels") if n in data.column_names), None)
     if name is None:
         return np.zeros(len(data)), np.zeros(len(data), dtype=bool)
-    data = align_to(data, config)
-    hidden = [np.nan] * config.num_labels if task == "multi_label" else np.nan
-    try:
-        values = np.array([hidden if value is None else value for value in data[name]], dtype=np.float64)
-    except ValueError as error:
-        raise ValueError(f"Column {name!r} holds no labels for a {task} model: {error}.") from error
-    if values.shape != ((len(data), config.num_labels) if task == "multi_label" else (len(data),)):
-        raise ValueError(f"Column {name!r} has shape {values.shape}, which are no labels for a {task} model.")
+    split, labels = str(data.split or "data"), data.with_format(None)[name][:]
     if task == "regression":
+        check_labels(labels, config, split=split)
+        values = np.array([np.nan if value is None else value for value in labels], dtype=np.float64)
         return values, ~np.isnan(values)
-    labelled = (np.nan_to_num(values, nan=-100) >= 0).reshape(len(data), -1).all(axis=1)
-    allowed = {0.0, 1.0} if task == "multi_label" else set(range(config.num_labels))
-    wrong = [r for r in np.flatnonzero(labelled) if not set(np.atleast_1d(values[r]).tolist()) <= allowed]
-    if wrong:
-        raise ValueError(
-            f"Column {name!r} holds {values[wrong[0]].tolist()} in row {wrong[0]}, which is no class of the "
-            f"student's {config.num_labels} ({len(wrong)} such rows). Give class ids in its order, or -100 "
-            "where there is no label."
+    blank = -100 if task == "single_label" else [-100] * config.num_labels
+    labels = [blank if _is_hidden(value) else _shown(value) for value in labels]
+    check_labels(labels, config, split=split)
+    values = np.array(labels, dtype=np.float64).reshape(len(data), -1)
+    labelled = (values >= 0).all(axis=1)
+    if task == "multi_label":
+        _check_sets(values, config, split=split)
+    return values.astype(np.int64).reshape(np.shape(labels)), np.asarray(labelled)
+
+
+def _is_hidden(label: Any) -> bool:
+    """Whether a value marks a row without a label."""
+    return label is None or (isinstance(label, (int, float)) and (label in (-1, -100) or label != label))
+
+
+def _shown(label: Any) -> Any:
+    """A label, hidden ones of several as -100."""
+    return [-100 if _is_hidden(each) else each for each in label] if isinstance(label, list) else label
+
+
+def _check_sets(values: Array, config: Any, *, split: str) -> None:
+    """Refuse rows of several labels that are no sets of classes."""
+    row = next((int(row) for row in np.flatnonzero(((values > 0) & (values < 1)).any(axis=1))), None)
+    if row is not None:
+        raise LabelSpaceError(
+            f"{split}, row {row}: the labels {short(values[row].tolist())} are not all 0 or 1, and scores "
+            "count classes that apply. Round them, or hide the row with -100."
         )
-    return np.where(np.isnan(values), -100, values).astype(np.int64), np.asarray(labelled)
+    unlabelled = [class_names(config)[i] for i in np.flatnonzero((values < 0).all(axis=0))]
+    if unlabelled and (values >= 0).any():
+        raise LabelSpaceError(
+            f"{split} has no labels for the student's classes {some(unlabelled)}, and rows of several labels "
+            "are scored as a whole. Add these columns, with 0 where a class does not apply."
+        )
 
 
 def _of_words(data: Dataset, config: Any, rows: Mapping[str, Encoded]) -> tuple[Array, Array]:

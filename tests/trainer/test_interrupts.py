@@ -1,0 +1,124 @@
+"""Ctrl-C and SIGTERM end a run with a checkpoint, from which it goes on bit for bit."""
+
+import os
+import signal
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from hfdistill import DistillationTrainer
+from tests.conftest import make_bert, make_dataset, make_tokenizer
+
+DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+
+
+class Signalled(TrainerCallback):
+    """The user presses Ctrl-C in a step."""
+
+    def __init__(self, step, number=signal.SIGINT):
+        self.step, self.number = step, number
+
+    def on_pre_optimizer_step(self, args, state, control, **others):
+        if state.global_step + 1 == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.fixture
+def build(arguments):
+    def make(*callbacks, **options):
+        settings = {
+            "save_strategy": "steps",
+            "save_steps": 100,
+            "num_train_epochs": 2,
+            "optim": "adamw_torch",
+        }
+        settings |= {"learning_rate": 1e-2, "per_device_train_batch_size": 8, **options}
+        return DistillationTrainer(
+            make_bert(2, seed=2, **DROPOUT),
+            arguments(**settings),
+            teacher=make_bert(3, seed=1),
+            train_dataset=make_dataset(21),
+            eval_dataset=make_dataset(8),
+            processing_class=make_tokenizer(),
+            callbacks=list(callbacks),
+        )
+
+    return make
+
+
+def flat(trainer):
+    return torch.cat([p.detach().reshape(-1) for p in trainer.model.parameters()])
+
+
+@pytest.mark.parametrize(("pressed", "saved"), [(2, 2), (3, 4)], ids=["in an epoch", "at its end"])
+def test_ctrl_c_saves_and_the_run_goes_on_bit_for_bit(build, tmp_path, pressed, saved):
+    """At the end of an epoch its evaluation comes first, so a step later."""
+    straight = build(output_dir=str(tmp_path / "straight"), eval_strategy="epoch")
+    straight.train()
+    folder = tmp_path / "run" / f"checkpoint-{saved}"
+    words = rf"^Interrupted at step {saved} of 6; .*checkpoint-{saved} is saved.* goes on from step {saved} "
+    with pytest.raises(KeyboardInterrupt, match=words):
+        build(Signalled(pressed), eval_strategy="epoch").train()
+    assert (folder / "optimizer.pt").is_file()
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    resumed = build(eval_strategy="epoch")
+    resumed.train(resume_from_checkpoint=True)
+    assert torch.equal(flat(resumed), flat(straight))
+    losses = [
+        {e["step"]: e["eval_loss"] for e in t.state.log_history if "eval_loss" in e}
+        for t in (straight, resumed)
+    ]
+    assert losses[0] == losses[1]
+    assert set(losses[0]) == {3, 6}
+
+
+def test_a_termination_saves_and_leaves_with_its_status(build, tmp_path, caplog):
+    with pytest.raises(SystemExit) as left:
+        build(Signalled(2, signal.SIGTERM)).train()
+    assert left.value.code == 143
+    assert "Interrupted at step 2 of 6" in caplog.text
+    assert (tmp_path / "run" / "checkpoint-2").is_dir()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_run_that_saves_nothing_says_so(build, tmp_path):
+    with pytest.raises(KeyboardInterrupt, match=r"at step 2 of 6\. No checkpoint is saved: .* begins anew"):
+        build(Signalled(2), save_strategy="no").train()
+    assert not list(tmp_path.rglob("checkpoint-*"))
+
+
+def test_a_second_signal_ends_at_once_and_names_the_newest_checkpoint(build, monkeypatch, tmp_path):
+    monkeypatch.setattr("hfdistill.trainer.interrupts._AGAIN", -1.0)
+
+    class Twice(Signalled):
+        def on_pre_optimizer_step(self, *args, **others):
+            super().on_pre_optimizer_step(*args, **others)
+            super().on_pre_optimizer_step(*args, **others)
+
+    with pytest.raises(KeyboardInterrupt, match=r"at step 4 of 6; .*checkpoint-4 is saved"):
+        build(Twice(5), save_steps=2).train()
+
+
+def test_a_launchers_copy_of_the_signal_is_the_same_one(build, tmp_path):
+    with pytest.raises(KeyboardInterrupt, match=r"checkpoint-2 is saved"):
+        build(Signalled(2), Signalled(2)).train()
+
+
+def test_a_handler_of_the_users_own_is_left_alone(build):
+    heard = []
+    before = signal.signal(signal.SIGINT, lambda *signalled: heard.append(signalled))
+    try:
+        assert build(Signalled(2)).train().global_step == 6
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(heard) == 1
+
+
+def test_an_interrupt_that_nobody_signalled_is_told_likewise(build):
+    class Interrupted(TrainerCallback):
+        def on_step_begin(self, args, state, control, **others):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match="Interrupted before the first step"):
+        build(Interrupted()).train()
