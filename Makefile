@@ -26,7 +26,7 @@ test: $(READY)  ## the fast suite: no Hub, no GPU; a process for each core, at m
 
 lock:        ## write the lock anew: the newest versions of everything
 	python3 -m venv $(LATEST)
-	$(LATEST)/bin/pip install --quiet --upgrade torch hatchling -e '$(EXTRAS)'
+	$(LATEST)/bin/pip install --quiet --upgrade torch hatchling -e '.[quickstart,test,docs]'
 	{ grep '^#' $(LOCK); $(LATEST)/bin/pip freeze --exclude-editable | sed 's/+cpu//'; } > $(LOCK).new
 	mv $(LOCK).new $(LOCK)
 
