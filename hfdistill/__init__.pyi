@@ -71,6 +71,7 @@ from .objectives.soft_labels import DIST as DIST
 from .objectives.soft_labels import DKD as DKD
 from .objectives.soft_labels import WSL as WSL
 from .objectives.soft_labels import WeightedCrossEntropy as WeightedCrossEntropy
+from .prediction.label_file import predict as predict
 from .recipe.check import Recipe as Recipe
 from .recipe.check import read_recipe as read_recipe
 from .recipe.page import RecipeError as RecipeError
@@ -117,6 +118,7 @@ from .teachers.text.few_shot import few_shot as few_shot
 from .teachers.text.files import answers_from as answers_from
 from .teachers.text.files import write_answers as write_answers
 from .teachers.text.prompted import prompted as prompted
+from .teachers.text.surest import keep_surest as keep_surest
 from .teachers.text.teacher import TextTeacher as TextTeacher
 from .teachers.text.values import AnswerError as AnswerError
 from .teachers.text.zero_shot import zero_shot as zero_shot

@@ -1,8 +1,9 @@
-"""A teacher that knows no more than how frequent the classes are."""
+"""A teacher that has nothing to teach, or that its student can hardly outgrow."""
 
 from __future__ import annotations
 
 from hfdistill.evaluation.report import Report
+from hfdistill.files.plain_data import printable
 
 
 def nothing_to_teach(report: Report) -> str:
@@ -37,4 +38,29 @@ def nothing_to_teach(report: Report) -> str:
     return (
         f"The teacher is right on {100 * accuracy:.1f} % of {report.data.scored}; always answering the most "
         f"frequent class is right on {100 * most:.1f} %. {advice}"
+    )
+
+
+def bounded_by_teacher(report: Report) -> str:
+    """Say, in a sentence, that a better student needs a better teacher; "" where it does not.
+
+    It does where one label of several is given, the student answers as its teacher on nine rows of ten, and
+    the teacher is wrong on one of ten or more.
+
+    Args:
+        report: what `measure` gave.
+    """
+    teacher, student = report.teacher, report.student
+    if report.task != "single_label" or teacher is None or teacher.metrics is None:
+        return ""
+    accuracy, alike = teacher.metrics.get("accuracy"), (student.fidelity or {}).get("agreement")
+    if accuracy is None or alike is None or accuracy > 0.9 or alike < 0.9:
+        return ""
+    found = sorted((c.teacher_recall, c.label) for c in report.classes if c.teacher_recall is not None)[:3]
+    named = ", ".join(f"{printable(label)} ({100 * share:.0f} %)" for share, label in found)
+    return (
+        f"The teacher is right on {100 * accuracy:.1f} % of {report.data.scored}, and the student answers as "
+        f"it does on {100 * alike:.1f} %: it can hardly become better than that. A few labels, above all of "
+        f"the classes that the teacher knows least{f': {named}' if named else ''}, help more than longer "
+        "training."
     )

@@ -15,7 +15,7 @@ from hfdistill.evaluation.metrics.scores import Array
 from hfdistill.evaluation.models import LoadedModel
 from hfdistill.evaluation.report import Speed
 from hfdistill.evaluation.speed import SpeedPlan, compare_speeds
-from hfdistill.network.label_space import task_kind, word_labels, words
+from hfdistill.network.task import task_kind, word_labels, words
 from hfdistill.network.trace import Batch, logits_of
 
 BATCH_SIZE = 32
@@ -101,6 +101,10 @@ def speeds(models: Mapping[str, LoadedModel], plan: SpeedPlan | None) -> dict[st
     """The speeds of models on their rows, by role; none without a plan."""
     if plan is None:
         return {}
-    networks = {role: loaded.model for role, loaded in models.items()}
+    networks = {
+        role: loaded.model
+        for role, loaded in models.items()
+        if getattr(loaded.model, "is_timed", True)  # not a teacher whose answers are looked up
+    }
     rows = len(next(iter(models.values())))
     return compare_speeds(networks, lambda role, some: models[role].arguments(some), rows=rows, plan=plan)

@@ -267,7 +267,7 @@ class Report:
     def against_teacher(self, role: str) -> str:
         """Speed (median latency) and size of a model beside the teacher's: "1.9x faster, 0.77x the size"."""
         model, teacher = getattr(self, role), self.teacher
-        if teacher is None or model is None or role == "teacher":
+        if teacher is None or model is None or role == "teacher" or not teacher.parameters:
             return ""
         size = f"{model.size_mb / teacher.size_mb:.2f}x the size"
         if model.speed is None or teacher.speed is None:

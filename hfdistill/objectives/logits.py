@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hfdistill.network.label_space import missing
+from hfdistill.network.task import missing
 from hfdistill.network.trace import Trace
 from hfdistill.objectives.base import Objective, Setting, is_number, positive, register
 from hfdistill.objectives.row_weights import Trust, check_trust, shifted, trust
@@ -191,15 +191,16 @@ class KD(Objective):
     `weight_by` weighs rows: L = T² · (1/B) Σ_b w_b KL_b. "confidence" takes w = max_c p_t(c) at T = 1, which
     needs no label (the weight of CWTM, Furlanello et al. 2018, arXiv 1805.04770, which puts it on hard labels
     and divides it by its sum over the batch; here it is left as it is, so that the value does not depend on
-    how rows are split). "label" takes w = 1/(1 + CE(y, z_t)) (MT-BERT, Wu, Wu, Huang 2021, arXiv 2106.01023),
-    which halves a row on which the teacher is at a loss and drops one on which it is surely wrong; a row
-    without a label weighs 1. `WSL` also asks what the student knows by now.
+    how rows are split). "entropy" takes w = 1 - H(p_t)/log C, which is 0 where the teacher knows nothing: for
+    teachers that are often unsure, such as zero-shot ones. "label" takes w = 1/(1 + CE(y, z_t)) (MT-BERT, Wu,
+    Wu, Huang 2021, arXiv 2106.01023), which halves a row on which the teacher is at a loss and drops one on
+    which it is surely wrong; a row without a label weighs 1. `WSL` also asks what the student knows by now.
 
     Args:
         temperature: T > 0, or a schedule of it.
         standardise: compare standardised logits.
         probability_shift: put the teacher right where it contradicts the label.
-        weight_by: "confidence" or "label"; None weighs all rows alike.
+        weight_by: "confidence", "entropy" or "label"; None weighs all rows alike.
 
     Raises:
         ValueError: at construction for T ≤ 0 or another `weight_by`; at `bind` for regression (one output has

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hfdistill.network.label_space import missing
+from hfdistill.network.task import missing
 
-Trust = Literal["confidence", "label"]
+Trust = Literal["confidence", "entropy", "label"]
 
 
 def check_trust(name: str, by: str) -> Trust:
     """The way to weigh rows, or ValueError."""
     if by not in get_args(Trust):
         raise ValueError(
-            f"{name} weighs rows by the teacher's 'confidence' or by its answer to the 'label', found {by!r}."
+            f"{name} weighs rows by the teacher's 'confidence', its 'entropy' or its answer to the 'label', "
+            f"found {by!r}."
         )
     return by  # type: ignore[return-value]
 
 
 def trust(teacher: Tensor, labels: Tensor, *, by: Trust) -> Tensor:
-    """Return the weight of each row, in (0, 1]: (B,).
+    """Return the weight of each row, in [0, 1]: (B,).
 
+    "entropy": 1 - H(p_t)/log C at T = 1: 0 for a teacher that knows nothing of a row.
     "confidence": max_c p_t(c) at T = 1 (CWTM of Furlanello et al. 2018, arXiv 1805.04770). "label": 1/(1 +
     CE(y, z_t)) (Wu, Wu, Huang 2021, arXiv 2106.01023), 1 for a row without a label.
 
@@ -32,6 +35,9 @@ def trust(teacher: Tensor, labels: Tensor, *, by: Trust) -> Tensor:
         teacher: logits (B, C).
         labels: (B,), -100 where one is missing.
     """
+    if by == "entropy":
+        logs = teacher.log_softmax(-1)
+        return 1 + (logs.exp() * logs).sum(-1) / math.log(teacher.shape[-1])
     if by == "confidence":
         return teacher.softmax(-1).amax(-1)
     return 1 / (1 + F.cross_entropy(teacher, labels, ignore_index=-100, reduction="none"))

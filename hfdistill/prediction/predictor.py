@@ -17,8 +17,9 @@ from transformers import AutoConfig
 from hfdistill.data.encode import Encoder, WordEncoder, room_for_text
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import ModelInputs, name_padding
-from hfdistill.network.label_space import TaskKind, class_names, task_kind
+from hfdistill.network.label_space import class_names
 from hfdistill.network.loading import load_classifier, load_tokenizer
+from hfdistill.network.task import TaskKind, task_kind
 
 logger = logging.getLogger(__name__)
 
@@ -88,8 +89,11 @@ def load_predictor(
     Raises:
         HubUnreachable: where the Hub gives no answer.
         OSError: where there is no such model.
-        ValueError: for a student without a tokenizer, and for other names than classes.
+        ValueError: for a student without a tokenizer, other names than classes or two classes of one name,
+            and fewer than one row at once.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, and 1 or more rows are answered at once. Usual: 32.")
     onnx = _onnx_file(Path(student))
     network: Network
     if onnx is not None:
@@ -111,6 +115,12 @@ def load_predictor(
 
 def _names(config: Any, label_names: Sequence[str] | None) -> list[str]:
     names = class_names(config)
+    twice = sorted({name for name in label_names or names if (label_names or names).count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"Several of the student's classes are called {twice[0]!r}, so nothing would tell their "
+            f"predictions apart. Name each of the {len(names)} in the order of its number: label_names="
+        )
     if label_names is None:
         return names
     if len(label_names) != len(names):

@@ -178,6 +178,8 @@ class _Checker(Binder):
             return None
         place = ("teacher", name) if isinstance(value, dict) else ("teacher",)
         bound = self._bound(place, {place[-1]: arguments}, (schema.TEACHERS[name],))
+        if schema.TEACHERS[name].reads_text and type(bound.get("keep")) in (int, float):
+            self._made(place, schema.Trusted, {"keep": bound["keep"]})
         if name == "finetune":
             own = schema.Finetuning.__dataclass_fields__
             self._made(place, schema.Finetuning, {k: v for k, v in bound.items() if k in own})
@@ -314,10 +316,11 @@ class _Checker(Binder):
         kind, arguments = next(iter(teacher.items()), (None, None)) if isinstance(teacher, dict) else (0, 0)
         named = teacher is not None
         if kind in schema.TEACHERS:
-            takes = accepted_arguments(schema.TEACHERS[kind])
+            component = schema.TEACHERS[kind]
+            takes = accepted_arguments(component)
             arguments = arguments if isinstance(arguments, dict) else {}
             required = {name for name, parameter in takes.items() if parameter.default is parameter.empty}
-            named = any(n in required or arguments.get(n) is not None for n in schema.NAMES_MODEL)
+            named = any(n in required or arguments.get(n) is not None for n in component.models)
         for student in students:
             if student is None or not schema.STUDENTS[student.kind].made_of_model or named:
                 continue

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedModel, set_seed
 
 from hfdistill.network.architectures import longest_input
@@ -20,6 +22,10 @@ from hfdistill.students.importance import block_importance, most_important
 from hfdistill.students.refit import Refit
 from hfdistill.students.shrink import shrink
 from hfdistill.students.vocabulary import prune_vocabulary
+from hfdistill.teachers.text.few_shot import FACTS as FEW_SHOT
+from hfdistill.teachers.text.files import FileTeacher
+from hfdistill.teachers.text.surest import keep_surest
+from hfdistill.teachers.text.teacher import TextAnswers
 
 CALIBRATION_ROWS, CALIBRATION_BATCH = 256, 32
 
@@ -35,6 +41,7 @@ class ModelBuilder:
 
     def __init__(self, rows: Rows, *, seed: int, max_length: int | None) -> None:
         self.rows, self.seed, self.max_length = rows, seed, max_length
+        self.classes: list[str] | None = None  # of the teacher, where the data names none
 
     def start(self, source: Source) -> PreTrainedModel:
         """Return a classifier to cut or to train: an encoder gets a new head of the data's classes."""
@@ -47,7 +54,8 @@ class ModelBuilder:
         """Return a model with a new head of the data's classes."""
         task: Any = "token" if self.rows.task == "token" else "sequence"
         set_seed(self.seed)
-        return load_classifier(source, new_head=self.rows.class_names(), task=task)
+        own = "label" in self.rows.labelled.column_names or self.classes is None
+        return load_classifier(source, new_head=self.rows.class_names() if own else self.classes, task=task)
 
     def student(
         self, plan: Student, *, of: Any, origin: str | None, like: Any
@@ -85,6 +93,32 @@ class ModelBuilder:
         """Return a peer's model, cut where the page says so."""
         model, layers = self.start(arguments["model"]), arguments.get("layers")
         return model if layers is None else shrink(model, layers=layers)
+
+    def asked(self, kind: str, arguments: Mapping[str, Any]) -> TextAnswers:
+        """A teacher that is asked about texts; the data says its classes and examples where the page does
+        not.
+
+        Args:
+            kind: a key of the register of teachers.
+            arguments: of the page.
+        """
+        arguments = {name: value for name, value in arguments.items() if name != "keep"}
+        component, has_labels = schema.TEACHERS[kind], "label" in self.rows.labelled.column_names
+        fitted = kind == "few_shot" and Path(arguments["encoder"], FEW_SHOT).is_file()
+        if has_labels and not fitted and kind != "answers":
+            arguments.setdefault("classes", self.rows.class_names())
+            if kind == "few_shot":
+                arguments.setdefault("examples", self.rows.labelled)
+        teacher: TextAnswers = build(component, arguments, {})
+        self.classes = teacher.classes
+        return teacher
+
+    def believed(self, teacher: Any, keep: float | None) -> Dataset:
+        """The training rows that a teacher can answer and, with `keep`, of which it is surest."""
+        rows = self.rows.train
+        if isinstance(teacher, FileTeacher):
+            rows = teacher.answered(rows)
+        return rows if keep is None else keep_surest(rows, teacher, keep=keep)
 
     def _made(self, plan: Student, whole: PreTrainedModel, tokenizer: Any) -> PreTrainedModel:
         """Return a student made of a whole model."""

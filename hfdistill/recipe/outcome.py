@@ -11,15 +11,17 @@ from typing import Any
 from hfdistill.evaluation.card import write_card
 from hfdistill.evaluation.exit_curve import exit_curve
 from hfdistill.evaluation.measure import STANDARD, measure
-from hfdistill.evaluation.nothing_to_teach import nothing_to_teach
+from hfdistill.evaluation.nothing_to_teach import bounded_by_teacher, nothing_to_teach
 from hfdistill.evaluation.plots import write_plots
 from hfdistill.evaluation.report import Report
 from hfdistill.exporters.gate import export
 from hfdistill.files.hub import push_to_hub
 from hfdistill.files.markdown import as_yaml
 from hfdistill.files.plain_data import public_name, write_atomically
+from hfdistill.recipe import schema
 from hfdistill.recipe.page_facts import by_name
 from hfdistill.recipe.run import Run
+from hfdistill.teachers.text.files import FileTeacher
 from hfdistill.trainer import DistillationTrainer
 
 SMOKE_DROP = 200.0
@@ -58,7 +60,8 @@ class Outcome:
             return None
         self._tell_untrained()
         self.held_out = self._save_held_out()
-        self.teacher = run.who_taught(self.folder)
+        self.teacher = self._measured_teacher()
+        self.teacher_folder = self.teacher if isinstance(self.teacher, str) else None
         report = None if recipe.measurement is None else self._measured(trained, baseline)
         if recipe.export is not None:
             self._exported()
@@ -89,6 +92,16 @@ class Outcome:
         rows.evaluation.to_parquet(staged)
         staged.replace(path)
         return path
+
+    def _measured_teacher(self) -> Any:
+        """What the student is measured beside; none where answers in a file lack some rows to measure on."""
+        teacher = self.run.who_taught(self.folder)
+        if not isinstance(teacher, FileTeacher) or teacher.answers_all(self.run.rows.evaluation):
+            return teacher
+        self.run.terminal.line(
+            f"{teacher.label} does not answer every row that is measured on: the teacher is not measured."
+        )
+        return None
 
     def _measured(self, trained: DistillationTrainer, baseline: str | None) -> Report:
         plan, rows = self.recipe.measurement, self.run.rows
@@ -184,6 +197,8 @@ class Outcome:
         else:
             steps = ""
         kind, arguments = recipe.teacher or ("", {})
+        if kind and schema.TEACHERS[kind].reads_text:
+            return self._origin_of_answers(kind, arguments, steps)
         if kind == "finetune":
             return f"It was distilled from {{base}}, fine-tuned on the same labels first{steps},"
         if kind == "ensemble":
@@ -199,13 +214,31 @@ class Outcome:
             return "It was made of {base} and trained on labels alone, without a teacher,"
         return f"It was distilled from {{base}}{steps}"
 
+    def _origin_of_answers(self, kind: str, arguments: dict[str, Any], steps: str) -> str:
+        """How a student came to be that learned from answers to texts, and whether a person labelled any."""
+        rows = self.run.rows
+        named = arguments.get("encoder") or arguments.get("model") or arguments.get("file")
+        model = public_name(str(named))
+        who = {
+            "few_shot": f"class names and few examples by embeddings of {model}",
+            "zero_shot": f"the zero-shot answers of {model}",
+            "prompted": f"the answers of {model} to a prompt",
+            "answers": f"the answers in {model}",
+        }[kind]
+        labelled = len(rows.labelled) if "label" in rows.labelled.column_names else 0
+        by = f"a person labelled {labelled:,} of its {len(rows.train):,} training rows"
+        if not labelled:
+            by = "no person labelled its training rows"
+            who = who.replace("class names and few examples", "class names")
+        return f"It was made of {{base}} and distilled from {who}{steps} ({by})"
+
     def _exported(self) -> None:
         options = {"max_length": self.args.max_length, **(self.recipe.export or {})}
         if self.run.smoke:  # two steps teach nothing that could be lost
             options |= {"speed": False, "max_drop": SMOKE_DROP}
         self.run.terminal.heading("export: ONNX and int8, compared with the student on the same rows")
         report = export(
-            str(self.folder), self.onnx, data=self.run.rows.evaluation, teacher=self.teacher, **options
+            str(self.folder), self.onnx, data=self.run.rows.evaluation, teacher=self.teacher_folder, **options
         )
         print(report.table())
 
@@ -223,10 +256,10 @@ class Outcome:
             line("It runs: two steps on a few rows. Now type the same without --smoke.")
             return
         line(f"The student is in {student}, with its card (README.md), report.json, plots and recipe.yaml.")
-        if report is not None and (warning := nothing_to_teach(report)):
+        if report is not None and (warning := nothing_to_teach(report) or bounded_by_teacher(report)):
             line(f"! {warning}")
         data = self._data_words(self.held_out)
-        beside = [f"--teacher {shlex.quote(self.teacher)}"] if self.teacher else []
+        beside = [f"--teacher {shlex.quote(self.teacher_folder)}"] if self.teacher_folder else []
         beside += [f"--baseline {shlex.quote(baseline)}"] if baseline else []
         if self.held_out is not None:
             line(f"The rows that it was measured on are in {self.held_out}.")

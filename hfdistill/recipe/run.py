@@ -17,7 +17,7 @@ from hfdistill.files.hub import make_repository
 from hfdistill.files.plain_data import public_name, write_atomically
 from hfdistill.network.loading import load_classifier, load_tokenizer
 from hfdistill.recipe import schema
-from hfdistill.recipe.binding import build
+from hfdistill.recipe.binding import accepted_arguments, build
 from hfdistill.recipe.check import Recipe
 from hfdistill.recipe.models import ModelBuilder
 from hfdistill.recipe.page import MAX_BYTES, Mistake, RecipeError
@@ -27,6 +27,7 @@ from hfdistill.recipe.schema import Student
 from hfdistill.recipe.terminal import FrequentCheckpoints, Progress, Terminal, quiet_libraries
 from hfdistill.recipe.training_record import TrainingRecord
 from hfdistill.teachers import CachedTeacher, Contents, ModelTeacher, Teacher
+from hfdistill.teachers.text.teacher import TextAnswers
 from hfdistill.trainer import DistillationTrainer
 from hfdistill.trainer.arguments import DistillationArguments
 from hfdistill.trainer.theseus import Theseus
@@ -143,6 +144,7 @@ class Run:
         self.facts = json.dumps(facts, indent=1)
         self.builder = ModelBuilder(self.rows, seed=self.args.seed, max_length=self.args.max_length)
         self.origin: str | None = None
+        self.taught: Any = None  # the training rows, where the teacher answers only some of them
         self.options = dict(recipe.options)
         if smoke and "teacher_cache" in self.options:
             self.options["teacher_cache"] = str(Path(self.args.output_dir, "answers"))
@@ -211,8 +213,13 @@ class Run:
         like = getattr(self.teacher, "config", None)
         return self.builder.student(plan, of=whole, origin=self.origin, like=like)
 
-    def who_taught(self, folder: str | Path) -> str | None:
-        """Return where the teacher lies once the student in `folder` is trained: inside, if it moved."""
+    def who_taught(self, folder: str | Path) -> str | TextAnswers | None:
+        """Return where the teacher lies once the student in `folder` is trained: inside, if it moved.
+
+        A teacher that is asked about texts lies nowhere, and is given itself.
+        """
+        if isinstance(self.last, TextAnswers):
+            return self.last
         moved = self.last.saved_as if isinstance(self.last, Teacher) else ""
         return str(Path(folder, moved)) if moved else self.source
 
@@ -238,14 +245,20 @@ class Run:
         kind, arguments = self.recipe.teacher
         if kind == "finetune":
             return self._finetuned(schema.Finetuning(**arguments))
+        component = schema.TEACHERS[kind]
         first = next(iter(by_name(arguments.get("members"))[1]), None)
-        named = [arguments.get(name) for name in ("source", "teacher", "model")]
+        named = [arguments.get(name) for name in component.models if name != "members"]
         self.origin = next((source for source in [*named, first] if source is not None), None)
+        if component.reads_text:
+            if "cache" in accepted_arguments(component) and "teacher_cache" in self.options:
+                arguments = {"cache": self.options.pop("teacher_cache"), **arguments}
+            teacher = self.builder.asked(kind, arguments)
+            self.taught = self.builder.believed(teacher, arguments.get("keep"))
+            return teacher, None
         if kind == "peer":
             arguments = {**arguments, "model": self.builder.peer(arguments)}
         if kind == "ensemble":
             arguments = {**arguments, "members": self._members(arguments)}
-        component = schema.TEACHERS[kind]
         teacher = build(component, arguments, {})
         elsewhere = kind == "ensemble" or component.moves  # no model, or one that has moved since
         return teacher, None if elsewhere else self.origin
@@ -322,13 +335,14 @@ class Run:
         args = dataclasses.replace(self.args, **changes, output_dir=str(folder), push_to_hub=False)
         model, tokenizer = made
         rows, labels_alone = self.builder.rows, teacher is None and objective is None
+        taught = self.taught if teacher is not None else None
         scores: Callable | None = task_scores(rows.task) if "label" in rows.evaluation.column_names else None
         return DistillationTrainer(
             model,
             args,
             teacher=teacher,
             objective=objective,
-            train_dataset=rows.labelled if labels_alone else rows.train,
+            train_dataset=rows.labelled if labels_alone else rows.train if taught is None else taught,
             eval_dataset=rows.evaluation,
             processing_class=tokenizer,
             compute_metrics=scores,

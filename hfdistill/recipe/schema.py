@@ -24,6 +24,8 @@ class Component:
             teacher.
         moves: of a teacher, whether it changes with the student, so that its answers cannot be recorded.
         is_value: whether the target itself is what a run uses, and takes no keys.
+        reads_text: of a teacher, whether it is asked about texts: no model whose layers or sizes are known.
+        models: of a teacher, the arguments that may name a model of which students can be made.
     """
 
     target: str | Callable[..., Any]
@@ -33,6 +35,8 @@ class Component:
     made_of_model: bool = False
     moves: bool = False
     is_value: bool = False
+    reads_text: bool = False
+    models: tuple[str, ...] = ("source", "teacher", "model", "encoder", "members")
 
 
 def _component(target: str, *withheld: str, **facts: Any) -> Component:
@@ -40,6 +44,7 @@ def _component(target: str, *withheld: str, **facts: Any) -> Component:
 
 
 _HERE = "hfdistill.recipe.schema"
+_ASKED: dict[str, Any] = {"beside": f"{_HERE}:Trusted", "reads_text": True, "models": ()}
 _OF_TEACHER = {"beside": f"{_HERE}:Origin", "made_of_model": True, "has_attention": False}
 
 RUN_ARGUMENTS = frozenset({"teacher", "tokenizer", "pairs", "corpus", "data"})
@@ -55,6 +60,16 @@ TEACHERS = {
         "hfdistill.teachers.peer_and_ema:Peer", "objective", beside=f"{_HERE}:Cut", moves=True
     ),
     "ema": _component("hfdistill.teachers.peer_and_ema:EMATeacher", moves=True),
+    "few_shot": _component(
+        "hfdistill.teachers.text.few_shot:few_shot",
+        *("tokenizer", "name", "calibrate"),
+        **{**_ASKED, "models": ("encoder",)},
+    ),
+    "zero_shot": _component(
+        "hfdistill.teachers.text.zero_shot:zero_shot", "tokenizer", "calibrate", **_ASKED
+    ),
+    "prompted": _component("hfdistill.teachers.text.prompted:prompted", "tokenizer", "calibrate", **_ASKED),
+    "answers": _component("hfdistill.teachers.text.files:answers_from", "calibrate", **_ASKED),
 }
 STUDENTS = {
     "shrink": _component(
@@ -91,8 +106,6 @@ CHANGES = {
     "exits": _component("hfdistill.students.early_exit:with_exits", "model"),
 }
 """What a page can write beside a student with attention."""
-NAMES_MODEL = ("source", "teacher", "model", "encoder", "members")
-"""Arguments of a teacher that name a model, of which students can be made."""
 LOWEST = {
     "per_device_train_batch_size": (1, 32),
     "per_device_eval_batch_size": (1, 64),
@@ -201,6 +214,21 @@ class Finetuning:
                     f"{name} is {value}, and a teacher that is not trained knows nothing. "
                     f"Type {name}: {usual}."
                 )
+
+
+@dataclass(frozen=True)
+class Trusted:
+    """How many of the answers of a teacher that reads text are learned from.
+
+    Args:
+        keep: share of the rows of each class, those of whose answers it is surest; default all.
+    """
+
+    keep: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.keep is not None and not 0 < self.keep <= 1:
+            raise ValueError(f"keep is {self.keep}, and it is a share in (0, 1]. Type 0.8.")
 
 
 @dataclass(frozen=True)

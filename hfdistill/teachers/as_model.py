@@ -11,10 +11,11 @@ from hfdistill.network.tokenizers import difference
 from hfdistill.network.trace import Trace
 from hfdistill.teachers.base import Teacher
 from hfdistill.teachers.cache.teacher import CachedTeacher
+from hfdistill.teachers.text.teacher import TextAnswers
 
 
 class TeacherAsModel(nn.Module):
-    """Answers as a teacher does that is made of several models.
+    """Answers as a teacher does that is made of several models, or that is asked about texts.
 
     Args:
         teacher: all of whose parts read one kind of tokens.
@@ -28,7 +29,10 @@ class TeacherAsModel(nn.Module):
         super().__init__()
         self.name_or_path, parts = type(teacher).__name__, teacher.parts()
         recorded = any(isinstance(part, CachedTeacher) for part in teacher.modules())
-        if recorded or not all(any(True for _ in part.parameters()) for part in parts):
+        self.is_timed = not isinstance(teacher, TextAnswers)  # how fast answers are looked up says nothing
+        if not self.is_timed:
+            self.name_or_path = teacher.label
+        elif recorded or not all(any(True for _ in part.parameters()) for part in parts):
             raise ValueError(
                 f"{self.name_or_path} answers from disk or has no parameters, so its size and speed say "
                 "nothing. Measure the models that its answers come from."
@@ -51,12 +55,12 @@ class TeacherAsModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where its first model lies."""
-        return next(self.parameters()).device
+        return next((weights.device for weights in self.parameters()), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
         """That of its first model."""
-        return next(self.parameters()).dtype
+        return next((weights.dtype for weights in self.parameters()), torch.float32)
 
     def bind_tokenizer(self, tokenizer: Any) -> None:
         """Tell each part which tokenizer makes its rows, where it has none of its own."""
@@ -65,7 +69,7 @@ class TeacherAsModel(nn.Module):
 
     def networks(self) -> list[nn.Module]:
         """The models that it is made of."""
-        return [getattr(part, "model", part) for part in self.teacher.parts()]
+        return [getattr(part, "model", part) for part in self.teacher.parts()] if self.is_timed else []
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from hfdistill.network.architectures import unwrapped
 from hfdistill.network.inputs import ModelInputs, name_padding
-from hfdistill.network.label_space import name_architecture
 from hfdistill.network.loading import load_classifier, load_tokenizer, refuse_other_heads
+from hfdistill.network.task import name_architecture
 from hfdistill.network.tokenizers import difference
 from hfdistill.network.trace import Batch, Tap, Trace, run
 
@@ -147,6 +147,10 @@ class Teacher(nn.Module):
             step: optimizer steps of the run so far, from 1.
         """
 
+    def answerable(self, rows: Any) -> Any:
+        """The rows of tokenised data that it can answer: all, unless its answers stand in a file."""
+        return rows
+
     def fingerprint(self) -> str:
         """Tells one teacher from another when a run is resumed; it stays the same as a teacher moves."""
         return type(self).__name__
@@ -193,17 +197,29 @@ class ModelTeacher(Teacher):
 
     def fingerprint(self) -> str:
         """sha256 over config and weights; what makes the ids has no part in the answer to them."""
-        digest = hashlib.sha256()
-        if self.config is not None:
-            plain = self.config.to_dict() if hasattr(self.config, "to_dict") else vars(self.config)
-            settings = {name: value for name, value in plain.items() if name[0] != "_"}
-            settings.pop("transformers_version", None)  # who wrote the file, not what the teacher says
-            settings |= {"pad_token_id": self._padding} if "pad_token_id" in settings else {}  # as it came
-            digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-        for name, value in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
+        padding = {"pad_token_id": self._padding}  # as it came
+        return fingerprint_of(self.model, config=self.config, settings=padding)
+
+
+def fingerprint_of(model: nn.Module, *, config: Any = None, settings: Mapping[str, Any] | None = None) -> str:
+    """sha256 over the config and the weights of any network.
+
+    Args:
+        model: whose weights count.
+        config: its config; None for the model's own, where it has one.
+        settings: values of the config that count in place of its own.
+    """
+    digest, config = hashlib.sha256(), getattr(model, "config", None) if config is None else config
+    if config is not None:
+        plain = config.to_dict() if hasattr(config, "to_dict") else vars(config)
+        own = {name: value for name, value in plain.items() if name[0] != "_"}
+        own.pop("transformers_version", None)  # who wrote the file, not what the model says
+        own |= {name: value for name, value in (settings or {}).items() if name in own}
+        digest.update(json.dumps(own, sort_keys=True, default=str).encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def as_teacher(source: str | Path | PreTrainedModel | nn.Module | Teacher) -> Teacher:

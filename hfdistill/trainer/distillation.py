@@ -28,6 +28,7 @@ from transformers.trainer_utils import EvalLoopOutput, RemoveColumnsCollator, Tr
 
 from hfdistill.data import FreshCopies, LengthGroupedSampler
 from hfdistill.network import label_space as spaces
+from hfdistill.network import task as tasks
 from hfdistill.network.loading import load_student
 from hfdistill.network.tokenizers import tokenizer_print
 from hfdistill.network.trace import Batch, Tap, Trace, run
@@ -47,7 +48,7 @@ from hfdistill.trainer.label_guard import guarded
 from hfdistill.trainer.loss_window import LossWindow, NonFiniteError
 from hfdistill.trainer.mixup import SHARE, Mixup
 from hfdistill.trainer.run_facts import facts_of_run
-from hfdistill.trainer.teacher_cache import TeacherCache, publish_answers
+from hfdistill.trainer.teacher_cache import TeacherCache, asked_members, publish_answers
 from hfdistill.trainer.teacher_check import batches_of, judge_teacher, rows_to_check
 from hfdistill.trainer.theseus import replacements
 
@@ -136,11 +137,11 @@ class DistillationTrainer(CheckpointingTrainer):
     def _bind(self, model: nn.Module) -> None:
         """Fix task, teacher columns and what the objective reads, from the two models."""
         config = getattr(model, "config", None)
-        self.task = spaces.name_task(config)  # before a teacher copies it
+        self.task = tasks.name_task(config)  # before a teacher copies it
         if self.teacher is not None:
             self.teacher.bind_student(model)
             if self.teacher.learns:
-                spaces.name_task(self.teacher.config)
+                tasks.name_task(self.teacher.config)
             self.teacher.to(self.args.device)
         theirs = getattr(self.teacher, "config", None)
         self._columns: list[int] | None = None
@@ -192,7 +193,7 @@ class DistillationTrainer(CheckpointingTrainer):
 
     def call_model_init(self, trial: Any = None) -> Any:
         """As Trainer's."""
-        model = spaces.name_architecture(super().call_model_init(trial))
+        model = tasks.name_architecture(super().call_model_init(trial))
         if hasattr(self, "blend"):
             self._bind(model)  # another student: other sizes, and projections of its own
         return model
@@ -220,16 +221,15 @@ class DistillationTrainer(CheckpointingTrainer):
         """Let the teacher answer from disk, where that is asked for."""
         precision = self.accelerator.mixed_precision
         cached = self._teacher_cache.cached(self.teacher, self.blend, precision=precision)
-        if cached is None:
-            return
-        self._teacher_cache.record(
-            cached,
-            train=self.train_dataset,
-            checked=self._rows_to_check(),
-            as_batches=self._as_teacher_reads,
-            progress=self.is_world_process_zero() and not self.args.disable_tqdm,
-        )
-        self.teacher = cached
+        for one in asked_members(self.teacher) if cached is None else [cached]:
+            self._teacher_cache.record(
+                one,
+                train=self.train_dataset,
+                checked=self._rows_to_check(),
+                as_batches=self._as_teacher_reads,
+                progress=self.is_world_process_zero() and not self.args.disable_tqdm,
+            )
+        self.teacher = self.teacher if cached is None else cached
 
     def create_optimizer(self, model: Any = None) -> Any:
         """As Trainer's, with groups for what learns beside the student.
@@ -359,12 +359,12 @@ class DistillationTrainer(CheckpointingTrainer):
         """The batch's labels in the task's shape; missing ones where there are none."""
         labels = batch.get(self._label_name)
         if labels is None:
-            labels = spaces.unlabelled(rows(batch), self._classes, self.task).to(self.args.device)
-        labels = spaces.as_targets(labels, self.task)
+            labels = tasks.unlabelled(rows(batch), self._classes, self.task).to(self.args.device)
+        labels = tasks.as_targets(labels, self.task)
         if self.task != "token":
             return labels
         mask = batch.get("attention_mask")
-        return spaces.word_labels(labels, torch.ones_like(batch["input_ids"]) if mask is None else mask)
+        return tasks.word_labels(labels, torch.ones_like(batch["input_ids"]) if mask is None else mask)
 
     # ---- one optimizer step ----
 
@@ -530,7 +530,7 @@ class DistillationTrainer(CheckpointingTrainer):
         if targets is not None:
             gather = self.accelerator.gather_for_metrics
             first = logits[0] if isinstance(logits, tuple) else logits
-            loss = self._eval_losses.add(first, spaces.as_targets(targets, self.task), gather=gather)
+            loss = self._eval_losses.add(first, tasks.as_targets(targets, self.task), gather=gather)
             if self.task == "token":  # metrics know no other sign of a missing label than -100
                 inputs[self._label_name] = targets.clamp(min=-100)
         labels: Any = tuple(inputs.get(name) for name in self.label_names)

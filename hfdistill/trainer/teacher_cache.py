@@ -11,6 +11,7 @@ from torch import nn
 from hfdistill.data import FreshCopies
 from hfdistill.objectives import Blend
 from hfdistill.teachers import CachedTeacher, CacheError, Contents, Teacher, record_missing
+from hfdistill.teachers.text.teacher import TextAnswers
 
 
 class TeacherCache:
@@ -87,6 +88,11 @@ class TeacherCache:
             teacher.drop_live_teacher()
             if isinstance(live, nn.Module):
                 live.to("cpu")  # it may be the user's own, who goes on with it
+
+
+def asked_members(teacher: Teacher | None) -> list[TextAnswers]:
+    """The members of a teacher that are asked about texts, whose answers are always recorded first."""
+    return [] if teacher is None else [part for part in teacher.modules() if isinstance(part, TextAnswers)]
 
 
 def publish_answers(teacher: Teacher | None) -> None:

@@ -10,7 +10,7 @@ from accelerate.utils import send_to_device
 from datasets import Dataset
 from torch import Tensor
 
-from hfdistill.network.label_space import TaskKind
+from hfdistill.network.task import TaskKind
 from hfdistill.teachers import Teacher
 from hfdistill.trainer.changing_teacher import changing
 
@@ -22,12 +22,15 @@ def rows_to_check(evaluation: Any, *, limit: int, teacher: Teacher | None, task:
 
     Returns:
         None where there is nothing to look at: no such data, a limit of 0, a task without classes of which
-        one is right, no teacher, or one that changes and has yet to learn.
+        one is right, no teacher, one that changes and has yet to learn, or one that answers none of these.
     """
     data = next(iter(evaluation.values()), None) if isinstance(evaluation, dict) else evaluation
     if teacher is None or changing(teacher) or task not in ("single_label", "token"):
         return None
-    return data.select(range(min(limit, len(data)))) if limit and isinstance(data, Dataset) else None
+    if not limit or not isinstance(data, Dataset):
+        return None
+    rows: Dataset = teacher.answerable(data.select(range(min(limit, len(data)))))
+    return rows if len(rows) else None
 
 
 def batches_of(data: Dataset, collate: Callable[[Any], Any], *, size: int, device: Any) -> Iterator[Any]:

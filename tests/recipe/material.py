@@ -1,5 +1,7 @@
 """Tiny models and data in a folder, as pages name them."""
 
+import json
+
 from datasets import ClassLabel, Dataset, Features, Value
 from transformers import BertModel
 
@@ -33,7 +35,7 @@ def rows(kind, count):
 
 
 def make(folder):
-    """Folders teacher, encoder, two, three, pairs, values, words, files reviews.csv and comments.csv."""
+    """Folders teacher, encoder, two, three, pairs, values, words; files of reviews, comments and answers."""
     teacher = make_bert(4, seed=1)
     save(teacher, folder / "teacher")
     save(BertModel(teacher.config), folder / "encoder")
@@ -45,6 +47,11 @@ def make(folder):
     make_named_words(64).to_parquet(folder / "words" / "train.parquet")
     make_named_words(20).to_parquet(folder / "words" / "validation.parquet")
     comments = [text for text, _ in make_sentences(44)[20:]]  # none that is measured on
+    answers = [
+        json.dumps({"text": text, "label": ("bad", "good")[i % 2], "confidence": 0.8})
+        for i, text in enumerate(comments)
+    ]
+    (folder / "answers.jsonl").write_text("\n".join(answers))
     (folder / "comments.csv").write_text("\n".join(["comment", *comments]) + "\n")
     lines = [f"{text},{('bad', 'good')[label]}" for text, label in make_sentences(40)]
     (folder / "reviews.csv").write_text("\n".join(["review,verdict", *lines]) + "\n")

@@ -28,12 +28,14 @@ from tests.files.hub_server import HubServer, connected
 
 PAGES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 DATA = {"dkd": "three", "dist": "three", "regression": "values", "pairs": "pairs", "tokens": "words"}
+OWN_DATA = {"augmentation", "csv", "unlabelled", "no_labels", "few_labels", "answers"}
 SMALL = {
     "teacher": {
         "pretrained": ["teacher=teacher"],
         "finetune": ["teacher.finetune.encoder=encoder", "teacher.finetune.epochs=1"],
         "ensemble": ["teacher.ensemble.members=[teacher, teacher]"],
         "peer": ["teacher.peer.model=encoder"],
+        "few_shot": ["teacher.few_shot.encoder=encoder", "teacher.few_shot.cache=answers"],
     },
     "student": {
         "shrink": ["student.shrink.layers=2"],
@@ -97,9 +99,7 @@ def test_pages_run_two_steps(here, page):
         overrides += ["student.shrink.source=encoder"]
     if "exits" in told["student"]:
         overrides += ["student.pretrained.source=encoder"]
-    overrides += (
-        [] if page.stem in ("augmentation", "csv", "unlabelled") else [f"data={DATA.get(page.stem, 'two')}"]
-    )
+    overrides += [] if page.stem in OWN_DATA else [f"data={DATA.get(page.stem, 'two')}"]
     if page.stem == "augmentation":
         overrides += ["data.augment=[delete, swap]", "data.source=two", "data.copies=2"]
     elif "assistants" in told:

@@ -11,7 +11,7 @@ from hfdistill.network.label_space import short
 Classes: TypeAlias = Sequence[str] | Mapping[str, str | Sequence[str]]
 
 
-def read_classes(classes: Classes, *, at_least: int = 2) -> dict[str, list[str]]:
+def read_classes(classes: Classes | None, *, at_least: int = 2) -> dict[str, list[str]]:
     """For each class the words that describe it: its name in plain words, or its descriptions.
 
     Args:
@@ -25,7 +25,7 @@ def read_classes(classes: Classes, *, at_least: int = 2) -> dict[str, list[str]]
         >>> read_classes(["card_arrival", "topUp"])
         {'card_arrival': ['card arrival'], 'topUp': ['top up']}
     """
-    if isinstance(classes, str) or len(classes) < at_least:
+    if classes is None or isinstance(classes, str) or len(classes) < at_least:
         raise ValueError(f"classes names two classes or more, found {short(classes)}.")
     if not isinstance(classes, Mapping):
         return {str(name): [plain_words(str(name))] for name in classes}

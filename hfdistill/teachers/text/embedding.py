@@ -18,8 +18,9 @@ from hfdistill.files.plain_data import read_json, write_atomically
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.loading import Source
 from hfdistill.network.tokenizers import tokenizer_print
-from hfdistill.teachers.base import ModelTeacher
+from hfdistill.teachers.base import fingerprint_of
 
+Dtype = str | torch.dtype | None
 Pooling = Literal["mean", "cls", "last"]
 _LIMIT = 1_000_000
 _POOLINGS: dict[str, Pooling] = {
@@ -27,6 +28,20 @@ _POOLINGS: dict[str, Pooling] = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_lasttoken": "last",
 }
+
+
+def as_dtype(dtype: Dtype) -> torch.dtype | None:
+    """A dtype of torch by its name, such as "bfloat16".
+
+    Raises:
+        ValueError: for a name that is none.
+    """
+    if not isinstance(dtype, str):
+        return dtype
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"dtype is {dtype!r}, which is none of torch. Type float32, bfloat16 or float16.")
+    return found
 
 
 class Embedder(nn.Module):
@@ -40,7 +55,7 @@ class Embedder(nn.Module):
         tokenizer: its own; found beside the weights where `source` is an id or a folder.
         pooling: "mean", "cls" (first token) or "last"; None takes what the folder says, else "mean".
         max_length: tokens of a text; None for the model's limit, and what the folder says.
-        dtype: of the weights, such as torch.bfloat16; None keeps float32.
+        dtype: of the weights, such as torch.bfloat16 or its name; None keeps float32.
         device: where the model goes; None leaves it.
         batch_tokens: padded tokens of a forward pass. Texts are sorted by length first.
 
@@ -56,12 +71,13 @@ class Embedder(nn.Module):
         tokenizer: Any = None,
         pooling: Pooling | None = None,
         max_length: int | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
         batch_tokens: int = 4096,
     ) -> None:
         super().__init__()
         facts: dict[str, Any] = {}
+        dtype = as_dtype(dtype)
         if isinstance(source, (str, Path)):
             facts = _folder_facts(Path(source))
             with reaching(str(source)):
@@ -153,7 +169,7 @@ class Embedder(nn.Module):
     def fingerprint(self) -> str:
         """sha256 over weights, tokenizer, pooling and length."""
         facts = [
-            ModelTeacher(self.model).fingerprint(),
+            fingerprint_of(self.model),
             tokenizer_print(self.tokenizer),
             [self.pooling, self.max_length],
         ]

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from datasets import concatenate_datasets
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hfdistill.files.plain_data import read_json, write_atomically
+from hfdistill.data.load import load
+from hfdistill.files.plain_data import public_name, read_json, write_atomically
 from hfdistill.network.label_space import some
 from hfdistill.network.loading import Source
 from hfdistill.teachers.text.calibration import fit_calibration, label_ids
@@ -61,6 +63,7 @@ class FewShotClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder, self.classes, self.name = encoder, list(classes), name
+        self.label = f"few-shot {public_name(str(getattr(encoder, 'name', None) or name or 'function'))}"
         self.register_buffer("weight", weight.float())
         self.register_buffer("bias", bias.float())
         self.weight: Tensor
@@ -134,7 +137,7 @@ def few_shot(
     seed: int = 0,
     tokenizer: Any = None,
     pooling: Pooling | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     batch_size: int | None = None,
     cache: str | Path | None = None,
@@ -156,8 +159,9 @@ def few_shot(
         encoder: Hub id or folder of an embedding model, a model of Transformers, or a function from texts to
             vectors, such as `SentenceTransformer(...).encode`; or a folder that `FewShotTeacher.save` wrote.
         classes: names, or a mapping from name to description. None takes those of the examples.
-        examples: labelled rows: a mapping from class to texts, (texts, labels), or a dataset with `text` and
-            `label`. None uses the class names alone.
+        examples: labelled rows: a mapping from class to texts, (texts, labels), a dataset with `text` and
+            `label`, or a file of them. None uses the class names alone (on a page: the labelled rows to train
+            on, where there are any).
         template: what a description is put into; embeddings are averaged over several.
         scale: of the cosine, without examples: 1/temperature of its softmax.
         seed: of the folds.
@@ -269,6 +273,8 @@ def _read_examples(examples: Any) -> tuple[list[Any], list[Any], list[str]]:
     """Texts, labels, and the names of the classes where the examples say them."""
     if examples is None:
         return [], [], []
+    if isinstance(examples, (str, Path)):
+        examples = concatenate_datasets(list(load(examples).values()))
     if isinstance(examples, Mapping) and not hasattr(examples, "column_names"):
         pairs = [(text, name) for name, texts in examples.items() for text in texts]
         return [text for text, _ in pairs], [name for _, name in pairs], list(map(str, examples))

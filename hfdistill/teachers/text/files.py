@@ -19,7 +19,7 @@ from hfdistill.network.label_space import short
 from hfdistill.network.trace import Batch
 from hfdistill.teachers.base import PREFIX, Teacher
 from hfdistill.teachers.cache.contents import Contents
-from hfdistill.teachers.cache.keys import Ints, Rows
+from hfdistill.teachers.cache.keys import Ints, Rows, rows_of
 from hfdistill.teachers.cache.teacher import OWN_COLUMNS
 from hfdistill.teachers.text.codec import TextCodec, Texts, decode_rows
 from hfdistill.teachers.text.file_rows import AnswerFile, read_answer_file
@@ -43,6 +43,7 @@ class FileTeacher(TextAnswers):
         self.teacher, self._is_checked, self.contents = None, True, Contents()
         self.tokenizer, self.prefix, self.same_tokens = TextCodec(), PREFIX, False
         self.reader, self.folder, self._lacking = reader, file.path, ""
+        self.label = file.path.name
         self.config = class_config(reader.classes, multi_label=reader.multi_label)
         keys = keys_of(file.texts)
         self.store: Any = _Memory(keys, logits)
@@ -70,6 +71,25 @@ class FileTeacher(TextAnswers):
             "or learn from the others alone: dataset = teacher.answered(dataset)."
         )
 
+    def answerable(self, rows: Any) -> Any:
+        """The rows of tokenised data that have an answer."""
+        names = ("input_ids", "attention_mask")
+        columns = {name: rows[self.prefix + name][:] for name in names}
+        keys = rows_of(self.tokenizer.pad(columns, return_tensors="pt")).keys
+        return rows.select(np.flatnonzero(self.store.find(keys) >= 0))
+
+    def answers_all(self, dataset: Any) -> bool:
+        """Whether every row of a dataset with `text` has an answer."""
+        return not self._lost(dataset).any()
+
+    def _lost(self, dataset: Any) -> NDArray[np.bool_]:
+        """Which rows have no answer, (N,)."""
+        texts: Any = dataset["text"][:]
+        if "text_pair" in dataset.column_names:
+            texts = list(zip(texts, dataset["text_pair"][:], strict=True))
+        lost: NDArray[np.bool_] = self.store.find(keys_of(texts)) < 0 if len(texts) else np.zeros(0, bool)
+        return lost
+
     def answered(self, dataset: Any) -> Any:
         """The rows of a dataset that have an answer; how many have none is logged.
 
@@ -79,10 +99,7 @@ class FileTeacher(TextAnswers):
         Raises:
             AnswerError: where no row has one.
         """
-        texts: Any = dataset["text"][:]
-        if "text_pair" in dataset.column_names:
-            texts = list(zip(texts, dataset["text_pair"][:], strict=True))
-        lost = self.store.find(keys_of(texts)) < 0 if len(texts) else np.zeros(0, bool)
+        texts, lost = dataset["text"][:], self._lost(dataset)
         if not lost.any():
             return dataset
         first = short(texts[int(np.flatnonzero(lost)[0])])

@@ -15,7 +15,7 @@ import torch
 from datasets.fingerprint import Hasher
 from torch import nn
 
-from hfdistill.teachers.base import ModelTeacher
+from hfdistill.teachers.base import fingerprint_of
 
 _PLAIN = (str, bytes, int, float, bool, complex, type(None), range)
 
@@ -72,7 +72,7 @@ class _Walk:
         elif isinstance(value, (type, types.ModuleType, types.BuiltinFunctionType)):
             self._add_named(value)
         elif isinstance(value, nn.Module) and not _own(value, self.package):
-            self._write("model", ModelTeacher(value).fingerprint() if _has_state(value) else repr(value))
+            self._write("model", fingerprint_of(value) if _has_state(value) else repr(value))
         elif isinstance(value, (torch.Tensor, np.ndarray)):
             self._write("array", Hasher.hash(value))
         elif _own(value, self.package) and hasattr(value, "__dict__"):

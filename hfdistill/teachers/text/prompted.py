@@ -15,13 +15,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from hfdistill.files.hub import reaching
+from hfdistill.files.plain_data import public_name
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.label_space import short
 from hfdistill.network.loading import Source
 from hfdistill.network.tokenizers import tokenizer_print
 from hfdistill.network.trace import accepted_inputs
-from hfdistill.teachers.base import ModelTeacher
+from hfdistill.teachers.base import fingerprint_of
 from hfdistill.teachers.text.class_names import Classes, read_classes
+from hfdistill.teachers.text.embedding import as_dtype
 from hfdistill.teachers.text.teacher import TextTeacher
 
 CONTENT_FREE = ("N/A", "", "[MASK]")
@@ -53,7 +55,7 @@ class PromptedClassifier(nn.Module):
         model: Any,
         tokenizer: Any,
         prompt: str,
-        classes: Classes,
+        classes: Classes | None,
         *,
         system: str | None = None,
         chat: bool | None = None,
@@ -74,16 +76,13 @@ class PromptedClassifier(nn.Module):
         self.chat = bool(getattr(tokenizer, "chat_template", None)) if chat is None else chat
         self.content_free, self.batch_tokens = tuple(content_free), batch_tokens
         self._accepts = accepted_inputs(model)
+        self.label = f"prompted {public_name(model.name_or_path or type(model).__name__)}"
         layers = DynamicCache(config=model.config).layers
-        self._whole = all(type(layer) is DynamicLayer for layer in layers)  # every token is kept
-        self.pad = (
-            pad and self._whole and "position_ids" in self._accepts
-        )  # else padding would move something
+        self._whole = all(type(layer) is DynamicLayer for layer in layers)  # no token is let go
+        self.pad = pad and self._whole and "position_ids" in self._accepts  # or padding would move words
         self._listed, self.names = ", ".join(written.values()), [self._name_ids(n) for n in written.values()]
         if len(set(map(tuple, self.names))) < len(self.names) or not all(self.names):
-            raise ValueError(
-                f"Two classes of {short(list(written.values()))} are the same tokens. Rename one."
-            )
+            raise ValueError(f"Two of {short(list(written.values()))} are the same tokens. Rename one.")
         room = min(int(r) for r in (longest_input(model.config), tokenizer.model_max_length) if r)
         self._room = room - max(map(len, self.names))
         self.prefix = self._common_prefix() if cache_prefix and self._whole else []
@@ -234,14 +233,14 @@ class PromptedClassifier(nn.Module):
     def fingerprint(self) -> str:
         """sha256 over the model, its tokenizer and the prompt."""
         facts = [
-            ModelTeacher(self.model).fingerprint(),
+            fingerprint_of(self.model),
             tokenizer_print(self.tokenizer),
             [self.prompt, self.system, self.chat, self.content_free, self.names, self.classes, self._room],
         ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _written(classes: Classes) -> dict[str, str]:
+def _written(classes: Classes | None) -> dict[str, str]:
     """What the model is to write for each class: its name, or its description."""
     described = read_classes(classes)
     plain = not isinstance(classes, Mapping)
@@ -251,14 +250,14 @@ def _written(classes: Classes) -> dict[str, str]:
 def prompted(
     model: Source,
     prompt: str,
-    classes: Classes,
+    classes: Classes | None = None,
     *,
     system: str | None = None,
     chat: bool | None = None,
     content_free: Sequence[str] = CONTENT_FREE,
     cache_prefix: bool = True,
     tokenizer: Any = None,
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     batch_size: int | None = None,
     cache: str | Path | None = None,
@@ -307,7 +306,7 @@ def prompted(
     if isinstance(model, (str, Path)):
         with reaching(str(model)):
             loaded = AutoModelForCausalLM.from_pretrained(
-                str(model), dtype=dtype or torch.float32, trust_remote_code=False
+                str(model), dtype=as_dtype(dtype) or torch.float32, trust_remote_code=False
             )
             tokenizer = tokenizer or AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
     else:
@@ -316,7 +315,7 @@ def prompted(
         raise ValueError(
             "The model came without a tokenizer. Type tokenizer=AutoTokenizer.from_pretrained(...)."
         )
-    loaded.to(device=device, dtype=dtype)
+    loaded.to(device=device, dtype=as_dtype(dtype))
     asked = PromptedClassifier(
         loaded, tokenizer, prompt, classes, system=system, chat=chat, content_free=content_free,
         cache_prefix=cache_prefix,

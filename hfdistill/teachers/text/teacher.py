@@ -102,6 +102,8 @@ class TextAnswers(CachedTeacher):
     """
 
     reader: AnswerReader
+    label: str
+    """What tables and cards call it."""
     _calibration: Calibration
     _calibrate: Any
 
@@ -249,6 +251,9 @@ class TextTeacher(TextAnswers):
         asked = AskedFunction(answer, reader, identity=_identity(answer, name))
         super().__init__(Path(cache) if cache is not None else default_cache(), teacher=asked)
         self.asked, self.named, self.tokenizer, self.reader = asked, name, asked.tokenizer, reader
+        self.label = name or str(
+            getattr(answer, "label", None) or getattr(answer, "__name__", type(answer).__name__)
+        )
         self.batch_size = batch_size or getattr(answer, "batch_size", None) or BATCH_SIZE
         self.batch_rows = self.batch_size
         self.limit, self.repeatable, self._calls = limit, repeatable, 0

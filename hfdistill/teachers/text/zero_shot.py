@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hfdistill.files.plain_data import public_name
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.label_space import class_names, some
 from hfdistill.network.loading import Source, load_classifier, load_tokenizer
 from hfdistill.network.tokenizers import tokenizer_print
 from hfdistill.network.trace import accepted_inputs
-from hfdistill.teachers.base import ModelTeacher
+from hfdistill.teachers.base import fingerprint_of
 from hfdistill.teachers.text.class_names import Classes, read_classes, read_templates
+from hfdistill.teachers.text.embedding import as_dtype
 from hfdistill.teachers.text.teacher import TextTeacher
 
 TEMPLATE = "This example is {}."
@@ -44,7 +46,7 @@ class ZeroShotClassifier(nn.Module):
         self,
         model: Any,
         tokenizer: Any,
-        classes: Classes,
+        classes: Classes | None,
         *,
         templates: Sequence[str] = (TEMPLATE,),
         multi_label: bool = False,
@@ -55,6 +57,7 @@ class ZeroShotClassifier(nn.Module):
         self.model, self.tokenizer = model.requires_grad_(False).eval(), tokenizer
         self.classes, self.multi_label, self.batch_tokens = list(described), multi_label, batch_tokens
         self.templates, self._described = list(templates), described
+        self.label = f"zero-shot {public_name(model.name_or_path or type(model).__name__)}"
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         if model.config.pad_token_id is None:
@@ -136,7 +139,7 @@ class ZeroShotClassifier(nn.Module):
     def fingerprint(self) -> str:
         """sha256 over the model, its tokenizer and the sentences."""
         facts = [
-            ModelTeacher(self.model).fingerprint(),
+            fingerprint_of(self.model),
             tokenizer_print(self.tokenizer),
             [list(self._described.items()), self.templates, self.multi_label],
         ]
@@ -145,12 +148,12 @@ class ZeroShotClassifier(nn.Module):
 
 def zero_shot(
     model: Source,
-    classes: Classes,
+    classes: Classes | None = None,
     *,
     template: str | Sequence[str] = TEMPLATE,
     multi_label: bool = False,
     tokenizer: Any = None,
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     batch_size: int | None = None,
     cache: str | Path | None = None,
@@ -172,7 +175,7 @@ def zero_shot(
 
     Args:
         model: Hub id, folder or object of an NLI model.
-        classes: names, or a mapping from name to a description or several.
+        classes: names, or a mapping from name to a description or several; a page takes those of its data.
         template: a sentence with {} for the class, or several.
         multi_label: whether classes are decided one by one.
         tokenizer: of a model that is given as an object.
@@ -199,7 +202,7 @@ def zero_shot(
         raise ValueError(
             "The model came without a tokenizer. Type tokenizer=AutoTokenizer.from_pretrained(...)."
         )
-    loaded.to(device=device, dtype=dtype)
+    loaded.to(device=device, dtype=as_dtype(dtype))
     asked = ZeroShotClassifier(
         loaded, tokenizer, classes, templates=read_templates(template), multi_label=multi_label
     )

@@ -37,7 +37,9 @@ class Opinions:
         return [text for call in self.calls for text in call]
 
 
-def train(teacher, folder, *, data=None, objective=None, steps=4, student=None, tokenizer=None):
+def train(
+    teacher, folder, *, data=None, objective=None, steps=4, student=None, tokenizer=None, evaluation=None
+):
     args = TrainingArguments(
         str(folder), max_steps=steps, per_device_train_batch_size=8, report_to="none", use_cpu=True,
         disable_tqdm=True, save_strategy="no", seed=1,
@@ -45,7 +47,7 @@ def train(teacher, folder, *, data=None, objective=None, steps=4, student=None, 
     data = make_dataset() if data is None else data
     trainer = DistillationTrainer(
         student or make_bert(2, seed=2), args, teacher=teacher, objective=objective or KD(),
-        train_dataset=data, processing_class=tokenizer or make_tokenizer(),
+        train_dataset=data, eval_dataset=evaluation, processing_class=tokenizer or make_tokenizer(),
     )  # fmt: skip
     trainer.train()
     return trainer
