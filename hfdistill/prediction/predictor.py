@@ -187,7 +187,8 @@ class _Onnx:
 
         self.model = OnnxModel(path)
         self.tokenizer = Tokenizer.from_file(str(path.parent / "tokenizer.json"))
-        self.pad_id = (self.tokenizer.padding or {}).get("pad_id", 0)
+        padding = self.tokenizer.padding or {}
+        self.pad_id, self.left = padding.get("pad_id", 0), padding.get("direction") == "left"
         self.tokenizer.no_padding()
         cut = (self.tokenizer.truncation or {}).get("max_length")
         if max_length is not None and (cut is None or max_length < cut):
@@ -207,10 +208,11 @@ class _Onnx:
         ids, types, mask = (torch.zeros(len(rows), longest, dtype=torch.long) for _ in range(3))
         ids.fill_(self.pad_id)
         for place, row in enumerate(rows):
-            length = len(row["input_ids"])
-            ids[place, :length] = torch.tensor(row["input_ids"])
-            types[place, :length] = torch.tensor(row["token_type_ids"])
-            mask[place, :length] = 1
+            start = longest - len(row["input_ids"]) if self.left else 0
+            span = slice(start, start + len(row["input_ids"]))
+            ids[place, span] = torch.tensor(row["input_ids"])
+            types[place, span] = torch.tensor(row["token_type_ids"])
+            mask[place, span] = 1
         logits: Tensor = self.model(input_ids=ids, attention_mask=mask, token_type_ids=types)["logits"]
         return list(_finite(logits.float()))
 
