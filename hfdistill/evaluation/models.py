@@ -17,8 +17,9 @@ from hfdistill.data.encode import encode
 from hfdistill.files.plain_data import public_name
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import ModelInputs, name_padding
-from hfdistill.network.label_space import class_names, has_names, match_labels, task_kind, with_names
+from hfdistill.network.label_space import class_names, has_names, match_labels, with_names
 from hfdistill.network.loading import Source, load_classifier, load_tokenizer
+from hfdistill.network.task import task_kind
 from hfdistill.network.trace import Batch
 from hfdistill.teachers import Teacher, TeacherAsModel
 
