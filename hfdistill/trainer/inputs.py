@@ -188,11 +188,12 @@ class Reader:
         if isinstance(data, dict):
             return {name: self(part, tokenizer, f"{split}[{name!r}]") for name, part in data.items()}
         data = self.labels(data, split)
-        columns = getattr(data, "column_names", None) or []
-        raw = {"text", "tokens"} & set(columns)
-        if not isinstance(data, (Dataset, IterableDataset, FreshCopies)) or not raw:
+        if not isinstance(data, (Dataset, IterableDataset, FreshCopies)):
             return data
         if reads_by_itself(self.args, self.collator, data):
+            return data
+        columns = data.column_names or list(next(iter(data), {}))  # a stream may not know them
+        if not {"text", "tokens"} & set(columns):
             return data
         for prefix, side in self.others.items():
             if "text" in columns and f"{prefix}input_ids" not in columns:
