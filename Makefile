@@ -7,7 +7,7 @@ LATEST := .venv-latest
 # accelerate gives a CPU process one thread unless told otherwise; all threads wait for the one on a busy core
 THREADS = $(shell $(VENV)/bin/python -c 'from hfdistill.recipe.threads import main; main()')
 
-.PHONY: help quickstart test test-latest lock fix check slow
+.PHONY: help quickstart test test-latest lock fix check docs slow
 
 help:        ## show this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
@@ -26,7 +26,7 @@ test: $(READY)  ## the fast suite: no Hub, no GPU; a process for each core, at m
 
 lock:        ## write the lock anew: the newest versions of everything
 	python3 -m venv $(LATEST)
-	$(LATEST)/bin/pip install --quiet --upgrade torch hatchling -e '$(EXTRAS)'
+	$(LATEST)/bin/pip install --quiet --upgrade torch hatchling -e '.[quickstart,test,docs]'
 	{ grep '^#' $(LOCK); $(LATEST)/bin/pip freeze --exclude-editable | sed 's/+cpu//'; } > $(LOCK).new
 	mv $(LOCK).new $(LOCK)
 
@@ -42,6 +42,10 @@ fix: $(READY)  ## format the code and mend what ruff can mend
 
 check: $(READY)  ## format, lint and types
 	$(RUN) ruff format --check . && $(RUN) ruff check . && $(RUN) mypy
+
+docs: $(READY)  ## build the reference from the docstrings, in build/docs; a warning stops it
+	PIP_CONSTRAINT=$(LOCK) $(VENV)/bin/pip install --quiet -e '.[docs]'
+	$(VENV)/bin/python -W error -m pdoc hfdistill --docformat google --output-directory build/docs
 
 slow: $(READY)  ## the tests that train for minutes
 	HF_HUB_OFFLINE=1 $(RUN) pytest -m slow --timeout=1800

@@ -71,6 +71,7 @@ from .objectives.soft_labels import DIST as DIST
 from .objectives.soft_labels import DKD as DKD
 from .objectives.soft_labels import WSL as WSL
 from .objectives.soft_labels import WeightedCrossEntropy as WeightedCrossEntropy
+from .prediction.label_file import predict as predict
 from .recipe.check import Recipe as Recipe
 from .recipe.check import read_recipe as read_recipe
 from .recipe.page import RecipeError as RecipeError

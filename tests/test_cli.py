@@ -1,5 +1,6 @@
 """The command line, as a shell starts it and from within."""
 
+import json
 import os
 import subprocess
 import sys
@@ -197,7 +198,8 @@ def test_a_plugin_of_ones_own_names_an_objective(here):
     (here / "page.yaml").write_text(page)
     done = shell("train", "page.yaml", "--plugin", "mine.py", "--smoke", cwd=here)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "0.5 * Lead()" in done.stderr + done.stdout
+    (report,) = here.glob("out*/**/report.json")
+    assert "0.5 * Lead()" in json.loads(report.read_text())["notes"]["objective"]
     done = shell("train", "page.yaml", cwd=here)
     assert done.returncode == 2
     assert "there is no objective 'lead_of_mine'" in done.stderr

@@ -6,6 +6,8 @@ import argparse
 
 from hfdistill.cli.data_flags import add_data_flags, rows
 
+HELP = "two students, or a student and its teacher, on the same rows: who is right, and where they differ"
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Two models and the rows."""
@@ -18,7 +20,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FILE.json", help="write the report there; A is its student")
 
 
-def compare(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Print two models side by side."""
     from hfdistill.evaluation.measure import STANDARD, measure
     from hfdistill.evaluation.side_by_side import side_by_side

@@ -8,6 +8,8 @@ from pathlib import Path
 from hfdistill.cli.data_flags import add_file_flags, file_options
 from hfdistill.files.plain_data import printable, write_atomically
 
+HELP = "write a page from what a file of rows holds"
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """A file of rows and where the page goes."""
@@ -21,7 +23,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_file_flags(parser)
 
 
-def init(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Write the page, and say what was found and what to type next."""
     page = Path(args.page)
     if page.suffix not in (".yaml", ".yml"):
@@ -30,15 +32,17 @@ def init(args: argparse.Namespace) -> int:
         raise FileExistsError(f"{page.name} exists. Type --overwrite, or --page with another name.")
     from hfdistill.data.table_files import FileOptions
     from hfdistill.recipe.draft import draft_page
+    from hfdistill.recipe.terminal import quiet_libraries
 
-    draft = draft_page(
-        args.file,
-        text=args.text,
-        text_pair=args.text_pair,
-        label=args.label,
-        teacher=args.encoder,
-        options=FileOptions(**file_options(args)),
-    )
+    with quiet_libraries():
+        draft = draft_page(
+            args.file,
+            text=args.text,
+            text_pair=args.text_pair,
+            label=args.label,
+            teacher=args.encoder,
+            options=FileOptions(**file_options(args)),
+        )
     write_atomically(page, draft.page)
     print("\n".join(draft.summary))
     shown = printable(args.page)

@@ -8,6 +8,8 @@ import time
 from hfdistill.cli.data_flags import add_file_flags, file_options
 from hfdistill.files.plain_data import printable
 
+HELP = "write a file's rows with the student's predictions beside them"
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """A student, what it reads and where its predictions go."""
@@ -21,9 +23,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=32, help="rows at once; default 32")
 
 
-def predict(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Write the file and say what is in it."""
-    from hfdistill.data.table_files import FileOptions
     from hfdistill.prediction.label_file import predict as predict_file
     from hfdistill.recipe.terminal import quiet_libraries
 
@@ -39,7 +40,7 @@ def predict(args: argparse.Namespace) -> int:
             max_length=args.max_length,
             batch_size=args.batch_size,
             prefix=args.prefix,
-            options=FileOptions(**file_options(args)),
+            **file_options(args),
         )
     seconds = time.perf_counter() - started
     print(f"{printable(args.out)}: {done.rows:,} rows in {seconds:.1f} s")

@@ -9,6 +9,8 @@ from pathlib import Path
 from hfdistill.cli.data_flags import add_data_flags, rows
 from hfdistill.files.plain_data import printable
 
+HELP = "cut a student from a teacher, and fit it to the whole of it without labels or training"
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """What to keep, the texts to fit to, and the rows to measure on."""
@@ -32,7 +34,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_data_flags(parser, required=False)
 
 
-def shrink(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Cut, fit and save the student; with --data, measure it and write its card."""
     folder = Path(args.folder)
     if (folder / "config.json").exists() and not args.overwrite:

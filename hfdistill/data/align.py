@@ -22,8 +22,8 @@ from hfdistill.network.label_space import (
     match_labels,
     short,
     some,
-    task_kind,
 )
+from hfdistill.network.task import task_kind
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from datasets import Dataset, IterableDataset
 
 from hfdistill.data.fresh_copies import FreshCopies
 from hfdistill.data.sampler import row_lengths
-from hfdistill.network.label_space import UNKNOWN
+from hfdistill.network.task import UNKNOWN
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def encode(
     holds the whole tokenizer, these arguments and the rows.
 
     Lists of words (`tokens`) with a label each (`label`) give `labels`, one a token: the word's on its first
-    token, -100 on all others, and `network.label_space.UNKNOWN` on the first token of a word without a label.
+    token, -100 on all others, and `network.task.UNKNOWN` on the first token of a word without a label.
 
     Args:
         dataset: A `Dataset`, `IterableDataset`, `DatasetDict` or `IterableDatasetDict` with a `text` or a
@@ -53,9 +53,9 @@ def encode(
         A dataset of the same kind with `input_ids`, `attention_mask` and whatever else the tokenizer gives.
 
     Raises:
-        ValueError: When there is no `text` or `tokens` column, a text is not a readable string, words and
-            labels are not as many, a tokenizer cannot tell which word a token is of, or `max_length` leaves
-            no room for text beside the special tokens.
+        ValueError: When there is no row, or no `text` or `tokens` column, a text is not a readable string,
+            words and labels are not as many, a tokenizer cannot tell which word a token is of, or
+            `max_length` leaves no room for text beside the special tokens.
 
     Example:
         >>> from datasets import Dataset
@@ -72,6 +72,12 @@ def encode(
         read: Any = dataset.over(rows, replace(encoder, counts=False))
         return read
     splits = dataset if isinstance(dataset, dict) else {"": dataset}
+    for name, rows in splits.items():
+        if isinstance(rows, Dataset) and not len(rows):
+            raise ValueError(
+                f"The data{f' of split {name!r}' if name else ''} has no rows. Look at what made it: a "
+                "filter that kept nothing, or a file that was cut."
+            )
     encoded = {
         name: _encode_split(rows, tokenizer, max_length, token_types, prefix) for name, rows in splits.items()
     }

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
-from hfdistill.network.label_space import UNKNOWN, LabelSpaceError, short, some, task_kind
+from hfdistill.network.label_space import LabelSpaceError, short, some
+from hfdistill.network.task import UNKNOWN, task_kind
 
 
 def check_labels(labels: Sequence[Any], config: Any, *, split: str) -> int:

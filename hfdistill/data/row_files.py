@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -250,13 +250,23 @@ def _cell(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str) if plain else str(value)
 
 
+def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    try:
+        return pa.Table.from_pylist(rows)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        raise ValueError(
+            f"A column holds values of several types ({error}), and a parquet column has one. Write a .jsonl "
+            "file."
+        ) from None
+
+
 class _ParquetWriter:
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self._file: pq.ParquetWriter | None = None
 
     def write(self, rows: Rows, new: Mapping[str, pa.Array]) -> None:
-        table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows)
+        table = rows if isinstance(rows, pa.Table) else _table(rows)
         for name, values in new.items():
             table = table.append_column(name, values)
         if self._file is None:

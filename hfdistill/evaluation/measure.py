@@ -21,8 +21,9 @@ from hfdistill.evaluation.predictions import checked, evaluating, predict, speed
 from hfdistill.evaluation.report import DataReport, ModelReport, Report, Speed
 from hfdistill.evaluation.speed import SpeedPlan, embedding_parameters, environment, size_mb
 from hfdistill.files.plain_data import scrub
-from hfdistill.network.label_space import class_names, task_kind
+from hfdistill.network.label_space import class_names
 from hfdistill.network.loading import Source
+from hfdistill.network.task import task_kind
 from hfdistill.teachers import TeacherAsModel
 
 STANDARD = SpeedPlan()

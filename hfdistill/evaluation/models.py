@@ -17,8 +17,9 @@ from hfdistill.data.encode import encode
 from hfdistill.files.plain_data import public_name
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import ModelInputs, name_padding
-from hfdistill.network.label_space import class_names, has_names, match_labels, task_kind, with_names
+from hfdistill.network.label_space import class_names, has_names, match_labels, with_names
 from hfdistill.network.loading import Source, load_classifier, load_tokenizer
+from hfdistill.network.task import task_kind
 from hfdistill.network.trace import Batch
 from hfdistill.teachers import Teacher, TeacherAsModel
 
@@ -112,8 +113,13 @@ def load_models(
     for role, entry in entries.items():
         own = entry.tokenizer or (tokenizer if role == lead else None)
         tokenizers[role] = own or load_tokenizer(entry.model) or tokenizers.get(lead) or tokenizer
-    data = align_to(data, configs[lead])
     _check_alike(configs, shared={r: tokenizers[r] is tokenizers[lead] for r in models})
+    columns = {
+        role: match_labels(configs[lead], configs[role], label_map=entry.label_map)
+        for role, entry in entries.items()
+    }
+    configs[lead] = _named_by_others(configs, entries, columns)
+    data = align_to(data, configs[lead])
     inputs = {role: _inputs(role, model, entries[role], tokenizers[role]) for role, model in models.items()}
     rows = encode_rows(data, inputs, configs, max_length=max_length)
     loaded = {
@@ -124,7 +130,7 @@ def load_models(
             config=configs[role],
             inputs=inputs[role],
             rows=rows[role],
-            columns=match_labels(configs[lead], configs[role], label_map=entry.label_map),
+            columns=columns[role],
         )
         for role, entry in entries.items()
     }
@@ -159,6 +165,18 @@ def _named(config: Any, entry: Contender, label_names: Sequence[str] | None) -> 
     if names is None and not has_names(class_names(config)):
         names = label_names
     return with_names(config, names)
+
+
+def _named_by_others(
+    configs: Mapping[str, Any], entries: Mapping[str, Contender], columns: Mapping[str, list[int] | None]
+) -> Any:
+    """The first model's config; where it has no names, with those of a model whose label map pairs them."""
+    first = next(iter(configs.values()))
+    for role, entry in entries.items():
+        names = class_names(configs[role])
+        if entry.label_map is not None and has_names(names) and not has_names(class_names(first)):
+            return with_names(first, [names[i] for i in columns[role] or range(len(names))])
+    return first
 
 
 def _without_autocast(model: Any) -> Any:

@@ -15,7 +15,7 @@ from hfdistill.evaluation.metrics.scores import Array
 from hfdistill.evaluation.models import LoadedModel
 from hfdistill.evaluation.report import Speed
 from hfdistill.evaluation.speed import SpeedPlan, compare_speeds
-from hfdistill.network.label_space import task_kind, word_labels, words
+from hfdistill.network.task import task_kind, word_labels, words
 from hfdistill.network.trace import Batch, logits_of
 
 BATCH_SIZE = 32

@@ -23,7 +23,7 @@ from hfdistill.exporters.onnx import PACKAGES, OnnxModel
 from hfdistill.exporters.report import ExportReport, Format
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import accepted_inputs
-from hfdistill.network.label_space import task_kind
+from hfdistill.network.task import task_kind
 
 METRICS = {"single_label": "accuracy", "multi_label": "subset_accuracy", "regression": "pearson"}
 MADE_UP_LENGTHS = (3, 8, 17, 33, 64)

@@ -24,8 +24,9 @@ from hfdistill.files.checkpoint import REPLACED, publish
 from hfdistill.files.plain_data import public_name, write_atomically
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import ModelInputs, name_padding
-from hfdistill.network.label_space import class_names, has_names, task_kind
+from hfdistill.network.label_space import class_names, has_names
 from hfdistill.network.loading import Source, load_classifier
+from hfdistill.network.task import task_kind
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 TOLERANCE = 1e-4

@@ -34,8 +34,9 @@ def check_settings(
 ) -> None:
     """Refuse to go on in a folder, or to take finished runs from it, with settings that differ.
 
-    The first call writes the settings to `folder/settings.json`; later ones compare. Training arguments that
-    decide nothing about the weights, such as `logging_steps`, may always differ.
+    The first call writes the settings to `folder/settings.json`; later ones compare, once the folder holds a
+    checkpoint, weights or a report: a start that was refused binds nobody. Training arguments that decide
+    nothing about the weights, such as `logging_steps`, may always differ.
 
     Args:
         folder: of the runs.
@@ -50,7 +51,7 @@ def check_settings(
         >>> check_settings("out/study", study, args, may_change=["seeds"])  # doctest: +SKIP
     """
     path, now = Path(folder, FILE), dict(_plain(settings))
-    then = read_json(path, limit=10_000_000) if path.is_file() else now
+    then = read_json(path, limit=10_000_000) if path.is_file() and _holds_runs(path.parent) else now
     changed = [
         f"{name} {then[name]} → {now[name]}"
         for name in now
@@ -64,6 +65,11 @@ def check_settings(
         )
     if int(now.get("process_index", 0)) == 0:
         write_atomically(path, json.dumps(now, indent=1))
+
+
+def _holds_runs(folder: Path) -> bool:
+    names = ("checkpoint-*", "*.safetensors", "report.json")
+    return any(True for name in names for _ in folder.rglob(name))
 
 
 def _plain(settings: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:

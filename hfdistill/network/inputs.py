@@ -18,12 +18,19 @@ from hfdistill.network.architectures import Positions, unwrapped
 logger = logging.getLogger(__name__)
 
 TOKEN_TYPES = "token_type_ids"  # noqa: S105 - a column of a batch
+_MADE_BY_TOKENIZERS = frozenset({"input_ids", "attention_mask", TOKEN_TYPES, "position_ids"})
 _STAND_INS = ("bos_token_id", "eos_token_id", "cls_token_id", "unk_token_id", "sep_token_id")
 
 
 def accepted_inputs(model: nn.Module) -> frozenset[str]:
-    """Names of the arguments that `model.forward` declares, seen through a PEFT wrapper."""
-    return frozenset(inspect.signature(unwrapped(model).forward).parameters)
+    """Names of the arguments that `model.forward` declares, seen through a PEFT wrapper.
+
+    A forward that hands on whatever it is given, `forward(self, **inputs)`, accepts what tokenizers make.
+    """
+    parameters = inspect.signature(unwrapped(model).forward).parameters
+    passes_on = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    reads = parameters.keys() & {"input_ids", "inputs_embeds", "input_values"}
+    return frozenset(parameters) | (_MADE_BY_TOKENIZERS if passes_on and not reads else frozenset())
 
 
 def gives_token_types(tokenizer: Any) -> bool:
@@ -137,7 +144,7 @@ class ModelInputs:
     @property
     def pad_id(self) -> int:
         """The id of padding: what the model's config says, else the tokenizer, else 0."""
-        ids = (getattr(source, "pad_token_id", None) for source in (self.config, self.tokenizer))
+        ids = (_known_padding(source) for source in (self.config, self.tokenizer))
         return next((number for number in ids if number is not None), 0)
 
     @property
@@ -190,7 +197,7 @@ class ModelInputs:
         ids, mask = inputs.get("input_ids"), batch.get("attention_mask")
         if ids is None or mask is None or mask.shape != ids.shape:
             return inputs
-        known = getattr(self.config, "pad_token_id", None)
+        known = _known_padding(self.config)
         if known is not None and known != getattr(self.tokenizer, "pad_token_id", None):
             real = mask.bool()
             inside = (real.cumsum(1) > 0) & (real.flip(1).cumsum(1).flip(1) > 0)  # a hole is no padding
@@ -217,13 +224,19 @@ def name_padding(model: Any, tokenizer: Any) -> None:
     config = getattr(unwrapped(model), "config", model)
     if tokenizer is None:
         return
-    known = getattr(config, "pad_token_id", None)
+    known = _known_padding(config)
     if tokenizer.pad_token_id is None:
         number = _padding_of(tokenizer) if known is None else known
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(number)
         logger.info("The tokenizer has no padding token: %s stands for it", tokenizer.pad_token)
     if known is None and hasattr(config, "pad_token_id"):
         config.pad_token_id = tokenizer.pad_token_id
+
+
+def _known_padding(source: Any) -> int | None:
+    """The id of padding of a config or tokenizer; None where it has none, which some configs write as -1."""
+    number: int | None = getattr(source, "pad_token_id", None)
+    return None if number is None or number < 0 else number
 
 
 def _padding_of(tokenizer: Any) -> int:

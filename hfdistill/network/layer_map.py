@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
-Layers: TypeAlias = "LayerMap | str | Mapping[Any, Any] | Iterable[Iterable[Any]]"
-
 _NAMES = {"uniform": "uniform", "first": "first", "last": "last", "skip": "pkd-skip"}
 _NAMES |= {"pkd-skip": "pkd-skip", "pkd-last": "pkd-last"}
 _ADVICE = "Write 'uniform', 'first', 'last', 'pkd-skip', 'pkd-last', or pairs such as '1:3, 2:6'."
@@ -99,6 +97,9 @@ class LayerMap:
 
     def __hash__(self) -> int:
         return hash(self.rule)
+
+
+Layers: TypeAlias = LayerMap | str | Mapping[Any, Any] | Iterable[Iterable[Any]]
 
 
 def uniform(layer: int, *, student_depth: int, teacher_depth: int) -> int:

@@ -17,8 +17,9 @@ from transformers import (
 
 from hfdistill.files.hub import reaching
 from hfdistill.network.adapters import adapter_settings, load_adapter
-from hfdistill.network.label_space import class_names, name_architecture, task_kind, with_names
+from hfdistill.network.label_space import class_names, with_names
 from hfdistill.network.model_folder import check_model_folder
+from hfdistill.network.task import name_architecture, task_kind
 
 Source: TypeAlias = str | Path | PreTrainedModel
 

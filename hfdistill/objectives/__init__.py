@@ -1,6 +1,6 @@
 """The terms of a distillation loss."""
 
-from hfdistill.network.label_space import TaskKind
+from hfdistill.network.task import TaskKind
 from hfdistill.objectives.attention import AttentionKL, MiniLM, MiniLMv2, TinyBERTAttention
 from hfdistill.objectives.base import Blend, Objective, Setting, as_blend, register, registered
 from hfdistill.objectives.between_rows import RKD, InfoNCE

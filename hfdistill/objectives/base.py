@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hfdistill.network.architectures import ModelSpec
-from hfdistill.network.label_space import TaskKind, words
+from hfdistill.network.task import TaskKind, words
 from hfdistill.network.trace import Tap, Trace
 from hfdistill.schedules import Schedule, checked_progress, moments, value_at
 

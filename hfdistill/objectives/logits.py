@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hfdistill.network.label_space import missing
+from hfdistill.network.task import missing
 from hfdistill.network.trace import Trace
 from hfdistill.objectives.base import Objective, Setting, is_number, positive, register
 from hfdistill.objectives.row_weights import Trust, check_trust, shifted, trust

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hfdistill.network.label_space import missing
+from hfdistill.network.task import missing
 
 Trust = Literal["confidence", "entropy", "label"]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 from torch import Tensor
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from hfdistill.data.load import text_columns
 from hfdistill.data.row_files import RowFile, Rows, check_written, names_of, values_of, writing
 from hfdistill.data.table_files import FileOptions
-from hfdistill.network.label_space import TaskKind
+from hfdistill.network.task import TaskKind
 from hfdistill.prediction.predictor import Predictor, Texts, load_predictor
 
 MANY = 20
@@ -52,7 +52,10 @@ def predict(
     max_length: int | None = None,
     batch_size: int = 32,
     prefix: str = "",
-    options: FileOptions | None = None,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    quotes: bool | None = None,
+    on_bad_row: Literal["raise", "drop"] = "raise",
 ) -> Labelled:
     """Write the rows of a file, in their order and with all their columns, with a student's predictions.
 
@@ -79,7 +82,10 @@ def predict(
         max_length: tokens per row, at most.
         batch_size: rows that are answered at once.
         prefix: of the new columns' names, where the file has some of these names.
-        options: how text files are read.
+        encoding: of text files, as in `load`.
+        delimiter: of csv files, as in `load`.
+        quotes: of csv files, as in `load`.
+        on_bad_row: "drop" leaves out lines of csv files that are no rows, instead of refusing the file.
 
     Returns:
         Counts.
@@ -97,9 +103,8 @@ def predict(
     check_written(out)
     if out.exists() and source.exists() and out.samefile(source):
         raise ValueError(f"{out.name} is what is read. Write to another file.")
-    file = RowFile(source, options or FileOptions())
-    columns = file.columns()
-    total = file.count()
+    file = RowFile(source, FileOptions(encoding, delimiter, quotes, on_bad_row))
+    columns, total = file.columns(), file.count()
     predictor = load_predictor(
         os.fspath(student), max_length=max_length, batch_size=batch_size, label_names=label_names
     )
@@ -108,9 +113,9 @@ def predict(
     if taken := [name for name in new.names() if name in columns]:
         raise ValueError(f"{source.name} has the columns {taken} already. Type a prefix for the new ones.")
     counts = Labelled()
-    delimiter = file.layout.delimiter if file.layout and source.suffix == out.suffix else None
+    same = file.layout.delimiter if file.layout and source.suffix == out.suffix else None
     with (
-        writing(out, delimiter=delimiter) as writer,
+        writing(out, delimiter=same) as writer,
         tqdm(total=total, unit=" rows", leave=False, disable=None) as bar,
     ):
         for rows in file:

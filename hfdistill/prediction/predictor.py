@@ -17,8 +17,9 @@ from transformers import AutoConfig
 from hfdistill.data.encode import Encoder, WordEncoder, room_for_text
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import ModelInputs, name_padding
-from hfdistill.network.label_space import TaskKind, class_names, task_kind
+from hfdistill.network.label_space import class_names
 from hfdistill.network.loading import load_classifier, load_tokenizer
+from hfdistill.network.task import TaskKind, task_kind
 
 logger = logging.getLogger(__name__)
 
@@ -88,8 +89,11 @@ def load_predictor(
     Raises:
         HubUnreachable: where the Hub gives no answer.
         OSError: where there is no such model.
-        ValueError: for a student without a tokenizer, and for other names than classes.
+        ValueError: for a student without a tokenizer, other names than classes or two classes of one name,
+            and fewer than one row at once.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, and 1 or more rows are answered at once. Usual: 32.")
     onnx = _onnx_file(Path(student))
     network: Network
     if onnx is not None:
@@ -111,6 +115,12 @@ def load_predictor(
 
 def _names(config: Any, label_names: Sequence[str] | None) -> list[str]:
     names = class_names(config)
+    twice = sorted({name for name in label_names or names if (label_names or names).count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"Several of the student's classes are called {twice[0]!r}, so nothing would tell their "
+            f"predictions apart. Name each of the {len(names)} in the order of its number: label_names="
+        )
     if label_names is None:
         return names
     if len(label_names) != len(names):
@@ -177,7 +187,8 @@ class _Onnx:
 
         self.model = OnnxModel(path)
         self.tokenizer = Tokenizer.from_file(str(path.parent / "tokenizer.json"))
-        self.pad_id = (self.tokenizer.padding or {}).get("pad_id", 0)
+        padding = self.tokenizer.padding or {}
+        self.pad_id, self.left = padding.get("pad_id", 0), padding.get("direction") == "left"
         self.tokenizer.no_padding()
         cut = (self.tokenizer.truncation or {}).get("max_length")
         if max_length is not None and (cut is None or max_length < cut):
@@ -197,10 +208,11 @@ class _Onnx:
         ids, types, mask = (torch.zeros(len(rows), longest, dtype=torch.long) for _ in range(3))
         ids.fill_(self.pad_id)
         for place, row in enumerate(rows):
-            length = len(row["input_ids"])
-            ids[place, :length] = torch.tensor(row["input_ids"])
-            types[place, :length] = torch.tensor(row["token_type_ids"])
-            mask[place, :length] = 1
+            start = longest - len(row["input_ids"]) if self.left else 0
+            span = slice(start, start + len(row["input_ids"]))
+            ids[place, span] = torch.tensor(row["input_ids"])
+            types[place, span] = torch.tensor(row["token_type_ids"])
+            mask[place, span] = 1
         logits: Tensor = self.model(input_ids=ids, attention_mask=mask, token_type_ids=types)["logits"]
         return list(_finite(logits.float()))
 

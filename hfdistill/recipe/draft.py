@@ -166,6 +166,7 @@ class _Facts:
     tokens: int
     foreign: bool
     words: bool
+    measured: bool
     classes: dict[str, int] | None
 
     @classmethod
@@ -184,7 +185,8 @@ class _Facts:
         longest = float(np.quantile(lengths, 0.95)) * 1.5 + 4
         tokens = next((size for size in (32, 64, 128, 256) if longest <= size), 512)
         strange = foreign > 0.05 * alphabetic or accents > 0.01 * alphabetic
-        return cls(len(train), tokens, strange, words, _counts(train))
+        measured = bool({"validation", "test"} & data.keys())
+        return cls(len(train), tokens, strange, words, measured, _counts(train))
 
 
 def _counts(train: Dataset) -> dict[str, int] | None:
@@ -261,6 +263,8 @@ def _data_lines(source: str, columns: _Columns, options: FileOptions, facts: _Fa
         lines.append(f"  # classes and their rows: {shown}")
         if all(name.lstrip("-").isdigit() for name in facts.classes):
             lines.append("  # label_names: [name of 0, name of 1]  # the classes have no names yet")
+    if not facts.measured:
+        lines.append("  holdout: 0.1  # share of the rows that is kept back to measure on")
     if columns.others:
         lines.append(f"  # not read: {', '.join(printable(name, limit=40) for name in columns.others[:20])}")
     return lines

@@ -11,6 +11,7 @@ from typing import Any
 from hfdistill.evaluation.card import write_card
 from hfdistill.evaluation.exit_curve import exit_curve
 from hfdistill.evaluation.measure import STANDARD, measure
+from hfdistill.evaluation.models import Contender
 from hfdistill.evaluation.nothing_to_teach import bounded_by_teacher, nothing_to_teach
 from hfdistill.evaluation.plots import write_plots
 from hfdistill.evaluation.report import Report
@@ -93,6 +94,15 @@ class Outcome:
         staged.replace(path)
         return path
 
+    def _beside(self, teacher: Any) -> Any:
+        """Return the teacher with the names and the label map that the page gives for its classes."""
+        arguments = self.recipe.teacher[1] if self.recipe.teacher else {}
+        names = arguments.get("label_names") if teacher == self.run.source else None
+        label_map = self.recipe.options.get("label_map")
+        if not isinstance(teacher, str) or (names is None and label_map is None):
+            return teacher
+        return Contender(teacher, label_names=names, label_map=label_map)
+
     def _measured_teacher(self) -> Any:
         """What the student is measured beside; none where answers in a file lack some rows to measure on."""
         teacher = self.run.who_taught(self.folder)
@@ -112,7 +122,7 @@ class Outcome:
         report = measure(
             str(self.folder),
             rows.evaluation,
-            teacher=self.teacher,
+            teacher=self._beside(self.teacher),
             baseline=baseline,
             max_length=max_length,
             speed=STANDARD if timed else None,
@@ -238,7 +248,11 @@ class Outcome:
             options |= {"speed": False, "max_drop": SMOKE_DROP}
         self.run.terminal.heading("export: ONNX and int8, compared with the student on the same rows")
         report = export(
-            str(self.folder), self.onnx, data=self.run.rows.evaluation, teacher=self.teacher_folder, **options
+            str(self.folder),
+            self.onnx,
+            data=self.run.rows.evaluation,
+            teacher=self._beside(self.teacher_folder),
+            **options,
         )
         print(report.table())
 

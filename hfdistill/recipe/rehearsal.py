@@ -119,7 +119,9 @@ def _check_folder(folder: Path) -> None:
     Raises:
         ValueError: naming what is in the way.
     """
-    existing = next(place for place in [folder, *folder.absolute().parents] if os.path.lexists(place))
+    existing = next(
+        place for place in (folder, *folder.parents, *folder.absolute().parents) if os.path.lexists(place)
+    )
     wrong = "" if existing.is_dir() else "is a file"
     if not wrong:
         probe = existing / f".{uuid4().hex}"

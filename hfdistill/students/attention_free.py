@@ -13,7 +13,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hfdistill.network.architectures import unwrapped
-from hfdistill.network.label_space import name_architecture, task_kind
+from hfdistill.network.task import name_architecture, task_kind
 
 
 def texts_of(input_ids: Tensor, attention_mask: Tensor | None, config: Any) -> list[Tensor]:

@@ -45,7 +45,7 @@ def calibration(texts: Any, *, tokenizer: Any, model: Any, rows: int | None, max
     """
     ready = _batches(texts)
     if ready is not None:
-        return _split(ready)
+        return _split_batches(ready)
     if tokenizer is None:
         raise ValueError(
             "fit= holds texts, and there is no tokenizer to read them with. Pass tokenizer=..., or the "
@@ -130,6 +130,20 @@ def _split(rows: list[Any]) -> tuple[list[Any], list[Any]]:
     """The rows to fit on, and every fifth."""
     held_out = rows[HELD_OUT - 1 :: HELD_OUT]
     return [row for i, row in enumerate(rows) if i % HELD_OUT != HELD_OUT - 1], held_out
+
+
+def _split_batches(batches: list[Batch]) -> Sides:
+    """The batches to fit on, and every fifth; of fewer the last, and of a single one every fifth row."""
+    if len(batches) >= HELD_OUT:
+        return _split(batches)
+    if len(batches) > 1:
+        return batches[:-1], batches[-1:]
+    rows, held_out = _split(list(range(len(batches[0]["input_ids"]))))
+    if not held_out:
+        raise ValueError(
+            f"fit= holds one batch of {len(rows)} rows, too few to fit weights to. Pass some hundred rows."
+        )
+    return tuple([{name: value[part] for name, value in batches[0].items()}] for part in (rows, held_out))  # type: ignore[return-value]
 
 
 def _padded(rows: list[dict[str, Any]], tokenizer: Any, side: str) -> list[Batch]:

@@ -19,8 +19,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
 from hfdistill.network.architectures import ModelSpec, layout_of
-from hfdistill.network.label_space import task_kind
 from hfdistill.network.loading import Source, load_classifier
+from hfdistill.network.task import task_kind
 from hfdistill.network.trace import Tap, accepted_inputs, tapped
 from hfdistill.students.configs import EXIT_WIDTH, EarlyExitConfig
 from hfdistill.students.early_exit_forward import AllRowsExited, EarlyExitForward

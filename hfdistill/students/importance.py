@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from hfdistill.network.architectures import ModelSpec, layout_of, unwrapped
 from hfdistill.network.inputs import ModelInputs
-from hfdistill.network.label_space import task_kind
+from hfdistill.network.task import task_kind
 from hfdistill.network.trace import logits_of
 
 Batches = Iterable[Mapping[str, Tensor]]

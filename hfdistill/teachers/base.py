@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from hfdistill.network.architectures import unwrapped
 from hfdistill.network.inputs import ModelInputs, name_padding
-from hfdistill.network.label_space import name_architecture
 from hfdistill.network.loading import load_classifier, load_tokenizer, refuse_other_heads
+from hfdistill.network.task import name_architecture
 from hfdistill.network.tokenizers import difference
 from hfdistill.network.trace import Batch, Tap, Trace, run
 

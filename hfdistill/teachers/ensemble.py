@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hfdistill.network import label_space as spaces
+from hfdistill.network import task as tasks
 from hfdistill.network.trace import Batch, Tap, Trace
 from hfdistill.teachers.base import Teacher, as_teacher
 
@@ -131,7 +132,7 @@ class Ensemble(Teacher):
         if self.weights == "confidence" and labels is not None:
             if task == "token":  # each token is a row
                 logits, labels, task = logits.flatten(1, 2), labels.clamp(min=-100).flatten(), "single_label"
-            losses = torch.stack([spaces.row_losses(z, labels, task) for z in logits])  # (K, B, 2)
+            losses = torch.stack([tasks.row_losses(z, labels, task) for z in logits])  # (K, B, 2)
             known = losses[0, :, 1] > 0
             errors = losses[..., 0] / losses[..., 1].clamp(min=1)
             right = _away_from(errors.softmax(0)).view_as(weights)
@@ -199,17 +200,17 @@ class Ensemble(Teacher):
         """Fix the task, and each member's columns in the order of the first member that names its classes."""
         self._orders: list[list[int] | None] = [None] * len(self.names)
         named = [(k, member.config) for k, member in enumerate(self._all()) if member.config is not None]
-        self._task: spaces.TaskKind | None = None
+        self._task: tasks.TaskKind | None = None
         if named:
             first, self.config = named[0]
-            self._task = spaces.task_kind(self.config)
+            self._task = tasks.task_kind(self.config)
         for k, config in named[1:]:
             try:
                 spaces.check_same_task(self.config, config)
                 self._orders[k] = spaces.match_labels(self.config, config)
             except spaces.LabelSpaceError as error:
                 here, there = (
-                    f"{self.names[i]} ({spaces.task_kind(c)}: {', '.join(spaces.class_names(c)[:6])})"
+                    f"{self.names[i]} ({tasks.task_kind(c)}: {', '.join(spaces.class_names(c)[:6])})"
                     for i, c in ((first, self.config), (k, config))
                 )
                 raise spaces.LabelSpaceError(
@@ -233,7 +234,7 @@ class Ensemble(Teacher):
             for member, order in zip(self._all(), self._orders, strict=True)
         ]
 
-    def _task_of(self, logits: Tensor) -> spaces.TaskKind:
+    def _task_of(self, logits: Tensor) -> tasks.TaskKind:
         return self._task or ("regression" if logits.shape[-1] == 1 else "single_label")
 
     def _mean(self, logits: Tensor, weights: Tensor) -> Tensor:
@@ -286,7 +287,7 @@ def _wide(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def _entropies(logits: Tensor, task: spaces.TaskKind) -> Tensor:
+def _entropies(logits: Tensor, task: tasks.TaskKind) -> Tensor:
     """(K, B): of each answer the entropy, or the mean of those of its classes."""
     if task == "multi_label":
         yes, no = F.logsigmoid(logits), F.logsigmoid(-logits)

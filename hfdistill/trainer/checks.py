@@ -16,8 +16,8 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from hfdistill.data import FreshCopies
 from hfdistill.data.label_checks import check_labels
 from hfdistill.network.architectures import unwrapped
-from hfdistill.network.label_space import TaskKind
 from hfdistill.network.loading import refuse_other_heads
+from hfdistill.network.task import TaskKind
 from hfdistill.network.trace import check_taps
 from hfdistill.objectives import Blend
 from hfdistill.teachers import Teacher

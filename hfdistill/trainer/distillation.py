@@ -28,6 +28,7 @@ from transformers.trainer_utils import EvalLoopOutput, RemoveColumnsCollator, Tr
 
 from hfdistill.data import FreshCopies, LengthGroupedSampler
 from hfdistill.network import label_space as spaces
+from hfdistill.network import task as tasks
 from hfdistill.network.loading import load_student
 from hfdistill.network.tokenizers import tokenizer_print
 from hfdistill.network.trace import Batch, Tap, Trace, run
@@ -136,11 +137,11 @@ class DistillationTrainer(CheckpointingTrainer):
     def _bind(self, model: nn.Module) -> None:
         """Fix task, teacher columns and what the objective reads, from the two models."""
         config = getattr(model, "config", None)
-        self.task = spaces.name_task(config)  # before a teacher copies it
+        self.task = tasks.name_task(config)  # before a teacher copies it
         if self.teacher is not None:
             self.teacher.bind_student(model)
             if self.teacher.learns:
-                spaces.name_task(self.teacher.config)
+                tasks.name_task(self.teacher.config)
             self.teacher.to(self.args.device)
         theirs = getattr(self.teacher, "config", None)
         self._columns: list[int] | None = None
@@ -192,7 +193,7 @@ class DistillationTrainer(CheckpointingTrainer):
 
     def call_model_init(self, trial: Any = None) -> Any:
         """As Trainer's."""
-        model = spaces.name_architecture(super().call_model_init(trial))
+        model = tasks.name_architecture(super().call_model_init(trial))
         if hasattr(self, "blend"):
             self._bind(model)  # another student: other sizes, and projections of its own
         return model
@@ -358,12 +359,12 @@ class DistillationTrainer(CheckpointingTrainer):
         """The batch's labels in the task's shape; missing ones where there are none."""
         labels = batch.get(self._label_name)
         if labels is None:
-            labels = spaces.unlabelled(rows(batch), self._classes, self.task).to(self.args.device)
-        labels = spaces.as_targets(labels, self.task)
+            labels = tasks.unlabelled(rows(batch), self._classes, self.task).to(self.args.device)
+        labels = tasks.as_targets(labels, self.task)
         if self.task != "token":
             return labels
         mask = batch.get("attention_mask")
-        return spaces.word_labels(labels, torch.ones_like(batch["input_ids"]) if mask is None else mask)
+        return tasks.word_labels(labels, torch.ones_like(batch["input_ids"]) if mask is None else mask)
 
     # ---- one optimizer step ----
 
@@ -529,7 +530,7 @@ class DistillationTrainer(CheckpointingTrainer):
         if targets is not None:
             gather = self.accelerator.gather_for_metrics
             first = logits[0] if isinstance(logits, tuple) else logits
-            loss = self._eval_losses.add(first, spaces.as_targets(targets, self.task), gather=gather)
+            loss = self._eval_losses.add(first, tasks.as_targets(targets, self.task), gather=gather)
             if self.task == "token":  # metrics know no other sign of a missing label than -100
                 inputs[self._label_name] = targets.clamp(min=-100)
         labels: Any = tuple(inputs.get(name) for name in self.label_names)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hfdistill.network.label_space import TaskKind, row_losses, words
+from hfdistill.network.task import TaskKind, row_losses, words
 from hfdistill.network.trace import Trace
 from hfdistill.trainer.loss_window import NonFiniteError
 from hfdistill.trainer.user_loss import UserLoss

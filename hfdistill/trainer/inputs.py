@@ -21,7 +21,7 @@ from transformers import (
 from hfdistill.data import DistillationCollator, FreshCopies, encode
 from hfdistill.data.align import RunLabels, makes_labels
 from hfdistill.data.encode import check_lengths
-from hfdistill.network import label_space as spaces
+from hfdistill.network import task as tasks
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import ModelInputs, accepted_inputs, name_padding, on_side
 from hfdistill.teachers import Teacher, assign_column_prefixes
@@ -188,11 +188,12 @@ class Reader:
         if isinstance(data, dict):
             return {name: self(part, tokenizer, f"{split}[{name!r}]") for name, part in data.items()}
         data = self.labels(data, split)
-        columns = getattr(data, "column_names", None) or []
-        raw = {"text", "tokens"} & set(columns)
-        if not isinstance(data, (Dataset, IterableDataset, FreshCopies)) or not raw:
+        if not isinstance(data, (Dataset, IterableDataset, FreshCopies)):
             return data
         if reads_by_itself(self.args, self.collator, data):
+            return data
+        columns = data.column_names or list(next(iter(data), {}))  # a stream may not know them
+        if not {"text", "tokens"} & set(columns):
             return data
         for prefix, side in self.others.items():
             if "text" in columns and f"{prefix}input_ids" not in columns:
@@ -256,13 +257,13 @@ class Reader:
             return data
         if None not in data.with_format(None)["label"][:]:
             return data
-        blank = spaces.unlabelled(1, config.num_labels, spaces.task_kind(config))[0].tolist()
+        blank = tasks.unlabelled(1, config.num_labels, tasks.task_kind(config))[0].tolist()
         return data.map(_fill, fn_kwargs={"blank": blank}, batched=True)
 
     def _check_words(self, data: Any) -> None:
         """Words with a label each are for models that label tokens."""
         config = next((config for config in self.configs if config is not None), None)
-        if config is not None and spaces.task_kind(config) != "token":
+        if config is not None and tasks.task_kind(config) != "token":
             raise ValueError(
                 "The data holds lists of words (column 'tokens'), and the student gives a text one label. "
                 "Load it with load_classifier(..., task='token'), or join the words to a column 'text'."
@@ -307,7 +308,7 @@ def _word_padder(configs: Sequence[Any], tokenizer: Any) -> Any:
     config = next((config for config in configs if config is not None), None)
     if config is None or not isinstance(tokenizer, PreTrainedTokenizerBase):
         return None
-    return DataCollatorForTokenClassification(tokenizer) if spaces.task_kind(config) == "token" else None
+    return DataCollatorForTokenClassification(tokenizer) if tasks.task_kind(config) == "token" else None
 
 
 def _on_the_side_of(config: Any, padder: Any) -> Any:

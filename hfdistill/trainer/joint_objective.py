@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from hfdistill.network.architectures import known_spec
-from hfdistill.network.label_space import LabelSpaceError, TaskKind, task_kind
+from hfdistill.network.label_space import LabelSpaceError
+from hfdistill.network.task import TaskKind, task_kind
 from hfdistill.network.trace import Trace
 from hfdistill.objectives import Blend, Objective, Setting, as_blend, default_objective
 from hfdistill.teachers import Teacher

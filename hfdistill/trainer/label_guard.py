@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hfdistill.data.label_checks import check_labels
-from hfdistill.network import label_space as spaces
+from hfdistill.network import task as tasks
 
 _ROWS = 100_000
 """Rows that are looked at to find the one whose label is wrong."""
@@ -47,7 +47,7 @@ class LabelGuard:
 
     def _refuse(self, labels: Tensor) -> None:
         """Raise the error of the first wrong row of the data, or else of the batch."""
-        blank = spaces.unlabelled(1, self.config.num_labels, spaces.task_kind(self.config))[0].tolist()
+        blank = tasks.unlabelled(1, self.config.num_labels, tasks.task_kind(self.config))[0].tolist()
         for number in range(min(_ROWS, len(self.data)) if hasattr(self.data, "__len__") else 0):
             row = self.data[number]
             known = row if isinstance(row, Mapping) else {}
@@ -69,14 +69,14 @@ def guarded(loader: Any, data: Any, *, name: str, config: Any, split: str) -> An
 
 def _fit(labels: Tensor, config: Any) -> bool:
     """Whether labels can be read by the loss of the student's task; a quick look without a loop."""
-    task, classes = spaces.task_kind(config), getattr(config, "num_labels", 2)
+    task, classes = tasks.task_kind(config), getattr(config, "num_labels", 2)
     if task in ("single_label", "regression") and labels.numel() != len(labels):
         return False
     if task == "regression":
         return not bool(torch.isinf(labels).any()) if labels.is_floating_point() else True
     if task == "multi_label":
         return bool(((labels >= 0) & (labels <= 1) | (labels == -100) | labels.isnan()).all())
-    known = (labels != -100) & (labels != spaces.UNKNOWN) if task == "token" else labels != -100
+    known = (labels != -100) & (labels != tasks.UNKNOWN) if task == "token" else labels != -100
     return bool((~known | (labels >= 0) & (labels < classes)).all())
 
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hfdistill.network import label_space as spaces
-from hfdistill.network.label_space import TaskKind
+from hfdistill.network import task as tasks
+from hfdistill.network.task import TaskKind
 from hfdistill.trainer.batches import rows
 
 FIRST, SECOND, SHARE = "hfdistill_first", "hfdistill_second", "hfdistill_share"
@@ -101,8 +101,8 @@ class Mixup:
             step: of the run.
             number: of the micro-batch in its optimizer step.
         """
-        blank = spaces.unlabelled(rows(batch), self.classes, self.task)
-        known = blank if labels is None else spaces.as_targets(labels, self.task)
+        blank = tasks.unlabelled(rows(batch), self.classes, self.task)
+        known = blank if labels is None else tasks.as_targets(labels, self.task)
         random = np.random.default_rng((self.seed, step, number, self.process))
         mixed = with_mixtures(batch, alpha=self.alpha, random=random)
         return mixed, torch.cat([known, blank.to(known)])

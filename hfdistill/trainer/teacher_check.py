@@ -10,7 +10,7 @@ from accelerate.utils import send_to_device
 from datasets import Dataset
 from torch import Tensor
 
-from hfdistill.network.label_space import TaskKind
+from hfdistill.network.task import TaskKind
 from hfdistill.teachers import Teacher
 from hfdistill.trainer.changing_teacher import changing
 

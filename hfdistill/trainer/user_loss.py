@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hfdistill.network.label_space import missing
+from hfdistill.network.task import missing
 from hfdistill.network.trace import Trace
 from hfdistill.objectives import Objective
 

@@ -49,6 +49,7 @@ def test_init_writes_a_page_that_trains(here, capsys):
     assert "  hfdistill train hfdistill.yaml --check" in told
     assert "  text: what they wrote\n  label: team\n" in page
     assert "  # classes and their rows: billing 30, post, and more 30\n" in page
+    assert "  holdout: 0.1  #" in page
     assert "  # not read: ticket\n" in page
     overrides = ["student.shrink.layers=2", "training.use_cpu=true"]
     assert main(["train", "hfdistill.yaml", "--check", *overrides]) == 0

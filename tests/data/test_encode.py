@@ -129,6 +129,8 @@ def test_misuse_is_refused(tokenizer):
         encode(make_pairs(), tokenizer, max_length=3)
     with pytest.raises(ValueError, match=r"Rows \[1, 2\] of column 'text' hold None"):
         encode(Dataset.from_dict({"text": ["a", None, None]}), tokenizer)
+    with pytest.raises(ValueError, match="The data of split 'test' has no rows"):
+        encode(DatasetDict(train=make_pairs(), test=make_pairs().select([])), tokenizer)
     broken = IterableDataset.from_generator(lambda: iter([{"text": "a"}, {"text": "b\ud800"}]))
     with pytest.raises(ValueError, match=r"Rows \[1\].*surrogate"):
         list(encode(broken, tokenizer))

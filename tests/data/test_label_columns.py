@@ -335,3 +335,9 @@ def test_strings_of_every_arrow_type_are_names(tmp_path, kind):
     rows = load(path)["train"]
     assert rows.features["label"] == ClassLabel(names=["a", "b"])
     assert rows.to_list()[0] == {"text": "x", "label": 1}
+
+
+def test_numbers_that_no_class_can_have_are_refused(tmp_path):
+    (tmp_path / "ids.csv").write_text("text,label\na,1\nb,99999999999999999999\n")
+    with pytest.raises(ValueError, match=r"label 99999999999999999999 in row 1, a class number is 0 or more"):
+        load(tmp_path / "ids.csv")

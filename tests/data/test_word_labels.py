@@ -6,7 +6,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from hfdistill.data import encode, load
-from hfdistill.network.label_space import UNKNOWN
+from hfdistill.network.task import UNKNOWN
 from tests.conftest import make_tokenizer
 from tests.word_material import TAGS, make_named_words, make_words
 

@@ -145,6 +145,10 @@ def test_models_without_names_get_those_that_are_given(tmp_path, caplog):
     assert bare.config.id2label[0] == "LABEL_0"  # measuring changes nothing
     beside = measure(make_four(), data, teacher=Contender(bare, label_names=NAMES), **options)
     assert beside.student.fidelity["agreement"] == 1.0
+    places = {name: i for i, name in enumerate(NAMES)}
+    paired = measure(bare, data, teacher=Contender(make_four(), label_map=places), **options)
+    assert paired.student.metrics["accuracy"] == 1.0
+    assert [c.label for c in paired.classes] == NAMES
     whole = load(write_csv(tmp_path / "train.csv", NAMES))["train"]
     measure(bare, whole, **options)
     assert "'anger', 'calm', 'fear', 'joy', which are taken in this order" in caplog.text

@@ -17,6 +17,8 @@ def test_settings_that_differ_are_refused_with_then_and_now(tmp_path):
     args = DistillationArguments(str(tmp_path / "o"), num_train_epochs=2, report_to="none")
     check_settings(tmp_path, Study(), args, may_change=["seeds"])
     check_settings(tmp_path, Study(seeds=(1, 2)), args, may_change=["seeds"])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "report.json").touch()
     check_settings(tmp_path, Study(), replace(args, logging_steps=3, output_dir="p"), may_change=["seeds"])
     for study, other, match in [
         (Study("songs"), args, r"dataset films → songs"),
@@ -33,8 +35,18 @@ def test_settings_that_differ_are_refused_with_then_and_now(tmp_path):
 def test_a_run_may_grow_unless_its_report_is_kept(tmp_path):
     args = DistillationArguments(str(tmp_path / "o"), num_train_epochs=2, report_to="none")
     check_settings(tmp_path, args)
+    (tmp_path / "checkpoint-4").mkdir()
     with pytest.raises(ValueError, match="num_train_epochs 2 → 3"):
         check_settings(tmp_path, replace(args, num_train_epochs=3), may_grow=())
     check_settings(tmp_path, replace(args, num_train_epochs=3))
     with pytest.raises(ValueError, match="num_train_epochs 3 → 2"):
         check_settings(tmp_path, args)
+
+
+def test_a_start_that_left_nothing_binds_nobody(tmp_path):
+    args = DistillationArguments(str(tmp_path / "o"), num_train_epochs=2, report_to="none")
+    check_settings(tmp_path, Study("misspelt"), args)
+    check_settings(tmp_path, Study(), args)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ValueError, match="dataset films → misspelt"):
+        check_settings(tmp_path, Study("misspelt"), args)

@@ -218,3 +218,17 @@ def test_padding_is_a_token_that_ends_no_text():
     bare = make_tokenizer("<unk>", "", "", names=PLAIN)
     with pytest.raises(ValueError, match="add_special_tokens"):
         name_padding(None, bare)
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f.name in NAMED], ids=lambda family: family.name)
+def test_a_config_may_write_minus_one_for_no_padding(family):
+    model = family.model(pad_token_id=None)
+    right = alone(model, gpt_tokenizer(pad=None), TEXTS)
+    model.config.pad_token_id = -1
+    batch = {"input_ids": torch.tensor([[3, 4, 0]]), "attention_mask": torch.tensor([[1, 1, 0]])}
+    assert ModelInputs.of(model).select(batch)["input_ids"].tolist() == [[3, 4, 0]]
+    tokenizer = gpt_tokenizer(pad=None)
+    name_padding(model, tokenizer)
+    assert model.config.pad_token_id == tokenizer.pad_token_id == 0
+    inputs = ModelInputs.of(model, tokenizer).select(tokenizer(TEXTS, padding=True, return_tensors="pt"))
+    close(model(**inputs).logits.detach(), right)

@@ -12,16 +12,12 @@ import torch.nn.functional as F
 from hfdistill.data.label_checks import check_labels
 from hfdistill.network.label_space import (
     LabelSpaceError,
-    as_targets,
     check_same_task,
     class_names,
     in_order_of,
     match_labels,
-    missing,
-    row_losses,
-    task_kind,
-    unlabelled,
 )
+from hfdistill.network.task import as_targets, missing, row_losses, task_kind, unlabelled
 
 NAN = math.nan
 HOSTILE = "\x1b]0;owned\x07\n# <script>\u202e"

@@ -11,7 +11,6 @@ import torch
 from transformers import BertForTokenClassification
 
 import hfdistill
-from hfdistill.data.table_files import FileOptions
 from hfdistill.prediction.label_file import predict
 from hfdistill.prediction.predictor import Predictor, load_predictor
 from tests.conftest import make_bert, make_sentences, make_tokenizer
@@ -207,6 +206,8 @@ def test_the_file_has_its_name_when_it_is_whole(folder, here, monkeypatch):
         ("rows.csv", {}, "is what is read"),
         ("labelled.xlsx", {}, "only .csv, .tsv, .jsonl, .parquet are written"),
         ("labelled.csv", {"label_names": ["a", "b"]}, "has 3 classes .* names 2"),
+        ("labelled.csv", {"label_names": ["x", "y", "x"]}, "Several of the student's classes are called 'x'"),
+        ("labelled.csv", {"batch_size": 0}, "batch_size is 0, and 1 or more"),
         ("labelled.csv", {"text": "txt"}, "Did you mean text='text'"),
         ("labelled.csv", {"text": "id", "text_pair": "txt"}, "no column 'txt'"),
     ],
@@ -233,7 +234,7 @@ def test_a_bad_line_is_told_before_the_student_is_loaded(here):
 
 def test_a_bad_line_may_be_left_out(folder, here):
     (here / "rows.csv").write_text("id,text\n1,a film\n2,a film, cold\n3,a plot\n")
-    counts = predict(folder / "student", "rows.csv", "labelled.csv", options=FileOptions(on_bad_row="drop"))
+    counts = predict(folder / "student", "rows.csv", "labelled.csv", on_bad_row="drop")
     assert [row["id"] for row in read_csv("labelled.csv")] == ["1", "3"]
     assert (counts.rows, counts.dropped) == (2, 1)
 
@@ -249,3 +250,11 @@ def test_logits_that_are_not_finite_are_refused(folder, here):
 def test_names_may_be_told(folder, here):
     predict(folder / "student", "rows.csv", "labelled.csv", label_names=["x", "y", "z"])
     assert {row["prediction"] for row in read_csv("labelled.csv")} <= {"x", "y", "z"}
+
+
+def test_values_of_several_types_do_not_go_into_a_parquet_column(folder, here):
+    Path("mixed.jsonl").write_text('{"text": "good", "n": "a"}\n{"text": "bad", "n": 5}\n')
+    with pytest.raises(ValueError, match=r"holds values of several types .* Write a \.jsonl file"):
+        predict(folder / "student", "mixed.jsonl", "labelled.parquet")
+    predict(folder / "student", "mixed.jsonl", "labelled.jsonl")
+    assert [json.loads(line)["n"] for line in Path("labelled.jsonl").read_text().splitlines()] == ["a", 5]

@@ -3,6 +3,7 @@
 import copy
 import gc
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -288,6 +289,22 @@ def test_the_tokenizer_beside_the_teacher_is_used(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     many = [text for text, _label in make_sentences(40)]
     assert shrink(tmp_path, layers=2, fit=many).config.shrunk_from["fitted_on"] == 40
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_few_batches_are_split_too(count, caplog):
+    with caplog.at_level(logging.INFO):
+        fitted = shrink(tiny("bert"), layers=2, fit=TEXTS[:count])
+    assert all(value.isfinite().all() for value in fitted.state_dict().values())
+    errors = [record.args[1:3] for record in caplog.records if len(record.args) == 4]
+    assert len(errors) >= 8
+    assert all(math.isfinite(error) and after <= error for error, after in errors)
+
+
+def test_one_batch_of_few_rows_is_refused():
+    rows = {name: value[:3] for name, value in TEXTS[0].items()}
+    with pytest.raises(ValueError, match=r"one batch of 3 rows.*some hundred"):
+        shrink(tiny("bert"), layers=2, fit=[rows])
 
 
 def test_the_type_is_that_which_was_asked_for():

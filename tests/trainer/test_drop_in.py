@@ -300,6 +300,39 @@ class Rows(TorchDataset):
         return dict(self.rows[index])
 
 
+class PassesOn(torch.nn.Module):
+    """A student of the user's own around a model, whose forward hands on what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = make_bert(2, seed=2)
+
+    def forward(self, **inputs):
+        return self.model(**inputs)
+
+
+def test_a_forward_that_names_no_input(arguments):
+    data = encoded(8).remove_columns("text")
+    args = arguments(max_steps=2, remove_unused_columns=False)
+    sets = {"train_dataset": data, "eval_dataset": data}
+    trainer = build(DistillationTrainer, arguments, args=args, model=PassesOn(), **sets)
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(own_loss(trainer.model.model, encoded(8)))
+
+
+def test_a_stream_that_does_not_know_its_columns_is_tokenised(arguments):
+    rows = list(make_dataset(16))
+    stream = IterableDataset.from_generator(lambda: iter(rows))
+    assert stream.column_names is None
+    losses = [
+        build(DistillationTrainer, arguments, args=arguments(max_steps=4), train_dataset=data)
+        .train()
+        .training_loss
+        for data in (stream, make_dataset(16).to_iterable_dataset())
+    ]
+    assert losses[0] == losses[1]
+
+
 @TRAINERS
 @pytest.mark.parametrize("kind", ["torch", "list", "iterable", "dict of sets"])
 def test_kinds_of_data(trainer_class, kind, arguments):

@@ -23,7 +23,7 @@ from hfdistill import (
     shrink,
 )
 from hfdistill.data import encode
-from hfdistill.network.label_space import UNKNOWN
+from hfdistill.network.task import UNKNOWN
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 from tests.trainer.conftest import GradientRecorder
 from tests.word_material import TAGS, make_tagger, make_words

@@ -104,7 +104,7 @@ def confusions(
     """The student's answers against the labels and against the teacher's; none for several labels or numbers.
 
     Args:
-        task: as `hfdistill.network.label_space.task_kind` names it.
+        task: as `hfdistill.network.task.task_kind` names it.
         logits: by role, (rows, C) in one class order, of all rows.
         known: the same of the labelled rows.
         labels: class ids of these.

@@ -10,7 +10,8 @@ from datasets import Dataset
 
 from hfdistill.data.label_checks import check_labels
 from hfdistill.evaluation.metrics.scores import Array
-from hfdistill.network.label_space import UNKNOWN, LabelSpaceError, class_names, short, some, task_kind
+from hfdistill.network.label_space import LabelSpaceError, class_names, short, some
+from hfdistill.network.task import UNKNOWN, task_kind
 
 Encoded = Mapping[str, Sequence[Sequence[int]]]
 

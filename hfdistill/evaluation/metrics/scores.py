@@ -28,7 +28,7 @@ def scores(kind: str, logits: Array, labels: Array) -> Scores:
     None.
 
     Args:
-        kind: the task, as `hfdistill.network.label_space.task_kind` names it.
+        kind: the task, as `hfdistill.network.task.task_kind` names it.
         logits: (rows, C); regression (rows, 1).
         labels: class ids (rows,), 0/1 (rows, C), or numbers (rows,).
     """

@@ -37,6 +37,9 @@ class AnswerReader:
     - labels: a class (name or number), or a pair of class and confidence p; the other classes share 1 - p.
       A list of classes is votes, counted into probabilities. Multi-label: a list of the classes that hold.
 
+    An entry `{"label": class, "score": p}` of Transformers' pipelines is such a pair, and a list of them a
+    mapping.
+
     Args:
         classes: their names, in the order of the columns.
         kind: which of these; None is decided by the first answers.
@@ -80,7 +83,7 @@ class AnswerReader:
             AnswerError: for answers of another shape, numbers that are no probabilities, unknown classes.
         """
         where = where or (lambda row: f"Row {row}")
-        answers = _paired(answers)
+        answers = self._scored(_paired(answers))
         numbers = None if self.kind == "labels" else _as_array(answers)
         if numbers is None or (numbers.ndim == 1 and self.kind is None):
             return self._read_rows(list(_listed(answers)), where)
@@ -93,6 +96,12 @@ class AnswerReader:
         self.kind = self.kind or self._guessed(numbers)
         return self._logits(numbers, where)
 
+    def _scored(self, answers: Any) -> Any:
+        """Entries of Transformers' pipelines, as a class and its confidence, or as a mapping."""
+        if not isinstance(answers, (list, tuple)) or self._columns.keys() & {"label", "score"}:
+            return answers
+        return [_pair(row) if _is_scored(row) else _mapping(row) for row in answers]
+
     def column(self, name: Any, where: str) -> int:
         """The column of a class that is named, or numbered.
 
@@ -100,7 +109,8 @@ class AnswerReader:
             AnswerError: for a class that there is not.
         """
         column = self._columns.get(_fold(name))
-        if column is None and not isinstance(name, bool) and str(name).strip().isdecimal():
+        named_by_numbers = all(own.isdecimal() for own in self._columns)  # 0 is none of the stars 1 to 5
+        if column is None and not (isinstance(name, bool) or named_by_numbers) and _fold(name).isdecimal():
             column = int(name) if int(name) < len(self.classes) else None
         if column is None:
             raise AnswerError(
@@ -302,6 +312,21 @@ def _paired(answers: Any) -> Any:
     ):
         return list(zip(labels, confidences, strict=True))
     return answers
+
+
+def _is_scored(row: Any) -> bool:
+    """An entry such as {"label": "joy", "score": 0.9}."""
+    return isinstance(row, Mapping) and row.keys() == {"label", "score"}
+
+
+def _pair(row: Mapping[str, Any]) -> tuple[Any, Any]:
+    return row["label"], row["score"]
+
+
+def _mapping(row: Any) -> Any:
+    """A list of such entries as a mapping from class to score; anything else as it is."""
+    scored = isinstance(row, (list, tuple)) and len(row) > 0 and all(map(_is_scored, row))
+    return dict(map(_pair, row)) if scored else row
 
 
 def _listed(values: Any) -> Any:

@@ -58,6 +58,18 @@ def test_classes_that_a_mapping_leaves_out_share_the_rest():
 
 def test_numbers_of_classes_that_are_named_by_numbers_are_names():
     assert AnswerReader(["7", "1", "0"])([1, 7]).argmax(-1).tolist() == [1, 0]
+    with pytest.raises(AnswerError, match="Row 0 names the class 0, and the classes are '1', '2', '3'"):
+        AnswerReader(["1", "2", "3"])([0, 1, 2])
+    assert AnswerReader(["404", "login"])([0, 404, 1]).argmax(-1).tolist() == [0, 0, 1]
+
+
+def test_what_a_pipeline_of_transformers_returns():
+    one = [{"label": "joy", "score": 0.8}, {"label": "anger", "score": 0.9}]
+    torch.testing.assert_close(read(one).softmax(-1), torch.tensor([[0.1, 0.8, 0.1], [0.9, 0.05, 0.05]]))
+    several = [[{"label": "joy", "score": 0.8}, {"label": "anger", "score": 0.15}]]
+    torch.testing.assert_close(read(several).softmax(-1), torch.tensor([[0.15, 0.8, 0.05]]))
+    named_so = AnswerReader(["label", "score"])([{"label": 0.3, "score": 0.7}])
+    torch.testing.assert_close(named_so.softmax(-1), torch.tensor([[0.3, 0.7]]))
 
 
 def test_multi_label_answers_are_logits_of_each_class():

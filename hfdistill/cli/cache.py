@@ -1,0 +1,30 @@
+"""`hfdistill cache TEACHER FOLDER --data FILE`."""
+
+from __future__ import annotations
+
+import argparse
+
+from hfdistill.cli.data_flags import add_data_flags, rows
+from hfdistill.files.plain_data import printable
+
+HELP = "record a teacher's answers once, for pages with `teacher: {cached: {folder: …}}`"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """A teacher, its rows and a folder."""
+    parser.add_argument("teacher", help="Hub id or folder")
+    parser.add_argument("folder", help="where to keep the answers; a second call adds to them")
+    add_data_flags(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Record the teacher, and say for how many rows."""
+    from transformers import AutoTokenizer
+
+    from hfdistill.teachers import record
+
+    tokenizer = AutoTokenizer.from_pretrained(args.teacher, trust_remote_code=False)
+    data = rows(args, usual="train")
+    record(args.teacher, data, folder=args.folder, tokenizer=tokenizer, max_length=args.max_length)
+    print(f"{printable(args.folder)}: the teacher's answers to {len(data):,} rows")
+    return 0

@@ -1,0 +1,52 @@
+"""`hfdistill export STUDENT FOLDER --data FILE`."""
+
+from __future__ import annotations
+
+import argparse
+
+from hfdistill.cli.data_flags import add_data_flags, rows
+
+HELP = "ONNX and int8, compared with the student on real rows; nothing is written where too much is lost"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """A student, the rows and what an export may lose."""
+    parser.add_argument("student", help="Hub id or folder")
+    parser.add_argument("folder", help="where to write")
+    add_data_flags(parser)
+    parser.add_argument("--teacher", help="Hub id or folder, to compare with")
+    parser.add_argument(
+        "--max-drop",
+        type=float,
+        default=0.5,
+        metavar="POINTS",
+        help="refuse a larger loss of accuracy; default 0.5",
+    )
+    parser.add_argument(
+        "--int8",
+        choices=["dynamic", "blockwise", "none"],
+        default="dynamic",
+        help="dynamic is the faster, blockwise the closer; none writes float32 alone",
+    )
+    parser.add_argument("--no-speed", action="store_true", help="time nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, and print the report."""
+    from hfdistill.exporters import export
+    from hfdistill.recipe.terminal import quiet_libraries
+
+    with quiet_libraries():
+        report = export(
+            args.student,
+            args.folder,
+            data=rows(args),
+            teacher=args.teacher,
+            max_drop=args.max_drop,
+            int8=None if args.int8 == "none" else args.int8,
+            speed=not args.no_speed,
+            max_length=args.max_length,
+            label_names=args.label_names,
+        )
+    print(report.table())
+    return 0

@@ -1,0 +1,130 @@
+"""What a classifier's outputs are: a class a text, several, a real value, or a class a word."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TaskKind = Literal["single_label", "multi_label", "regression", "token"]
+UNKNOWN = -101
+"""Among the labels of tokens: a word whose label nobody knows. The teacher teaches there; -100 is no word."""
+
+_KINDS: dict[str, TaskKind] = {
+    "single_label_classification": "single_label",
+    "multi_label_classification": "multi_label",
+    "regression": "regression",
+}
+
+
+def task_kind(config: Any) -> TaskKind:
+    """The task: that of the architecture for `…ForTokenClassification`, else `config.problem_type` where set,
+    else regression for one output and one label of C for several.
+
+    Raises:
+        ValueError: for a problem_type that Transformers does not know.
+    """
+    if any(_labels_tokens(name) for name in getattr(config, "architectures", None) or ()):
+        return "token"
+    problem_type = getattr(config, "problem_type", None)
+    if problem_type is None:
+        return "regression" if getattr(config, "num_labels", 2) == 1 else "single_label"
+    if problem_type not in _KINDS:
+        raise ValueError(f"problem_type={problem_type!r} is not known. Choose one of {', '.join(_KINDS)}.")
+    return _KINDS[problem_type]
+
+
+def _labels_tokens(architecture: str) -> bool:
+    return architecture.endswith("ForTokenClassification")
+
+
+def name_architecture(model: Any) -> Any:
+    """The model, whose config now says whether it labels tokens, as `save_pretrained` would write it."""
+    config, own = getattr(model, "config", None), type(model).__name__
+    said = any(_labels_tokens(name) for name in getattr(config, "architectures", None) or ())
+    if config is not None and said != _labels_tokens(own):
+        config.architectures = [own]
+    return model
+
+
+def name_task(config: Any) -> TaskKind:
+    """The task, written into a config that leaves it open.
+
+    Transformers does so at a model's first forward with labels, which distillation does not make;
+    `pipeline()` reads it to choose between softmax, sigmoid and none.
+    """
+    task = task_kind(config)
+    if config is not None and getattr(config, "problem_type", "") is None:
+        config.problem_type = next((name for name, kind in _KINDS.items() if kind == task), None)
+    return task
+
+
+def missing(labels: Tensor) -> Tensor:
+    """Where a label is missing: -100 among class ids and multi-label targets, NaN among real values."""
+    if not labels.is_floating_point():
+        return labels == -100
+    return labels.isnan() if labels.dim() == 1 else (labels == -100) | labels.isnan()
+
+
+def unlabelled(rows: int, classes: int, task: TaskKind) -> Tensor:
+    """Labels that say nothing, for a batch that came without: (B,); multi-label (B, C); tokens (B, 1)."""
+    if task == "token":
+        return torch.full((rows, 1), -100)
+    if task == "multi_label":
+        return torch.full((rows, classes), -100.0)
+    return torch.full((rows,), math.nan) if task == "regression" else torch.full((rows,), -100)
+
+
+def as_targets(labels: Tensor, task: TaskKind) -> Tensor:
+    """Labels as the task's losses read them: (B,) int64, (B, C) float32, (B,) float32 or (B, T) int64."""
+    if task == "token":
+        return labels.long()
+    if task == "multi_label":
+        return labels.float()
+    return labels.reshape(-1).float() if task == "regression" else labels.reshape(-1).long()
+
+
+def word_labels(labels: Tensor, mask: Tensor) -> Tensor:
+    """Labels of tokens in which a row that has none is UNKNOWN wherever the attention mask is 1: (B, T).
+
+    Args:
+        labels: (B, T), or (B, 1) for a batch that came without.
+        mask: (B, T).
+    """
+    bare = (labels == -100).all(-1, keepdim=True)
+    return labels.expand(mask.shape).masked_fill(bare & mask.bool(), UNKNOWN)
+
+
+def words(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the words are, (B, T) bool, and the labels of these n words, (n,), -100 where nobody knows."""
+    where = labels != -100
+    return where, labels[where].clamp(min=-100)
+
+
+def row_losses(logits: Tensor, labels: Tensor, task: TaskKind) -> Tensor:
+    """Each row's own task loss: cross-entropy, binary cross-entropy or squared error.
+
+    Args:
+        logits: (B, C), tokens (B, T, C); float32.
+        labels: (B,), (B, C) or (B, T).
+
+    Returns:
+        (B, 2): the sum over the row's labels, and their number (0 for a row without).
+    """
+    known = ~missing(labels)
+    if task == "token":
+        labels = labels.clamp(min=-100)
+        each = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
+        known, losses = labels != -100, each.view(labels.shape).sum(-1)
+    elif task == "single_label":
+        losses = F.cross_entropy(logits, labels, ignore_index=-100, reduction="none")
+    elif task == "multi_label":
+        losses = (
+            F.binary_cross_entropy_with_logits(logits, labels, reduction="none").where(known, 0.0).sum(-1)
+        )
+    else:
+        losses = (logits.reshape(-1) - labels).square().where(known, 0.0)
+    return torch.stack([losses, known.reshape(len(labels), -1).sum(-1).float()], dim=-1)
