@@ -6,17 +6,23 @@ import functools
 import hashlib
 import inspect
 import json
+import sys
+import sysconfig
 import types
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets.fingerprint import Hasher
 from torch import nn
+from transformers import Pipeline, PreTrainedTokenizerBase
 
+from hfdistill.network.tokenizers import tokenizer_print
 from hfdistill.teachers.base import fingerprint_of
 
+_ADDRESSES = 2**40
 _PLAIN = (str, bytes, int, float, bool, complex, type(None), range)
 
 
@@ -28,8 +34,8 @@ def identity_of_function(answer: Any) -> str:
     """sha256 over a callable: its own `fingerprint()`; else its source and every value that it reads.
 
     Values are its defaults, what it closes over and the globals that it names: text and numbers by value,
-    functions and classes of the same package by their source, in turn; others by name; models by their
-    weights; anything else as `datasets` hashes it.
+    functions and classes of the same package by their source, in turn; those of others by name; models by
+    their weights; other objects by what they hold, in turn, or as `datasets` hashes them.
 
     Args:
         answer: a function, method, partial or object with `__call__`.
@@ -40,7 +46,13 @@ def identity_of_function(answer: Any) -> str:
     if hasattr(answer, "fingerprint"):
         return str(answer.fingerprint())
     digest = hashlib.sha256()
-    _Walk(digest, package=_package(answer)).add(answer)
+    try:
+        _Walk(digest, package=_package(answer)).add(answer)
+    except RecursionError as error:
+        raise UnknownIdentityError(
+            "The function reads objects nested too deeply to be compared. Give the teacher a name that you "
+            "change when the function changes: name='intents, prompt 3'."
+        ) from error
     return digest.hexdigest()
 
 
@@ -71,14 +83,18 @@ class _Walk:
             self._add_function(value)
         elif isinstance(value, (type, types.ModuleType, types.BuiltinFunctionType)):
             self._add_named(value)
-        elif isinstance(value, nn.Module) and not _own(value, self.package):
-            self._write("model", fingerprint_of(value) if _has_state(value) else repr(value))
+        elif isinstance(value, nn.Module) and value.state_dict():
+            self._write("model", type(value).__qualname__, fingerprint_of(value))
         elif isinstance(value, (torch.Tensor, np.ndarray)):
             self._write("array", Hasher.hash(value))
-        elif _own(value, self.package) and hasattr(value, "__dict__"):
-            self._add_all("object", type(value), vars(value))
+        elif isinstance(value, PreTrainedTokenizerBase):
+            self._write("tokenizer", tokenizer_print(value))
+        elif isinstance(value, Pipeline):
+            self._add_pipeline(value)
+        elif hasattr(value, "__dict__"):
+            self._add_object(value)
         else:
-            self._add_foreign(value)
+            self._add_opaque(value)
 
     def _write(self, *parts: str) -> None:
         self.digest.update(json.dumps(parts).encode())
@@ -121,7 +137,23 @@ class _Walk:
                     self._write("member", member)
                     self.add(part)
 
-    def _add_foreign(self, value: Any) -> None:
+    def _add_object(self, value: Any) -> None:
+        """An object by its class and what it holds; addresses, which a process draws anew, have no part."""
+        self.add(type(value))
+        for name, part in sorted(vars(value).items()):
+            if not (isinstance(part, int) and part >= _ADDRESSES):
+                self._write("attribute", name)
+                self.add(part)
+
+    def _add_pipeline(self, pipeline: Pipeline) -> None:
+        """A pipeline of Transformers, which also counts its calls."""
+        tokenizer = pipeline.tokenizer
+        self._add_all("pipeline", pipeline.task, pipeline.model)
+        self._write("tokenizer", "" if tokenizer is None else tokenizer_print(tokenizer))
+        for name in ("_preprocess_params", "_forward_params", "_postprocess_params"):
+            self._add_all(name, getattr(pipeline, name, None))
+
+    def _add_opaque(self, value: Any) -> None:
         try:
             self._write("value", Hasher.hash(value))
         except Exception as error:  # pickling raises whatever an object's own code raises
@@ -134,18 +166,19 @@ class _Walk:
 
 
 def _package(value: Any) -> str:
-    module = getattr(value, "__module__", None) or type(value).__module__
-    return str(module).partition(".")[0]
+    """The top package that a callable is written in; "" for a library that is installed."""
+    name = getattr(value, "__module__", None) or type(value).__module__
+    place = getattr(sys.modules.get(str(name)), "__file__", None)
+    installed = {sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")}
+    if place is not None and any(Path(place).is_relative_to(root) for root in installed):
+        return ""
+    return str(name).partition(".")[0]
 
 
 def _own(value: Any, package: str) -> bool:
     """Whether it is written in the package of the function, whose source then counts."""
     module = value.__module__ if isinstance(value, (type, types.FunctionType)) else type(value).__module__
     return str(module).partition(".")[0] == package
-
-
-def _has_state(module: nn.Module) -> bool:
-    return bool(module.state_dict())
 
 
 def _source(function: types.FunctionType) -> str:
