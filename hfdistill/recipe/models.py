@@ -102,14 +102,21 @@ class ModelBuilder:
             kind: a key of the register of teachers.
             arguments: of the page.
         """
-        arguments = {name: value for name, value in arguments.items() if name != "keep"}
-        component, has_labels = schema.TEACHERS[kind], "label" in self.rows.labelled.column_names
+        own, component = schema.Trusted.__dataclass_fields__, schema.TEACHERS[kind]
+        has_labels = "label" in self.rows.labelled.column_names
+        if arguments.get("calibrate") and not has_labels:
+            raise ValueError(
+                "calibrate: true fits the teacher's confidence on labelled rows, and the data has none. Leave "
+                "it out, or add a few labels."
+            )
+        calibrate = self.rows.labelled if arguments.get("calibrate") else None
+        arguments = {name: value for name, value in arguments.items() if name not in own}
         fitted = kind == "few_shot" and Path(arguments["encoder"], FEW_SHOT).is_file()
         if has_labels and not fitted and kind != "answers":
             arguments.setdefault("classes", self.rows.class_names())
             if kind == "few_shot":
                 arguments.setdefault("examples", self.rows.labelled)
-        teacher: TextAnswers = build(component, arguments, {})
+        teacher: TextAnswers = build(component, arguments, {"calibrate": calibrate})
         self.classes = teacher.classes
         return teacher
 

@@ -222,9 +222,11 @@ class Trusted:
 
     Args:
         keep: share of the rows of each class, those of whose answers it is surest; default all.
+        calibrate: fit a temperature and a class prior on the labelled rows to train on.
     """
 
     keep: float | None = None
+    calibrate: bool = False
 
     def __post_init__(self) -> None:
         if self.keep is not None and not 0 < self.keep <= 1:

@@ -1,6 +1,7 @@
 """Pages whose teacher is asked about texts: to a student, a report and a card, also without any label."""
 
 import html
+import json
 
 import pytest
 import yaml
@@ -85,6 +86,27 @@ def test_keep_trains_on_the_surest_rows(here, monkeypatch):
     )
     run(here, teacher={"answers": {"file": "answers.jsonl", "keep": 0.5}})
     assert sizes[-1] in (11, 12)  # half of 22, rounded up in each class
+
+
+def test_calibration_is_fitted_on_the_labelled_rows(here):
+    """A teacher that is always wrong comes out unsure."""
+    answers = [
+        {"text": text, "label": "good" if verdict == "bad" else "bad", "confidence": 0.9}
+        for text, verdict in (
+            line.rsplit(",", 1) for line in (here / "reviews.csv").read_text().split("\n")[1:-1]
+        )
+    ]
+    (here / "wrong.jsonl").write_text("\n".join(map(json.dumps, answers)))
+    data = {"source": "reviews.csv", "text": "review", "label": "verdict"}
+    plain = run(here, teacher={"answers": {"file": "wrong.jsonl"}}, data=data, objective=None)
+    fitted = {"answers": {"file": "wrong.jsonl", "calibrate": True}}
+    report = run(
+        here, teacher=fitted, data=data, objective=None, training={"output_dir": "b", "max_steps": 1}
+    )
+    assert plain.teacher.metrics["accuracy"] == report.teacher.metrics["accuracy"] == 0.0
+    assert report.teacher.metrics["ece"] < plain.teacher.metrics["ece"] - 0.2
+    with pytest.raises(ValueError, match="the data has none"):
+        run(here, teacher=fitted, training={"output_dir": "c", "max_steps": 1})
 
 
 def test_the_cache_of_the_page_is_the_teachers(here):

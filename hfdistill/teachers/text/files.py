@@ -54,6 +54,12 @@ class FileTeacher(TextAnswers):
         self._print = digest.hexdigest()
         self._calibrated_by(1.0, None, None)
 
+    def _calibrated_by(self, temperature: float, prior: Any, calibrate: Any) -> None:
+        """As every teacher's, on the rows alone that have an answer."""
+        if hasattr(calibrate, "column_names"):
+            calibrate = self.answered(calibrate)
+        super()._calibrated_by(temperature, prior, calibrate)
+
     def rows(self, batch: Batch) -> Rows:
         """The rows of a batch; the first text without an answer is remembered for the message."""
         rows = super().rows(batch)

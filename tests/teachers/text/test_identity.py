@@ -103,8 +103,8 @@ def test_a_global_that_the_function_reads_has_a_part(monkeypatch):
 
 def test_another_process_finds_the_same_identity():
     script = (
-        "from tests.teachers.text.test_identity import *; from tests.teachers.text import test_identity as t; "
-        "print([identity_of_function(make()) for make in t.SAME])"
+        "from tests.teachers.text import test_identity as t; "
+        "print([t.identity_of_function(make()) for make in t.SAME])"
     )
     words, root = [sys.executable, "-c", script], Path(__file__).parents[3]
     done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=True)

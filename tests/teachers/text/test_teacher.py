@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 from transformers import TrainingArguments
 
 from hfdistill import KD, CacheError, DistillationTrainer, Ensemble, HiddenMSE, ModelTeacher, Tap, record
@@ -101,6 +102,21 @@ def test_a_call_that_fails_loses_no_answer_and_only_the_rest_is_asked(tmp_path):
     answered = set(first.asked())
     assert sorted(second.asked()) == sorted(set(texts) - answered)
     assert found.shape == (200, 2)
+
+
+def test_every_answer_is_on_disk_before_the_next_call(tmp_path, monkeypatch):
+    """So a kill at any moment loses the call that is under way, and nothing else."""
+    monkeypatch.setattr("hfdistill.teachers.cache.recording._Pace.is_due", lambda self: True)
+    found = []
+
+    class Watched(Opinions):
+        def __call__(self, texts):
+            shards = tmp_path.glob("*/shard-*.safetensors")
+            found.append(sum(len(load_file(shard)["keys"]) for shard in shards))
+            return super().__call__(texts)
+
+    TextTeacher(Watched(), cache=tmp_path, batch_size=4).logits([f"text {i}" for i in range(20)])
+    assert found == [0, 0, 4, 8, 12, 16]  # the first texts are asked about twice
 
 
 def test_a_call_that_fails_within_a_batch_of_training_loses_nothing(tmp_path):
