@@ -293,7 +293,7 @@ def test_mutual_leaves_two_students_and_their_reports(material, tmp_path, start)
 
 def test_early_exit_draws_a_curve_for_each_objective(material, tmp_path, start):
     said = start("early_exit.py", *with_baseline(material, tmp_path))
-    assert "distilled: 1 * CrossEntropy() + 0.5 * ExitCrossEntropy() + 0.5 * ExitKD" in said
+    assert "distilled: 1 * CrossEntropy() + 0.7 * ExitCrossEntropy() + 0.033 * ExitKD" in said
     assert said.count("rows/s") == 14
     for stage in ("distilled", "baseline"):
         curve = json.loads((tmp_path / stage / "exit_curve.json").read_text())

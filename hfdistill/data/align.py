@@ -1,4 +1,4 @@
-"""The labels of a data set, in the numbers that a model has for classes of these names."""
+"""Gives the labels of a data set the numbers that a model has for classes of these names."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def align_labels(
     columns: Sequence[str] = LABELS,
     own: bool = False,
 ) -> DatasetLike:
-    """The data with its class ids in a model's order, where data and model name their classes.
+    """Return the data with its class ids in a model's order, where data and model name their classes.
 
     A file with two of a model's four classes has the ids 0 and 1 after `load`; they become those of the
     model's classes of the same names. Rows of several labels, which `load` made, get their columns in the
@@ -83,7 +83,7 @@ def align_labels(
 
 
 def names_of(data: Any, columns: Sequence[str] = LABELS) -> list[str]:
-    """The class names that a data set's label column carries, in the order of its ids; empty for none."""
+    """Return the class names that a label column carries, in the order of its ids; empty for none."""
     features = getattr(data.rows if isinstance(data, FreshCopies) else data, "features", None) or {}
     feature = next((features[name] for name in columns if name in features), None)
     if _layout(feature) == "multi_label":
@@ -93,14 +93,14 @@ def names_of(data: Any, columns: Sequence[str] = LABELS) -> list[str]:
 
 
 def _layout(feature: Any) -> str:
-    """The task that a label column is of: a class a row, a list of real numbers a row, or one of classes."""
+    """Return the task that a label column is of, by the shape of its rows."""
     if not isinstance(feature, (List, LargeList)):
         return "single_label"
     return "multi_label" if "float" in str(getattr(feature.feature, "dtype", "")) else "token"
 
 
 def classes_of(config: Any) -> list[str]:
-    """The class names that label ids go by; none for a model of values, and where there is no config."""
+    """Return the class names that label ids go by; none for a model of values or without a config."""
     return [] if config is None or task_kind(config) == "regression" else class_names(config)
 
 
@@ -136,7 +136,7 @@ class RunLabels:
         options: Mapping[str, Any],
         label_map: Mapping[str | int, str | int] | None,
     ) -> RunLabels:
-        """What label ids mean in a run: the student's classes, where they have names.
+        """Find out what label ids mean in a run: the student's classes, where they have names.
 
         Else they are the teacher's, as `label_map` places them; else those of the training data, so that
         evaluation data that holds some of these classes is read alike.
@@ -179,11 +179,11 @@ class RunLabels:
             )
 
     def column_of(self, data: Any) -> str | None:
-        """The label column of a data set; None where it has none."""
+        """Return the label column of a data set; None where it has none."""
         return next((n for n in self.columns if n in (getattr(data, "column_names", None) or [])), None)
 
     def __call__(self, data: Any, split: str) -> Any:
-        """The data with its labels in the student's order of classes; see `align_labels`.
+        """Return the data with its labels in the student's order of classes; see `align_labels`.
 
         Raises:
             LabelSpaceError: for classes that the student does not have, or where it has one output.
@@ -206,7 +206,7 @@ def _is_of_task(data: Any, column: str, config: Any) -> bool:
 
 
 def align_to(data: DatasetLike, config: Any) -> DatasetLike:
-    """The data with its class ids in the order of a trained model; see `align_labels`.
+    """Return the data with its class ids in the order of a trained model; see `align_labels`.
 
     Raises:
         LabelSpaceError: also for classes where the model has one output, for values.
@@ -239,7 +239,7 @@ def _aligned(data: Any, classes: Sequence[str], *, split: str, columns: Sequence
 
 
 def _renumbered(data: Any, column: str, ids: Sequence[int | None], classes: Sequence[str]) -> Any:
-    """The data with other numbers and names in its label column, in the format that it had."""
+    """Return the data with other numbers and names in its label column, in the format that it had."""
     one = ClassLabel(names=list(classes)) if len(set(classes)) == len(classes) else Value("int64")
     layout = _layout(data.features[column])
     feature = {
@@ -266,7 +266,7 @@ def _renumbered(data: Any, column: str, ids: Sequence[int | None], classes: Sequ
 def _reorder(
     batch: dict[str, list[Any]], column: str, ids: Sequence[int | None], size: int
 ) -> dict[str, list[Any]]:
-    """The rows of several labels with the model's columns; -100 in those that the data does not have."""
+    """Put rows of several labels into the model's columns; -100 in those that the data does not have."""
     rows: list[Any] = []
     for labels in batch[column]:
         row = None if labels is None else [-100.0] * size
@@ -280,7 +280,7 @@ def _reorder(
 def _renumber(
     batch: dict[str, list[Any]], column: str, ids: Sequence[int | None], size: int
 ) -> dict[str, list[Any]]:
-    """The label column of a batch in the model's numbers; what is no class id stays."""
+    """Return the label column of a batch in the model's numbers; what is no class id stays."""
 
     def renumber(value: Any) -> Any:
         if isinstance(value, list):
@@ -291,7 +291,7 @@ def _renumber(
 
 
 def _used(data: Any, column: str) -> set[Any] | None:
-    """The class ids that occur, those that apply in rows of several labels; None for a stream."""
+    """Return the class ids that occur, those that apply in rows of several labels; None for a stream."""
     if not isinstance(data, Dataset):
         return None
     values = data.with_format(None)[column][:]

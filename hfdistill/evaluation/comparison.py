@@ -74,13 +74,17 @@ def compare_students(
         ValueError: no reports, reports of different tasks or rows, or without a teacher.
     """
     others = undistilled or {}
-    every = _alike({**distilled, **{(name,): found for name, found in others.items()}}, "compare_students")
+    every = _alike(
+        {**distilled, **{(name,): reports for name, reports in others.items()}}, "compare_students"
+    )
     metric, closeness = COLUMNS[every[0].task][0], COLUMNS[every[0].task][-1]
     shown = next((report for report in every if report.student.speed), every[0])
     teacher = _teacher(shown)
     quality = show((teacher.metrics or {}).get(metric), metric)
     rows = [["teacher", *_weight(teacher), quality, "", "", "", *_pace(teacher, teacher)]]
-    best = max(statistics.mean(_values(found, metric)) for found in (*distilled.values(), *others.values()))
+    best = max(
+        statistics.mean(_values(reports, metric)) for reports in (*distilled.values(), *others.values())
+    )
     for name, reports in distilled.items():
         first = next((report for report in reports if report.student.speed), reports[0])
         row = [escape(name, limit=200), *_weight(first.student), _mean(reports, metric, best=best)]
@@ -101,9 +105,9 @@ def write_section(page: str | os.PathLike[str], name: str, text: str) -> Path:
     page = Path(page)
     first, last = f"<!-- {name} -->", f"<!-- /{name} -->"
     content = page.read_text(encoding="utf-8")
-    before, found, rest = content.partition(first)
+    before, opened, rest = content.partition(first)
     _, ended, after = rest.partition(last)
-    if not found or not ended or first in after or last in before + after:
+    if not opened or not ended or first in after or last in before + after:
         raise ValueError(
             f"{page.name} needs the lines {first} and {last} once each, in this order: the table goes "
             f"between them. Write them where it belongs."
@@ -169,10 +173,10 @@ def _timing(report: Report) -> str:
 
 
 def _values(reports: Sequence[Report], metric: str) -> list[float]:
-    found = [(report.student.metrics or {}).get(metric) for report in reports]
-    if any(value is None for value in found):
+    values = [(report.student.metrics or {}).get(metric) for report in reports]
+    if any(value is None for value in values):
         raise ValueError(f"A report has no {TITLES[metric]}. Measure on rows that have labels.")
-    return [value for value in found if value is not None]
+    return [value for value in values if value is not None]
 
 
 def _against(reports: Sequence[Report], others: Sequence[Report], metric: str) -> str:

@@ -42,7 +42,7 @@ def measure(
     notes: Mapping[str, Any] | None = None,
     label_names: Sequence[str] | None = None,
 ) -> Report:
-    """What a student is worth: quality, closeness to the teacher, size and speed, beside teacher and
+    """Measure what a student is worth: quality, closeness to the teacher, size and speed, beside teacher and
     baseline.
 
     Quality is scored on the rows that have labels (-1, -100, None and NaN hide one), closeness on all. Where
@@ -125,9 +125,9 @@ def check_rows(data: Any, caller: str) -> None:
             f"{caller} needs the rows of one split, found the splits {names}. Pass data[{first!r}]."
         )
     if not isinstance(data, Dataset):
-        found = "None" if data is None else f"a {type(data).__name__}"
+        kind = "None" if data is None else f"a {type(data).__name__}"
         raise TypeError(
-            f"{caller} needs a datasets.Dataset with the columns text[, text_pair] and label, found {found}. "
+            f"{caller} needs a datasets.Dataset with the columns text[, text_pair] and label, found {kind}. "
             "Load a file, a DataFrame or a list of rows with hfdistill.load(...)['train'], or type "
             "Dataset.from_dict({'text': texts, 'label': labels})."
         )
@@ -144,7 +144,7 @@ def time_together(
     max_length: int | None = None,
     plan: SpeedPlan = STANDARD,
 ) -> dict[Name, Report]:
-    """Many students and their teacher, timed by turns in one pass: their reports, with these speeds.
+    """Time many students and their teacher by turns in one pass, and return their reports with these speeds.
 
     Times of different passes, or of different loads of a machine, say little about each other. So train and
     measure students one by one with `speed=None`, and time them together when the machine is quiet.

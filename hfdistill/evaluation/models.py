@@ -1,4 +1,4 @@
-"""Models that are measured side by side: loaded, each with the rows in its own token ids."""
+"""Loads models that are measured side by side, each with the rows in its own token ids."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ class LoadedModel:
         return len(self.rows["input_ids"])
 
     def collate(self, rows: Sequence[int]) -> Batch:
-        """Rows padded to the longest of them, on the model's device; (B, T) each, labels of words too."""
+        """Pad rows to the longest of them, on the model's device; (B, T) each, labels of words too."""
         batch = self.inputs.pad(self.rows, rows)
         return {name: tensor.to(self.model.device) for name, tensor in batch.items()}
 
     def arguments(self, rows: Sequence[int]) -> Batch:
-        """The same as arguments of the model's forward."""
+        """Return the same as arguments of the model's forward."""
         return self.inputs.select(self.collate(rows))
 
 
@@ -138,7 +138,7 @@ def load_models(
 
 
 def _contender(entry: Any) -> Contender:
-    """A contender with a plain model, or with a teacher that answers like one."""
+    """Return a contender with a plain model, or with a teacher that answers like one."""
     contender = entry if isinstance(entry, Contender) else Contender(entry)
     teacher = contender.model
     if not isinstance(teacher, Teacher):
@@ -149,7 +149,7 @@ def _contender(entry: Any) -> Contender:
 
 
 def _load(entries: Mapping[str, Contender]) -> dict[str, PreTrainedModel]:
-    """The models, those that are loaded on the device of the first one that is an object."""
+    """Load the models; those that are loaded go on the device of the first one that is an object."""
     objects = (entry.model.device for entry in entries.values() if not isinstance(entry.model, (str, Path)))
     device = next(objects, torch.device("cpu"))
     models = {}
@@ -160,7 +160,7 @@ def _load(entries: Mapping[str, Contender]) -> dict[str, PreTrainedModel]:
 
 
 def _named(config: Any, entry: Contender, label_names: Sequence[str] | None) -> Any:
-    """The config with the names that were given for its classes."""
+    """Return the config with the names that were given for its classes."""
     names = entry.label_names
     if names is None and not has_names(class_names(config)):
         names = label_names
@@ -170,7 +170,7 @@ def _named(config: Any, entry: Contender, label_names: Sequence[str] | None) -> 
 def _named_by_others(
     configs: Mapping[str, Any], entries: Mapping[str, Contender], columns: Mapping[str, list[int] | None]
 ) -> Any:
-    """The first model's config; where it has no names, with those of a model whose label map pairs them."""
+    """Name the first model's classes, where they have no names, by a model whose label map pairs them."""
     first = next(iter(configs.values()))
     for role, entry in entries.items():
         names = class_names(configs[role])
@@ -180,7 +180,7 @@ def _named_by_others(
 
 
 def _without_autocast(model: Any) -> Any:
-    """The same network without the autocast that accelerate wraps a trained model's forward in.
+    """Return the same network without the autocast that accelerate wraps a trained model's forward in.
 
     What is measured is the model as it is saved. The model itself keeps its autocast.
     """
@@ -215,7 +215,7 @@ def _name_of(model: Source) -> str:
 
 
 def _inputs(role: str, model: PreTrainedModel, entry: Contender, tokenizer: Any) -> ModelInputs:
-    """What a model reads of the rows that this tokenizer makes; it may be the student's, for a teacher."""
+    """Return what a model reads of this tokenizer's rows; a teacher's tokenizer may be the student's."""
     if isinstance(model, TeacherAsModel):
         model.bind_tokenizer(tokenizer)
     else:
@@ -227,7 +227,7 @@ def _inputs(role: str, model: PreTrainedModel, entry: Contender, tokenizer: Any)
 def encode_rows(
     data: Dataset, inputs: Mapping[str, ModelInputs], configs: Mapping[str, Any], *, max_length: int | None
 ) -> dict[str, dict[str, Any]]:
-    """The rows in each model's token ids: columns by role, only those that the model reads.
+    """Return the rows in each model's token ids: columns by role, only those that the model reads.
 
     Args:
         data: with text, or encoded for all models.

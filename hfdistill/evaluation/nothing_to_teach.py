@@ -56,8 +56,8 @@ def bounded_by_teacher(report: Report) -> str:
     accuracy, alike = teacher.metrics.get("accuracy"), (student.fidelity or {}).get("agreement")
     if accuracy is None or alike is None or accuracy > 0.9 or alike < 0.9:
         return ""
-    found = sorted((c.teacher_recall, c.label) for c in report.classes if c.teacher_recall is not None)[:3]
-    named = ", ".join(f"{printable(label)} ({100 * share:.0f} %)" for share, label in found)
+    recalls = sorted((c.teacher_recall, c.label) for c in report.classes if c.teacher_recall is not None)[:3]
+    named = ", ".join(f"{printable(label)} ({100 * share:.0f} %)" for share, label in recalls)
     return (
         f"The teacher is right on {100 * accuracy:.1f} % of {report.data.scored}, and the student answers as "
         f"it does on {100 * alike:.1f} %: it can hardly become better than that. A few labels, above all of "

@@ -1,4 +1,4 @@
-"""What models answer to rows: dropout off, in the data's order and one order of classes."""
+"""Lets models answer rows: without dropout, in the data's order and one order of classes."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def evaluating(models: Mapping[str, LoadedModel]) -> Iterator[None]:
 
 
 def by_length(loaded: LoadedModel) -> list[list[int]]:
-    """Row numbers in batches of BATCH_SIZE, the longest first, so that little is padded."""
+    """Return row numbers in batches of BATCH_SIZE, the longest first, so that little is padded."""
     lengths = list(map(len, loaded.rows["input_ids"]))
     order = sorted(range(len(loaded)), key=lambda row: -lengths[row])
     return [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
 
 
 def outputs(loaded: LoadedModel, batches: Sequence[Sequence[int]]) -> Iterator[tuple[Batch, Any]]:
-    """Each batch of rows, and what the model gives for it; see `evaluating`."""
+    """Yield each batch of rows, and what the model gives for it; see `evaluating`."""
     with torch.inference_mode():
         for rows in tqdm(batches, desc=loaded.role, leave=False, disable=None):
             batch = loaded.collate(rows)
@@ -51,7 +51,7 @@ def outputs(loaded: LoadedModel, batches: Sequence[Sequence[int]]) -> Iterator[t
 
 
 def predict(loaded: LoadedModel, batches: Sequence[Sequence[int]] | None = None) -> Array:
-    """Logits in the data's order and the first model's class order: (rows, C), of words (words, C).
+    """Return logits in the data's order and the first model's class order: (rows, C), of words (words, C).
 
     Args:
         loaded: the model and its rows.
@@ -69,7 +69,7 @@ def predict(loaded: LoadedModel, batches: Sequence[Sequence[int]] | None = None)
 
 
 def checked(logits: Array, loaded: LoadedModel) -> Array:
-    """The logits, or an error where they are not finite.
+    """Return the logits, or raise an error where they are not finite.
 
     Args:
         logits: as `predict` gives them.
@@ -91,14 +91,14 @@ def checked(logits: Array, loaded: LoadedModel) -> Array:
 
 
 def _of_words(logits: Tensor, batch: Batch) -> list[Tensor]:
-    """Of each row the logits of its words, (words, C)."""
+    """Return of each row the logits of its words, (words, C)."""
     mask = batch["attention_mask"]
     where, _ = words(word_labels(batch.get("labels", torch.full_like(mask, -100)), mask))
     return [row[there].cpu() for row, there in zip(logits, where, strict=True)]
 
 
 def speeds(models: Mapping[str, LoadedModel], plan: SpeedPlan | None) -> dict[str, Speed]:
-    """The speeds of models on their rows, by role; none without a plan."""
+    """Return the speeds of models on their rows, by role; none without a plan."""
     if plan is None:
         return {}
     networks = {

@@ -261,8 +261,8 @@ class Report:
 
     def models(self) -> dict[str, ModelReport]:
         """The measured models by role: teacher, student, baseline."""
-        found = {role: getattr(self, role) for role in ROLES}
-        return {role: model for role, model in found.items() if model is not None}
+        models = {role: getattr(self, role) for role in ROLES}
+        return {role: model for role, model in models.items() if model is not None}
 
     def against_teacher(self, role: str) -> str:
         """Speed (median latency) and size of a model beside the teacher's: "1.9x faster, 0.77x the size"."""
@@ -306,12 +306,12 @@ class Report:
         """
         path = Path(path)
         content = read_json(path, limit=MAX_BYTES)
-        found = content.get("schema") if isinstance(content, dict) else None
-        if type(found) is int and found in (1, 2):
-            content, found = {**content, "schema": SCHEMA}, SCHEMA  # what came later has a default
-        if type(found) is not int or found != SCHEMA:
+        schema = content.get("schema") if isinstance(content, dict) else None
+        if type(schema) is int and schema in (1, 2):
+            content, schema = {**content, "schema": SCHEMA}, SCHEMA  # what came later has a default
+        if type(schema) is not int or schema != SCHEMA:
             raise ValueError(
-                f"{path.name} has schema {found!r}, this hfdistill reads {SCHEMA}. Measure again, or "
+                f"{path.name} has schema {schema!r}, this hfdistill reads {SCHEMA}. Measure again, or "
                 "read it with the version that wrote it."
             )
         return cast(Report, build(cls, content, "report"))

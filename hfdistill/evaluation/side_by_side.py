@@ -113,8 +113,12 @@ def _both_wrong(one: ClassReport) -> int:
 
 def _by_pair(report: Report) -> list[str]:
     """The most frequent pairs of different predictions."""
-    found = next((c for c in report.confusions or () if c.against == "teacher"), None)
-    cells = [] if found is None else [cell for cell in found.cells if cell.row != cell.column and cell.rows]
+    confusion = next((c for c in report.confusions or () if c.against == "teacher"), None)
+    cells = (
+        []
+        if confusion is None
+        else [cell for cell in confusion.cells if cell.row != cell.column and cell.rows]
+    )
     if not cells:
         return []
     names = [printable(one.label, limit=40) for one in report.classes]

@@ -70,9 +70,9 @@ def compare_speeds(
         plan: how much to time.
     """
     if len({model.device for model in models.values()}) > 1:
-        found = ", ".join(f"{role} on {model.device}" for role, model in models.items())
+        devices = ", ".join(f"{role} on {model.device}" for role, model in models.items())
         raise ValueError(
-            f"Speeds can only be compared on one device, found {found}. Move the models together."
+            f"Speeds can only be compared on one device, found {devices}. Move the models together."
         )
     with torch.inference_mode():
         cost = max(_warm_up(models[role], collate, role, rows=rows, plan=plan) for role in models)
@@ -163,11 +163,11 @@ def _latencies(
     models: Mapping[str, PreTrainedModel], collate: Collate, rows: list[int]
 ) -> dict[str, list[float]]:
     """Milliseconds of each row alone."""
-    found: dict[str, list[float]] = {role: [] for role in models}
+    milliseconds: dict[str, list[float]] = {role: [] for role in models}
     for i, row in enumerate(tqdm(rows, desc="latency", leave=False, disable=None)):
         for role in _turn(models, i):
-            found[role].append(1000 * _seconds(models[role], [collate(role, [row])]))
-    return found
+            milliseconds[role].append(1000 * _seconds(models[role], [collate(role, [row])]))
+    return milliseconds
 
 
 def _throughputs(
@@ -176,11 +176,11 @@ def _throughputs(
     """Rows per second of each pass."""
     starts = range(0, len(rows), plan.batch_size)
     batches = {role: [collate(role, rows[i : i + plan.batch_size]) for i in starts] for role in models}
-    found: dict[str, list[float]] = {role: [] for role in models}
+    rates: dict[str, list[float]] = {role: [] for role in models}
     for i in tqdm(range(plan.repeats), desc="throughput", leave=False, disable=None):
         for role in _turn(models, i):
-            found[role].append(len(rows) / _seconds(models[role], batches[role]))
-    return found
+            rates[role].append(len(rows) / _seconds(models[role], batches[role]))
+    return rates
 
 
 def _turn(models: Mapping[str, PreTrainedModel], i: int) -> list[str]:

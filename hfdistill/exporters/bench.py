@@ -1,4 +1,4 @@
-"""Every format of a student on the same rows: what it answers, how well, how fast."""
+"""Measures every format of a student on the same rows: what it answers, how well, how fast."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MADE_UP_LENGTHS = (3, 8, 17, 33, 64)
 
 
 def made_up_rows(config: Any) -> dict[str, list[list[int]]]:
-    """100 rows of random token ids at five lengths, for where there are no real ones."""
+    """Return 100 rows of random token ids at five lengths, for where there are no real ones."""
     draw = torch.Generator().manual_seed(0)
     room = longest_input(config) or max(MADE_UP_LENGTHS)
     lengths = [min(MADE_UP_LENGTHS[i % 5], room - 4) for i in range(100)]
@@ -40,7 +40,7 @@ def made_up_rows(config: Any) -> dict[str, list[list[int]]]:
 
 
 def _of_many_sizes(rows: int) -> Iterator[range]:
-    """Row numbers in batches of 1, 2, … 8, 1, 2, …"""
+    """Yield row numbers in batches of 1, 2, … 8, 1, 2, …"""
     start = 0
     for size in itertools.cycle(range(1, 9)):
         if start >= rows:
@@ -132,7 +132,7 @@ class Bench:
 def _loaded(
     models: Mapping[str, Contender | OnnxModel], data: Dataset, max_length: int
 ) -> tuple[dict[str, LoadedModel], Dataset]:
-    """The formats with their rows; an ONNX file reads those of the network that it was made of."""
+    """Return the formats with their rows; an ONNX file reads those of the network that it was made of."""
     networks = {n: models[n] for n in ("pytorch", "teacher") if isinstance(models.get(n), Contender)}
     loaded, data = load_models(networks, data, None, max_length)
     network = loaded["pytorch"]

@@ -263,19 +263,19 @@ def _gate(report: ExportReport, folder: Path, *, logits: float) -> None:
             f"Report it with the versions {report.versions}.",
             report,
         )
-    for found in report.formats:
-        if found.drop is None or found.drop <= report.max_drop:
+    for file in report.formats:
+        if file.drop is None or file.drop <= report.max_drop:
             continue
         what, before = TITLES[report.metric], report.of("pytorch").quality
         unit = "points" if report.metric in PERCENT else "hundredths"
-        if before is None or found.quality is None:
-            numbers = f"{found.drop:.2f} points of agreement with the PyTorch student"
+        if before is None or file.quality is None:
+            numbers = f"{file.drop:.2f} points of agreement with the PyTorch student"
         else:
-            numbers = f"{found.drop:.2f} {unit} of {what} ({100 * before:.2f} → {100 * found.quality:.2f})"
+            numbers = f"{file.drop:.2f} {unit} of {what} ({100 * before:.2f} → {100 * file.quality:.2f})"
         raise QualityGateError(
-            f"{found.file} loses {numbers} on {report.rows:,} rows, more than max_drop={report.max_drop:g}. "
-            f"It agrees with the PyTorch student on {100 * (found.agreement or 0):.1f} % of them, and a "
-            f"logit moves by up to {found.max_difference:.2g}. {nothing} Allow more with max_drop, or export "
+            f"{file.file} loses {numbers} on {report.rows:,} rows, more than max_drop={report.max_drop:g}. "
+            f"It agrees with the PyTorch student on {100 * (file.agreement or 0):.1f} % of them, and a "
+            f"logit moves by up to {file.max_difference:.2g}. {nothing} Allow more with max_drop, or export "
             "with int8=None (--int8 none).",
             report,
         )

@@ -182,8 +182,8 @@ class OnnxModel(nn.Module):
             token_type_ids: (B, T); zeros where the model reads them and none are given.
         """
         types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": types}
-        (logits,) = self.session.run(["logits"], {name: given[name].numpy() for name in self.inputs})
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": types}
+        (logits,) = self.session.run(["logits"], {name: inputs[name].numpy() for name in self.inputs})
         return {"logits": torch.from_numpy(logits)}
 
 

@@ -86,11 +86,11 @@ class ExportReport:
 
     def of(self, name: str) -> Format:
         """A format by its name."""
-        return next(found for found in self.formats if found.name == name)
+        return next(exported for exported in self.formats if exported.name == name)
 
     def table(self) -> str:
         """A plain-text table for a terminal."""
-        rows = [self._header(), *(self._cells(found) for found in self.formats)]
+        rows = [self._header(), *(self._cells(exported) for exported in self.formats)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = [
             "  ".join(
@@ -98,22 +98,25 @@ class ExportReport:
             )
             for r in rows
         ]
-        return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:], "", *in_columns([self._said()])])
+        return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:], "", *in_columns([self._measured_on()])])
 
     def _repr_html_(self) -> str:
         """The same table for a notebook."""
-        return html_table([self._header(), *map(self._cells, self.formats)], [self._said()])
+        return html_table([self._header(), *map(self._cells, self.formats)], [self._measured_on()])
 
     def card(self, name: str) -> str:
         """The README.md of an exported folder."""
-        rows = [[escape(cell) for cell in self._cells(found)] for found in self.formats]
-        best = "model_int8.onnx" if any(found.name == "int8" for found in self.formats) else "model.onnx"
+        rows = [[escape(cell) for cell in self._cells(exported)] for exported in self.formats]
+        best = (
+            "model_int8.onnx" if any(exported.name == "int8" for exported in self.formats) else "model.onnx"
+        )
         usage = USAGE.replace("FOLDER", "path/to/this/folder").replace("MODEL", best)
         return (
             "---\nlibrary_name: onnx\npipeline_tag: text-classification\ntags: [hfdistill, onnx]\n---\n\n"
             f"# {escape(name)}, for ONNX Runtime\n\nTokens and batches of any size; `tokenizer.json` pads "
             f"and cuts. It needs `onnxruntime`, `tokenizers` and `numpy` alone:\n\n```python\n{usage}```\n\n"
-            f"## What it is worth\n\n{table(self._header(), rows)}\n\n{escape(self._said(), limit=1000)}\n\n"
+            f"## What it is worth\n\n{table(self._header(), rows)}\n\n"
+            f"{escape(self._measured_on(), limit=1000)}\n\n"
             "`export.json` has all numbers, `hfdistill.json` the sha256 of every file.\n"
         )
 
@@ -136,24 +139,24 @@ class ExportReport:
         head = ["", TITLES[self.metric], "max Δlogit", close, "with teacher", "MB"]
         return [*head, "ms p50", "p95", "rows/s"]
 
-    def _cells(self, found: Format) -> list[str]:
+    def _cells(self, exported: Format) -> list[str]:
         share = "pearson" if self.task == "regression" else "agreement"
-        difference = "-" if found.max_difference is None else f"{found.max_difference:.2g}"
-        speed = found.speed
+        difference = "-" if exported.max_difference is None else f"{exported.max_difference:.2g}"
+        speed = exported.speed
         timed = ["-"] * 3
         if speed is not None:
             timed = [f"{speed.latency_ms_p50:.1f}", f"{speed.latency_ms_p95:.1f}", f"{speed.rows_per_s:.0f}"]
         return [
-            found.name,
-            show(found.quality, self.metric),
+            exported.name,
+            show(exported.quality, self.metric),
             difference,
-            show(found.agreement, share),
-            show(found.teacher_agreement, share),
-            f"{found.size_mb:.1f}" if found.size_mb >= 0.1 else f"{found.size_mb:.3f}",
+            show(exported.agreement, share),
+            show(exported.teacher_agreement, share),
+            f"{exported.size_mb:.1f}" if exported.size_mb >= 0.1 else f"{exported.size_mb:.3f}",
             *timed,
         ]
 
-    def _said(self) -> str:
+    def _measured_on(self) -> str:
         """What the numbers were measured on."""
         e = self.environment
         on = (
@@ -163,7 +166,7 @@ class ExportReport:
         )
         unit = "points" if self.metric in PERCENT else "hundredths"
         libraries = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        speed = next((found.speed for found in self.formats if found.speed), None)
+        speed = next((exported.speed for exported in self.formats if exported.speed), None)
         timed = "" if speed is None else (
             f" Milliseconds: one row alone, {speed.latency_rows} rows; rows/s: batches of "
             f"{speed.batch_size}; tokenization is not timed."

@@ -38,7 +38,7 @@ def check_same_task(student: Any, teacher: Any) -> None:
 
 
 def class_names(config: Any) -> list[str]:
-    """The class names in column order; LABEL_0 … where the config has none."""
+    """Return the class names in column order; LABEL_0 … where the config has none."""
     names = getattr(config, "id2label", None) or {}
     count = getattr(config, "num_labels", len(names))
     return [str(names.get(i, names.get(str(i), f"LABEL_{i}"))) for i in range(count)]
@@ -47,7 +47,7 @@ def class_names(config: Any) -> list[str]:
 def match_labels(
     student: Any, teacher: Any, *, label_map: Mapping[str | int, str | int] | None = None
 ) -> list[int] | None:
-    """For each student class, the column of the teacher's logits that means the same.
+    """Return for each student class the column of the teacher's logits that means the same.
 
     Classes are matched by name, case folded. Names such as LABEL_0 say nothing: where only one side has them,
     the order is a guess and `label_map` must say it.
@@ -89,7 +89,7 @@ def has_names(names: Sequence[str]) -> bool:
 
 
 def with_names(config: Any, names: Sequence[str] | None) -> Any:
-    """A copy of the config whose classes 0, 1, … have these names; itself where none are given.
+    """Return a copy of the config whose classes 0, 1, … have these names; itself where none are given.
 
     Args:
         config: a model's, whose classes have no names yet (LABEL_0 …) or these.
@@ -121,7 +121,7 @@ def with_names(config: Any, names: Sequence[str] | None) -> Any:
 def class_ids(
     names: Sequence[str], classes: Sequence[str], *, data: str, used: Collection[int] | None = None
 ) -> list[int | None] | None:
-    """For each class of the data, the number that the model has for the class of this name.
+    """Return for each class of the data the number that the model has for the class of this name.
 
     Names are compared as they are written, else case folded. The data may have fewer classes than the model.
     LABEL_2 is the number 2 of a model whose classes have other names. Where the model's classes have no
@@ -189,7 +189,7 @@ def _foreign(unknown: Sequence[str], names: Sequence[str], classes: Sequence[str
 
 
 def in_order_of(labels: Tensor, columns: list[int] | None) -> Tensor:
-    """Labels in another model's order of classes; missing ones stay missing.
+    """Return labels in another model's order of classes; missing ones stay missing.
 
     Args:
         labels: (B,) class ids, or (B, C).
@@ -255,12 +255,12 @@ def _column(name: str | int, names: Sequence[str], side: str) -> int:
 
 
 def some(names: Sequence[str], limit: int = 6) -> str:
-    """Names for a message, at most `limit` of them, control characters shown as escapes."""
+    """Return names for a message, at most `limit` of them, control characters shown as escapes."""
     shown = ", ".join(short(name) for name in names[:limit])
     return shown + (f", … {len(names) - limit} more" if len(names) > limit else "")
 
 
 def short(value: Any) -> str:
-    """A value for a message, control characters shown as escapes, cut at 60 characters."""
+    """Return a value for a message, control characters shown as escapes, cut at 60 characters."""
     shown = repr(value[:60] if isinstance(value, (str, list)) else value)
     return shown if len(shown) <= 80 else f"{shown[:80]}…"

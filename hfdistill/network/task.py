@@ -21,8 +21,10 @@ _KINDS: dict[str, TaskKind] = {
 
 
 def task_kind(config: Any) -> TaskKind:
-    """The task: that of the architecture for `…ForTokenClassification`, else `config.problem_type` where set,
-    else regression for one output and one label of C for several.
+    """Return the task of a model by its config.
+
+    It is that of the architecture for `…ForTokenClassification`, else `config.problem_type` where set, else
+    regression for one output and one label of C for several.
 
     Raises:
         ValueError: for a problem_type that Transformers does not know.
@@ -42,16 +44,16 @@ def _labels_tokens(architecture: str) -> bool:
 
 
 def name_architecture(model: Any) -> Any:
-    """The model, whose config now says whether it labels tokens, as `save_pretrained` would write it."""
-    config, own = getattr(model, "config", None), type(model).__name__
-    said = any(_labels_tokens(name) for name in getattr(config, "architectures", None) or ())
-    if config is not None and said != _labels_tokens(own):
-        config.architectures = [own]
+    """Note in the model's config whether it labels tokens, as `save_pretrained` would; return the model."""
+    config, architecture = getattr(model, "config", None), type(model).__name__
+    labels_tokens = any(_labels_tokens(name) for name in getattr(config, "architectures", None) or ())
+    if config is not None and labels_tokens != _labels_tokens(architecture):
+        config.architectures = [architecture]
     return model
 
 
 def name_task(config: Any) -> TaskKind:
-    """The task, written into a config that leaves it open.
+    """Return the task, written into a config that leaves it open.
 
     Transformers does so at a model's first forward with labels, which distillation does not make;
     `pipeline()` reads it to choose between softmax, sigmoid and none.
@@ -63,14 +65,14 @@ def name_task(config: Any) -> TaskKind:
 
 
 def missing(labels: Tensor) -> Tensor:
-    """Where a label is missing: -100 among class ids and multi-label targets, NaN among real values."""
+    """Return where labels are missing: -100 among class ids and multi-label targets, NaN among values."""
     if not labels.is_floating_point():
         return labels == -100
     return labels.isnan() if labels.dim() == 1 else (labels == -100) | labels.isnan()
 
 
 def unlabelled(rows: int, classes: int, task: TaskKind) -> Tensor:
-    """Labels that say nothing, for a batch that came without: (B,); multi-label (B, C); tokens (B, 1)."""
+    """Make missing labels, for a batch that came without: (B,); multi-label (B, C); tokens (B, 1)."""
     if task == "token":
         return torch.full((rows, 1), -100)
     if task == "multi_label":
@@ -79,7 +81,7 @@ def unlabelled(rows: int, classes: int, task: TaskKind) -> Tensor:
 
 
 def as_targets(labels: Tensor, task: TaskKind) -> Tensor:
-    """Labels as the task's losses read them: (B,) int64, (B, C) float32, (B,) float32 or (B, T) int64."""
+    """Cast labels for the task's losses: (B,) int64, (B, C) float32, (B,) float32 or (B, T) int64."""
     if task == "token":
         return labels.long()
     if task == "multi_label":
@@ -88,7 +90,7 @@ def as_targets(labels: Tensor, task: TaskKind) -> Tensor:
 
 
 def word_labels(labels: Tensor, mask: Tensor) -> Tensor:
-    """Labels of tokens in which a row that has none is UNKNOWN wherever the attention mask is 1: (B, T).
+    """Mark a row of tokens without any label as UNKNOWN wherever the attention mask is 1: (B, T).
 
     Args:
         labels: (B, T), or (B, 1) for a batch that came without.
@@ -99,13 +101,13 @@ def word_labels(labels: Tensor, mask: Tensor) -> Tensor:
 
 
 def words(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the words are, (B, T) bool, and the labels of these n words, (n,), -100 where nobody knows."""
+    """Return where words are, (B, T) bool, and the labels of these n words, (n,), -100 where unknown."""
     where = labels != -100
     return where, labels[where].clamp(min=-100)
 
 
 def row_losses(logits: Tensor, labels: Tensor, task: TaskKind) -> Tensor:
-    """Each row's own task loss: cross-entropy, binary cross-entropy or squared error.
+    """Return each row's own task loss: cross-entropy, binary cross-entropy or squared error.
 
     Args:
         logits: (B, C), tokens (B, T, C); float32.

@@ -92,7 +92,7 @@ def test_weighted_cross_entropy_needs_one_class_a_row(task):
 
 
 def test_another_weight_is_refused():
-    with pytest.raises(ValueError, match=r"KD weighs rows by .*found 'entropy'"):
-        KD(weight_by="entropy")
+    with pytest.raises(ValueError, match=r"KD weighs rows by .*found 'margin'"):
+        KD(weight_by="margin")
     with pytest.raises(ValueError, match=r"WeightedCrossEntropy weighs rows by .*found None"):
         WeightedCrossEntropy(by=None)

@@ -54,12 +54,12 @@ def classes(
     """One entry per class; arguments as for `errors`, labels of multi-label rows are (rows, C)."""
     if task == "regression":
         return ()
-    found = []
+    reports = []
     for i, name in enumerate(names):
         inside = labels[:, i] > 0 if labels.ndim == 2 else labels == i
         says = {r: v[:, i] > 0 if labels.ndim == 2 else v.argmax(axis=1) == i for r, v in logits.items()}
-        found.append(_class(name, inside, says, logits, labels))
-    return tuple(found)
+        reports.append(_class(name, inside, says, logits, labels))
+    return tuple(reports)
 
 
 def _class(
@@ -111,13 +111,13 @@ def confusions(
     """
     if task not in ("single_label", "token"):
         return ()
-    found, count = [], logits["student"].shape[1]
+    matrices, count = [], logits["student"].shape[1]
     if len(labels):
-        found.append(_confusion("labels", labels, known["student"].argmax(axis=1), count))
+        matrices.append(_confusion("labels", labels, known["student"].argmax(axis=1), count))
     if "teacher" in logits:
         teacher, student = (logits[role].argmax(axis=1) for role in ("teacher", "student"))
-        found.append(_confusion("teacher", teacher, student, count))
-    return tuple(found)
+        matrices.append(_confusion("teacher", teacher, student, count))
+    return tuple(matrices)
 
 
 def _confusion(against: str, rows: Array, columns: Array, count: int) -> Confusion:

@@ -35,12 +35,12 @@ def entity_f1(
         return None
     from seqeval.metrics import f1_score
 
-    found, true, start = [], [], 0
+    answers, true, start = [], [], 0
     for length in lengths:
         part = slice(start, start + length)
-        found.append([names[i] for i in predicted[part]])
+        answers.append([names[i] for i in predicted[part]])
         true.append([names[i] for i in labels[part]])
         start += length
     with warnings.catch_warnings():  # of the division that zero_division decides
         warnings.simplefilter("ignore")
-        return float(f1_score(true, found, zero_division=0))
+        return float(f1_score(true, answers, zero_division=0))

@@ -1,4 +1,4 @@
-"""The labels to score against, in the shape of the task."""
+"""Reads the labels that predictions are scored against, in the shape of the task."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Encoded = Mapping[str, Sequence[Sequence[int]]]
 
 
 def gold(data: Dataset, config: Any, rows: Mapping[str, Encoded]) -> tuple[Array, Array]:
-    """Labels in the task's shape, and which rows have one, (rows,) bool; of words, where these are labelled.
+    """Return labels in the task's shape, and which rows have one, (rows,) bool; of words for a token task.
 
     Args:
         data: with a column `label` or `labels` in the order of the student's classes, or without. -1, -100,
@@ -55,7 +55,7 @@ def _is_hidden(label: Any) -> bool:
 
 
 def _shown(label: Any) -> Any:
-    """A label, hidden ones of several as -100."""
+    """Return a label, hidden ones of several as -100."""
     return [-100 if _is_hidden(each) else each for each in label] if isinstance(label, list) else label
 
 
@@ -76,7 +76,7 @@ def _check_sets(values: Array, config: Any, *, split: str) -> None:
 
 
 def _of_words(data: Dataset, config: Any, rows: Mapping[str, Encoded]) -> tuple[Array, Array]:
-    """Labels (words,), -100 where one is missing, and which words have one, (words,) bool."""
+    """Return labels (words,), -100 where one is missing, and which words have one, (words,) bool."""
     split = str(data.split or "data")
     counts = {role: _words(encoded) for role, encoded in rows.items()}
     for role, other in counts.items():

@@ -394,7 +394,7 @@ class CachedTeacher(Teacher):
             "schema": SCHEMA,
             "fingerprint": self._print,
             "contents": self.contents.plain(),
-            "shapes": {n: [*v.shape[1:]] for n, v in entries.items() if n not in ("keys", "lengths")},
+            "shapes": {n: [*v.shape[1:]] for n, v in sorted(entries.items()) if n not in ("keys", "lengths")},
             "inputs": sorted(self.teacher.inputs()),
             "accepts": self.accepts,
             "renamed": None if None in renamed.values() else (renamed and reads),
