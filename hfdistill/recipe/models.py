@@ -106,7 +106,7 @@ class ModelBuilder:
         has_labels = "label" in self.rows.labelled.column_names
         if arguments.get("calibrate") and not has_labels:
             raise ValueError(
-                "calibrate: true fits the teacher's confidence on labelled rows, and the data has none. Leave "
+                "calibrate: true fits the teacher's confidence on labelled rows: the data has none. Leave "
                 "it out, or add a few labels."
             )
         calibrate = self.rows.labelled if arguments.get("calibrate") else None
