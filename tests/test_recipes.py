@@ -311,3 +311,33 @@ def test_theseus_leaves_a_plain_student_of_the_first_blocks(material, tmp_path, 
         json.loads((tmp_path / "student" / "report.json").read_text())["notes"]["rate"]
         == "Linear(0.3, 1, until=0.7)"
     )
+
+
+def test_no_labels_makes_a_student_of_text_and_class_names_and_measures_it_where_there_are_labels(
+    material, tmp_path, start
+):
+    words = ["text", *make_dataset(40)["text"]]
+    (tmp_path / "texts.csv").write_text("\n".join(words) + "\n")
+    labelled = make_dataset(16)
+    lines = [
+        f"{text},{('bad', 'good')[label]}"
+        for text, label in zip(labelled["text"], labelled["label"], strict=True)
+    ]
+    (tmp_path / "some.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    given = ["--texts", str(tmp_path / "texts.csv"), "--layers", "2", "--max_steps", "2", "--use_cpu", "true"]
+    given += ["--encoder", str(material / "encoder"), "--student", str(material / "encoder")]
+    said = start("no_labels.py", *given, "--classes", "bad", "good", "--output_dir", str(tmp_path / "none"))
+    assert "agreement" in said
+    assert "accuracy" not in said
+    said = start(
+        "no_labels.py",
+        *given,
+        "--examples",
+        str(tmp_path / "some.csv"),
+        "--output_dir",
+        str(tmp_path / "few"),
+    )
+    assert "accuracy" in said
+    report = json.loads((tmp_path / "few" / "report.json").read_text())
+    assert report["data"]["rows"] == 4
+    assert report["teacher"]["metrics"]["accuracy"] >= 0

@@ -244,6 +244,8 @@ def _chunks(
 ) -> list[_Chunk]:
     """Cut from the front alone: rows that are left after a kill are cut as they were before."""
     chunks, batches, size = [], [], 0.0
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1  # calls may be slow, and few enough to be shared
+    most = 8 * batch_rows if several and batch_rows else ROWS_PER_SHARD
     start, held = 0, 0
     while start < len(lost):
         stop = start + (batch_rows or max(1, tokens_per_batch // max(1, int(lengths[lost[start]]))))
@@ -251,7 +253,7 @@ def _chunks(
         start += len(batches[-1])
         held += len(batches[-1])
         size += _bytes(store, lengths[batches[-1]])
-        if held >= ROWS_PER_SHARD or size >= SHARD_BYTES or start == len(lost):
+        if held >= most or size >= SHARD_BYTES or start == len(lost):
             own = keys[np.concatenate(batches)]
             chunks.append(_Chunk(chunk_of(own), own, batches))
             batches, size, held = [], 0.0, 0

@@ -6,6 +6,8 @@ import hashlib
 import json
 import logging
 import math
+import os
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +35,7 @@ from hfdistill.teachers.text.values import AnswerError, AnswerReader, Kind
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 32
+_PATIENCE = 600.0  # seconds that a process waits for the first call of another
 UNSTEADY = 0.05
 """Answers do not repeat where a probability moves by more than this between two calls."""
 Answer = Callable[[list[Any]], Any]
@@ -331,6 +334,7 @@ class TextTeacher(TextAnswers):
         """
         if self._is_checked:
             return
+        self._wait_for_first()
         if self.store is not None and len(self.store):
             self._is_checked = True
             return
@@ -352,6 +356,18 @@ class TextTeacher(TextAnswers):
         assert self.store is not None  # noqa: S101 - just opened
         self.store.hold(one)
         self.store.flush()
+
+    def _wait_for_first(self) -> None:
+        """Let the first of several processes ask first: the others then find what is recorded and where."""
+        if not int(os.environ.get("RANK", 0)):
+            return
+        until = time.monotonic() + _PATIENCE
+        while not len(self.store or ()) and time.monotonic() < until:
+            time.sleep(0.1)
+            if self.store is not None:
+                self.store.refresh()
+            elif (self.folder / FACTS).exists():
+                self._open()
 
     def _compare(self, one: Tensor, two: Tensor) -> None:
         multi_label = self.reader.multi_label
