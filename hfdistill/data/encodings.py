@@ -20,7 +20,7 @@ _MARKS = (
 
 
 def suffix_of(file: Path) -> str:
-    """The suffix that tells what a file holds, such as ".csv"; that of `rows.csv.gz` is ".csv" too."""
+    """Return the suffix that tells what a file holds, such as ".csv"; that of `rows.csv.gz` is ".csv" too."""
     suffixes = [suffix.lower() for suffix in file.suffixes]
     inner = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else ""
     return inner if inner in (".csv", ".tsv", ".jsonl", ".json", ".txt") else (suffixes or [""])[-1]
@@ -79,7 +79,7 @@ def check_encoding(file: Path, encoding: str) -> None:
 
 
 def undecodable(file: Path, encoding: str) -> str:
-    """A sentence on the first line of a file that cannot be decoded, with the encoding to try."""
+    """Return a sentence on the first line of a file that cannot be decoded, with the encoding to try."""
     place, line = 0, b""
     if not encoding.startswith(("utf-16", "utf-32")):
         with open_bytes(file) as stream:

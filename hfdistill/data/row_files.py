@@ -79,7 +79,7 @@ class RowFile:
         raise ValueError(bad_lines_message(self.path, self.layout, [line], rows=1))
 
     def count(self) -> int:
-        """How many rows there are; every one is read, but for Parquet, which says it.
+        """Return how many rows there are; every one is read, but for Parquet, which says it.
 
         Raises:
             ValueError: for a row that cannot be read, and where there is none.
@@ -94,7 +94,7 @@ class RowFile:
         return rows
 
     def columns(self) -> list[str]:
-        """The columns, for JSON those of its first rows.
+        """Return the columns, for JSON those of its first rows.
 
         Raises:
             ValueError: where there is no row.
@@ -106,14 +106,14 @@ class RowFile:
 
 
 def names_of(rows: Rows) -> list[str]:
-    """The columns of some rows."""
+    """Return the columns of some rows."""
     if isinstance(rows, pa.Table):
         return list(rows.column_names)
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def values_of(rows: Rows, name: str) -> list[Any]:
-    """The values of a column, None where a row has none."""
+    """Return the values of a column, None where a row has none."""
     if not isinstance(rows, pa.Table):
         return [row.get(name) for row in rows]
     return list(rows.column(name).to_pylist())

@@ -76,7 +76,7 @@ def read_texts(
     options: FileOptions = _USUAL,
     dropped: Counter[str] | None = None,
 ) -> Iterator[str]:
-    """The texts of a file in their order; bytes that are not of its encoding become U+FFFD.
+    """Yield the texts of a file in their order; bytes that are not of its encoding become U+FFFD.
 
     The lines of a .txt file, with empty ones, else the values of a column.
 
@@ -102,7 +102,7 @@ def read_texts(
 
 
 def _lines(file: Path, encoding: str | None) -> Iterator[str]:
-    """Lines; one that is longer than a block comes in several, cut at a space where there is one."""
+    """Yield lines; one that is longer than a block comes in several, cut at a space where there is one."""
     with _opened(file, encoding) as stream:
         rest = ""
         while block := rest + stream.readline(_BLOCK - len(rest)):

@@ -86,7 +86,7 @@ def _agreement(report: Report) -> list[str]:
 
 
 def _by_class(report: Report) -> list[str]:
-    """Rows of each class that one model alone gets right, the most first."""
+    """Return rows of each class that one model alone gets right, the most first."""
     if not report.classes:
         return []
     unit = "decisions" if report.task == "multi_label" else "words" if report.task == "token" else "rows"
@@ -107,12 +107,12 @@ def _by_class(report: Report) -> list[str]:
 
 
 def _both_wrong(one: ClassReport) -> int:
-    """Rows that both get wrong, each in its way."""
+    """Return rows that both get wrong, each in its way."""
     return (one.teacher_wrong or 0) - (one.same_wrong or 0) - (one.corrected or 0)
 
 
 def _by_pair(report: Report) -> list[str]:
-    """The most frequent pairs of different predictions."""
+    """Return the most frequent pairs of different predictions."""
     confusion = next((c for c in report.confusions or () if c.against == "teacher"), None)
     cells = (
         []
@@ -128,7 +128,7 @@ def _by_pair(report: Report) -> list[str]:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of columns: the first to the left, numbers to the right, a rule below the header."""
+    """Return lines of columns: the first to the left, numbers to the right, a rule below the header."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(

@@ -183,7 +183,7 @@ def check_tokenizer(tokenizer: Any) -> None:
 
 
 def _on_cpu(source: Source, role: str, label_names: Sequence[str] | None) -> PreTrainedModel:
-    """A float32 model on the CPU; a copy of one that is given as an object."""
+    """Return a float32 model on the CPU; a copy of one that is given as an object."""
     model: Any = load_classifier(source, role=role)
     own: Any = copy.deepcopy(model) if model is source else model
     if not has_names(class_names(own.config)):
@@ -192,7 +192,7 @@ def _on_cpu(source: Source, role: str, label_names: Sequence[str] | None) -> Pre
 
 
 def _teacher(teacher: Source | Contender, tokenizer: Any, label_names: Sequence[str] | None) -> Contender:
-    """The teacher on the CPU, with its own tokenizer or the student's."""
+    """Return the teacher on the CPU, with its own tokenizer or the student's."""
     contender = teacher if isinstance(teacher, Contender) else Contender(teacher)
     own = contender.tokenizer
     if own is None:
@@ -212,7 +212,7 @@ def _tokenizer(source: Source, role: str) -> Any:
 
 
 def _stage(folder: Path) -> Path:
-    """An empty folder beside the final one; what an interrupted export left is put back or removed."""
+    """Return an empty folder beside the final one; what an interrupted export left is put back or removed."""
     beside = folder.parent / f"_unfinished_{folder.name}"
     old = beside / f"{folder.name}{REPLACED}"
     if old.is_dir() and not folder.exists():

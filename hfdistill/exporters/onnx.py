@@ -88,7 +88,7 @@ def to_onnx(model: PreTrainedModel, path: Path, *, inputs: tuple[str, ...]) -> N
 
 
 def _not_exported(model: PreTrainedModel, reason: object) -> ValueError:
-    """The error for a network that has no ONNX form here."""
+    """Return the error for a network that has no ONNX form here."""
     lines = str(reason).strip().splitlines() or [""]
     return ValueError(
         f"A {type(model).__name__} cannot be written as ONNX: the exporter of Transformers does not get "
@@ -174,7 +174,7 @@ class OnnxModel(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Logits (B, C).
+        """Return the logits (B, C).
 
         Args:
             input_ids: (B, T).

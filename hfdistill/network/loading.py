@@ -39,7 +39,7 @@ Task: TypeAlias = Literal["sequence", "token"]
 
 
 def auto_class(source: str | Path, *, task: Task | None = None) -> Any:
-    """The class that loads a classifier: of tokens for a task "token", or where its config says so.
+    """Return the class that loads a classifier: of tokens for a task "token", or where its config says so.
 
     Raises:
         OSError: where there is no such model.
@@ -60,7 +60,7 @@ def load_classifier(
     role: str = "teacher",
     label_names: Sequence[str] | None = None,
 ) -> PreTrainedModel:
-    """A classifier in float32 from a Hub id or a folder; an object is returned as it is.
+    """Return a classifier in float32 from a Hub id or a folder; an object is returned as it is.
 
     Code that comes with a model is never run (`trust_remote_code` stays off). A PEFT adapter is merged into
     its base model.
@@ -98,7 +98,7 @@ def load_classifier(
 def _loaded(
     source: Source, *, new_head: Sequence[str] | None, task: Task | None, role: str
 ) -> PreTrainedModel:
-    """The model; see `load_classifier`."""
+    """Return the model; see `load_classifier`."""
     if not isinstance(source, (str, Path)):
         return name_architecture(source)
     check_model_folder(source, role=role)
@@ -140,7 +140,7 @@ def _loaded(
 def _adapted(
     source: str | Path, settings: dict[str, Any], *, new_head: Sequence[str] | None, role: str
 ) -> PreTrainedModel:
-    """A base model with an adapter merged into it; its classes are named anew where that is asked."""
+    """Return a base model with an adapter merged into it; its classes are named anew where that is asked."""
 
     def load(base: str, task: Task, names: Sequence[str] | None) -> PreTrainedModel:
         return load_classifier(base, new_head=names, task=task, role=f"base model of the {role}")
@@ -208,7 +208,7 @@ def load_student(
 
 
 def load_tokenizer(source: Any) -> Any:
-    """The tokenizer saved beside a model; None for an object, or where there is none."""
+    """Return the tokenizer saved beside a model; None for an object, or where there is none."""
     if not isinstance(source, (str, Path)):
         return None
     folder = Path(source)

@@ -71,7 +71,7 @@ class Trace:
 
 
 def logits_of(outputs: Any) -> Tensor:
-    """The logits of a `ModelOutput`, a mapping or a tuple.
+    """Return the logits of a `ModelOutput`, a mapping or a tuple.
 
     Raises:
         ValueError: for a mapping without logits.
@@ -208,7 +208,7 @@ def _refuse_compiled(model: nn.Module) -> None:
 
 
 def _block(network: Any, layout: Layout, layer: int, depth: int) -> tuple[nn.Module, int]:
-    """The module of a block, and which of its calls in a forward is that block's."""
+    """Return the module of a block, and which of its calls in a forward is that block's."""
     if not layout.shared:
         parts = blocks(network)
         if len(parts) != depth:
@@ -238,7 +238,7 @@ def _path(layout: Layout, tap: Tap, anatomy: ModelSpec) -> str:
 
 
 def _at(call: int, keep: Callable[[Any, Any], None]) -> Callable[[Any, Any, Any], None]:
-    """A hook that keeps one call of several.
+    """Return a hook that keeps one call of several.
 
     A module that serves every layer is called once for each; DeBERTa-v2 calls the projections a second time,
     on positions.
@@ -279,5 +279,5 @@ def _first(output: Any) -> Tensor:
 
 
 def _input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    """What a block is given: its first argument, however it is passed."""
+    """Return what a block is given: its first argument, however it is passed."""
     return args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values())))

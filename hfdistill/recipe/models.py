@@ -121,7 +121,7 @@ class ModelBuilder:
         return teacher
 
     def believed(self, teacher: Any, keep: float | None) -> Dataset:
-        """The training rows that a teacher can answer and, with `keep`, of which it is surest."""
+        """Return the training rows that a teacher can answer and, with `keep`, of which it is surest."""
         rows = self.rows.train
         if isinstance(teacher, FileTeacher):
             rows = teacher.answered(rows)

@@ -65,7 +65,7 @@ def by_name(members: Any) -> tuple[list[Any], list[Any]]:
 
 
 def task_scores(task: str) -> Callable[[Any], dict[str, float]]:
-    """`compute_metrics` of a task: the first of the scores that its reports show, on the labelled rows."""
+    """Return a task's `compute_metrics`: the first score that its reports show, on the labelled rows."""
     metric = "accuracy" if task == "token" else COLUMNS[task][0]
 
     def compute_metrics(prediction: Any) -> dict[str, float]:

@@ -39,7 +39,7 @@ class Dimension:
     whole: bool = False
 
     def ends(self) -> tuple[Any, ...]:
-        """Values that stand for all: the choices, or both ends."""
+        """Return values that stand for all: the choices, or both ends."""
         return self.choices or (self.low, self.high)
 
     def suggested(self, trial: Any) -> Any:
@@ -110,7 +110,7 @@ def _dimension(path: str, value: Any) -> Dimension | None:
 
 
 def _numbers(page: Page, dimension: Dimension, mistakes: Any, known: set[str]) -> Dimension:
-    """Whole numbers where both ends are whole and the place takes no others."""
+    """Return whole numbers where both ends are whole and the place takes no others."""
     if dimension.choices or not all(type(end) is int for end in dimension.ends()):
         return dimension
     whole = bool(_tried(page, dimension.path, dimension.low + 0.5, mistakes, known))

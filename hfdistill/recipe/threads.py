@@ -12,7 +12,7 @@ LOOK_SECONDS = 0.5
 
 
 def idle_cores(seconds: float = LOOK_SECONDS) -> tuple[float, int]:
-    """Cores that nobody uses now, and how many this process may run on.
+    """Return how many cores nobody uses now, and how many this process may run on.
 
     Args:
         seconds: how long to look; this process is idle for as long.
@@ -63,7 +63,7 @@ def use_idle_cores() -> None:
 
 
 def _quota() -> float:
-    """Cores that a container may use at once; infinity where nothing says so."""
+    """Return how many cores a container may use at once; infinity where nothing says so."""
     try:
         limit, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
         return float("inf") if limit == "max" else int(limit) / int(period)

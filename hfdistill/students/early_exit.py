@@ -63,7 +63,7 @@ class ExitHead(nn.Module):
         self.classifier = nn.Linear(inner, classes)
 
     def forward(self, hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Logits (B, C) of hidden states (B, T, D)."""
+        """Return logits (B, C) of hidden states (B, T, D)."""
         tokens = torch.tanh(self.narrow(hidden))  # (B, T, W)
         parts = self.query(tokens[:, :1]), self.key(tokens), self.value(tokens)
         q, k, v = (part.unflatten(-1, (2, -1)).transpose(1, 2) for part in parts)  # (B, 2, T, W/2)
@@ -126,7 +126,7 @@ class EarlyExitForSequenceClassification(PreTrainedModel):
         self.config.exit_threshold = value
 
     def get_input_embeddings(self) -> nn.Module:
-        """The word embeddings."""
+        """Return the word embeddings."""
         return self.backbone.get_input_embeddings()
 
     def resize_token_embeddings(self, *args: Any, **options: Any) -> nn.Embedding:
@@ -172,7 +172,7 @@ class EarlyExitForSequenceClassification(PreTrainedModel):
         return EarlyExitOutput(**output, exit_logits=tuple(logits))
 
     def _leaving(self, inputs: dict[str, Tensor], attention_mask: Tensor | None) -> EarlyExitOutput:
-        """A forward pass from which rows leave."""
+        """Return a forward pass from which rows leave."""
         rows = len(next(iter(inputs.values())))
         forward = EarlyExitForward(self, self.exits, attention_mask, rows=rows)
         with _TURN, suppress(AllRowsExited), forward.watched():
@@ -247,7 +247,7 @@ def with_exits(
 
 
 def _checked(layers: Any, *, depth: int) -> list[int]:
-    """Blocks of an exit: whole numbers from 1 to depth - 1, each larger than the one before."""
+    """Return blocks of an exit: whole numbers from 1 to depth - 1, each larger than the one before."""
     if layers == "all":
         layers = range(1, depth)
     if isinstance(layers, str) or any(isinstance(n, bool) or not isinstance(n, int) for n in layers):

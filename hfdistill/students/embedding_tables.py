@@ -79,7 +79,7 @@ def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 
 def importance_of_tokens(tokenizer: Any, corpus: Corpus | None, *, size: int, a: float = 1e-3) -> Tensor:
-    """Smooth inverse frequency a / (a + p) of every token (Arora et al. 2017, ICLR), special tokens near 0.
+    """Return a / (a + p) of every token, its smooth inverse frequency (Arora et al. 2017, ICLR).
 
     Args:
         tokenizer: whose special tokens say nothing of a text; they get e^-14.

@@ -85,7 +85,7 @@ class NormalEquations:
         return max(0.0, self.residual - float(fitted))
 
     def __add__(self, other: NormalEquations) -> NormalEquations:
-        """The sums over the rows of both."""
+        """Return the sums over the rows of both."""
         both = NormalEquations(*self.cross.shape)
         both.gram, both.cross = self.gram + other.gram, self.cross + other.cross
         both.residual, both.weight = self.residual + other.residual, self.weight + other.weight
@@ -93,5 +93,5 @@ class NormalEquations:
 
 
 def best_ridge(train: NormalEquations, held_out: NormalEquations, ridges: Sequence[float] = RIDGES) -> float:
-    """The ridge whose solution on `train` leaves least on `held_out`; the larger of two that tie."""
+    """Return the ridge whose solution on `train` leaves least on `held_out`; the larger of two that tie."""
     return min(sorted(ridges, reverse=True), key=lambda ridge: held_out.remaining(train.solve(ridge)))

@@ -18,7 +18,7 @@ REPEATED = "hfdistill_repeated"
 
 
 def rows(batch: Mapping[str, Any]) -> int:
-    """The number of rows of a batch."""
+    """Return the number of rows of a batch."""
     return next(len(value) for value in batch.values() if isinstance(value, Tensor) and value.dim() > 0)
 
 

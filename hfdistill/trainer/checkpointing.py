@@ -71,7 +71,7 @@ class CheckpointingTrainer(Trainer):
     # ---- what a subclass adds ----
 
     def run_facts(self) -> dict[str, Any]:
-        """The plain data that must be the same when a run is resumed; kept in each checkpoint's manifest."""
+        """Return the plain data of each manifest, which must be the same when a run is resumed."""
         return {}
 
     def save_extra_state(self, folder: Path) -> None:
@@ -91,7 +91,7 @@ class CheckpointingTrainer(Trainer):
         self._epoch += 1
 
     def end_step(self) -> None:
-        """Called when the optimizer has moved."""
+        """Hear that the optimizer has moved."""
 
     def end_run(self) -> None:
         """Check what Trainer has read as the best model, and wait for uploads.
@@ -130,7 +130,7 @@ class CheckpointingTrainer(Trainer):
             return super().train(None if self._resumed is None else str(self._resumed), *args, **kwargs)
 
     def _newest_of_this_run(self) -> Path | None:
-        """The newest checkpoint that this run can go on from."""
+        """Return the newest checkpoint that this run can go on from."""
         newest = checkpoint.newest_complete(Path(self.args.output_dir))
         manifest = None if newest is None else checkpoint.read_manifest(newest)
         ours = manifest is not None and manifest["run"].get("began") == self._began

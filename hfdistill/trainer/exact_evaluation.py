@@ -67,7 +67,7 @@ class EvalLosses:
         return (sums[:, 0].sum() / known).item() if known > 0 else None
 
     def _of_rows(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """(B, 2): for each row, or for the batch of a user's loss, a sum of losses and their number."""
+        """Return (B, 2): for each row, or for the batch of a user's loss, the sum and number of losses."""
         if self._user_loss is None:
             return row_losses(logits.float(), labels, self.task)
         weight = torch.ones(len(labels), device=logits.device)

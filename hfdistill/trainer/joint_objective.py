@@ -138,16 +138,16 @@ class JointObjective:
             blend.set_progress(progress)
 
     def summary(self) -> list[str]:
-        """A line per term."""
+        """Return a line per term."""
         lines = self.blends[0].summary()
         return [*lines, *(f"peer: {line}" for blend in self.blends[1:] for line in blend.summary())]
 
     def counts(self, labels: Tensor) -> Tensor:
-        """The number of things that the mean of each term is a mean over: (terms,), float32."""
+        """Return the number of things that the mean of each term is a mean over: (terms,), float32."""
         return torch.cat([blend.counts(labels) for blend in self.blends])
 
     def __call__(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
-        """The unweighted mean of each term: (terms,), float32.
+        """Return the unweighted mean of each term: (terms,), float32.
 
         No gradient of one model's objective reaches the other model.
 

@@ -91,7 +91,7 @@ class TeacherCache:
 
 
 def asked_members(teacher: Teacher | None) -> list[TextAnswers]:
-    """The members of a teacher that are asked about texts, whose answers are always recorded first."""
+    """Return the members of a teacher that are asked about texts, whose answers are always recorded first."""
     return [] if teacher is None else [part for part in teacher.modules() if isinstance(part, TextAnswers)]
 
 

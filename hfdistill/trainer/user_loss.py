@@ -34,11 +34,11 @@ class UserLoss(Objective):
         return f"compute_loss_func({getattr(self.function, '__module__', '')}.{name})"
 
     def count(self, labels: Tensor) -> Tensor:
-        """The number of labels that are there."""
+        """Return the number of labels that are there."""
         return (~missing(labels)).sum().float()
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
-        """The value of the function; 0 where nothing is labelled."""
+        """Return the value of the function; 0 where nothing is labelled."""
         count = self.count(labels)
         if not count:
             return student.logits.sum() * 0.0

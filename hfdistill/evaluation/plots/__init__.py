@@ -83,7 +83,7 @@ def write_plots(
 
 
 def _drawn(make: Callable[[], Any], path: Path) -> Path | None:
-    """The picture's file; None, and a warning, where it cannot be drawn."""
+    """Return the picture's file; None, and a warning, where it cannot be drawn."""
     try:
         return save(make(), path)
     except OSError:

@@ -60,7 +60,7 @@ def drawing() -> Iterator[None]:
 
 
 def figure(width: float, height: float) -> Any:
-    """An empty figure of so many inches, outside pyplot, which keeps every figure that it has seen."""
+    """Return an empty figure of so many inches, outside pyplot, which keeps every figure that it has seen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -71,14 +71,14 @@ def figure(width: float, height: float) -> Any:
 
 
 def plain_numbers() -> Any:
-    """Writes the values of a logarithmic axis as numbers, not as powers."""
+    """Write the values of a logarithmic axis as numbers, not as powers."""
     from matplotlib.ticker import FuncFormatter
 
     return FuncFormatter(lambda value, _: f"{value:g}")
 
 
 def text(label: object, *, limit: int = 32) -> str:
-    """A label of one line that fits beside an axis; a number for one without any visible character."""
+    """Return a label of one line that fits beside an axis; a number for one without any visible character."""
     return printable(label, limit=limit) or "(blank)"
 
 

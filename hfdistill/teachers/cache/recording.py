@@ -208,7 +208,7 @@ class _Pace:
 
 
 def _scan(cached: CachedTeacher, dataset: Any, collate: Collate) -> tuple[NDArray[np.uint8], Ints]:
-    """Keys (N, 16) and lengths (N,) of all rows."""
+    """Return keys (N, 16) and lengths (N,) of all rows."""
     keys, lengths = [np.zeros((0, KEY_BYTES), np.uint8)], [np.zeros(0, np.int64)]
     for start in range(0, len(dataset), _SCANNED):
         rows = cached.rows(_batch(dataset, np.arange(start, min(start + _SCANNED, len(dataset))), collate))
@@ -261,7 +261,7 @@ def _chunks(
 
 
 def _bytes(store: Store, lengths: Ints) -> float:
-    """What rows of these lengths take on disk."""
+    """Return what rows of these lengths take on disk."""
     item = store.contents.torch_dtype.itemsize
     shapes = store.facts["shapes"]
     a_row = KEY_BYTES + 4 + item * float(np.prod(shapes["logits"]))
@@ -287,7 +287,7 @@ def _check_room(store: Store, lengths: Ints, budget_mb: float) -> None:
 
 
 def _readable(dataset: Any, tokenizer: Any, live: Any, max_length: int | None) -> tuple[Any, Collate]:
-    """The rows as ids, and what makes batches of them."""
+    """Return the rows as ids, and what makes batches of them."""
     columns = getattr(dataset, "column_names", None) or []
     if tokenizer is None:
         raise ValueError(
@@ -312,7 +312,7 @@ def _readable(dataset: Any, tokenizer: Any, live: Any, max_length: int | None) -
 
 
 def _own_device() -> torch.device:
-    """The accelerator that a launcher gave this process, or the CPU."""
+    """Return the accelerator that a launcher gave this process, or the CPU."""
     found = torch.accelerator.current_accelerator(check_available=True)
     if found is None:
         return torch.device("cpu")

@@ -157,7 +157,7 @@ class Store:
             raise ValueError("it holds a negative length")
 
     def find(self, keys: NDArray[np.uint8]) -> Ints:
-        """The place of each row, -1 where there is none; (B, 16) → (B,). Until the next `hold` or `flush`."""
+        """Return each row's place, -1 without one, until the next `hold` or `flush`; (B, 16) → (B,)."""
         places = self._table.find(keys)
         left = np.flatnonzero(places < 0)
         held = self._fresh.find(keys[left])
@@ -165,7 +165,7 @@ class Store:
         return places
 
     def logits(self, places: Ints) -> Tensor:
-        """(B, C)."""
+        """Return the logits (B, C)."""
         published, rows = places < (size := len(self._table.first)), torch.from_numpy(places)
         if published.all():
             return self._table.logits[rows]
@@ -175,7 +175,7 @@ class Store:
         return torch.cat(parts)[torch.from_numpy(np.argsort(order))]
 
     def readings(self, tap: Tap, places: Ints) -> list[Tensor]:
-        """One reading per row: (tokens, …), or (1, D) where they are pooled."""
+        """Return one reading per row: (tokens, …), or (1, D) where they are pooled."""
         size = len(self._table.first)
         return [
             self._table.reading(column(tap), place)
