@@ -298,12 +298,7 @@ class Stairs(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class Product(Schedule):
-    """A number times schedules, as `0.5 * Linear(1, 0) * Until(0.5)` makes it.
-
-    Args:
-        factor: the number.
-        schedules: at least one.
-    """
+    """A number times schedules, as `0.5 * Linear(1, 0) * Until(0.5)` makes it."""
 
     factor: float
     schedules: tuple[Schedule, ...]

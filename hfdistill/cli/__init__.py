@@ -40,9 +40,6 @@ _COMMANDS: dict[str, Any] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
-    Args:
-        argv: its words; default those of the shell.
-
     Returns:
         0; 2 where a page or the command has mistakes, 1 where a run could not go on, 3 where an export lost
         too much quality.

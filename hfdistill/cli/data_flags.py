@@ -47,11 +47,7 @@ def file_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def rows(args: argparse.Namespace, *, usual: str = "validation") -> Any:
-    """Return the rows that a command works on.
-
-    Args:
-        args: of `add_data_flags`.
-        usual: the split to take where none is named; else test, or the first.
+    """Return the rows that a command works on: the named split, else `usual`, test or the first.
 
     Raises:
         ValueError: for a split that is not there, and as `load`.

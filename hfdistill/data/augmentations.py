@@ -156,11 +156,7 @@ def _name(function: Any) -> str:
 
 
 def check_share(owner: object, name: str, value: float) -> None:
-    """Refuse a share of words that is none.
-
-    Raises:
-        ValueError: for numbers outside (0, 1].
-    """
+    """Refuse a share of words that does not lie in (0, 1]."""
     if not 0 < value <= 1:
         raise ValueError(f"{type(owner).__name__} needs {name} above 0 and at most 1, found {value!r}.")
 

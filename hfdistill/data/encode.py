@@ -148,17 +148,7 @@ def room_for_text(tokenizer: Any, max_length: int | None, *, pairs: bool) -> int
 
 
 def check_lengths(data: Dataset, room: int | None, *, split: str, column: str = "input_ids") -> None:
-    """Refuse tokenised rows that are longer than a model has positions for.
-
-    Args:
-        data: rows; a column that they lack is not looked at.
-        room: tokens that the model reads at most; None for any number.
-        split: what messages call the rows.
-        column: of token ids.
-
-    Raises:
-        ValueError: naming the first of them.
-    """
+    """Refuse tokenised rows that are longer than the `room` tokens that a model reads at most."""
     if room is None or column not in data.column_names or data.format["type"] == "custom":
         return
     lengths = row_lengths(data.select_columns([column]), column=column) or []

@@ -27,11 +27,7 @@ def suffix_of(file: Path) -> str:
 
 
 def open_bytes(file: Path) -> IO[bytes]:
-    """Open a file for reading, unpacked where its name ends in .gz.
-
-    Raises:
-        ValueError: for a name in .gz of a file that is not packed so.
-    """
+    """Open a file for reading, unpacked where its name ends in .gz."""
     stream = file.open("rb")
     if file.suffix.lower() != ".gz":
         return stream
@@ -43,11 +39,7 @@ def open_bytes(file: Path) -> IO[bytes]:
 
 
 def text_encoding(file: Path, encoding: str | None) -> str:
-    """The encoding to read a file by: the one that is asked for, else by its byte order mark, else UTF-8.
-
-    Raises:
-        ValueError: for an encoding that Python does not know.
-    """
+    """Return the encoding to read a file by: the one that is asked for, else by its mark, else UTF-8."""
     if encoding is not None:
         try:
             codec = codecs.lookup(encoding).name
@@ -63,11 +55,7 @@ def text_encoding(file: Path, encoding: str | None) -> str:
 
 
 def check_encoding(file: Path, encoding: str) -> None:
-    """Refuse a file whose bytes are not of an encoding.
-
-    Raises:
-        ValueError: with the first such line, and the encoding to try.
-    """
+    """Refuse a file whose bytes are not of an encoding, naming the line and the encoding to try."""
     decoder = codecs.getincrementaldecoder(encoding)()
     try:
         with open_bytes(file) as stream:

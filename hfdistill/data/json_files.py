@@ -17,10 +17,6 @@ _SPACE = re.compile(r"\s*")
 def json_rows(file: Path, encoding: str | None = None) -> Iterator[dict[str, Any]]:
     """Yield the rows of a JSON file: an object a line, or one array of objects.
 
-    Args:
-        file: which may be packed (.gz).
-        encoding: as in `load`.
-
     Raises:
         ValueError: for a line that is no JSON object, with its number and what it holds.
     """

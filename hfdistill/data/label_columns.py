@@ -77,10 +77,6 @@ def indicator_columns(raw: Mapping[str, Dataset], columns: Sequence[str]) -> lis
     """Return the columns that say of each class whether a row is of it; none where that is not clear.
 
     They are two or more of 0 and 1 (or true and false), and all other columns number the rows.
-
-    Args:
-        raw: the splits.
-        columns: those that are no texts.
     """
     indicators = [name for name in columns if all(_of_zeros_and_ones(rows, name) for rows in raw.values())]
     others = [name for name in columns if name not in indicators]
@@ -102,12 +98,7 @@ _FLAGS = {"bool", "string", "large_string", *(f"{u}int{n}" for u in ("", "u") fo
 def joined_labels(
     raw: Mapping[str, Dataset], columns: Sequence[str], *, names: Sequence[str] | None
 ) -> tuple[Values, Any, list[str]]:
-    """Join one column of 0 and 1 a class into multi-hot labels: values, feature and class names.
-
-    Args:
-        raw: the splits.
-        columns: one a class, in the order that the classes shall have.
-        names: what to call the classes; by default like their columns.
+    """Join one column of 0 and 1 a class, in the order of the classes: values, feature and class names.
 
     Raises:
         ValueError: for values other than 0 and 1, and for a split that has some of the columns only.
@@ -181,12 +172,9 @@ _NAMES = "classes of the multi-hot label"
 
 
 def multi_hot_names(rows: Any) -> list[str] | None:
-    """The names of the classes of a multi-label data set that `load` made, in the order of the columns.
+    """Return the class names of multi-label data that `load` made, also after `select`, `map` and the like.
 
     None for other data, and where nothing named them.
-
-    Args:
-        rows: a split, also after `select`, `map`, `train_test_split` and the like.
     """
     description = getattr(getattr(rows, "info", None), "description", None) or ""
     for line in description.split("\n"):

@@ -20,7 +20,6 @@ from hfdistill.data.word_labels import read_words, word_columns
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped, unused-ignore]
 
-__all__ = ["load"]
 
 logger = logging.getLogger(__name__)
 
@@ -182,11 +181,7 @@ def _folded(name: str) -> str:
 
 
 def text_columns(columns: list[str], text: str | None, text_pair: str | None) -> list[str]:
-    """The names of the text column and, where there is one, of the second text of a pair.
-
-    Raises:
-        ValueError: where there is none, or several could be it.
-    """
+    """Return the text column and, where there is one, that of the second text of a pair; refuse several."""
     named = [
         _existing(columns, name, arg) for name, arg in ((text, "text"), (text_pair, "text_pair")) if name
     ]
@@ -225,11 +220,7 @@ def _looks_like_a_row(name: str) -> bool:
 
 
 def text_column(columns: list[str], text: str | None) -> str:
-    """The name of the text column: the one that is asked for, or the only one with a usual name.
-
-    Raises:
-        ValueError: where there is none, or several.
-    """
+    """Return the text column: the one that is asked for, or the only one with a usual name."""
     return text_columns(columns, text, None)[0]
 
 

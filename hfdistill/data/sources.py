@@ -32,13 +32,7 @@ _INSTEAD = {
 
 
 def read(source: Any, config: str | None, options: FileOptions) -> tuple[dict[str, Dataset], bool]:
-    """The raw splits, and whether every value in them is a string because of the kind of file.
-
-    Args:
-        source: as in `load`.
-        config: as in `load`.
-        options: how files are to be read.
-    """
+    """Return the raw splits, and whether every value in them is a string because of the kind of file."""
     splits: Mapping[str, list[Path]]
     if (files := _files_of(source)) is not None:
         splits = files

@@ -80,11 +80,7 @@ def read_texts(
 
     The lines of a .txt file, with empty ones, else the values of a column.
 
-    Args:
-        file: of a kind in `SUFFIXES`, which may be packed (.gz).
-        column: of texts; None where its name is usual.
-        options: how the file is to be read.
-        dropped: where lines that are no rows are counted, by what is wrong with them.
+    Lines that are no rows are counted in `dropped`, by what is wrong with them.
 
     Raises:
         ValueError: for a file without such a column, or one that is not of its kind.

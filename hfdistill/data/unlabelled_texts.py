@@ -228,13 +228,9 @@ def _joined(match: re.Match[str]) -> str:
 
 
 def apart_from(rows: Dataset, evaluation: Dataset) -> Dataset:
-    """Yield the rows whose texts are not those of a row of the evaluation; how many are left out is said.
+    """Leave out the rows whose texts are those of a row of the evaluation, and log how many these are.
 
     Texts are compared as `load_texts` compares whole ones, those of a pair or the words of a row together.
-
-    Args:
-        rows: with `text`[, `text_pair`] or `tokens`.
-        evaluation: with the same columns.
     """
     names = [name for name in ("text", "text_pair", "tokens") if name in rows.column_names]
 

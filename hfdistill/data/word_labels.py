@@ -56,13 +56,6 @@ def read_words(
 ) -> dict[str, Dataset]:
     """Return every split with the columns `tokens` and, where there are labels, `label`.
 
-    Args:
-        raw: the splits.
-        words: the column of words.
-        tags: the column of their labels.
-        names: of the classes 0, 1, …, for numbers that come without, or to fix the order of strings.
-        on_bad_row: "raise" or "drop".
-
     Raises:
         ValueError: for labels that are no classes, and for rows whose words and labels are not as many.
     """

@@ -24,17 +24,9 @@ SHOWN = 15
 def side_by_side(report: Report, first: str, second: str) -> str:
     """Compare a report's student, the first model, with its teacher, the second.
 
-    Args:
-        report: of `measure(first, rows, teacher=second)`.
-        first: what to call the first model.
-        second: what to call the second model.
-
     Returns:
         A table of both models, the difference with its 95 % interval, how often they agree, and by class (or
         by pairs of classes, for rows without labels) where they do not.
-
-    Raises:
-        ValueError: where the report has one model alone.
     """
     if report.teacher is None:
         raise ValueError("side_by_side needs a report of two models. Measure with teacher=.")

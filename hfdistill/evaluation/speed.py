@@ -21,7 +21,8 @@ from transformers import PreTrainedModel
 from transformers.utils.logging import tqdm
 
 from hfdistill.evaluation.report import Environment, Speed
-from hfdistill.network.trace import Batch, accepted_inputs, run
+from hfdistill.network.inputs import accepted_inputs
+from hfdistill.network.trace import Batch, run
 
 
 @dataclass(frozen=True)

@@ -121,11 +121,7 @@ def export(
 
 
 def check_request(folder: Path, *, data: Dataset | None, int8: str | None, max_drop: float) -> None:
-    """Refuse what can be refused before any work; arguments as of `export`.
-
-    Raises:
-        ValueError: with what to type.
-    """
+    """Refuse what can be refused before any work; arguments as of `export`."""
     if int8 and (data is None or len(data) == 0):
         raise ValueError(
             "int8 rounds every weight, and without rows nobody knows what that costs. Pass data= (rows that "
@@ -151,9 +147,6 @@ def check_architecture(model: PreTrainedModel) -> None:
     """Refuse a model that has no form as one ONNX graph of texts.
 
     A class of models without such a form says why in its attribute `no_onnx`.
-
-    Raises:
-        ValueError: with the reason, and what to do instead.
     """
     if reason := getattr(type(model), "no_onnx", ""):
         raise ValueError(reason)
@@ -170,11 +163,7 @@ def check_architecture(model: PreTrainedModel) -> None:
 
 
 def check_tokenizer(tokenizer: Any) -> None:
-    """Refuse a tokenizer that Transformers alone can run.
-
-    Raises:
-        ValueError: it has no fast form.
-    """
+    """Refuse a tokenizer that Transformers alone can run."""
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
             f"{type(tokenizer).__name__} has no tokenizer.json, which is what runs without Transformers. "

@@ -153,12 +153,9 @@ def newest_complete(run_dir: Path) -> Path | None:
 
 
 def rotate(run_dir: Path, *, limit: int | None, protected: Collection[str | None]) -> None:
-    """Delete the oldest checkpoints beyond `limit`: those of earlier runs first, then the lower steps.
+    """Delete the oldest checkpoints beyond `limit` (none for None or 0): those of earlier runs first.
 
-    Args:
-        run_dir: their folder.
-        limit: how many stay; None or 0 for all.
-        protected: paths that stay in any case.
+    Paths in `protected` stay in any case.
     """
     folders = [folder for folder in _in_order(run_dir) if folder.parent == run_dir]
     loose = [folder for folder in folders if str(folder) not in protected]
@@ -201,11 +198,7 @@ def newest_checkpoint(folder: str | Path) -> str | None:
 
 
 def check_same_run(manifest: dict[str, Any] | None, run: dict[str, Any], *, folder: Path) -> None:
-    """Refuse to go on with another objective, teacher or label map than the checkpoint's.
-
-    Raises:
-        CheckpointError: listing what differs.
-    """
+    """Refuse to go on with another objective, teacher or label map than the checkpoint's."""
     before = (manifest or {"run": {}})["run"]
     changed = [
         f"{key}: {before[key]!r} → {now!r}"

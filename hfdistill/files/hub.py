@@ -157,9 +157,6 @@ def _is_pickle(path: Path) -> bool:
 def publishing(name: str | None) -> Iterator[None]:
     """Turn the many ways in which a push fails into what was found, and what to do.
 
-    Args:
-        name: of the repository.
-
     Raises:
         ValueError: the Hub has no such names.
         HubUnreachable: no answer.
@@ -215,9 +212,6 @@ def _reason(error: BaseException) -> str:
 @contextmanager
 def reaching(name: str) -> Iterator[None]:
     """Turn the many ways in which libraries report a silent Hub into one line.
-
-    Args:
-        name: the id that was asked for.
 
     Raises:
         HubUnreachable: where the block fails for want of an answer; every other error passes.

@@ -35,12 +35,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def html_table(rows: Sequence[Sequence[str]], below: Sequence[str] = ()) -> str:
-    """Return a table for a notebook: the first row is its head, the first column to the left; below, lines.
-
-    Args:
-        rows: cells, not escaped.
-        below: sentences, not escaped.
-    """
+    """Return a table for a notebook: the first row is its head, the first column left; below, lines."""
 
     def cells(row: Sequence[str], tag: str) -> str:
         aligned = ("left", *["right"] * (len(row) - 1))

@@ -145,9 +145,6 @@ def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
 def scrub(value: Any) -> Any:
     """Plain data without access tokens, and with folders reduced to their last name.
 
-    Args:
-        value: text, numbers, lists and mappings as JSON has them; other objects become their text.
-
     Example:
         >>> scrub({"data": "/home/ada/sst2", "hub_token": "x", "rate": 0.1})
         {'data': 'sst2', 'rate': 0.1}

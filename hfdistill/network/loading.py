@@ -158,15 +158,7 @@ def _adapted(
 
 
 def refuse_other_heads(architecture: str, *, role: str) -> None:
-    """Refuse a model of Transformers whose head answers another question than that of a text's class.
-
-    Args:
-        architecture: the name of its class.
-        role: what the message calls it.
-
-    Raises:
-        MissingHead: saying what to do.
-    """
+    """Refuse a model of Transformers whose head answers another question than that of a text's class."""
     if role == "student" and architecture.endswith((*_LANGUAGE_MODELS, *_OTHER_HEADS)):
         raise MissingHead(
             f"The student is a {architecture}, which gives a text no class. Start from its encoder with a "
@@ -188,12 +180,7 @@ def refuse_other_heads(architecture: str, *, role: str) -> None:
 def load_student(
     source: Source, *, like: Any = None, label_names: Sequence[str] | None = None
 ) -> PreTrainedModel:
-    """A classifier to train: one that has a head, or an encoder with a fresh head of the teacher's classes.
-
-    Args:
-        source: Hub id, path or model.
-        like: the teacher's config, for the names of the classes.
-        label_names: as of `load_classifier`.
+    """Load a classifier to train: with a head of its own, or an encoder with a new one of `like`'s classes.
 
     Raises:
         MissingHead: for an encoder where no teacher says which classes there are.

@@ -14,10 +14,6 @@ def check_model_folder(source: str | Path, *, role: str = "model") -> None:
 
     A name of one or two parts is a Hub id, unless it is a folder here, or the first part is one.
 
-    Args:
-        source: Hub id or path.
-        role: what the message calls it.
-
     Raises:
         FileNotFoundError: with the folder that is probably meant: the student inside a run's folder, or one
             whose name is almost the same.

@@ -20,10 +20,6 @@ def difference(own: Any, theirs: Any) -> str | None:
     Compared are the vocabularies, the padding, how text is normalised, cut into words and these into pieces,
     and the ids of a few texts (special tokens, pairs). Limits and the side of padding may differ.
 
-    Args:
-        own: a transformers tokenizer, fast or slow: the student's.
-        theirs: the teacher's.
-
     Example:
         >>> from transformers import AutoTokenizer
         >>> one = AutoTokenizer.from_pretrained("google-bert/bert-base-uncased")

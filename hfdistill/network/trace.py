@@ -14,9 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hfdistill.network.architectures import Layout, ModelSpec, blocks, layout_of, unwrapped
-from hfdistill.network.inputs import ModelInputs, accepted_inputs
-
-__all__ = ["Batch", "Tap", "Trace", "accepted_inputs", "check_taps", "logits_of", "run", "tapped"]
+from hfdistill.network.inputs import ModelInputs
 
 Batch = Mapping[str, Tensor]
 
@@ -127,10 +125,6 @@ def tapped(model: nn.Module, taps: Collection[Tap]) -> Iterator[dict[Tap, Tensor
     The hooks live exactly as long as the `with`: open it around one forward alone. Gradient checkpointing
     runs forward a second time in backward, when they must be gone. Readings carry a graph if the forward
     does. Hidden states equal `output_hidden_states`; they and the projections cost no eager attention.
-
-    Args:
-        model: a registered architecture, also one wrapped for PEFT or for several processes.
-        taps: what to read.
 
     Raises:
         ValueError: the architecture is unknown, a layer is out of range, the projections cannot be read, the

@@ -40,14 +40,7 @@ class Network(Protocol):
 
 @dataclass(frozen=True)
 class Predictor:
-    """A loaded student.
-
-    Args:
-        network: what gives logits.
-        task: of the student.
-        classes: names in the order of the logits.
-        batch_size: rows that are answered at once.
-    """
+    """A loaded student."""
 
     network: Network
     task: TaskKind

@@ -29,12 +29,7 @@ _PLAIN = re.compile(r"[A-Za-z_./][\w./ -]*")
 
 @dataclass(frozen=True)
 class Draft:
-    """A page, and what it was written from.
-
-    Args:
-        page: YAML.
-        summary: lines for a reader: rows, columns, classes, and what to think of.
-    """
+    """A page, and what it was written from."""
 
     page: str
     summary: list[str]

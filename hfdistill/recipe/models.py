@@ -97,10 +97,6 @@ class ModelBuilder:
     def asked(self, kind: str, arguments: Mapping[str, Any]) -> TextAnswers:
         """A teacher that is asked about texts; the data says its classes and examples where the page does
         not.
-
-        Args:
-            kind: a key of the register of teachers.
-            arguments: of the page.
         """
         own, component = schema.Trusted.__dataclass_fields__, schema.TEACHERS[kind]
         has_labels = "label" in self.rows.labelled.column_names

@@ -60,13 +60,7 @@ class Dimension:
 
 
 def dimensions(page: Page, section: Any, mistakes: Callable[[Page], list[str]]) -> tuple[Dimension, ...]:
-    """Return what the `search` section says, each end of each range put in its place and checked there.
-
-    Args:
-        page: the whole page; mistakes are noted in it.
-        section: path → [low, high], [low, high, log] or choices.
-        mistakes: what is wrong with a page, a text for each.
-    """
+    """Return what the `search` section says, each end of each range put in its place and checked there."""
     if section is None or section == {}:
         return ()
     if not isinstance(section, dict):
@@ -132,12 +126,7 @@ def _without_search(page: Page) -> Page:
 
 
 def usual(page: dict[str, Any], mistakes: Callable[[Page], list[str]]) -> tuple[Dimension, ...]:
-    """Return what is searched where a page does not say: learning rate, temperatures, weights and maps.
-
-    Args:
-        page: its content.
-        mistakes: what is wrong with a page; maps that a term refuses are left out.
-    """
+    """Return what is searched where a page does not say: learning rate, temperatures, weights and maps."""
     ranges = dict(_usual(page))
     whole = Page("search", copy.deepcopy({k: v for k, v in page.items() if k != "search"}))
     known = set(mistakes(whole))

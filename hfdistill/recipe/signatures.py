@@ -18,9 +18,6 @@ _ENUMS = "transformers.trainer_utils"
 def parameters_of(target: str) -> dict[str, inspect.Parameter]:
     """Return the arguments of a function, of a class's `__init__` or of a dataclass, annotations as text.
 
-    Args:
-        target: "package.module:name".
-
     Raises:
         LookupError: where the module holds no such name.
     """

@@ -12,11 +12,7 @@ LOOK_SECONDS = 0.5
 
 
 def idle_cores(seconds: float = LOOK_SECONDS) -> tuple[float, int]:
-    """Return how many cores nobody uses now, and how many this process may run on.
-
-    Args:
-        seconds: how long to look; this process is idle for as long.
-    """
+    """Return how many cores nobody uses now, and how many this process may run on."""
     own = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     busy = psutil.cpu_percent(seconds, percpu=True)
     shares = [busy[core] for core in own if core < len(busy)] if own else busy

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hfdistill.network.architectures import ModelSpec
-from hfdistill.network.trace import accepted_inputs
+from hfdistill.network.inputs import accepted_inputs
 
 Batch = Mapping[str, Tensor]
 

@@ -19,9 +19,10 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
 from hfdistill.network.architectures import ModelSpec, layout_of
+from hfdistill.network.inputs import accepted_inputs
 from hfdistill.network.loading import Source, load_classifier
 from hfdistill.network.task import task_kind
-from hfdistill.network.trace import Tap, accepted_inputs, tapped
+from hfdistill.network.trace import Tap, tapped
 from hfdistill.students.configs import EXIT_WIDTH, EarlyExitConfig
 from hfdistill.students.early_exit_forward import AllRowsExited, EarlyExitForward
 from hfdistill.students.weight_copy import network
@@ -48,11 +49,6 @@ class ExitHead(nn.Module):
 
     FastBERT's branch (Liu et al. 2020, arXiv 2004.02178), computed for the first token alone, the only one
     that is read: about 1 % of a block's work.
-
-    Args:
-        width: D.
-        inner: its own width, even.
-        classes: C.
     """
 
     def __init__(self, width: int, *, inner: int, classes: int) -> None:

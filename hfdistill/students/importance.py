@@ -100,10 +100,6 @@ def taylor_importance(model: Any, data: Batches) -> Importance:
     L is the cross-entropy of the batch's labels, and of the model's own answers for rows without one; for
     several labels and real values, Σ |logits|, and no label is read. Hidden dimensions are read where they
     enter a block, and summed over blocks.
-
-    Args:
-        model: a classifier whose layout names its projections.
-        data: batches; see `block_importance`.
     """
     layout, anatomy, batches = layout_of(model), ModelSpec.of(model), _batches(data)
     blocks = list(model.base_model.get_submodule(layout.blocks))

@@ -38,13 +38,7 @@ class NormalEquations:
         self.weight = 0.0
 
     def add(self, features: Tensor, residuals: Tensor, weights: Tensor | None = None) -> None:
-        """Add n rows.
-
-        Args:
-            features: (n, P).
-            residuals: (n, D).
-            weights: (n,); None for 1 each.
-        """
+        """Add n rows: features (n, P), residuals (n, D) and weights (n,), None for 1 each."""
         rows = features.to(torch.float64).cpu()
         left = residuals.to(torch.float64).cpu()
         scale = torch.ones(len(rows), dtype=torch.float64) if weights is None else weights.double().cpu()

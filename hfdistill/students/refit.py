@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hfdistill.network.architectures import ModelSpec, blocks, layout_of
-from hfdistill.network.trace import accepted_inputs
+from hfdistill.network.inputs import accepted_inputs
 from hfdistill.students.activations import Batch, Place, Reader
 from hfdistill.students.least_squares import NormalEquations, best_ridge
 from hfdistill.students.refit_steps import Cut, Group, Part, Step, block_steps, head_steps, reads_first_token

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hfdistill.network.architectures import Layout, ModelSpec, layout_of
-from hfdistill.network.trace import accepted_inputs
+from hfdistill.network.inputs import accepted_inputs
 from hfdistill.students.activations import Batch, Place, read
 from hfdistill.students.width_pruning import kind_of, spread_over_parts
 

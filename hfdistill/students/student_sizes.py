@@ -38,9 +38,6 @@ class Size:
 def sizes(teacher: str) -> list[Size]:
     """List the sizes that `shrink` can make of a teacher, one a number of layers; no weights are loaded.
 
-    Args:
-        teacher: Hub id or path.
-
     Raises:
         HubUnreachable: where the Hub gives no answer.
         ValueError: where the architecture is unknown or cannot be cut, or the model has exits.

@@ -30,11 +30,7 @@ def network(source: Any) -> Any:
 
 
 def refuse_exits(model: Any) -> None:
-    """Refuse a network around another one.
-
-    Raises:
-        ValueError: for a model with exits.
-    """
+    """Refuse a model with exits: it is a network around another one."""
     if hasattr(model.config, "classifier_config"):
         raise ValueError(
             f"A {type(model).__name__} wraps the network that is read here. Pass model.backbone, and build "

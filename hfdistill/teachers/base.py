@@ -204,10 +204,7 @@ class ModelTeacher(Teacher):
 def fingerprint_of(model: nn.Module, *, config: Any = None, settings: Mapping[str, Any] | None = None) -> str:
     """Return the sha256 over the config and the weights of any network.
 
-    Args:
-        model: whose weights count.
-        config: its config; None for the model's own, where it has one.
-        settings: values of the config that count in place of its own.
+    A config or single `settings` count in place of the model's own.
     """
     digest, config = hashlib.sha256(), getattr(model, "config", None) if config is None else config
     if config is not None:

@@ -165,11 +165,7 @@ def assign_folds(keys: Sequence[bytes], labels: Sequence[Any] | None, *, folds: 
 
     All in all and in each class, folds differ by one text at most.
 
-    Args:
-        keys: `text_key` of each row.
-        labels: class ids; None where there are none to balance. Of equal texts the first one's decides.
-        folds: 2 or more.
-        seed: of the shuffle.
+    Of equal texts the label of the first one decides; without labels only the folds' sizes are balanced.
 
     Raises:
         ValueError: for fewer different texts than folds.

@@ -50,11 +50,6 @@ class CheckpointingTrainer(Trainer):
     Checkpoints keep Trainer's names and files, plus a manifest with the sha256 of every file. A subclass says
     what else belongs to a run: `run_facts`, `save_extra_state`, `load_extra_state`, and the four methods at
     the events of a run, `begin_run`, `begin_epoch`, `end_step` and `end_run`.
-
-    Args:
-        *positional: Trainer's first two arguments.
-        callbacks: the user's.
-        **options: Trainer's further arguments, by name.
     """
 
     def __init__(self, *positional: Any, callbacks: list[Any] | None = None, **options: Any) -> None:

@@ -34,12 +34,9 @@ class EvalLosses:
         self._sums = []
 
     def add(self, logits: Tensor, labels: Tensor, *, gather: Callable[[Tensor], Any]) -> Tensor:
-        """Keep the losses of a batch.
+        """Keep the losses of a batch: logits (B, C) or (B, T, C), labels in the task's shape.
 
-        Args:
-            logits: (B, C), tokens (B, T, C).
-            labels: in the task's shape; see `as_targets`.
-            gather: joins the (B, 2) rows of all processes, without those that a process only repeats.
+        `gather` joins the (B, 2) rows of all processes, without those that a process only repeats.
 
         Returns:
             The mean over this process's rows.

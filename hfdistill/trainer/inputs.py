@@ -53,13 +53,6 @@ _OTHER_NAMES = {
 def trainer_options(model: Any, args: Any, *positional: Any, teacher: Any, **options: Any) -> dict[str, Any]:
     """Return the further arguments of Trainer by name, those without a name in its order.
 
-    Args:
-        model: the student.
-        args: the training arguments.
-        *positional: further ones without a name.
-        teacher: REQUIRED where none was given.
-        **options: further ones.
-
     Raises:
         TypeError: for an argument that Trainer does not have, one that is given twice, or no teacher.
     """
@@ -122,18 +115,7 @@ class Reader:
 
     @classmethod
     def of(cls, args: Any, student: Any, teacher: Teacher | None, options: Any, label_map: Any) -> Reader:
-        """A reader for this run.
-
-        Args:
-            args: the run's.
-            student: its config.
-            teacher: its parts learn here which of them read the student's tokens.
-            options: the run's `processing_class`, `data_collator` and `train_dataset`.
-            label_map: the run's.
-
-        Raises:
-            ValueError: for a teacher whose vocabulary is another, and whose tokenizer is not known.
-        """
+        """Make a reader for this run; the teacher's parts learn which of them read the student's tokens."""
         tokenizer = options.get("processing_class")
         tokenizer = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
         name_padding(student, tokenizer)
@@ -218,11 +200,7 @@ class Reader:
         return min((room for room in rooms if room), default=None)
 
     def check_columns(self, data: Any, *, split: str) -> None:
-        """Refuse data that was tokenised for the student alone.
-
-        Raises:
-            ValueError: naming the columns that are missing, and how to make them.
-        """
+        """Refuse data that was tokenised for the student alone."""
         columns = getattr(data, "column_names", None) or []
         if "input_ids" not in columns or reads_by_itself(self.args, self.collator, data):
             return

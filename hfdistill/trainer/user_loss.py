@@ -14,11 +14,7 @@ from hfdistill.objectives import Objective
 
 
 class UserLoss(Objective):
-    """Calls `compute_loss_func(outputs, labels, num_items_in_batch)` with the batch's own number of labels.
-
-    Args:
-        function: returns the mean over labelled rows.
-    """
+    """Calls `compute_loss_func(outputs, labels, num_items_in_batch)` with the batch's number of labels."""
 
     name = "compute_loss_func"
     needs_labels: ClassVar[bool] = True

@@ -41,9 +41,6 @@ def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, *, n
 def reliability(probabilities: ArrayLike, labels: ArrayLike, *, n_bins: int = 15) -> tuple[Bin, ...]:
     """Return the bins of `expected_calibration_error` that have rows, from low to high confidence.
 
-    Raises:
-        ValueError: as for `expected_calibration_error`.
-
     Example:
         >>> reliability([[0.75, 0.25], [0.25, 0.75]], [0, 1])
         (Bin(rows=2, confidence=0.75, accuracy=1.0),)

@@ -30,9 +30,7 @@ def _right(task: str, logits: Array, labels: Array) -> Array:
 def errors(logits: Mapping[str, Array], labels: Array) -> Errors | None:
     """Count what became of the teacher's errors; None without teacher or labels.
 
-    Args:
-        logits: by role, (rows, C) in one class order.
-        labels: class ids (rows,).
+    Logits are (rows, C) in one class order, labels class ids (rows,).
     """
     if "teacher" not in logits or len(labels) == 0:
         return None

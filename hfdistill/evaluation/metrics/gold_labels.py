@@ -106,9 +106,5 @@ def _words(rows: Encoded) -> list[int]:
 
 
 def labelled_words(rows: Encoded) -> list[int]:
-    """Return how many words of each row have a label.
-
-    Args:
-        rows: encoded, with `labels` of one a token where there are any.
-    """
+    """Return how many words of each row have a label."""
     return [sum(label >= 0 for label in row) for row in rows.get("labels", ())]

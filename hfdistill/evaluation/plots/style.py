@@ -98,10 +98,6 @@ def save(made: Any, path: str | os.PathLike[str]) -> Path:
 
 
 def check_kind(kind: str) -> None:
-    """Refuse kinds of files that are not written.
-
-    Raises:
-        ValueError: for anything but png and svg.
-    """
+    """Refuse kinds of files that are not written."""
     if kind not in KINDS:
         raise ValueError(f"Plots are written as {' or '.join(KINDS)}, found {kind!r}. Name the file x.png.")

@@ -45,12 +45,6 @@ def rows_of(inputs: Batch) -> Rows:
     The key is blake2b over names and values from the first to the last token that `attention_mask` marks, so
     neither the side nor the amount of padding has a part in it, nor what stands in the padding. A mask with
     holes is hashed too, and integers of any width are equal. Without a mask a row is hashed as it is.
-
-    Args:
-        inputs: the columns that the model reads, and no label; (B, T) or (B, …) tensors.
-
-    Raises:
-        ValueError: where there is no column at all.
     """
     columns = {name: _plain(value) for name, value in sorted(inputs.items()) if _has_rows(value)}
     mask = columns.get("attention_mask")

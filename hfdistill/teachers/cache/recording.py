@@ -99,17 +99,7 @@ def record_missing(
     budget_mb: float = 1000.0,
     progress: bool = True,
 ) -> None:
-    """Record the rows that are missing.
-
-    Args:
-        cached: with a live teacher, where any are.
-        dataset: with a length and rows by number.
-        collate: makes a batch of a list of rows.
-        progress: whether a bar is shown.
-
-    Raises:
-        CacheError: see `record`.
-    """
+    """Record the rows that are missing."""
     keys, lengths = _scan(cached, dataset, collate)
     lost = np.flatnonzero(cached.missing(keys))
     if not len(lost):

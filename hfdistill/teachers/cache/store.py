@@ -48,14 +48,7 @@ class _UnsoundError(ValueError):
 
 
 class Store:
-    """The shards of one folder: all rows that are whole, found by key.
-
-    Args:
-        folder: of one identity, with its facts.
-
-    Raises:
-        CacheError: where the facts cannot be read.
-    """
+    """The shards of one folder: all rows that are whole, found by key."""
 
     def __init__(self, folder: Path) -> None:
         refuse_public(folder)
@@ -215,10 +208,6 @@ class Store:
         """Work on a chunk alone, if nobody does; the claim ends with the process, however it ends.
 
         True as well where the file system knows no locks: then work may be done twice.
-
-        Args:
-            chunk: its name, hexadecimal.
-            wait: until nobody else works on it.
         """
         place, descriptor = int(chunk[:15], 16), -1
         if fcntl is None:

@@ -44,11 +44,6 @@ class Calibration:
 
         It is right for a teacher that takes all classes for equally frequent, as zero-shot ones do.
 
-        Args:
-            prior: share of each class, by name or in their order; above 0, summing to 1.
-            classes: their names.
-            temperature: T.
-
         Raises:
             ValueError: for classes without a share, unknown ones, or shares that do not sum to 1.
 

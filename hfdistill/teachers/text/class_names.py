@@ -14,10 +14,6 @@ Classes: TypeAlias = Sequence[str] | Mapping[str, str | Sequence[str]]
 def read_classes(classes: Classes | None, *, at_least: int = 2) -> dict[str, list[str]]:
     """Return the words that describe each class: its name in plain words, or its descriptions.
 
-    Args:
-        classes: names; or a mapping from name to a description, or to several.
-        at_least: how many there have to be.
-
     Raises:
         ValueError: for fewer than two classes, or an empty description.
 

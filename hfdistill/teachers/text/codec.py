@@ -89,10 +89,6 @@ def _numbers(text: str, pair: str | None) -> list[int]:
 def decode_rows(ids: Tensor, mask: Tensor | None = None) -> list[Any]:
     """Return the texts of a batch: (B, T) → B strings, or pairs of strings.
 
-    Args:
-        ids: made by `TextCodec`, padded on either side.
-        mask: 1 where an id is no padding; None where nothing is padded.
-
     Raises:
         ValueError: for ids that `TextCodec` cannot have made.
     """

@@ -232,12 +232,7 @@ def _fitted_to(
 
 
 class FewShotTeacher(TextTeacher):
-    """What `few_shot` returns: a `TextTeacher` that can be saved.
-
-    Args:
-        answer: the fitted classifier.
-        options: those of `TextTeacher`.
-    """
+    """What `few_shot` returns: a `TextTeacher` that can be saved."""
 
     def __init__(self, answer: FewShotClassifier, **options: Any) -> None:
         super().__init__(answer, kind="logits", **options)

@@ -100,13 +100,7 @@ def read_answer_file(
 
 @dataclass(frozen=True)
 class _Columns:
-    """Where the answer of a row stands.
-
-    Args:
-        names: one column; or several, of votes or of classes.
-        classes: the class of each column, where there is one for each.
-        confidence: beside a label.
-    """
+    """Where the answer of a row stands."""
 
     names: list[str]
     classes: list[str] | None = None

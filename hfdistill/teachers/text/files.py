@@ -30,13 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class FileTeacher(TextAnswers):
-    """A teacher whose answers stand in a file, found by their texts; see `answers_from`.
-
-    Args:
-        file: as it was read.
-        reader: what made logits of it.
-        logits: (N, C), one for each row.
-    """
+    """A teacher whose answers stand in a file, found by their texts; see `answers_from`."""
 
     def __init__(self, file: AnswerFile, reader: AnswerReader, logits: Tensor) -> None:
         Teacher.__init__(self)
@@ -97,14 +91,7 @@ class FileTeacher(TextAnswers):
         return lost
 
     def answered(self, dataset: Any) -> Any:
-        """Return the rows of a dataset that have an answer; how many have none is logged.
-
-        Args:
-            dataset: a `datasets.Dataset` with `text` (and `text_pair`).
-
-        Raises:
-            AnswerError: where no row has one.
-        """
+        """Return the rows of a dataset that have an answer; how many have none is logged."""
         texts, lost = dataset["text"][:], self._lost(dataset)
         if not lost.any():
             return dataset

@@ -37,9 +37,6 @@ def identity_of_function(answer: Any) -> str:
     functions and classes of the same package by their source, in turn; those of others by name; models by
     their weights; other objects by what they hold, in turn, or as `datasets` hashes them.
 
-    Args:
-        answer: a function, method, partial or object with `__call__`.
-
     Raises:
         UnknownIdentityError: where a value cannot be hashed, such as an open connection.
     """

@@ -54,13 +54,7 @@ def class_config(classes: Sequence[str], *, multi_label: bool = False) -> Pretra
 
 
 class AskedFunction(Teacher):
-    """The function itself, live: decodes the texts of a batch, asks, and checks what comes back.
-
-    Args:
-        answer: from a list of texts to answers.
-        reader: makes logits of them.
-        identity: what tells this function from another.
-    """
+    """The function itself, live: decodes the texts of a batch, asks, and checks what comes back."""
 
     same_tokens = False
 
@@ -163,11 +157,7 @@ class TextAnswers(CachedTeacher):
         return replace(trace, logits=self.calibration(trace.logits))
 
     def check_taps(self, taps: Collection[Tap]) -> None:
-        """Refuse all taps.
-
-        Raises:
-            ValueError: for any.
-        """
+        """Refuse all taps."""
         if taps:
             raise ValueError(
                 f"{type(self).__name__} answers texts, and has no layers to look into. Use terms on logits "

@@ -73,15 +73,7 @@ class AnswerReader:
         self._columns = {name: column for column, name in enumerate(folded)}
 
     def __call__(self, answers: Any, *, where: Where | None = None) -> Tensor:
-        """Logits of the answers.
-
-        Args:
-            answers: an array, tensor or sequence, one entry a row.
-            where: names a row in messages, by its number.
-
-        Raises:
-            AnswerError: for answers of another shape, numbers that are no probabilities, unknown classes.
-        """
+        """Return the logits of an array, tensor or sequence of answers; `where` names a row in messages."""
         where = where or (lambda row: f"Row {row}")
         answers = self._scored(_paired(answers))
         numbers = None if self.kind == "labels" else _as_array(answers)
