@@ -1,5 +1,6 @@
 """Fixtures built in memory: a WordPiece tokenizer, tiny BERTs and 32 labelled sentences."""
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -148,6 +149,20 @@ def make_dataset(rows: int = 32) -> Dataset:
     return Dataset.from_dict(
         {"text": [t for t, _ in pairs], "label": [y for _, y in pairs]}, features=features
     )
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the imports made out of every later garbage collection: a training run ends with one."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frozen():
+    """Likewise what the tests of a module have imported and left."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
