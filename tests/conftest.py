@@ -20,8 +20,8 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-# By default tqdm's lock is shared by forked processes: one that is killed while it holds the lock would leave all
-# others, and the tests after it, waiting for ever.
+# By default tqdm's lock is shared by forked processes: one that is killed while it holds the lock would leave
+# all others, and the tests after it, waiting for ever.
 tqdm.set_lock(threading.RLock())
 tqdm.monitor_interval = 0
 
