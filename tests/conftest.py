@@ -6,10 +6,13 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import threading
+
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tqdm import tqdm
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -17,6 +20,11 @@ from transformers import (
     RobertaConfig,
     RobertaForSequenceClassification,
 )
+
+# By default tqdm's lock is shared by forked processes: one that is killed while it holds the lock would leave
+# all others, and the tests after it, waiting for ever.
+tqdm.set_lock(threading.RLock())
+tqdm.monitor_interval = 0
 
 GOOD = ["good", "great", "warm", "funny", "bright", "moving", "sharp", "lovely"]
 BAD = ["bad", "dull", "cold", "boring", "grim", "empty", "flat", "awful"]
