@@ -107,7 +107,7 @@ def csv_layout(
 
 
 def _sample(file: Path, encoding: str, errors: str) -> str:
-    """The first letters of a file."""
+    """Return the first letters of a file."""
     try:
         with open_bytes(file) as raw:
             start = raw.read(_SAMPLE)
@@ -135,7 +135,7 @@ def _quoting(quotes: bool | None) -> Literal[0, 3]:
 
 
 def _split(lines: Sequence[str], delimiter: str, quotes: bool | None) -> list[list[str]]:
-    """The cells of the first rows, without judging them; the last row may be cut."""
+    """Return the cells of the first rows, without judging them; the last row may be cut."""
     style = _quoting(quotes)
     try:
         return [row for row in islice(csv.reader(lines, delimiter=delimiter, quoting=style), 50) if row]
@@ -144,7 +144,7 @@ def _split(lines: Sequence[str], delimiter: str, quotes: bool | None) -> list[li
 
 
 def _delimiter(file: Path, lines: Sequence[str], usual: str, quotes: bool | None) -> str:
-    """The delimiter that the first lines fit: the usual one where they do, else the only other one."""
+    """Return the delimiter that the first lines fit: the usual one, else the only other one."""
     widths, fitting = {}, []
     for delimiter in _DELIMITERS:
         rows = _split(lines, delimiter, quotes)

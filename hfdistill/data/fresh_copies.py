@@ -87,7 +87,7 @@ class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
         return {} if self.keep_labels else dict(self._writer.blanks)
 
     def over(self, rows: Dataset, *encoders: Callable[[Columns, list[int]], Columns]) -> FreshCopies:
-        """The same over rows that were made of these.
+        """Return the same over rows that were made of these.
 
         Args:
             rows: as many, such as the tokenised ones.
@@ -98,7 +98,7 @@ class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
         return made
 
     def relabelled(self, change: Callable[[Dataset], Dataset]) -> FreshCopies:
-        """The same with other labels; itself where `change` gives back the rows that it is given.
+        """Return the same with other labels; itself where `change` gives back the rows that it is given.
 
         Args:
             change: the rows → as many rows with the same texts.
@@ -135,7 +135,7 @@ class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
 
     @cached_property
     def _halves(self) -> list[int]:
-        """0 or 1 for each row: the parity of the epochs in which a new one stands in its place."""
+        """0 or 1 for each row: the parity of the epochs in which a new one takes its place."""
         order = torch.randperm(len(self.rows), generator=torch.Generator().manual_seed(self.seed))
         return (order % 2).tolist()
 
@@ -148,7 +148,7 @@ class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
         return self.__getitems__([index % len(self)])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Rows by number: first those of the data, then the first copies of each, the second copies, …"""
+        """Return rows by number: first those of the data, then the first copies of each, the second, …"""
         rows = {}
         places = {index: self._place(index) for index in indices}
         for turn in sorted({turn for _, turn in places.values()}):
@@ -160,13 +160,13 @@ class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
         return [dict(rows[index]) for index in indices]
 
     def _place(self, index: int) -> tuple[int, int]:
-        """The row of the data that a row of the epoch is made of, and which copy it is; 0 for itself."""
+        """Return the row of the data that is shown at a place of the epoch, and which copy: 0 for itself."""
         if self.in_place:
             return index, int(self._halves[index] == int(self._epoch) % 2)
         return index % len(self.rows), index // len(self.rows)
 
     def _fresh(self, numbers: list[int], turn: int) -> Columns:
-        """The columns of new rows of these rows."""
+        """Return the columns of new rows of these rows."""
         copy = int(self._epoch) * self.copies + turn
         made = self._writer.one(self.texts[numbers], numbers, copy)
         read = {name: value for encoder in self._encoders for name, value in encoder(made, numbers).items()}

@@ -8,34 +8,3 @@ from hfdistill.objectives.exits import ExitCrossEntropy, ExitKD
 from hfdistill.objectives.hidden import PKD, EmbeddingMSE, HiddenCosine, HiddenMSE
 from hfdistill.objectives.logits import KD, CrossEntropy, LabelMSE, LogitMSE
 from hfdistill.objectives.soft_labels import DIST, DKD, WSL, WeightedCrossEntropy
-
-__all__ = [
-    "DIST",
-    "DKD",
-    "KD",
-    "PKD",
-    "RKD",
-    "WSL",
-    "AttentionKL",
-    "Blend",
-    "CrossEntropy",
-    "EmbeddingMSE",
-    "ExitCrossEntropy",
-    "ExitKD",
-    "HiddenCosine",
-    "HiddenMSE",
-    "InfoNCE",
-    "LabelMSE",
-    "LogitMSE",
-    "MiniLM",
-    "MiniLMv2",
-    "Objective",
-    "Setting",
-    "TinyBERTAttention",
-    "WeightedCrossEntropy",
-    "as_blend",
-    "default_objective",
-    "recommended_objective",
-    "register",
-    "registered",
-]

@@ -44,17 +44,8 @@ def own_objective(
 ) -> tuple[Blend, list[str]]:
     """Return what the student learns by, as a blend of one trainer alone: two must not share projections.
 
-    Args:
-        objective: the user's; "recommended" to choose by the two networks; None for the default of the task,
-            with and without a teacher.
-        function: the user's `compute_loss_func`, which takes the place of the task's loss in the default.
-        teacher: the run's.
-        student: the run's.
-        args: of the run.
-        recorded: whether the teacher's answers are kept on disk.
-
-    Returns:
-        The blend, and why the recommended one leaves a term out, a sentence each.
+    None is the default of the task; a user's `compute_loss_func` then takes the place of the task's loss.
+    "recommended" is chosen by the two networks; the second value says why it leaves a term out.
 
     Raises:
         ValueError: for both an objective and a function, for another word than "recommended", and for terms
@@ -103,14 +94,14 @@ def _recommended(
         return _default(student, teacher), [
             f"the teacher, {type(teacher).__name__}, changes with the student"
         ]
-    if recorded or isinstance(teacher, CachedTeacher):
+    inner = teacher.inspectable()
+    if recorded or isinstance(teacher, CachedTeacher) or isinstance(inner, CachedTeacher):
         reason = "the teacher's answers are recorded, and its hidden states would take kilobytes a token"
         return _default(student, teacher), [reason]
     config = getattr(student, "config", None)
     task = name_task(config)
     teacher.bind_student(student)
     setting = setting_of(student, teacher, task=task, classes=getattr(config, "num_labels", 2))
-    inner = teacher.inspectable()
     layers = layers_of_cut(config, getattr(inner, "config", None))
     look = partial(check_inside, args=args, student=student, teacher=inner)
     return recommended_objective(setting, layers=layers, check=look)
@@ -161,13 +152,6 @@ class JointObjective:
     ) -> None:
         """Bind every objective to the task and the networks.
 
-        Args:
-            student: the run's; its sizes decide projections and maps of layers, as do the teacher's.
-            teacher: the run's.
-            task: of the student.
-            classes: of the student.
-            label_smoothing: of the hard labels, where they are class ids.
-
         Raises:
             ValueError: where two models learn from each other by more than their logits, or nothing from
                 each other.
@@ -210,16 +194,16 @@ class JointObjective:
             blend.set_progress(progress)
 
     def summary(self) -> list[str]:
-        """A line per term."""
+        """Return a line per term."""
         lines = self.blends[0].summary()
         return [*lines, *(f"peer: {line}" for blend in self.blends[1:] for line in blend.summary())]
 
     def counts(self, labels: Tensor) -> Tensor:
-        """The number of things that the mean of each term is a mean over: (terms,), float32."""
+        """Return the number of things that the mean of each term is a mean over: (terms,), float32."""
         return torch.cat([blend.counts(labels) for blend in self.blends])
 
     def __call__(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
-        """The unweighted mean of each term: (terms,), float32.
+        """Return the unweighted mean of each term: (terms,), float32.
 
         No gradient of one model's objective reaches the other model.
 

@@ -15,16 +15,6 @@ from hfdistill.evaluation.plots.predictions import changes_of, draw_classes, dra
 from hfdistill.evaluation.plots.style import KINDS, check_kind, drawing, save
 from hfdistill.evaluation.report import Report
 
-__all__ = [
-    "draw_classes",
-    "draw_confusion",
-    "draw_frontier",
-    "draw_losses",
-    "draw_reliability",
-    "write_frontier",
-    "write_plots",
-]
-
 logger = logging.getLogger(__name__)
 
 
@@ -83,7 +73,7 @@ def write_plots(
 
 
 def _drawn(make: Callable[[], Any], path: Path) -> Path | None:
-    """The picture's file; None, and a warning, where it cannot be drawn."""
+    """Return the picture's file; None, and a warning, where it cannot be drawn."""
     try:
         return save(make(), path)
     except OSError:

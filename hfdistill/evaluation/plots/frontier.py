@@ -35,7 +35,7 @@ class Point:
 def points_of(
     distilled: Mapping[str, Sequence[Report]], undistilled: Mapping[str, Sequence[Report]] | None = None
 ) -> list[Point]:
-    """A point for the teacher and each student: mean quality of its reports, times of the first timed one.
+    """Return a point for each model: the mean quality of its reports, times of the first timed one.
 
     Raises:
         ValueError: no student was timed, or one has no labels to be scored on.
@@ -65,7 +65,7 @@ def _point(name: str, kind: str, timed: ModelReport, models: Sequence[ModelRepor
 
 
 def frontier_of(points: Sequence[Point]) -> list[Point]:
-    """Those that no other beats in both, from the fastest on."""
+    """Return the points that no other beats in both, from the fastest on."""
     best: list[Point] = []
     for point in sorted(points, key=lambda p: (p.latency_ms, -p.quality)):
         if not best or point.quality > best[-1].quality:
@@ -77,7 +77,7 @@ def frontier_of(points: Sequence[Point]) -> list[Point]:
 def draw_frontier(
     distilled: Mapping[str, Sequence[Report]], undistilled: Mapping[str, Sequence[Report]] | None = None
 ) -> Any:
-    """The task's first metric over the latency of one row, a bubble for each kind of student.
+    """Draw the task's first metric over the latency of one row, a bubble for each kind of student.
 
     The area of a bubble is its megabytes. A thin line joins what was trained from a teacher and without; the
     dotted stairs join those that no other beats in both. Labels do not overlap.
@@ -133,7 +133,7 @@ def _bubbles(axes: Any, points: Sequence[Point]) -> None:
 
 
 def _limits(axes: Any, points: Sequence[Point]) -> None:
-    """Room for bubbles and labels; times on a logarithmic axis, written as plain numbers."""
+    """Leave room for bubbles and labels; times stand on a logarithmic axis as plain numbers."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     fast, slow = (f(p.latency_ms for p in points) for f in (min, max))
@@ -152,7 +152,7 @@ def _area(size_mb: float, points: Sequence[Point]) -> float:
 
 
 def _radius(point: Point, points: Sequence[Point]) -> float:
-    """Of a bubble, in points."""
+    """Return the radius of a bubble, in points."""
     square = 2**0.5 if point.kind == "teacher" else 1.0
     return square * math.sqrt(_area(point.size_mb, points)) / 2
 
