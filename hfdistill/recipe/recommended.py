@@ -26,8 +26,8 @@ FEW_ROWS = 5000
 """Rows up to which half of them are written anew in each epoch."""
 FIT_ROWS = (256, 1500)
 """Texts that a student is fitted to, at least and at most."""
-FIT_SHARE = 16
-"""Rows that a run learns from, epochs counted, for each text of the fit: so it takes a part of its time."""
+FIT_SHARE = 5
+"""Training rows for each text of the fit. It does not depend on the epochs, so that a run may grow longer."""
 _LIVE = ("pretrained", "finetune", "ensemble")
 
 
@@ -47,7 +47,6 @@ class Recommended:
         self.recipe, self.rows, self.args = recipe, rows, args
         self.is_on = recipe.objective == RECOMMENDED
         self.choices: dict[str, str] = {}
-        self.said = ""
 
     def refit(self, plan: Student, teacher: Any) -> Refit | None:
         """Return how a student is fitted to its teacher before it is trained; None for not at all.
@@ -62,7 +61,8 @@ class Recommended:
         if reason:
             self.choices["start"] = f"the teacher's weights are copied and not fitted: {reason}"
             return None
-        count = min(len(self.rows.train), max(FIT_ROWS[0], min(FIT_ROWS[1], self._seen() // FIT_SHARE)))
+        rows = len(self.rows.train)
+        count = min(rows, max(FIT_ROWS[0], min(FIT_ROWS[1], rows // FIT_SHARE)))
         self.choices["start"] = f"what is kept is fitted to the teacher on {count:,} training texts"
         return Refit(self.rows.train, rows=count, max_length=self.args.max_length)
 
@@ -80,12 +80,6 @@ class Recommended:
         except ValueError as error:
             return str(error).split(". ")[0]
         return None
-
-    def _seen(self) -> int:
-        """Return how many rows the student will have learned from, epochs counted."""
-        if self.args.max_steps > 0:
-            return int(self.args.max_steps * self._batch())
-        return int(self.args.num_train_epochs * len(self.rows.train))
 
     def _batch(self) -> int:
         """Return the rows of an optimizer step."""
@@ -162,16 +156,16 @@ class Recommended:
         return None if len(rows) <= FEW_ROWS else f"{len(rows):,} rows are more than {FEW_ROWS:,}"
 
     def summary(self, objective: Any, left_out: list[str]) -> str:
-        """Return, and remember, one line of what was chosen and why.
+        """Return one line of what was chosen and why.
 
         Args:
             objective: that was chosen.
             left_out: why terms were left out of it.
         """
-        reasons = "; ".join(printable(reason, limit=200) for reason in left_out)
-        without = f" (nothing more: {reasons})" if left_out else ""
-        self.said = "; ".join([f"recommended: {objective}{without}", *self.choices.values()])
-        return self.said
+        if left_out:
+            reasons = "; ".join(printable(reason, limit=200) for reason in left_out)
+            self.choices["left out"] = f"nothing more of the teacher is compared: {reasons}"
+        return "; ".join([f"recommended: {objective}", *self.choices.values()])
 
 
 def _tokenizers(teacher: Any) -> list[Any]:
