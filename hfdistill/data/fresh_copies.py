@@ -137,7 +137,8 @@ class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
     def _halves(self) -> list[int]:
         """0 or 1 for each row: the parity of the epochs in which a new one takes its place."""
         order = torch.randperm(len(self.rows), generator=torch.Generator().manual_seed(self.seed))
-        return (order % 2).tolist()
+        halves: list[int] = (order % 2).tolist()
+        return halves
 
     def __len__(self) -> int:
         return len(self.rows) * self.repeats

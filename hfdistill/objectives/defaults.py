@@ -69,7 +69,8 @@ def recommended_objective(
         return blend, ["the student has no attention"]
     if not setting.same_tokens:
         return blend, ["student and teacher read different tokens"]
-    for choices in ([HiddenMSE(layers=layers)], [TinyBERTAttention(layers=layers), MiniLMv2()]):
+    attention: list[Objective] = [TinyBERTAttention(layers=layers), MiniLMv2()]
+    for choices in ([HiddenMSE(layers=layers)], attention):
         for term in choices:
             reason = _misfit(term, setting, check)
             if reason is None:
