@@ -69,8 +69,9 @@ def recommended_objective(
         return blend, ["the student has no attention"]
     if not setting.same_tokens:
         return blend, ["student and teacher read different tokens"]
-    attention: list[Objective] = [TinyBERTAttention(layers=layers), MiniLMv2()]
-    for choices in ([HiddenMSE(layers=layers)], attention):
+    attention = TinyBERTAttention(layers=layers)
+    tried: list[list[Objective]] = [[HiddenMSE(layers=layers)], [attention, MiniLMv2()]]
+    for choices in tried:
         for term in choices:
             reason = _misfit(term, setting, check)
             if reason is None:
