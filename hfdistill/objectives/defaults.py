@@ -64,7 +64,7 @@ def recommended_objective(
     blend, reasons = default_objective(setting.task), list[str]()
     if setting.student is None or setting.teacher is None:
         whose = "student" if setting.student is None else "teacher"
-        return blend, [f"where the {whose} keeps its layers is not known"]
+        return blend, [f"the {whose} has no layers that are known"]
     if not setting.student.heads:
         return blend, ["the student has no attention"]
     if not setting.same_tokens:

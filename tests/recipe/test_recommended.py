@@ -270,4 +270,4 @@ def test_a_fallback_is_told_in_the_same_line(here, capsys):
     said = " ".join(capsys.readouterr().err.split())
     logits = "recommended: 0.5 * CrossEntropy() + 0.5 * KD(temperature=4)"
     assert f"{logits}; learning rate 0.001 (a static student); half of the rows" in said
-    assert "nothing more of the teacher is compared: the student has no attention" in said
+    assert "nothing more of the teacher is compared: the student has no layers that are known" in said
