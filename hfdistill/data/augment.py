@@ -258,8 +258,8 @@ def _digest(texts: Sequence[str]) -> bytes:
 def _first_ones(old: Dataset, new: Dataset, texts: Sequence[str]) -> list[int]:
     """Return numbers of the new rows that are no old row, and no earlier new one."""
     seen: set[bytes] = set()
-    kept: list[int] = []
-    for rows, keep in ((old, None), (new, kept)):
+    numbers: list[int] = []
+    for rows, keep in ((old, None), (new, numbers)):
         at = 0
         for batch in rows.select_columns(list(texts)).iter(1000):
             for row in zip(*(batch[name] for name in texts), strict=True):
@@ -268,4 +268,4 @@ def _first_ones(old: Dataset, new: Dataset, texts: Sequence[str]) -> list[int]:
                     keep.append(at)
                 seen.add(digest)
                 at += 1
-    return kept
+    return numbers

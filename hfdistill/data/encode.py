@@ -287,14 +287,14 @@ def _word_labels(batch: dict[str, list[Any]]) -> list[Any]:
 
 def _aligned(numbers: list[int | None], labels: list[int | None] | None) -> list[int]:
     """Return one label a token: its word's where the word begins, -100 elsewhere."""
-    found, before = [], None
+    aligned, before = [], None
     for number in numbers:
         label = -100
         if number is not None and number != before:
             label = UNKNOWN if labels is None or labels[number] in (None, -100) else int(labels[number] or 0)
-        found.append(label)
+        aligned.append(label)
         before = number
-    return found
+    return aligned
 
 
 def _check_readable(name: str, texts: list[Any], rows: list[int]) -> None:

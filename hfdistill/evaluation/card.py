@@ -170,7 +170,7 @@ def _header(report: Report, names: _Names, license_id: str | None, extra: dict[s
 def _eval_results(report: Report, names: _Names) -> list[EvalResult]:
     """Return the student's numbers for the header: what the table shows, and nothing undefined."""
     values = {**(report.student.metrics or {}), **(report.student.fidelity or {})}
-    found = {metric: value for metric in COLUMNS[report.task] if (value := values.get(metric)) is not None}
+    scores = {metric: value for metric in COLUMNS[report.task] if (value := values.get(metric)) is not None}
     return [
         EvalResult(
             task_type=hub_task(report),
@@ -183,7 +183,7 @@ def _eval_results(report: Report, names: _Names) -> list[EvalResult]:
             metric_value=round(value, 4),
             verified=False,
         )
-        for metric, value in found.items()
+        for metric, value in scores.items()
     ]
 
 
@@ -261,13 +261,13 @@ _CLOSENESS = {
 
 def _pictures(folder: Path) -> list[str]:
     """Return the plots that lie beside the card, by the names that `write_plots` gives them."""
-    found = [
+    pictures = [
         f"![{shows}]({FOLDER}/{name}.{kind})"
         for name, shows in PLOTS.items()
         for kind in ("png", "svg")
         if (folder / FOLDER / f"{name}.{kind}").is_file()
     ]
-    return ["\n\n".join(["## Pictures", *found])] if found else []
+    return ["\n\n".join(["## Pictures", *pictures])] if pictures else []
 
 
 def _costs(report: Report) -> str:

@@ -24,8 +24,8 @@ def escape(text: object, *, limit: int = 80) -> str:
         >>> escape("<b>[x](y)")
         '&#60;b&#62;&#91;x&#93;&#40;y&#41;'
     """
-    shown = _MARKUP.sub(lambda found: f"&#{ord(found.group())};", printable(text, limit=limit))
-    return re.sub(r"(?i)\bwww\.", lambda found: found.group()[:3] + "&#46;", shown)
+    shown = _MARKUP.sub(lambda match: f"&#{ord(match.group())};", printable(text, limit=limit))
+    return re.sub(r"(?i)\bwww\.", lambda match: match.group()[:3] + "&#46;", shown)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

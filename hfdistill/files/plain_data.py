@@ -138,8 +138,8 @@ def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
     missing, unknown = sorted(hints.keys() - value.keys() - later), sorted(value.keys() - hints.keys())
     if missing or unknown:
         raise ValueError(f"{where} lacks {missing} and has unknown {[printable(name) for name in unknown]}.")
-    given = {name: hint for name, hint in hints.items() if name in value}
-    return kind(**{name: build(hint, value[name], f"{where}.{name}") for name, hint in given.items()})
+    hints_of_keys = {name: hint for name, hint in hints.items() if name in value}
+    return kind(**{name: build(hint, value[name], f"{where}.{name}") for name, hint in hints_of_keys.items()})
 
 
 def scrub(value: Any) -> Any:

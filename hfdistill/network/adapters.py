@@ -29,10 +29,10 @@ def adapter_settings(source: str | Path) -> dict[str, Any] | None:
             return None
     elif _has_config(source):
         return None
-    found = find_adapter_config_file(str(source))
-    if found is None:
+    path = find_adapter_config_file(str(source))
+    if path is None:
         return None
-    settings: dict[str, Any] = json.loads(Path(found).read_text(encoding="utf-8"))
+    settings: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
     return settings
 
 

@@ -272,8 +272,8 @@ def blocks(model: Any) -> nn.ModuleList:
             f"Read hidden states with `output_hidden_states=True`, or use an architecture whose layers are "
             f"modules of their own."
         )
-    found: nn.ModuleList = _part(model, layout.blocks)
-    return found
+    modules: nn.ModuleList = _part(model, layout.blocks)
+    return modules
 
 
 def embeddings(model: Any) -> nn.Module:
@@ -288,8 +288,8 @@ def embeddings(model: Any) -> nn.Module:
 
 
 def _config(model_or_config: Any) -> Any:
-    found = unwrapped(model_or_config)
-    config = getattr(found, "config", found)
+    model = unwrapped(model_or_config)
+    config = getattr(model, "config", model)
     return getattr(config, "classifier_config", config)  # of the network inside, where one wraps another
 
 

@@ -139,7 +139,7 @@ class Run:
         self.facts = json.dumps(facts, indent=1)
         self.builder = ModelBuilder(self.rows, seed=self.args.seed, max_length=self.args.max_length)
         self.origin: str | None = None
-        self.taught: Any = None  # the training rows, where the teacher answers only some of them
+        self.answerable: Any = None  # the training rows, where the teacher answers only some of them
         self.options = dict(recipe.options)
         if smoke and "teacher_cache" in self.options:
             self.options["teacher_cache"] = str(Path(self.args.output_dir, "answers"))
@@ -244,7 +244,7 @@ class Run:
             if "cache" in accepted_arguments(component) and "teacher_cache" in self.options:
                 arguments = {"cache": self.options.pop("teacher_cache"), **arguments}
             teacher = self.builder.asked(kind, arguments)
-            self.taught = self.builder.believed(teacher, arguments.get("keep"))
+            self.answerable = self.builder.believed(teacher, arguments.get("keep"))
             return teacher, None
         if kind == "peer":
             arguments = {**arguments, "model": self.builder.peer(arguments)}
@@ -326,14 +326,14 @@ class Run:
         args = dataclasses.replace(self.args, **changes, output_dir=str(folder), push_to_hub=False)
         model, tokenizer = made
         rows, labels_alone = self.builder.rows, teacher is None and objective is None
-        taught = self.taught if teacher is not None else None
+        answerable = self.answerable if teacher is not None else None
         scores: Callable | None = task_scores(rows.task) if "label" in rows.evaluation.column_names else None
         return DistillationTrainer(
             model,
             args,
             teacher=teacher,
             objective=objective,
-            train_dataset=rows.labelled if labels_alone else rows.train if taught is None else taught,
+            train_dataset=rows.labelled if labels_alone else rows.train if answerable is None else answerable,
             eval_dataset=rows.evaluation,
             processing_class=tokenizer,
             compute_metrics=scores,

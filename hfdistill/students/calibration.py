@@ -90,9 +90,9 @@ def _columns(texts: Any) -> list[list[Any]]:
     if isinstance(texts, (DatasetDict, Mapping)) and texts:
         texts = texts.get("train", next(iter(texts.values())))
     if isinstance(texts, Dataset):
-        found = texts.column_names
-        usual = ["tokens"] if "tokens" in found else [n for n in ("text", "text_pair") if n in found]
-        return [list(texts[name][:]) for name in (usual or text_columns(found, None, None))]
+        names = texts.column_names
+        usual = ["tokens"] if "tokens" in names else [n for n in ("text", "text_pair") if n in names]
+        return [list(texts[name][:]) for name in (usual or text_columns(names, None, None))]
     entries = list(texts) if isinstance(texts, Iterable) else [texts]
     if all(isinstance(entry, str) for entry in entries):
         return [entries]

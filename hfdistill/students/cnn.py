@@ -75,8 +75,8 @@ class CNNForSequenceClassification(AttentionFreeModel):
         strongest = []
         for filters in self.filters:
             width = int(filters.kernel_size[0])  # type: ignore[index]
-            found = F.relu(filters(F.pad(text, ((width - 1) // 2, width // 2))))
-            strongest.append((found * mask[:, None]).amax(-1))  # no answer is under 0
+            maps = F.relu(filters(F.pad(text, ((width - 1) // 2, width // 2))))
+            strongest.append((maps * mask[:, None]).amax(-1))  # no answer is under 0
         return torch.cat(strongest, dim=-1)
 
 

@@ -75,7 +75,7 @@ class TeacherAsModel(nn.Module):
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Trace:
         """The teacher's answer, its columns under the names that each part reads."""
-        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        known = {name: value for name, value in given.items() if value is not None}
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        known = {name: value for name, value in batch.items() if value is not None}
         prefixes = {"", *(part.prefix for part in self.teacher.parts())}
         return self.teacher.trace({prefix + name: v for prefix in prefixes for name, v in known.items()})

@@ -78,17 +78,17 @@ class Ensemble(Teacher):
         features: str | int | None = None,
     ) -> None:
         super().__init__()
-        given = list(members.values()) if isinstance(members, Mapping) else list(members)
+        sources = list(members.values()) if isinstance(members, Mapping) else list(members)
         self.names = (
-            list(members) if isinstance(members, Mapping) else [_name(m, i) for i, m in enumerate(given)]
+            list(members) if isinstance(members, Mapping) else [_name(m, i) for i, m in enumerate(sources)]
         )
-        self.weights = _checked_weights(weights, len(given))
+        self.weights = _checked_weights(weights, len(sources))
         if not (isinstance(temperature, (int, float)) and 0 < temperature < math.inf):
             raise ValueError(
                 f"Ensemble averages at a temperature above 0, found {temperature!r}. Usual: 1, or KD's."
             )
         self.temperature = float(temperature)
-        self.members = nn.ModuleList([as_teacher(member) for member in given])
+        self.members = nn.ModuleList([as_teacher(member) for member in sources])
         moving = [type(member).__name__ for member in self._all() if member.saved_as]
         if moving:
             raise ValueError(
@@ -188,13 +188,13 @@ class Ensemble(Teacher):
         return list(self.members)  # type: ignore[arg-type]
 
     def _number(self, name: str | int) -> int:
-        found = self.names.index(name) if name in self.names else name
-        if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found < len(self.names):
+        number = self.names.index(name) if name in self.names else name
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < len(self.names):
             raise ValueError(
                 f"features={name!r} names no member. Choose one of {', '.join(map(repr, self.names))}, or a "
                 f"number from 0 to {len(self.names) - 1}."
             )
-        return found
+        return number
 
     def _match_members(self) -> None:
         """Fix the task, and each member's columns in the order of the first member that names its classes."""

@@ -43,7 +43,7 @@ def own_objective(
         blend = default_objective(
             task_kind(config),
             hard=None if function is None else UserLoss(function),
-            taught=teacher is not None,
+            has_teacher=teacher is not None,
             mutual=teacher is not None and teacher.learns,
             ripening=teacher is not None and teacher.ripens,
         )

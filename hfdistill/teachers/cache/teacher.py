@@ -187,12 +187,12 @@ class CachedTeacher(Teacher):
         """
         inputs = self._inputs(batch)
         rows = rows_of(inputs)
-        lost = self.missing(rows.keys)
-        if self.store is None or not lost.any() or not self._takes_zeros():
+        missing = self.missing(rows.keys)
+        if self.store is None or not missing.any() or not self._takes_zeros():
             return rows
         other, alike = other_reading(inputs)
         keys = rows_of(other).keys
-        same = lost & alike & ~self.missing(keys)
+        same = missing & alike & ~self.missing(keys)
         rows.keys[same] = keys[same]
         return rows
 
@@ -224,12 +224,12 @@ class CachedTeacher(Teacher):
         """
         self.check_taps(taps)
         rows = self.rows(batch)
-        lost = np.flatnonzero(self.missing(rows.keys))
-        if len(lost) and self.store is not None:
+        missing = np.flatnonzero(self.missing(rows.keys))
+        if len(missing) and self.store is not None:
             self.store.refresh()  # somebody else may have recorded them since
-            lost = np.flatnonzero(self.missing(rows.keys))
-        if len(lost):
-            self._answer_live(batch, lost, of=len(rows.keys))
+            missing = np.flatnonzero(self.missing(rows.keys))
+        if len(missing):
+            self._answer_live(batch, missing, of=len(rows.keys))
         mask, device = self.select_inputs(batch).get("attention_mask"), _device(batch)
         assert self.store is not None  # noqa: S101 - opened by the first answer at the latest
         places = self.store.find(rows.keys)
@@ -240,10 +240,10 @@ class CachedTeacher(Teacher):
 
     # ---- a live teacher ----
 
-    def _answer_live(self, batch: Batch, lost: Any, *, of: int) -> None:
+    def _answer_live(self, batch: Batch, missing: Any, *, of: int) -> None:
         if self.teacher is None:
-            raise CacheError(self.missing_message(len(lost), of=of))
-        part = chosen(batch, lost)
+            raise CacheError(self.missing_message(len(missing), of=of))
+        part = chosen(batch, missing)
         self.check_deterministic(part)
         assert self.store is not None  # noqa: S101 - opened by check_deterministic
         again = np.flatnonzero(self.missing(self.rows(part).keys))  # a damaged folder may hold them after all
@@ -261,11 +261,11 @@ class CachedTeacher(Teacher):
 
     def missing_message(self, rows: int, *, of: int) -> str:
         """Return what to type where rows are missing."""
-        kept = "" if self.contents == Contents() else f", contents={self.contents}"
+        contents = "" if self.contents == Contents() else f", contents={self.contents}"
         return (
             f"{rows:,} of {of:,} rows are not recorded in {self.folder}: another text, truncation or "
             "tokenizer, or a damaged file. Record them: hfdistill.record(teacher, dataset, "
-            f"folder={str(self.folder.parent)!r}{kept}), or give teacher_cache= a trainer, or "
+            f"folder={str(self.folder.parent)!r}{contents}), or give teacher_cache= a trainer, or "
             "CachedTeacher(folder, teacher=...), a live teacher."
         )
 

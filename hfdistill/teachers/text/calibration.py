@@ -121,7 +121,7 @@ def label_ids(labels: Sequence[Any], classes: Sequence[str], *, multi_label: boo
     if multi_label:
         rows = [[float(value) for value in row] for row in labels]
         return torch.tensor(rows).reshape(len(rows), len(classes))
-    found = []
+    ids = []
     for row, label in enumerate(labels):
         own = columns.get(label.strip().casefold(), -1) if isinstance(label, str) else label
         own = -100 if own is None else int(own)
@@ -129,5 +129,5 @@ def label_ids(labels: Sequence[Any], classes: Sequence[str], *, multi_label: boo
             raise ValueError(
                 f"Row {row} is labelled {short(label)}, and the classes are {some(classes)}. Name one."
             )
-        found.append(own)
-    return torch.tensor(found, dtype=torch.int64)
+        ids.append(own)
+    return torch.tensor(ids, dtype=torch.int64)

@@ -38,10 +38,10 @@ def as_dtype(dtype: Dtype) -> torch.dtype | None:
     """
     if not isinstance(dtype, str):
         return dtype
-    found = getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    value = getattr(torch, dtype, None)
+    if not isinstance(value, torch.dtype) or not value.is_floating_point:
         raise ValueError(f"dtype is {dtype!r}, which is none of torch. Type float32, bfloat16 or float16.")
-    return found
+    return value
 
 
 class Embedder(nn.Module):
@@ -111,15 +111,15 @@ class Embedder(nn.Module):
         """Return unit vectors (N, D) in float32 on the CPU, in the order of the texts (strings or pairs)."""
         ids = self._ids(texts)
         order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
-        found = torch.zeros(len(ids), self.model.config.hidden_size)
+        vectors = torch.zeros(len(ids), self.model.config.hidden_size)
         self.model.eval()
         start = 0
         while start < len(order):
             size = max(1, self.batch_tokens // max(1, len(ids[order[start]])))
             rows = order[start : start + size]
-            found[rows] = self._embedded([ids[row] for row in rows])
+            vectors[rows] = self._embedded([ids[row] for row in rows])
             start += size
-        return found
+        return vectors
 
     def _ids(self, texts: Sequence[Any]) -> list[list[int]]:
         if not len(texts):

@@ -111,13 +111,13 @@ class PromptedClassifier(nn.Module):
             parts = [text] if isinstance(text, str) else list(text)
             longest = max(range(len(parts)), key=lambda i: len(parts[i]))
             own = self.tokenizer(parts[longest], add_special_tokens=False)["input_ids"]
-            kept = max(0, len(own) - max(1, len(ids) - self._room))
+            tokens_of_text = max(0, len(own) - max(1, len(ids) - self._room))
             if not own:
                 raise ValueError(
                     f"The prompt alone has {len(ids)} tokens, and the model reads {self._room} before the "
                     "names of the classes. Shorten it."
                 )
-            parts[longest] = self.tokenizer.decode(own[:kept])
+            parts[longest] = self.tokenizer.decode(own[:tokens_of_text])
             text = parts[0] if isinstance(text, str) else tuple(parts)
             ids = self._ids(text)
         return ids
@@ -152,13 +152,13 @@ class PromptedClassifier(nn.Module):
 
     def _scored(self, texts: list[Any]) -> Tensor:
         """Mean log-likelihood of each name after each text's prompt: (N, C)."""
-        found = torch.zeros(len(texts), len(self.classes))
+        scores = torch.zeros(len(texts), len(self.classes))
         self.model.eval()
         ids = [self.prompt_ids(text) for text in texts]
         with torch.no_grad():
             for rows in self._batches(ids):
-                found[rows] = self._scores([ids[row] for row in rows])
-        return found
+                scores[rows] = self._scores([ids[row] for row in rows])
+        return scores
 
     def _batches(self, ids: list[list[int]]) -> Iterator[list[int]]:
         """Yield rows of like length together, those that begin with the prefix apart from others."""

@@ -66,15 +66,18 @@ class ZeroShotClassifier(nn.Module):
         rooms = (longest_input(model.config), tokenizer.model_max_length)
         self._room = min(int(room) for room in rooms if room)
         names = [name.casefold() for name in class_names(model.config)]
-        found = [i for i, name in enumerate(names) if name.startswith("entail")]
-        if not found:
+        entailing = [i for i, name in enumerate(names) if name.startswith("entail")]
+        if not entailing:
             raise ValueError(
                 f"The model's classes are {some(class_names(model.config))}, and zero_shot needs one that is "
                 "called entailment. Name a model of natural language inference (NLI), or give it its names: "
                 "model.config.id2label = {0: 'contradiction', 1: 'neutral', 2: 'entailment'}."
             )
         against = [i for i, name in enumerate(names) if name.startswith("contra")]
-        self._columns = [against[0] if against else (len(names) - 1 if found[0] == 0 else 0), found[0]]
+        self._columns = [
+            against[0] if against else (len(names) - 1 if entailing[0] == 0 else 0),
+            entailing[0],
+        ]
 
     def forward(self, texts: list[Any]) -> Tensor:
         """Return logits (N, C); see `zero_shot`."""
@@ -107,13 +110,13 @@ class ZeroShotClassifier(nn.Module):
 
     def _scored(self, pairs: list[tuple[str, str]]) -> Tensor:
         """Return (pairs, 2): the logits against and for entailment."""
-        found = torch.zeros(len(pairs), 2)
+        scores = torch.zeros(len(pairs), 2)
         self.model.eval()
         for rows, batch in self._batches(pairs):
             with torch.no_grad():
                 logits = self.model(**batch).logits.float().cpu()
-            found[rows] = logits[:, self._columns]
-        return found
+            scores[rows] = logits[:, self._columns]
+        return scores
 
     def _batches(self, pairs: list[tuple[str, str]]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
         """Yield pairs of like length; of a pair that is too long the text is cut, never the class."""
