@@ -228,7 +228,7 @@ def _blanks(dataset: Dataset, *, needed: bool) -> dict[str, Any]:
         if feature is None:
             continue
         inner = feature.feature if isinstance(feature, List) else feature
-        if needed and not _has_room(inner):
+        if needed and not getattr(inner, "dtype", "").startswith(("int", "float")):
             raise ValueError(
                 f"Column {name!r} holds {getattr(inner, 'dtype', inner)}, in which nothing can stand for no "
                 f"label. Type dataset.cast_column({name!r}, Value('int64')), class_encode_column({name!r}) "
@@ -240,11 +240,6 @@ def _blanks(dataset: Dataset, *, needed: bool) -> dict[str, Any]:
         else:
             blanks[name] = math.nan if _is_real(inner) else -100
     return blanks
-
-
-def _has_room(feature: Any) -> bool:
-    """Whether -100 or NaN is a value of this kind."""
-    return getattr(feature, "dtype", "").startswith(("int", "float"))
 
 
 def _is_real(feature: Any) -> bool:

@@ -98,9 +98,8 @@ def csv_layout(
     rows = _split(lines, chosen, quotes)
     names = _column_names(file, rows[0])
     trailing = len(rows) > 2 and all(len(row) == len(names) + 1 and not row[-1] for row in rows[1:])
-    header_lines = sample[: sample.index(lines[0].rstrip("\r\n"))].count(newline) + _lines_of(
-        rows[0], newline
-    )
+    before = sample[: sample.index(lines[0].rstrip("\r\n"))].count(newline)
+    header_lines = before + 1 + sum(cell.count(newline) for cell in rows[0])
     return CsvLayout(
         codec, chosen, newline, quotes, names, header_lines, trailing, chosen != usual and delimiter is None
     )
@@ -124,10 +123,6 @@ def _sample(file: Path, encoding: str, errors: str) -> str:
         raise ValueError(undecodable(file, encoding)) from None
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{file.name} cannot be unpacked ({error}). Pack it again with gzip.") from None
-
-
-def _lines_of(cells: Sequence[str], newline: str) -> int:
-    return 1 + sum(cell.count(newline) for cell in cells)
 
 
 def _quoting(quotes: bool | None) -> Literal[0, 3]:

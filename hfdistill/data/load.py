@@ -205,18 +205,13 @@ def text_columns(columns: list[str], text: str | None, text_pair: str | None) ->
         others = [name for name in columns if _folded(name) not in _LABEL]
         example = others[0] if len(others) == 1 else "..."
         header = ""
-        if not candidates and any(_looks_like_a_row(name) for name in columns):
+        if not candidates and any(name.strip().isdigit() or len(name.split()) > 3 for name in columns):
             header = " If the first line is a row, put a header above it, such as text,label."
         raise ValueError(
             f"Found the columns {columns}, of which {why}. Say which: text={example!r} (and text_pair='...')."
             f"{header}"
         )
     return candidates + named
-
-
-def _looks_like_a_row(name: str) -> bool:
-    """Whether the name of a column is more like a cell: a number, or a sentence."""
-    return name.strip().isdigit() or len(name.split()) > 3
 
 
 def text_column(columns: list[str], text: str | None) -> str:

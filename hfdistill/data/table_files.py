@@ -105,7 +105,9 @@ def read_files(split: str, files: Sequence[Path], options: FileOptions) -> Datas
         rows = _read_csv(split, files, options)
     elif kind == "excel":
         rows = _read_excel(files)
-    elif kind == "json" and (options.encoding or any(_marked(file) for file in files)):
+    elif kind == "json" and (
+        options.encoding or any(text_encoding(file, None) != "utf-8-sig" for file in files)
+    ):
         rows = _read_json(files, options.encoding)
     else:
         if kind == "json" and options.on_bad_row == "raise":
@@ -122,11 +124,6 @@ def read_files(split: str, files: Sequence[Path], options: FileOptions) -> Datas
 def _read_json(files: Sequence[Path], encoding: str | None) -> Dataset:
     """Return the rows of JSON files, held in memory."""
     return Dataset.from_list([row for file in files for row in json_rows(file, encoding)])
-
-
-def _marked(file: Path) -> bool:
-    """Whether a byte order mark says that a file is no UTF-8."""
-    return text_encoding(file, None) != "utf-8-sig"
 
 
 def _read_typed(kind: str, split: str, files: Sequence[Path]) -> Dataset:

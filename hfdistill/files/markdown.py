@@ -34,6 +34,16 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return lines of columns: the first to the left, numbers to the right, a rule below the header."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+    return [lines[0], "─" * max(map(len, lines)), *lines[1:]]
+
+
 def html_table(rows: Sequence[Sequence[str]], below: Sequence[str] = ()) -> str:
     """Return a table for a notebook: the first row is its head, the first column left; below, lines."""
 

@@ -27,7 +27,7 @@ def adapter_settings(source: str | Path) -> dict[str, Any] | None:
     if folder.is_dir():
         if any((folder / name).is_file() for name in _WHOLE):
             return None
-    elif _has_config(source):
+    elif cached_file(str(source), "config.json", _raise_exceptions_for_missing_entries=False) is not None:
         return None
     path = find_adapter_config_file(str(source))
     if path is None:
@@ -103,10 +103,6 @@ def _check(source: str | Path, settings: dict[str, Any], *, role: str) -> None:
             f"The adapter_config.json of the {role} {str(source)!r} names no base model. Write its id or "
             'folder there: "base_model_name_or_path": "org/model".'
         )
-
-
-def _has_config(source: str | Path) -> bool:
-    return cached_file(str(source), "config.json", _raise_exceptions_for_missing_entries=False) is not None
 
 
 def _class_names(source: str | Path, weights: Path, base: str, task: str) -> list[str] | None:

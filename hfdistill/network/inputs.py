@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -206,6 +206,15 @@ class ModelInputs:
             places = torch.arange(ids.shape[1], device=ids.device)
             inputs["position_ids"] = (places - mask.bool().int().argmax(1, keepdim=True)).clamp(min=0)
         return inputs
+
+
+def batches_by_length(lengths: Sequence[int], *, tokens: int, rows: int | None = None) -> Iterator[list[int]]:
+    """Yield row numbers in batches of like length, the longest first: at most `tokens` with padding."""
+    order, start = sorted(range(len(lengths)), key=lambda row: -lengths[row]), 0
+    while start < len(order):
+        size = max(1, tokens // max(1, lengths[order[start]]))
+        yield order[start : start + min(size, rows or size)]
+        start += min(size, rows or size)
 
 
 def name_padding(model: Any, tokenizer: Any) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from hfdistill.data.load import load, text_columns
 from hfdistill.data.unlabelled_texts import load_texts
 from hfdistill.network.architectures import longest_input
-from hfdistill.network.inputs import ModelInputs
+from hfdistill.network.inputs import ModelInputs, batches_by_length
 
 BATCH_ROWS, BATCH_TOKENS = 64, 4096
 HELD_OUT = 5
@@ -148,10 +148,8 @@ def _split_batches(batches: list[Batch]) -> Sides:
 
 def _padded(rows: list[dict[str, Any]], tokenizer: Any, side: str) -> list[Batch]:
     """Return batches of rows of like lengths, the longest first: a lack of memory then shows at once."""
-    rows = sorted(rows, key=lambda row: -len(row["input_ids"]))
-    batches: list[Batch] = []
-    while rows:
-        count = max(1, min(BATCH_ROWS, BATCH_TOKENS // len(rows[0]["input_ids"])))
-        batches.append(dict(tokenizer.pad(rows[:count], padding_side=side, return_tensors="pt")))
-        rows = rows[count:]
-    return batches
+    lengths = [len(row["input_ids"]) for row in rows]
+    return [
+        dict(tokenizer.pad([rows[i] for i in batch], padding_side=side, return_tensors="pt"))
+        for batch in batches_by_length(lengths, tokens=BATCH_TOKENS, rows=BATCH_ROWS)
+    ]

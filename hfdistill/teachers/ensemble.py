@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hfdistill.files.plain_data import sha256_of
 from hfdistill.network import label_space as spaces
 from hfdistill.network import task as tasks
 from hfdistill.network.trace import Batch, Tap, Trace
@@ -176,13 +175,8 @@ class Ensemble(Teacher):
 
     def fingerprint(self) -> str:
         """Return the sha256 over the members' fingerprints and how they are averaged."""
-        facts = [
-            [member.fingerprint() for member in self._all()],
-            self.weights,
-            self.temperature,
-            self.features,
-        ]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        members = [member.fingerprint() for member in self._all()]
+        return sha256_of([members, self.weights, self.temperature, self.features])
 
     def _all(self) -> list[Teacher]:
         return list(self.members)  # type: ignore[arg-type]
@@ -225,7 +219,7 @@ class Ensemble(Teacher):
             )
 
     def _batches(self, batch: Batch) -> list[Batch]:
-        """Yield each member's batch: labels for those alone who want them, in the order of their classes."""
+        """Return each member's batch: labels for those alone who want them, in the order of their classes."""
         plain = {name: value for name, value in batch.items() if name != "labels"}
         if "labels" not in batch:
             return [plain] * len(self.names)

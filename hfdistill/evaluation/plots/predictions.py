@@ -112,7 +112,9 @@ def _matrices(report: Report, confusions: tuple[Confusion, ...]) -> Any:
         axes.grid(visible=False)
         axes.set_xticks(range(len(names)), labels=names, rotation=40, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(names)), labels=names)
-        axes.set(xlabel="student's answer", ylabel=_against(confusion), title=f"against {_short(confusion)}")
+        axes.set(
+            xlabel="student's answer", ylabel=_against(confusion), title=f"against the {confusion.against}"
+        )
         for i, row in enumerate(counts if len(names) <= WITH_NUMBERS else ()):
             for j, n in enumerate(row):
                 if n:
@@ -147,10 +149,6 @@ def _pairs(report: Report, confusions: tuple[Confusion, ...]) -> Any:
 
 def _against(confusion: Confusion) -> str:
     return {"labels": "label", "teacher": "teacher's answer"}[confusion.against]
-
-
-def _short(confusion: Confusion) -> str:
-    return {"labels": "the labels", "teacher": "the teacher"}[confusion.against]
 
 
 def changes_of(report: Report) -> list[tuple[ClassReport, float]]:

@@ -156,7 +156,7 @@ class CachedTeacher(Teacher):
         return frozenset(names if typed else names - {self.prefix + TOKEN_TYPES})
 
     def embedders(self) -> Sequence[nn.Module]:
-        """Return None: it looks its answers up."""
+        """Return no model: the answers are looked up."""
         return ()
 
     def parts(self) -> Sequence[Teacher]:

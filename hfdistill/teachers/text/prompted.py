@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from hfdistill.files.hub import reaching
-from hfdistill.files.plain_data import public_name
+from hfdistill.files.plain_data import public_name, sha256_of
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import accepted_inputs
 from hfdistill.network.label_space import short
@@ -207,10 +205,9 @@ class PromptedClassifier(nn.Module):
 
     def _run(self, tokens: Tensor, mask: Tensor, past: Any) -> Tensor:
         """Return the logits (B, T, V) in float32 of the new tokens; `past` grows by them."""
-        held = (
-            "cache" if "cache" in self._accepts else "past_key_values"
-        )  # as Transformers before 5.24 calls it
-        inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask, held: past}
+        # Transformers before 5.24 calls it past_key_values.
+        name = "cache" if "cache" in self._accepts else "past_key_values"
+        inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask, name: past}
         if "position_ids" in self._accepts:
             places = (mask.cumsum(1) - 1).clamp(min=0)
             inputs["position_ids"] = places[:, -tokens.shape[1] :]
@@ -232,12 +229,8 @@ class PromptedClassifier(nn.Module):
 
     def fingerprint(self) -> str:
         """Return the sha256 over the model, its tokenizer and the prompt."""
-        facts = [
-            fingerprint_of(self.model),
-            tokenizer_print(self.tokenizer),
-            [self.prompt, self.system, self.chat, self.content_free, self.names, self.classes, self._room],
-        ]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        asked = [self.prompt, self.system, self.chat, self.content_free, self.names, self.classes, self._room]
+        return sha256_of([fingerprint_of(self.model), tokenizer_print(self.tokenizer), asked])
 
 
 def _written(classes: Classes | None) -> dict[str, str]:

@@ -307,7 +307,7 @@ def _paired(answers: Any) -> Any:
 
 
 def _is_scored(row: Any) -> bool:
-    """Return an entry such as {"label": "joy", "score": 0.9}."""
+    """Whether an entry is one of a pipeline, {"label": "joy", "score": 0.9}."""
     return isinstance(row, Mapping) and row.keys() == {"label", "score"}
 
 

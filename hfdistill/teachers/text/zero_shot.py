@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hfdistill.files.plain_data import public_name
+from hfdistill.files.plain_data import public_name, sha256_of
 from hfdistill.network.architectures import longest_input
-from hfdistill.network.inputs import accepted_inputs
+from hfdistill.network.inputs import accepted_inputs, batches_by_length, name_padding
 from hfdistill.network.label_space import class_names, some
 from hfdistill.network.loading import Source, load_classifier, load_tokenizer
 from hfdistill.network.tokenizers import tokenizer_print
@@ -58,10 +56,7 @@ class ZeroShotClassifier(nn.Module):
         self.classes, self.multi_label, self.batch_tokens = list(described), multi_label, batch_tokens
         self.templates, self._described = list(templates), described
         self.label = f"zero-shot {public_name(model.name_or_path or type(model).__name__)}"
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        if model.config.pad_token_id is None:
-            model.config.pad_token_id = tokenizer.pad_token_id
+        name_padding(model, tokenizer)
         self._accepts = accepted_inputs(model)
         rooms = (longest_input(model.config), tokenizer.model_max_length)
         self._room = min(int(room) for room in rooms if room)
@@ -130,23 +125,15 @@ class ZeroShotClassifier(nn.Module):
         )
         columns = {name: read[name] for name in self.tokenizer.model_input_names if name in read}
         columns = {name: values for name, values in columns.items() if name in self._accepts}
-        lengths = [len(row) for row in columns["input_ids"]]
-        order, start = sorted(range(len(pairs)), key=lambda row: -lengths[row]), 0
-        while start < len(order):
-            rows = order[start : start + max(1, self.batch_tokens // lengths[order[start]])]
-            start += len(rows)
+        for rows in batches_by_length(list(map(len, columns["input_ids"])), tokens=self.batch_tokens):
             part = {name: [values[row] for row in rows] for name, values in columns.items()}
             batch = self.tokenizer.pad(part, return_tensors="pt")
             yield rows, {name: value.to(self.model.device) for name, value in batch.items()}
 
     def fingerprint(self) -> str:
         """Return the sha256 over the model, its tokenizer and the sentences."""
-        facts = [
-            fingerprint_of(self.model),
-            tokenizer_print(self.tokenizer),
-            [list(self._described.items()), self.templates, self.multi_label],
-        ]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        asked = [list(self._described.items()), self.templates, self.multi_label]
+        return sha256_of([fingerprint_of(self.model), tokenizer_print(self.tokenizer), asked])
 
 
 def zero_shot(
