@@ -258,7 +258,7 @@ def _reorder(
 def _renumber(
     batch: dict[str, list[Any]], column: str, ids: Sequence[int | None], size: int
 ) -> dict[str, list[Any]]:
-    """Return the label column of a batch in the model's numbers; what is no class id stays."""
+    """Return the label column of a batch in the model's numbers; what is not a class id stays."""
 
     def renumber(value: Any) -> Any:
         if isinstance(value, list):

@@ -39,7 +39,7 @@ def augment(
 
     The new rows have no label (-100; NaN for a number; -100 for each of several labels), so that the teacher
     alone speaks there. Each is drawn from (seed, copy, row), whatever the batches and processes; copy k is
-    what `FreshCopies` of the same seed shows in epoch k. New rows that are no text, a row of the data, or an
+    what `FreshCopies` of the same seed shows in epoch k. New rows that are blank, a row of the data, or an
     earlier new one are left out, and their number is logged.
 
     When to use it: labels are scarce, or the teacher knows its training rows by heart and says little more on
@@ -184,7 +184,7 @@ class Writer:
             bad = next((i for i, text in enumerate(batch[name]) if not isinstance(text, str)), None)
             if bad is not None:
                 raise ValueError(
-                    f"Column {name!r} holds {batch[name][bad]!r:.60}, which is no text. Remove such rows: "
+                    f"Column {name!r} holds {batch[name][bad]!r:.60}, which is not a text. Remove such rows: "
                     'load(..., on_bad_row="drop"), or dataset.filter(...).'
                 )
         return {name: self.method.prepare(batch[name]) for name in self.changing}

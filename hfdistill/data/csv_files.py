@@ -1,4 +1,4 @@
-"""`CsvRows` reads the rows of csv and tsv files as they are written, and names lines that are no rows."""
+"""`CsvRows` reads the rows of csv and tsv files as they are written, and names lines that are not rows."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ class CsvRows:
     Args:
         file: which may be packed (.gz).
         layout: how it is written.
-        on_bad_line: called for each line that is no row; it may raise.
+        on_bad_line: called for each line that is not a row; it may raise.
         errors: what is done with bytes that are not of the encoding, as for `open`.
     """
 
@@ -329,7 +329,7 @@ class CsvRows:
 
 
 class _NoRowError(Exception):
-    """Stands for a line that is no row, with the reason."""
+    """Stands for a line that is not a row, with the reason."""
 
 
 _SWALLOWED = "opens a quotation mark that takes in the lines after it, which look like rows themselves"

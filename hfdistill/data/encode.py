@@ -255,8 +255,8 @@ class WordEncoder(Encoder):
         for row, words, labels in zip(rows, batch["tokens"], _word_labels(batch), strict=True):
             if not isinstance(words, list) or not all(_readable(word) for word in words):
                 raise ValueError(
-                    f"Row {row} of column 'tokens' is not a list of words: it is no list, or holds None, a "
-                    "number or half a surrogate pair. Remove such rows: dataset.filter(...)."
+                    f"Row {row} of column 'tokens' is not a list of words: it is not a list, or holds None, "
+                    "a number or half a surrogate pair. Remove such rows: dataset.filter(...)."
                 )
             if any(isinstance(label, str) for label in labels or ()):
                 raise ValueError(

@@ -94,7 +94,7 @@ def load(
         config: The Hub data set's configuration (`"mrpc"` of `"nyu-mll/glue"`).
         split: Return this split only. All are read, so that label names do not depend on it.
         label_names: Names of the classes 0, 1, ….
-        on_bad_row: `"drop"` logs and drops rows without text or label, and lines of a csv that are no rows,
+        on_bad_row: `"drop"` logs and drops rows without text or label, and lines of a csv that are not rows,
             instead of refusing them.
         encoding: Of csv, tsv and JSON files that are neither UTF-8 nor UTF-16 with a byte order mark, such as
             `"cp1252"`.

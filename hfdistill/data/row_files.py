@@ -44,7 +44,7 @@ class RowFile:
                 f"{', '.join(KINDS)}."
             )
         if suffix_of(self.path) not in KINDS:
-            raise ValueError(f"{self.path.name} is no file of rows: only {', '.join(KINDS)} are read.")
+            raise ValueError(f"{self.path.name} is not a file of rows: only {', '.join(KINDS)} are read.")
         self.kind = KINDS[suffix_of(self.path)]
         self.layout: CsvLayout | None = options.layout(self.path) if self.kind == "csv" else None
         self.dropped: list[BadLine] = []

@@ -258,13 +258,13 @@ def _small_tables(rows: Iterator[list[str]], names: list[str]) -> Iterator[pa.Ta
 
 def _summary(file: Path, bad: Sequence[BadLine]) -> str:
     several = (
-        f"{len(bad):,} lines of {file.name} are no rows; the first:" if len(bad) > 1 else f"{file.name},"
+        f"{len(bad):,} lines of {file.name} are not rows; the first:" if len(bad) > 1 else f"{file.name},"
     )
     return f"{several} {bad[0]}"
 
 
 def bad_lines_message(file: Path, layout: CsvLayout, bad: Sequence[BadLine], *, rows: int) -> str:
-    """Return a sentence on lines that are no rows, with what to do; `rows` is how many lines are rows."""
+    """Return a sentence on lines that are not rows, with what to do; `rows` is how many lines are rows."""
     way = (
         f"Enclose cells that hold {layout.delimiter!r} or line breaks in quotation marks, and write a "
         'quotation mark within them twice ("")'

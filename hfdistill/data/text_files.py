@@ -80,7 +80,7 @@ def read_texts(
 
     The lines of a .txt file, with empty ones, else the values of a column.
 
-    Lines that are no rows are counted in `dropped`, by what is wrong with them.
+    Lines that are not rows are counted in `dropped`, by what is wrong with them.
 
     Raises:
         ValueError: for a file without such a column, or one that is not of its kind.
@@ -119,7 +119,7 @@ def _objects(file: Path, column: str | None, encoding: str | None, dropped: Coun
             except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict):
-                dropped["in a line that is no JSON object"] += 1
+                dropped["in a line that is not a JSON object"] += 1
                 continue
             column = column or (text_column(list(row), None) if row else None)
             value = row.get(column) if column else None
@@ -129,7 +129,7 @@ def _objects(file: Path, column: str | None, encoding: str | None, dropped: Coun
 
 def _cells(file: Path, column: str | None, options: FileOptions, dropped: Counter[str]) -> Iterator[str]:
     def count(_: BadLine) -> None:
-        dropped["in a line that is no row of its csv"] += 1
+        dropped["in a line that is not a row of its csv"] += 1
 
     layout = csv_layout(
         file,

@@ -314,7 +314,7 @@ def _modernbert_anchored(config: Any) -> str:
 
 
 _RELATIVE = "relative positions are added to the scores"
-_BETWEEN = "tables of relative positions, which are no rows, are handed from block to block"
+_BETWEEN = "tables of relative positions, which are not rows, are handed from block to block"
 _SHARED = "ALBERT repeats one group of weights over all layers"
 
 _BERT_SUMS = (

@@ -11,7 +11,7 @@ from torch import Tensor
 
 TaskKind = Literal["single_label", "multi_label", "regression", "token"]
 UNKNOWN = -101
-"""Among the labels of tokens: a word whose label nobody knows. The teacher teaches there; -100 is no word."""
+"""Label of a token: its word has a label that nobody knows. The teacher teaches there; -100 is not a word."""
 
 _KINDS: dict[str, TaskKind] = {
     "single_label_classification": "single_label",

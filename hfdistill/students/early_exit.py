@@ -203,7 +203,7 @@ def with_exits(
         detach: True: an exit's loss trains its own head alone, and the rest learns as without exits.
 
     Raises:
-        TypeError: where the model is none of Transformers, or layers are no numbers.
+        TypeError: where the model is none of Transformers, or layers are not numbers.
         ValueError: for layers it does not have, for a model with exits, for regression and labels on tokens,
             and for architectures whose blocks cannot go on with some rows of a batch (ALBERT, DeBERTa).
 

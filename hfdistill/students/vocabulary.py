@@ -137,7 +137,7 @@ def _check(tokenizer: Any, *, size: int, keep: float) -> None:
 
 
 def _beyond(written: Mapping[str, Any], pieces: Pieces) -> list[int]:
-    """Return ids of added tokens that are no pieces of the model."""
+    """Return ids of added tokens that are not pieces of the model."""
     return sorted(token["id"] for token in written["added_tokens"] if token["content"] not in pieces.ids)
 
 

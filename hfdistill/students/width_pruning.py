@@ -30,7 +30,7 @@ def named_size(size: str) -> dict[str, int]:
         ValueError: for another name.
     """
     if size not in SIZES:
-        raise ValueError(f"size={size!r} is no size of Turc et al. Choose from {', '.join(SIZES)}.")
+        raise ValueError(f"size={size!r} is not a size of Turc et al. Choose from {', '.join(SIZES)}.")
     return {**SIZES[size], "ffn": 4 * SIZES[size]["width"]}
 
 

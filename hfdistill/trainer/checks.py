@@ -81,7 +81,7 @@ def warn_of_half_weights(student: nn.Module) -> None:
 
 
 def check_models(student: nn.Module, teacher: nn.Module | None) -> None:
-    """Refuse models that are no classifiers, and a teacher that would not stay as it is.
+    """Refuse models that are not classifiers, and a teacher that would not stay as it is.
 
     Raises:
         ValueError: for a head of another task, for parameters that both share, and for ZeRO-3, under which

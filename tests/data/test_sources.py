@@ -89,7 +89,7 @@ def test_a_missing_path_says_what_lies_beside_it(tmp_path, monkeypatch, name):
 def test_what_is_no_data_is_refused(tmp_path):
     write(tmp_path, {"script.py": "raise SystemExit", "empty/notes.txt": ""})
     for path in (tmp_path / "script.py", tmp_path / "empty"):
-        with pytest.raises(ValueError, match="is no data file and no folder of data files"):
+        with pytest.raises(ValueError, match="is neither a data file nor a folder of data files"):
             load(path)
 
 

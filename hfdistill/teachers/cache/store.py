@@ -74,7 +74,7 @@ class Store:
             if match and path.is_file() and not path.is_symlink():
                 shards += self._read(path, sha256=match[1])
             elif not (path.name in (FACTS, CLAIMS) or path.name.startswith((BROKEN, "."))):
-                logger.warning("%s is no part of a cache and is left alone", printable(repr(path.name)))
+                logger.warning("%s is not a part of a cache and is left alone", printable(repr(path.name)))
         if shards:
             self._shards += shards
             self._table = self._tabled(self._shards)

@@ -115,7 +115,7 @@ def label_ids(labels: Sequence[Any], classes: Sequence[str], *, multi_label: boo
     """Labels, by name or number, as a tensor: (N,), -100 for None; multi-label (N, C).
 
     Raises:
-        ValueError: for a label that is no class.
+        ValueError: for a label that is not a class.
     """
     columns = {name.strip().casefold(): i for i, name in enumerate(classes)}
     if multi_label:

@@ -172,8 +172,8 @@ def _value(value: Any, where: str, column: str, *, text: bool = False) -> Any:
             except (ValueError, SyntaxError, RecursionError, MemoryError):
                 continue
         raise AnswerError(
-            f"{where}: the column {column!r} holds {short(value)}, which is no list or mapping that can be "
-            'read. Write JSON, as in {"yes": 0.8, "no": 0.2}.'
+            f"{where}: the column {column!r} holds {short(value)}, which is not a list or mapping that can "
+            'be read. Write JSON, as in {"yes": 0.8, "no": 0.2}.'
         )
     try:
         return plain or None if text else float(plain)
@@ -298,7 +298,7 @@ def _object(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise AnswerError(f"{where} is no JSON ({error}). Write one object a line.") from error
+        raise AnswerError(f"{where} is not JSON ({error}). Write one object a line.") from error
     if not isinstance(row, dict):
         raise AnswerError(f'{where} is {short(row)}, no object. Write {{"text": …, "probabilities": …}}.')
     return row
@@ -308,10 +308,10 @@ def _read_array(path: Path) -> tuple[list[dict[str, Any]], list[int], str]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise AnswerError(f"{path.name} is no JSON ({error}). Write an array of objects.") from error
+        raise AnswerError(f"{path.name} is not JSON ({error}). Write an array of objects.") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise AnswerError(
-            f'{path.name} is no array of objects. Write [{{"text": …, "probabilities": …}}, …].'
+            f'{path.name} is not an array of objects. Write [{{"text": …, "probabilities": …}}, …].'
         )
     return rows, list(range(1, len(rows) + 1)), "entry"
 
