@@ -1,9 +1,18 @@
 """DistillationTrainer: a Trainer whose loss is an objective over student and teacher.
 
-One optimizer step, top to bottom: Trainer calls `get_batch_samples` for its micro-batches; for each of them
-`training_step`, which calls `compute_loss` and then backward; `_get_grad_norm` once they are all there; then
-it moves the optimizer and calls `end_step`. The parts that a run may have stand beside: `TeacherCache`,
-`Mixup`, `ExtraParameters`, `Theseus`, the functions of `changing_teacher` and `teacher_check`.
+`train` records the teacher's answers where that is asked for, then runs Trainer's loop, in which one
+optimizer step is:
+
+    batches, total = get_batch_samples()    # the micro-batches, and what each term's mean is over
+    for batch in batches:
+        training_step(batch, total)         # compute_loss: student, teacher, weighted terms; then backward
+    _get_grad_norm()                        # clip; stop at a NaN, before any weight has moved
+    optimizer.step()                        # Trainer's
+    end_step()                              # tell a teacher that moves with the student
+
+The trainer owns what it needs for this, each an object or functions in a file of its own: `Reader` (text to
+ids), `JointObjective` (the terms of student and peer), `LossWindow` (their sums, and why a step stopped),
+`ExtraParameters` (projections, a peer), `TeacherCache`, `Mixup`, `EvalLosses`; `Theseus` is a callback.
 """
 
 from __future__ import annotations
@@ -379,8 +388,10 @@ class DistillationTrainer(CheckpointingTrainer):
         self._extra.zero_grad()
         counts = []
         for number, batch in enumerate(batches):
-            if self._mixup is not None:
-                batch = batches[number] = self._with_mixtures(batch, number)
+            if self._mixup is not None:  # mixtures of its rows join it, without a label
+                labels, step = batch.get(self._label_name), self.state.global_step
+                mixed, labels = self._mixup.mix(self._inputs(batch), labels, step=step, number=number)
+                batch = batches[number] = {self._label_name: labels, **mixed}
             repeated = batch.pop(REPEATED, None) is not None
             each = self._joint.counts(self._targets(batch))
             counts.append(torch.zeros_like(each) if repeated else each)
@@ -398,13 +409,6 @@ class DistillationTrainer(CheckpointingTrainer):
         if self._sampler is not None and not isinstance(self._sampler, BatchSampler):
             remainder = len(self._sampler) % (rows(batch) * world)
         return own_rows(batch, remainder=remainder, rank=self.args.process_index)
-
-    def _with_mixtures(self, batch: dict[str, Any], number: int) -> dict[str, Any]:
-        """Join a micro-batch with mixtures of its rows; see `Mixup`."""
-        assert self._mixup is not None  # noqa: S101 - get_batch_samples asks only where there is one
-        labels, step = batch.get(self._label_name), self.state.global_step
-        mixed, labels = self._mixup.mix(self._inputs(batch), labels, step=step, number=number)
-        return {self._label_name: labels, **mixed}
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
@@ -438,10 +442,10 @@ class DistillationTrainer(CheckpointingTrainer):
         """
         batch, labels = self._inputs(inputs), self._targets(inputs)
         number = batch.pop(MICRO_BATCH, None)  # None for a batch of the user's own
-        own, other = self.blend.taps()
-        student = run(model, batch, accepts=self._student_inputs, taps=own)
+        student_taps, teacher_taps = self.blend.taps()
+        student = run(model, batch, accepts=self._student_inputs, taps=student_taps)
         asks = self._joint.needs_teacher_now
-        teacher = self._ask_teacher(batch, other, labels) if asks else Trace(student.logits.detach())
+        teacher = self._ask_teacher(batch, teacher_taps, labels) if asks else Trace(student.logits.detach())
         weights = torch.tensor(self._joint.weights, device=student.logits.device)
         if num_items_in_batch is not None:  # DDP, FSDP and ZeRO average gradients over processes
             counts = self._joint.counts(labels) if number is None else self._loss_window.counts[number]
