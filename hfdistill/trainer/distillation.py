@@ -133,8 +133,8 @@ class DistillationTrainer(CheckpointingTrainer):
         checks.check_models(self.model, self.teacher)
         config = getattr(self.model, "config", None)
         self.blend = own_objective(objective, self.compute_loss_func, self.teacher, config)
-        self._joint = JointObjective(self.blend, teacher=self.teacher)
-        self._loss_window = LossWindow(self._joint.names)
+        self._objectives = JointObjective(self.blend, teacher=self.teacher)
+        self._loss_window = LossWindow(self._objectives.names)
         self._bind(self.model)
         self._make_parts(teacher_cache)
         sets, objective, reader = (self.train_dataset, self.eval_dataset), self.blend, self._reader
@@ -158,10 +158,10 @@ class DistillationTrainer(CheckpointingTrainer):
             spaces.check_same_task(config, theirs)
             self._columns = spaces.match_labels(config, theirs, label_map=self._label_map)
         self._classes, smoothing = getattr(config, "num_labels", 2), self.args.label_smoothing_factor
-        self._joint.bind(
+        self._objectives.bind(
             model, self.teacher, task=self.task, classes=self._classes, label_smoothing=smoothing
         )
-        self._joint.to(self.args.device)
+        self._objectives.to(self.args.device)
         inner = None if self.teacher is None else self.teacher.inspectable()
         checks.check_inside(self.blend, self.args, student=model, teacher=inner)
         self._student_inputs = self._reader.student_inputs(model)
@@ -180,7 +180,7 @@ class DistillationTrainer(CheckpointingTrainer):
             self._mixup = Mixup(alpha, seed=seed, process=process, task=self.task, classes=self._classes)
         teacher = self.teacher if self.teacher is not None and self.teacher.learns else None
         peer = {teacher.saved_as: changing(teacher).model} if teacher is not None else {}
-        self._extra = ExtraParameters(self.blend, others=peer)
+        self._extra_parameters = ExtraParameters(self.blend, others=peer)
         self._eval_losses = EvalLosses(self.task, function=self.compute_loss_func)
 
     @property
@@ -250,7 +250,7 @@ class DistillationTrainer(CheckpointingTrainer):
             replacement.freeze(self.model, self.args)
         optimizer = super().create_optimizer(model)
         sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
-        self._extra.add_to(
+        self._extra_parameters.add_to(
             optimizer,
             weight_decay=self.args.weight_decay,
             decayed=self.get_decay_parameter_names,
@@ -267,7 +267,7 @@ class DistillationTrainer(CheckpointingTrainer):
             broadcast_teacher(changing(self.teacher))
         if self.teacher is not None:
             self.teacher.before_training(steps=self.state.max_steps)
-        summary = "\n".join(["Objective:", *(f"  {line}" for line in self._joint.summary())])
+        summary = "\n".join(["Objective:", *(f"  {line}" for line in self._objectives.summary())])
         logger.info("%s", summary)
         if self.is_world_process_zero() and not self.args.disable_tqdm:
             tqdm.write(summary)
@@ -384,8 +384,8 @@ class DistillationTrainer(CheckpointingTrainer):
         batches = [self._own_rows(dict(batch)) for batch in itertools.islice(epoch_iterator, num_batches)]
         if not batches:
             return [], None
-        self._joint.set_progress(min(1.0, self.state.global_step / max(1, self.state.max_steps)))
-        self._extra.zero_grad()
+        self._objectives.set_progress(min(1.0, self.state.global_step / max(1, self.state.max_steps)))
+        self._extra_parameters.zero_grad()
         counts = []
         for number, batch in enumerate(batches):
             if self._mixup is not None:  # mixtures of its rows join it, without a label
@@ -393,7 +393,7 @@ class DistillationTrainer(CheckpointingTrainer):
                 mixed, labels = self._mixup.mix(self._inputs(batch), labels, step=step, number=number)
                 batch = batches[number] = {self._label_name: labels, **mixed}
             repeated = batch.pop(REPEATED, None) is not None
-            each = self._joint.counts(self._targets(batch))
+            each = self._objectives.counts(self._targets(batch))
             counts.append(torch.zeros_like(each) if repeated else each)
             batch[MICRO_BATCH] = number
         self._loss_window.open(counts)
@@ -421,7 +421,7 @@ class DistillationTrainer(CheckpointingTrainer):
         with mixing:
             loss = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:  # the step's last micro-batch
-            self._extra.average(self.accelerator)
+            self._extra_parameters.average(self.accelerator)
         return loss
 
     def compute_loss(
@@ -444,16 +444,16 @@ class DistillationTrainer(CheckpointingTrainer):
         number = batch.pop(MICRO_BATCH, None)  # None for a batch of the user's own
         student_taps, teacher_taps = self.blend.taps()
         student = run(model, batch, accepts=self._student_inputs, taps=student_taps)
-        asks = self._joint.needs_teacher_now
+        asks = self._objectives.needs_teacher_now
         teacher = self._ask_teacher(batch, teacher_taps, labels) if asks else Trace(student.logits.detach())
-        weights = torch.tensor(self._joint.weights, device=student.logits.device)
+        weights = torch.tensor(self._objectives.weights, device=student.logits.device)
         if num_items_in_batch is not None:  # DDP, FSDP and ZeRO average gradients over processes
-            counts = self._joint.counts(labels) if number is None else self._loss_window.counts[number]
+            counts = self._objectives.counts(labels) if number is None else self._loss_window.counts[number]
             total = torch.as_tensor(num_items_in_batch, device=weights.device)
             share = counts.to(weights.device) / total.clamp(min=torch.finfo(torch.float32).tiny)
             weights = weights * share * self.accelerator.num_processes
         with torch.autocast(student.logits.device.type, enabled=False):
-            parts = self._joint(student, teacher, labels) * weights
+            parts = self._objectives(student, teacher, labels) * weights
         if number is not None:
             self._loss_window.add(parts, batch=batch, student=student, teacher=teacher if asks else None)
             if self.is_deepspeed_enabled:  # its engine moves the weights within backward
@@ -478,7 +478,7 @@ class DistillationTrainer(CheckpointingTrainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """Trainer's last call before the optimizer moves: clip the rest, and stop at what is not finite."""
         grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        norms = self._extra.clip(self.args.max_grad_norm)
+        norms = self._extra_parameters.clip(self.args.max_grad_norm)
         self._loss_window.close()
         self._raise_if_not_finite([grad_norm, *norms])
         return grad_norm
@@ -494,7 +494,7 @@ class DistillationTrainer(CheckpointingTrainer):
             both = self.accelerator.reduce(torch.stack([fine, going]).float(), "sum") == self.args.world_size
             fine, self._interrupts.agreed = both[0], not both[1]
         if not fine:
-            step, others = self.state.global_step + 1, self._extra.learners
+            step, others = self.state.global_step + 1, self._extra_parameters.learners
             message = self._loss_window.explain(step, self.model, others=others, show=self._text_of)
             raise NonFiniteError(message)
 
@@ -569,13 +569,13 @@ class DistillationTrainer(CheckpointingTrainer):
         """Write what the objective owns; and publish the teacher's answers that this run has used."""
         publish_answers(self.teacher)
         if self.args.should_save and not self.args.save_only_model:
-            self._extra.save(folder)
+            self._extra_parameters.save(folder)
 
     def load_extra_state(self, folder: Path) -> None:
         """Read what the objective owns, and a teacher that changes."""
         if changing(self.teacher):
             load_teacher(changing(self.teacher), folder)
-        self._extra.load(folder)
+        self._extra_parameters.load(folder)
 
     def end_run(self) -> None:
         """Bring the teacher of the best step, where Trainer has brought its student."""
