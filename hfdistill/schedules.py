@@ -335,11 +335,7 @@ def moments(schedules: Iterable[float | Schedule]) -> list[float]:
 
 
 def checked_progress(progress: float) -> float:
-    """Return progress itself.
-
-    Raises:
-        ValueError: where it is not a number in [0, 1].
-    """
+    """Return progress itself; refuse what is not a number in [0, 1]."""
     if not _is_number(progress) or not 0 <= progress <= 1:
         raise ValueError(
             f"Progress is the share of optimizer steps already taken, a number in [0, 1]; found "

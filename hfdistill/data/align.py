@@ -115,11 +115,7 @@ def makes_labels(collator: Any, data: Any) -> bool:
 class RunLabels:
     """Puts the labels of a run's data in the student's order; call it with data and its name for messages.
 
-    Args:
-        classes: the class names that label ids go by, in the order of the student's outputs.
-        config: the student's; None where it is not made yet.
-        columns: names that the label column may have.
-        collator: the user's own.
+    `config` is the student's, None where it is not made yet; `collator` the user's own.
     """
 
     classes: Sequence[str] = ()

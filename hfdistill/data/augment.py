@@ -103,16 +103,7 @@ def augment(
 
 @dataclass(frozen=True)
 class Writer:
-    """Writes the rows of one data set anew.
-
-    Args:
-        method: how.
-        seed: of what is drawn.
-        texts: the columns of text.
-        changing: those that may change.
-        blanks: label column → what stands there for no label.
-        keep_labels: whether a new row has the label of its row.
-    """
+    """Writes the rows of one data set anew; `blanks` says what stands for no label in each label column."""
 
     method: Augmentation
     seed: int

@@ -71,14 +71,7 @@ def csv_layout(
     quotes: bool | None = None,
     errors: str = "strict",
 ) -> CsvLayout:
-    """Find out how a csv file is written, from its first lines.
-
-    Args:
-        file: the file, which may be packed (.gz).
-        encoding: as in `load`.
-        delimiter: as in `load`; by default that of the file's kind, unless the lines fit another one alone.
-        quotes: as in `CsvLayout`.
-        errors: what is done with bytes that are not of the encoding, as for `open`.
+    """Find out how a csv file is written, from its first lines; arguments are as in `load`.
 
     Raises:
         ValueError: for an empty file, bytes that are not of the encoding, columns of the same name, and lines
@@ -183,12 +176,6 @@ class CsvRows:
     A row has as many cells as the header. What has not is told to `on_bad_line`, and reading goes on with
     the next line; so is a line whose quotation mark nothing closes, or closes in the middle of a cell, and a
     cell of several lines that look like rows themselves. Blank lines are passed over.
-
-    Args:
-        file: which may be packed (.gz).
-        layout: how it is written.
-        on_bad_line: called for each line that is not a row; it may raise.
-        errors: what is done with bytes that are not of the encoding, as for `open`.
     """
 
     file: Path

@@ -81,9 +81,6 @@ def read_texts(
     The lines of a .txt file, with empty ones, else the values of a column.
 
     Lines that are not rows are counted in `dropped`, by what is wrong with them.
-
-    Raises:
-        ValueError: for a file without such a column, or one that is not of its kind.
     """
     dropped = Counter() if dropped is None else dropped
     kind = suffix_of(file)

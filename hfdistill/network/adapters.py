@@ -43,12 +43,6 @@ def load_adapter(source: str | Path, settings: dict[str, Any], *, load: Any, rol
     there are. Their names come from a `config.json` beside the adapter, else from the base model where it has
     as many.
 
-    Args:
-        source: folder or Hub id of the adapter.
-        settings: its `adapter_config.json`.
-        load: (base model, task, class names or None) → a classifier in float32.
-        role: what messages call it: "teacher" or "student".
-
     Raises:
         ModuleNotFoundError: where PEFT is not installed.
         ValueError: for an adapter of a language model, one whose base is not named or not there, one that

@@ -109,11 +109,7 @@ class ModelSpec:
 
     @classmethod
     def of(cls, model_or_config: Any) -> ModelSpec:
-        """Read the sizes off a model, a PEFT wrapper around one, or a config.
-
-        Raises:
-            ValueError: The architecture is not registered.
-        """
+        """Read the sizes off a model, a PEFT wrapper around one, or a config."""
         config = _config(model_or_config)
         layout = layout_of(config)
         return cls(
@@ -280,9 +276,6 @@ def embeddings(model: Any) -> nn.Module:
     """Return the embedding module of a model.
 
     Its output is the input of block 1 only where no projection follows (ELECTRA and ALBERT may have one).
-
-    Raises:
-        ValueError: The architecture is unknown.
     """
     return _part(model, layout_of(model).embeddings)
 

@@ -54,10 +54,7 @@ def reads_token_types(config: Any, tokenizer: Any = None, *, padded_by: Any = No
     It is where its own tokenizer makes them. Where that is not known, it is where the tokenizer that makes
     its rows does, or where the model has a table of two or more; and where neither is known, always.
 
-    Args:
-        config: the model's.
-        tokenizer: its own.
-        padded_by: what makes its rows, where that is another one.
+    `padded_by` is the tokenizer that makes its rows, where that is another one.
     """
     if tokenizer is not None:
         return gives_token_types(tokenizer)

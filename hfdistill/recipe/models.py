@@ -31,13 +31,7 @@ CALIBRATION_ROWS, CALIBRATION_BATCH = 256, 32
 
 
 class ModelBuilder:
-    """It makes teachers and students for the rows of a run.
-
-    Args:
-        rows: what they are to read.
-        seed: new weights are drawn by it, the same ones for a student and its baseline.
-        max_length: of the run.
-    """
+    """It makes teachers and students for the rows of a run."""
 
     def __init__(self, rows: Rows, *, seed: int, max_length: int | None) -> None:
         self.rows, self.seed, self.max_length = rows, seed, max_length
@@ -60,13 +54,7 @@ class ModelBuilder:
     def student(
         self, plan: Student, *, of: Any, origin: str | None, like: Any
     ) -> tuple[PreTrainedModel, Any]:
-        """Return a student and the tokenizer of what it reads.
-
-        Args:
-            plan: what the page says.
-            of: the teacher's model, or where it lies; the plan's own `source` goes before it.
-            origin: where its tokenizer lies.
-            like: a config that names the classes; None for the data's.
+        """Return a student and its tokenizer; a `source` of its own goes before `of` the teacher.
 
         Raises:
             ValueError: where nothing names a folder with a tokenizer.

@@ -113,14 +113,7 @@ def arguments(recipe: Recipe, *, smoke: bool = False) -> Any:
 
 
 class Run:
-    """One run of a recipe: its rows and checks first, then teacher, assistants, student and baseline.
-
-    Args:
-        recipe: what `read_recipe` gave.
-        smoke: as in `run_recipe`.
-        searching: measure on no test row; see `read_rows`.
-        speaks: print headings and progress.
-    """
+    """One run of a recipe: its rows and checks first, then teacher, assistants, student and baseline."""
 
     def __init__(
         self, recipe: Recipe, *, smoke: bool = False, searching: bool = False, speaks: bool = True
@@ -311,17 +304,7 @@ class Run:
         self, stage: str, made: tuple[PreTrainedModel, Any], *, teacher: Any, objective: Any, options: Any,
         folder: str | Path | None = None, **changes: Any,
     ) -> DistillationTrainer:  # fmt: skip
-        """Return the trainer of one model, which checks whatever a trainer can check.
-
-        Args:
-            stage: the name of the model's folder.
-            made: model and tokenizer.
-            teacher: who teaches it.
-            objective: what it learns by.
-            options: further arguments of the trainer.
-            folder: in the place of output_dir.
-            **changes: of the training arguments.
-        """
+        """Return the trainer of one model, in a folder of its own; it checks whatever a trainer can check."""
         folder = Path(folder or self.args.output_dir, stage)
         args = dataclasses.replace(self.args, **changes, output_dir=str(folder), push_to_hub=False)
         model, tokenizer = made

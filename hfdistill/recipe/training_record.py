@@ -22,11 +22,6 @@ class TrainingRecord:
 
     The file holds `[{"after": 0, "page": {…}}, {"after": 195, "page": {…}}]`: the second page made the steps
     from 196 on.
-
-    Args:
-        output_dir: of the run.
-        stage: the name of the model's folder in it, such as "student".
-        page: the content of the page of this run.
     """
 
     def __init__(self, output_dir: str | Path, stage: str, page: Mapping[str, Any]) -> None:

@@ -50,11 +50,7 @@ class BiLSTMLayer(nn.Module):
 
 
 class BiLSTMModel(AttentionFreeModel):
-    """Embeddings and BiLSTM layers.
-
-    Raises:
-        ValueError: `hidden_size` is odd.
-    """
+    """Embeddings and BiLSTM layers."""
 
     config_class = BiLSTMConfig
     base_model_prefix = "bilstm"

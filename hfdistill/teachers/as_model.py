@@ -15,10 +15,7 @@ from hfdistill.teachers.text.teacher import TextAnswers
 
 
 class TeacherAsModel(nn.Module):
-    """Answers as a teacher does that is made of several models, or that is asked about texts.
-
-    Args:
-        teacher: all of whose parts read one kind of tokens.
+    """Answers as a teacher does that is made of several models of one tokenizer, or asked about texts.
 
     Raises:
         ValueError: for a teacher that does not name its classes, that answers from disk or has no

@@ -47,13 +47,7 @@ class Publisher:
     ) -> Any:
         """Upload the output folder, without pickles and checkpoints.
 
-        Args:
-            repository: its name, with its owner's.
-            message: of the commit.
-            began: when the run began; a report that is older is of another run and stays here.
-            token: default: that of the run's arguments.
-            revision: the branch; default: that of the run's arguments.
-            blocking: wait for the end of the upload.
+        A report that is older than `began`, when the run began, is of another run and stays here.
 
         Returns:
             What `HfApi.upload_folder` does: the commit, or its future.

@@ -31,11 +31,7 @@ _POOLINGS: dict[str, Pooling] = {
 
 
 def as_dtype(dtype: Dtype) -> torch.dtype | None:
-    """A dtype of torch by its name, such as "bfloat16".
-
-    Raises:
-        ValueError: for a name that is none.
-    """
+    """Return a dtype of torch by its name, such as "bfloat16"; refuse a name that is none."""
     if not isinstance(dtype, str):
         return dtype
     value = getattr(torch, dtype, None)

@@ -111,12 +111,7 @@ class FewShotClassifier(nn.Module):
 
 
 def load_few_shot(folder: str | Path, **options: Any) -> FewShotClassifier:
-    """Return the classifier that `FewShotClassifier.save` wrote.
-
-    Args:
-        folder: where it lies.
-        options: of the `Embedder`, such as dtype and device.
-    """
+    """Return the classifier that `FewShotClassifier.save` wrote; `options` are those of the `Embedder`."""
     folder = Path(folder)
     facts, tensors = read_json(folder / FACTS, limit=_LIMIT), load_file(folder / WEIGHTS)
     seen = {}

@@ -28,19 +28,10 @@ CONTENT_FREE = ("N/A", "", "[MASK]")
 
 
 class PromptedClassifier(nn.Module):
-    """Scores each class by the likelihood of its name after a prompt that holds the text.
+    """Scores each class by the likelihood of its name after a prompt that holds the text; see `prompted`.
 
-    Args:
-        model: a causal language model.
-        tokenizer: its own.
-        prompt: with {text}, and {text_pair} or {classes} where wanted.
-        classes: names; or a mapping from name to what the model would write.
-        system: the system's message of a chat; None for none.
-        chat: whether to use the tokenizer's chat template; None where there is one.
-        content_free: texts that say nothing, whose scores are subtracted; empty for none.
-        cache_prefix: run what stands before the text once for all rows.
-        pad: batch rows of different lengths, padded on the left; else of one length alone.
-        batch_tokens: padded tokens of a forward pass.
+    `pad` batches rows of different lengths, padded on the left; `batch_tokens` are those of a forward pass,
+    padded.
 
     Raises:
         ValueError: for a prompt without {text}, or classes that begin alike and are told apart by nothing.

@@ -24,15 +24,7 @@ TEMPLATE = "This example is {}."
 
 
 class ZeroShotClassifier(nn.Module):
-    """Asks an NLI model whether a text entails "This example is about refunds." for each class.
-
-    Args:
-        model: a classifier of pairs with a class "entailment".
-        tokenizer: its own.
-        classes: names, or a mapping from name to descriptions.
-        templates: sentences with a place for the class.
-        multi_label: whether classes are decided one by one.
-        batch_tokens: padded tokens of a forward pass.
+    """Asks an NLI model whether a text entails "This example is about refunds."; see `zero_shot`.
 
     Raises:
         ValueError: for a model without a class "entailment".
