@@ -23,12 +23,11 @@ from hfdistill.network.label_space import (
     short,
     some,
 )
-from hfdistill.network.task import task_kind
+from hfdistill.network.task import LABELS, task_kind
 
 logger = logging.getLogger(__name__)
 
 DatasetLike = TypeVar("DatasetLike")
-LABELS = ("label", "labels", "label_ids")
 
 
 def align_labels(

@@ -14,13 +14,13 @@ from datasets import Dataset, List, Value, concatenate_datasets
 from datasets.fingerprint import generate_random_fingerprint
 
 from hfdistill.data.augmentations import Augmentation, as_augmentation
+from hfdistill.network.task import LABELS
 
 logger = logging.getLogger(__name__)
 
 Method = Augmentation | Callable[[str], list[str]]
 
 TEXTS = ("text", "text_pair")
-_LABELS = ("label", "labels", "label_ids")
 _TRIES = 5
 _PROBED = 32
 
@@ -214,7 +214,7 @@ def _check_repeats(method: Augmentation, text: str) -> None:
 def _blanks(dataset: Dataset, *, needed: bool) -> dict[str, Any]:
     """Return what stands for no label in each label column."""
     blanks: dict[str, Any] = {}
-    for name in _LABELS:
+    for name in LABELS:
         feature = dataset.features.get(name)
         if feature is None:
             continue

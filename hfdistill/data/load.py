@@ -37,18 +37,11 @@ _PAIRS = {
     "sentence_a": ("sentence_b",),
     "sentence_1": ("sentence_2",),
 }
-_LABEL = {
-    "label",
-    "labels",
-    "label_ids",
-    "intent",
-    "class",
-    "category",
-    "target",
+LABEL_NAMES = (
+    *("label", "labels", "label_ids", "intent", "class", "category", "target", "sentiment", "emotion"),
     "score",
-    "sentiment",
-    "emotion",
-}
+)
+"""What a column of labels is usually called, the likeliest first."""
 
 
 def load(
@@ -202,7 +195,7 @@ def text_columns(columns: list[str], text: str | None, text_pair: str | None) ->
             )
     if len(candidates) != 1:
         why = f"{candidates} could all be the text" if candidates else "none has a usual name for text"
-        others = [name for name in columns if _folded(name) not in _LABEL]
+        others = [name for name in columns if _folded(name) not in LABEL_NAMES]
         example = others[0] if len(others) == 1 else "..."
         header = ""
         if not candidates and any(name.strip().isdigit() or len(name.split()) > 3 for name in columns):
@@ -227,7 +220,7 @@ def _label_column(
         return _existing(columns, label, "label")
     if label is not None:
         return [_existing(columns, name, "label") for name in label]
-    candidates = [name for name in columns if _folded(name) in _LABEL]
+    candidates = [name for name in columns if _folded(name) in LABEL_NAMES]
     if len(candidates) > 1:
         raise ValueError(
             f"Found the columns {columns}, of which {candidates} could all be the label. Pass label='...'."

@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 TaskKind = Literal["single_label", "multi_label", "regression", "token"]
+LABELS = ("label", "labels", "label_ids")
+"""What the labels may be called in a batch."""
+
 UNKNOWN = -101
 """Label of a token: its word has a label that nobody knows. The teacher teaches there; -100 is not a word."""
 

@@ -19,7 +19,6 @@ from hfdistill.network.trace import Batch
 Ints: TypeAlias = NDArray[np.int64]
 
 KEY_BYTES = 16
-LABELS = frozenset({"label", "labels", "label_ids"})
 
 
 @dataclass(frozen=True, eq=False)

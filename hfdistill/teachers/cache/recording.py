@@ -20,9 +20,10 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 from hfdistill.data.encode import encode
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import TOKEN_TYPES
+from hfdistill.network.task import LABELS
 from hfdistill.teachers.base import as_teacher, assign_column_prefixes
 from hfdistill.teachers.cache.contents import CacheError, Contents
-from hfdistill.teachers.cache.keys import KEY_BYTES, LABELS, Ints
+from hfdistill.teachers.cache.keys import KEY_BYTES, Ints
 from hfdistill.teachers.cache.store import ROWS_PER_SHARD, Store, chunk_of
 from hfdistill.teachers.cache.teacher import CachedTeacher
 
@@ -311,7 +312,7 @@ def _readable(dataset: Any, tokenizer: Any, live: Any, max_length: int | None) -
             "token classifiers teach live. Leave the recording out."
         )
     pads = DataCollatorWithPadding(tokenizer)
-    names = {*tokenizer.model_input_names, *live.inputs()} - LABELS
+    names = {*tokenizer.model_input_names, *live.inputs()}.difference(LABELS)
     return dataset, lambda rows: pads([{n: v for n, v in row.items() if n in names} for row in rows])
 
 

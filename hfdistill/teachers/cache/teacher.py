@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hfdistill.network.inputs import TOKEN_TYPES, reads_token_types, token_type_count
+from hfdistill.network.task import LABELS
 from hfdistill.network.trace import Batch, Tap, Trace
 from hfdistill.teachers.base import PREFIX, ModelTeacher, Teacher, as_teacher
 from hfdistill.teachers.cache.contents import (
@@ -24,7 +25,7 @@ from hfdistill.teachers.cache.contents import (
     make_folder,
     write_facts,
 )
-from hfdistill.teachers.cache.keys import LABELS, Rows, chosen, other_reading, pushed, rows_of
+from hfdistill.teachers.cache.keys import Rows, chosen, other_reading, pushed, rows_of
 from hfdistill.teachers.cache.manifest import (
     accepted,
     config_from,
