@@ -60,7 +60,7 @@ class RowFile:
             while batch := list(islice(rows, _ROWS)):
                 yield batch
         elif self.kind == "parquet":
-            with _parquet(self.path) as file:
+            with open_parquet(self.path) as file:
                 for part in file.iter_batches(_ROWS):
                     yield pa.Table.from_batches([part])
         else:
@@ -77,7 +77,7 @@ class RowFile:
     def count(self) -> int:
         """Return how many rows there are, never 0; every one is read, but for Parquet, which says it."""
         if self.kind == "parquet":
-            with _parquet(self.path) as file:
+            with open_parquet(self.path) as file:
                 rows = int(file.metadata.num_rows)
         else:
             rows = sum(map(len, self))
@@ -108,7 +108,8 @@ def values_of(rows: Rows, name: str) -> list[Any]:
 
 
 @contextmanager
-def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
+def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a parquet file for the time of a block, or say that it cannot be read."""
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hfdistill.data.csv_files import BadLine, CsvRows, csv_layout
 from hfdistill.data.encodings import LONGEST, open_bytes, suffix_of, text_encoding
 from hfdistill.data.load import text_column
+from hfdistill.data.row_files import open_parquet
 from hfdistill.data.table_files import FileOptions
 
 logger = logging.getLogger(__name__)
@@ -141,11 +141,7 @@ def _cells(file: Path, column: str | None, options: FileOptions, dropped: Counte
 
 
 def _batches(file: Path, column: str | None) -> Iterator[str]:
-    try:
-        parquet = pq.ParquetFile(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{file.name} cannot be read as parquet ({error}). Write it again.") from None
-    with parquet:
+    with open_parquet(file) as parquet:
         name = text_column(parquet.schema_arrow.names, column)
         for batch in parquet.iter_batches(1000, columns=[name]):
             values: Any = batch.column(0)
