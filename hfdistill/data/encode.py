@@ -1,4 +1,4 @@
-"""Text columns, or lists of words, to token ids: truncated, counted, never padded."""
+"""`encode` turns texts, or lists of words, into token ids: truncated, counted, never padded."""
 
 from __future__ import annotations
 

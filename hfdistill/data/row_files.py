@@ -1,4 +1,4 @@
-"""Rows of files of any size, some thousand at a time, as they are written; and such rows to a new file."""
+"""`RowFile` reads rows of files of any size, some thousand at a time; `writing` writes them to a new file."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class RowWriter(Protocol):
 
 @contextmanager
 def writing(path: str | os.PathLike[str], *, delimiter: str | None = None) -> Iterator[RowWriter]:
-    """A writer of a file that appears, whole, at the end of the block; after an error there is none.
+    """Write a file that appears, whole, at the end of the block; after an error there is none.
 
     Lists become JSON in a cell of csv, and None an empty cell. A file of the same name stays until the new
     one is complete.

@@ -1,4 +1,4 @@
-"""The order of the training rows: groups of similar length, a function of (seed, epoch) alone."""
+"""`LengthGroupedSampler` orders rows in groups of similar length, by (seed, epoch) alone."""
 
 from __future__ import annotations
 

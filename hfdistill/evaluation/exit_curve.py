@@ -1,4 +1,4 @@
-"""What each exit threshold costs and saves, measured."""
+"""`exit_curve` measures what each exit threshold costs and saves."""
 
 from __future__ import annotations
 

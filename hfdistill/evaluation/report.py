@@ -1,5 +1,4 @@
-"""What a student is worth, as plain data: written as JSON, printed as a table; cards and plots are drawn from
-it."""
+"""`Report` says what a student is worth, as plain data: JSON, or a table; cards and plots are made of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast and how large models are, measured side by side on one machine."""
+"""`compare_speeds` measures how fast models are, side by side on one machine; `size_mb` how large."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an exported student is worth beside the PyTorch one: plain data, a table, a card."""
+"""`ExportReport` says what an exported student is worth beside the PyTorch one: data, a table, a card."""
 
 from __future__ import annotations
 

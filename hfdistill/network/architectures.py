@@ -1,4 +1,4 @@
-"""Where each architecture keeps its parts: the only file with architecture-specific names."""
+"""A `Layout` says where an architecture keeps its parts: the only file with architecture-specific names."""
 
 from __future__ import annotations
 

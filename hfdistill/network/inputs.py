@@ -1,4 +1,4 @@
-"""What a model is given of a text: the columns that its own tokenizer makes, padded as it expects."""
+"""`ModelInputs` says what a model is given of a text: its tokenizer's columns, padded as it expects."""
 
 from __future__ import annotations
 

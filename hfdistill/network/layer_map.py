@@ -1,4 +1,4 @@
-"""Which student layer learns from which teacher layer."""
+"""A `LayerMap` says which student layer learns from which teacher layer."""
 
 from __future__ import annotations
 

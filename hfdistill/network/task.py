@@ -1,4 +1,4 @@
-"""What a classifier's outputs are: a class a text, several, a real value, or a class a word."""
+"""The task of a classifier says what its outputs are: a class a text, several, a value, or a class a word."""
 
 from __future__ import annotations
 

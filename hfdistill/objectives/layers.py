@@ -1,4 +1,4 @@
-"""What terms that look inside the networks have in common: pairs of layers, masks, pooling, projections."""
+"""Terms that look inside the networks share this: pairs of layers, masks, pooling, projections."""
 
 from __future__ import annotations
 

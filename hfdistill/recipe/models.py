@@ -83,9 +83,7 @@ class ModelBuilder:
         return model if layers is None else shrink(model, layers=layers)
 
     def asked(self, kind: str, arguments: Mapping[str, Any]) -> TextAnswers:
-        """A teacher that is asked about texts; the data says its classes and examples where the page does
-        not.
-        """
+        """Make a teacher that is asked about texts; the data gives classes that the page does not name."""
         own, component = schema.Trusted.__dataclass_fields__, schema.TEACHERS[kind]
         has_labels = "label" in self.rows.labelled.column_names
         if arguments.get("calibrate") and not has_labels:

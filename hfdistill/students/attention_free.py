@@ -1,4 +1,4 @@
-"""What students without attention share: the two texts of a pair, the head, the loss."""
+"""Students without attention share this: the two texts of a pair, the head, the forward pass, the loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A teacher as a model: what measures models can then measure it."""
+"""`TeacherAsModel` wraps a teacher as a model: what measures models can then measure it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels that the user's own data or collator makes, checked on the CPU as each batch is collated."""
+"""`guarded` checks the labels that a user's data or collator makes, on the CPU as batches are collated."""
 
 from __future__ import annotations
 

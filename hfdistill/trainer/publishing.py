@@ -1,4 +1,4 @@
-"""What a run uploads to the Hub while it trains and at its end: no pickles, no numbers of an earlier run."""
+"""`Publisher` uploads a run while it trains and at its end: no pickles, no numbers of an earlier run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A look at the teacher before the first step: is it better than chance on the evaluation data?"""
+"""Asks before the first step whether the teacher is better than chance on the evaluation data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which students are worth their time: quality over latency, size as the area of a bubble."""
+"""`draw_frontier` shows which students are worth their time: quality over latency, a bubble for the size."""
 
 from __future__ import annotations
 

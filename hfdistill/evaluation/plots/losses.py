@@ -1,4 +1,4 @@
-"""What the loss was made of, over the steps of a run."""
+"""`draw_losses` shows what the loss was made of, over the steps of a run."""
 
 from __future__ import annotations
 

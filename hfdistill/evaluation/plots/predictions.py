@@ -1,4 +1,4 @@
-"""What a student answers: how sure it is, what it confuses, which classes it lost."""
+"""These plots show what a student answers: how sure it is, what it confuses, which classes it lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept of a teacher's answers, and in which folder."""
+"""`Contents` says what is kept of a teacher's answers, and names the folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a teacher reads of a row, as 16 bytes."""
+"""A key says what a teacher reads of a row, in 16 bytes."""
 
 from __future__ import annotations
 

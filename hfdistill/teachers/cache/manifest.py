@@ -1,4 +1,4 @@
-"""What a recording says of its teacher, as plain data."""
+"""The manifest of a recording says what teacher it is of, as plain data."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def record_missing(
 
 
 def _longest_first(rows: Ints, keys: NDArray[np.uint8], lengths: Ints) -> Ints:
-    """Each text once; texts of one length in the order of their keys."""
+    """Order the rows, each text once; texts of one length stand in the order of their keys."""
     _, first = np.unique(keys[rows], axis=0, return_index=True)
     rows = rows[first]
     return rows[np.argsort(-lengths[rows], kind="stable")]

@@ -1,4 +1,4 @@
-"""How far a teacher's confidence is right: a temperature and a class prior, fitted on a few labelled rows."""
+"""`Calibration` mends a teacher's confidence: a temperature and a class prior, fitted on a few labels."""
 
 from __future__ import annotations
 

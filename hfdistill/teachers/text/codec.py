@@ -1,4 +1,4 @@
-"""Text as numbers that a batch can carry, and back without loss."""
+"""`TextCodec` turns text into numbers that a batch can carry, and back without loss."""
 
 from __future__ import annotations
 

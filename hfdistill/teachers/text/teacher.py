@@ -1,4 +1,4 @@
-"""Any function of texts as a teacher: asked once about each text, checked, recorded."""
+"""`TextTeacher` makes a teacher of any function of texts: asked once a text, checked, recorded."""
 
 from __future__ import annotations
 

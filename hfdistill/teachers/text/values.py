@@ -1,4 +1,4 @@
-"""Answers as people and programs write them, checked and made logits."""
+"""`AnswerReader` checks answers as people and programs write them, and makes logits of them."""
 
 from __future__ import annotations
 
