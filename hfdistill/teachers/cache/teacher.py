@@ -121,7 +121,7 @@ class CachedTeacher(Teacher):
 
     @property
     def same_tokens(self) -> bool:
-        """Whether the live teacher reads the student's tokens; this is settled late. Not where they are pooled."""
+        """Whether the live teacher reads the student's tokens, settled late; not where they are pooled."""
         same = self._same_tokens if self.teacher is None else _same_tokens(self.teacher)
         return same and not self.contents.pooled
 
