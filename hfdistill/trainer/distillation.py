@@ -29,7 +29,7 @@ import torch
 from accelerate.utils import send_to_device
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Sampler
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -58,7 +58,7 @@ from hfdistill.trainer.loss_window import LossWindow, NonFiniteError
 from hfdistill.trainer.mixup import SHARE, Mixup
 from hfdistill.trainer.run_facts import facts_of_run
 from hfdistill.trainer.teacher_cache import TeacherCache, asked_members, publish_answers
-from hfdistill.trainer.teacher_check import batches_of, judge_teacher, rows_to_check
+from hfdistill.trainer.teacher_check import judge_teacher, rows_to_check
 from hfdistill.trainer.theseus import replacements
 
 logger = logging.getLogger(__name__)
@@ -293,8 +293,10 @@ class DistillationTrainer(CheckpointingTrainer):
         if data is None or not self.is_world_process_zero():
             return
         data, _ = self._as_teacher_reads(data)
-        size, device = self.args.eval_batch_size, self.args.device
-        batches = batches_of(data, self.data_collator, size=size, device=device)
+        # A generator of its own, for DataLoader draws a number where none is given.
+        options = {"batch_size": self.args.eval_batch_size, "generator": torch.Generator()}
+        loader = DataLoader(data, collate_fn=self.data_collator, **options)
+        batches = (send_to_device(dict(batch), self.args.device) for batch in loader)
         answered = ((self._ask_teacher(self._inputs(b)).logits, self._targets(b)) for b in batches)
         accuracy = judge_teacher(answered, task=self.task)
         if accuracy:
