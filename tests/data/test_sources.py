@@ -222,7 +222,7 @@ def test_near_names_are_offered(tmp_path, monkeypatch):
 )
 def test_other_kinds_of_files_say_what_to_pass(tmp_path, name, words):
     write(tmp_path, {name: "x"})
-    with pytest.raises(ValueError, match=f"is no data file.*{words}"):
+    with pytest.raises(ValueError, match=f"is neither a data file.*{words}"):
         load(tmp_path / name)
 
 
