@@ -129,7 +129,7 @@ training:
         ("data={source: x, split: dev}", "no key of data 'split'"),
         ("objective=kd", "is a list of terms"),
         ("objective=[]", "is a list of terms"),
-        ("objective=[3]", "no objective|no term"),
+        ("objective=[3]", "no objective|not a term"),
         ("objective=[[kd]]", "is not a term"),
         ("objective=[{kd: {}, pkd: {}}]", "one term to a dash"),
         ("objective=[KD]", "Did you mean kd"),
