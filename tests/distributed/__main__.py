@@ -1,5 +1,6 @@
 """python -m tests.distributed FOLDER PROCESSES: all that each process of a launch does, one after another."""
 
+import gc
 import sys
 from pathlib import Path
 
@@ -13,4 +14,5 @@ def main(folder: Path, processes: int) -> None:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # what the imports made: every training ends with a garbage collection
     main(Path(sys.argv[1]), int(sys.argv[2]))
