@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 from hfdistill.data.encodings import LONGEST, open_bytes, suffix_of, text_encoding, undecodable
 
+_EXCEL = re.compile(r'"?sep=([^"])"?')  # a first line by which Excel knows the delimiter
 _SAMPLE = 1 << 16  # bytes from which delimiter and line ends are judged
 _DELIMITERS = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
@@ -94,6 +95,10 @@ def csv_layout(
     if not lines:
         raise ValueError(f"{file.name} is empty. Save it with a header, such as text,label, and rows.")
     usual = "\t" if suffix_of(file) == ".tsv" else ","
+    told = _EXCEL.fullmatch(lines[0].rstrip("\r\n"))
+    if told and len(lines) > 1:
+        lines, usual = lines[1:], told[1]
+        delimiter = delimiter or told[1]
     chosen = delimiter or _delimiter(file, lines, usual, quotes)
     rows = _split(lines, chosen, quotes)
     names = _column_names(file, rows[0])

@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from hfdistill.files.markdown import as_yaml
 from hfdistill.files.plain_data import write_atomically
 from hfdistill.recipe import schema
-from hfdistill.recipe.check import Recipe, check, mistakes_of
+from hfdistill.recipe.check import RECOMMENDED, Recipe, check, mistakes_of
 from hfdistill.recipe.page import Page, put, value_at
 from hfdistill.recipe.rehearsal import rehearse
 from hfdistill.recipe.run import Run
@@ -148,7 +148,7 @@ class _Search:
         run.prepare()
         if kind == "finetune" and not searched:
             page["teacher"] = {"pretrained": {"source": run.origin}}
-        inside = recipe.objective is not None and any(_looks_inside(t) for t in recipe.objective.terms)
+        inside = _looks_inside(recipe)
         is_fixed = kind is not None and kind != "cached" and not schema.TEACHERS[kind].moves
         is_recorded = is_fixed and not inside and run.rows.task != "token"
         if is_recorded and not (searched or recipe.assistants or recipe.generations > 1):
@@ -266,11 +266,13 @@ def _mend(journal: Path) -> None:
     journal.with_name(journal.name + ".lock").unlink(missing_ok=True)
 
 
-def _looks_inside(term: Any) -> bool:
-    """Return whether a term reads more of the teacher than its logits."""
+def _looks_inside(recipe: Recipe) -> bool:
+    """Return whether a page's objective reads more of the teacher than its logits."""
     from hfdistill.objectives import Objective
 
-    return type(term).taps is not Objective.taps
+    if recipe.objective is None or recipe.objective == RECOMMENDED:
+        return recipe.objective is not None and schema.STUDENTS[recipe.student.kind].has_attention
+    return any(type(term).taps is not Objective.taps for term in recipe.objective.terms)
 
 
 def _line(trial: Any, space: tuple[Dimension, ...]) -> str:
