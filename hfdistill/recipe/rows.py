@@ -108,15 +108,7 @@ class Rows:
 def read_rows(
     loading: Mapping[str, Any], splits: Splits, *, seed: int, smoke: bool = False, searching: bool = False
 ) -> Rows:
-    """Load what a page names.
-
-    Args:
-        loading: arguments of `load`.
-        splits: which rows.
-        seed: what is drawn by.
-        smoke: a few rows of each.
-        searching: leave the test split alone: without a validation split, measure on a share of the training
-            rows.
+    """Load the rows that a page names; `searching` leaves the test split alone, `smoke` takes a few rows.
 
     Raises:
         ValueError: for a split that is not there, or text that does not go with the labelled rows.
