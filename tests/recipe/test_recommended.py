@@ -83,8 +83,7 @@ def test_a_page_without_an_objective_is_the_script_with_all_of_it(trained, capsy
     assert said.count("recommended:") == 1
 
 
-def test_the_word_is_the_same_as_nothing(trained):
-    assert trained("objective=recommended").keys() == {"student"}
+def test_the_word_is_the_same_as_nothing(here):
     assert read_recipe("page.yaml", overrides=["objective=recommended"]).objective == "recommended"
     assert read_recipe("page.yaml").objective == "recommended"
 
