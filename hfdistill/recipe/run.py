@@ -204,6 +204,8 @@ class Run:
         whole = self.teacher if isinstance(self.teacher, PreTrainedModel) else self.origin
         like = getattr(self.teacher, "config", None)
         fit = self.recommended.refit(plan, self.teacher) if is_taught else None
+        if fit is not None:
+            self.terminal.line(f"fitting the student to its teacher on {fit.rows:,} texts, block by block")
         return self.builder.student(plan, of=whole, origin=self.origin, like=like, fit=fit)
 
     def who_taught(self, folder: str | Path) -> str | TextAnswers | None:
