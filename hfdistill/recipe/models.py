@@ -140,9 +140,15 @@ class ModelBuilder:
             if chosen:
                 arguments["layers"] = most_important(block_importance(whole, batches), arguments["layers"])
         if plan.kind == "shrink" and (fit := arguments.pop("fit", False)):
-            of_run["fit"] = Refit(self.rows.train if fit is True else fit, max_length=self.max_length)
+            of_run["fit"] = self._refit(fit)
         set_seed(self.seed)  # the same new head for student and baseline
         return build(component, arguments, of_run)
+
+    def _refit(self, fit: Any) -> Refit:
+        """Return how a cut is fitted: to the training texts, or to those of a path."""
+        if isinstance(fit, Refit):
+            return fit
+        return Refit(self.rows.train if fit is True else fit, max_length=self.max_length)
 
     def _calibration(self, model: Any, tokenizer: Any) -> list[dict[str, torch.Tensor]]:
         """Return batches of training rows as the model reads them, without labels: its answers are judged."""
