@@ -25,17 +25,17 @@ def trial_page(
         folder: where answers are recorded.
         teacher_varies: whether trials have different teachers.
     """
-    page, recipe = copy.deepcopy(dict(page)), run.recipe
+    made, recipe = copy.deepcopy(dict(page)), run.recipe
     kind = None if recipe.teacher is None else recipe.teacher[0]
     if kind == "finetune" and not teacher_varies:
-        page["teacher"] = {"pretrained": {"source": run.origin}}
+        made["teacher"] = {"pretrained": {"source": run.origin}}
     inside = recipe.objective is not None and any(_looks_inside(term) for term in recipe.objective.terms)
     is_fixed = kind is not None and kind != "cached" and not schema.TEACHERS[kind].moves
     is_recorded = is_fixed and not inside and run.rows.task != "token"
     if is_recorded and not (teacher_varies or recipe.assistants or recipe.generations > 1):
-        page.setdefault("teacher_cache", str(folder / "answers"))
-    page["training"] |= {"load_best_model_at_end": False, "teacher_check_rows": 0}
-    return page | {"measure": None, "export": None}
+        made.setdefault("teacher_cache", str(folder / "answers"))
+    made["training"] |= {"load_best_model_at_end": False, "teacher_check_rows": 0}
+    return made | {"measure": None, "export": None}
 
 
 def _looks_inside(term: Any) -> bool:

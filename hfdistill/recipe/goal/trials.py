@@ -162,7 +162,7 @@ class Trials:
         path = self.of(candidate) / "looks.json"
         if not path.is_file():
             return ()
-        return build(_Looks, read_json(path, limit=MAX_BYTES), "looks").looks  # type: ignore[no-any-return]
+        return build(_Looks, read_json(path, limit=MAX_BYTES), "looks").looks
 
     def of(self, candidate: Candidate) -> Path:
         """Return a candidate's folder."""
