@@ -26,7 +26,7 @@ class Schedule:
     """
 
     def at(self, progress: float) -> float:
-        """The value at a progress that lies in [0, 1]."""
+        """Return the value at a progress that lies in [0, 1]."""
         raise NotImplementedError(f"{type(self).__name__} needs an `at(progress)` that returns a number.")
 
     def __repr__(self) -> str:
@@ -38,7 +38,7 @@ class Schedule:
         return ()
 
     def __call__(self, progress: float) -> float:
-        """The value at `progress`.
+        """Return the value at `progress`.
 
         Raises:
             ValueError: where progress is not a number in [0, 1], or `at` gives no finite number.
@@ -72,7 +72,7 @@ class Constant(Schedule):
         _number(self.value, "The value of Constant")
 
     def at(self, progress: float) -> float:
-        """The value."""
+        """Return the value."""
         return self.value
 
     def __repr__(self) -> str:
@@ -179,7 +179,7 @@ class Step(Schedule):
         object.__setattr__(self, "stages", dict(sorted(found.items())))
 
     def at(self, progress: float) -> float:
-        """The value of the last stage that has started."""
+        """Return the value of the last stage that has started."""
         return self.stages[max(start for start in self.stages if start <= progress)]
 
     @property
@@ -210,7 +210,7 @@ class Until(Schedule):
             raise ValueError(f"Until(end) ends at 0 < end ≤ 1 of the training, found {self.end!r}.")
 
     def at(self, progress: float) -> float:
-        """1 or 0."""
+        """Return 1 or 0."""
         return float(progress < self.end)
 
     @property
@@ -240,7 +240,7 @@ class After(Schedule):
             raise ValueError(f"After(start) starts at 0 ≤ start < 1 of the training, found {self.start!r}.")
 
     def at(self, progress: float) -> float:
-        """0 or 1."""
+        """Return 0 or 1."""
         return float(progress >= self.start)
 
     @property
@@ -282,7 +282,7 @@ class Stairs(Schedule):
             raise ValueError(f"Stairs ends at 0 < until ≤ 1 of the training, found until={self.until!r}.")
 
     def at(self, progress: float) -> float:
-        """The height of the step that progress stands on."""
+        """Return the height of the step that progress stands on."""
         climbed = int(progress / self.until * self.steps + 1e-9)  # 0.29 · 100 is 28.999… in floats
         return min(climbed + 1, self.steps) / self.steps
 
@@ -298,18 +298,13 @@ class Stairs(Schedule):
 
 @dataclass(frozen=True, repr=False)
 class Product(Schedule):
-    """A number times schedules, as `0.5 * Linear(1, 0) * Until(0.5)` makes it.
-
-    Args:
-        factor: the number.
-        schedules: at least one.
-    """
+    """A number times schedules, as `0.5 * Linear(1, 0) * Until(0.5)` makes it."""
 
     factor: float
     schedules: tuple[Schedule, ...]
 
     def at(self, progress: float) -> float:
-        """The product of all values."""
+        """Return the product of all values."""
         return self.factor * math.prod(schedule(progress) for schedule in self.schedules)
 
     @property
@@ -323,12 +318,12 @@ class Product(Schedule):
 
 
 def value_at(value: float | Schedule, progress: float) -> float:
-    """What a number or a schedule is at `progress`."""
+    """Return what a number or a schedule is at `progress`."""
     return value(progress) if isinstance(value, Schedule) else value
 
 
 def moments(schedules: Iterable[float | Schedule]) -> list[float]:
-    """Where to look in order to know schedules everywhere in [0, 1], ascending.
+    """Return where to look in order to know schedules everywhere in [0, 1], ascending.
 
     Every knot, the middle between two, and every hundredth for schedules that name no knots. The schedules of
     this file, where they are nowhere negative, are 0 at a knot, between two knots or not at all.
@@ -340,7 +335,7 @@ def moments(schedules: Iterable[float | Schedule]) -> list[float]:
 
 
 def checked_progress(progress: float) -> float:
-    """Progress itself.
+    """Return progress itself.
 
     Raises:
         ValueError: where it is not a number in [0, 1].
@@ -354,7 +349,7 @@ def checked_progress(progress: float) -> float:
 
 
 def _product(factor: float, schedules: tuple[Schedule, ...]) -> Schedule:
-    """Numbers first and multiplied out; a lone schedule is itself."""
+    """Return numbers first and multiplied out; a lone schedule is itself."""
     flat: list[Schedule] = []
     for schedule in schedules:
         if isinstance(schedule, Product):
@@ -376,6 +371,6 @@ def _number(value: float, what: str) -> float:
 
 
 def _shown(value: float) -> str:
-    """The shortest text that reads back as the same number."""
+    """Return the shortest text that reads back as the same number."""
     short = f"{value:g}"
     return short if float(short) == value else repr(float(value))

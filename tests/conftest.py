@@ -1,14 +1,18 @@
 """Fixtures built in memory: a WordPiece tokenizer, tiny BERTs and 32 labelled sentences."""
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import threading
+
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tqdm import tqdm
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -16,6 +20,11 @@ from transformers import (
     RobertaConfig,
     RobertaForSequenceClassification,
 )
+
+# By default tqdm's lock is shared by forked processes: one that is killed while it holds the lock would leave
+# all others, and the tests after it, waiting for ever.
+tqdm.set_lock(threading.RLock())
+tqdm.monitor_interval = 0
 
 GOOD = ["good", "great", "warm", "funny", "bright", "moving", "sharp", "lovely"]
 BAD = ["bad", "dull", "cold", "boring", "grim", "empty", "flat", "awful"]
@@ -148,6 +157,20 @@ def make_dataset(rows: int = 32) -> Dataset:
     return Dataset.from_dict(
         {"text": [t for t, _ in pairs], "label": [y for _, y in pairs]}, features=features
     )
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the imports made out of every later garbage collection: a training run ends with one."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frozen():
+    """Likewise what the tests of a module have imported and left."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

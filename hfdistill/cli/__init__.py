@@ -41,9 +41,6 @@ _COMMANDS: dict[str, Any] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
-    Args:
-        argv: its words; default those of the shell.
-
     Returns:
         0; 2 where a page or the command has mistakes, 1 where a run could not go on, 3 where an export lost
         too much quality or no student met a goal.
@@ -69,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The parsed words; overrides of a page may stand behind flags, too, where argparse gives them up."""
+    """Parse the words; overrides of a page may stand behind flags, too, where argparse gives them up."""
     parser = _parser()
     args, rest = parser.parse_known_args(argv)
     if rest and (not hasattr(args, "overrides") or any(word.startswith("-") for word in rest)):

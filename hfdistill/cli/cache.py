@@ -11,7 +11,7 @@ HELP = "record a teacher's answers once, for pages with `teacher: {cached: {fold
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """A teacher, its rows and a folder."""
+    """Add the flags for a teacher, its rows and a folder."""
     parser.add_argument("teacher", help="Hub id or folder")
     parser.add_argument("folder", help="where to keep the answers; a second call adds to them")
     add_data_flags(parser)

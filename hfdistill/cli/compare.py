@@ -10,7 +10,7 @@ HELP = "two students, or a student and its teacher, on the same rows: who is rig
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Two models and the rows."""
+    """Add the flags for two models and the rows."""
     parser.add_argument("first", metavar="A", help="Hub id or folder, such as out/student")
     parser.add_argument(
         "second", metavar="B", help="Hub id or folder, such as another student or the teacher"

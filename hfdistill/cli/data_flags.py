@@ -7,7 +7,7 @@ from typing import Any
 
 
 def add_file_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags for columns of text and for how text files are read."""
+    """Add the flags for columns of text and for how text files are read."""
     for column in ("text", "text-pair"):
         parser.add_argument(f"--{column}", metavar="COLUMN", help="where it is not found by its usual name")
     parser.add_argument("--encoding", help="of a file that is neither UTF-8 nor UTF-16, such as cp1252")
@@ -24,7 +24,7 @@ def add_file_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data_flags(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Flags for rows with labels."""
+    """Add the flags for rows with labels."""
     parser.add_argument("--data", required=required, help="Hub id, file or folder of text")
     parser.add_argument("--split", help="else train to cache, validation or test to measure, or the only one")
     text = (
@@ -41,17 +41,13 @@ def add_data_flags(parser: argparse.ArgumentParser, *, required: bool = True) ->
 
 
 def file_options(args: argparse.Namespace) -> dict[str, Any]:
-    """How text files are read, as arguments of `load`."""
+    """Return how text files are read, as arguments of `load`."""
     names = ("encoding", "delimiter", "quotes", "on_bad_row")
     return {name: getattr(args, name) for name in names}
 
 
 def rows(args: argparse.Namespace, *, usual: str = "validation") -> Any:
-    """The rows that a command works on.
-
-    Args:
-        args: of `add_data_flags`.
-        usual: the split to take where none is named; else test, or the first.
+    """Return the rows that a command works on: the named split, else `usual`, test or the first.
 
     Raises:
         ValueError: for a split that is not there, and as `load`.

@@ -10,7 +10,7 @@ HELP = "ONNX and int8, compared with the student on real rows; nothing is writte
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """A student, the rows and what an export may lose."""
+    """Add the flags for a student, the rows and what an export may lose."""
     parser.add_argument("student", help="Hub id or folder")
     parser.add_argument("folder", help="where to write")
     add_data_flags(parser)

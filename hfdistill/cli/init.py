@@ -12,7 +12,7 @@ HELP = "write a page from what a file of rows holds"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """A file of rows and where the page goes."""
+    """Add the flags for a file of rows and the page."""
     parser.add_argument(
         "file", help="csv, tsv, jsonl, json, xlsx or parquet with texts and labels, or a folder"
     )

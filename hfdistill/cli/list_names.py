@@ -12,7 +12,7 @@ HELP = "what a page can name, with a line each"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """What to list."""
+    """Add the flag for what to list."""
     parser.add_argument("what", nargs="?", choices=[*_TABLES, "sizes"], help="default all of them")
     parser.add_argument(
         "--model", help="Hub id or folder of a teacher: sizes of the students that shrink cuts from it"

@@ -10,7 +10,7 @@ HELP = "what a student is worth: quality, agreement, size and speed"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """A student, the rows and what it is measured beside."""
+    """Add the flags for a student, the rows and what it is measured beside."""
     parser.add_argument("student", help="Hub id or folder")
     add_data_flags(parser)
     parser.add_argument("--teacher", help="Hub id or folder")

@@ -32,6 +32,6 @@ class Parser(argparse.ArgumentParser):
 
 
 def _suggestion(word: str, choices: Iterable[str]) -> str:
-    """A sentence with the choice that a word nearly is; empty where there is none."""
+    """Return a sentence with the choice that a word nearly is; empty where there is none."""
     near = difflib.get_close_matches(word, list(choices), n=1)
     return f". Did you mean {near[0]}?" if near else ""

@@ -12,7 +12,7 @@ HELP = "write a file's rows with the student's predictions beside them"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """A student, what it reads and where its predictions go."""
+    """Add the flags for a student, what it reads and where its predictions go."""
     parser.add_argument("student", help="Hub id, folder, or folder or .onnx file that `export` wrote")
     parser.add_argument("file", help="csv, tsv, jsonl, json, xlsx or parquet, of any size")
     parser.add_argument("--out", required=True, metavar="FILE", help="csv, tsv, jsonl or parquet")

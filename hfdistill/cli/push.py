@@ -8,7 +8,7 @@ HELP = "publish a student on the Hub with its card, report and recipe, and witho
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """A student, and where it goes."""
+    """Add the flags for a student and where it goes."""
     parser.add_argument("student", help="its folder")
     parser.add_argument("repository", help="owner/name; made where there is none")
     parser.add_argument("--onnx", metavar="FOLDER", help="publish what `export` wrote there, too")

@@ -13,7 +13,7 @@ HELP = "cut a student from a teacher, and fit it to the whole of it without labe
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """What to keep, the texts to fit to, and the rows to measure on."""
+    """Add the flags for what to keep, the texts to fit to, and the rows to measure on."""
     parser.add_argument("teacher", help="Hub id or folder of a fine-tuned classifier")
     parser.add_argument("folder", help="where to write the student")
     parser.add_argument("--layers", metavar="N", help="how many blocks to keep, or which: 3, or 2,4,6")
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _layers(text: str | None) -> int | list[int] | None:
-    """The number or the numbers in a flag's value."""
+    """Return the number or the numbers in a flag's value."""
     if text is None:
         return None
     parts = text.replace(" ", "").split(",")

@@ -13,7 +13,7 @@ HELP = "distil what a page of YAML says"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """A page of YAML, and what to do with it."""
+    """Add the flags for a page of YAML and what to do with it."""
     parser.add_argument("page", help="such as recipes/kd.yaml")
     parser.add_argument("overrides", nargs="*", metavar="path=value", help="such as training.seed=1")
     parser.add_argument("--smoke", action="store_true", help="two steps on 16 rows, under output_dir/smoke")

@@ -9,22 +9,3 @@ from hfdistill.data.load import load
 from hfdistill.data.masked_lm import MaskedLM
 from hfdistill.data.sampler import LengthGroupedSampler, row_lengths
 from hfdistill.data.unlabelled_texts import load_texts
-
-__all__ = [
-    "Augmentation",
-    "Chain",
-    "Delete",
-    "DistillationCollator",
-    "FreshCopies",
-    "LengthGroupedSampler",
-    "Mask",
-    "MaskedLM",
-    "NGramSample",
-    "Swap",
-    "Synonyms",
-    "augment",
-    "encode",
-    "load",
-    "load_texts",
-    "row_lengths",
-]

@@ -140,13 +140,6 @@ class RunLabels:
 
         Else they are the teacher's, as `label_map` places them; else those of the training data, so that
         evaluation data that holds some of these classes is read alike.
-
-        Args:
-            args: the run's.
-            student: its config; None where it is not made yet.
-            teacher: its config; None without a teacher.
-            options: the run's `data_collator` and `train_dataset`.
-            label_map: as of `DistillationTrainer`.
         """
         columns = (*(args.label_names or ()), *LABELS)
         names = names_of(options.get("train_dataset"), columns)
@@ -163,14 +156,7 @@ class RunLabels:
         return cls(classes or theirs, student, columns, options.get("data_collator"))
 
     def check_student(self, config: Any) -> None:
-        """Refuse a student of `model_init`, made after the data was read, with another order of classes.
-
-        Args:
-            config: the student's.
-
-        Raises:
-            LabelSpaceError: naming both orders.
-        """
+        """Refuse a student of `model_init`, made after the data was read, with another order of classes."""
         classes = classes_of(config)
         if self.config is None and classes and class_ids(self.classes, classes, data="the data") is not None:
             raise LabelSpaceError(
@@ -183,11 +169,7 @@ class RunLabels:
         return next((n for n in self.columns if n in (getattr(data, "column_names", None) or [])), None)
 
     def __call__(self, data: Any, split: str) -> Any:
-        """Return the data with its labels in the student's order of classes; see `align_labels`.
-
-        Raises:
-            LabelSpaceError: for classes that the student does not have, or where it has one output.
-        """
+        """Return the data with its labels in the student's order of classes; see `align_labels`."""
         rows = data.rows if isinstance(data, FreshCopies) else data
         column = self.column_of(rows)
         if column is not None and self.config is not None and not _is_of_task(rows, column, self.config):
@@ -206,11 +188,7 @@ def _is_of_task(data: Any, column: str, config: Any) -> bool:
 
 
 def align_to(data: DatasetLike, config: Any) -> DatasetLike:
-    """Return the data with its class ids in the order of a trained model; see `align_labels`.
-
-    Raises:
-        LabelSpaceError: also for classes where the model has one output, for values.
-    """
+    """Return the data with its class ids in the order of a trained model; see `align_labels`."""
     return cast(
         DatasetLike, RunLabels(classes_of(config), config)(data, str(getattr(data, "split", None) or "data"))
     )

@@ -35,7 +35,7 @@ def augment(
     keep_labels: bool = False,
     num_proc: int | None = None,
 ) -> Dataset:
-    """The rows and up to `copies` new ones of each: a fixed transfer set, whose answers can be recorded.
+    """Add up to `copies` new rows of each row: a fixed transfer set, whose answers can be recorded.
 
     The new rows have no label (-100; NaN for a number; -100 for each of several labels), so that the teacher
     alone speaks there. Each is drawn from (seed, copy, row), whatever the batches and processes; copy k is
@@ -125,7 +125,7 @@ class Writer:
     def of(
         cls, dataset: Any, method: Method, *, seed: int, columns: Sequence[str] | None, keep_labels: bool
     ) -> Writer:
-        """A writer for this data; see `augment` for arguments and errors."""
+        """Return a writer for this data; see `augment` for arguments and errors."""
         if not isinstance(dataset, Dataset):
             raise TypeError(
                 f"Text is written anew row by row of a datasets.Dataset, found {type(dataset).__name__}. "
@@ -145,7 +145,7 @@ class Writer:
         return cls(made, seed, texts, changing, _blanks(dataset, needed=not keep_labels), keep_labels)
 
     def copies(self, batch: dict[str, list[Any]], rows: list[int], copies: range) -> dict[str, list[Any]]:
-        """New rows of a batch whose rows have these numbers; a row that would stay as it is gives none."""
+        """Return new rows of a batch whose rows have these numbers; none of one that would stay as it is."""
         prepared = self._prepare(batch)
         made: dict[str, list[Any]] = {name: [] for name in batch}
         for i, row in enumerate(rows):
@@ -158,7 +158,7 @@ class Writer:
         return made
 
     def one(self, batch: dict[str, list[Any]], rows: list[int], copy: int) -> dict[str, list[Any]]:
-        """One new row of each row, which is the old one without its label where it cannot be changed."""
+        """Return one new row of each; where it cannot be changed, the old one without its label."""
         prepared = self._prepare(batch)
         made = {name: list(values) for name, values in batch.items()}
         for i, row in enumerate(rows):
@@ -169,13 +169,13 @@ class Writer:
         return made
 
     def sample(self, dataset: Dataset) -> str:
-        """A digest of what is written for the first rows; it tells a method without a fingerprint."""
+        """Return a digest of what is written for the first rows; it tells a method without a fingerprint."""
         rows = range(min(_PROBED, len(dataset)))
         made = self.one(dataset[rows], list(rows), 0)
         return _digest([text for name in self.texts for text in made[name]]).hex()[:16]
 
     def _value(self, name: str, old: Any, new: dict[str, str]) -> Any:
-        """What stands in a column of a new row."""
+        """Return what stands in a column of a new row."""
         blank = name in self.blanks and (old is None or not self.keep_labels)
         return self.blanks[name] if blank else new.get(name, old)
 
@@ -192,7 +192,7 @@ class Writer:
     def _draw(
         self, texts: dict[str, str], prepared: dict[str, list[Any]], i: int, row: int, copy: int
     ) -> dict[str, str] | None:
-        """The texts of one new row, drawn from (seed, copy, row); None where they stay as they are."""
+        """Return the texts of one new row, drawn from (seed, copy, row); None where they stay as they are."""
         random = Random(f"{self.seed} {copy} {row}")  # noqa: S311 - a draw, no secret
         for _ in range(_TRIES):
             chosen = self.changing
@@ -221,7 +221,7 @@ def _check_repeats(method: Augmentation, text: str) -> None:
 
 
 def _blanks(dataset: Dataset, *, needed: bool) -> dict[str, Any]:
-    """What stands for no label in each label column."""
+    """Return what stands for no label in each label column."""
     blanks: dict[str, Any] = {}
     for name in _LABELS:
         feature = dataset.features.get(name)
@@ -256,7 +256,7 @@ def _digest(texts: Sequence[str]) -> bytes:
 
 
 def _first_ones(old: Dataset, new: Dataset, texts: Sequence[str]) -> list[int]:
-    """Numbers of the new rows that are no old row, and no earlier new one."""
+    """Return numbers of the new rows that are no old row, and no earlier new one."""
     seen: set[bytes] = set()
     kept: list[int] = []
     for rows, keep in ((old, None), (new, kept)):

@@ -41,12 +41,12 @@ class Augmentation:
     """
 
     def prepare(self, texts: Sequence[str]) -> list[Any]:
-        """What `draw` needs of each text, made for many at once; the texts themselves where that is all."""
+        """Return what `draw` needs of each text, made for many at once; by default the texts themselves."""
         return list(texts)
 
     @abstractmethod
     def draw(self, prepared: Any, *, random: Random, copy: int) -> str:
-        """One new text; the old one where nothing can be changed.
+        """Return one new text; the old one where nothing can be changed.
 
         Args:
             prepared: what `prepare` made of the text.
@@ -55,7 +55,7 @@ class Augmentation:
         """
 
     def fingerprint(self) -> str | None:
-        """Tells two augmentations apart in every process; None where rows must never be read from a cache."""
+        """Return a text that tells two augmentations apart; None where rows must not come from a cache."""
         return None
 
 
@@ -63,7 +63,7 @@ class Rewriting(Augmentation):
     """An augmentation whose `repr` says all that it does, where it is of this library."""
 
     def fingerprint(self) -> str | None:
-        """Its settings, and the version of this library; None for a subclass, whose code may change."""
+        """Return the settings and the version of this library; None for a subclass, whose code may change."""
         ours = type(self).__module__ == __name__
         return f"{hfdistill.__version__} {self!r}" if ours else None
 
@@ -89,22 +89,22 @@ class Chain(Augmentation):
         self.steps = [as_augmentation(step) for step in steps]
 
     def __repr__(self) -> str:
-        """The steps in their order."""
+        """Return the steps in their order."""
         return f"Chain({', '.join(map(repr, self.steps))})"
 
     def prepare(self, texts: Sequence[str]) -> list[Any]:
-        """What the first step prepares."""
+        """Return what the first step prepares."""
         return self.steps[0].prepare(texts)
 
     def draw(self, prepared: Any, *, random: Random, copy: int) -> str:
-        """What the last step writes."""
+        """Return what the last step writes."""
         for i, step in enumerate(self.steps):
             prepared = prepared if i == 0 else step.prepare([prepared])[0]
             prepared = step.draw(prepared, random=random, copy=copy)
         return str(prepared)
 
     def fingerprint(self) -> str | None:
-        """Those of all steps."""
+        """Return those of all steps."""
         prints = [step.fingerprint() for step in self.steps]
         return None if None in prints else f"Chain {prints}"
 
@@ -136,7 +136,7 @@ class _Function(Augmentation):
 
 
 def as_augmentation(source: Augmentation | Callable[[str], list[str]]) -> Augmentation:
-    """The augmentation itself, or a function as one.
+    """Return the augmentation itself, or a function as one.
 
     Raises:
         TypeError: for anything else.
@@ -156,11 +156,7 @@ def _name(function: Any) -> str:
 
 
 def check_share(owner: object, name: str, value: float) -> None:
-    """Refuse a share of words that is none.
-
-    Raises:
-        ValueError: for numbers outside (0, 1].
-    """
+    """Refuse a share of words that does not lie in (0, 1]."""
     if not 0 < value <= 1:
         raise ValueError(f"{type(owner).__name__} needs {name} above 0 and at most 1, found {value!r}.")
 
@@ -192,7 +188,7 @@ class Mask(Rewriting):
         check_share(self, "p", self.p)
 
     def draw(self, prepared: Any, *, random: Random, copy: int) -> str:
-        """The text with words masked."""
+        """Return the text with words masked."""
         words = prepared.split()
         masked = [self.mask_token if random.random() < self.p else word for word in words]
         has_words = any(word != self.mask_token for word in masked)
@@ -254,7 +250,7 @@ class Delete(Rewriting):
         check_share(self, "p", self.p)
 
     def draw(self, prepared: Any, *, random: Random, copy: int) -> str:
-        """The words that are left; one at random where none is."""
+        """Return the words that are left; one at random where none is."""
         words = prepared.split()
         left = [word for word in words if random.random() >= self.p]
         if len(left) == len(words):
@@ -279,7 +275,7 @@ class Swap(Rewriting):
         check_share(self, "share", self.share)
 
     def draw(self, prepared: Any, *, random: Random, copy: int) -> str:
-        """The words in another order."""
+        """Return the words in another order."""
         words = prepared.split()
         if len(words) < 2:
             return str(prepared)
@@ -319,7 +315,7 @@ class Synonyms(Rewriting):
             _wordnet()
 
     def fingerprint(self) -> str | None:
-        """The settings and every word of the lexicon; None for a subclass."""
+        """Return the settings and every word of the lexicon; None for a subclass."""
         settings = super().fingerprint()
         if settings is None:
             return None
@@ -328,14 +324,14 @@ class Synonyms(Rewriting):
         return f"{settings} {hashlib.sha256(content.encode()).hexdigest()}"
 
     def synonyms(self, word: str) -> list[str]:
-        """Other words of the same meaning, in an order that is always the same."""
+        """Return other words of the same meaning, in an order that is always the same."""
         if self.lexicon is None:
             lemmas = {name for synset in _wordnet().synsets(word) for name in synset.lemma_names()}
             return sorted({name.replace("_", " ") for name in lemmas} - {word})
         return [other for other in self.lexicon.get(word, ()) if other.strip() and other != word]
 
     def draw(self, prepared: Any, *, random: Random, copy: int) -> str:
-        """The text with synonyms; title case is kept."""
+        """Return the text with synonyms; title case is kept."""
         words = list(dict.fromkeys(match.group().lower() for match in WORD.finditer(prepared)))
         words = [word for word in words if word not in self.stop_words]
         random.shuffle(words)
@@ -349,7 +345,7 @@ class Synonyms(Rewriting):
 
 
 def cased(word: str, like: str) -> str:
-    """The word with a capital where the one it replaces has one."""
+    """Return the word with a capital where the one it replaces has one."""
     return word[:1].upper() + word[1:] if like[:1].isupper() else word
 
 

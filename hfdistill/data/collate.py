@@ -76,7 +76,7 @@ class DistillationCollator:
         self._warned: set[str] = set()
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """One batch: the student's columns under their own names, each teacher's under its prefix."""
+        """Return one batch: the student's columns under their own names, each teacher's under its prefix."""
         texts = {name: [row[name] for row in rows] for name in _TEXTS if name in rows[0]}
         batch: dict[str, Any] = {}
         for prefix in self.tokenizers:

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 from hfdistill.data.encodings import LONGEST, open_bytes, suffix_of, text_encoding, undecodable
 
+_EXCEL = re.compile(r'"?sep=([^"])"?')  # a first line by which Excel knows the delimiter
 _SAMPLE = 1 << 16  # bytes from which delimiter and line ends are judged
 _DELIMITERS = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
@@ -94,6 +95,10 @@ def csv_layout(
     if not lines:
         raise ValueError(f"{file.name} is empty. Save it with a header, such as text,label, and rows.")
     usual = "\t" if suffix_of(file) == ".tsv" else ","
+    told = _EXCEL.fullmatch(lines[0].rstrip("\r\n"))
+    if told and len(lines) > 1:
+        lines, usual = lines[1:], told[1]
+        delimiter = delimiter or told[1]
     chosen = delimiter or _delimiter(file, lines, usual, quotes)
     rows = _split(lines, chosen, quotes)
     names = _column_names(file, rows[0])
@@ -107,7 +112,7 @@ def csv_layout(
 
 
 def _sample(file: Path, encoding: str, errors: str) -> str:
-    """The first letters of a file."""
+    """Return the first letters of a file."""
     try:
         with open_bytes(file) as raw:
             start = raw.read(_SAMPLE)
@@ -135,7 +140,7 @@ def _quoting(quotes: bool | None) -> Literal[0, 3]:
 
 
 def _split(lines: Sequence[str], delimiter: str, quotes: bool | None) -> list[list[str]]:
-    """The cells of the first rows, without judging them; the last row may be cut."""
+    """Return the cells of the first rows, without judging them; the last row may be cut."""
     style = _quoting(quotes)
     try:
         return [row for row in islice(csv.reader(lines, delimiter=delimiter, quoting=style), 50) if row]
@@ -144,7 +149,7 @@ def _split(lines: Sequence[str], delimiter: str, quotes: bool | None) -> list[li
 
 
 def _delimiter(file: Path, lines: Sequence[str], usual: str, quotes: bool | None) -> str:
-    """The delimiter that the first lines fit: the usual one where they do, else the only other one."""
+    """Return the delimiter that the first lines fit: the usual one, else the only other one."""
     widths, fitting = {}, []
     for delimiter in _DELIMITERS:
         rows = _split(lines, delimiter, quotes)

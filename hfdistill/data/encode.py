@@ -29,7 +29,7 @@ def encode(
     token_types: bool = False,
     prefix: str = "",
 ) -> DatasetLike:
-    """The dataset with `text` (and `text_pair`), or `tokens`, replaced by the token ids that a model reads.
+    """Replace `text` (and `text_pair`), or `tokens`, by the token ids that a model reads.
 
     Rows are cut to `min(max_length, tokenizer.model_max_length)` and not padded; all other columns stay. How
     many rows were cut is logged once; a streamed dataset is cut uncounted. A text that gives no token at all
@@ -105,7 +105,7 @@ def _encode_split(rows: Any, tokenizer: Any, max_length: int | None, token_types
 def _encoder(
     rows: Any, tokenizer: Any, max_length: int | None, token_types: bool, prefix: str
 ) -> tuple[Encoder, list[str]]:
-    """What tokenises these rows, and the columns that it reads."""
+    """Return what tokenises these rows, and the columns that it reads."""
     if not isinstance(rows, (Dataset, IterableDataset)):
         raise ValueError(
             f"encode reads a datasets.Dataset, IterableDataset or dict of them, found {type(rows).__name__}. "
@@ -132,7 +132,7 @@ def _encoder(
 
 
 def room_for_text(tokenizer: Any, max_length: int | None, *, pairs: bool) -> int | None:
-    """Tokens that a row may have, or None for any number.
+    """Return how many tokens a row may have, or None for any number.
 
     Raises:
         ValueError: where the special tokens leave no room.
@@ -148,17 +148,7 @@ def room_for_text(tokenizer: Any, max_length: int | None, *, pairs: bool) -> int
 
 
 def check_lengths(data: Dataset, room: int | None, *, split: str, column: str = "input_ids") -> None:
-    """Refuse tokenised rows that are longer than a model has positions for.
-
-    Args:
-        data: rows; a column that they lack is not looked at.
-        room: tokens that the model reads at most; None for any number.
-        split: what messages call the rows.
-        column: of token ids.
-
-    Raises:
-        ValueError: naming the first of them.
-    """
+    """Refuse tokenised rows that are longer than the `room` tokens that a model reads at most."""
     if room is None or column not in data.column_names or data.format["type"] == "custom":
         return
     lengths = row_lengths(data.select_columns([column]), column=column) or []
@@ -187,7 +177,7 @@ class Encoder:
     prefix: str = ""
 
     def __call__(self, batch: dict[str, list[Any]], rows: list[int]) -> dict[str, list[Any]]:
-        """The new columns of a batch whose rows have these numbers in the dataset."""
+        """Return the new columns of a batch whose rows have these numbers in the dataset."""
         columns = self._columns(batch, rows)
         encoded = self._tokenize(columns, cut=False)
         long = [
@@ -210,7 +200,7 @@ class Encoder:
         return encoded
 
     def _columns(self, batch: dict[str, list[Any]], rows: list[int]) -> list[list[Any]]:
-        """What the tokenizer is given, once it is known to be readable."""
+        """Return what the tokenizer is given, once it is known to be readable."""
         names = [name for name in ("text", "text_pair") if name in batch]
         for name in names:
             _check_readable(name, batch[name], rows)
@@ -296,7 +286,7 @@ def _word_labels(batch: dict[str, list[Any]]) -> list[Any]:
 
 
 def _aligned(numbers: list[int | None], labels: list[int | None] | None) -> list[int]:
-    """One label a token: its word's where the word begins, -100 elsewhere."""
+    """Return one label a token: its word's where the word begins, -100 elsewhere."""
     found, before = [], None
     for number in numbers:
         label = -100

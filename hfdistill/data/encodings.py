@@ -20,18 +20,14 @@ _MARKS = (
 
 
 def suffix_of(file: Path) -> str:
-    """The suffix that tells what a file holds, such as ".csv"; that of `rows.csv.gz` is ".csv" too."""
+    """Return the suffix that tells what a file holds, such as ".csv"; that of `rows.csv.gz` is ".csv" too."""
     suffixes = [suffix.lower() for suffix in file.suffixes]
     inner = suffixes[-2] if suffixes[-1:] == [".gz"] and len(suffixes) > 1 else ""
     return inner if inner in (".csv", ".tsv", ".jsonl", ".json", ".txt") else (suffixes or [""])[-1]
 
 
 def open_bytes(file: Path) -> IO[bytes]:
-    """Open a file for reading, unpacked where its name ends in .gz.
-
-    Raises:
-        ValueError: for a name in .gz of a file that is not packed so.
-    """
+    """Open a file for reading, unpacked where its name ends in .gz."""
     stream = file.open("rb")
     if file.suffix.lower() != ".gz":
         return stream
@@ -43,11 +39,7 @@ def open_bytes(file: Path) -> IO[bytes]:
 
 
 def text_encoding(file: Path, encoding: str | None) -> str:
-    """The encoding to read a file by: the one that is asked for, else by its byte order mark, else UTF-8.
-
-    Raises:
-        ValueError: for an encoding that Python does not know.
-    """
+    """Return the encoding to read a file by: the one that is asked for, else by its mark, else UTF-8."""
     if encoding is not None:
         try:
             codec = codecs.lookup(encoding).name
@@ -63,11 +55,7 @@ def text_encoding(file: Path, encoding: str | None) -> str:
 
 
 def check_encoding(file: Path, encoding: str) -> None:
-    """Refuse a file whose bytes are not of an encoding.
-
-    Raises:
-        ValueError: with the first such line, and the encoding to try.
-    """
+    """Refuse a file whose bytes are not of an encoding, naming the line and the encoding to try."""
     decoder = codecs.getincrementaldecoder(encoding)()
     try:
         with open_bytes(file) as stream:
@@ -79,7 +67,7 @@ def check_encoding(file: Path, encoding: str) -> None:
 
 
 def undecodable(file: Path, encoding: str) -> str:
-    """A sentence on the first line of a file that cannot be decoded, with the encoding to try."""
+    """Return a sentence on the first line of a file that cannot be decoded, with the encoding to try."""
     place, line = 0, b""
     if not encoding.startswith(("utf-16", "utf-32")):
         with open_bytes(file) as stream:

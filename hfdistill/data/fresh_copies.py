@@ -79,7 +79,7 @@ class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
         return {} if self.keep_labels else dict(self._writer.blanks)
 
     def over(self, rows: Dataset, *encoders: Callable[[Columns, list[int]], Columns]) -> FreshCopies:
-        """The same over rows that were made of these.
+        """Return the same over rows that were made of these.
 
         Args:
             rows: as many, such as the tokenised ones.
@@ -90,7 +90,7 @@ class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
         return made
 
     def relabelled(self, change: Callable[[Dataset], Dataset]) -> FreshCopies:
-        """The same with other labels; itself where `change` gives back the rows that it is given.
+        """Return the same with other labels; itself where `change` gives back the rows that it is given.
 
         Args:
             change: the rows → as many rows with the same texts.
@@ -128,7 +128,7 @@ class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
         return self.__getitems__([index % len(self)])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Rows by number: first those of the data, then the first copies of each, the second copies, …"""
+        """Return rows by number: first those of the data, then the first copies of each, the second, …"""
         size, rows = len(self.rows), {}
         for turn in sorted({index // size for index in indices}):
             numbers = [index % size for index in indices if index // size == turn]
@@ -138,7 +138,7 @@ class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
         return [dict(rows[index]) for index in indices]
 
     def _fresh(self, numbers: list[int], turn: int) -> Columns:
-        """The columns of new rows of these rows."""
+        """Return the columns of new rows of these rows."""
         copy = int(self._epoch) * self.copies + turn
         made = self._writer.one(self.texts[numbers], numbers, copy)
         read = {name: value for encoder in self._encoders for name, value in encoder(made, numbers).items()}

@@ -26,7 +26,7 @@ def is_in_memory(source: Any) -> bool:
 
 
 def splits_in_memory(source: Any) -> dict[str, Dataset]:
-    """The splits of an object: those of a dict of data sets, else one, called "train".
+    """Return the splits of an object: those of a dict of data sets, else one, called "train".
 
     Args:
         source: a `Dataset` or `DatasetDict`, a DataFrame of pandas (or what has `to_pandas` or is an Arrow
@@ -108,7 +108,7 @@ def _is_list(values: Any) -> bool:
 
 
 def _from_rows(rows: list[Any]) -> Dataset:
-    """Dicts, pairs (text, label) or texts as columns; a key that a row lacks is None there."""
+    """Return the columns of dicts, pairs (text, label) or texts; a key that a row lacks is None there."""
     if not rows:
         return Dataset.from_dict({"text": []})
     if all(isinstance(row, Mapping) for row in rows):
@@ -151,5 +151,5 @@ def _made(columns: Mapping[str, Any]) -> Dataset:
 
 
 def _plain(rows: Dataset) -> Dataset:
-    """The rows without the formats of other libraries."""
+    """Return the rows without the formats of other libraries."""
     return rows if rows.format["type"] is None else rows.with_format(None)

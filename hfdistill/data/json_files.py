@@ -15,11 +15,7 @@ _SPACE = re.compile(r"\s*")
 
 
 def json_rows(file: Path, encoding: str | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a JSON file: an object a line, or one array of objects.
-
-    Args:
-        file: which may be packed (.gz).
-        encoding: as in `load`.
+    """Yield the rows of a JSON file: an object a line, or one array of objects.
 
     Raises:
         ValueError: for a line that is no JSON object, with its number and what it holds.
@@ -75,7 +71,7 @@ def _unique(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
 
 
 def _array(file: Path, content: str) -> Iterator[dict[str, Any]]:
-    """The objects of one array, or those that follow each other without one."""
+    """Yield the objects of one array, or those that follow each other without one."""
     decoder, place, text = json.JSONDecoder(), 0, content.strip()
     while place < len(text):
         try:

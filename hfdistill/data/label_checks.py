@@ -14,11 +14,6 @@ from hfdistill.network.task import UNKNOWN, task_kind
 def check_labels(labels: Sequence[Any], config: Any, *, split: str) -> int:
     """Look through a whole label column before training starts.
 
-    Args:
-        labels: the column, one entry per row.
-        config: the student's (num_labels, problem_type, id2label).
-        split: the data's name in messages, such as "train_dataset".
-
     Returns:
         The number of rows with a label.
 
@@ -138,12 +133,8 @@ def _is_real(value: Any) -> bool:
 def check_one_output(names: Sequence[str], labels: Sequence[Any], config: Any, *, split: str) -> None:
     """Refuse classes for a model with one output, which learns and predicts a value (regression).
 
-    Args:
-        names: of the data's classes; empty where its labels have none.
-        labels: the column, one entry per row.
-        config: the model's. One output without a `problem_type` is taken for regression, unless all labels
-            are 0 or 1: then the config must say what is meant.
-        split: the data's name in messages.
+    One output without a `problem_type` is taken for regression, unless all labels are 0 or 1: then the config
+    must say what is meant.
 
     Raises:
         LabelSpaceError: for a single class, for named classes, and for labels 0 and 1 of which the config

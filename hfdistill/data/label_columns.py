@@ -26,7 +26,7 @@ Values = dict[str, list[Any]]
 def read_labels(
     raw: dict[str, Dataset], *, column: str, names: Sequence[str] | None, from_text: bool
 ) -> tuple[Values, Any, list[str] | None]:
-    """Each labelled split's values, None where one is missing, the feature that all share, and class names.
+    """Return each labelled split's values (None where one is missing), their feature, and class names.
 
     What in the column is probably not meant is logged as a warning.
     """
@@ -74,13 +74,9 @@ def _final_labels(
 
 
 def indicator_columns(raw: Mapping[str, Dataset], columns: Sequence[str]) -> list[str]:
-    """The columns that say of each class whether a row is of it; none where that is not clear.
+    """Return the columns that say of each class whether a row is of it; none where that is not clear.
 
     They are two or more of 0 and 1 (or true and false), and all other columns number the rows.
-
-    Args:
-        raw: the splits.
-        columns: those that are no texts.
     """
     indicators = [name for name in columns if all(_of_zeros_and_ones(rows, name) for rows in raw.values())]
     others = [name for name in columns if name not in indicators]
@@ -102,12 +98,7 @@ _FLAGS = {"bool", "string", "large_string", *(f"{u}int{n}" for u in ("", "u") fo
 def joined_labels(
     raw: Mapping[str, Dataset], columns: Sequence[str], *, names: Sequence[str] | None
 ) -> tuple[Values, Any, list[str]]:
-    """Multi-hot labels out of one column of 0 and 1 a class: values, feature and class names.
-
-    Args:
-        raw: the splits.
-        columns: one a class, in the order that the classes shall have.
-        names: what to call the classes; by default like their columns.
+    """Join one column of 0 and 1 a class, in the order of the classes: values, feature and class names.
 
     Raises:
         ValueError: for values other than 0 and 1, and for a split that has some of the columns only.
@@ -142,7 +133,7 @@ def joined_labels(
 
 
 def _rows_of_flags(split: str, rows: Dataset, columns: Sequence[str]) -> list[list[float] | None]:
-    """Each row's zeros and ones; None where all are missing, or all are -1 in a split of such rows."""
+    """Return each row's zeros and ones; None where all are missing, or all are -1 in a split of such rows."""
     cells = [[_FLAG.get(_flag_key(cell), cell) for cell in rows[name][:]] for name in columns]
     hidden = all(value in (None, -1.0) for values in cells for value in values)
     labels: list[list[float] | None] = []
@@ -171,7 +162,7 @@ _FLAG: dict[Any, float | None] = {
 
 
 def with_class_names(rows: Dataset, names: Sequence[str]) -> Dataset:
-    """The rows of a multi-label task, which remember the names of the classes; see `multi_hot_names`."""
+    """Note the names of the classes in the rows of a multi-label task; see `multi_hot_names`."""
     info = rows.info.copy()
     info.description = json.dumps({_NAMES: list(names)}, ensure_ascii=False)
     return Dataset(rows.data, info, rows.split, rows._indices, rows._fingerprint)
@@ -181,12 +172,9 @@ _NAMES = "classes of the multi-hot label"
 
 
 def multi_hot_names(rows: Any) -> list[str] | None:
-    """The names of the classes of a multi-label data set that `load` made, in the order of the columns.
+    """Return the class names of multi-label data that `load` made, also after `select`, `map` and the like.
 
     None for other data, and where nothing named them.
-
-    Args:
-        rows: a split, also after `select`, `map`, `train_test_split` and the like.
     """
     description = getattr(getattr(rows, "info", None), "description", None) or ""
     for line in description.split("\n"):
@@ -200,7 +188,7 @@ def multi_hot_names(rows: Any) -> list[str] | None:
 
 
 def _visible(raw: dict[str, Dataset], column: str) -> Values:
-    """The label values of the splits that show any, in plain types."""
+    """Return the label values of the splits that show any, in plain types."""
     values = {}
     for split, rows in raw.items():
         if column in rows.column_names:
@@ -213,7 +201,7 @@ def _visible(raw: dict[str, Dataset], column: str) -> Values:
 
 
 def _plain(value: Any) -> Any:
-    """A label as int, float, str or list; None for NaN and for a blank string."""
+    """Return a label as int, float, str or list; None for NaN and for a blank string."""
     if isinstance(value, bool):
         return int(value)
     blank = (isinstance(value, float) and math.isnan(value)) or (isinstance(value, str) and not value.strip())
@@ -221,7 +209,7 @@ def _plain(value: Any) -> Any:
 
 
 def _parsed(values: Values) -> Values:
-    """Labels of a csv file: numbers where every one of them in every split reads as a number."""
+    """Return labels of a csv file: numbers where every one of them in every split reads as a number."""
     present = {value for labels in values.values() for value in labels if value is not None}
     for pattern, parse in ((_INTEGER, int), (_NUMBER, float)):
         if all(pattern.fullmatch(value.strip()) for value in present):
@@ -231,7 +219,7 @@ def _parsed(values: Values) -> Values:
 
 
 def _spelled(values: Values, names: Sequence[str] | None) -> Values | None:
-    """Numbers as the names they spell (stars 1 to 5 named "1" to "5"), where all are among `names`."""
+    """Return numbers as the names they spell (stars 1 to 5 named "1" to "5"), where all are among `names`."""
     present = {int(value) for labels in values.values() for value in labels if value is not None}
     if names is None or not {str(value) for value in present} <= set(names):
         return None

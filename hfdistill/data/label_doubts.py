@@ -128,11 +128,7 @@ def _whole_numbers(column: str, counts: Counter[float]) -> Iterator[str]:
 
 
 def check_decimal_commas(column: str, values: Mapping[str, Sequence[Any]]) -> None:
-    """Refuse numbers with a decimal comma, which would become the names of classes.
-
-    Raises:
-        ValueError: where all labels are numbers, and some have a comma.
-    """
+    """Refuse labels that are all numbers, some with a comma: they would become the names of classes."""
     present = {value for labels in values.values() for value in labels if isinstance(value, str)}
     if any("," in value for value in present) and all(_DECIMAL_COMMA.fullmatch(value) for value in present):
         example = next(value for value in sorted(present) if "," in value)

@@ -20,7 +20,6 @@ from hfdistill.data.word_labels import read_words, word_columns
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped, unused-ignore]
 
-__all__ = ["load"]
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +65,7 @@ def load(
     delimiter: str | None = None,
     quotes: bool | None = None,
 ) -> DatasetDict:
-    """Splits with the columns `text`, `text_pair` (for pairs), `label` (where there are any), no other.
+    """Return splits with the columns `text`, `text_pair` (for pairs), `label` (where there are any) alone.
 
     Lists of words with lists of labels (`tokens`, `ner_tags`) become the columns `tokens` and `label`: a
     label a word, numbered from the names that the data brings, from its sorted strings, or from
@@ -182,11 +181,7 @@ def _folded(name: str) -> str:
 
 
 def text_columns(columns: list[str], text: str | None, text_pair: str | None) -> list[str]:
-    """The names of the text column and, where there is one, of the second text of a pair.
-
-    Raises:
-        ValueError: where there is none, or several could be it.
-    """
+    """Return the text column and, where there is one, that of the second text of a pair; refuse several."""
     named = [
         _existing(columns, name, arg) for name, arg in ((text, "text"), (text_pair, "text_pair")) if name
     ]
@@ -225,18 +220,14 @@ def _looks_like_a_row(name: str) -> bool:
 
 
 def text_column(columns: list[str], text: str | None) -> str:
-    """The name of the text column: the one that is asked for, or the only one with a usual name.
-
-    Raises:
-        ValueError: where there is none, or several.
-    """
+    """Return the text column: the one that is asked for, or the only one with a usual name."""
     return text_columns(columns, text, None)[0]
 
 
 def _label_column(
     columns: list[str], label: str | Sequence[str] | None, raw: Mapping[str, Dataset]
 ) -> str | list[str] | None:
-    """The label column; a list of columns of 0 and 1 for a multi-label task; None without labels."""
+    """Return the label column; a list of columns of 0 and 1 for a multi-label task; None without labels."""
     if isinstance(label, str):
         return _existing(columns, label, "label")
     if label is not None:
@@ -263,7 +254,7 @@ def _label_column(
 def _build(
     split: str, rows: Dataset, texts: list[str], labels: list[Any] | None, feature: Any, on_bad_row: str
 ) -> Dataset:
-    """One split with its final columns, without bad rows or with an error that names them."""
+    """Return one split with its final columns, without bad rows or with an error that names them."""
     missing = [name for name in texts if name not in rows.column_names]
     if missing:
         raise ValueError(
@@ -296,7 +287,7 @@ def _nested(feature: Any) -> str:
 
 
 def _as_strings(rows: Dataset, column: str) -> tuple[Dataset, list[int]]:
-    """The split with `column` as strings, and the rows that have no readable text there."""
+    """Return the split with `column` as strings, and the rows that have no readable text there."""
     dtype = getattr(rows.features[column], "dtype", None)
     if dtype not in ("string", "large_string"):
         values = rows[column][:]

@@ -79,11 +79,11 @@ class MaskedLM(Augmentation):
         self._words = _whole_words(self.tokenizer)
 
     def __repr__(self) -> str:
-        """The settings."""
+        """Return the settings."""
         return f"MaskedLM({type(self.model).__name__}, p={self.p}, candidates={self.candidates})"
 
     def fingerprint(self) -> str | None:
-        """sha256 over settings, weights, config and tokenizer."""
+        """Return the sha256 over settings, weights, config and tokenizer."""
         digest = hashlib.sha256(f"{hfdistill.__version__} {self!r} {sorted(self.stop_words)}".encode())
         digest.update(tokenizer_print(self.tokenizer).encode())
         written = ("architectures", "dtype", "transformers_version")  # when it was saved
@@ -95,7 +95,7 @@ class MaskedLM(Augmentation):
         return digest.hexdigest()
 
     def prepare(self, texts: Sequence[str]) -> list[Any]:
-        """Each text with the candidates for each of its words."""
+        """Return each text with the candidates for each of its words."""
         queries = [
             (i, match.start(), match.end())
             for i, text in enumerate(texts)
@@ -112,7 +112,7 @@ class MaskedLM(Augmentation):
         return [(text, sorted(slots.get(i, ()))) for i, text in enumerate(texts)]
 
     def draw(self, prepared: Any, *, random: Random, copy: int) -> str:
-        """The text with words replaced."""
+        """Return the text with words replaced."""
         text, slots = prepared
         for slot in reversed(slots):
             word = random.choice(slot.candidates)
@@ -122,7 +122,7 @@ class MaskedLM(Augmentation):
 
     @torch.inference_mode()
     def _fill(self, texts: Sequence[str], queries: Sequence[tuple[int, int, int]]) -> list[list[str]]:
-        """The likeliest words at the place of each query: text number, begin and end of the word."""
+        """Return the likeliest words at the place of each query: text number, begin and end of the word."""
         mask = self.tokenizer.mask_token
         masked = [texts[i][:begin] + mask + texts[i][end:] for i, begin, end in queries]
         encoding = self.tokenizer(
@@ -160,7 +160,7 @@ class MaskedLM(Augmentation):
 
 
 def _fill_mask_model(source: Any) -> Any:
-    """The model itself, or from an id or a folder.
+    """Return the model itself, or load it from an id or a folder.
 
     Raises:
         ValueError: where the weights hold no trained head.
@@ -199,7 +199,7 @@ def _tokenizer(model: Any, tokenizer: Any) -> Any:
 
 
 def _whole_words(tokenizer: Any) -> dict[int, str]:
-    """Id → word, for the tokens that are one by themselves."""
+    """Return id → word, for the tokens that are one by themselves."""
     vocabulary = tokenizer.get_vocab()
     special = set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab())
     kind = type(tokenizer.backend_tokenizer.model).__name__

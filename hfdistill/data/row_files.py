@@ -30,10 +30,6 @@ _ROWS = 4096  # that are held at once
 class RowFile:
     """A file of rows that is read from its first row to its last, as often as asked.
 
-    Args:
-        path: a .csv, .tsv, .jsonl, .json, .xlsx or .parquet file.
-        options: how text files are read.
-
     Raises:
         FileNotFoundError: where there is no such file.
         ValueError: for a file of another kind, or one whose first lines cannot be read.
@@ -79,11 +75,7 @@ class RowFile:
         raise ValueError(bad_lines_message(self.path, self.layout, [line], rows=1))
 
     def count(self) -> int:
-        """How many rows there are; every one is read, but for Parquet, which says it.
-
-        Raises:
-            ValueError: for a row that cannot be read, and where there is none.
-        """
+        """Return how many rows there are, never 0; every one is read, but for Parquet, which says it."""
         if self.kind == "parquet":
             with _parquet(self.path) as file:
                 rows = int(file.metadata.num_rows)
@@ -94,11 +86,7 @@ class RowFile:
         return rows
 
     def columns(self) -> list[str]:
-        """The columns, for JSON those of its first rows.
-
-        Raises:
-            ValueError: where there is no row.
-        """
+        """Return the columns, for JSON those of its first rows."""
         first = next(iter(self), None)
         if first is None:
             raise ValueError(f"{self.path.name} holds no rows. Check that it was written to its end.")
@@ -106,14 +94,14 @@ class RowFile:
 
 
 def names_of(rows: Rows) -> list[str]:
-    """The columns of some rows."""
+    """Return the columns of some rows."""
     if isinstance(rows, pa.Table):
         return list(rows.column_names)
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def values_of(rows: Rows, name: str) -> list[Any]:
-    """The values of a column, None where a row has none."""
+    """Return the values of a column, None where a row has none."""
     if not isinstance(rows, pa.Table):
         return [row.get(name) for row in rows]
     return list(rows.column(name).to_pylist())
@@ -170,11 +158,7 @@ def writing(path: str | os.PathLike[str], *, delimiter: str | None = None) -> It
 
 
 def check_written(path: Path) -> None:
-    """Refuse a file of a kind that is not written.
-
-    Raises:
-        ValueError: naming the kinds.
-    """
+    """Refuse a file of a kind that is not written."""
     if path.suffix.lower() not in WRITTEN:
         raise ValueError(f"{path.name}: only {', '.join(WRITTEN)} are written. Name the file so.")
 

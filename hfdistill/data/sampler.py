@@ -96,7 +96,7 @@ class LengthGroupedSampler(Sampler[int]):
 
 
 def _grouped(order: Tensor, lengths: Tensor, group_size: int, generator: torch.Generator) -> Tensor:
-    """The permutation `order`, rearranged into shuffled groups of similar length and a random tail."""
+    """Return the permutation `order`, rearranged into shuffled groups of similar length and a random tail."""
     groups = len(order) // group_size
     whole = groups * group_size
     if groups == 0:
@@ -114,12 +114,12 @@ def _grouped(order: Tensor, lengths: Tensor, group_size: int, generator: torch.G
 
 
 def _long_to_short(rows: Tensor, lengths: Tensor) -> Tensor:
-    """Stable, so that rows of equal length keep the random order they came in."""
+    """Sort stably, so that rows of equal length keep the random order they came in."""
     return rows[lengths[rows].argsort(descending=True, stable=True)]
 
 
 def row_lengths(dataset: Any, *, column: str = "length") -> list[int] | None:
-    """Tokens of every row, where they can be had without running the dataset's own code.
+    """Return the number of tokens of every row, where it can be had without running the dataset's own code.
 
     Args:
         dataset: A `datasets.Dataset` (its `column`, or else the lengths of `input_ids`, read through Arrow

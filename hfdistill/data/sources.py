@@ -32,13 +32,7 @@ _INSTEAD = {
 
 
 def read(source: Any, config: str | None, options: FileOptions) -> tuple[dict[str, Dataset], bool]:
-    """The raw splits, and whether every value in them is a string because of the kind of file.
-
-    Args:
-        source: as in `load`.
-        config: as in `load`.
-        options: how files are to be read.
-    """
+    """Return the raw splits, and whether every value in them is a string because of the kind of file."""
     splits: Mapping[str, list[Path]]
     if (files := _files_of(source)) is not None:
         splits = files
@@ -54,7 +48,7 @@ def read(source: Any, config: str | None, options: FileOptions) -> tuple[dict[st
 
 
 def _files_of(source: Any) -> dict[str, list[Path]] | None:
-    """The files of a dict of paths by split; None for anything else."""
+    """Return the files of a dict of paths by split; None for anything else."""
     if not isinstance(source, Mapping) or not source:
         return None
     paths = [path for path in source.values() if isinstance(path, (str, os.PathLike))]
@@ -75,7 +69,7 @@ def _files_of(source: Any) -> dict[str, list[Path]] | None:
 
 
 def _local_path(source: str | os.PathLike[str]) -> Path | None:
-    """The existing local path, or None for a Hub id; what is neither is refused."""
+    """Return the existing local path, or None for a Hub id; what is neither is refused."""
     path = Path(source).expanduser()
     if path.exists():
         return path
@@ -99,7 +93,7 @@ def _local_path(source: str | os.PathLike[str]) -> Path | None:
 
 
 def _near(name: str, folder: Path) -> str | None:
-    """The path of what lies in a folder and is called almost so."""
+    """Return the path of what lies in a folder and is called almost so."""
     close = difflib.get_close_matches(name, [entry.name for entry in folder.iterdir()], n=1, cutoff=0.75)
     return str(folder / close[0]) if close else None
 
@@ -130,7 +124,7 @@ def _read_hub(name: str, config: str | None) -> dict[str, Dataset]:
 
 
 def _data_files(path: Path) -> list[Path]:
-    """The data files under a path, never empty."""
+    """Return the data files under a path, never empty."""
     if path.is_file():
         files = [path] if suffix_of(path) in KINDS else []
     else:

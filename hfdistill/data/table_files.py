@@ -71,7 +71,7 @@ class FileOptions:
     on_bad_row: Literal["raise", "drop"] = "raise"
 
     def layout(self, file: Path, errors: str = "strict") -> CsvLayout:
-        """How a csv file is written; a guess is logged."""
+        """Return how a csv file is written; a guess is logged."""
         layout = csv_layout(
             file, encoding=self.encoding, delimiter=self.delimiter, quotes=self.quotes, errors=errors
         )
@@ -92,7 +92,7 @@ _ROWS = "Check that it is the file you mean, and that it was written to its end.
 
 
 def read_files(split: str, files: Sequence[Path], options: FileOptions) -> Dataset:
-    """The rows of a split's files, one file after the other, with all their columns.
+    """Return the rows of a split's files, one file after the other, with all their columns.
 
     Every cell of a csv and of an Excel sheet is a string as it is written: "null", "NA" and "007" are texts,
     and so is an empty cell.
@@ -120,7 +120,7 @@ def read_files(split: str, files: Sequence[Path], options: FileOptions) -> Datas
 
 
 def _read_json(files: Sequence[Path], encoding: str | None) -> Dataset:
-    """The rows of JSON files, held in memory."""
+    """Return the rows of JSON files, held in memory."""
     return Dataset.from_list([row for file in files for row in json_rows(file, encoding)])
 
 
@@ -246,7 +246,7 @@ class _CsvBuilder(ArrowBasedBuilder):
 
 
 def csv_tables(file: Path, layout: CsvLayout, on_bad_line: Any) -> Iterator[pa.Table]:
-    """The rows of a csv file as tables of strings of some thousand rows each; see `CsvRows`."""
+    """Yield the rows of a csv file as tables of strings of some thousand rows each; see `CsvRows`."""
     rows = iter(CsvRows(file, layout, on_bad_line))
     names = list(layout.names)
     while tables := list(islice(_small_tables(rows, names), _TABLES)):
@@ -254,7 +254,7 @@ def csv_tables(file: Path, layout: CsvLayout, on_bad_line: Any) -> Iterator[pa.T
 
 
 def _small_tables(rows: Iterator[list[str]], names: list[str]) -> Iterator[pa.Table]:
-    """Few rows at once: thousands of lists at a time make Python's garbage collector the slowest part."""
+    """Take few rows at once: thousands of lists make Python's garbage collector the slowest part."""
     while batch := list(islice(rows, _BATCH)):
         yield pa.table([pa.array(cells, pa.string()) for cells in zip(*batch, strict=True)], names=names)
 
@@ -267,7 +267,7 @@ def _summary(file: Path, bad: Sequence[BadLine]) -> str:
 
 
 def bad_lines_message(file: Path, layout: CsvLayout, bad: Sequence[BadLine], *, rows: int) -> str:
-    """A sentence on lines that are no rows, with what to do; `rows` is how many lines are rows."""
+    """Return a sentence on lines that are no rows, with what to do; `rows` is how many lines are rows."""
     way = (
         f"Enclose cells that hold {layout.delimiter!r} or line breaks in quotation marks, and write a "
         'quotation mark within them twice ("")'

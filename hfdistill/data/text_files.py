@@ -76,15 +76,11 @@ def read_texts(
     options: FileOptions = _USUAL,
     dropped: Counter[str] | None = None,
 ) -> Iterator[str]:
-    """The texts of a file in their order; bytes that are not of its encoding become U+FFFD.
+    """Yield the texts of a file in their order; bytes that are not of its encoding become U+FFFD.
 
     The lines of a .txt file, with empty ones, else the values of a column.
 
-    Args:
-        file: of a kind in `SUFFIXES`, which may be packed (.gz).
-        column: of texts; None where its name is usual.
-        options: how the file is to be read.
-        dropped: where lines that are no rows are counted, by what is wrong with them.
+    Lines that are no rows are counted in `dropped`, by what is wrong with them.
 
     Raises:
         ValueError: for a file without such a column, or one that is not of its kind.
@@ -102,7 +98,7 @@ def read_texts(
 
 
 def _lines(file: Path, encoding: str | None) -> Iterator[str]:
-    """Lines; one that is longer than a block comes in several, cut at a space where there is one."""
+    """Yield lines; one that is longer than a block comes in several, cut at a space where there is one."""
     with _opened(file, encoding) as stream:
         rest = ""
         while block := rest + stream.readline(_BLOCK - len(rest)):

@@ -49,7 +49,7 @@ def load_texts(
     delimiter: str | None = None,
     quotes: bool | None = None,
 ) -> Dataset:
-    """The column `text`: each text of a folder once, and none of those that the student is judged by.
+    """Return the column `text`: each text of a folder once, and none of those that the student is judged by.
 
     Files are read piece by piece and written to the cache of `datasets`, never held in memory; what is held
     is 16 bytes and their overhead (about 0.1 kB) for each text that was kept. Texts are compared in NFC,
@@ -133,7 +133,7 @@ def _check_files(files: Sequence[Path], text: str | None, options: FileOptions) 
 
 
 def _fingerprint(*settings: Any) -> str:
-    """A digest of what is read and how, by this version."""
+    """Return a digest of what is read and how, by this version."""
     described = f"{hfdistill.__version__} {settings}"
     return hashlib.sha256(described.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
@@ -179,7 +179,7 @@ class Gate:
         return ", ".join(f"{count:,} {why}" for why, count in self.dropped.items())
 
     def passed(self, pieces: Iterable[Piece], limit: int | None) -> Iterator[dict[str, str]]:
-        """The rows that pass, `limit` of them at most; None for all."""
+        """Yield the rows that pass, `limit` of them at most; None for all."""
         seen: set[bytes] = set()
         for before, text, after in pieces:
             if limit is not None and len(seen) >= limit:
@@ -215,7 +215,7 @@ class Gate:
 
 
 def normalised(text: str) -> list[str]:
-    """The words of a text, NFC, without case and punctuation; its signs where it has no word.
+    """Return the words of a text, NFC, without case and punctuation; its signs where it has no word.
 
     Contractions are one word, whether they were split or not: "Don't", "do n't" and "dont" are `dont`.
     """
@@ -228,13 +228,9 @@ def _joined(match: re.Match[str]) -> str:
 
 
 def apart_from(rows: Dataset, evaluation: Dataset) -> Dataset:
-    """The rows whose texts are not those of a row of the evaluation; how many are left out is said.
+    """Leave out the rows whose texts are those of a row of the evaluation, and log how many these are.
 
     Texts are compared as `load_texts` compares whole ones, those of a pair or the words of a row together.
-
-    Args:
-        rows: with `text`[, `text_pair`] or `tokens`.
-        evaluation: with the same columns.
     """
     names = [name for name in ("text", "text_pair", "tokens") if name in rows.column_names]
 
@@ -252,7 +248,7 @@ def apart_from(rows: Dataset, evaluation: Dataset) -> Dataset:
 
 
 def _runs(texts: Iterable[str], overlap: int) -> dict[int, dict[bytes, None]]:
-    """Digests of what may not occur: under 0 of whole texts, under n of their runs of n words."""
+    """Return digests of what may not occur: under 0 of whole texts, under n of their runs of n words."""
     runs: dict[int, set[bytes]] = {}
     for text in texts:
         words = normalised(text)
@@ -293,7 +289,7 @@ def _each(data: Any) -> Iterator[str]:
 def _wholes(
     file: Path, text: str | None, unit: Unit, options: FileOptions, dropped: Counter[str]
 ) -> Iterator[str]:
-    """The lines or rows of a file, or the paragraphs that its lines make up."""
+    """Return the lines or rows of a file, or the paragraphs that its lines make up."""
     texts = read_texts(file, text, options, dropped)
     return _paragraphs(texts) if unit != "line" and suffix_of(file) == ".txt" else texts
 

@@ -19,7 +19,7 @@ _TAGS = ("ner_tags", "ner", "tags", "label", "labels", "word_labels")
 def word_columns(
     raw: Mapping[str, Dataset], *, text: str | None, text_pair: str | None, label: str | None
 ) -> tuple[str, str | None] | None:
-    """The columns of words and of their labels; None where the data is of texts.
+    """Return the columns of words and of their labels; None where the data is of texts.
 
     Args:
         raw: the splits.
@@ -54,14 +54,7 @@ _STRINGS = ("string", "large_string")
 def read_words(
     raw: Mapping[str, Dataset], words: str, tags: str | None, *, names: Sequence[str] | None, on_bad_row: str
 ) -> dict[str, Dataset]:
-    """Every split with the columns `tokens` and, where there are labels, `label`.
-
-    Args:
-        raw: the splits.
-        words: the column of words.
-        tags: the column of their labels.
-        names: of the classes 0, 1, …, for numbers that come without, or to fix the order of strings.
-        on_bad_row: "raise" or "drop".
+    """Return every split with the columns `tokens` and, where there are labels, `label`.
 
     Raises:
         ValueError: for labels that are no classes, and for rows whose words and labels are not as many.
@@ -80,7 +73,7 @@ def read_words(
 
 
 def _feature(raw: Mapping[str, Dataset], tags: str, names: Sequence[str] | None) -> Any:
-    """The feature of one label: a class with a name, or a number where nothing names it."""
+    """Return the feature of one label: a class with a name, or a number where nothing names it."""
     declared = [getattr(rows.features[tags].feature, "names", None) for rows in raw.values()]
     class_names = next((own for own in declared if own), None)
     if class_names is not None:
@@ -126,7 +119,7 @@ def _split(split: str, rows: Dataset, words: str, tags: str | None, feature: Any
 
 
 def _numbered(split: str, row: int, labels: Any, feature: Any) -> list[int] | None:
-    """A row's labels as numbers; None where the row, or one of its words, has none."""
+    """Return a row's labels as numbers; None where the row, or one of its words, has none."""
     if labels is None or None in labels:
         return None
     names = getattr(feature, "names", None)

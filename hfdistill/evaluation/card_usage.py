@@ -21,7 +21,7 @@ def hub_task(report: Report) -> str:
 
 
 def usage_section(report: Report, model_name: str) -> str:
-    """The section "Use": code that runs the student, with the Hub's name for it where it has one."""
+    """Return the section "Use": code that runs the student, with the Hub's name for it where it has one."""
     model = model_name if "/" in model_name and is_hub_id(model_name) else HERE
     pairs = report.data.pairs
     text = (

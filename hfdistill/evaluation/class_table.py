@@ -9,7 +9,7 @@ MANY, WORST = 20, 10
 
 
 def class_table(report: Report) -> str:
-    """A line per class as Markdown; of more than 20 classes the 10 that inherited most errors."""
+    """Return a line per class as Markdown; of more than 20 classes the 10 that inherited most errors."""
     chosen, note = list(report.classes), ""
     if len(chosen) > MANY:
         chosen = sorted(chosen, key=_weakness)[:WORST]
@@ -42,7 +42,7 @@ def _line(c: ClassReport, report: Report) -> list[str]:
 
 
 def _weakness(c: ClassReport) -> tuple[int, float]:
-    """Inherited errors, most first; then what was lost of the class's recall, or its recall alone."""
+    """Return inherited errors, most first; then what was lost of the class's recall, or its recall alone."""
     own = 2.0 if c.student_recall is None else c.student_recall
     return -(c.same_wrong or 0), own - (c.teacher_recall or 0.0)
 

@@ -58,7 +58,7 @@ def compare_runs(runs: Mapping[str, Sequence[Report]], *, baseline: str | None =
 def compare_students(
     distilled: Mapping[str, Sequence[Report]], undistilled: Mapping[str, Sequence[Report]] | None = None
 ) -> str:
-    """A Markdown table of kinds of students: what each keeps of its teacher, what it weighs, what it takes.
+    """Return a Markdown table of kinds of students: what each keeps of its teacher, weighs and takes.
 
     Args:
         distilled: reports beside one teacher by name, one per seed.
@@ -116,7 +116,7 @@ def write_section(page: str | os.PathLike[str], name: str, text: str) -> Path:
 
 
 def _alike(runs: Mapping[Any, Sequence[Report]], asked: str) -> list[Report]:
-    """All reports, or an error where they cannot be compared."""
+    """Return all reports, or raise an error where they cannot be compared."""
     every = [report for reports in runs.values() for report in reports]
     if not every or not all(runs.values()):
         raise ValueError(f"{asked} needs at least one report for each name, found none. Run them first.")
@@ -139,7 +139,7 @@ def _weight(model: ModelReport) -> list[str]:
 
 
 def _pace(model: ModelReport, teacher: ModelReport) -> list[str]:
-    """Milliseconds and rows a second, each with how many times as fast as the teacher's that is."""
+    """Return milliseconds and rows a second, each with how many times as fast as the teacher's that is."""
     if model.speed is None or teacher.speed is None:
         return ["", "", "", ""]
     own, theirs = model.speed, teacher.speed
@@ -153,7 +153,7 @@ def _mean(reports: Sequence[Report], metric: str, *, best: float) -> str:
 
 
 def _closeness(reports: Sequence[Report], metric: str) -> str:
-    """The mean over the reports, where it is known."""
+    """Return the mean over the reports, where it is known."""
     near = [(report.student.fidelity or {}).get(metric) for report in reports]
     known = [value for value in near if value is not None]
     return show(statistics.mean(known), metric) if known else ""
@@ -180,7 +180,7 @@ def _values(reports: Sequence[Report], metric: str) -> list[float]:
 
 
 def _against(reports: Sequence[Report], others: Sequence[Report], metric: str) -> str:
-    """The mean of the differences seed by seed, and the smallest and largest of them."""
+    """Return the mean of the differences seed by seed, and the smallest and largest of them."""
     pairs = zip(_values(reports, metric), _values(others, metric), strict=False)
     differences = [own - other for own, other in pairs]
     if metric not in PERCENT:

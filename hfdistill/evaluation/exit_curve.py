@@ -41,7 +41,7 @@ class ExitPoint:
     rows_per_s: float
 
     def __str__(self) -> str:
-        """A line of a table."""
+        """Return a line of a table."""
         name = "none" if self.threshold is None else f"{self.threshold:g}"
         shown = f"{100 * self.accuracy:8.2f} %{self.mean_layers:8.2f} layers{self.latency_ms:9.2f} ms"
         return f"{name:>6}{shown}{self.rows_per_s:10.1f} rows/s"
@@ -56,7 +56,7 @@ def exit_curve(
     max_length: int | None = None,
     speed: SpeedPlan | None = None,
 ) -> list[ExitPoint]:
-    """Accuracy, depth and speed of a model with exits at each threshold, beside the model without them.
+    """Measure accuracy, depth and speed of a model with exits at each threshold, beside one without.
 
     All are timed on the same rows in turns, so that whatever slows the machine slows all of them. The rows
     of a batch leave one by one: mean_layers bounds what can be saved, the times are what is saved.
@@ -111,7 +111,7 @@ def exit_curve(
 
 
 def _loaded(model: Source) -> EarlyExitForSequenceClassification:
-    """The model, or an error where it is no classifier with exits."""
+    """Load the model, or raise an error where it is no classifier with exits."""
     loaded = load_classifier(model, role="model")
     if not isinstance(loaded, EarlyExitForSequenceClassification):
         raise TypeError(f"A {type(loaded).__name__} has no exits. Build it with with_exits(model).")
@@ -121,7 +121,7 @@ def _loaded(model: Source) -> EarlyExitForSequenceClassification:
 
 
 def _view(model: EarlyExitForSequenceClassification, threshold: float | None) -> Any:
-    """The same weights under another threshold."""
+    """Return the same weights under another threshold."""
     view = copy.copy(model)
     view.config = copy.copy(model.config)
     view.exit_threshold = threshold
@@ -129,7 +129,7 @@ def _view(model: EarlyExitForSequenceClassification, threshold: float | None) ->
 
 
 def _predict(view: LoadedModel) -> tuple[Array, Array]:
-    """Class and depth of each row."""
+    """Return the class and the depth of each row."""
     depth = ModelSpec.of(view.model).depth
     classes: list[int] = []
     layers: list[int] = []

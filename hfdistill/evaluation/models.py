@@ -89,14 +89,7 @@ def load_models(
     *,
     label_names: Sequence[str] | None = None,
 ) -> tuple[dict[str, LoadedModel], Dataset]:
-    """Load models and tokenizers, and encode the rows for each.
-
-    Args:
-        contenders: by role; the first one's classes and device are everyone's.
-        data: the rows.
-        tokenizer: the first one's, where it is not that of its folder.
-        max_length: tokens per row; else each tokenizer's limit.
-        label_names: names of the classes 0, 1, … of models that have none.
+    """Load models and tokenizers, and encode the rows for each; the first one's classes count for all.
 
     Returns:
         The models by role, and the rows with their labels in the order of the first one's classes.
@@ -228,12 +221,6 @@ def encode_rows(
     data: Dataset, inputs: Mapping[str, ModelInputs], configs: Mapping[str, Any], *, max_length: int | None
 ) -> dict[str, dict[str, Any]]:
     """Return the rows in each model's token ids: columns by role, only those that the model reads.
-
-    Args:
-        data: with text, or encoded for all models.
-        inputs: what each model reads, with its tokenizer; equal encodings are made once.
-        configs: of the models.
-        max_length: tokens per row; else each tokenizer's limit.
 
     Raises:
         ValueError: for text without a tokenizer, and rows longer than a model can read.

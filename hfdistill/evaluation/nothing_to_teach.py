@@ -12,9 +12,6 @@ def nothing_to_teach(report: Report) -> str:
     One label of several, and labels of words: its accuracy is at most the share of the most frequent class.
     Real values: its correlation with the labels is undefined or at most 0. Several labels a row: it finds
     none (micro F1 of 0).
-
-    Args:
-        report: what `measure` gave.
     """
     teacher = report.teacher
     if teacher is None or teacher.metrics is None:
@@ -46,9 +43,6 @@ def bounded_by_teacher(report: Report) -> str:
 
     It does where one label of several is given, the student answers as its teacher on nine rows of ten, and
     the teacher is wrong on one of ten or more.
-
-    Args:
-        report: what `measure` gave.
     """
     teacher, student = report.teacher, report.student
     if report.task != "single_label" or teacher is None or teacher.metrics is None:

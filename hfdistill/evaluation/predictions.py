@@ -69,15 +69,7 @@ def predict(loaded: LoadedModel, batches: Sequence[Sequence[int]] | None = None)
 
 
 def checked(logits: Array, loaded: LoadedModel) -> Array:
-    """Return the logits, or raise an error where they are not finite.
-
-    Args:
-        logits: as `predict` gives them.
-        loaded: the model.
-
-    Raises:
-        ValueError: with the rows.
-    """
+    """Return the logits, or raise an error where they are not finite."""
     bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     if len(bad):
         more = f" and {len(bad) - 10} more" if len(bad) > 10 else ""

@@ -260,12 +260,12 @@ class Report:
     schema: int = SCHEMA
 
     def models(self) -> dict[str, ModelReport]:
-        """The measured models by role: teacher, student, baseline."""
+        """Return the measured models by role: teacher, student, baseline."""
         models = {role: getattr(self, role) for role in ROLES}
         return {role: model for role, model in models.items() if model is not None}
 
     def against_teacher(self, role: str) -> str:
-        """Speed (median latency) and size of a model beside the teacher's: "1.9x faster, 0.77x the size"."""
+        """Return median latency and size of a model beside the teacher's: "1.9x faster, 0.77x the size"."""
         model, teacher = getattr(self, role), self.teacher
         if teacher is None or model is None or role == "teacher" or not teacher.parameters:
             return ""
@@ -276,11 +276,11 @@ class Report:
         return f"{ratio:.1f}x faster, {size}" if ratio >= 1 else f"{1 / ratio:.1f}x slower, {size}"
 
     def table(self) -> str:
-        """A plain-text table for a terminal; control characters in names are shown as escapes."""
+        """Return a plain-text table for a terminal; control characters in names are shown as escapes."""
         return _draw(self)
 
     def _repr_html_(self) -> str:
-        """The same table for a notebook."""
+        """Return the same table for a notebook."""
         return html_table(_cells(self), [*_names(self), *_sentences(self)])
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -318,7 +318,7 @@ class Report:
 
 
 def _draw(report: Report) -> str:
-    """A line per model, then what it was measured on."""
+    """Return a line per model, then what it was measured on."""
     rows = _cells(report)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
@@ -330,7 +330,7 @@ def _draw(report: Report) -> str:
 
 
 def _cells(report: Report) -> list[list[str]]:
-    """The table with its head; columns in which no model has a value are left out."""
+    """Return the table with its head; columns in which no model has a value are left out."""
     header = ["", *(TITLES[c] for c in COLUMNS[report.task]), "parameters", "MB", "ms p50", "p95", "rows/s"]
     rows = [_row(role, model, COLUMNS[report.task]) for role, model in report.models().items()]
     shown = [i for i in range(len(header)) if i == 0 or any(row[i] != "-" for row in rows)]
@@ -346,14 +346,14 @@ def in_columns(sentences: Sequence[str], *, width: int = WIDTH) -> list[str]:
 
 
 def show(value: float | None, metric: str) -> str:
-    """A metric as people read it: shares in percent, a dash where there is none."""
+    """Return a metric as people read it: shares in percent, a dash where there is none."""
     if value is None:
         return "-"
     return f"{100 * value:.1f} %" if metric in PERCENT else f"{value:.3f}"
 
 
 def interval_sentences(report: Report) -> list[str]:
-    """Each difference with its interval, in points."""
+    """Return each difference with its interval, in points."""
     return [
         f"student minus {d.other}: {TITLES[d.metric]} {signed(d.mean)} points, 95 % interval "
         f"{signed(d.low)} to {signed(d.high)}"
@@ -364,7 +364,7 @@ def interval_sentences(report: Report) -> list[str]:
 
 
 def error_sentence(errors: Errors, unit: str = "rows") -> str:
-    """What became of the teacher's errors, in one sentence."""
+    """Return what became of the teacher's errors, in one sentence."""
     beside = "" if errors.baseline_same_wrong is None else f" (the baseline {errors.baseline_same_wrong})"
     return (
         f"of the {errors.teacher_wrong} {unit} that the teacher gets wrong, the student repeats "
@@ -382,12 +382,12 @@ def hardware(report: Report) -> str:
 
 
 def signed(share: float) -> str:
-    """A difference of shares in points, with its sign: "+0.8"."""
+    """Return a difference of shares in points, with its sign: "+0.8"."""
     return f"{100 * share:+.1f}"
 
 
 def count(number: int) -> str:
-    """A number of weights as people say it: "22.7 M"."""
+    """Return a number of weights as people say it: "22.7 M"."""
     return f"{number / 1e6:.1f} M" if number >= 1e5 else f"{number:,}"
 
 

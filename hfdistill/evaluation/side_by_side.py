@@ -24,17 +24,9 @@ SHOWN = 15
 def side_by_side(report: Report, first: str, second: str) -> str:
     """Compare a report's student, the first model, with its teacher, the second.
 
-    Args:
-        report: of `measure(first, rows, teacher=second)`.
-        first: what to call the first model.
-        second: what to call the second model.
-
     Returns:
         A table of both models, the difference with its 95 % interval, how often they agree, and by class (or
         by pairs of classes, for rows without labels) where they do not.
-
-    Raises:
-        ValueError: where the report has one model alone.
     """
     if report.teacher is None:
         raise ValueError("side_by_side needs a report of two models. Measure with teacher=.")
@@ -86,7 +78,7 @@ def _agreement(report: Report) -> list[str]:
 
 
 def _by_class(report: Report) -> list[str]:
-    """Rows of each class that one model alone gets right, the most first."""
+    """Return rows of each class that one model alone gets right, the most first."""
     if not report.classes:
         return []
     unit = "decisions" if report.task == "multi_label" else "words" if report.task == "token" else "rows"
@@ -107,12 +99,12 @@ def _by_class(report: Report) -> list[str]:
 
 
 def _both_wrong(one: ClassReport) -> int:
-    """Rows that both get wrong, each in its way."""
+    """Return rows that both get wrong, each in its way."""
     return (one.teacher_wrong or 0) - (one.same_wrong or 0) - (one.corrected or 0)
 
 
 def _by_pair(report: Report) -> list[str]:
-    """The most frequent pairs of different predictions."""
+    """Return the most frequent pairs of different predictions."""
     confusion = next((c for c in report.confusions or () if c.against == "teacher"), None)
     cells = (
         []
@@ -128,7 +120,7 @@ def _by_pair(report: Report) -> list[str]:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of columns: the first to the left, numbers to the right, a rule below the header."""
+    """Return lines of columns: the first to the left, numbers to the right, a rule below the header."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(

@@ -21,7 +21,8 @@ from transformers import PreTrainedModel
 from transformers.utils.logging import tqdm
 
 from hfdistill.evaluation.report import Environment, Speed
-from hfdistill.network.trace import Batch, accepted_inputs, run
+from hfdistill.network.inputs import accepted_inputs
+from hfdistill.network.trace import Batch, run
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ Collate = Callable[[str, Sequence[int]], Batch]
 def compare_speeds(
     models: Mapping[str, PreTrainedModel], collate: Collate, *, rows: int, plan: SpeedPlan
 ) -> dict[str, Speed]:
-    """Latency and throughput of several models on the same rows, interleaved (A B, B A, …) after a warm-up.
+    """Time several models on the same rows, interleaved (A B, B A, …) after a warm-up.
 
     Whatever slows the machine for a while then slows all of them. Latency is one row alone at its own length;
     throughput is batches in the data's order, padded to their longest row. Batches are made beforehand:
@@ -95,7 +96,7 @@ def compare_speeds(
 
 
 def size_mb(model: nn.Module) -> float:
-    """Megabytes (1e6 bytes) of the safetensors file that `save_pretrained` writes: tied weights count
+    """Return megabytes (1e6 bytes) of the safetensors file of `save_pretrained`, where tied weights count
     once."""
     seen: dict[tuple[int, torch.Size], tuple[str, torch.Tensor]] = {}
     for name, tensor in model.state_dict().items():
@@ -112,7 +113,7 @@ def size_mb(model: nn.Module) -> float:
 
 
 def embedding_parameters(model: PreTrainedModel) -> int:
-    """Weights of the word embedding table; 0 where a model has none."""
+    """Return how many weights the word embedding table has; 0 where a model has none."""
     try:
         return int(model.get_input_embeddings().weight.numel())
     except (NotImplementedError, AttributeError):
@@ -120,12 +121,12 @@ def embedding_parameters(model: PreTrainedModel) -> int:
 
 
 def spread(rows: int, wanted: int) -> list[int]:
-    """`wanted` row numbers spread evenly over `rows`; rows repeat where there are fewer."""
+    """Return `wanted` row numbers spread evenly over `rows`; rows repeat where there are fewer."""
     return [i * rows // wanted for i in range(wanted)]
 
 
 def environment(device: torch.device) -> Environment:
-    """Hardware and versions, without anything that names the machine, its user or a folder."""
+    """Return hardware and versions, without anything that names the machine, its user or a folder."""
     import hfdistill
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -154,7 +155,7 @@ def _warm_up(model: PreTrainedModel, collate: Collate, role: str, *, rows: int, 
 
 
 def _affordable(seconds_per_batch: float, plan: SpeedPlan) -> int:
-    """Whole batches per pass that fit into the plan's seconds, at least one."""
+    """Return how many batches per pass fit into the plan's seconds, at least one."""
     fitting = int(plan.seconds / plan.repeats / max(seconds_per_batch, 1e-9))
     return max(1, min(fitting, -(-plan.throughput_rows // plan.batch_size)))
 
@@ -162,7 +163,7 @@ def _affordable(seconds_per_batch: float, plan: SpeedPlan) -> int:
 def _latencies(
     models: Mapping[str, PreTrainedModel], collate: Collate, rows: list[int]
 ) -> dict[str, list[float]]:
-    """Milliseconds of each row alone."""
+    """Return milliseconds of each row alone."""
     milliseconds: dict[str, list[float]] = {role: [] for role in models}
     for i, row in enumerate(tqdm(rows, desc="latency", leave=False, disable=None)):
         for role in _turn(models, i):
@@ -173,7 +174,7 @@ def _latencies(
 def _throughputs(
     models: Mapping[str, PreTrainedModel], collate: Collate, rows: list[int], plan: SpeedPlan
 ) -> dict[str, list[float]]:
-    """Rows per second of each pass."""
+    """Return rows per second of each pass."""
     starts = range(0, len(rows), plan.batch_size)
     batches = {role: [collate(role, rows[i : i + plan.batch_size]) for i in starts] for role in models}
     rates: dict[str, list[float]] = {role: [] for role in models}
@@ -189,7 +190,7 @@ def _turn(models: Mapping[str, PreTrainedModel], i: int) -> list[str]:
 
 
 def _seconds(model: PreTrainedModel, batches: Sequence[Batch]) -> float:
-    """Wall time of the forward passes."""
+    """Return the wall time of the forward passes."""
     accepts, cuda = accepted_inputs(model), model.device.type == "cuda"
     if cuda:
         torch.cuda.synchronize(model.device)
@@ -211,7 +212,7 @@ def _cpu_name() -> str:
 
 
 def _commit() -> str | None:
-    """The working folder's git commit, "-dirty" where files differ from it; None outside a repository."""
+    """Return the working folder's git commit, "-dirty" where files differ; None outside a repository."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)

@@ -3,5 +3,3 @@
 from hfdistill.exporters.gate import QualityGateError, export
 from hfdistill.exporters.onnx import OnnxModel
 from hfdistill.exporters.report import ExportReport, Format
-
-__all__ = ["ExportReport", "Format", "OnnxModel", "QualityGateError", "export"]

@@ -76,7 +76,7 @@ class Bench:
         self.largest = float(np.abs(self.logits["pytorch"]).max())
 
     def report(self, staged: Path, *, max_drop: float, speed: bool) -> ExportReport:
-        """Everything measured; `staged` holds the files."""
+        """Return everything measured; `staged` holds the files."""
         labels, known = gold(self.data, self.models["pytorch"].config, {})
         with evaluating(self.models):
             times = speeds(self.models, SpeedPlan() if speed and self.real else None)
@@ -119,7 +119,7 @@ class Bench:
         )
 
     def _closeness(self, name: str, other: str) -> float | None:
-        """Share of rows with the same answer; for regression the correlation."""
+        """Return the share of rows with the same answer; for regression the correlation."""
         a, b = self.logits[name], self.logits[other]
         if self.task == "regression":
             return pearson(a[:, 0].astype(np.float64), b[:, 0].astype(np.float64))

@@ -121,11 +121,7 @@ def export(
 
 
 def check_request(folder: Path, *, data: Dataset | None, int8: str | None, max_drop: float) -> None:
-    """Refuse what can be refused before any work; arguments as of `export`.
-
-    Raises:
-        ValueError: with what to type.
-    """
+    """Refuse what can be refused before any work; arguments as of `export`."""
     if int8 and (data is None or len(data) == 0):
         raise ValueError(
             "int8 rounds every weight, and without rows nobody knows what that costs. Pass data= (rows that "
@@ -151,9 +147,6 @@ def check_architecture(model: PreTrainedModel) -> None:
     """Refuse a model that has no form as one ONNX graph of texts.
 
     A class of models without such a form says why in its attribute `no_onnx`.
-
-    Raises:
-        ValueError: with the reason, and what to do instead.
     """
     if reason := getattr(type(model), "no_onnx", ""):
         raise ValueError(reason)
@@ -170,11 +163,7 @@ def check_architecture(model: PreTrainedModel) -> None:
 
 
 def check_tokenizer(tokenizer: Any) -> None:
-    """Refuse a tokenizer that Transformers alone can run.
-
-    Raises:
-        ValueError: it has no fast form.
-    """
+    """Refuse a tokenizer that Transformers alone can run."""
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
             f"{type(tokenizer).__name__} has no tokenizer.json, which is what runs without Transformers. "
@@ -183,7 +172,7 @@ def check_tokenizer(tokenizer: Any) -> None:
 
 
 def _on_cpu(source: Source, role: str, label_names: Sequence[str] | None) -> PreTrainedModel:
-    """A float32 model on the CPU; a copy of one that is given as an object."""
+    """Return a float32 model on the CPU; a copy of one that is given as an object."""
     model: Any = load_classifier(source, role=role)
     own: Any = copy.deepcopy(model) if model is source else model
     if not has_names(class_names(own.config)):
@@ -192,7 +181,7 @@ def _on_cpu(source: Source, role: str, label_names: Sequence[str] | None) -> Pre
 
 
 def _teacher(teacher: Source | Contender, tokenizer: Any, label_names: Sequence[str] | None) -> Contender:
-    """The teacher on the CPU, with its own tokenizer or the student's."""
+    """Return the teacher on the CPU, with its own tokenizer or the student's."""
     contender = teacher if isinstance(teacher, Contender) else Contender(teacher)
     own = contender.tokenizer
     if own is None:
@@ -212,7 +201,7 @@ def _tokenizer(source: Source, role: str) -> Any:
 
 
 def _stage(folder: Path) -> Path:
-    """An empty folder beside the final one; what an interrupted export left is put back or removed."""
+    """Return an empty folder beside the final one; what an interrupted export left is put back or removed."""
     beside = folder.parent / f"_unfinished_{folder.name}"
     old = beside / f"{folder.name}{REPLACED}"
     if old.is_dir() and not folder.exists():

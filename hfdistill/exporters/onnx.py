@@ -38,11 +38,6 @@ def to_onnx(model: PreTrainedModel, path: Path, *, inputs: tuple[str, ...]) -> N
     `transformers.exporters` does the work; it is experimental, so nobody may use the file before its logits
     have been compared with the model's. The model stays as it is.
 
-    Args:
-        model: a sequence classifier.
-        path: of the file.
-        inputs: names of what it reads, in the order of the file's inputs.
-
     Raises:
         ValueError: the file would be larger than 2 GB, or holds what ONNX Runtime alone does not run.
     """
@@ -88,7 +83,7 @@ def to_onnx(model: PreTrainedModel, path: Path, *, inputs: tuple[str, ...]) -> N
 
 
 def _not_exported(model: PreTrainedModel, reason: object) -> ValueError:
-    """The error for a network that has no ONNX form here."""
+    """Return the error for a network that has no ONNX form here."""
     lines = str(reason).strip().splitlines() or [""]
     return ValueError(
         f"A {type(model).__name__} cannot be written as ONNX: the exporter of Transformers does not get "
@@ -127,11 +122,7 @@ def to_int8(source: Path, path: Path, *, scheme: str) -> None:
 
 
 def check_file(path: Path) -> None:
-    """Refuse an ONNX file that is malformed, points outside itself, or asks for operators of others.
-
-    Raises:
-        ValueError: with the reason.
-    """
+    """Refuse an ONNX file that is malformed, points outside itself, or asks for operators of others."""
     import onnx
 
     proto = onnx.load(str(path), load_external_data=False)
@@ -174,13 +165,7 @@ class OnnxModel(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Logits (B, C).
-
-        Args:
-            input_ids: (B, T).
-            attention_mask: (B, T), 0 where padded.
-            token_type_ids: (B, T); zeros where the model reads them and none are given.
-        """
+        """Return the logits (B, C) of ids and mask (B, T); token types are 0 where none are given."""
         types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": types}
         (logits,) = self.session.run(["logits"], {name: inputs[name].numpy() for name in self.inputs})

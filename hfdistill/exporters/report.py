@@ -89,7 +89,7 @@ class ExportReport:
         return next(exported for exported in self.formats if exported.name == name)
 
     def table(self) -> str:
-        """A plain-text table for a terminal."""
+        """Return a plain-text table for a terminal."""
         rows = [self._header(), *(self._cells(exported) for exported in self.formats)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = [
@@ -101,11 +101,11 @@ class ExportReport:
         return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:], "", *in_columns([self._measured_on()])])
 
     def _repr_html_(self) -> str:
-        """The same table for a notebook."""
+        """Return the same table for a notebook."""
         return html_table([self._header(), *map(self._cells, self.formats)], [self._measured_on()])
 
     def card(self, name: str) -> str:
-        """The README.md of an exported folder."""
+        """Return the README.md of an exported folder."""
         rows = [[escape(cell) for cell in self._cells(exported)] for exported in self.formats]
         best = (
             "model_int8.onnx" if any(exported.name == "int8" for exported in self.formats) else "model.onnx"
@@ -157,7 +157,7 @@ class ExportReport:
         ]
 
     def _measured_on(self) -> str:
-        """What the numbers were measured on."""
+        """Return what the numbers were measured on."""
         e = self.environment
         on = (
             f"{self.rows:,} real rows, {self.labelled_rows:,} with labels"

@@ -75,7 +75,7 @@ def publish(staged: Path, final: Path, *, run: dict[str, Any]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest, or None where the folder has none (a plain Trainer wrote it).
+    """Return the manifest, or None where the folder has none (a plain Trainer wrote it).
 
     Raises:
         CheckpointError: where there is one that cannot be read.
@@ -125,7 +125,7 @@ def verify(folder: Path) -> dict[str, Any] | None:
 
 
 def _fault(folder: Path, name: str, facts: dict[str, Any]) -> str | None:
-    """What is wrong with one file of a manifest."""
+    """Return what is wrong with one file of a manifest."""
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
         return f"lies outside of {folder}"
@@ -153,12 +153,9 @@ def newest_complete(run_dir: Path) -> Path | None:
 
 
 def rotate(run_dir: Path, *, limit: int | None, protected: Collection[str | None]) -> None:
-    """Delete the oldest checkpoints beyond `limit`: those of earlier runs first, then the lower steps.
+    """Delete the oldest checkpoints beyond `limit` (none for None or 0): those of earlier runs first.
 
-    Args:
-        run_dir: their folder.
-        limit: how many stay; None or 0 for all.
-        protected: paths that stay in any case.
+    Paths in `protected` stay in any case.
     """
     folders = [folder for folder in _in_order(run_dir) if folder.parent == run_dir]
     loose = [folder for folder in folders if str(folder) not in protected]
@@ -173,7 +170,7 @@ def rotate(run_dir: Path, *, limit: int | None, protected: Collection[str | None
 
 
 def _in_order(run_dir: Path) -> list[Path]:
-    """Checkpoints from the oldest to the newest: by the start of their run, then by step."""
+    """Return checkpoints from the oldest to the newest: by the start of their run, then by step."""
     places = [*run_dir.glob("checkpoint-*"), *(run_dir / STAGING).glob(f"checkpoint-*{REPLACED}")]
     found = [(p, m) for p in places if p.is_dir() and (m := _NAME.fullmatch(p.name))]
     return [p for p, m in sorted(found, key=lambda pair: (_began(pair[0]), int(pair[1][1]), not pair[1][2]))]
@@ -201,11 +198,7 @@ def newest_checkpoint(folder: str | Path) -> str | None:
 
 
 def check_same_run(manifest: dict[str, Any] | None, run: dict[str, Any], *, folder: Path) -> None:
-    """Refuse to go on with another objective, teacher or label map than the checkpoint's.
-
-    Raises:
-        CheckpointError: listing what differs.
-    """
+    """Refuse to go on with another objective, teacher or label map than the checkpoint's."""
     before = (manifest or {"run": {}})["run"]
     changed = [
         f"{key}: {before[key]!r} → {now!r}"
@@ -220,13 +213,13 @@ def check_same_run(manifest: dict[str, Any] | None, run: dict[str, Any], *, fold
 
 
 def _as_json(facts: dict[str, Any]) -> dict[str, Any]:
-    """Facts as they are read back: tuples as lists, keys as text."""
+    """Return facts as they are read back: tuples as lists, keys as text."""
     read_back: dict[str, Any] = json.loads(json.dumps(facts))
     return read_back
 
 
 def seal(manifest: dict[str, Any]) -> str:
-    """sha256 over what a manifest says."""
+    """Return the sha256 over what a manifest says."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 

@@ -92,7 +92,7 @@ def push_to_hub(
 
 
 def _content(path: Path, repository: str) -> str | bytes:
-    """A file by its path; the student's card with the name that its model has from now on."""
+    """Return a file by its path; the student's card with the name that its model has from now on."""
     if path.name != "README.md" or not repository:
         return str(path)
     return path.read_text(encoding="utf-8").replace(f'"{HERE}"', f'"{repository}"').encode()
@@ -115,7 +115,7 @@ def make_repository(repo_id: str, *, private: bool | None = None, token: str | N
 
 
 def published(folder: Path) -> list[str]:
-    """The files of a folder that go to the Hub, by their paths in it.
+    """Return the files of a folder that go to the Hub, by their paths in it.
 
     Raises:
         ValueError: there is no model among them.
@@ -132,7 +132,7 @@ def published(folder: Path) -> list[str]:
 
 
 def withheld(folder: Path) -> list[str]:
-    """Patterns of what stays here: WITHHELD, and each file that is a pickle under another name."""
+    """Return patterns of what stays here: WITHHELD, and each file that is a pickle under another name."""
     patterns = list(WITHHELD)
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
@@ -142,7 +142,7 @@ def withheld(folder: Path) -> list[str]:
 
 
 def _is_pickle(path: Path) -> bool:
-    """By content: a pickle of protocol 2 or later, or torch's archive of one."""
+    """Say by its content whether a file is a pickle of protocol 2 or later, or torch's archive of one."""
     with path.open("rb") as stream:
         start = stream.read(9)
     if start[:2] == b"PK" and zipfile.is_zipfile(path):
@@ -156,9 +156,6 @@ def _is_pickle(path: Path) -> bool:
 @contextmanager
 def publishing(name: str | None) -> Iterator[None]:
     """Turn the many ways in which a push fails into what was found, and what to do.
-
-    Args:
-        name: of the repository.
 
     Raises:
         ValueError: the Hub has no such names.
@@ -187,7 +184,7 @@ def publishing(name: str | None) -> Iterator[None]:
 
 
 def _answer(error: BaseException | None) -> HfHubHTTPError | None:
-    """The Hub's own answer, where an error came from one."""
+    """Return the Hub's own answer, where an error came from one."""
     while error is not None and not isinstance(error, HfHubHTTPError):
         error = error.__cause__
     return error
@@ -207,7 +204,7 @@ def _refused(name: str, answer: HfHubHTTPError) -> NoReturn:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of a message, without what an address carries behind `?`: it may be signed."""
+    """Return the first line of a message, without what an address carries behind `?`: it may be signed."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return printable(re.sub(r"\?\S+", "?…", lines[0]), limit=200)
 
@@ -215,9 +212,6 @@ def _reason(error: BaseException) -> str:
 @contextmanager
 def reaching(name: str) -> Iterator[None]:
     """Turn the many ways in which libraries report a silent Hub into one line.
-
-    Args:
-        name: the id that was asked for.
 
     Raises:
         HubUnreachable: where the block fails for want of an answer; every other error passes.
@@ -235,7 +229,7 @@ def reaching(name: str) -> Iterator[None]:
 
 
 def _is_unreachable(error: BaseException | None) -> bool:
-    """No answer; the HTTP library's class is known by name, for huggingface_hub has changed libraries."""
+    """Tell an error for want of an answer by its class's name: huggingface_hub has changed HTTP libraries."""
     if error is None:
         return False
     names = {kind.__name__ for kind in type(error).__mro__}

@@ -18,7 +18,7 @@ _MARKUP = re.compile(r"[&<>\"'`*_{}\[\]()!|~:@\\^$#]")
 
 
 def escape(text: object, *, limit: int = 80) -> str:
-    """Text that Markdown and HTML show as it is: one line, control characters as escapes, markup as entities.
+    """Return one line that Markdown and HTML show as it is: markup as entities, control characters escaped.
 
     Example:
         >>> escape("<b>[x](y)")
@@ -29,18 +29,13 @@ def escape(text: object, *, limit: int = 80) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, first column to the left; cells are already escaped."""
+    """Return a Markdown table, first column to the left; cells are already escaped."""
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def html_table(rows: Sequence[Sequence[str]], below: Sequence[str] = ()) -> str:
-    """A table for a notebook: the first row is its head, the first column to the left; below it, lines.
-
-    Args:
-        rows: cells, not escaped.
-        below: sentences, not escaped.
-    """
+    """Return a table for a notebook: the first row is its head, the first column left; below, lines."""
 
     def cells(row: Sequence[str], tag: str) -> str:
         aligned = ("left", *["right"] * (len(row) - 1))
@@ -57,7 +52,7 @@ def html_table(rows: Sequence[Sequence[str]], below: Sequence[str] = ()) -> str:
 
 
 def as_yaml(value: Mapping[str, Any]) -> str:
-    """Plain data as YAML that reads back equal; ASCII only where characters that do not print are in it.
+    """Write plain data as YAML that reads back equal; ASCII only where some characters do not print.
 
     PyYAML folds U+0085 away where it may write Unicode: loading what it dumped is not equal then.
     """
@@ -66,7 +61,7 @@ def as_yaml(value: Mapping[str, Any]) -> str:
 
 
 def listing(notes: Mapping[str, Any]) -> str:
-    """Plain data as YAML in a block that is neither Markdown nor HTML, cut at `MAX_LISTING` characters."""
+    """Write plain data as YAML in a block that is neither Markdown nor HTML, cut at `MAX_LISTING`."""
     lines = as_yaml(_clipped(notes)).rstrip().split("\n")
     indents = [" " * (len(line) - len(line.lstrip(" "))) for line in lines]
     printed = [indent + printable(line, limit=400) for indent, line in zip(indents, lines, strict=True)]
@@ -77,7 +72,7 @@ def listing(notes: Mapping[str, Any]) -> str:
 
 
 def _clipped(value: Any) -> Any:
-    """The same data with no text over 2,000 characters: YAML is slow with long ones."""
+    """Return the same data with no text over 2,000 characters: YAML is slow with long ones."""
     if isinstance(value, Mapping):
         return {_clipped(key): _clipped(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

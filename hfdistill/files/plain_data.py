@@ -28,7 +28,7 @@ _EVERYBODYS = re.compile(
 
 
 def read_json(path: Path, *, limit: int) -> Any:
-    """Strict JSON of at most `limit` bytes: no NaN, no Infinity.
+    """Read strict JSON of at most `limit` bytes: no NaN, no Infinity.
 
     Raises:
         ValueError: larger, or not strict JSON; names the file.
@@ -42,7 +42,7 @@ def read_json(path: Path, *, limit: int) -> Any:
 
 
 def printable(text: object, *, limit: int = 80) -> str:
-    """One line that is safe to print: characters that steer a terminal as escapes, cut at `limit`."""
+    """Return one line that is safe to print: characters that steer a terminal as escapes, cut at `limit`."""
     raw = str(text)
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in raw[:limit])
     return shown.strip() + ("…" if len(raw) > limit else "")
@@ -55,7 +55,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def public_name(name: str) -> str:
-    """A Hub id as it is; of a path its last part, so that nobody's folders are shown."""
+    """Return a Hub id as it is; of a path its last part, so that nobody's folders are shown."""
     if is_hub_id(name) or not name.strip():
         return name
     parts = [part for part in re.split(r"[\\/]", name) if part.strip() not in ("", ".", "..")]
@@ -63,7 +63,7 @@ def public_name(name: str) -> str:
 
 
 def telling_name(name: str) -> str:
-    """A Hub id as it is; of a path the last part that tells one model from others: not "model" or "student".
+    """Return a Hub id as it is, of a path its last part that is telling: not "model" or "student".
 
     Example:
         >>> telling_name("/srv/all-minilm/model"), telling_name("out/csv/student/checkpoint-120")
@@ -106,7 +106,7 @@ def _finite(digits: str) -> float:
 
 
 def build(kind: Any, value: Any, where: str) -> Any:
-    """JSON as `kind`: a dataclass, `X | None`, tuple[X, ...], dict[str, X] or a plain type.
+    """Build `kind` from JSON: a dataclass, `X | None`, tuple[X, ...], dict[str, X] or a plain type.
 
     Raises:
         ValueError: naming the place in the JSON that does not fit.
@@ -144,9 +144,6 @@ def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
 
 def scrub(value: Any) -> Any:
     """Plain data without access tokens, and with folders reduced to their last name.
-
-    Args:
-        value: text, numbers, lists and mappings as JSON has them; other objects become their text.
 
     Example:
         >>> scrub({"data": "/home/ada/sst2", "hub_token": "x", "rate": 0.1})

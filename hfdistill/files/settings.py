@@ -73,7 +73,7 @@ def _holds_runs(folder: Path) -> bool:
 
 
 def _plain(settings: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
-    """Names and values as JSON has them, without those that decide nothing."""
+    """Yield names and values as JSON has them, without those that decide nothing."""
     for one in settings:
         values = {field.name: getattr(one, field.name) for field in dataclasses.fields(one) if field.init}
         for name, value in json.loads(json.dumps(values, default=str)).items():

@@ -22,7 +22,7 @@ _UNLIKELY = 1_009
 
 
 def adapter_settings(source: str | Path) -> dict[str, Any] | None:
-    """The `adapter_config.json` of a folder or Hub id that holds an adapter and no whole model; else None."""
+    """Read `adapter_config.json` of a folder or Hub id with an adapter and no whole model; else None."""
     folder = Path(source)
     if folder.is_dir():
         if any((folder / name).is_file() for name in _WHOLE):
@@ -37,7 +37,7 @@ def adapter_settings(source: str | Path) -> dict[str, Any] | None:
 
 
 def load_adapter(source: str | Path, settings: dict[str, Any], *, load: Any, role: str) -> Any:
-    """The model that an adapter changes, with the adapter merged into its weights.
+    """Return the model that an adapter changes, with the adapter merged into its weights.
 
     A head that was trained with the adapter (`modules_to_save`) comes with it, and says how many classes
     there are. Their names come from a `config.json` beside the adapter, else from the base model where it has
@@ -110,7 +110,7 @@ def _has_config(source: str | Path) -> bool:
 
 
 def _class_names(source: str | Path, weights: Path, base: str, task: str) -> list[str] | None:
-    """Names of the classes of a head that was saved with the adapter; None where the base model's is used."""
+    """Return the class names of a head saved with the adapter; None where the base model's is used."""
     count = _classes(weights, base, task)
     if count is None:
         return None
@@ -122,7 +122,7 @@ def _class_names(source: str | Path, weights: Path, base: str, task: str) -> lis
 
 
 def _classes(weights: Path, base: str, task: str) -> int | None:
-    """Rows of the head's last layer, as the adapter holds it; None where it holds no head."""
+    """Return rows of the head's last layer, as the adapter holds it; None where it holds no head."""
     config = AutoConfig.from_pretrained(base, trust_remote_code=False)
     config.num_labels = _UNLIKELY
     kind: Any = AutoModelForTokenClassification if task == "token" else AutoModelForSequenceClassification

@@ -13,7 +13,7 @@ from torch import nn
 
 
 def _never(config: Any) -> str:
-    """No objection."""
+    """Raise no objection."""
     return ""
 
 
@@ -172,7 +172,7 @@ _POSITIONS: dict[Any, Positions] = {}
 
 
 def _without_weights(config: Any) -> nn.Module | None:
-    """A network of this config on torch's "meta" device, without memory; None for one Transformers lacks."""
+    """Build this config's network on torch's "meta" device; None for one that Transformers lacks."""
     from transformers import MODEL_MAPPING
 
     kind: Any = MODEL_MAPPING.get(type(config), None)
@@ -209,12 +209,12 @@ def register_anatomy(model_type: str, layout: Layout, *, replace: bool = False) 
 
 
 def known_anatomies() -> tuple[str, ...]:
-    """The registered architectures, in alphabetical order."""
+    """Return the registered architectures, in alphabetical order."""
     return tuple(sorted(_LAYOUTS))
 
 
 def layout_of(model_or_config: Any) -> Layout:
-    """The layout registered for a model's or a config's `model_type`.
+    """Return the layout registered for a model's or a config's `model_type`.
 
     Raises:
         ValueError: The architecture is not registered.
@@ -231,7 +231,7 @@ def layout_of(model_or_config: Any) -> Layout:
 
 
 def unwrapped(model: Any) -> Any:
-    """The Transformers model inside DDP, DeepSpeed, `torch.compile` and PEFT wrappers; any other as it is."""
+    """Return the Transformers model inside DDP, DeepSpeed, `torch.compile` and PEFT wrappers."""
     while isinstance(getattr(model, "module", None), nn.Module):  # DDP, DeepSpeed's engine
         model = model.module
     model = getattr(model, "_orig_mod", model)
@@ -239,13 +239,13 @@ def unwrapped(model: Any) -> Any:
 
 
 def known_spec(model: Any) -> ModelSpec | None:
-    """The sizes of a model, or None where its architecture is not known."""
+    """Return the sizes of a model, or None where its architecture is not known."""
     known = getattr(_config(model), "model_type", None) in known_anatomies()
     return ModelSpec.of(model) if known else None
 
 
 def longest_input(model_or_config: Any) -> int | None:
-    """Tokens that a model has positions for; None where it has no such limit."""
+    """Return how many tokens a model has positions for; None where it has no such limit."""
     config = _config(model_or_config)
     limit = getattr(config, "max_position_embeddings", None)
     if not isinstance(limit, int) or limit <= 0:
@@ -254,7 +254,7 @@ def longest_input(model_or_config: Any) -> int | None:
 
 
 def blocks(model: Any) -> nn.ModuleList:
-    """The blocks of a model, as many as it has layers; block m is at index m - 1.
+    """Return the blocks of a model, as many as it has layers; block m is at index m - 1.
 
     Raises:
         ValueError: The architecture is unknown, or its layers share modules (ALBERT).
@@ -277,7 +277,7 @@ def blocks(model: Any) -> nn.ModuleList:
 
 
 def embeddings(model: Any) -> nn.Module:
-    """The embedding module of a model.
+    """Return the embedding module of a model.
 
     Its output is the input of block 1 only where no projection follows (ELECTRA and ALBERT may have one).
 

@@ -23,7 +23,7 @@ _STAND_INS = ("bos_token_id", "eos_token_id", "cls_token_id", "unk_token_id", "s
 
 
 def accepted_inputs(model: nn.Module) -> frozenset[str]:
-    """Names of the arguments that `model.forward` declares, seen through a PEFT wrapper.
+    """Return the names of the arguments that `model.forward` declares, seen through a PEFT wrapper.
 
     A forward that hands on whatever it is given, `forward(self, **inputs)`, accepts what tokenizers make.
     """
@@ -39,7 +39,7 @@ def gives_token_types(tokenizer: Any) -> bool:
 
 
 def token_type_count(config: Any) -> int:
-    """Rows of a model's table of token types, whose first one it takes where none are given; 0 without one.
+    """Return the rows of a model's table of token types, whose first is its default; 0 without one.
 
     GPT-2 and its kind accept `token_type_ids` and have no such table: they look them up among the words.
     """
@@ -65,7 +65,7 @@ def reads_token_types(config: Any, tokenizer: Any = None, *, padded_by: Any = No
 
 
 def padding_side(config: Any, tokenizer: Any) -> str:
-    """The side on which a model's rows are padded, so that each is answered as alone: "left" or "right".
+    """Return the side on which rows are padded, so that each is answered as alone: "left" or "right".
 
     It is "left" for XLNet, whose head reads the last place of a batch, and "right" for all else that
     Transformers holds, whatever the tokenizer says: heads of encoders read the first place, and those of
@@ -122,7 +122,7 @@ class ModelInputs:
 
     @classmethod
     def of(cls, model: nn.Module, tokenizer: Any = None, *, padded_by: Any = None) -> ModelInputs:
-        """What a model reads of the rows that a tokenizer makes.
+        """Return what a model reads of the rows that a tokenizer makes.
 
         Args:
             model: the model, also wrapped.
@@ -170,7 +170,7 @@ class ModelInputs:
         return decodes and counts and getattr(self.tokenizer, "padding_side", "left") == "left"
 
     def pad(self, columns: Mapping[str, Sequence[Sequence[int]]], rows: Sequence[int]) -> dict[str, Tensor]:
-        """One batch of some rows, padded to the longest of them; (B, T) each.
+        """Return one batch of some rows, padded to the longest of them; (B, T) each.
 
         Args:
             columns: of all rows, `input_ids` among them. A column that the model does not read is padded
@@ -192,7 +192,7 @@ class ModelInputs:
         }
 
     def select(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The arguments of the model's forward, out of a batch that any collator has padded; no labels."""
+        """Return the arguments of the model's forward out of a batch that any collator has padded."""
         inputs = {name: value for name, value in batch.items() if name in self.names and name != "labels"}
         ids, mask = inputs.get("input_ids"), batch.get("attention_mask")
         if ids is None or mask is None or mask.shape != ids.shape:
@@ -234,13 +234,13 @@ def name_padding(model: Any, tokenizer: Any) -> None:
 
 
 def _known_padding(source: Any) -> int | None:
-    """The id of padding of a config or tokenizer; None where it has none, which some configs write as -1."""
+    """Return the padding's id of a config or tokenizer; None without one, which some write as -1."""
     number: int | None = getattr(source, "pad_token_id", None)
     return None if number is None or number < 0 else number
 
 
 def _padding_of(tokenizer: Any) -> int:
-    """A special token that does not end a text."""
+    """Return a special token that does not end a text."""
     ends = {tuple(tokenizer(text, verbose=False)["input_ids"])[-1:] for text in ("a", "it is")}
     numbers = [getattr(tokenizer, name, None) for name in _STAND_INS]
     for number in numbers:

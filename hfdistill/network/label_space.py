@@ -23,11 +23,7 @@ class LabelSpaceError(ValueError):
 
 
 def check_same_task(student: Any, teacher: Any) -> None:
-    """Refuse a teacher whose outputs mean something else than the student's.
-
-    Raises:
-        LabelSpaceError: naming both kinds.
-    """
+    """Refuse a teacher whose outputs mean something else than the student's."""
     own, theirs = task_kind(student), task_kind(teacher)
     if own != theirs:
         raise LabelSpaceError(
@@ -90,10 +86,6 @@ def has_names(names: Sequence[str]) -> bool:
 
 def with_names(config: Any, names: Sequence[str] | None) -> Any:
     """Return a copy of the config whose classes 0, 1, … have these names; itself where none are given.
-
-    Args:
-        config: a model's, whose classes have no names yet (LABEL_0 …) or these.
-        names: as many as it has outputs.
 
     Raises:
         LabelSpaceError: for another number of names, one that stands twice, or classes with other names.

@@ -59,7 +59,7 @@ class LayerMap:
     def resolve(
         self, student_depth: int, teacher_depth: int, *, lowest: int = 0
     ) -> tuple[tuple[int, int], ...]:
-        """The pairs (student layer, teacher layer), in the student's order.
+        """Return the pairs (student layer, teacher layer), in the student's order.
 
         Args:
             student_depth: M.
@@ -103,12 +103,12 @@ Layers: TypeAlias = LayerMap | str | Mapping[Any, Any] | Iterable[Iterable[Any]]
 
 
 def uniform(layer: int, *, student_depth: int, teacher_depth: int) -> int:
-    """The teacher layer g(m) = round(m·N/M), halves up, of student layer m."""
+    """Return the teacher layer g(m) = round(m·N/M), halves up, of student layer m."""
     return (2 * layer * teacher_depth + student_depth) // (2 * student_depth)
 
 
 def pairs_text(pairs: Iterable[tuple[int, int]]) -> str:
-    """Pairs as they are written: 1:2, 2:4."""
+    """Return pairs as they are written: 1:2, 2:4."""
     return ", ".join(f"{student}:{teacher}" for student, teacher in pairs)
 
 
@@ -130,7 +130,7 @@ def _number(end: End, depth: int) -> int:
 
 
 def _read(text: str) -> tuple[tuple[End, End], ...]:
-    """Pairs out of "1:3, 2:6"."""
+    """Return pairs out of "1:3, 2:6"."""
     found = [_PAIR.fullmatch(part) for part in text.split(",")]
     if not all(found):
         raise ValueError(f"The layer map {text!r} cannot be read. {_ADVICE}")
@@ -138,7 +138,7 @@ def _read(text: str) -> tuple[tuple[End, End], ...]:
 
 
 def _pairs(layers: Any) -> tuple[tuple[End, End], ...]:
-    """Pairs out of a mapping or a list of them."""
+    """Return pairs out of a mapping or a list of them."""
     try:
         pairs = [tuple(pair) for pair in (layers.items() if isinstance(layers, Mapping) else layers)]
     except TypeError:

@@ -39,7 +39,7 @@ Task: TypeAlias = Literal["sequence", "token"]
 
 
 def auto_class(source: str | Path, *, task: Task | None = None) -> Any:
-    """The class that loads a classifier: of tokens for a task "token", or where its config says so.
+    """Return the class that loads a classifier: of tokens for a task "token", or where its config says so.
 
     Raises:
         OSError: where there is no such model.
@@ -60,7 +60,7 @@ def load_classifier(
     role: str = "teacher",
     label_names: Sequence[str] | None = None,
 ) -> PreTrainedModel:
-    """A classifier in float32 from a Hub id or a folder; an object is returned as it is.
+    """Return a classifier in float32 from a Hub id or a folder; an object is returned as it is.
 
     Code that comes with a model is never run (`trust_remote_code` stays off). A PEFT adapter is merged into
     its base model.
@@ -98,7 +98,7 @@ def load_classifier(
 def _loaded(
     source: Source, *, new_head: Sequence[str] | None, task: Task | None, role: str
 ) -> PreTrainedModel:
-    """The model; see `load_classifier`."""
+    """Return the model; see `load_classifier`."""
     if not isinstance(source, (str, Path)):
         return name_architecture(source)
     check_model_folder(source, role=role)
@@ -140,7 +140,7 @@ def _loaded(
 def _adapted(
     source: str | Path, settings: dict[str, Any], *, new_head: Sequence[str] | None, role: str
 ) -> PreTrainedModel:
-    """A base model with an adapter merged into it; its classes are named anew where that is asked."""
+    """Return a base model with an adapter merged into it; its classes are named anew where that is asked."""
 
     def load(base: str, task: Task, names: Sequence[str] | None) -> PreTrainedModel:
         return load_classifier(base, new_head=names, task=task, role=f"base model of the {role}")
@@ -158,15 +158,7 @@ def _adapted(
 
 
 def refuse_other_heads(architecture: str, *, role: str) -> None:
-    """Refuse a model of Transformers whose head answers another question than that of a text's class.
-
-    Args:
-        architecture: the name of its class.
-        role: what the message calls it.
-
-    Raises:
-        MissingHead: saying what to do.
-    """
+    """Refuse a model of Transformers whose head answers another question than that of a text's class."""
     if role == "student" and architecture.endswith((*_LANGUAGE_MODELS, *_OTHER_HEADS)):
         raise MissingHead(
             f"The student is a {architecture}, which gives a text no class. Start from its encoder with a "
@@ -188,12 +180,7 @@ def refuse_other_heads(architecture: str, *, role: str) -> None:
 def load_student(
     source: Source, *, like: Any = None, label_names: Sequence[str] | None = None
 ) -> PreTrainedModel:
-    """A classifier to train: one that has a head, or an encoder with a fresh head of the teacher's classes.
-
-    Args:
-        source: Hub id, path or model.
-        like: the teacher's config, for the names of the classes.
-        label_names: as of `load_classifier`.
+    """Load a classifier to train: with a head of its own, or an encoder with a new one of `like`'s classes.
 
     Raises:
         MissingHead: for an encoder where no teacher says which classes there are.
@@ -208,7 +195,7 @@ def load_student(
 
 
 def load_tokenizer(source: Any) -> Any:
-    """The tokenizer saved beside a model; None for an object, or where there is none."""
+    """Return the tokenizer saved beside a model; None for an object, or where there is none."""
     if not isinstance(source, (str, Path)):
         return None
     folder = Path(source)

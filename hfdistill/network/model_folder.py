@@ -14,10 +14,6 @@ def check_model_folder(source: str | Path, *, role: str = "model") -> None:
 
     A name of one or two parts is a Hub id, unless it is a folder here, or the first part is one.
 
-    Args:
-        source: Hub id or path.
-        role: what the message calls it.
-
     Raises:
         FileNotFoundError: with the folder that is probably meant: the student inside a run's folder, or one
             whose name is almost the same.
@@ -38,7 +34,7 @@ def check_model_folder(source: str | Path, *, role: str = "model") -> None:
 
 
 def _inside(folder: Path) -> str:
-    """The models below a folder: the student of a run, or all."""
+    """Return the models below a folder: the student of a run, or all."""
     below = [config.parent for pattern in _CONFIGS for config in folder.glob(f"*/{pattern}")]
     below += [config.parent for config in folder.glob("*/student/config.json")]
     names = sorted((str(model) for model in below), key=lambda model: (Path(model).name != "student", model))
@@ -48,7 +44,7 @@ def _inside(folder: Path) -> str:
 
 
 def _beside(path: Path) -> str:
-    """What there is instead of a path that leads nowhere."""
+    """Return what there is instead of a path that leads nowhere."""
     parent = next((folder for folder in path.parents if folder.is_dir()), Path())
     wrong = path.relative_to(parent).parts[0]
     folders = sorted(entry.name for entry in parent.iterdir() if entry.is_dir() and entry.name[0] not in "._")

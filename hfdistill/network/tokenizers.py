@@ -15,14 +15,10 @@ _PARTS = ("normalizer", "pre_tokenizer", "model")
 
 
 def difference(own: Any, theirs: Any) -> str | None:
-    """The first thing in which two tokenizers differ, as a clause for a message; None where they are alike.
+    """Return the first thing in which two tokenizers differ, as a clause; None where they are alike.
 
     Compared are the vocabularies, the padding, how text is normalised, cut into words and these into pieces,
     and the ids of a few texts (special tokens, pairs). Limits and the side of padding may differ.
-
-    Args:
-        own: a transformers tokenizer, fast or slow: the student's.
-        theirs: the teacher's.
 
     Example:
         >>> from transformers import AutoTokenizer
@@ -51,7 +47,7 @@ def difference(own: Any, theirs: Any) -> str | None:
 
 
 def tokenizer_print(tokenizer: Any) -> str:
-    """sha256 that tells one tokenizer from another, the same in every process."""
+    """Return the sha256 that tells one tokenizer from another, the same in every process."""
     facts: dict[str, Any] = {
         "vocabulary": tokenizer.get_vocab(),
         "pieces": _pieces(tokenizer),
@@ -71,7 +67,7 @@ def _other_word(words: dict[str, int], others: dict[str, int]) -> str:
 
 
 def _pieces(tokenizer: Any) -> dict[str, Any]:
-    """How a fast tokenizer normalises and cuts; nothing is known of a slow one."""
+    """Return how a fast tokenizer normalises and cuts; nothing is known of a slow one."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return {}

@@ -14,9 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hfdistill.network.architectures import Layout, ModelSpec, blocks, layout_of, unwrapped
-from hfdistill.network.inputs import ModelInputs, accepted_inputs
-
-__all__ = ["Batch", "Tap", "Trace", "accepted_inputs", "check_taps", "logits_of", "run", "tapped"]
+from hfdistill.network.inputs import ModelInputs
 
 Batch = Mapping[str, Tensor]
 
@@ -71,7 +69,7 @@ class Trace:
 
 
 def logits_of(outputs: Any) -> Tensor:
-    """The logits of a `ModelOutput`, a mapping or a tuple.
+    """Return the logits of a `ModelOutput`, a mapping or a tuple.
 
     Raises:
         ValueError: for a mapping without logits.
@@ -127,10 +125,6 @@ def tapped(model: nn.Module, taps: Collection[Tap]) -> Iterator[dict[Tap, Tensor
     The hooks live exactly as long as the `with`: open it around one forward alone. Gradient checkpointing
     runs forward a second time in backward, when they must be gone. Readings carry a graph if the forward
     does. Hidden states equal `output_hidden_states`; they and the projections cost no eager attention.
-
-    Args:
-        model: a registered architecture, also one wrapped for PEFT or for several processes.
-        taps: what to read.
 
     Raises:
         ValueError: the architecture is unknown, a layer is out of range, the projections cannot be read, the
@@ -208,7 +202,7 @@ def _refuse_compiled(model: nn.Module) -> None:
 
 
 def _block(network: Any, layout: Layout, layer: int, depth: int) -> tuple[nn.Module, int]:
-    """The module of a block, and which of its calls in a forward is that block's."""
+    """Return the module of a block, and which of its calls in a forward is that block's."""
     if not layout.shared:
         parts = blocks(network)
         if len(parts) != depth:
@@ -238,7 +232,7 @@ def _path(layout: Layout, tap: Tap, anatomy: ModelSpec) -> str:
 
 
 def _at(call: int, keep: Callable[[Any, Any], None]) -> Callable[[Any, Any, Any], None]:
-    """A hook that keeps one call of several.
+    """Return a hook that keeps one call of several.
 
     A module that serves every layer is called once for each; DeBERTa-v2 calls the projections a second time,
     on positions.
@@ -279,5 +273,5 @@ def _first(output: Any) -> Tensor:
 
 
 def _input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    """What a block is given: its first argument, however it is passed."""
+    """Return what a block is given: its first argument, however it is passed."""
     return args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values())))

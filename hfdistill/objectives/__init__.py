@@ -10,36 +10,6 @@ from hfdistill.objectives.logits import KD, CrossEntropy, LabelMSE, LogitMSE
 from hfdistill.objectives.soft_labels import DIST, DKD, WSL, WeightedCrossEntropy
 from hfdistill.schedules import Linear
 
-__all__ = [
-    "DIST",
-    "DKD",
-    "KD",
-    "PKD",
-    "RKD",
-    "WSL",
-    "AttentionKL",
-    "Blend",
-    "CrossEntropy",
-    "EmbeddingMSE",
-    "ExitCrossEntropy",
-    "ExitKD",
-    "HiddenCosine",
-    "HiddenMSE",
-    "InfoNCE",
-    "LabelMSE",
-    "LogitMSE",
-    "MiniLM",
-    "MiniLMv2",
-    "Objective",
-    "Setting",
-    "TinyBERTAttention",
-    "WeightedCrossEntropy",
-    "as_blend",
-    "default_objective",
-    "register",
-    "registered",
-]
-
 
 def default_objective(
     task: TaskKind,

@@ -88,7 +88,7 @@ class _Scores(torch.autograd.Function):
         mask: Tensor,
         compare: Compare,
     ) -> Tensor:
-        """The value of each (row, head): (B·H,)."""
+        """Return the value of each (row, head): (B·H,)."""
         rows, tokens, _ = left.shape
         step = max(1, SCORES_AT_ONCE.get(left.device.type, 1 << 24) // tokens**2)
         values = left.new_empty(rows)
@@ -113,14 +113,14 @@ class _Scores(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """The kept gradients, scaled."""
+        """Return the kept gradients, scaled."""
         grad = grad[:, None, None] * ctx.scale  # type: ignore[attr-defined]
         left, right = (slope * grad for slope in ctx.saved_tensors)  # type: ignore[attr-defined]
         return left, right, None, None, None, None
 
 
 def _divergence(own: Tensor, other: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over real queries of KL(p ‖ q), p = softmax(other), q = softmax(own), both over real keys.
+    """Average KL(p ‖ q) over real queries, p = softmax(other), q = softmax(own), both over real keys.
 
     With d = own - other and e = d - Σ p d it is log(1 + v), v = Σ p (exp(e) - 1 - e): no part is negative, so
     that none cancels and float32 keeps its digits where the two are close. Its slope is q - p, and
@@ -147,7 +147,7 @@ def _log_sum(scores: Tensor, shares: Tensor) -> Tensor:
 
 
 def _squares(own: Tensor, other: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over pairs of real tokens of the squared difference of scores."""
+    """Return the mean over pairs of real tokens of the squared difference of scores."""
     share = (mask / mask.sum(-1, keepdim=True).clamp(min=1).square()).to(own.dtype)  # of each query
     slope = own.sub_(other).mul(share[:, :, None])  # padding keys differ by 0
     return (own * slope).sum((-1, -2)), slope.mul_(2)
@@ -316,7 +316,7 @@ class MiniLMv2(RelationObjective):
         return _total(parts)
 
     def _heads(self, student: int, teacher: int) -> int:
-        """The number of relation heads for two widths of projections, which need not be the hidden ones."""
+        """Return the number of relation heads for two widths of projections, perhaps not the hidden ones."""
         common = math.gcd(student, teacher)
         fitting = [heads for heads in range(1, common + 1) if common % heads == 0]
         if self.relation_heads is None:

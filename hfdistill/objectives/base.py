@@ -237,17 +237,17 @@ class Blend(nn.Module):
         return frozenset().union(*student), frozenset().union(*teacher)
 
     def summary(self) -> list[str]:
-        """A line per term: its weight, what it is, and what it found out when it was bound."""
+        """Return a line per term: its weight, what it is, and what it found out when it was bound."""
         return [f"{_shown(weight)} * {term.summary()}" for weight, term in self._pairs()]
 
     def counts(self, labels: Tensor) -> Tensor:
-        """What each term's mean is a mean over: (terms,), float32."""
+        """Return what each term's mean is a mean over: (terms,), float32."""
         flat = words(labels)[1] if any(self._by_word) else labels
         sides = zip(self._by_word, self._pairs(), strict=True)
         return torch.stack([term.count(flat if by_word else labels).float() for by_word, (_, term) in sides])
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
-        """The unweighted mean of each term: (terms,), float32. A term without weight now is not computed."""
+        """Return each term's unweighted mean: (terms,), float32. A term without weight is not computed."""
         zero = student.logits.new_zeros((), dtype=torch.float32)
         whole = flat = (student, teacher, labels)
         if any(self._by_word):
@@ -273,11 +273,11 @@ class Blend(nn.Module):
     __str__ = __repr__
 
     def _pairs(self) -> list[tuple[float | Schedule, Objective]]:
-        """Weights as they were written, and terms."""
+        """Return the terms, with their weights as they were written."""
         return list(zip(self._written, self.terms, strict=True))  # type: ignore[arg-type]
 
     def _active(self) -> list[Objective]:
-        """The terms that have weight at any moment of the run."""
+        """Return the terms that have weight at any moment of the run."""
         return [term for ever, (_, term) in zip(self._ever, self._pairs(), strict=True) if ever]
 
     def _idle(self, progress: float) -> str:
@@ -294,7 +294,7 @@ def _shown(weight: float | Schedule) -> str:
 
 
 def as_blend(objective: Objective | Blend) -> Blend:
-    """A `Blend` of one term, or the blend itself."""
+    """Return a `Blend` of one term, or the blend itself."""
     if isinstance(objective, Blend):
         return objective
     if isinstance(objective, Objective):
@@ -372,7 +372,7 @@ def register(name: str) -> Callable[[Kind], Kind]:
 
 
 def _origin(cls: type) -> str:
-    """Where a class was written: the same when its file or notebook cell is run again."""
+    """Return where a class was written: the same when its file or notebook cell is run again."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 

@@ -39,7 +39,7 @@ class PooledObjective(LayerObjective):
         super().bind(setting)
 
     def vectors(self, student: Trace, teacher: Trace) -> Iterator[Pair]:
-        """(B, D) of each pair of layers."""
+        """Yield the vectors (B, D) of each pair of layers."""
         for s, t in self.read(student, teacher):
             yield (
                 pooled(self.exact(s), mask_of(student, s), pooling=self.pooling),
@@ -47,7 +47,7 @@ class PooledObjective(LayerObjective):
             )
 
     def exact(self, x: Tensor) -> Tensor:
-        """float64, where the device has it: relations between rows lose digits that padding would move."""
+        """Cast to float64, where the device has it: relations between rows lose digits that padding moves."""
         return x if x.device.type == "mps" else x.double()
 
 
@@ -108,7 +108,7 @@ class RKD(PooledObjective):
 
 
 def _relations(vectors: Tensor, *, angles: bool) -> Pair:
-    """Distances (B, B) in units of their mean, and cosines (B, B, B) at the first index; of one row,
+    """Return distances (B, B) in units of their mean, and cosines (B, B, B) at the first index; of one row,
     zeros."""
     x = vectors - vectors.mean(0).detach()  # changes no relation, and keeps digits
     gram = x @ x.mT
@@ -200,7 +200,7 @@ class InfoNCE(PooledObjective):
 
 
 def _direction(project: nn.Linear | None, vectors: Tensor) -> Tensor:
-    """Of length 1, in the precision of the vectors."""
+    """Scale vectors to length 1, in their own precision."""
     if project is None:
         raise RuntimeError("InfoNCE() is not bound yet: its projections depend on both widths.")
     return F.normalize(F.linear(vectors, project.weight.to(vectors.dtype)), dim=-1)

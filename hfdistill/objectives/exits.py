@@ -45,13 +45,13 @@ class ExitObjective(Objective):
         self._layers = found if self.exits is None else tuple(self.exits)
 
     def taps(self) -> Taps:
-        """The logits of each exit."""
+        """Return the logits of each exit."""
         if not self._layers:
             raise RuntimeError(f"{self!r} is not bound yet: which exits there are depends on the student.")
         return frozenset(Tap("exit", layer) for layer in self._layers), frozenset()
 
     def _each(self, student: Trace) -> Iterator[Trace]:
-        """Each exit as if it were the model."""
+        """Yield each exit as if it were the model."""
         for layer in self._layers:
             tap = Tap("exit", layer)
             if tap not in student.readings:
@@ -85,7 +85,7 @@ class ExitCrossEntropy(ExitObjective):
         self._hard.bind(setting)
 
     def count(self, labels: Tensor) -> Tensor:
-        """Labelled rows; multi-label: labelled elements."""
+        """Return the number of labelled rows; multi-label: of labelled elements."""
         return self._hard.count(labels)
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:

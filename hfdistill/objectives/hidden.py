@@ -90,7 +90,7 @@ class HiddenObjective(LayerObjective):
 
     @abstractmethod
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Of each vector of (…, D), how far the student's is from the teacher's: (…)."""
+        """Return how far each student's vector of (…, D) is from the teacher's: (…)."""
 
     def _other_widths(self) -> str:
         return "Leave projection at None to learn one, or use MiniLMv2() or RKD(), which need none."
@@ -136,7 +136,7 @@ class HiddenMSE(HiddenObjective):
         super().__init__(layers=layers, pooling=pooling, projection=projection)
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Mean squared difference over D."""
+        """Return the mean squared difference over D."""
         return (student - teacher).square().mean(-1)
 
 
@@ -173,7 +173,7 @@ class HiddenCosine(HiddenObjective):
         super().__init__(layers=layers, pooling=pooling, projection=projection)
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """1 - cos."""
+        """Return 1 - cos."""
         return 0.5 * (F.normalize(student, dim=-1) - F.normalize(teacher, dim=-1)).square().sum(-1)
 
 
@@ -205,7 +205,7 @@ class PKD(HiddenObjective):
         super().__init__(layers=layers, pooling="cls", projection="identity")
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Squared distance of the unit vectors."""
+        """Return the squared distance of the unit vectors."""
         return (F.normalize(student, dim=-1) - F.normalize(teacher, dim=-1)).square().sum(-1)
 
     def _other_widths(self) -> str:
@@ -234,5 +234,5 @@ class EmbeddingMSE(HiddenObjective):
         super().__init__(layers="0:0", pooling="token", projection=projection)
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Mean squared difference over D."""
+        """Return the mean squared difference over D."""
         return (student - teacher).square().mean(-1)

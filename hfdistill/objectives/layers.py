@@ -61,20 +61,20 @@ class LayerObjective(Objective):
             self._check_projections(teacher, whose="teacher")
 
     def summary(self) -> str:
-        """The term, its resolved map, and what projections it adds."""
+        """Return the term, its resolved map, and what projections it adds."""
         added = sum(parameter.numel() for parameter in self.parameters())
         projections = f"; projections of {added:,} parameters, not exported" if added else ""
         return f"{self!r}: layers student:teacher {pairs_text(self._layer_pairs)}{projections}"
 
     def taps(self) -> Taps:
-        """`kinds` at each layer of the map."""
+        """Return `kinds` at each layer of the map."""
         if not self._layer_pairs:
             raise RuntimeError(f"{self!r} is not bound yet: which layers it reads depends on both depths.")
         student, teacher = zip(*self._layer_pairs, strict=True)
         return self._taps(student), self._taps(teacher)
 
     def anatomies(self, setting: Setting) -> tuple[ModelSpec, ModelSpec]:
-        """The sizes of student and teacher, or ValueError where one is not known."""
+        """Return the sizes of student and teacher, or raise ValueError where one is not known."""
         student, teacher = setting.student, setting.teacher
         if student is None or teacher is None:
             whose = "student" if student is None else "teacher"
@@ -86,7 +86,7 @@ class LayerObjective(Objective):
         return student, teacher
 
     def read(self, student: Trace, teacher: Trace, kind: str = "hidden") -> Iterator[Pair]:
-        """Readings of each pair of layers, in float32 or wider; the teacher's without a graph."""
+        """Yield readings of each pair of layers, in float32 or wider; the teacher's without a graph."""
         for own, other in self._layer_pairs:
             yield (
                 at_least_float32(self._reading(student, Tap(kind, own), whose="student")),
@@ -124,7 +124,7 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def mask_of(trace: Trace, reading: Tensor) -> Tensor:
-    """(B, T), True for real tokens of a reading (B, T, …); all of them where the batch had no mask.
+    """Return a mask (B, T), True for real tokens of a reading (B, T, …); for all where the batch had none.
 
     Raises:
         ValueError: where the reading has other tokens than the mask, as with virtual tokens of prompt tuning.
@@ -141,14 +141,14 @@ def mask_of(trace: Trace, reading: Tensor) -> Tensor:
 
 
 def token_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """(B,) or (B, D): of each row the mean over its real tokens; 0 for a row without any."""
+    """Return (B,) or (B, D): of each row the mean over its real tokens; 0 for a row without any."""
     kept = mask.view(*mask.shape, *[1] * (values.dim() - 2))
     lengths = kept.sum(1).clamp(min=1)
     return values.where(kept, torch.zeros((), dtype=values.dtype, device=values.device)).sum(1) / lengths
 
 
 def pooled(hidden: Tensor, mask: Tensor, *, pooling: str) -> Tensor:
-    """(B, D) out of (B, T, D): the first real token, or the mean over the real ones."""
+    """Return (B, D) out of (B, T, D): the first real token, or the mean over the real ones."""
     if pooling == "mean":
         return token_mean(hidden, mask)
     first = mask.int().argmax(dim=1)  # not 0 where padding is on the left
@@ -166,14 +166,14 @@ def same_tokens(student: Tensor, teacher: Tensor) -> None:
 
 
 def check_pooling(pooling: str, *, allowed: tuple[str, ...] = POOLINGS) -> str:
-    """The pooling, or ValueError."""
+    """Return the pooling, or raise ValueError."""
     if pooling not in allowed:
         raise ValueError(f"pooling is one of {', '.join(map(repr, allowed))}, found {pooling!r}.")
     return pooling
 
 
 def linear(inputs: int, outputs: int, *, seed: int = 0) -> nn.Linear:
-    """A linear map without bias that draws nothing from the global generator.
+    """Return a linear map without bias that draws nothing from the global generator.
 
     Square, it starts as the identity; otherwise uniform in ±1/√inputs, the same at every construction.
     """

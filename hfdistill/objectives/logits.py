@@ -24,7 +24,7 @@ def as_float64(logits: Tensor) -> Tensor:
 
 
 def standardised(logits: Tensor) -> Tensor:
-    """Each row less its mean, over its standard deviation (C - 1 degrees of freedom) + 1e-7: (B, C)."""
+    """Return each row less its mean, over its deviation (C - 1 degrees of freedom) + 1e-7: (B, C)."""
     return (logits - logits.mean(-1, keepdim=True)) / (logits.std(-1, keepdim=True) + 1e-7)
 
 
@@ -107,14 +107,14 @@ class CrossEntropy(Objective):
             )
 
     def count(self, labels: Tensor) -> Tensor:
-        """Labelled rows (their class weights, where given); multi-label: labelled elements."""
+        """Count labelled rows (their class weights, where given); multi-label: labelled elements."""
         known = ~missing(labels)
         if self.class_weights is None or self._multi_label:
             return known.sum().float()
         return self.class_weights.to(labels.device)[labels.clamp(min=0)].where(known, 0.0).sum()
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
-        """Mean over labelled rows; see `Objective.forward`."""
+        """Return the mean over labelled rows; see `Objective.forward`."""
         logits = student.logits.float()  # (B, C)
         weights = None if self.class_weights is None else self.class_weights.to(logits.device)
         if self._multi_label:
@@ -155,11 +155,11 @@ class LabelMSE(Objective):
             )
 
     def count(self, labels: Tensor) -> Tensor:
-        """Labelled rows."""
+        """Return the number of labelled rows."""
         return (~missing(labels)).sum().float()
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
-        """Mean over labelled rows; see `Objective.forward`."""
+        """Return the mean over labelled rows; see `Objective.forward`."""
         known = ~missing(labels)
         total = (student.logits.float().view(-1)[known] - labels.float()[known]).square().sum()
         return total / self.count(labels).clamp(min=TINY)
@@ -240,7 +240,7 @@ class KD(Objective):
         self._multi_label = setting.task == "multi_label"
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
-        """Mean over all rows; see `Objective.forward`."""
+        """Return the mean over all rows; see `Objective.forward`."""
         temperature = self.now(self.temperature)
         s, t = as_float64(student.logits), as_float64(teacher.logits)  # (B, C)
         weights = 1.0 if self.weight_by is None else trust(t, labels, by=self.weight_by)
@@ -278,6 +278,6 @@ class LogitMSE(Objective):
         self.scale = None if scale is None else positive(scale, "LogitMSE needs a scale", usual="Stairs(10)")
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
-        """Mean over all rows and classes; see `Objective.forward`."""
+        """Return the mean over all rows and classes; see `Objective.forward`."""
         scale = 1.0 if self.scale is None else self.now(self.scale)
         return F.mse_loss(student.logits.float(), scale * teacher.logits.float())

@@ -15,7 +15,7 @@ Trust = Literal["confidence", "entropy", "label"]
 
 
 def check_trust(name: str, by: str) -> Trust:
-    """The way to weigh rows, or ValueError."""
+    """Return the way to weigh rows, or raise ValueError."""
     if by not in get_args(Trust):
         raise ValueError(
             f"{name} weighs rows by the teacher's 'confidence', its 'entropy' or its answer to the 'label', "

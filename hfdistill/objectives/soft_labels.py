@@ -27,11 +27,11 @@ class LabelledRows(Objective):
         _refuse_other_tasks(type(self).__name__, setting)
 
     def count(self, labels: Tensor) -> Tensor:
-        """Labelled rows."""
+        """Return the number of labelled rows."""
         return (~missing(labels)).sum().float()
 
     def mean(self, each: Tensor, labels: Tensor) -> Tensor:
-        """The mean of (B,) over labelled rows, float32; 0 where there is none."""
+        """Return the mean of (B,) over labelled rows, float32; 0 where there is none."""
         total = each.where(~missing(labels), 0.0).sum()
         return (total / self.count(labels).clamp(min=TINY)).float()
 
@@ -94,7 +94,7 @@ class DKD(LabelledRows):
         _warn(f"{said} and beta does nothing: it is {self.alpha:g} * KD. Use {instead}.")
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
-        """Mean over labelled rows; see `Objective.forward`."""
+        """Return the mean over labelled rows; see `Objective.forward`."""
         temperature = self.now(self.temperature)
         s, t = as_float64(student.logits), as_float64(teacher.logits)  # (B, C)
         if self.standardise:
@@ -104,7 +104,7 @@ class DKD(LabelledRows):
 
 
 def decoupled(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """TCKD and NCKD of each row.
+    """Return TCKD and NCKD of each row.
 
     Args:
         student: logits over the temperature, (B, C), C ≥ 2.
@@ -122,14 +122,14 @@ def decoupled(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor,
 
 
 def _two_and_rest(logits: Tensor, y: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of target against the rest (B, 2), and within the rest (B, C - 1)."""
+    """Return log-probabilities of target against the rest (B, 2), and within the rest (B, C - 1)."""
     rest = logits.gather(-1, others)
     two = torch.cat([logits.gather(-1, y), rest.logsumexp(-1, keepdim=True)], dim=-1)
     return two.log_softmax(-1), rest.log_softmax(-1)
 
 
 def _kl(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher ‖ student) of each row of log-probabilities, (B,)."""
+    """Return KL(teacher ‖ student) of each row of log-probabilities, (B,)."""
     return F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
 
 
@@ -190,7 +190,7 @@ class DIST(Objective):
         _warn(f"{said}, and only the intra-class term teaches. Use DIST(inter=0), or KD(temperature=4).")
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
-        """Mean over rows and mean over classes; see `Objective.forward`."""
+        """Return the means over rows and over classes; see `Objective.forward`."""
         temperature = self.now(self.temperature)
         s, t = (
             (as_float64(trace.logits) / temperature).softmax(-1) for trace in (student, teacher)
@@ -204,14 +204,14 @@ class DIST(Objective):
 
 
 def _one_less_correlation(student: Tensor, teacher: Tensor) -> Tensor:
-    """1 - ρ of each pair of rows, as ½‖u - v‖² of their directions: exactly 0 where they are equal."""
+    """Return 1 - ρ of each pair of rows, as ½‖u - v‖² of their directions: exactly 0 where they are equal."""
     (u, u_varies), (v, v_varies) = _direction(student), _direction(teacher)
     far = (u - v).square().sum(-1) / 2
     return far.where(u_varies & v_varies, (u_varies | v_varies).to(far.dtype))
 
 
 def _direction(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row less its mean, at length 1, and whether it varies at all."""
+    """Return each row less its mean, at length 1, and whether it varies at all."""
     centred = rows - rows.mean(-1, keepdim=True)
     number = torch.finfo(rows.dtype)
     share, smallest = max(1e-8, 64 * number.eps), number.tiny**0.5 / number.eps  # whose square is still exact
@@ -247,7 +247,7 @@ class WSL(LabelledRows):
         self.temperature = positive(temperature, "WSL needs a temperature", usual="1 to 4")
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
-        """Mean over labelled rows; see `Objective.forward`."""
+        """Return the mean over labelled rows; see `Objective.forward`."""
         temperature = self.now(self.temperature)
         s, t = as_float64(student.logits), as_float64(teacher.logits)  # (B, C)
         c_s, c_t = (F.cross_entropy(z.detach(), labels, reduction="none") for z in (s, t))  # -100 gives 0
@@ -283,7 +283,7 @@ class WeightedCrossEntropy(LabelledRows):
         self.by = check_trust("WeightedCrossEntropy", by)
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
-        """Mean over labelled rows; see `Objective.forward`."""
+        """Return the mean over labelled rows; see `Objective.forward`."""
         s, t = as_float64(student.logits), as_float64(teacher.logits)  # (B, C)
         each = F.cross_entropy(s, labels, ignore_index=-100, reduction="none")  # (B,)
         return self.mean(trust(t, labels, by=self.by) * each, labels)
@@ -312,5 +312,5 @@ def _check_weights(name: str, weights: dict[str, float], *, usual: str) -> None:
 
 
 def _warn(message: str) -> None:
-    """A warning, not a log line: the formula is the caller's to change, and -W may make it an error."""
+    """Warn, and do not log: the formula is the caller's to change, and -W may make it an error."""
     warnings.warn(message, UserWarning, stacklevel=4)

@@ -126,7 +126,7 @@ def predict(
 
 
 def _reader(task: TaskKind, columns: list[str], text: str | None, text_pair: str | None) -> dict[str, str]:
-    """Columns of the file by what the student calls them."""
+    """Return the columns of the file by what the student calls them."""
     if task == "token":
         if text_pair is not None:
             raise ValueError("A student of words reads one text. Leave the second one out.")
@@ -138,7 +138,7 @@ def _reader(task: TaskKind, columns: list[str], text: str | None, text_pair: str
 def _predicted(
     predictor: Predictor, reader: Mapping[str, str], rows: Rows, counts: Labelled
 ) -> list[Tensor | None]:
-    """Logits of each row; None for one without text."""
+    """Return the logits of each row; None for one without text."""
     present = set(names_of(rows))
     columns = {
         role: values_of(rows, name) if name in present else [None] * len(rows)
@@ -178,7 +178,7 @@ class _Columns:
         return list(self.of(none, Labelled()))
 
     def of(self, logits: Sequence[Tensor | None], counts: Labelled) -> dict[str, pa.Array]:
-        """The columns of some rows; what is predicted is counted."""
+        """Return the columns of some rows; what is predicted is counted."""
         make = {
             "single_label": self._single,
             "multi_label": self._several,
@@ -238,7 +238,7 @@ class _Columns:
 
 
 def _best(logits: Tensor) -> tuple[int, float] | None:
-    """The class of a word and its softmax; None where the student did not read it."""
+    """Return the class of a word and its softmax; None where the student did not read it."""
     if bool(logits.isnan().any()):
         return None
     place = int(logits.argmax())

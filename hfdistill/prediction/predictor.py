@@ -32,22 +32,15 @@ class Network(Protocol):
     """What reads token ids; the rows of a batch need not be sorted."""
 
     def encode(self, texts: Texts) -> list[dict[str, list[int]]]:
-        """The token ids of each row, and what else is read with them."""
+        """Return the token ids of each row, and what else is read with them."""
 
     def logits(self, rows: Sequence[dict[str, list[int]]]) -> list[Tensor]:
-        """Of each row the logits (C,), or (words, C) where words are labelled, NaN where one was not read."""
+        """Return each row's logits (C,), or (words, C) where words are labelled, NaN for one not read."""
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A loaded student.
-
-    Args:
-        network: what gives logits.
-        task: of the student.
-        classes: names in the order of the logits.
-        batch_size: rows that are answered at once.
-    """
+    """A loaded student."""
 
     network: Network
     task: TaskKind
@@ -55,7 +48,7 @@ class Predictor:
     batch_size: int = 32
 
     def predict(self, texts: Texts) -> list[Tensor]:
-        """Logits of each row, in its order: (C,), or (words, C), NaN of words that were cut off.
+        """Return the logits of the rows, in their order: (C,), or (words, C), NaN of words that were cut off.
 
         Rows of like length are answered together.
 
@@ -77,7 +70,7 @@ def load_predictor(
     batch_size: int = 32,
     label_names: Sequence[str] | None = None,
 ) -> Predictor:
-    """A student from a Hub id or a folder, of PyTorch or of ONNX.
+    """Return a student from a Hub id or a folder, of PyTorch or of ONNX.
 
     Args:
         student: Hub id, a folder that holds a model and its tokenizer, or one that `export` wrote, of which

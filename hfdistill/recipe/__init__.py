@@ -2,5 +2,3 @@
 
 from hfdistill.recipe.check import Recipe, read_recipe
 from hfdistill.recipe.page import Mistake, RecipeError
-
-__all__ = ["Mistake", "Recipe", "RecipeError", "read_recipe"]

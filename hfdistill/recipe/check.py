@@ -297,7 +297,7 @@ class _Checker(Binder):
         return name, self._bound((*where, name), {name: arguments}, (schema.AUGMENTATIONS[name],))
 
     def _theseus(self, section: Mapping[Any, Any], teacher: Chosen | None) -> dict[str, Any] | None:
-        """Arguments of `Theseus`; None where the page has no such section."""
+        """Return arguments of `Theseus`; None where the page has no such section."""
         if "theseus" not in section:
             return None
         chain = section.get("assistants") or section.get("generations")
@@ -388,7 +388,7 @@ class _Checker(Binder):
         return blend
 
     def _term(self, where: Where, term: Any, *, exits: bool) -> Any:
-        """Weight and objective of {kd: {weight: 0.5, temperature: 4}}."""
+        """Return the weight and objective of {kd: {weight: 0.5, temperature: 4}}."""
         from hfdistill.objectives import registered  # loads torch
         from hfdistill.objectives.exits import ExitObjective
 

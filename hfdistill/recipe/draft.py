@@ -29,12 +29,7 @@ _PLAIN = re.compile(r"[A-Za-z_./][\w./ -]*")
 
 @dataclass(frozen=True)
 class Draft:
-    """A page, and what it was written from.
-
-    Args:
-        page: YAML.
-        summary: lines for a reader: rows, columns, classes, and what to think of.
-    """
+    """A page, and what it was written from."""
 
     page: str
     summary: list[str]
@@ -128,7 +123,7 @@ def _columns(
 
 
 def _likely_text(sample: Mapping[str, Sequence[Any]], *, without: set[str | None]) -> str | None:
-    """The column of strings that are longest, where most differ and hold several words."""
+    """Return the column of strings that are longest, where most differ and hold several words."""
     lengths = {}
     for name, values in sample.items():
         strings = [value for value in values if isinstance(value, str) and value.strip()]
@@ -190,7 +185,7 @@ class _Facts:
 
 
 def _counts(train: Dataset) -> dict[str, int] | None:
-    """Rows of each class; None for numbers, several classes a row, and words."""
+    """Return the number of rows of each class; None for numbers, several classes a row, and words."""
     feature = train.features["label"]
     if isinstance(feature, ClassLabel):
         numbers = Counter(train["label"][:])
@@ -281,7 +276,7 @@ def _file_name(source: str) -> str:
 
 
 def _scalar(value: Any) -> str:
-    """A value as YAML on one line."""
+    """Return a value as YAML on one line."""
     words = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
     if isinstance(value, str) and _PLAIN.fullmatch(value) and value.casefold() not in words:
         return value if value == value.strip() else json.dumps(value)

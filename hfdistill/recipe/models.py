@@ -97,10 +97,6 @@ class ModelBuilder:
     def asked(self, kind: str, arguments: Mapping[str, Any]) -> TextAnswers:
         """A teacher that is asked about texts; the data says its classes and examples where the page does
         not.
-
-        Args:
-            kind: a key of the register of teachers.
-            arguments: of the page.
         """
         own, component = schema.Trusted.__dataclass_fields__, schema.TEACHERS[kind]
         has_labels = "label" in self.rows.labelled.column_names
@@ -121,7 +117,7 @@ class ModelBuilder:
         return teacher
 
     def believed(self, teacher: Any, keep: float | None) -> Dataset:
-        """The training rows that a teacher can answer and, with `keep`, of which it is surest."""
+        """Return the training rows that a teacher can answer and, with `keep`, of which it is surest."""
         rows = self.rows.train
         if isinstance(teacher, FileTeacher):
             rows = teacher.answered(rows)

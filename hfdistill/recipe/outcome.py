@@ -104,7 +104,7 @@ class Outcome:
         return Contender(teacher, label_names=names, label_map=label_map)
 
     def _measured_teacher(self) -> Any:
-        """What the student is measured beside; none where answers in a file lack some rows to measure on."""
+        """Return what the student is measured beside; none where answers in a file lack some of the rows."""
         teacher = self.run.who_taught(self.folder)
         if not isinstance(teacher, FileTeacher) or teacher.answers_all(self.run.rows.evaluation):
             return teacher
@@ -225,7 +225,7 @@ class Outcome:
         return f"It was distilled from {{base}}{steps}"
 
     def _origin_of_answers(self, kind: str, arguments: dict[str, Any], steps: str) -> str:
-        """How a student came to be that learned from answers to texts, and whether a person labelled any."""
+        """Say how a student learned from answers to texts, and whether a person labelled any."""
         rows = self.run.rows
         named = arguments.get("encoder") or arguments.get("model") or arguments.get("file")
         model = public_name(str(named))

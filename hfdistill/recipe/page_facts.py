@@ -36,15 +36,7 @@ def deciding_facts(page: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
 
 
 def refuse_other_page(args: Any, facts: Mapping[str, Any]) -> None:
-    """Refuse to go on from checkpoints that another page left.
-
-    Args:
-        args: of the run.
-        facts: what `deciding_facts` gave.
-
-    Raises:
-        ValueError: naming what differs.
-    """
+    """Refuse to go on from checkpoints that another page left."""
     folder = Path(args.output_dir)
     path = folder / PAGE
     goes_on = path.exists() and not args.allow_changed and any(folder.glob("*/checkpoint-*"))
@@ -65,7 +57,7 @@ def by_name(members: Any) -> tuple[list[Any], list[Any]]:
 
 
 def task_scores(task: str) -> Callable[[Any], dict[str, float]]:
-    """`compute_metrics` of a task: the first of the scores that its reports show, on the labelled rows."""
+    """Return a task's `compute_metrics`: the first score that its reports show, on the labelled rows."""
     metric = "accuracy" if task == "token" else COLUMNS[task][0]
 
     def compute_metrics(prediction: Any) -> dict[str, float]:

@@ -33,10 +33,6 @@ def rehearse(run: Run, *, thoroughly: bool = False) -> None:
     that does not fit, an objective that cannot look into these networks, an export of what has no ONNX form
     are told now and not after hours.
 
-    Args:
-        run: it is left as it was.
-        thoroughly: make the models in any case.
-
     Raises:
         ValueError: and whatever else a run raises before its first step.
     """
@@ -71,12 +67,7 @@ def _silence() -> Iterator[None]:
 
 
 class _Rehearsal(Run):
-    """A run that makes every model and every trainer, and trains nothing.
-
-    Args:
-        run: the one that is rehearsed.
-        folder: where trainers may write.
-    """
+    """A run that makes every model and every trainer, and trains nothing."""
 
     def __init__(self, run: Run, folder: str) -> None:
         self.__dict__.update(run.__dict__)
@@ -114,11 +105,7 @@ class _Rehearsal(Run):
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse an output folder that cannot be written, and leave no trace of having looked.
-
-    Raises:
-        ValueError: naming what is in the way.
-    """
+    """Refuse an output folder that cannot be written, and leave no trace of having looked."""
     existing = next(
         place for place in (folder, *folder.parents, *folder.absolute().parents) if os.path.lexists(place)
     )

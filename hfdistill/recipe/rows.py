@@ -100,7 +100,7 @@ class Rows:
         )
 
     def fingerprint(self) -> str:
-        """sha256 over the training rows."""
+        """Return the sha256 over the training rows."""
         digest = hashlib.sha256()
         for batch in self.train.iter(batch_size=1000):
             digest.update(repr(batch).encode())
@@ -234,7 +234,7 @@ def _divided(data: Any, splits: Splits, *, seed: int, searching: bool) -> tuple[
 
 
 def _with_text(train: Dataset, unlabelled: Any, *, evaluation: Dataset, seed: int, smoke: bool) -> Dataset:
-    """Training rows, and behind them those of text without labels, but for what is measured on."""
+    """Return training rows, and behind them those of text without labels, but for what is measured on."""
     if unlabelled is None:
         return train
     arguments = dict(schema.written_out("unlabelled", unlabelled))

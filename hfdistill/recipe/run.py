@@ -20,7 +20,7 @@ from hfdistill.recipe import schema
 from hfdistill.recipe.binding import accepted_arguments, build
 from hfdistill.recipe.check import Recipe
 from hfdistill.recipe.models import ModelBuilder
-from hfdistill.recipe.page import MAX_BYTES, Mistake, RecipeError
+from hfdistill.recipe.page import Mistake, RecipeError
 from hfdistill.recipe.page_facts import PAGE, by_name, deciding_facts, refuse_other_page, task_scores
 from hfdistill.recipe.rows import Rows, read_rows
 from hfdistill.recipe.schema import Student
@@ -35,8 +35,6 @@ from hfdistill.trainer.theseus import Theseus
 SMOKE_STEPS = 2
 DEFAULTS = {"report_to": "none", "logging_steps": 0.05, "save_total_limit": 2, "disable_tqdm": True}
 """What a page says under `training` where it says nothing: twenty losses a run, two checkpoints kept."""
-
-__all__ = ["MAX_BYTES", "Interrupted", "Run", "arguments", "check_recipe", "run_recipe"]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -94,9 +92,6 @@ def run_recipe(recipe: Recipe, *, smoke: bool = False) -> Report | None:
 
 def check_recipe(recipe: Recipe) -> None:
     """Check everything about a recipe that can be known before anything is trained, and train nothing.
-
-    Args:
-        recipe: what `read_recipe` gave.
 
     Raises:
         ValueError: and whatever else `run_recipe` raises before the first step.
@@ -192,11 +187,7 @@ class Run:
         self.teacher, self.source = self._teacher()
 
     def train_student(self, *, callbacks: Sequence[Any] = ()) -> DistillationTrainer:
-        """Train the student by the teacher, or by the last of a chain that begins with it.
-
-        Args:
-            callbacks: of the student's training, not of those before it.
-        """
+        """Train the student by the teacher, or by the last of a chain that begins with it."""
         if not self.is_prepared:
             self.prepare()
         recipe, teacher = self.recipe, self.teacher

@@ -230,7 +230,7 @@ class _Watch(TrainerCallback):
 
 
 def _over() -> tuple[Any, ...]:
-    """States of trials that count."""
+    """Return the states of trials that count."""
     from optuna.trial import TrialState
 
     return TrialState.COMPLETE, TrialState.PRUNED

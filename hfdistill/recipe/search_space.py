@@ -39,7 +39,7 @@ class Dimension:
     whole: bool = False
 
     def ends(self) -> tuple[Any, ...]:
-        """Values that stand for all: the choices, or both ends."""
+        """Return values that stand for all: the choices, or both ends."""
         return self.choices or (self.low, self.high)
 
     def suggested(self, trial: Any) -> Any:
@@ -60,13 +60,7 @@ class Dimension:
 
 
 def dimensions(page: Page, section: Any, mistakes: Callable[[Page], list[str]]) -> tuple[Dimension, ...]:
-    """Return what the `search` section says, each end of each range put in its place and checked there.
-
-    Args:
-        page: the whole page; mistakes are noted in it.
-        section: path → [low, high], [low, high, log] or choices.
-        mistakes: what is wrong with a page, a text for each.
-    """
+    """Return what the `search` section says, each end of each range put in its place and checked there."""
     if section is None or section == {}:
         return ()
     if not isinstance(section, dict):
@@ -110,7 +104,7 @@ def _dimension(path: str, value: Any) -> Dimension | None:
 
 
 def _numbers(page: Page, dimension: Dimension, mistakes: Any, known: set[str]) -> Dimension:
-    """Whole numbers where both ends are whole and the place takes no others."""
+    """Return whole numbers where both ends are whole and the place takes no others."""
     if dimension.choices or not all(type(end) is int for end in dimension.ends()):
         return dimension
     whole = bool(_tried(page, dimension.path, dimension.low + 0.5, mistakes, known))
@@ -132,12 +126,7 @@ def _without_search(page: Page) -> Page:
 
 
 def usual(page: dict[str, Any], mistakes: Callable[[Page], list[str]]) -> tuple[Dimension, ...]:
-    """Return what is searched where a page does not say: learning rate, temperatures, weights and maps.
-
-    Args:
-        page: its content.
-        mistakes: what is wrong with a page; maps that a term refuses are left out.
-    """
+    """Return what is searched where a page does not say: learning rate, temperatures, weights and maps."""
     ranges = dict(_usual(page))
     whole = Page("search", copy.deepcopy({k: v for k, v in page.items() if k != "search"}))
     known = set(mistakes(whole))

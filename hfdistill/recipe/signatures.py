@@ -18,9 +18,6 @@ _ENUMS = "transformers.trainer_utils"
 def parameters_of(target: str) -> dict[str, inspect.Parameter]:
     """Return the arguments of a function, of a class's `__init__` or of a dataclass, annotations as text.
 
-    Args:
-        target: "package.module:name".
-
     Raises:
         LookupError: where the module holds no such name.
     """
@@ -42,7 +39,7 @@ def summary_of(target: Any) -> str:
 
 
 def first_line(docstring: str | None) -> str:
-    """Up to the first blank line, on one line."""
+    """Return the text up to the first blank line, on one line."""
     return " ".join((docstring or "").strip().split("\n\n")[0].split())
 
 
@@ -153,7 +150,7 @@ def _parameter(name: str, annotation: ast.expr | None, *, required: bool) -> ins
 
 
 def _choices(value: ast.expr | None) -> tuple[str, ...]:
-    """`choices` in the metadata of a field."""
+    """Return `choices` in the metadata of a field."""
     for node in ast.walk(value) if value is not None else ():
         if isinstance(node, ast.Dict):
             named = {

@@ -20,12 +20,7 @@ from hfdistill.files.plain_data import printable
 
 
 class Terminal:
-    """It prints headings and lines to stderr, on the main process alone.
-
-    Args:
-        phases: how many headings there will be.
-        speaks: False prints nothing.
-    """
+    """It prints headings and lines to stderr, on the main process alone."""
 
     def __init__(self, phases: int, *, speaks: bool = True) -> None:
         self.phases, self.speaks, self.number = phases, speaks, 0
@@ -126,11 +121,7 @@ def _is_score(name: str) -> bool:
 
 
 class FrequentCheckpoints(TrainerCallback):
-    """It saves a checkpoint at the end of each epoch and after some minutes, whatever `save_steps` says.
-
-    Args:
-        seconds: how long a run may go on without a checkpoint.
-    """
+    """It saves a checkpoint at the end of each epoch and after some minutes, whatever `save_steps` says."""
 
     def __init__(self, seconds: float = 180.0) -> None:
         self.seconds, self.saved_at, self.saved_step = seconds, time.monotonic(), -1

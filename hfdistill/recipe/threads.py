@@ -12,11 +12,7 @@ LOOK_SECONDS = 0.5
 
 
 def idle_cores(seconds: float = LOOK_SECONDS) -> tuple[float, int]:
-    """Cores that nobody uses now, and how many this process may run on.
-
-    Args:
-        seconds: how long to look; this process is idle for as long.
-    """
+    """Return how many cores nobody uses now, and how many this process may run on."""
     own = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     busy = psutil.cpu_percent(seconds, percpu=True)
     shares = [busy[core] for core in own if core < len(busy)] if own else busy
@@ -63,7 +59,7 @@ def use_idle_cores() -> None:
 
 
 def _quota() -> float:
-    """Cores that a container may use at once; infinity where nothing says so."""
+    """Return how many cores a container may use at once; infinity where nothing says so."""
     try:
         limit, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
         return float("inf") if limit == "max" else int(limit) / int(period)

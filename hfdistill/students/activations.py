@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hfdistill.network.architectures import ModelSpec
-from hfdistill.network.trace import accepted_inputs
+from hfdistill.network.inputs import accepted_inputs
 
 Batch = Mapping[str, Tensor]
 
@@ -50,7 +50,7 @@ class Reader:
         self.held: dict[Hashable, tuple[int, Any]] = {}
 
     def read(self, batch: Batch, key: Hashable, places: Sequence[Place], *, behind: int) -> list[Tensor]:
-        """The values at some places behind the first blocks, which have changed for the last time.
+        """Return the values at some places behind the first blocks, which have changed for the last time.
 
         Args:
             batch: what the model reads.
@@ -94,7 +94,7 @@ def _skipping(blocks: Sequence[nn.Module], output: Any) -> Iterator[None]:
 
 
 def read(model: Any, batch: Batch, places: Sequence[Place]) -> list[Tensor]:
-    """The values at these places, in their order, without a graph.
+    """Return the values at these places, in their order, without a graph.
 
     Args:
         model: a model in evaluation mode.
@@ -131,7 +131,7 @@ def read(model: Any, batch: Batch, places: Sequence[Place]) -> list[Tensor]:
 
 
 def _attach(module: nn.Module, place: Place, keep: Callable[[Place, Any], None]) -> Any:
-    """The handle of the hook that reads one place."""
+    """Return the handle of the hook that reads one place."""
     if place.side == "output":
         return module.register_forward_hook(lambda _module, _args, output: keep(place, output))
 

@@ -17,7 +17,7 @@ from hfdistill.network.task import name_architecture, task_kind
 
 
 def texts_of(input_ids: Tensor, attention_mask: Tensor | None, config: Any) -> list[Tensor]:
-    """Masks (B, T) of the texts of a row: one, or with `config.pairs` two.
+    """Return the masks (B, T) of the texts of a row: one, or with `config.pairs` two.
 
     The first text ends with the first separator, `config.sep_token_id`; the rest is the second. A row without
     a second text is compared with itself.
@@ -33,7 +33,7 @@ def texts_of(input_ids: Tensor, attention_mask: Tensor | None, config: Any) -> l
 
 
 def joined(texts: Sequence[Tensor]) -> Tensor:
-    """The feature of one text, h; or of two, [h1, h2, h1·h2, |h1 - h2|] (arXiv 1903.12136)."""
+    """Return the feature of one text, h; or of two, [h1, h2, h1·h2, |h1 - h2|] (arXiv 1903.12136)."""
     if len(texts) == 1:
         return texts[0]
     first, second = texts
@@ -57,7 +57,7 @@ class AttentionFreeModel(PreTrainedModel):
                     init.zeros_(parameter)
 
     def get_input_embeddings(self) -> nn.Module:
-        """The table, one row per token of the vocabulary."""
+        """Return the table, one row per token of the vocabulary."""
         table: nn.Module = self.base_model.embeddings
         return table
 
@@ -67,7 +67,7 @@ class AttentionFreeModel(PreTrainedModel):
 
 
 def head(features: int, config: Any) -> nn.Sequential:
-    """One hidden layer: (B, features) → (B, C)."""
+    """Return one hidden layer: (B, features) → (B, C)."""
     return nn.Sequential(
         nn.Dropout(config.dropout),
         nn.Linear(features, config.classifier_size),
@@ -80,7 +80,7 @@ def head(features: int, config: Any) -> nn.Sequential:
 def answer(
     model: Any, logits: Tensor, labels: Tensor | None, *, return_dict: bool | None
 ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
-    """Logits, with the task's loss where there are labels; a tuple where no mapping is wanted."""
+    """Return logits, with the task's loss where there are labels; a tuple where no mapping is wanted."""
     loss = None if labels is None else model.loss_function(labels, logits, model.config)
     output = SequenceClassifierOutput(loss=loss, logits=logits)
     wanted = model.config.return_dict if return_dict is None else return_dict

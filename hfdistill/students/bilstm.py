@@ -25,7 +25,7 @@ class BiLSTMLayer(nn.Module):
         self.lstm = nn.LSTM(width, config.hidden_size // 2, batch_first=True, bidirectional=True)
 
     def forward(self, hidden_states: Tensor, texts: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Hidden states (B, T, D), 0 at padding, and of each text the last ones of both directions (B, D)."""
+        """Return hidden states (B, T, D), 0 at padding, and each text's last ones both ways (B, D)."""
         read, last = [], []
         for mask in texts:
             order = (~mask).long().argsort(dim=1, stable=True)  # the text first, padding behind
@@ -68,7 +68,7 @@ class BiLSTMModel(AttentionFreeModel):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
-        """Hidden states (B, T, D) and the feature of the row, (B, D) or (B, 4·D) for pairs."""
+        """Return hidden states (B, T, D) and the feature of the row, (B, D) or (B, 4·D) for pairs."""
         texts = texts_of(input_ids, attention_mask, self.config)
         hidden, last = self.embeddings(input_ids), []
         for layer in self.layers:
@@ -110,7 +110,7 @@ class BiLSTMForSequenceClassification(AttentionFreeModel):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
-        """Logits (B, C), after the loss where there are labels."""
+        """Return logits (B, C), after the loss where there are labels."""
         features = self.bilstm(input_ids, attention_mask=attention_mask).pooler_output
         return answer(self, self.classifier(features), labels, return_dict=return_dict)
 

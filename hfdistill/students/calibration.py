@@ -63,14 +63,14 @@ def calibration(texts: Any, *, tokenizer: Any, model: Any, rows: int | None, max
 
 
 def few(batches: Sequence[Batch], rows: int = FEW) -> list[Batch]:
-    """Some of the batches, of all lengths, with about so many rows; at least one."""
+    """Return some of the batches, of all lengths, with about so many rows; at least one."""
     total = sum(len(batch["input_ids"]) for batch in batches)
     step = max(1, total // rows)
     return list(batches[step // 2 :: step]) or list(batches[:1])
 
 
 def _batches(texts: Any) -> list[Batch] | None:
-    """Batches as they were given; None where `texts` are no batches."""
+    """Return batches as they were given; None where `texts` are no batches."""
     if isinstance(texts, Mapping) and "input_ids" in texts:
         texts = [texts]
     if isinstance(texts, (str, os.PathLike, Mapping, Dataset)) or not isinstance(texts, Iterable):
@@ -84,7 +84,7 @@ def _batches(texts: Any) -> list[Batch] | None:
 
 
 def _columns(texts: Any) -> list[list[Any]]:
-    """One list of texts, or of lists of words; two for pairs."""
+    """Return one list of texts, or of lists of words; two for pairs."""
     if isinstance(texts, (str, os.PathLike)):
         texts = _read(texts)
     if isinstance(texts, (DatasetDict, Mapping)) and texts:
@@ -107,13 +107,13 @@ def _columns(texts: Any) -> list[list[Any]]:
 
 
 def _read(path: Any) -> Any:
-    """The rows of a file or folder: lines of text, or the text columns of a table."""
+    """Return the rows of a file or folder: lines of text, or the text columns of a table."""
     folder_or_lines = Path(path).is_dir() or Path(path).suffix.lower() == ".txt"
     return load_texts(path) if folder_or_lines else load(path)
 
 
 def _drawn(columns: list[list[Any]], rows: int | None) -> list[list[Any]]:
-    """At most so many rows, in their order, without those that have no text."""
+    """Draw at most so many rows, in their order, without those that have no text."""
     order = [i for i, text in enumerate(columns[0]) if text]
     if len(order) < 2 * HELD_OUT:
         raise ValueError(
@@ -147,7 +147,7 @@ def _split_batches(batches: list[Batch]) -> Sides:
 
 
 def _padded(rows: list[dict[str, Any]], tokenizer: Any, side: str) -> list[Batch]:
-    """Batches of rows of like lengths; the longest come first, where a lack of memory shows at once."""
+    """Return batches of rows of like lengths, the longest first: a lack of memory then shows at once."""
     rows = sorted(rows, key=lambda row: -len(row["input_ids"]))
     batches: list[Batch] = []
     while rows:

@@ -64,7 +64,7 @@ class CNNForSequenceClassification(AttentionFreeModel):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
-        """Logits (B, C), after the loss where there are labels."""
+        """Return logits (B, C), after the loss where there are labels."""
         embedded = self.dropout(self.embeddings(input_ids))
         features = [self._features(embedded, m) for m in texts_of(input_ids, attention_mask, self.config)]
         return answer(self, self.classifier(joined(features)), labels, return_dict=return_dict)

@@ -18,12 +18,6 @@ _BATCH = 1000
 def token_counts(tokenizer: Any, corpus: Corpus, *, size: int) -> Tensor:
     """Count how often each token occurs in a corpus; special tokens around texts are not counted.
 
-    Args:
-        tokenizer: a tokenizer of Transformers.
-        corpus: texts, pairs of texts, or a `datasets.Dataset` (or dict of them) with a `text` (and
-            `text_pair`) column.
-        size: number of ids V.
-
     Returns:
         (V,) int64.
 

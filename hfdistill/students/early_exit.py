@@ -19,9 +19,10 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
 from hfdistill.network.architectures import ModelSpec, layout_of
+from hfdistill.network.inputs import accepted_inputs
 from hfdistill.network.loading import Source, load_classifier
 from hfdistill.network.task import task_kind
-from hfdistill.network.trace import Tap, accepted_inputs, tapped
+from hfdistill.network.trace import Tap, tapped
 from hfdistill.students.configs import EXIT_WIDTH, EarlyExitConfig
 from hfdistill.students.early_exit_forward import AllRowsExited, EarlyExitForward
 from hfdistill.students.weight_copy import network
@@ -48,11 +49,6 @@ class ExitHead(nn.Module):
 
     FastBERT's branch (Liu et al. 2020, arXiv 2004.02178), computed for the first token alone, the only one
     that is read: about 1 % of a block's work.
-
-    Args:
-        width: D.
-        inner: its own width, even.
-        classes: C.
     """
 
     def __init__(self, width: int, *, inner: int, classes: int) -> None:
@@ -63,7 +59,7 @@ class ExitHead(nn.Module):
         self.classifier = nn.Linear(inner, classes)
 
     def forward(self, hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Logits (B, C) of hidden states (B, T, D)."""
+        """Return logits (B, C) of hidden states (B, T, D)."""
         tokens = torch.tanh(self.narrow(hidden))  # (B, T, W)
         parts = self.query(tokens[:, :1]), self.key(tokens), self.value(tokens)
         q, k, v = (part.unflatten(-1, (2, -1)).transpose(1, 2) for part in parts)  # (B, 2, T, W/2)
@@ -126,7 +122,7 @@ class EarlyExitForSequenceClassification(PreTrainedModel):
         self.config.exit_threshold = value
 
     def get_input_embeddings(self) -> nn.Module:
-        """The word embeddings."""
+        """Return the word embeddings."""
         return self.backbone.get_input_embeddings()
 
     def resize_token_embeddings(self, *args: Any, **options: Any) -> nn.Embedding:
@@ -172,7 +168,7 @@ class EarlyExitForSequenceClassification(PreTrainedModel):
         return EarlyExitOutput(**output, exit_logits=tuple(logits))
 
     def _leaving(self, inputs: dict[str, Tensor], attention_mask: Tensor | None) -> EarlyExitOutput:
-        """A forward pass from which rows leave."""
+        """Return a forward pass from which rows leave."""
         rows = len(next(iter(inputs.values())))
         forward = EarlyExitForward(self, self.exits, attention_mask, rows=rows)
         with _TURN, suppress(AllRowsExited), forward.watched():
@@ -247,7 +243,7 @@ def with_exits(
 
 
 def _checked(layers: Any, *, depth: int) -> list[int]:
-    """Blocks of an exit: whole numbers from 1 to depth - 1, each larger than the one before."""
+    """Return blocks of an exit: whole numbers from 1 to depth - 1, each larger than the one before."""
     if layers == "all":
         layers = range(1, depth)
     if isinstance(layers, str) or any(isinstance(n, bool) or not isinstance(n, int) for n in layers):

@@ -9,27 +9,20 @@ import torch
 from torch import Tensor
 
 from hfdistill.network.architectures import unwrapped
-from hfdistill.network.trace import accepted_inputs
+from hfdistill.network.inputs import accepted_inputs
 from hfdistill.students.corpus import Corpus, token_counts
 
 _BATCH = 512
 
 
 def principal_components(table: Tensor, width: int) -> Tensor:
-    """Project the table's rows on its `width` directions of largest variance, at a mean square of 1.
+    """Project a table (V, D) on its `width` directions of largest variance, at a mean square of 1.
 
     X = (E - mean E)·U, with U the leading eigenvectors of the covariance, each with its largest entry
     positive; then X / √mean(X²), one number for the whole table.
 
-    Args:
-        table: (V, D).
-        width: at most D and V.
-
     Returns:
         (V, width) float32.
-
-    Raises:
-        ValueError: `width` is larger than the table has directions.
     """
     rows, largest = table.shape[0], min(table.shape)
     if isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= largest:
@@ -79,7 +72,7 @@ def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 
 def importance_of_tokens(tokenizer: Any, corpus: Corpus | None, *, size: int, a: float = 1e-3) -> Tensor:
-    """Smooth inverse frequency a / (a + p) of every token (Arora et al. 2017, ICLR), special tokens near 0.
+    """Return a / (a + p) of every token, its smooth inverse frequency (Arora et al. 2017, ICLR).
 
     Args:
         tokenizer: whose special tokens say nothing of a text; they get e^-14.

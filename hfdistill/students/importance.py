@@ -95,15 +95,11 @@ class Importance:
 
 
 def taylor_importance(model: Any, data: Batches) -> Importance:
-    """E |Σ_t a·∂L/∂a| of every head, neuron and hidden dimension a (Michel et al. 2019, arXiv 1905.10650).
+    """Return E |Σ_t a·∂L/∂a| of each head, neuron and hidden dimension a (Michel et al. 2019, 1905.10650).
 
     L is the cross-entropy of the batch's labels, and of the model's own answers for rows without one; for
     several labels and real values, Σ |logits|, and no label is read. Hidden dimensions are read where they
     enter a block, and summed over blocks.
-
-    Args:
-        model: a classifier whose layout names its projections.
-        data: batches; see `block_importance`.
     """
     layout, anatomy, batches = layout_of(model), ModelSpec.of(model), _batches(data)
     blocks = list(model.base_model.get_submodule(layout.blocks))
@@ -155,14 +151,14 @@ def _loss(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def _logits(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    """A row for each text, or, where tokens are labelled, for each real token: (N, C)."""
+    """Return a row for each text, or, where tokens are labelled, for each real token: (N, C)."""
     inputs = ModelInputs.of(model).select({name: value.to(model.device) for name, value in batch.items()})
     logits = logits_of(model(**inputs))
     return logits[_mask(model, batch)] if logits.dim() == 3 else logits
 
 
 def _mask(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    """Real tokens, (B, T)."""
+    """Return real tokens, (B, T)."""
     mask = batch.get("attention_mask")
     return (torch.ones_like(batch["input_ids"]) if mask is None else mask).bool().to(model.device)
 
@@ -180,7 +176,7 @@ def _batches(data: Batches) -> list[Mapping[str, Tensor]]:
 
 
 def _divergence(whole: Tensor, cut: Tensor) -> Tensor:
-    """KL per row, (B,)."""
+    """Return the KL per row, (B,)."""
     full = F.log_softmax(whole, dim=-1)
     return (full.exp() * (full - F.log_softmax(cut, dim=-1))).sum(-1)
 

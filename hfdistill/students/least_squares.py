@@ -38,13 +38,7 @@ class NormalEquations:
         self.weight = 0.0
 
     def add(self, features: Tensor, residuals: Tensor, weights: Tensor | None = None) -> None:
-        """Add n rows.
-
-        Args:
-            features: (n, P).
-            residuals: (n, D).
-            weights: (n,); None for 1 each.
-        """
+        """Add n rows: features (n, P), residuals (n, D) and weights (n,), None for 1 each."""
         rows = features.to(torch.float64).cpu()
         left = residuals.to(torch.float64).cpu()
         scale = torch.ones(len(rows), dtype=torch.float64) if weights is None else weights.double().cpu()
@@ -85,7 +79,7 @@ class NormalEquations:
         return max(0.0, self.residual - float(fitted))
 
     def __add__(self, other: NormalEquations) -> NormalEquations:
-        """The sums over the rows of both."""
+        """Return the sums over the rows of both."""
         both = NormalEquations(*self.cross.shape)
         both.gram, both.cross = self.gram + other.gram, self.cross + other.cross
         both.residual, both.weight = self.residual + other.residual, self.weight + other.weight
@@ -93,5 +87,5 @@ class NormalEquations:
 
 
 def best_ridge(train: NormalEquations, held_out: NormalEquations, ridges: Sequence[float] = RIDGES) -> float:
-    """The ridge whose solution on `train` leaves least on `held_out`; the larger of two that tie."""
+    """Return the ridge whose solution on `train` leaves least on `held_out`; the larger of two that tie."""
     return min(sorted(ridges, reverse=True), key=lambda ridge: held_out.remaining(train.solve(ridge)))

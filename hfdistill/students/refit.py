@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hfdistill.network.architectures import ModelSpec, blocks, layout_of
-from hfdistill.network.trace import accepted_inputs
+from hfdistill.network.inputs import accepted_inputs
 from hfdistill.students.activations import Batch, Place, Reader
 from hfdistill.students.least_squares import NormalEquations, best_ridge
 from hfdistill.students.refit_steps import Cut, Group, Part, Step, block_steps, head_steps, reads_first_token
@@ -222,7 +222,7 @@ class _Targets:
         self.room = MEMORY
 
     def of(self, batch: Batch, key: tuple[int, int], step: Step) -> list[Tensor]:
-        """The values of one step for the batch of this key."""
+        """Return the values of one step for the batch of this key."""
         wanted = [part.target for part in step.parts]
         if key not in self.held:
             read = self.teacher.read(batch, key, self.places, behind=self.group.teacher)
@@ -245,7 +245,7 @@ class _Sums:
 
     @classmethod
     def of(cls, fit: _Fit, step: Step, targets: _Targets, side: int) -> _Sums:
-        """The sums over the batches of one side: 0 to fit on, 1 held out."""
+        """Return the sums over the batches of one side: 0 to fit on, 1 held out."""
         modules = [fit.student.model.get_submodule(part.module) for part in step.parts]
         outputs = sum(module.out_features for module in modules)
         features = modules[0].in_features + (modules[0].bias is not None)
@@ -273,18 +273,18 @@ class _Sums:
         self.square += float((target.square().sum(1) * weights).sum())
 
     def variance(self) -> float:
-        """Σ w ‖t - mean‖²."""
+        """Return Σ w ‖t - mean‖²."""
         return self.square - float(self.total.square().sum() / self.equations.weight)
 
 
 def _part(value: Tensor, part: Part) -> Tensor:
-    """The teacher's value in float64, of the entries that the student has."""
+    """Return the teacher's value in float64, of the entries that the student has."""
     value = value.double().cpu()
     return value if part.indices is None else value.index_select(-1, part.indices.cpu())
 
 
 def _weights(batch: Batch, inputs: Tensor, first: float) -> Tensor:
-    """A weight for each row of features, (B,) or (B, T): 0 for padding."""
+    """Return a weight for each row of features, (B,) or (B, T): 0 for padding."""
     if inputs.dim() == 2:
         return torch.ones(len(inputs), dtype=torch.float64)
     mask = batch.get("attention_mask")

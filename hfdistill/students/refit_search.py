@@ -16,7 +16,7 @@ MOST = 64
 def best_layers(
     error: Callable[[Sequence[int]], float], *, depth: int, count: int, anchored: bool = False
 ) -> list[int]:
-    """The choice of blocks with the smallest error; of equal ones the first in order.
+    """Return the choice of blocks with the smallest error; of equal ones the first in order.
 
     All C(depth, count) choices are tried where they are at most 64. Else one block after the other is left
     out, each time the one without which the error is smallest: about (depth² - count²) / 2 trials.
@@ -51,7 +51,7 @@ def best_layers(
 
 
 def _smallest(error: Callable[[Sequence[int]], float], choices: list[list[int]]) -> list[int]:
-    """The choice with the smallest error."""
+    """Return the choice with the smallest error."""
     if len(choices) == 1:
         return choices[0]
     errors = [error(choice) for choice in choices]

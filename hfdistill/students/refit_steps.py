@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hfdistill.network.architectures import Layout, ModelSpec, layout_of
-from hfdistill.network.trace import accepted_inputs
+from hfdistill.network.inputs import accepted_inputs
 from hfdistill.students.activations import Batch, Place, read
 from hfdistill.students.width_pruning import kind_of, spread_over_parts
 
@@ -76,7 +76,7 @@ class Group:
 
 
 def block_steps(student: Any, teacher: Any, cut: Cut, batch: Batch) -> list[Group]:
-    """The steps of each kept block, first to last.
+    """Return the steps of each kept block, first to last.
 
     The projections of what the attention reads, query, key and value, and the first one of the feed-forward
     network are to give what they give in the teacher's own block. Those that end in a residual sum are to
@@ -105,7 +105,7 @@ def block_steps(student: Any, teacher: Any, cut: Cut, batch: Batch) -> list[Grou
 
 
 def _by_input(student: Any, parts: Sequence[Part], batch: Batch) -> list[list[Part]]:
-    """Parts grouped by what they are given: MobileBERT's value reads another state than its query."""
+    """Return parts grouped by what they are given: MobileBERT's value reads another state than its query."""
     if len(parts) == 1:
         return [list(parts)]
     inputs = read(student, batch, [Place(part.module, "input") for part in parts])
@@ -166,7 +166,7 @@ class _BlockSteps:
         return Part(module, Place(own, side), Place(reached, side), indices)
 
     def _indices(self, kind: str, own: str, theirs: str) -> Tensor | None:
-        """Which outputs of the teacher's module are the student's; None for all."""
+        """Return which outputs of the teacher's module are the student's; None for all."""
         new, old = (m.get_submodule(n).out_features for m, n in ((self.student, own), (self.teacher, theirs)))
         if new == old:
             return None
@@ -176,7 +176,7 @@ class _BlockSteps:
 
 
 def head_steps(student: Any, teacher: Any, cut: Cut, batch: Batch) -> Group:
-    """A step for each linear layer that a forward pass calls after the blocks, such as pooler and classifier.
+    """Return a step for each linear layer that a forward pass calls after the blocks, as the classifier.
 
     Layers that share their weight with another part, as a decoder of words does, are left as they are.
 
@@ -219,7 +219,7 @@ def _blocks_name(model: Any) -> str:
 
 
 def _called_after_blocks(model: Any, batch: Batch) -> list[str]:
-    """Names of the linear layers outside the blocks that are called after the last block, in that order."""
+    """Return the names of the linear layers that are called after the last block, in that order."""
     prefix, calls = f"{_blocks_name(model)}.", list[str]()
     last = model.get_submodule(f"{prefix}{ModelSpec.of(model).depth - 1}")
     hooks = [last.register_forward_hook(lambda *_: calls.clear())]

@@ -128,7 +128,7 @@ def shrink(
 
 
 def _wanted(*, size: str | None, **sizes: Any) -> dict[str, Any]:
-    """The sizes of the student, None for the teacher's own."""
+    """Return the sizes of the student, None for the teacher's own."""
     if size is not None:
         named = {name: value for name, value in sizes.items() if value is not None}
         sizes |= named_size(size) | ({"width": None} if "heads" in named else {}) | named
@@ -138,7 +138,7 @@ def _wanted(*, size: str | None, **sizes: Any) -> dict[str, Any]:
 
 
 def _cut(model: Any, wanted: dict[str, Any], *, data: Batches | None, dtype: torch.dtype) -> tuple[Any, Cut]:
-    """A student whose weights are copies of its teacher's, and what it kept."""
+    """Return a student whose weights are copies of its teacher's, and what it kept."""
     anatomy, layout = ModelSpec.of(model), layout_of(model)
     layers = wanted["layers"]
     every = list(range(1, anatomy.depth + 1))
@@ -157,7 +157,7 @@ def _cut(model: Any, wanted: dict[str, Any], *, data: Batches | None, dtype: tor
 def _fitted(
     model: Any, wanted: dict[str, Any], plan: Refit, tokenizer: Any, *, data: Batches | None
 ) -> tuple[Any, Cut]:
-    """A student in float32 that is fitted to its teacher, and what it kept."""
+    """Return a student in float32 that is fitted to its teacher, and what it kept."""
     check_refit(model)
     options = {"rows": plan.rows, "max_length": plan.max_length}
     batches = calibration(plan.texts, tokenizer=tokenizer, model=model, **options)
@@ -178,7 +178,7 @@ def _fitted(
 
 
 def _best(model: Any, wanted: dict[str, Any], plan: Refit, batches: Sides, data: Batches) -> list[int]:
-    """The blocks with which the fitted student answers most like its teacher, tried on few texts."""
+    """Return the blocks with which the fitted student answers most like its teacher, tried on few texts."""
     layout, small = layout_of(model), (few(batches[0]), few(batches[1], rows=FEW // 4))
 
     def error(layers: Sequence[int]) -> float:
@@ -191,7 +191,7 @@ def _best(model: Any, wanted: dict[str, Any], plan: Refit, batches: Sides, data:
 
 
 def _tokenizer(teacher: Any, model: Any) -> Any:
-    """The tokenizer beside the teacher's weights; None where there is none."""
+    """Return the tokenizer beside the teacher's weights; None where there is none."""
     return load_tokenizer(teacher) or load_tokenizer(model.config._name_or_path or None)
 
 
@@ -205,7 +205,7 @@ def _origin(model: Any, narrow: Any, kept: list[int]) -> dict[str, Any]:
 
 
 def _sizes(teacher: Any, student: Any) -> dict[str, tuple[int, int]]:
-    """Sizes of one block on both sides; none where the architecture has no such parts."""
+    """Return sizes of one block on both sides; none where the architecture has no such parts."""
     layout = layout_of(teacher)
     fields = {"width": layout.width, "heads": layout.heads, "ffn": layout.neurons}
     both = {
@@ -217,7 +217,7 @@ def _sizes(teacher: Any, student: Any) -> dict[str, tuple[int, int]]:
 
 
 def _kept(layers: int | Sequence[int], *, anatomy: ModelSpec, layout: Layout, config: Any) -> list[int]:
-    """Numbers of the kept blocks, from 1."""
+    """Return numbers of the kept blocks, from 1."""
     fixed, anchored = layout.fixed(config), layout.anchored(config)
     if fixed:
         raise ValueError(
@@ -247,7 +247,7 @@ def _spread(count: int, *, depth: int, from_first: bool) -> list[int]:
 
 
 def _checked(layers: int | Sequence[int], *, depth: int) -> list[int]:
-    """A choice of blocks: whole numbers from 1 to depth, each larger than the one before."""
+    """Return a choice of blocks: whole numbers from 1 to depth, each larger than the one before."""
     if isinstance(layers, (str, bytes)) or not isinstance(layers, Sequence):
         raise TypeError(
             f"layers={layers!r} is neither a number of blocks nor a list of them. "
@@ -275,7 +275,7 @@ def _checked(layers: int | Sequence[int], *, depth: int) -> list[int]:
 
 
 def _config(teacher: Any, *, layout: Layout, kept: list[int]) -> Any:
-    """The teacher's config with its depth, and what follows from it, changed."""
+    """Return the teacher's config with its depth, and what follows from it, changed."""
     config = copy.deepcopy(teacher)
     for field in layout.per_layer:
         setattr(config, field, [getattr(teacher, field)[number - 1] for number in kept])

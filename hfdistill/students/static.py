@@ -56,7 +56,7 @@ class StaticForSequenceClassification(AttentionFreeModel):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
-        """Logits (B, C), after the loss where there are labels."""
+        """Return logits (B, C), after the loss where there are labels."""
         scores = self.scores(input_ids).squeeze(-1)  # (B, T)
         means = [
             self._mean(
@@ -68,7 +68,7 @@ class StaticForSequenceClassification(AttentionFreeModel):
         return answer(self, self.classifier(joined(means)), labels, return_dict=return_dict)
 
     def _mean(self, input_ids: Tensor, weights: Tensor) -> Tensor:
-        """Sums (B, D) of token vectors by weights (B, T)."""
+        """Return sums (B, D) of token vectors by weights (B, T)."""
         weights = weights.to(self.embeddings.weight.dtype)
         if torch.compiler.is_exporting():  # ONNX has no EmbeddingBag
             return (weights.unsqueeze(1) @ F.embedding(input_ids, self.embeddings.weight)).squeeze(1)

@@ -29,7 +29,7 @@ class Size:
     share: float
 
     def line(self) -> str:
-        """The size as people read it; MB (1e6 bytes) in float32 and, a quarter of it, in int8."""
+        """Return the size as people read it; MB (1e6 bytes) in float32 and, a quarter of it, in int8."""
         mb = self.parameters * 4 / 1e6
         size = f"{mb:.1f} MB, {mb / 4:.1f} MB in int8"
         return f"{self.parameters / 1e6:.2f} M parameters ({self.share:.0%} of the teacher's), {size}"
@@ -37,9 +37,6 @@ class Size:
 
 def sizes(teacher: str) -> list[Size]:
     """List the sizes that `shrink` can make of a teacher, one a number of layers; no weights are loaded.
-
-    Args:
-        teacher: Hub id or path.
 
     Raises:
         HubUnreachable: where the Hub gives no answer.

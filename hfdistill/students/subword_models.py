@@ -20,13 +20,13 @@ class Pieces(Protocol):
     """The pieces and their ids."""
 
     def required(self) -> set[str]:
-        """Pieces without which some text could no longer be read, or would be read otherwise."""
+        """Return pieces without which some text could no longer be read, or would be read otherwise."""
 
     def parts(self, piece: str) -> set[str]:
-        """The piece, and all others that must be there for it to come about."""
+        """Return the piece, and all others that must be there for it to come about."""
 
     def cut(self, ids: Mapping[str, int]) -> dict[str, Any]:
-        """The `model` part with these pieces under these ids alone."""
+        """Return the `model` part with these pieces under these ids alone."""
 
 
 class WordPiece:
@@ -53,11 +53,11 @@ class WordPiece:
         return not all(letter in self.ids for letter in letters)
 
     def parts(self, piece: str) -> set[str]:
-        """The piece alone."""
+        """Return the piece alone."""
         return {piece}
 
     def cut(self, ids: Mapping[str, int]) -> dict[str, Any]:
-        """Its vocabulary, smaller."""
+        """Return the vocabulary of these pieces alone."""
         return {**self.model, "vocab": dict(ids)}
 
 
@@ -78,7 +78,7 @@ class BPE:
         self._ranks = {merge: rank for rank, merge in enumerate(self._merges)}
 
     def required(self) -> set[str]:
-        """What merging starts from: characters or bytes."""
+        """Return what merging starts from: characters or bytes."""
         start = {p for p in self.ids if len(p.removesuffix(self._suffix)) <= 1 or _BYTE.fullmatch(p)}
         return start | (self.ids.keys() & {self.model.get("unk_token")})
 
@@ -100,7 +100,7 @@ class BPE:
         return made
 
     def cut(self, ids: Mapping[str, int]) -> dict[str, Any]:
-        """The merges of which both parts and the result are kept, in their order."""
+        """Return the merges of which both parts and the result are kept, in their order."""
         merges = [[a, b] for a, b in self._merges if a in ids and b in ids and a + b in ids]
         return {**self.model, "vocab": dict(ids), "merges": merges}
 
@@ -114,7 +114,7 @@ class Unigram:
         self.ids: dict[str, int] = {piece: i for i, (piece, _) in enumerate(self.model["vocab"])}
 
     def required(self) -> set[str]:
-        """Characters, bytes, pieces with a character that is none itself, and the piece of the lowest score.
+        """Return characters, bytes, pieces with a character that is none itself, and the least likely piece.
 
         That score sets the price of an unknown character for all texts.
         """
@@ -127,11 +127,11 @@ class Unigram:
         )
 
     def parts(self, piece: str) -> set[str]:
-        """The piece alone."""
+        """Return the piece alone."""
         return {piece}
 
     def cut(self, ids: Mapping[str, int]) -> dict[str, Any]:
-        """Its list of pieces and scores, shorter."""
+        """Return the list of these pieces and their scores alone."""
         unknown = self.model.get("unk_id")
         name = None if unknown is None else self.model["vocab"][unknown][0]
         vocabulary = [[piece, self._scores[piece]] for piece in sorted(ids, key=ids.__getitem__)]

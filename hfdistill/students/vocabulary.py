@@ -137,12 +137,12 @@ def _check(tokenizer: Any, *, size: int, keep: float) -> None:
 
 
 def _beyond(written: Mapping[str, Any], pieces: Pieces) -> list[int]:
-    """Ids of added tokens that are no pieces of the model."""
+    """Return ids of added tokens that are no pieces of the model."""
     return sorted(token["id"] for token in written["added_tokens"] if token["content"] not in pieces.ids)
 
 
 def _ids_named(written: Mapping[str, Any], tokenizer: Any) -> set[int]:
-    """Ids that post-processor and padding put in."""
+    """Return ids that post-processor and padding put in."""
     found: set[int] = set()
 
     def note(token: int) -> int:
@@ -155,7 +155,7 @@ def _ids_named(written: Mapping[str, Any], tokenizer: Any) -> set[int]:
 
 
 def _must(tokenizer: Any, config: Any, written: Mapping[str, Any], pieces: Pieces) -> set[str]:
-    """Pieces that stay whatever the corpus holds."""
+    """Return pieces that stay whatever the corpus holds."""
     named = {pieces.ids[t["content"]] for t in written["added_tokens"] if t["content"] in pieces.ids}
     named |= _ids_named(written, tokenizer) | set(tokenizer.all_special_ids)
     named |= {token for ids in _special(config).values() for token in ids}
@@ -164,7 +164,7 @@ def _must(tokenizer: Any, config: Any, written: Mapping[str, Any], pieces: Piece
 
 
 def _special(config: Any) -> dict[str, list[int]]:
-    """The config's fields that hold token ids."""
+    """Return the config's fields that hold token ids."""
     fields = {name: value for name, value in config.to_dict().items() if name.endswith("_token_id")}
     return {
         name: value if isinstance(value, list) else [value]
@@ -201,7 +201,7 @@ def _chosen(pieces: Pieces, counts: Tensor, *, must: set[str], keep: float, spec
 def _order(
     chosen: Iterable[str], written: Mapping[str, Any], pieces: Pieces, *, pad: int | None
 ) -> list[int]:
-    """Old ids in the order of the new ones: pieces, then added tokens, as tokenizers numbers them."""
+    """Return old ids in the order of the new ones: pieces, then added tokens, as tokenizers numbers them."""
     kept = sorted(pieces.ids[piece] for piece in chosen)
     if pad in kept and pad < len(kept):
         kept.remove(pad)
@@ -210,7 +210,7 @@ def _order(
 
 
 def _rebuilt(tokenizer: Any, written: dict[str, Any], pieces: Pieces, kept: list[int]) -> Any:
-    """The tokenizer as it is loaded from files with the kept tokens alone."""
+    """Return the tokenizer as it is loaded from files with the kept tokens alone."""
     new = {old: i for i, old in enumerate(kept)}
     names = tokenizer.get_vocab()
     expected = {name: new[old] for name, old in names.items() if old in new}
@@ -234,7 +234,7 @@ def _rebuilt(tokenizer: Any, written: dict[str, Any], pieces: Pieces, kept: list
 
 
 def _model(whole: Any, kept: list[int], *, size: int) -> Any:
-    """The model with the kept rows of its table, and of all that is as long."""
+    """Return the model with the kept rows of its table, and of all that is as long."""
     new = {old: i for i, old in enumerate(kept)}
     config = copy.deepcopy(whole.config)
     for name, value in whole.config.to_dict().items():

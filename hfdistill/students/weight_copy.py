@@ -30,11 +30,7 @@ def network(source: Any) -> Any:
 
 
 def refuse_exits(model: Any) -> None:
-    """Refuse a network around another one.
-
-    Raises:
-        ValueError: for a model with exits.
-    """
+    """Refuse a model with exits: it is a network around another one."""
     if hasattr(model.config, "classifier_config"):
         raise ValueError(
             f"A {type(model).__name__} wraps the network that is read here. Pass model.backbone, and build "
@@ -43,7 +39,7 @@ def refuse_exits(model: Any) -> None:
 
 
 def _loaded(source: Any) -> Any:
-    """A Transformers model."""
+    """Return a Transformers model."""
     if isinstance(source, (str, os.PathLike)):
         with reaching(str(source)):
             name = os.fspath(source)
@@ -88,7 +84,7 @@ def load_weights(student: Any, state: Mapping[str, Tensor]) -> None:
 
 
 def fitted(state: Mapping[str, Tensor], student: Any, kept: Mapping[int, Tensor]) -> dict[str, Tensor]:
-    """Weights of which every dimension that is smaller in the student keeps the chosen entries.
+    """Return weights of which every dimension that is smaller in the student keeps the chosen entries.
 
     Args:
         state: the teacher's weights.

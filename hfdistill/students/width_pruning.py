@@ -24,7 +24,7 @@ SIZES = {
 
 
 def named_size(size: str) -> dict[str, int]:
-    """Layers, width and neurons of a named size.
+    """Return layers, width and neurons of a named size.
 
     Raises:
         ValueError: for another name.
@@ -158,7 +158,7 @@ def _weights(model: Any, student: Any, layout: Layout, kept: Mapping[str, list[T
 
 
 def kind_of(layout: Layout, path: str, dimension: int) -> str:
-    """What the entries along a dimension of a block's weight are: "width", "heads" or "neurons"."""
+    """Return what the entries along a dimension of a block's weight are: "width", "heads" or "neurons"."""
     module = path.rpartition(".")[0]
     inner = {layout.up: ("neurons", 0), layout.down: ("neurons", 1), layout.output: ("heads", 1)}
     inner |= {p: ("heads", 0) for p in (layout.query, layout.key, layout.value, layout.fused) if p}
@@ -167,7 +167,7 @@ def kind_of(layout: Layout, path: str, dimension: int) -> str:
 
 
 def spread_over_parts(indices: Tensor, old: int, new: int) -> Tensor:
-    """Indices into parts that lie side by side (query, key, value; gate), the same ones of each.
+    """Return indices into parts that lie side by side (query, key, value; gate), the same ones of each.
 
     Args:
         indices: the entries of one part that stay.

@@ -8,20 +8,3 @@ from hfdistill.teachers.cache.teacher import CachedTeacher
 from hfdistill.teachers.ensemble import Ensemble
 from hfdistill.teachers.folds import FoldTeacher
 from hfdistill.teachers.peer_and_ema import EMATeacher, Peer
-
-__all__ = [
-    "CacheError",
-    "CachedTeacher",
-    "Contents",
-    "EMATeacher",
-    "Ensemble",
-    "FoldTeacher",
-    "ModelTeacher",
-    "Peer",
-    "Teacher",
-    "TeacherAsModel",
-    "as_teacher",
-    "assign_column_prefixes",
-    "record",
-    "record_missing",
-]

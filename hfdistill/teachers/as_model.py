@@ -68,7 +68,7 @@ class TeacherAsModel(nn.Module):
             part.bind_tokenizer(part.tokenizer or tokenizer)
 
     def networks(self) -> list[nn.Module]:
-        """The models that it is made of."""
+        """Return the models that it is made of."""
         return [getattr(part, "model", part) for part in self.teacher.parts()] if self.is_timed else []
 
     def forward(

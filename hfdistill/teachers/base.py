@@ -79,7 +79,7 @@ class Teacher(nn.Module):
         return getattr(self, _EARLIER_NAMES[name]) if name in _EARLIER_NAMES else super().__getattr__(name)
 
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
-        """The teacher's view of a batch: logits (B, C), and readings of the taps, without a graph.
+        """Return the teacher's view of a batch: logits (B, C), and readings of the taps, without a graph.
 
         Args:
             batch: what the collator made, on the run's device; with labels for teachers that want them.
@@ -91,7 +91,7 @@ class Teacher(nn.Module):
         """Refuse, before anything runs, taps that `trace` could not read."""
 
     def select_inputs(self, batch: Batch) -> Batch:
-        """The batch as this teacher's own model takes it: its token ids under the names of a forward.
+        """Return the batch as this teacher's own model takes it: its token ids under the names of a forward.
 
         The student's columns, unless the teacher has a tokenizer of its own.
 
@@ -117,15 +117,15 @@ class Teacher(nn.Module):
         """Learn which tokenizer makes and pads the rows of `trace`: its own, or the student's."""
 
     def parts(self) -> Sequence[Teacher]:
-        """The teachers that read the batch: itself, unless it is made of others."""
+        """Return the teachers that read the batch: itself, unless it is made of others."""
         return (self,)
 
     def inspectable(self) -> Teacher | None:
-        """The teacher that can be looked into: itself, unless it is made of others."""
+        """Return the teacher that can be looked into: itself, unless it is made of others."""
         return self
 
     def embedders(self) -> Sequence[nn.Module]:
-        """The models that read the batch's token ids, whose word embeddings mixup mixes (MixKD).
+        """Return the models that read the batch's token ids, whose word embeddings mixup mixes (MixKD).
 
         Empty for a teacher that cannot answer to a mixture of rows, because it looks its answers up. The
         default is `self.model`, where there is one.
@@ -137,10 +137,10 @@ class Teacher(nn.Module):
         """Told of the run's student, before anything else is asked."""
 
     def before_training(self, *, steps: int) -> None:
-        """Told how many optimizer steps the run has, when it begins."""
+        """Hear how many optimizer steps the run has, when it begins."""
 
     def after_step(self, student: nn.Module, *, step: int) -> None:
-        """Told that the student has moved.
+        """Hear that the student has moved.
 
         Args:
             student: as it is now.
@@ -148,11 +148,11 @@ class Teacher(nn.Module):
         """
 
     def answerable(self, rows: Any) -> Any:
-        """The rows of tokenised data that it can answer: all, unless its answers stand in a file."""
+        """Return the rows of tokenised data that it can answer: all, unless its answers stand in a file."""
         return rows
 
     def fingerprint(self) -> str:
-        """Tells one teacher from another when a run is resumed; it stays the same as a teacher moves."""
+        """Return what tells one teacher from another when a run is resumed; it stays as a teacher moves."""
         return type(self).__name__
 
 
@@ -186,7 +186,7 @@ class ModelTeacher(Teacher):
         self.model_inputs = ModelInputs.of(self.model, self.tokenizer, padded_by=tokenizer)
 
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
-        """One forward pass; see `Teacher.trace`."""
+        """Return one forward pass; see `Teacher.trace`."""
         self.model.eval()
         with torch.no_grad():
             return run(self.model, self.select_inputs(batch), accepts=self.model_inputs, taps=taps)
@@ -196,18 +196,15 @@ class ModelTeacher(Teacher):
         return frozenset(self.prefix + name for name in self.model_inputs.names)
 
     def fingerprint(self) -> str:
-        """sha256 over config and weights; what makes the ids has no part in the answer to them."""
+        """Return the sha256 over config and weights; what makes the ids has no part in the answer to them."""
         padding = {"pad_token_id": self._padding}  # as it came
         return fingerprint_of(self.model, config=self.config, settings=padding)
 
 
 def fingerprint_of(model: nn.Module, *, config: Any = None, settings: Mapping[str, Any] | None = None) -> str:
-    """sha256 over the config and the weights of any network.
+    """Return the sha256 over the config and the weights of any network.
 
-    Args:
-        model: whose weights count.
-        config: its config; None for the model's own, where it has one.
-        settings: values of the config that count in place of its own.
+    A config or single `settings` count in place of the model's own.
     """
     digest, config = hashlib.sha256(), getattr(model, "config", None) if config is None else config
     if config is not None:
@@ -223,7 +220,7 @@ def fingerprint_of(model: nn.Module, *, config: Any = None, settings: Mapping[st
 
 
 def as_teacher(source: str | Path | PreTrainedModel | nn.Module | Teacher) -> Teacher:
-    """A Teacher from an id, a path, a model, or itself; with the tokenizer that lies beside it.
+    """Return a Teacher from an id, a path, a model, or itself; with the tokenizer that lies beside it.
 
     Raises:
         TypeError: for anything else.

@@ -118,7 +118,7 @@ class Ensemble(Teacher):
         return Trace(logits=mean, attention_mask=view.attention_mask, readings=view.readings)
 
     def weigh(self, logits: Tensor, labels: Tensor | None = None) -> Tensor:
-        """What each member counts on each row: (K, B), summing to 1 over members.
+        """Return what each member counts on each row: (K, B), summing to 1 over members.
 
         Args:
             logits: (K, B, C), classes in the first member's order.
@@ -140,11 +140,11 @@ class Ensemble(Teacher):
         return weights
 
     def inputs(self) -> frozenset[str]:
-        """What its members read."""
+        """Return what its members read."""
         return frozenset().union(*(member.inputs() for member in self._all()))
 
     def select_inputs(self, batch: Batch) -> Batch:
-        """The batch as all its members take it.
+        """Return the batch as all its members take it.
 
         Raises:
             ValueError: where they have different tokenizers, so that no one reading stands for all.
@@ -157,25 +157,25 @@ class Ensemble(Teacher):
         return self._all()[0].select_inputs(batch)
 
     def embedders(self) -> Sequence[nn.Module]:
-        """Those of its members; none where one of them has none."""
+        """Return those of its members; none where one of them has none."""
         each = [member.embedders() for member in self._all()]
         return [model for models in each for model in models] if all(each) else ()
 
     def parts(self) -> Sequence[Teacher]:
-        """Its members, and theirs."""
+        """Return its members, and theirs."""
         return tuple(part for member in self._all() for part in member.parts())
 
     def bind_student(self, student: nn.Module) -> None:
-        """Told to each member."""
+        """Tell each member."""
         for member in self._all():
             member.bind_student(student)
 
     def inspectable(self) -> Teacher | None:
-        """The member that `features` names."""
+        """Return the member that `features` names."""
         return None if self.features is None else self._all()[self.features].inspectable()
 
     def fingerprint(self) -> str:
-        """sha256 over the members' fingerprints and how they are averaged."""
+        """Return the sha256 over the members' fingerprints and how they are averaged."""
         facts = [
             [member.fingerprint() for member in self._all()],
             self.weights,
@@ -225,7 +225,7 @@ class Ensemble(Teacher):
             )
 
     def _batches(self, batch: Batch) -> list[Batch]:
-        """What each member is given: labels for those alone who want them, in the order of their classes."""
+        """Yield each member's batch: labels for those alone who want them, in the order of their classes."""
         plain = {name: value for name, value in batch.items() if name != "labels"}
         if "labels" not in batch:
             return [plain] * len(self.names)
@@ -238,7 +238,7 @@ class Ensemble(Teacher):
         return self._task or ("regression" if logits.shape[-1] == 1 else "single_label")
 
     def _mean(self, logits: Tensor, weights: Tensor) -> Tensor:
-        """(B, C) out of (K, B, C) and (K, B)."""
+        """Return (B, C) out of (K, B, C) and (K, B)."""
         task, weights = self._task_of(logits), weights.unsqueeze(-1)
         if task == "regression":
             return (weights * logits).sum(0)
@@ -261,7 +261,7 @@ def _name(member: Any, number: int) -> str:
 
 
 def _checked_weights(weights: Any, members: int) -> list[float] | Weighing:
-    """Numbers that sum to 1, or the name of a rule."""
+    """Return numbers that sum to 1, or the name of a rule."""
     if members == 0:
         raise ValueError("An Ensemble needs members, found none. Type Ensemble([one, another]).")
     if weights is None:
@@ -283,12 +283,12 @@ def _checked_weights(weights: Any, members: int) -> list[float] | Weighing:
 
 
 def _wide(logits: Tensor) -> Tensor:
-    """At least float32."""
+    """Cast to float32, or leave what is wider."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _entropies(logits: Tensor, task: tasks.TaskKind) -> Tensor:
-    """(K, B): of each answer the entropy, or the mean of those of its classes."""
+    """Return (K, B): of each answer the entropy, or the mean of those of its classes."""
     if task == "multi_label":
         yes, no = F.logsigmoid(logits), F.logsigmoid(-logits)
         return -(yes.exp() * yes + no.exp() * no).mean(-1)
@@ -297,7 +297,7 @@ def _entropies(logits: Tensor, task: tasks.TaskKind) -> Tensor:
 
 
 def _away_from(amounts: Tensor) -> Tensor:
-    """(K, B) weights (1 - share)/(K-1): the larger a share, the less; equal where all amounts are 0."""
+    """Return weights (K, B), (1 - share)/(K-1): the larger a share, the less; equal where all are 0."""
     total = amounts.sum(0)
     shares = torch.where(
         total > 0, amounts / total.clamp(min=torch.finfo(amounts.dtype).tiny), 1 / len(amounts)

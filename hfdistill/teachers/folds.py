@@ -82,7 +82,7 @@ class FoldTeacher(Teacher):
             )
 
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
-        """Each row's answer by the teacher of its fold; see `Teacher.trace`.
+        """Return each row's answer by the teacher of its fold; see `Teacher.trace`.
 
         Raises:
             ValueError: for taps, and for rows longer than those that were assigned.
@@ -120,16 +120,16 @@ class FoldTeacher(Teacher):
         return [text_key(row) for row in rows]
 
     def parts(self) -> Sequence[Teacher]:
-        """The teachers of the folds, and theirs."""
+        """Return the teachers of the folds, and theirs."""
         return tuple(part for teacher in self.teachers for part in teacher.parts())  # type: ignore[operator]
 
     def bind_student(self, student: nn.Module) -> None:
-        """Told to the teacher of each fold."""
+        """Tell the teacher of each fold."""
         for teacher in self.teachers:
             teacher.bind_student(student)  # type: ignore[operator]
 
     def select_inputs(self, batch: Batch) -> Batch:
-        """The batch, where all read the student's tokens.
+        """Return the batch, where all read the student's tokens.
 
         Raises:
             ValueError: where they do not, so that the student's ids do not say what they read.
@@ -142,11 +142,11 @@ class FoldTeacher(Teacher):
         return batch
 
     def inputs(self) -> frozenset[str]:
-        """What any of the teachers reads."""
+        """Return what any of the teachers reads."""
         return frozenset().union(*(teacher.inputs() for teacher in self.teachers))  # type: ignore[operator]
 
     def fingerprint(self) -> str:
-        """sha256 over the teachers and the assignment."""
+        """Return the sha256 over the teachers and the assignment."""
         digest = hashlib.sha256()
         for teacher in self.teachers:
             digest.update(teacher.fingerprint().encode())  # type: ignore[operator]
@@ -156,19 +156,16 @@ class FoldTeacher(Teacher):
 
 
 def text_key(ids: Sequence[int]) -> bytes:
-    """What a text is known by: a hash of its token ids, special tokens included, padding left out."""
+    """Return what a text is known by: a hash of its token ids, special tokens included, padding left out."""
     return hashlib.blake2b(np.asarray(ids, dtype="<i8").tobytes(), digest_size=16).digest()
 
 
 def assign_folds(keys: Sequence[bytes], labels: Sequence[Any] | None, *, folds: int, seed: int) -> list[int]:
-    """The fold of each row: equal texts share one; all in all and in each class, folds differ by one text at
-    most.
+    """Return the fold of each row: equal texts share one.
 
-    Args:
-        keys: `text_key` of each row.
-        labels: class ids; None where there are none to balance. Of equal texts the first one's decides.
-        folds: 2 or more.
-        seed: of the shuffle.
+    All in all and in each class, folds differ by one text at most.
+
+    Of equal texts the label of the first one decides; without labels only the folds' sizes are balanced.
 
     Raises:
         ValueError: for fewer different texts than folds.

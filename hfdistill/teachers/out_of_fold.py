@@ -26,7 +26,7 @@ def out_of_fold(
     seed: int = 0,
     max_length: int | None = None,
 ) -> FoldTeacher:
-    """A teacher that answers each training text with a model that never saw it.
+    """Return a teacher that answers each training text with a model that never saw it.
 
     The rows are dealt into folds; for each, `fit` trains a teacher on all the others, and that one labels the
     rows that were left out. A teacher fits its own training rows almost perfectly, wrong labels included, and
@@ -87,7 +87,7 @@ def out_of_fold(
 
 
 def _classes(train: Dataset) -> list[Any] | None:
-    """The class of each row, where it has one."""
+    """Return the class of each row, where it has one."""
     name = next((n for n in ("label", "labels") if n in train.column_names), None)
     feature = None if name is None else train.features[name]
     whole = isinstance(feature, ClassLabel) or (isinstance(feature, Value) and "int" in feature.dtype)

@@ -68,7 +68,7 @@ class Peer(Teacher):
         self.model_inputs = ModelInputs.of(model)
 
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
-        """One forward pass: with a graph in train mode, else in evaluation mode."""
+        """Return one forward pass: with a graph in train mode, else in evaluation mode."""
         self.model.train(torch.is_grad_enabled())
         return run(self.model, batch, accepts=self.model_inputs, taps=taps)
 
@@ -77,11 +77,11 @@ class Peer(Teacher):
         self.model_inputs = ModelInputs.of(self.model, tokenizer)
 
     def inputs(self) -> frozenset[str]:
-        """The arguments of the model's forward."""
+        """Return the arguments of the model's forward."""
         return self.model_inputs.names
 
     def fingerprint(self) -> str:
-        """Architecture and objective: the weights are another at every step."""
+        """Return architecture and objective: the weights are another at every step."""
         names = ("model_type", "num_hidden_layers", "hidden_size", "num_labels", "shrunk_from")
         shape = {name: getattr(self.config, name, None) for name in names}
         return f"Peer({shape}, objective={self.objective})"
@@ -138,7 +138,7 @@ class EMATeacher(Teacher):
         return model
 
     def decay_at(self, step: int) -> float:
-        """The decay after `step` optimizer steps, counted from 1."""
+        """Return the decay after `step` optimizer steps, counted from 1."""
         return min(self.decay, 1 - 1 / (step + 1)) if self.warmup else self.decay
 
     def share_of_start(self, steps: int) -> float:
@@ -179,7 +179,7 @@ class EMATeacher(Teacher):
         self.config = self.frozen.config
 
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
-        """One forward pass of the average, in evaluation mode and without a graph."""
+        """Return one forward pass of the average, in evaluation mode and without a graph."""
         return self._started().trace(batch, taps=taps)
 
     @torch.no_grad()
@@ -192,7 +192,7 @@ class EMATeacher(Teacher):
             buffer.copy_(its)
 
     def fingerprint(self) -> str:
-        """How it moves: the weights are another at every step."""
+        """Return how it moves: the weights are another at every step."""
         return f"EMATeacher(decay={self.decay}, warmup={self.warmup})"
 
     def _started(self) -> ModelTeacher:

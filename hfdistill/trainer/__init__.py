@@ -3,5 +3,3 @@
 from hfdistill.trainer.checkpointing import CheckpointingTrainer
 from hfdistill.trainer.distillation import DistillationTrainer
 from hfdistill.trainer.loss_window import NonFiniteError
-
-__all__ = ["CheckpointingTrainer", "DistillationTrainer", "NonFiniteError"]

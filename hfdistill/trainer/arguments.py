@@ -69,13 +69,13 @@ class DistillationArguments(TrainingArguments):
 
 
 def fast_bf16() -> bool:
-    """True where this machine multiplies bfloat16 matrices in hardware: recent GPUs, CPUs with AMX."""
+    """Return True where this machine multiplies bfloat16 matrices in hardware: recent GPUs, CPUs with AMX."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
 def option(args: TrainingArguments, name: str) -> Any:
-    """A field of DistillationArguments, or its default where `args` are plain TrainingArguments."""
+    """Return a field of DistillationArguments, or its default where `args` are plain TrainingArguments."""
     default = next(f.default for f in fields(DistillationArguments) if f.name == name)
     return getattr(args, name, default)

@@ -18,7 +18,7 @@ REPEATED = "hfdistill_repeated"
 
 
 def rows(batch: Mapping[str, Any]) -> int:
-    """The number of rows of a batch."""
+    """Return the number of rows of a batch."""
     return next(len(value) for value in batch.values() if isinstance(value, Tensor) and value.dim() > 0)
 
 
@@ -48,13 +48,7 @@ def own_rows(batch: dict[str, Any], *, remainder: int, rank: int) -> dict[str, A
 
 
 def length_grouped(data: Any, args: TrainingArguments, *, window: int) -> LengthGroupedSampler | None:
-    """Return the sampler of rows of like length; None where the arguments ask for another order.
-
-    Args:
-        data: the training data; data without a length keeps its own order.
-        args: of the run.
-        window: rows of an optimizer step, on all processes.
-    """
+    """Return the sampler of rows of like length; None where the arguments ask for another order."""
     strategy = args.train_sampling_strategy
     grouped = strategy == "group_by_length" or (strategy == "random" and option(args, "length_grouping"))
     if not grouped or not hasattr(data, "__len__"):

@@ -12,7 +12,7 @@ from hfdistill.teachers import Teacher
 
 
 def changing(teacher: Teacher | None) -> Any:
-    """The teacher where its model changes as the run goes on; else None."""
+    """Return the teacher where its model changes as the run goes on; else None."""
     return teacher if teacher is not None and teacher.saved_as else None
 
 

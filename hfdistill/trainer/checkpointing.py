@@ -50,11 +50,6 @@ class CheckpointingTrainer(Trainer):
     Checkpoints keep Trainer's names and files, plus a manifest with the sha256 of every file. A subclass says
     what else belongs to a run: `run_facts`, `save_extra_state`, `load_extra_state`, and the four methods at
     the events of a run, `begin_run`, `begin_epoch`, `end_step` and `end_run`.
-
-    Args:
-        *positional: Trainer's first two arguments.
-        callbacks: the user's.
-        **options: Trainer's further arguments, by name.
     """
 
     def __init__(self, *positional: Any, callbacks: list[Any] | None = None, **options: Any) -> None:
@@ -71,7 +66,7 @@ class CheckpointingTrainer(Trainer):
     # ---- what a subclass adds ----
 
     def run_facts(self) -> dict[str, Any]:
-        """The plain data that must be the same when a run is resumed; kept in each checkpoint's manifest."""
+        """Return the plain data of each manifest, which must be the same when a run is resumed."""
         return {}
 
     def save_extra_state(self, folder: Path) -> None:
@@ -91,7 +86,7 @@ class CheckpointingTrainer(Trainer):
         self._epoch += 1
 
     def end_step(self) -> None:
-        """Called when the optimizer has moved."""
+        """Hear that the optimizer has moved."""
 
     def end_run(self) -> None:
         """Check what Trainer has read as the best model, and wait for uploads.
@@ -130,7 +125,7 @@ class CheckpointingTrainer(Trainer):
             return super().train(None if self._resumed is None else str(self._resumed), *args, **kwargs)
 
     def _newest_of_this_run(self) -> Path | None:
-        """The newest checkpoint that this run can go on from."""
+        """Return the newest checkpoint that this run can go on from."""
         newest = checkpoint.newest_complete(Path(self.args.output_dir))
         manifest = None if newest is None else checkpoint.read_manifest(newest)
         ours = manifest is not None and manifest["run"].get("began") == self._began

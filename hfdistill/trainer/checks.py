@@ -108,11 +108,6 @@ def check_models(student: nn.Module, teacher: nn.Module | None) -> None:
 def check_changing(teacher: Any, args: TrainingArguments, *, fresh: bool) -> None:
     """Refuse a teacher that changes during the run where it could not be kept in step.
 
-    Args:
-        teacher: the run's; None where there is none.
-        args: the run's.
-        fresh: whether each training starts with a new student from `model_init`.
-
     Raises:
         ValueError: for DeepSpeed and FSDP, and for a peer that would go on from the last trial's.
     """
@@ -154,18 +149,7 @@ def check_cache(teacher: Teacher | None, task: TaskKind) -> None:
 def check_mixup(
     alpha: float, teacher: Teacher | None, *, student: nn.Module, task: TaskKind, cached: bool
 ) -> None:
-    """Refuse mixtures that this teacher, student or task cannot read.
-
-    Args:
-        alpha: of Beta(alpha, alpha).
-        teacher: the run's.
-        student: the run's.
-        task: the student's.
-        cached: whether the teacher's answers shall be recorded.
-
-    Raises:
-        ValueError: saying which.
-    """
+    """Refuse mixtures that this teacher, student or task cannot read."""
     if not alpha > 0:
         raise ValueError(f"mixup is the a of Beta(a, a), above 0, found {alpha!r}. Type mixup=0.4.")
     if teacher is None or task == "token":
@@ -232,14 +216,6 @@ def check_data(
 ) -> None:
     """Look through every label column that can be read at no cost.
 
-    Args:
-        train: training data.
-        evaluation: evaluation data, or several sets by name.
-        config: the student's.
-        objective: bound.
-        reader: knows whether labels may come from the user's own code.
-        read: the columns that student and teacher take.
-
     Raises:
         LabelSpaceError: for labels that are not the student's classes.
         ValueError: for training data without a label under an objective that reads them.
@@ -276,11 +252,7 @@ def check_data(
 
 
 def check_columns(data: Any, *, read: Collection[str], split: str) -> None:
-    """Refuse columns of which the models read none, and name those that may hold the texts and the labels.
-
-    Raises:
-        ValueError: saying what to type.
-    """
+    """Refuse columns of which the models read none, and name those that may hold the texts and the labels."""
     features = getattr(data, "features", None) or {}
     if not isinstance(features, Mapping) or not features or {"text", "tokens", *read} & set(features):
         return

@@ -322,7 +322,7 @@ class DistillationTrainer(CheckpointingTrainer):
         return guarded(loader, data, name=self._label_name, config=config, split=split)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
-        """Batches of like length whose order (seed, epoch) alone decide, so that resuming is exact."""
+        """Make batches of like length whose order (seed, epoch) alone decide, so that resuming is exact."""
         data = self.train_dataset if train_dataset is None else train_dataset
         window = self.get_total_train_batch_size(self.args)
         grouped = length_grouped(data, self.args, window=window)
@@ -347,7 +347,7 @@ class DistillationTrainer(CheckpointingTrainer):
         return data, lambda examples: self._inputs(collate(examples))
 
     def _inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """The batch without labels."""
+        """Return the batch without labels."""
         return {name: value for name, value in batch.items() if name not in self.label_names}
 
     @property
@@ -356,7 +356,7 @@ class DistillationTrainer(CheckpointingTrainer):
         return self.label_names[0] if self.label_names else "labels"
 
     def _targets(self, batch: Batch) -> Tensor:
-        """The batch's labels in the task's shape; missing ones where there are none."""
+        """Return the batch's labels in the task's shape; missing ones where there are none."""
         labels = batch.get(self._label_name)
         if labels is None:
             labels = tasks.unlabelled(rows(batch), self._classes, self.task).to(self.args.device)
@@ -427,7 +427,7 @@ class DistillationTrainer(CheckpointingTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The objective on one micro-batch, scaled so that an optimizer step sums to its mean over all rows.
+        """Return the objective on a micro-batch, scaled so that a step sums to its mean over all rows.
 
         Args:
             model: the student, as it is wrapped for the run.
@@ -461,7 +461,7 @@ class DistillationTrainer(CheckpointingTrainer):
     def _ask_teacher(
         self, batch: Batch, taps: Collection[Tap] = frozenset(), labels: Tensor | None = None
     ) -> Trace:
-        """The teacher's view of a batch, its columns in the student's order."""
+        """Return the teacher's view of a batch, its columns in the student's order."""
         assert self.teacher is not None  # noqa: S101 - compute_loss asks only where an objective reads a teacher
         if self.teacher.wants_labels and labels is not None:
             batch = {**batch, "labels": spaces.in_order_of(labels, self._columns)}
@@ -495,7 +495,7 @@ class DistillationTrainer(CheckpointingTrainer):
             raise NonFiniteError(message)
 
     def _text_of(self, batch: Batch, row: int) -> str:
-        """The text of a row for a message; "" where it is not known."""
+        """Return the text of a row for a message; "" where it is not known."""
         ids = batch.get("input_ids")
         if ids is None or not isinstance(self.processing_class, PreTrainedTokenizerBase):
             return ""
@@ -522,7 +522,7 @@ class DistillationTrainer(CheckpointingTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Any]:
-        """The student's task loss, logits and labels; the teacher is not asked."""
+        """Return the student's task loss, logits and labels; the teacher is not asked."""
         inputs = send_to_device(dict(inputs), self.args.device)
         targets, loss = inputs.get(self._label_name), None
         batch = self._student_inputs.select(self._inputs(inputs))
@@ -581,7 +581,7 @@ class DistillationTrainer(CheckpointingTrainer):
             load_teacher(changing(self.teacher), Path(best))
 
     def run_facts(self) -> dict[str, Any]:
-        """What decides a run's outcome and must be the same when it is resumed; its length may grow."""
+        """Return what decides a run's outcome, and stays when it is resumed; its length may grow."""
         if self._teacher_print is None and self.teacher is not None:
             self._teacher_print = self.teacher.fingerprint()  # once: it reads every weight
         facts: dict[str, Any] = {"objective": str(self.blend), "teacher": self._teacher_print}

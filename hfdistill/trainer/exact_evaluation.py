@@ -34,12 +34,9 @@ class EvalLosses:
         self._sums = []
 
     def add(self, logits: Tensor, labels: Tensor, *, gather: Callable[[Tensor], Any]) -> Tensor:
-        """Keep the losses of a batch.
+        """Keep the losses of a batch: logits (B, C) or (B, T, C), labels in the task's shape.
 
-        Args:
-            logits: (B, C), tokens (B, T, C).
-            labels: in the task's shape; see `as_targets`.
-            gather: joins the (B, 2) rows of all processes, without those that a process only repeats.
+        `gather` joins the (B, 2) rows of all processes, without those that a process only repeats.
 
         Returns:
             The mean over this process's rows.
@@ -67,7 +64,7 @@ class EvalLosses:
         return (sums[:, 0].sum() / known).item() if known > 0 else None
 
     def _of_rows(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """(B, 2): for each row, or for the batch of a user's loss, a sum of losses and their number."""
+        """Return (B, 2): for each row, or for the batch of a user's loss, the sum and number of losses."""
         if self._user_loss is None:
             return row_losses(logits.float(), labels, self.task)
         weight = torch.ones(len(labels), device=logits.device)

@@ -35,7 +35,7 @@ class ExtraParameters:
         self.learners: dict[str, nn.Module] = {"objective": objective, **(others or {})}
 
     def parameters(self) -> list[list[nn.Parameter]]:
-        """The parameters of each learner that has some."""
+        """Return the parameters of each learner that has some."""
         every = [[p for p in part.parameters() if p.requires_grad] for part in self.learners.values()]
         return [parameters for parameters in every if parameters]
 
@@ -128,7 +128,7 @@ class ExtraParameters:
                 value.copy_(state[name])
 
     def _state(self) -> dict[str, Tensor]:
-        """The objective's state, each tensor once; of a buffer that differs by rank, rank 0's is saved."""
+        """Return the objective's state, each tensor once; of a buffer that differs by rank, rank 0's."""
         seen: set[int] = set()
         state = {}
         for name, value in self.objective.state_dict(keep_vars=True).items():

@@ -53,13 +53,6 @@ _OTHER_NAMES = {
 def trainer_options(model: Any, args: Any, *positional: Any, teacher: Any, **options: Any) -> dict[str, Any]:
     """Return the further arguments of Trainer by name, those without a name in its order.
 
-    Args:
-        model: the student.
-        args: the training arguments.
-        *positional: further ones without a name.
-        teacher: REQUIRED where none was given.
-        **options: further ones.
-
     Raises:
         TypeError: for an argument that Trainer does not have, one that is given twice, or no teacher.
     """
@@ -122,18 +115,7 @@ class Reader:
 
     @classmethod
     def of(cls, args: Any, student: Any, teacher: Teacher | None, options: Any, label_map: Any) -> Reader:
-        """A reader for this run.
-
-        Args:
-            args: the run's.
-            student: its config.
-            teacher: its parts learn here which of them read the student's tokens.
-            options: the run's `processing_class`, `data_collator` and `train_dataset`.
-            label_map: the run's.
-
-        Raises:
-            ValueError: for a teacher whose vocabulary is another, and whose tokenizer is not known.
-        """
+        """Make a reader for this run; the teacher's parts learn which of them read the student's tokens."""
         tokenizer = options.get("processing_class")
         tokenizer = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
         name_padding(student, tokenizer)
@@ -152,7 +134,7 @@ class Reader:
         return cls(args, configs, options.get("data_collator"), inputs, others, labels, tokenizer, raw)
 
     def student_inputs(self, model: nn.Module) -> ModelInputs:
-        """What the student reads: of rows that come tokenised, every column that its forward takes."""
+        """Return what the student reads: of rows that come tokenised, every column that its forward takes."""
         name_padding(model, self.tokenizer)
         inputs = ModelInputs.of(model, self.tokenizer)
         return inputs if self.raw else replace(inputs, names=accepted_inputs(model))
@@ -180,7 +162,7 @@ class Reader:
         )
 
     def __call__(self, data: Any, tokenizer: Any, split: str = "eval_dataset") -> Any:
-        """The data with its labels in the student's order, tokenised where it holds raw text.
+        """Return the data with its labels in the student's order, tokenised where it holds raw text.
 
         Raises:
             ValueError: for text without a tokenizer, or one that knows more tokens than a model.
@@ -213,16 +195,12 @@ class Reader:
             return self._filled(encode(data, tokenizer, max_length=self._room(), token_types=token_types))
 
     def _room(self) -> int | None:
-        """Tokens of a row for the student and those who read its tokens."""
+        """Return how many tokens a row has for the student and those who read its tokens."""
         rooms = (option(self.args, "max_length"), _shortest(self.configs))
         return min((room for room in rooms if room), default=None)
 
     def check_columns(self, data: Any, *, split: str) -> None:
-        """Refuse data that was tokenised for the student alone.
-
-        Raises:
-            ValueError: naming the columns that are missing, and how to make them.
-        """
+        """Refuse data that was tokenised for the student alone."""
         columns = getattr(data, "column_names", None) or []
         if "input_ids" not in columns or reads_by_itself(self.args, self.collator, data):
             return
@@ -242,14 +220,14 @@ class Reader:
             check_lengths(data, _shortest(side.configs), split=split, column=f"{prefix}input_ids")
 
     def _read_for(self, prefix: str, side: Side, data: Any) -> Any:
-        """The data with the columns of teachers that read other tokens, cut to their own limits."""
+        """Return the data with the columns of teachers that read other tokens, cut to their own limits."""
         for config in side.configs:
             _check_room_for(side.tokenizer, config, role="teacher")
         with self.args.main_process_first(desc="tokenisation"):
             return encode(data, side.tokenizer, max_length=_shortest(side.configs), prefix=prefix)
 
     def _filled(self, data: Any) -> Any:
-        """The data with None, which `concatenate_datasets` leaves in rows without a label, filled in."""
+        """Fill in None, which `concatenate_datasets` leaves in rows without a label."""
         if isinstance(data, FreshCopies):
             return data.over(self._filled(data.rows))
         config = next((config for config in self.configs if config is not None), None)
@@ -275,7 +253,7 @@ class Reader:
 
 
 def _shortest(configs: Sequence[Any]) -> int | None:
-    """Tokens that all models have positions for; None where none has a limit."""
+    """Return how many tokens all models have positions for; None where none has a limit."""
     rooms = [longest_input(config) for config in configs if config is not None]
     return min((room for room in rooms if room), default=None)
 
@@ -304,7 +282,7 @@ def _check_vocabularies(student: Any, teacher: Teacher) -> None:
 
 
 def _word_padder(configs: Sequence[Any], tokenizer: Any) -> Any:
-    """What pads labels with the tokens, where tokens are labelled; else None, for Trainer's own choice."""
+    """Return what pads labels of tokens with the tokens; else None, for Trainer's own choice."""
     config = next((config for config in configs if config is not None), None)
     if config is None or not isinstance(tokenizer, PreTrainedTokenizerBase):
         return None
@@ -312,7 +290,7 @@ def _word_padder(configs: Sequence[Any], tokenizer: Any) -> Any:
 
 
 def _on_the_side_of(config: Any, padder: Any) -> Any:
-    """A collator of Transformers that pads on the side that the student needs; one of the user's as it is."""
+    """Return a collator of Transformers that pads on the student's side; one of the user's as it is."""
     if type(padder) not in (DataCollatorWithPadding, DataCollatorForTokenClassification):
         return padder
     tokenizer = on_side(padder.tokenizer, config)

@@ -25,9 +25,6 @@ class Interrupts(TrainerCallback):
 
     The second signal ends it at once. SIGTERM is left alone on several processes: there a launcher sends it
     when another process has died, for which a checkpoint would wait.
-
-    Args:
-        newest: finds the newest checkpoint of this run that is whole.
     """
 
     def __init__(self, newest: Callable[[], Path | None]) -> None:
@@ -43,9 +40,6 @@ class Interrupts(TrainerCallback):
         """While open, signals that would break the run off ask it to end.
 
         Only where nobody else has set a handler for them, and in the main thread.
-
-        Args:
-            processes: of the run.
 
         Raises:
             KeyboardInterrupt: with one line that says what is saved and how the run goes on.
@@ -103,12 +97,7 @@ class Interrupts(TrainerCallback):
         return self.agreed if args.world_size > 1 else self.requested is not None
 
     def _end(self) -> NoReturn:
-        """Leave as the signal asks.
-
-        Raises:
-            KeyboardInterrupt: for SIGINT, with the message.
-            SystemExit: for SIGTERM, with the status that a shell shows for it.
-        """
+        """Leave as the signal asks."""
         if self.requested == signal.SIGTERM:
             logger.warning("%s", self.message())
             raise SystemExit(128 + signal.SIGTERM)

@@ -27,11 +27,7 @@ def own_objective(
 ) -> Blend:
     """Return what the student learns by, as a blend of one trainer alone: two must not share projections.
 
-    Args:
-        objective: the user's; None for the default of the task, with and without a teacher.
-        function: the user's `compute_loss_func`, which takes the place of the task's loss in the default.
-        teacher: the run's.
-        config: of the student.
+    None is the default of the task; a user's `compute_loss_func` then takes the place of the task's loss.
 
     Raises:
         ValueError: for both an objective and a function, and for terms that want a teacher where none is.
@@ -83,13 +79,6 @@ class JointObjective:
     ) -> None:
         """Bind every objective to the task and the networks.
 
-        Args:
-            student: the run's; its sizes decide projections and maps of layers, as do the teacher's.
-            teacher: the run's.
-            task: of the student.
-            classes: of the student.
-            label_smoothing: of the hard labels, where they are class ids.
-
         Raises:
             ValueError: where two models learn from each other by more than their logits, or nothing from
                 each other.
@@ -138,16 +127,16 @@ class JointObjective:
             blend.set_progress(progress)
 
     def summary(self) -> list[str]:
-        """A line per term."""
+        """Return a line per term."""
         lines = self.blends[0].summary()
         return [*lines, *(f"peer: {line}" for blend in self.blends[1:] for line in blend.summary())]
 
     def counts(self, labels: Tensor) -> Tensor:
-        """The number of things that the mean of each term is a mean over: (terms,), float32."""
+        """Return the number of things that the mean of each term is a mean over: (terms,), float32."""
         return torch.cat([blend.counts(labels) for blend in self.blends])
 
     def __call__(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
-        """The unweighted mean of each term: (terms,), float32.
+        """Return the unweighted mean of each term: (terms,), float32.
 
         No gradient of one model's objective reaches the other model.
 

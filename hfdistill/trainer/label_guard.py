@@ -81,5 +81,5 @@ def _fit(labels: Tensor, config: Any) -> bool:
 
 
 def plain(label: Any) -> Any:
-    """A label of a torch or numpy kind as Python's."""
+    """Return a label of a torch or numpy kind as Python's."""
     return label.tolist() if hasattr(label, "tolist") else label

@@ -28,9 +28,6 @@ class LossWindow:
     that it can say which row of which spoiled it.
 
     Nothing is read back from the device but one flag per optimizer step and the sums at each log.
-
-    Args:
-        names: one per term.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -54,25 +51,14 @@ class LossWindow:
         self._steps += 1
 
     def add(self, parts: Tensor, *, batch: Batch, student: Trace, teacher: Trace | None) -> None:
-        """Keep one micro-batch.
-
-        Args:
-            parts: (terms,), the share of each term in the loss of this optimizer step.
-            batch: for the text of rows that are named.
-            student: its view of the batch.
-            teacher: likewise; None where no term reads it.
-        """
+        """Keep one micro-batch: `parts` (terms,) are the terms' shares in the loss of the optimizer step."""
         parts = parts.detach()
         self._sums = parts.clone() if self._sums is None else self._sums + parts
         target = None if teacher is None else teacher.logits.detach()
         self._micro_batches.append(_MicroBatch(batch, student.logits.detach(), target, parts))
 
     def take_averages(self, *, average: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Return the parts per optimizer step since the last call, as loss_<name>; they add up to the loss.
-
-        Args:
-            average: the mean over processes of a (terms,) tensor.
-        """
+        """Return the parts a step since the last call, as loss_<name>; they add up to the loss."""
         if self._sums is None:
             return {}
         values = (average(self._sums) / self._steps).tolist()
@@ -93,14 +79,7 @@ class LossWindow:
         others: Mapping[str, nn.Module] | None = None,
         show: Callable[[Batch, int], str],
     ) -> str:
-        """Return a message that says which part of which rows went wrong in this optimizer step.
-
-        Args:
-            step: its number, from 1.
-            model: the student, for the names of parameters with bad gradients.
-            others: modules that learn beside it, by name, for the same.
-            show: the text of a row of a batch.
-        """
+        """Return a message that says which part of which rows went wrong in this optimizer step."""
         causes = []
         for i, one in enumerate(self._micro_batches):
             where = f" of micro-batch {i + 1}" if len(self._micro_batches) > 1 else ""
@@ -124,7 +103,7 @@ class LossWindow:
 
 
 def _bad_gradients(model: nn.Module, others: Mapping[str, nn.Module]) -> str:
-    """Clipping by a norm that is no number spoils every gradient, and then none can be blamed."""
+    """Name the bad gradients; clipping by a norm that is no number spoils all, and none can be blamed."""
     grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     for whose, other in others.items():
         named = other.named_parameters()

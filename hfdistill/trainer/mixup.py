@@ -76,13 +76,6 @@ class Mixup:
     teacher count it as one more row, which is the paper's L_TMKD with the objective's own distance in the
     place of the squared error; its mixed labels (L_SM) are left out. Drawn from (seed, step, micro-batch,
     process), so that a resumed run sees the same.
-
-    Args:
-        alpha: the parameter of the Beta distribution.
-        seed: the run's.
-        process: the number of this process.
-        task: of the student.
-        classes: of the student.
     """
 
     def __init__(self, alpha: float, *, seed: int, process: int, task: TaskKind, classes: int) -> None:
@@ -94,12 +87,6 @@ class Mixup:
         """Return a micro-batch of B rows with B mixtures of them, and the labels of all 2B.
 
         A mixture has none.
-
-        Args:
-            batch: without labels.
-            labels: of its rows; None where there are none.
-            step: of the run.
-            number: of the micro-batch in its optimizer step.
         """
         blank = tasks.unlabelled(rows(batch), self.classes, self.task)
         known = blank if labels is None else tasks.as_targets(labels, self.task)

@@ -18,14 +18,7 @@ _SHAPE = ("model_type", "num_hidden_layers", "hidden_size", "num_labels", "shrun
 def facts_of_run(
     args: TrainingArguments, student: nn.Module, train: Any, callbacks: Iterable[TrainerCallback]
 ) -> dict[str, Any]:
-    """Return what decides the numbers of a run, as plain data; its length may grow.
-
-    Args:
-        args: of the run.
-        student: unwrapped.
-        train: the training data; fresh copies say how they are drawn.
-        callbacks: of the run; a `Theseus` says how its blocks are drawn.
-    """
+    """Return what decides the numbers of a run, as plain data; its length may grow."""
     config = getattr(student, "config", None)
     drawn = [part for part in (train, *callbacks) if isinstance(part, (FreshCopies, Theseus))]
     return {

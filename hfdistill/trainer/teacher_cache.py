@@ -30,11 +30,6 @@ class TeacherCache:
     def cached(self, teacher: Teacher | None, objective: Blend, *, precision: str) -> CachedTeacher | None:
         """Return the teacher that answers from disk; None where the run's own does not and shall not.
 
-        Args:
-            teacher: the run's.
-            objective: bound; what it reads inside the teacher is recorded too.
-            precision: accelerate's `mixed_precision`, in which the teacher answers.
-
         Raises:
             CacheError: where the folder holds no recording that fits.
             ValueError: where vectors were recorded in another pooling than the objective reads.
@@ -62,16 +57,6 @@ class TeacherCache:
         """Ask the live teacher about every row that is not recorded yet, and let go of it.
 
         It is kept where new rows may come: from data without a length, and from fresh copies.
-
-        Args:
-            teacher: of `cached`.
-            train: the training data.
-            checked: the evaluation rows on which the teacher is looked at first; None for none.
-            as_batches: data and collator as the teacher reads them in a step.
-            progress: whether to show a bar.
-
-        Raises:
-            CacheError: where answers can be neither found nor recorded.
         """
         fresh = isinstance(train, FreshCopies)
         if fresh and teacher.teacher is None:
@@ -91,7 +76,7 @@ class TeacherCache:
 
 
 def asked_members(teacher: Teacher | None) -> list[TextAnswers]:
-    """The members of a teacher that are asked about texts, whose answers are always recorded first."""
+    """Return the members of a teacher that are asked about texts, whose answers are always recorded first."""
     return [] if teacher is None else [part for part in teacher.modules() if isinstance(part, TextAnswers)]
 
 

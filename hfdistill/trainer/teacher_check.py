@@ -41,11 +41,9 @@ def batches_of(data: Dataset, collate: Callable[[Any], Any], *, size: int, devic
 
 
 def judge_teacher(answered: Iterable[tuple[Tensor, Tensor]], *, task: TaskKind) -> dict[str, float]:
-    """Return the teacher's accuracy for the log, with a warning where it is no better than chance.
+    """Return the teacher's accuracy on rows, or words, for the log; warn where it is no better than chance.
 
-    Args:
-        answered: of each batch the teacher's logits and the labels, negative where none is known.
-        task: of the student; rows are counted, or the words of labelled tokens.
+    `answered` holds each batch's logits and labels, negative where none is known.
     """
     answers: list[int] = []
     gold: list[int] = []

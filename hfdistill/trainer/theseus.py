@@ -68,7 +68,7 @@ class Theseus(TrainerCallback):
         self._now = 1.0
 
     def fingerprint(self) -> str:
-        """Tells one replacement from another when a run is resumed; the blocks stay as they are."""
+        """Return what tells one replacement from another when a run is resumed."""
         return f"{self.rate!r} {self._seed}"
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
@@ -123,7 +123,7 @@ class Theseus(TrainerCallback):
         self._frozen = []
 
     def _draw(self, student: nn.Module, _inputs: Any) -> None:
-        """Which of the student's blocks compute in this forward pass."""
+        """Draw which of the student's blocks compute in this forward pass."""
         if student.training:
             generator = np.random.default_rng((int(self._seed or 0), self._step, self._forward))
             for group, drawn in zip(self._groups, generator.random(len(self._groups)), strict=True):
@@ -151,7 +151,7 @@ class Theseus(TrainerCallback):
 
 
 def replacements(callbacks: Iterable[TrainerCallback]) -> list[Theseus]:
-    """The callbacks that replace blocks.
+    """Return the callbacks that replace blocks.
 
     The trainer freezes the student by them before there is an optimizer, and releases it however a run ends:
     Trainer calls no callback before the one, nor after a run that fails or is interrupted.
@@ -168,11 +168,11 @@ class _Group:
         block.forward = self._forward
 
     def remove(self) -> None:
-        """The block computes by itself again."""
+        """Let the block compute by itself again."""
         del self.block.forward
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Drawn before the pass, so that gradient checkpointing computes the same a second time."""
+        """Compute what was drawn before the pass: gradient checkpointing computes the same once more."""
         if self.stands_in or not self.block.training:
             return self._own(*args, **kwargs)
         output: Any = None
@@ -241,7 +241,7 @@ def _why_unlike(teacher: Any) -> str:
 
 
 def _outside(model: Any) -> Iterator[tuple[str, nn.Parameter]]:
-    """The parameters that are in no block."""
+    """Return the parameters that are in no block."""
     inside = {id(parameter) for parameter in blocks(model).parameters()}
     return ((name, p) for name, p in model.named_parameters() if id(p) not in inside)
 

@@ -14,11 +14,7 @@ from hfdistill.objectives import Objective
 
 
 class UserLoss(Objective):
-    """Calls `compute_loss_func(outputs, labels, num_items_in_batch)` with the batch's own number of labels.
-
-    Args:
-        function: returns the mean over labelled rows.
-    """
+    """Calls `compute_loss_func(outputs, labels, num_items_in_batch)` with the batch's number of labels."""
 
     name = "compute_loss_func"
     needs_labels: ClassVar[bool] = True
@@ -34,11 +30,11 @@ class UserLoss(Objective):
         return f"compute_loss_func({getattr(self.function, '__module__', '')}.{name})"
 
     def count(self, labels: Tensor) -> Tensor:
-        """The number of labels that are there."""
+        """Return the number of labels that are there."""
         return (~missing(labels)).sum().float()
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
-        """The value of the function; 0 where nothing is labelled."""
+        """Return the value of the function; 0 where nothing is labelled."""
         count = self.count(labels)
         if not count:
             return student.logits.sum() * 0.0

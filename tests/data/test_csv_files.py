@@ -188,6 +188,22 @@ def test_the_delimiter_is_guessed_and_said(tmp_path, caplog, content, name, deli
     assert messages(caplog) == []
 
 
+@pytest.mark.parametrize(
+    ("first", "delimiter"), [("sep=;", ";"), ('"sep=|"', "|"), ("sep=\t", "\t"), ("sep=,", ",")]
+)
+def test_a_first_line_that_names_the_delimiter_is_no_header(tmp_path, caplog, first, delimiter):
+    rows = [["text", "label"], ["a", "1"], ["c", "0"]]
+    write(tmp_path, {"train.csv": "\r\n".join([first, *(delimiter.join(row) for row in rows), ""])})
+    assert load(tmp_path)["train"].to_list() == [{"text": "a", "label": 1}, {"text": "c", "label": 0}]
+    assert messages(caplog) == []
+
+
+def test_a_bad_line_is_counted_from_the_line_that_names_the_delimiter(tmp_path):
+    write(tmp_path, {"train.csv": "sep=;\ntext;label\na;1\nb;0;\n"})
+    with pytest.raises(ValueError, match="line 4 has 3 cells where the header has 2"):
+        load(tmp_path)
+
+
 def test_delimiters_that_fit_equally_well_are_asked_for(tmp_path):
     write(tmp_path, {"train.csv": "text;x|label\na;b|1\n"})
     with pytest.raises(ValueError, match=r"a semicolon or a bar.*Say which: delimiter=';'"):

@@ -7,7 +7,8 @@ from torch import nn
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hfdistill.network.trace import Trace, accepted_inputs, logits_of, run
+from hfdistill.network.inputs import accepted_inputs
+from hfdistill.network.trace import Trace, logits_of, run
 from tests.conftest import make_bert
 
 LOGITS = torch.tensor([[1.0, 2.0]])

@@ -12,7 +12,8 @@ from transformers import BertConfig
 from hfdistill import Tap
 from hfdistill.network import architectures
 from hfdistill.network.architectures import Layout, layout_of, register_anatomy
-from hfdistill.network.trace import accepted_inputs, check_taps, run, tapped
+from hfdistill.network.inputs import accepted_inputs
+from hfdistill.network.trace import check_taps, run, tapped
 from tests.network.test_architectures import TINY, batch, tiny
 
 DEPTH = 5

@@ -6,7 +6,8 @@ from torch import nn
 
 from hfdistill import KD, DistillationTrainer, HiddenMSE
 from hfdistill.network.architectures import ModelSpec
-from hfdistill.network.trace import Tap, accepted_inputs, run
+from hfdistill.network.inputs import accepted_inputs
+from hfdistill.network.trace import Tap, run
 from hfdistill.students.bilstm import BiLSTMForSequenceClassification, bilstm_from_teacher
 from hfdistill.students.configs import BiLSTMConfig
 from hfdistill.students.early_exit import with_exits

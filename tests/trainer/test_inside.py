@@ -161,7 +161,8 @@ def test_stages_in_one_run(build, arguments):
             self.model = wide_teacher()
 
         def trace(self, batch, *, taps=frozenset()):
-            from hfdistill.network.trace import accepted_inputs, run
+            from hfdistill.network.inputs import accepted_inputs
+            from hfdistill.network.trace import run
 
             asked.append(len(taps))
             with torch.no_grad():
@@ -279,7 +280,8 @@ def test_a_teacher_of_ones_own_can_be_looked_into(build):
         config = model.config
 
         def trace(self, batch, *, taps=frozenset()):
-            from hfdistill.network.trace import accepted_inputs, run
+            from hfdistill.network.inputs import accepted_inputs
+            from hfdistill.network.trace import run
 
             return run(model, batch, accepts=accepted_inputs(model), taps=taps)
 

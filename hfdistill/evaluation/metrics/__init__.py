@@ -2,5 +2,3 @@
 
 from hfdistill.evaluation.metrics.agreement import Agreement, agreement
 from hfdistill.evaluation.metrics.calibration import CalibrationError, expected_calibration_error
-
-__all__ = ["Agreement", "CalibrationError", "agreement", "expected_calibration_error"]

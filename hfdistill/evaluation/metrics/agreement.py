@@ -12,10 +12,10 @@ from numpy.typing import ArrayLike
 
 
 def agreement(student: ArrayLike, teacher: ArrayLike) -> float:
-    """Share of rows where student and teacher predict the same: `mean(student == teacher)`, 0 to 1.
+    """Return the share of rows with equal predictions: `mean(student == teacher)`, 0 to 1.
 
-    What distillation asks of a student, labels or not. Also known as fidelity (Stanton et al. 2021, arXiv
-    2106.05945).
+    Distillation asks this of a student, labels or not. It is also known as fidelity (Stanton et al. 2021,
+    arXiv 2106.05945).
 
     Args:
         student: the student's class ids (rows,), or its label sets (rows, C), which must be equal as a whole.

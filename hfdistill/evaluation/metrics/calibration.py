@@ -14,7 +14,7 @@ from hfdistill.evaluation.report import Bin
 
 
 def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, *, n_bins: int = 15) -> float:
-    """Expected calibration error of the top class: `sum_b n_b/n * |accuracy_b - confidence_b|`, 0 to 1.
+    """Return the calibration error of the top class: `sum_b n_b/n * |accuracy_b - confidence_b|`, 0 to 1.
 
     Rows fall by the probability of their predicted class into `n_bins` bins of equal width, each open below
     and closed above. Naeini et al. 2015 (AAAI), as used by Guo et al. 2017 (arXiv 1706.04599). With few rows
@@ -39,10 +39,7 @@ def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, *, n
 
 
 def reliability(probabilities: ArrayLike, labels: ArrayLike, *, n_bins: int = 15) -> tuple[Bin, ...]:
-    """The bins of `expected_calibration_error` that have rows, from low to high confidence.
-
-    Raises:
-        ValueError: as for `expected_calibration_error`.
+    """Return the bins of `expected_calibration_error` that have rows, from low to high confidence.
 
     Example:
         >>> reliability([[0.75, 0.25], [0.25, 0.75]], [0, 1])

@@ -11,7 +11,7 @@ from hfdistill.evaluation.report import MAX_CELLS, Cell, ClassReport, Confusion,
 
 
 def differences(task: str, logits: Mapping[str, Array], labels: Array) -> tuple[Difference, ...]:
-    """The student's accuracy minus the others'; none for regression or without labels."""
+    """Return the student's accuracy minus the others'; none for regression or without labels."""
     if task == "regression" or len(labels) == 0:
         return ()
     metric = "subset_accuracy" if task == "multi_label" else "accuracy"
@@ -28,11 +28,9 @@ def right_rows(task: str, logits: Array, labels: Array) -> Array:
 
 
 def errors(logits: Mapping[str, Array], labels: Array) -> Errors | None:
-    """What became of the teacher's errors; None without teacher or labels.
+    """Count what became of the teacher's errors; None without teacher or labels.
 
-    Args:
-        logits: by role, (rows, C) in one class order.
-        labels: class ids (rows,).
+    Logits are (rows, C) in one class order, labels class ids (rows,).
     """
     if "teacher" not in logits or len(labels) == 0:
         return None
@@ -51,7 +49,7 @@ def errors(logits: Mapping[str, Array], labels: Array) -> Errors | None:
 def classes(
     task: str, logits: Mapping[str, Array], labels: Array, names: list[str]
 ) -> tuple[ClassReport, ...]:
-    """One entry per class; arguments as for `errors`, labels of multi-label rows are (rows, C)."""
+    """Return one entry per class; arguments as for `errors`, labels of multi-label rows are (rows, C)."""
     if task == "regression":
         return ()
     reports = []
@@ -80,7 +78,7 @@ def _class(
 def _inherited(
     inside: Array, says: Mapping[str, Array], logits: Mapping[str, Array], labels: Array
 ) -> dict[str, int | None]:
-    """What became of the teacher's errors on the rows of a class; of its decisions, for several labels."""
+    """Count what became of the teacher's errors on a class's rows; for several labels, of its decisions."""
     if "teacher" not in logits or not len(labels):
         return {"teacher_wrong": None, "same_wrong": None}
     several = labels.ndim == 2
@@ -121,7 +119,7 @@ def confusions(
 
 
 def _confusion(against: str, rows: Array, columns: Array, count: int) -> Confusion:
-    """Counts of pairs of class ids; of many classes only where they differ, the most frequent."""
+    """Return counts of pairs of class ids; of many classes only where they differ, the most frequent."""
     pairs, numbers = np.unique(rows.astype(np.int64) * count + columns, return_counts=True)
     complete = count**2 <= MAX_CELLS
     if not complete:

@@ -95,7 +95,7 @@ def _of_words(data: Dataset, config: Any, rows: Mapping[str, Encoded]) -> tuple[
 
 
 def _marks(labels: Sequence[int]) -> Sequence[int]:
-    """A row's labels; all tokens are words of an unknown label where none is one."""
+    """Return a row's labels; all tokens are words of an unknown label where none is one."""
     return labels if any(label != -100 for label in labels) else [UNKNOWN] * len(labels)
 
 
@@ -106,9 +106,5 @@ def _words(rows: Encoded) -> list[int]:
 
 
 def labelled_words(rows: Encoded) -> list[int]:
-    """Words with a label in each row.
-
-    Args:
-        rows: encoded, with `labels` of one a token where there are any.
-    """
+    """Return how many words of each row have a label."""
     return [sum(label >= 0 for label in row) for row in rows.get("labels", ())]

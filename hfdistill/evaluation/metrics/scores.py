@@ -18,7 +18,7 @@ Z95 = 1.959963984540054
 
 
 def scores(kind: str, logits: Array, labels: Array) -> Scores:
-    """What a model of this task is worth on labelled rows.
+    """Return the scores of a model of this task on labelled rows.
 
     single_label: accuracy, accuracy_se, macro_f1, ece (15 bins), nll. multi_label (label set = logits > 0):
     subset_accuracy, subset_accuracy_se, micro_f1, macro_f1, nll (mean over rows and labels). regression: mse,
@@ -48,11 +48,11 @@ def scores(kind: str, logits: Array, labels: Array) -> Scores:
 
 
 def fidelity(kind: str, student: Array, teacher: Array) -> Scores:
-    """How close the student's logits come to the teacher's, labels or not; both (rows, C) in one class order.
+    """Return how close the student's logits come to the teacher's, labels or not.
 
     single_label: agreement, kl. multi_label: agreement (equal label sets), label_agreement (equal decisions),
-        kl (mean
-    over rows and labels). regression: pearson_teacher, mse_teacher. KL(teacher || student) at T = 1, in nats.
+    kl (mean over rows and labels). regression: pearson_teacher, mse_teacher. kl is KL(teacher || student) at
+    T = 1, in nats. Both logits are (rows, C), in one class order.
     """
     s, t = student.astype(np.float64), teacher.astype(np.float64)
     if kind == "regression":
@@ -71,7 +71,7 @@ def fidelity(kind: str, student: Array, teacher: Array) -> Scores:
 
 
 def paired_interval(first: Array, second: Array) -> tuple[float, float, float]:
-    """Difference of two accuracies on the same rows with its 95 % interval: (mean, low, high), -1 to 1.
+    """Return the difference of two accuracies on the same rows, with its 95 % interval: (mean, low, high).
 
     Bonett and Price 2012 (adjusted Wald): one row is added to each kind of disagreement, so the interval
     keeps its width when the models hardly disagree. It covers the choice of rows, not that of training seeds.
@@ -92,14 +92,14 @@ def paired_interval(first: Array, second: Array) -> tuple[float, float, float]:
 
 
 def pearson(a: Array, b: Array) -> float | None:
-    """Pearson's correlation of two columns (rows,); None where one is constant."""
+    """Return Pearson's correlation of two columns (rows,); None where one is constant."""
     a, b = a - a.mean(), b - b.mean()
     scale = math.sqrt(float(a @ a)) * math.sqrt(float(b @ b))
     return float(np.clip(a @ b / scale, -1.0, 1.0)) if scale > 0 else None
 
 
 def log_softmax(logits: Array) -> Array:
-    """Log-probabilities of each row; (rows, C)."""
+    """Return the log-probabilities of each row; (rows, C)."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
@@ -133,6 +133,6 @@ def _log_sigmoid(x: Array) -> Array:
 
 
 def _ranks(x: Array) -> Array:
-    """Ranks from 1, ties share their mean."""
+    """Return ranks from 1, ties share their mean."""
     _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
     return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[inverse])

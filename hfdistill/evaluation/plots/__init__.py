@@ -15,16 +15,6 @@ from hfdistill.evaluation.plots.predictions import changes_of, draw_classes, dra
 from hfdistill.evaluation.plots.style import KINDS, check_kind, drawing, save
 from hfdistill.evaluation.report import Report
 
-__all__ = [
-    "draw_classes",
-    "draw_confusion",
-    "draw_frontier",
-    "draw_losses",
-    "draw_reliability",
-    "write_frontier",
-    "write_plots",
-]
-
 logger = logging.getLogger(__name__)
 
 

@@ -35,7 +35,7 @@ class Point:
 def points_of(
     distilled: Mapping[str, Sequence[Report]], undistilled: Mapping[str, Sequence[Report]] | None = None
 ) -> list[Point]:
-    """A point for the teacher and each student: mean quality of its reports, times of the first timed one.
+    """Return a point for each model: the mean quality of its reports, times of the first timed one.
 
     Raises:
         ValueError: no student was timed, or one has no labels to be scored on.
@@ -65,7 +65,7 @@ def _point(name: str, kind: str, timed: ModelReport, models: Sequence[ModelRepor
 
 
 def frontier_of(points: Sequence[Point]) -> list[Point]:
-    """Those that no other beats in both, from the fastest on."""
+    """Return the points that no other beats in both, from the fastest on."""
     best: list[Point] = []
     for point in sorted(points, key=lambda p: (p.latency_ms, -p.quality)):
         if not best or point.quality > best[-1].quality:
@@ -77,7 +77,7 @@ def frontier_of(points: Sequence[Point]) -> list[Point]:
 def draw_frontier(
     distilled: Mapping[str, Sequence[Report]], undistilled: Mapping[str, Sequence[Report]] | None = None
 ) -> Any:
-    """The task's first metric over the latency of one row, a bubble for each kind of student.
+    """Draw the task's first metric over the latency of one row, a bubble for each kind of student.
 
     The area of a bubble is its megabytes. A thin line joins what was trained from a teacher and without; the
     dotted stairs join those that no other beats in both. Labels do not overlap.
@@ -158,7 +158,7 @@ def _area(size_mb: float, points: Sequence[Point]) -> float:
 
 
 def _radius(point: Point, points: Sequence[Point]) -> float:
-    """Of a bubble, in points."""
+    """Return the radius of a bubble, in points."""
     square = 2**0.5 if point.kind == "teacher" else 1.0
     return square * math.sqrt(_area(point.size_mb, points)) / 2
 

@@ -47,7 +47,7 @@ def place_labels(axes: Any, spots: Sequence[tuple[float, float, float]], labels:
 
 
 def _size(axes: Any, label: str) -> tuple[float, float]:
-    """Pixels that a label takes, with a margin."""
+    """Return the width and height of a label in pixels, with a margin."""
     probe = axes.text(0.5, 0.5, label, transform=axes.transAxes, fontsize=9)
     extent = probe.get_window_extent()
     probe.remove()
@@ -55,7 +55,7 @@ def _size(axes: Any, label: str) -> tuple[float, float]:
 
 
 def _around(disc: tuple[float, float, float], width: float, height: float, scale: float) -> Any:
-    """Boxes around a spot, the nearest first."""
+    """Yield boxes around a spot, the nearest first."""
     x, y, radius = disc
     for reach in REACH:
         for turn in sorted(range(TURNS), key=lambda turn: min(abs(turn - 2), TURNS - abs(turn - 2))):
@@ -85,7 +85,7 @@ def _covers(box: Box, disc: tuple[float, float, float]) -> bool:
 
 
 def _write(axes: Any, label: str, spot: Any, disc: Any, box: Box, scale: float) -> None:
-    """The label, and a line from its edge to the rim of its spot where they are apart."""
+    """Write the label, and a line from its edge to the rim of its spot where they are apart."""
     from matplotlib import patheffects
 
     (x, y, _), (cx, cy, radius) = spot, disc

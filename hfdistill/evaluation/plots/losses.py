@@ -28,7 +28,7 @@ def parts_of(history: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float
 
 @drawing()
 def draw_losses(history: Sequence[Mapping[str, Any]]) -> Any:
-    """The loss and its weighted parts over the optimizer steps, and the evaluation loss.
+    """Draw the loss and its weighted parts over the optimizer steps, and the evaluation loss.
 
     Args:
         history: `trainer.state.log_history`.

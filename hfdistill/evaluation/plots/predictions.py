@@ -30,7 +30,7 @@ WITH_NUMBERS = 12
 
 @drawing()
 def draw_reliability(report: Report) -> Any:
-    """Accuracy over confidence of student, teacher and baseline (Guo et al. 2017, arXiv 1706.04599).
+    """Draw accuracy over confidence of student, teacher and baseline (Guo et al. 2017, arXiv 1706.04599).
 
     Above the share of right answers in each of 15 bins of confidence: on the diagonal a model that says 90 %
     is right in 90 of 100 rows, below it says too much. Underneath the rows of each bin; the share of right
@@ -80,7 +80,7 @@ def draw_reliability(report: Report) -> Any:
 
 @drawing()
 def draw_confusion(report: Report) -> Any:
-    """What the student answers where the labels, and where the teacher, say something else.
+    """Draw what the student answers where the labels, and where the teacher, say something else.
 
     With up to 20 classes the matrices, as shares of each row; with more the most frequent confusions.
 
@@ -154,7 +154,7 @@ def _short(confusion: Confusion) -> str:
 
 
 def changes_of(report: Report) -> list[tuple[ClassReport, float]]:
-    """Classes with the student's recall minus the teacher's, the greatest loss first; of many the most
+    """Return classes with the student's recall minus the teacher's, the greatest loss first; of many the most
     changed."""
     both = [
         (c, c.student_recall - c.teacher_recall)
@@ -167,7 +167,7 @@ def changes_of(report: Report) -> list[tuple[ClassReport, float]]:
 
 @drawing()
 def draw_classes(report: Report) -> Any:
-    """Each class's recall, the teacher's and the student's: what was lost and gained.
+    """Draw each class's recall, the teacher's and the student's: what was lost and gained.
 
     Of many classes the 20 that changed most.
 

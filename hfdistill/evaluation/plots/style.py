@@ -60,7 +60,7 @@ def drawing() -> Iterator[None]:
 
 
 def figure(width: float, height: float) -> Any:
-    """An empty figure of so many inches, outside pyplot, which keeps every figure that it has seen."""
+    """Return an empty figure of so many inches, outside pyplot, which keeps every figure that it has seen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -71,14 +71,14 @@ def figure(width: float, height: float) -> Any:
 
 
 def plain_numbers() -> Any:
-    """Writes the values of a logarithmic axis as numbers, not as powers."""
+    """Write the values of a logarithmic axis as numbers, not as powers."""
     from matplotlib.ticker import FuncFormatter
 
     return FuncFormatter(lambda value, _: f"{value:g}")
 
 
 def text(label: object, *, limit: int = 32) -> str:
-    """A label of one line that fits beside an axis; a number for one without any visible character."""
+    """Return a label of one line that fits beside an axis; a number for one without any visible character."""
     return printable(label, limit=limit) or "(blank)"
 
 
@@ -98,10 +98,6 @@ def save(made: Any, path: str | os.PathLike[str]) -> Path:
 
 
 def check_kind(kind: str) -> None:
-    """Refuse kinds of files that are not written.
-
-    Raises:
-        ValueError: for anything but png and svg.
-    """
+    """Refuse kinds of files that are not written."""
     if kind not in KINDS:
         raise ValueError(f"Plots are written as {' or '.join(KINDS)}, found {kind!r}. Name the file x.png.")

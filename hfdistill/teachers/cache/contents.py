@@ -74,7 +74,7 @@ class Contents:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Contents:
-        """The inverse of `plain`."""
+        """Return the inverse of `plain`."""
         named = {field.name: plain[field.name] for field in fields(cls)}
         return cls(**{**named, "taps": frozenset(Tap(kind, layer) for kind, layer in named["taps"])})
 
@@ -88,7 +88,7 @@ def identity_of(fingerprint: str, contents: Contents) -> str:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """What a cache says of itself.
+    """Return what a cache says of itself.
 
     Raises:
         CacheError: where it cannot be read, was changed, or is of another version.
@@ -112,7 +112,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def make_folder(root: Path, name: str) -> Path:
-    """The folder of one identity, for its owner alone.
+    """Return the folder of one identity, for its owner alone.
 
     Raises:
         CacheError: where it cannot be written, or anybody may write to it.
@@ -130,7 +130,7 @@ def make_folder(root: Path, name: str) -> Path:
 
 
 def refuse_public(folder: Path) -> None:
-    """Answers that anybody may change are nobody's."""
+    """Refuse a folder whose answers anybody may change."""
     if folder.stat().st_mode & 0o002:
         raise CacheError(f"Anybody may write to {folder}. Type chmod 700 {folder}, and look who did.")
 

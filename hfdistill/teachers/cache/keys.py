@@ -45,12 +45,6 @@ def rows_of(inputs: Batch) -> Rows:
     The key is blake2b over names and values from the first to the last token that `attention_mask` marks, so
     neither the side nor the amount of padding has a part in it, nor what stands in the padding. A mask with
     holes is hashed too, and integers of any width are equal. Without a mask a row is hashed as it is.
-
-    Args:
-        inputs: the columns that the model reads, and no label; (B, T) or (B, …) tensors.
-
-    Raises:
-        ValueError: where there is no column at all.
     """
     columns = {name: _plain(value) for name, value in sorted(inputs.items()) if _has_rows(value)}
     mask = columns.get("attention_mask")
@@ -89,7 +83,7 @@ def rows_of(inputs: Batch) -> Rows:
 
 
 def _spans(real: NDArray[np.bool_]) -> tuple[Ints, Ints]:
-    """First real token, and one past the last; the whole row where none is real."""
+    """Return the place of the first real token, and one past the last; the whole row where none is real."""
     size, width = real.shape
     if not width:
         return np.zeros(size, np.int64), np.zeros(size, np.int64)
@@ -100,8 +94,9 @@ def _spans(real: NDArray[np.bool_]) -> tuple[Ints, Ints]:
 
 
 def other_reading(inputs: Batch) -> tuple[dict[str, Tensor], NDArray[np.bool_]]:
-    """The inputs without token types, or with zeros where there are none, and the rows, (B,), to which a
-    model with a table of token types gives the same answer."""
+    """Return the inputs without token types, or with zeros where there are none.
+
+    Beside them are the rows, (B,), that a model with a table of token types answers alike."""
     ids, types, mask = (inputs.get(name) for name in ("input_ids", TOKEN_TYPES, "attention_mask"))
     if ids is None:
         return dict(inputs), np.zeros(len(next(iter(inputs.values()))), bool)
@@ -113,7 +108,7 @@ def other_reading(inputs: Batch) -> tuple[dict[str, Tensor], NDArray[np.bool_]]:
 
 
 def pushed(batch: Batch, inputs: Batch, rows: Rows, *, padding: str) -> dict[str, Any]:
-    """The batch with its padding on one side of each row, "left" or "right", which is how a teacher is asked.
+    """Return the batch with its padding on one side of each row: a teacher is asked so.
 
     On the right, absolute positions do not depend on what else was in the batch.
     """
@@ -130,7 +125,7 @@ def pushed(batch: Batch, inputs: Batch, rows: Rows, *, padding: str) -> dict[str
 
 
 def chosen(batch: Mapping[str, Any], rows: Any) -> dict[str, Any]:
-    """The given rows of a batch."""
+    """Return the given rows of a batch."""
     size = max((len(value) for value in batch.values() if _has_rows(value)), default=0)
     return {
         name: value[torch.as_tensor(rows, device=value.device)]
@@ -145,6 +140,6 @@ def _has_rows(value: Any) -> bool:
 
 
 def _plain(value: Tensor) -> NDArray[Any]:
-    """Whole numbers as int64, others as float64: the width that a collator chose has no part in the key."""
+    """Widen whole numbers to int64, others to float64: a collator's width has no part in the key."""
     whole = not value.is_floating_point()
     return value.detach().to(device="cpu", dtype=torch.int64 if whole else torch.float64).numpy()

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def print_of(teacher: Teacher) -> str:
-    """Its fingerprint.
+    """Return the teacher's fingerprint.
 
     Raises:
         CacheError: for a teacher that has none of its own.
@@ -41,7 +41,7 @@ def print_of(teacher: Teacher) -> str:
 
 
 def accepted(teacher: Teacher) -> list[str] | None:
-    """The columns that its models read; None where it is not made of models, and any column may matter."""
+    """Return the columns that its models read; None where it has no models, and any column may matter."""
     parts = [part for part in teacher.parts() if isinstance(part, ModelTeacher)]
     if len(parts) < len(teacher.parts()):
         return None
@@ -49,7 +49,7 @@ def accepted(teacher: Teacher) -> list[str] | None:
 
 
 def only_recording(root: Path, contents: Contents | None) -> Path:
-    """The one recording in a folder.
+    """Return the one recording in a folder.
 
     Raises:
         CacheError: where there is none, or several.
@@ -72,7 +72,7 @@ def only_recording(root: Path, contents: Contents | None) -> Path:
 
 
 def plain_config(config: Any) -> dict[str, Any] | None:
-    """A config as JSON, without what is private to the process that loaded it."""
+    """Return a config as JSON, without what is private to the process that loaded it."""
     if config is None:
         return None
     settings = config.to_dict() if isinstance(config, PretrainedConfig) else dict(vars(config))
@@ -81,7 +81,7 @@ def plain_config(config: Any) -> dict[str, Any] | None:
 
 
 def config_from(settings: dict[str, Any] | None) -> Any:
-    """The inverse of `plain_config`; code that a config names is never run."""
+    """Return the inverse of `plain_config`; code that a config names is never run."""
     if settings is None:
         return None
     known = {name: value for name, value in settings.items() if name[0] != "_" and name != "auto_map"}
@@ -92,7 +92,7 @@ def config_from(settings: dict[str, Any] | None) -> Any:
 
 
 def versions_of(teacher: Teacher) -> dict[str, Any]:
-    """What a forward rounds by, and an answer does not depend on otherwise."""
+    """Return the versions that decide how a forward pass rounds, and nothing else of an answer."""
     model = getattr(teacher, "model", None)
     attention = (
         getattr(model.config, "_attn_implementation", None) if isinstance(model, PreTrainedModel) else None
@@ -101,7 +101,7 @@ def versions_of(teacher: Teacher) -> dict[str, Any]:
 
 
 def warn_of_other_versions(then: dict[str, Any], teacher: Teacher | None) -> None:
-    """Other code rounds otherwise: 1e-5, not another answer."""
+    """Warn of other code, which rounds otherwise: the difference is 1e-5, not another answer."""
     now = {"transformers": transformers.__version__, "attention": then["attention"]}
     now |= {} if teacher is None else versions_of(teacher)
     then_major, now_major = (str(v["transformers"]).split(".")[0] for v in (then, now))

@@ -99,17 +99,7 @@ def record_missing(
     budget_mb: float = 1000.0,
     progress: bool = True,
 ) -> None:
-    """Record the rows that are missing.
-
-    Args:
-        cached: with a live teacher, where any are.
-        dataset: with a length and rows by number.
-        collate: makes a batch of a list of rows.
-        progress: whether a bar is shown.
-
-    Raises:
-        CacheError: see `record`.
-    """
+    """Record the rows that are missing."""
     keys, lengths = _scan(cached, dataset, collate)
     lost = np.flatnonzero(cached.missing(keys))
     if not len(lost):
@@ -122,12 +112,15 @@ def record_missing(
     store = cached.store
     assert store is not None  # noqa: S101 - opened by check_deterministic
     store.sweep()
-    lost = np.flatnonzero(cached.missing(keys))
-    _, first = np.unique(keys[lost], axis=0, return_index=True)  # in the order of the keys, each once
-    lost = lost[first]
-    lost = lost[np.argsort(-lengths[lost], kind="stable")]
+    lost = _longest_first(np.flatnonzero(cached.missing(keys)), keys, lengths)
     _check_room(store, lengths[lost], budget_mb)
-    chunks = _chunks(store, lost, keys, lengths, tokens_per_batch, cached.batch_rows)
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1  # they cut alike, whatever each has seen recorded
+    cut = _longest_first(np.arange(len(keys)), keys, lengths) if several else lost
+    # the calls of a function may be slow, and few enough to be shared
+    most = 8 * cached.batch_rows if several and cached.batch_rows else ROWS_PER_SHARD
+    chunks = _chunks(store, cut, keys, lengths, tokens_per_batch, cached.batch_rows, most)
+    for chunk in chunks:
+        chunk.new = int(cached.missing(chunk.keys).sum())
     with tqdm(total=len(lost), desc="Recording the teacher", unit=" rows", disable=not progress) as bar:
         _work(cached, chunks, lambda rows: _batch(dataset, rows, collate), bar)
     store.refresh()
@@ -136,13 +129,21 @@ def record_missing(
         raise CacheError(cached.missing_message(len(lost), of=len(keys)))
 
 
-@dataclass(frozen=True, eq=False)
+def _longest_first(rows: Ints, keys: NDArray[np.uint8], lengths: Ints) -> Ints:
+    """Each text once; texts of one length in the order of their keys."""
+    _, first = np.unique(keys[rows], axis=0, return_index=True)
+    rows = rows[first]
+    return rows[np.argsort(-lengths[rows], kind="stable")]
+
+
+@dataclass(eq=False)
 class _Chunk:
-    """Rows of one shard, in the batches in which the teacher is asked."""
+    """Rows of one shard, in the batches in which the teacher is asked; how many had no answer at first."""
 
     name: str
     keys: NDArray[np.uint8]
     batches: list[Ints]
+    new: int = 0
 
 
 def _work(cached: CachedTeacher, chunks: list[_Chunk], load: Callable[[Ints], Any], bar: Any) -> None:
@@ -162,7 +163,7 @@ def _work(cached: CachedTeacher, chunks: list[_Chunk], load: Callable[[Ints], An
                         taken.append(chunk)
                         continue
                     _answer(cached, store, chunk, load)
-            bar.update(len(chunk.keys))
+            bar.update(chunk.new)
         left = taken
 
 
@@ -174,8 +175,10 @@ def _answer(cached: CachedTeacher, store: Store, chunk: _Chunk, load: Callable[[
         for rows in chunk.batches:
             keys = chunk.keys[start : start + len(rows)]
             start += len(rows)
-            if not cached.missing(keys).any():
+            missing = cached.missing(keys)
+            if not missing.any():
                 continue
+            rows, keys = rows[missing], keys[missing]
             answers = cached.answers(load(rows), names=rows)
             if not np.array_equal(answers["keys"].numpy(), keys):
                 raise CacheError(_CHANGING)
@@ -208,7 +211,7 @@ class _Pace:
 
 
 def _scan(cached: CachedTeacher, dataset: Any, collate: Collate) -> tuple[NDArray[np.uint8], Ints]:
-    """Keys (N, 16) and lengths (N,) of all rows."""
+    """Return keys (N, 16) and lengths (N,) of all rows."""
     keys, lengths = [np.zeros((0, KEY_BYTES), np.uint8)], [np.zeros(0, np.int64)]
     for start in range(0, len(dataset), _SCANNED):
         rows = cached.rows(_batch(dataset, np.arange(start, min(start + _SCANNED, len(dataset))), collate))
@@ -236,24 +239,23 @@ def _batch(dataset: Any, rows: Ints, collate: Collate) -> dict[str, Any]:
 
 def _chunks(
     store: Store,
-    lost: Ints,
+    rows: Ints,
     keys: NDArray[np.uint8],
     lengths: Ints,
     tokens_per_batch: int,
     batch_rows: int | None,
+    most: int,
 ) -> list[_Chunk]:
     """Cut from the front alone: rows that are left after a kill are cut as they were before."""
     chunks, batches, size = [], [], 0.0
-    several = int(os.environ.get("WORLD_SIZE", 1)) > 1  # calls may be slow, and few enough to be shared
-    most = 8 * batch_rows if several and batch_rows else ROWS_PER_SHARD
     start, held = 0, 0
-    while start < len(lost):
-        stop = start + (batch_rows or max(1, tokens_per_batch // max(1, int(lengths[lost[start]]))))
-        batches.append(lost[start : min(stop, start + ROWS_PER_SHARD)])
+    while start < len(rows):
+        stop = start + (batch_rows or max(1, tokens_per_batch // max(1, int(lengths[rows[start]]))))
+        batches.append(rows[start : min(stop, start + ROWS_PER_SHARD)])
         start += len(batches[-1])
         held += len(batches[-1])
         size += _bytes(store, lengths[batches[-1]])
-        if held >= most or size >= SHARD_BYTES or start == len(lost):
+        if held >= most or size >= SHARD_BYTES or start == len(rows):
             own = keys[np.concatenate(batches)]
             chunks.append(_Chunk(chunk_of(own), own, batches))
             batches, size, held = [], 0.0, 0
@@ -261,7 +263,7 @@ def _chunks(
 
 
 def _bytes(store: Store, lengths: Ints) -> float:
-    """What rows of these lengths take on disk."""
+    """Return what rows of these lengths take on disk."""
     item = store.contents.torch_dtype.itemsize
     shapes = store.facts["shapes"]
     a_row = KEY_BYTES + 4 + item * float(np.prod(shapes["logits"]))
@@ -287,7 +289,7 @@ def _check_room(store: Store, lengths: Ints, budget_mb: float) -> None:
 
 
 def _readable(dataset: Any, tokenizer: Any, live: Any, max_length: int | None) -> tuple[Any, Collate]:
-    """The rows as ids, and what makes batches of them."""
+    """Return the rows as ids, and what makes batches of them."""
     columns = getattr(dataset, "column_names", None) or []
     if tokenizer is None:
         raise ValueError(
@@ -312,7 +314,7 @@ def _readable(dataset: Any, tokenizer: Any, live: Any, max_length: int | None) -
 
 
 def _own_device() -> torch.device:
-    """The accelerator that a launcher gave this process, or the CPU."""
+    """Return the accelerator that a launcher gave this process, or the CPU."""
     found = torch.accelerator.current_accelerator(check_available=True)
     if found is None:
         return torch.device("cpu")

@@ -48,14 +48,7 @@ class _UnsoundError(ValueError):
 
 
 class Store:
-    """The shards of one folder: all rows that are whole, found by key.
-
-    Args:
-        folder: of one identity, with its facts.
-
-    Raises:
-        CacheError: where the facts cannot be read.
-    """
+    """The shards of one folder: all rows that are whole, found by key."""
 
     def __init__(self, folder: Path) -> None:
         refuse_public(folder)
@@ -157,7 +150,7 @@ class Store:
             raise ValueError("it holds a negative length")
 
     def find(self, keys: NDArray[np.uint8]) -> Ints:
-        """The place of each row, -1 where there is none; (B, 16) → (B,). Until the next `hold` or `flush`."""
+        """Return each row's place, -1 without one, until the next `hold` or `flush`; (B, 16) → (B,)."""
         places = self._table.find(keys)
         left = np.flatnonzero(places < 0)
         held = self._fresh.find(keys[left])
@@ -165,7 +158,7 @@ class Store:
         return places
 
     def logits(self, places: Ints) -> Tensor:
-        """(B, C)."""
+        """Return the logits (B, C)."""
         published, rows = places < (size := len(self._table.first)), torch.from_numpy(places)
         if published.all():
             return self._table.logits[rows]
@@ -175,7 +168,7 @@ class Store:
         return torch.cat(parts)[torch.from_numpy(np.argsort(order))]
 
     def readings(self, tap: Tap, places: Ints) -> list[Tensor]:
-        """One reading per row: (tokens, …), or (1, D) where they are pooled."""
+        """Return one reading per row: (tokens, …), or (1, D) where they are pooled."""
         size = len(self._table.first)
         return [
             self._table.reading(column(tap), place)
@@ -215,10 +208,6 @@ class Store:
         """Work on a chunk alone, if nobody does; the claim ends with the process, however it ends.
 
         True as well where the file system knows no locks: then work may be done twice.
-
-        Args:
-            chunk: its name, hexadecimal.
-            wait: until nobody else works on it.
         """
         place, descriptor = int(chunk[:15], 16), -1
         if fcntl is None:

@@ -142,11 +142,11 @@ class CachedTeacher(Teacher):
             )
 
     def fingerprint(self) -> str:
-        """The recorded teacher's: a run may start with the one and go on with the other."""
+        """Return the recorded teacher's fingerprint: a run may begin with one and go on with the other."""
         return str(self._print)
 
     def inputs(self) -> frozenset[str]:
-        """What the recorded teacher reads."""
+        """Return what the recorded teacher reads."""
         if self.teacher is not None:
             return self.teacher.inputs()
         facts = self._facts()
@@ -156,15 +156,15 @@ class CachedTeacher(Teacher):
         return frozenset(names if typed else names - {self.prefix + TOKEN_TYPES})
 
     def embedders(self) -> Sequence[nn.Module]:
-        """None: it looks its answers up."""
+        """Return None: it looks its answers up."""
         return ()
 
     def parts(self) -> Sequence[Teacher]:
-        """Who reads the batch: the live teacher's parts, else itself."""
+        """Return the teachers that read the batch: the live teacher's parts, else itself."""
         return (self,) if self.teacher is None else self.teacher.parts()
 
     def select_inputs(self, batch: Batch) -> Batch:
-        """The batch as the recorded teacher takes it."""
+        """Return the batch as the recorded teacher takes it."""
         if self.teacher is not None:
             return self.teacher.select_inputs(batch)
         if self.prefix:
@@ -180,7 +180,7 @@ class CachedTeacher(Teacher):
         return batch
 
     def rows(self, batch: Batch) -> Rows:
-        """The rows of a batch as the teacher reads them.
+        """Return the rows of a batch as the teacher reads them.
 
         A row that is not recorded as it is, and is under another key that means the same to the teacher, has
         that key: a text whose token types are all zero was recorded without them, or the other way round.
@@ -202,7 +202,7 @@ class CachedTeacher(Teacher):
         return recorded is not None and TOKEN_TYPES in recorded and token_type_count(self.config) > 0
 
     def missing(self, keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Which rows are not recorded; (B, 16) → (B,)."""
+        """Return which rows are not recorded; (B, 16) → (B,)."""
         return np.ones(len(keys), bool) if self.store is None else self.store.find(keys) < 0
 
     def drop_live_teacher(self) -> None:
@@ -217,7 +217,7 @@ class CachedTeacher(Teacher):
         self.teacher = None
 
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
-        """What was recorded; see `Teacher.trace`.
+        """Return what was recorded; see `Teacher.trace`.
 
         Raises:
             CacheError: for rows or taps that are not recorded.
@@ -251,7 +251,7 @@ class CachedTeacher(Teacher):
             self.store.hold(self.answers(chosen(part, again)))
 
     def before_asking(self, rows: int, *, of: int, progress: bool) -> None:
-        """Told how many rows will be asked about, before the first is.
+        """Hear how many rows will be asked about, before the first is.
 
         Args:
             rows: that are not recorded, each text once.
@@ -260,7 +260,7 @@ class CachedTeacher(Teacher):
         """
 
     def missing_message(self, rows: int, *, of: int) -> str:
-        """What to type where rows are missing."""
+        """Return what to type where rows are missing."""
         kept = "" if self.contents == Contents() else f", contents={self.contents}"
         return (
             f"{rows:,} of {of:,} rows are not recorded in {self.folder}: another text, truncation or "
@@ -317,13 +317,13 @@ class CachedTeacher(Teacher):
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _side(self) -> str:
-        """The side of padding on which the live teacher is asked: "right", unless a model needs "left"."""
+        """Return the live teacher's side of padding: "right", unless a model needs "left"."""
         parts = () if self.teacher is None else self.teacher.parts()
         sides = {part.model_inputs.side for part in parts if isinstance(part, ModelTeacher)}
         return "left" if "left" in sides else "right"
 
     def _asked(self, batch: Batch) -> tuple[Trace, Tensor | None]:
-        """The teacher's trace, and the mask that it read."""
+        """Return the teacher's trace, and the mask that it read."""
         assert self.teacher is not None  # noqa: S101 - callers have seen to it
         precision = {"bf16": torch.bfloat16, "fp16": torch.float16, None: None}[self.contents.precision]
         cast = torch.autocast(_device(batch).type, dtype=precision, enabled=precision is not None)
@@ -377,7 +377,7 @@ class CachedTeacher(Teacher):
         return None if self.teacher is None else accepted(self.teacher)
 
     def _inputs(self, batch: Batch) -> Batch:
-        """The columns that have a part in the answer."""
+        """Return the columns that have a part in the answer."""
         reads, accepts = self.select_inputs(batch), self.accepts
         return {n: v for n, v in reads.items() if n not in LABELS and (accepts is None or n in accepts)}
 

@@ -31,7 +31,7 @@ class Calibration:
             raise ValueError(f"temperature is a number above 0, found {self.temperature!r}. Usual: 1 to 5.")
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Calibrated logits, (N, C); the same tensor where there is nothing to change."""
+        """Return calibrated logits, (N, C); the same tensor where there is nothing to change."""
         if self.temperature != 1:
             logits = logits / self.temperature
         return logits if self.shift is None else logits + logits.new_tensor(self.shift)
@@ -40,14 +40,9 @@ class Calibration:
     def of_prior(
         cls, prior: Mapping[str, float] | Sequence[float], classes: Sequence[str], *, temperature: float = 1.0
     ) -> Calibration:
-        """The calibration for known shares of the classes: b = log(share · C).
+        """Return the calibration for known shares of the classes: b = log(share · C).
 
         It is right for a teacher that takes all classes for equally frequent, as zero-shot ones do.
-
-        Args:
-            prior: share of each class, by name or in their order; above 0, summing to 1.
-            classes: their names.
-            temperature: T.
 
         Raises:
             ValueError: for classes without a share, unknown ones, or shares that do not sum to 1.
@@ -74,7 +69,7 @@ class Calibration:
 def fit_calibration(
     logits: Tensor, labels: Tensor, *, multi_label: bool = False, prior: bool = True
 ) -> Calibration:
-    """The temperature and class shifts under which labelled rows are likeliest.
+    """Return the temperature and class shifts under which labelled rows are likeliest.
 
     It minimises Σ_i CE(z_i/T + b, y_i) + (log T)²/2 + |b|²/2 (multi-label: binary cross-entropy), so that few
     rows move little: temperature scaling (Guo et al. 2017, arXiv 1706.04599) with the bias of vector scaling,

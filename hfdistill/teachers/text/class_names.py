@@ -12,11 +12,7 @@ Classes: TypeAlias = Sequence[str] | Mapping[str, str | Sequence[str]]
 
 
 def read_classes(classes: Classes | None, *, at_least: int = 2) -> dict[str, list[str]]:
-    """For each class the words that describe it: its name in plain words, or its descriptions.
-
-    Args:
-        classes: names; or a mapping from name to a description, or to several.
-        at_least: how many there have to be.
+    """Return the words that describe each class: its name in plain words, or its descriptions.
 
     Raises:
         ValueError: for fewer than two classes, or an empty description.
@@ -45,7 +41,7 @@ def plain_words(name: str) -> str:
 
 
 def read_templates(template: str | Sequence[str]) -> list[str]:
-    """Templates with one place for the class.
+    """Return templates with one place for the class.
 
     Raises:
         ValueError: for one without `{}`.

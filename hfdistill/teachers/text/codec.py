@@ -35,8 +35,9 @@ class TextCodec(PreTrainedTokenizerBase):
         self.model_input_names = ["input_ids", "attention_mask"]
 
     def __call__(self, text: Any, text_pair: Any = None, **options: Any) -> BatchEncoding:
-        """The ids of one text or of a list; `padding` and `return_tensors` as in Transformers, all else is
-        ignored."""
+        """Return the ids of one text or of a list.
+
+        `padding` and `return_tensors` are as in Transformers; all else is ignored."""
         one = isinstance(text, str)
         texts, pairs = ([text], [text_pair]) if one else (text, text_pair or [None] * len(text))
         rows = [_numbers(*both) for both in zip(texts, pairs, strict=True)]
@@ -48,7 +49,7 @@ class TextCodec(PreTrainedTokenizerBase):
         return BatchEncoding(columns, tensor_type=options.get("return_tensors"))
 
     def get_vocab(self) -> dict[str, int]:
-        """One entry, the padding: ids are no entries of a table."""
+        """Return one entry, the padding: ids are no entries of a table."""
         return {"[PAD]": 0}
 
     @property
@@ -71,11 +72,11 @@ class TextCodec(PreTrainedTokenizerBase):
         return "TextCodec()"
 
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
-        """0, the id of the padding."""
+        """Return 0, the id of the padding."""
         return 0 if isinstance(tokens, str) else [0 for _ in tokens]
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
-        """0: no id is special."""
+        """Return 0: no id is special."""
         return 0
 
 
@@ -86,11 +87,7 @@ def _numbers(text: str, pair: str | None) -> list[int]:
 
 
 def decode_rows(ids: Tensor, mask: Tensor | None = None) -> list[Any]:
-    """The texts of a batch: (B, T) → B strings, or pairs of strings.
-
-    Args:
-        ids: made by `TextCodec`, padded on either side.
-        mask: 1 where an id is no padding; None where nothing is padded.
+    """Return the texts of a batch: (B, T) → B strings, or pairs of strings.
 
     Raises:
         ValueError: for ids that `TextCodec` cannot have made.

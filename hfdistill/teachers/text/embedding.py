@@ -108,7 +108,7 @@ class Embedder(nn.Module):
         return str(getattr(self.model, "name_or_path", "") or type(self.model).__name__)
 
     def forward(self, texts: Sequence[Any]) -> Tensor:
-        """Unit vectors (N, D) in float32 on the CPU, in the order of the texts (strings or pairs)."""
+        """Return unit vectors (N, D) in float32 on the CPU, in the order of the texts (strings or pairs)."""
         ids = self._ids(texts)
         order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
         found = torch.zeros(len(ids), self.model.config.hidden_size)
@@ -167,7 +167,7 @@ class Embedder(nn.Module):
             write_atomically(folder / name, json.dumps(content, indent=1))
 
     def fingerprint(self) -> str:
-        """sha256 over weights, tokenizer, pooling and length."""
+        """Return the sha256 over weights, tokenizer, pooling and length."""
         facts = [
             fingerprint_of(self.model),
             tokenizer_print(self.tokenizer),
@@ -181,7 +181,7 @@ def _pairs(texts: Sequence[Any]) -> bool:
 
 
 def _folder_facts(folder: Path) -> dict[str, Any]:
-    """What sentence-transformers wrote beside the weights: pooling and the longest input."""
+    """Return what sentence-transformers wrote beside the weights: pooling and the longest input."""
     listed = folder / "modules.json"
     if not listed.is_file():
         return {}

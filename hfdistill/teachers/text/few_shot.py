@@ -71,7 +71,7 @@ class FewShotClassifier(nn.Module):
         self.seen = dict(seen or {})
 
     def forward(self, texts: list[Any]) -> Tensor:
-        """Logits (N, C); an example is answered by a head that was fitted without it."""
+        """Return logits (N, C); an example is answered by a head that was fitted without it."""
         found = _vectors(self.encoder, texts) @ self.weight.cpu().T + self.bias.cpu()
         for row, key in enumerate(keys_of(texts)) if self.seen else ():
             own = self.seen.get(key.tobytes())
@@ -111,7 +111,7 @@ class FewShotClassifier(nn.Module):
 
 
 def load_few_shot(folder: str | Path, **options: Any) -> FewShotClassifier:
-    """The classifier that `FewShotClassifier.save` wrote.
+    """Return the classifier that `FewShotClassifier.save` wrote.
 
     Args:
         folder: where it lies.
@@ -232,12 +232,7 @@ def _fitted_to(
 
 
 class FewShotTeacher(TextTeacher):
-    """What `few_shot` returns: a `TextTeacher` that can be saved.
-
-    Args:
-        answer: the fitted classifier.
-        options: those of `TextTeacher`.
-    """
+    """What `few_shot` returns: a `TextTeacher` that can be saved."""
 
     def __init__(self, answer: FewShotClassifier, **options: Any) -> None:
         super().__init__(answer, kind="logits", **options)
@@ -249,7 +244,7 @@ class FewShotTeacher(TextTeacher):
 
 
 def _vectors(encoder: Encoder, texts: Sequence[Any]) -> Tensor:
-    """Unit vectors (N, D) in float32 on the CPU."""
+    """Return unit vectors (N, D) in float32 on the CPU."""
     found = encoder(list(texts))
     found = found if isinstance(found, Tensor) else torch.from_numpy(np.asarray(found))
     if found.dim() != 2 or len(found) != len(texts):
@@ -261,7 +256,7 @@ def _vectors(encoder: Encoder, texts: Sequence[Any]) -> Tensor:
 
 
 def _anchors(encoder: Encoder, described: Mapping[str, Sequence[str]], templates: Sequence[str]) -> Tensor:
-    """One unit vector for each class: the mean over its descriptions in all templates."""
+    """Return one unit vector for each class: the mean over its descriptions in all templates."""
     means = [
         _vectors(encoder, [template.replace("{}", text) for text in texts for template in templates]).mean(0)
         for texts in described.values()
@@ -298,7 +293,7 @@ def _sorted(labels: Sequence[Any]) -> list[str]:
 def _fitted(
     vectors: Tensor, labels: Tensor, anchors: Tensor, *, seed: int
 ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
-    """Weight (C, D), bias (C,), and the logits of each example by a head that has not seen it."""
+    """Return the weight (C, D), bias (C,), and the logits of each example by a head that has not seen it."""
     folds = _folds(labels, seed=seed)
     if folds is None:  # one example of a class: nothing is left out to choose by
         weight, bias = _head(vectors, labels, anchors, strength=10.0, name_weight=1.0)
@@ -327,7 +322,7 @@ def _fitted(
 
 
 def _folds(labels: Tensor, *, seed: int) -> Tensor | None:
-    """The fold of each example, classes spread over the folds; None where no class has two."""
+    """Return the fold of each example, classes spread over the folds; None where no class has two."""
     most = int(torch.bincount(labels).max())
     if most < 2:
         return None
@@ -341,7 +336,7 @@ def _folds(labels: Tensor, *, seed: int) -> Tensor | None:
 def _head(
     vectors: Tensor, labels: Tensor, anchors: Tensor, *, strength: float, name_weight: float
 ) -> tuple[Tensor, Tensor]:
-    """Logistic regression on the examples and, weighted, the descriptions of the classes."""
+    """Return logistic regression on the examples and, weighted, the descriptions of the classes."""
     from sklearn.linear_model import LogisticRegression
 
     count = len(anchors)

@@ -52,11 +52,11 @@ class AnswerFile:
     unit: str
 
     def where(self, row: int) -> str:
-        """A row for a message."""
+        """Return a row for a message."""
         return f"{printable(self.path.name)}, {self.unit} {self.lines[row]} ({short(self.texts[row])})"
 
     def select(self, rows: Sequence[int]) -> AnswerFile:
-        """Some of the rows."""
+        """Return some of the rows."""
         texts, answers, lines = (
             [part[row] for row in rows] for part in (self.texts, self.answers, self.lines)
         )
@@ -100,13 +100,7 @@ def read_answer_file(
 
 @dataclass(frozen=True)
 class _Columns:
-    """Where the answer of a row stands.
-
-    Args:
-        names: one column; or several, of votes or of classes.
-        classes: the class of each column, where there is one for each.
-        confidence: beside a label.
-    """
+    """Where the answer of a row stands."""
 
     names: list[str]
     classes: list[str] | None = None
@@ -120,7 +114,7 @@ def _answer_columns(
     classes: Sequence[str] | None,
     path: Path,
 ) -> tuple[_Columns, Kind | None]:
-    """The columns of the answer, and what their names say of it."""
+    """Return the columns of the answer, and what their names say of it."""
     folded = {name.strip().casefold(): name for name in names}
     told = _listed(answer)
     if len(told) > 1:
@@ -163,7 +157,7 @@ def _answer(row: Mapping[str, Any], found: _Columns, where: str, kind: Kind | No
 
 
 def _value(value: Any, where: str, column: str, *, text: bool = False) -> Any:
-    """A cell; what is written as a list, a mapping or (unless `text`) a number is read as such."""
+    """Return a cell; what is written as a list, a mapping or (unless `text`) a number is read as such."""
     if isinstance(value, Mapping):  # parquet fills in what a row leaves out
         return {name: number for name, number in value.items() if number is not None}
     if not isinstance(value, str):
@@ -186,7 +180,7 @@ def _value(value: Any, where: str, column: str, *, text: bool = False) -> Any:
 
 
 def _tokens(value: Any, classes: Sequence[str], where: str) -> Any:
-    """The log-probabilities of the classes among the tokens that an API names."""
+    """Return the log-probabilities of the classes among the tokens that an API names."""
     if isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
         value = [{str(key): entry for key, entry in part.items()} for part in value]
         if not all({"token", "logprob"} <= set(part) for part in value):
@@ -209,7 +203,7 @@ def _tokens(value: Any, classes: Sequence[str], where: str) -> Any:
 
 
 def _named(answers: list[Any], kind: Kind | None, path: Path) -> list[str]:
-    """The classes that the answers name."""
+    """Return the classes that the answers name."""
     names: set[str] = set()
     for value in answers:
         if isinstance(value, Mapping):
@@ -254,7 +248,7 @@ def _listed(answer: str | Sequence[str] | None) -> list[str]:
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], list[int], str]:
-    """Rows, where each stands, and in what unit."""
+    """Return rows, where each stands, and in what unit."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}. Pass the path of a file of answers.")
     readers: dict[str, Callable[[Path], tuple[list[dict[str, Any]], list[int], str]]] = {

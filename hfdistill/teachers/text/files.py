@@ -30,13 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class FileTeacher(TextAnswers):
-    """A teacher whose answers stand in a file, found by their texts; see `answers_from`.
-
-    Args:
-        file: as it was read.
-        reader: what made logits of it.
-        logits: (N, C), one for each row.
-    """
+    """A teacher whose answers stand in a file, found by their texts; see `answers_from`."""
 
     def __init__(self, file: AnswerFile, reader: AnswerReader, logits: Tensor) -> None:
         Teacher.__init__(self)
@@ -61,7 +55,7 @@ class FileTeacher(TextAnswers):
         super()._calibrated_by(temperature, prior, calibrate)
 
     def rows(self, batch: Batch) -> Rows:
-        """The rows of a batch; the first text without an answer is remembered for the message."""
+        """Return the rows of a batch; the first text without an answer is remembered for the message."""
         rows = super().rows(batch)
         lost = np.flatnonzero(self.store.find(rows.keys) < 0)
         if len(lost) and not self._lacking:
@@ -70,7 +64,7 @@ class FileTeacher(TextAnswers):
         return rows
 
     def missing_message(self, rows: int, *, of: int) -> str:
-        """Which text has no answer, and what to type."""
+        """Return which text has no answer, and what to type."""
         text, self._lacking = self._lacking, ""
         return (
             f"{rows:,} of {of:,} rows have no answer in {self.folder.name}, such as {text}. Add answers, "
@@ -78,7 +72,7 @@ class FileTeacher(TextAnswers):
         )
 
     def answerable(self, rows: Any) -> Any:
-        """The rows of tokenised data that have an answer."""
+        """Return the rows of tokenised data that have an answer."""
         names = ("input_ids", "attention_mask")
         columns = {name: rows[self.prefix + name][:] for name in names}
         keys = rows_of(self.tokenizer.pad(columns, return_tensors="pt")).keys
@@ -89,7 +83,7 @@ class FileTeacher(TextAnswers):
         return not self._lost(dataset).any()
 
     def _lost(self, dataset: Any) -> NDArray[np.bool_]:
-        """Which rows have no answer, (N,)."""
+        """Return which rows have no answer, (N,)."""
         texts: Any = dataset["text"][:]
         if "text_pair" in dataset.column_names:
             texts = list(zip(texts, dataset["text_pair"][:], strict=True))
@@ -97,14 +91,7 @@ class FileTeacher(TextAnswers):
         return lost
 
     def answered(self, dataset: Any) -> Any:
-        """The rows of a dataset that have an answer; how many have none is logged.
-
-        Args:
-            dataset: a `datasets.Dataset` with `text` (and `text_pair`).
-
-        Raises:
-            AnswerError: where no row has one.
-        """
+        """Return the rows of a dataset that have an answer; how many have none is logged."""
         texts, lost = dataset["text"][:], self._lost(dataset)
         if not lost.any():
             return dataset
@@ -212,7 +199,7 @@ def answers_from(
 
 
 def _once(read: AnswerFile, logits: Tensor) -> list[int]:
-    """One row for each text; equal answers may stand twice."""
+    """Return one row for each text; equal answers may stand twice."""
     rows: dict[Any, int] = {}
     for row, text in enumerate(read.texts):
         first = rows.setdefault(text, row)

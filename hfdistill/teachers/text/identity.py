@@ -31,14 +31,11 @@ class UnknownIdentityError(ValueError):
 
 
 def identity_of_function(answer: Any) -> str:
-    """sha256 over a callable: its own `fingerprint()`; else its source and every value that it reads.
+    """Return a callable's sha256: its own `fingerprint()`, else over its source and every value it reads.
 
     Values are its defaults, what it closes over and the globals that it names: text and numbers by value,
     functions and classes of the same package by their source, in turn; those of others by name; models by
     their weights; other objects by what they hold, in turn, or as `datasets` hashes them.
-
-    Args:
-        answer: a function, method, partial or object with `__call__`.
 
     Raises:
         UnknownIdentityError: where a value cannot be hashed, such as an open connection.
@@ -138,7 +135,7 @@ class _Walk:
                     self.add(part)
 
     def _add_object(self, value: Any) -> None:
-        """An object by its class and what it holds; addresses, which a process draws anew, have no part."""
+        """Add an object by its class and what it holds, without addresses: a process draws them anew."""
         self.add(type(value))
         for name, part in sorted(vars(value).items()):
             if not (isinstance(part, int) and part >= _ADDRESSES):
@@ -146,7 +143,7 @@ class _Walk:
                 self.add(part)
 
     def _add_pipeline(self, pipeline: Pipeline) -> None:
-        """A pipeline of Transformers, which also counts its calls."""
+        """Add a pipeline of Transformers, which also counts its calls."""
         tokenizer = pipeline.tokenizer
         self._add_all("pipeline", pipeline.task, pipeline.model)
         self._write("tokenizer", "" if tokenizer is None else tokenizer_print(tokenizer))
@@ -166,7 +163,7 @@ class _Walk:
 
 
 def _package(value: Any) -> str:
-    """The top package that a callable is written in; "" for a library that is installed."""
+    """Return the top package that a callable is written in; "" for a library that is installed."""
     name = getattr(value, "__module__", None) or type(value).__module__
     place = getattr(sys.modules.get(str(name)), "__file__", None)
     installed = {sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")}

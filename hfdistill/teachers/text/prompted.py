@@ -17,10 +17,10 @@ from transformers.cache_utils import DynamicLayer
 from hfdistill.files.hub import reaching
 from hfdistill.files.plain_data import public_name
 from hfdistill.network.architectures import longest_input
+from hfdistill.network.inputs import accepted_inputs
 from hfdistill.network.label_space import short
 from hfdistill.network.loading import Source
 from hfdistill.network.tokenizers import tokenizer_print
-from hfdistill.network.trace import accepted_inputs
 from hfdistill.teachers.base import fingerprint_of
 from hfdistill.teachers.text.class_names import Classes, read_classes
 from hfdistill.teachers.text.embedding import as_dtype
@@ -89,7 +89,7 @@ class PromptedClassifier(nn.Module):
         self._prior: Tensor | None = None
 
     def forward(self, texts: list[Any]) -> Tensor:
-        """Logits (N, C): mean log-likelihoods of the names, less those after content-free texts."""
+        """Return logits (N, C): mean log-likelihoods of the names, less those after content-free texts."""
         if self._prior is None:
             pairs = bool(texts) and not isinstance(texts[0], str)
             blanks = [(text, text) if pairs else text for text in self.content_free]
@@ -105,7 +105,7 @@ class PromptedClassifier(nn.Module):
         return ids
 
     def prompt_ids(self, text: Any) -> list[int]:
-        """The tokens of the prompt with a text in it; a text that is too long is cut at its end."""
+        """Return the tokens of the prompt with a text in it; a text that is too long is cut at its end."""
         ids = self._ids(text)
         while len(ids) > self._room:
             parts = [text] if isinstance(text, str) else list(text)
@@ -140,7 +140,7 @@ class PromptedClassifier(nn.Module):
         return ids
 
     def _common_prefix(self) -> list[int]:
-        """The tokens before the text, which are the same whatever it is; one less than agree, to be sure."""
+        """Return the tokens before the text, the same for all texts; one less than agree, to be sure."""
         pairs = "{text_pair}" in self.prompt
         one, other = (self._ids((probe, probe) if pairs else probe) for probe in ("Zebra", "7 apples"))
         same = 0
@@ -161,7 +161,7 @@ class PromptedClassifier(nn.Module):
         return found
 
     def _batches(self, ids: list[list[int]]) -> Iterator[list[int]]:
-        """Rows of like length together, those that begin with the prefix apart from others."""
+        """Yield rows of like length together, those that begin with the prefix apart from others."""
         shared = [self._has_prefix(row) for row in ids]
         order = sorted(range(len(ids)), key=lambda row: (shared[row], -len(ids[row])))
         start = 0
@@ -180,7 +180,7 @@ class PromptedClassifier(nn.Module):
         return bool(self.prefix) and len(ids) > len(self.prefix) and ids[: len(self.prefix)] == self.prefix
 
     def _scores(self, ids: list[list[int]]) -> Tensor:
-        """(B, C) of rows that all begin with the prefix, or none of which does."""
+        """Return (B, C) of rows that all begin with the prefix, or none of which does."""
         shared = len(self.prefix) if self._has_prefix(ids[0]) else 0
         rest = [row[shared:] for row in ids]
         width, device = max(map(len, rest)), self.model.device
@@ -206,7 +206,7 @@ class PromptedClassifier(nn.Module):
         return scores
 
     def _run(self, tokens: Tensor, mask: Tensor, past: Any) -> Tensor:
-        """Logits (B, T, V) in float32 of the new tokens; `past` grows by them."""
+        """Return the logits (B, T, V) in float32 of the new tokens; `past` grows by them."""
         held = (
             "cache" if "cache" in self._accepts else "past_key_values"
         )  # as Transformers before 5.24 calls it
@@ -231,7 +231,7 @@ class PromptedClassifier(nn.Module):
         return fresh
 
     def fingerprint(self) -> str:
-        """sha256 over the model, its tokenizer and the prompt."""
+        """Return the sha256 over the model, its tokenizer and the prompt."""
         facts = [
             fingerprint_of(self.model),
             tokenizer_print(self.tokenizer),
@@ -241,7 +241,7 @@ class PromptedClassifier(nn.Module):
 
 
 def _written(classes: Classes | None) -> dict[str, str]:
-    """What the model is to write for each class: its name, or its description."""
+    """Return what the model is to write for each class: its name, or its description."""
     described = read_classes(classes)
     plain = not isinstance(classes, Mapping)
     return {name: name if plain else texts[0] for name, texts in described.items()}

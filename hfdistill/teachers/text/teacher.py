@@ -42,25 +42,19 @@ Answer = Callable[[list[Any]], Any]
 
 
 def default_cache() -> Path:
-    """Where answers are recorded if no folder is named: `hfdistill/answers` under HF_HOME."""
+    """Return where answers are recorded if no folder is named: `hfdistill/answers` under HF_HOME."""
     return Path(constants.HF_HOME, "hfdistill", "answers")
 
 
 def class_config(classes: Sequence[str], *, multi_label: bool = False) -> PretrainedConfig:
-    """A config that names the classes and the task, for a teacher without a model of its own."""
+    """Return a config that names the classes and the task, for a teacher without a model of its own."""
     kind = "multi_label_classification" if multi_label else "single_label_classification"
     names = dict(enumerate(classes))
     return PretrainedConfig(id2label=names, label2id={n: i for i, n in names.items()}, problem_type=kind)
 
 
 class AskedFunction(Teacher):
-    """The function itself, live: decodes the texts of a batch, asks, and checks what comes back.
-
-    Args:
-        answer: from a list of texts to answers.
-        reader: makes logits of them.
-        identity: what tells this function from another.
-    """
+    """The function itself, live: decodes the texts of a batch, asks, and checks what comes back."""
 
     same_tokens = False
 
@@ -89,11 +83,11 @@ class AskedFunction(Teacher):
         return Trace(logits.to(own["input_ids"].device), own.get("attention_mask"))
 
     def inputs(self) -> frozenset[str]:
-        """Its columns in a batch."""
+        """Return its columns in a batch."""
         return frozenset(self.prefix + name for name in ("input_ids", "attention_mask"))
 
     def fingerprint(self) -> str:
-        """sha256 over the function's identity, the classes and how its answers are read."""
+        """Return the sha256 over the function's identity, the classes and how its answers are read."""
         facts = [self.identity, self.reader.classes, self.reader.multi_label]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -136,7 +130,7 @@ class TextAnswers(CachedTeacher):
     # ---- asked directly ----
 
     def logits(self, texts: Texts) -> Tensor:
-        """Calibrated logits (N, C) of texts or pairs of texts, asked about where they are not recorded."""
+        """Return calibrated logits (N, C) of texts or pairs, asked about where they are not recorded."""
         rows = [text if isinstance(text, str) else tuple(text) for text in texts]
         if not rows:
             return torch.zeros(0, len(self.classes))
@@ -163,11 +157,7 @@ class TextAnswers(CachedTeacher):
         return replace(trace, logits=self.calibration(trace.logits))
 
     def check_taps(self, taps: Collection[Tap]) -> None:
-        """Refuse all taps.
-
-        Raises:
-            ValueError: for any.
-        """
+        """Refuse all taps."""
         if taps:
             raise ValueError(
                 f"{type(self).__name__} answers texts, and has no layers to look into. Use terms on logits "
@@ -175,7 +165,7 @@ class TextAnswers(CachedTeacher):
             )
 
     def fingerprint(self) -> str:
-        """sha256 over the function, the classes and the calibration."""
+        """Return the sha256 over the function, the classes and the calibration."""
         facts = [str(self._print), self.calibration.temperature, self.calibration.shift]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -268,7 +258,7 @@ class TextTeacher(TextAnswers):
     # ---- being asked and recorded ----
 
     def missing(self, keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Which texts are not recorded; (B, 16) → (B,). What another teacher like this one began is found."""
+        """Return which texts no teacher like this one has recorded; (B, 16) → (B,)."""
         if self.store is None and (self.folder / FACTS).exists():
             self._open()
         return super().missing(keys)
@@ -383,7 +373,7 @@ class TextTeacher(TextAnswers):
 
 
 def keys_of(texts: Texts) -> NDArray[np.uint8]:
-    """What each text, or pair, is recorded under: (N, 16)."""
+    """Return what each text, or pair, is recorded under: (N, 16)."""
     codec = TextCodec()
     pairs = len(texts) > 0 and not isinstance(texts[0], str)
     columns = [list(column) for column in zip(*texts, strict=True)] if pairs else [list(texts)]
@@ -404,7 +394,7 @@ def _identity(answer: Answer, name: str | None) -> str:
 
 
 def _labelled(rows: Any) -> tuple[list[Any], list[Any]]:
-    """(texts, labels) out of a pair of lists, or of rows with columns."""
+    """Return (texts, labels) out of a pair of lists, or of rows with columns."""
     if hasattr(rows, "column_names"):
         pairs = "text_pair" in rows.column_names
         texts = list(zip(rows["text"][:], rows["text_pair"][:], strict=True)) if pairs else rows["text"][:]

@@ -73,15 +73,7 @@ class AnswerReader:
         self._columns = {name: column for column, name in enumerate(folded)}
 
     def __call__(self, answers: Any, *, where: Where | None = None) -> Tensor:
-        """Logits of the answers.
-
-        Args:
-            answers: an array, tensor or sequence, one entry a row.
-            where: names a row in messages, by its number.
-
-        Raises:
-            AnswerError: for answers of another shape, numbers that are no probabilities, unknown classes.
-        """
+        """Return the logits of an array, tensor or sequence of answers; `where` names a row in messages."""
         where = where or (lambda row: f"Row {row}")
         answers = self._scored(_paired(answers))
         numbers = None if self.kind == "labels" else _as_array(answers)
@@ -97,13 +89,13 @@ class AnswerReader:
         return self._logits(numbers, where)
 
     def _scored(self, answers: Any) -> Any:
-        """Entries of Transformers' pipelines, as a class and its confidence, or as a mapping."""
+        """Return entries of Transformers' pipelines, as a class and its confidence, or as a mapping."""
         if not isinstance(answers, (list, tuple)) or self._columns.keys() & {"label", "score"}:
             return answers
         return [_pair(row) if _is_scored(row) else _mapping(row) for row in answers]
 
     def column(self, name: Any, where: str) -> int:
-        """The column of a class that is named, or numbered.
+        """Return the column of a class that is named, or numbered.
 
         Raises:
             AnswerError: for a class that there is not.
@@ -122,7 +114,7 @@ class AnswerReader:
     # ---- numbers ----
 
     def _guessed(self, numbers: Array) -> Kind:
-        """Probabilities where all lie in [0, 1]; percentages are caught later; else logits."""
+        """Return probabilities where all lie in [0, 1]; percentages are caught later; else logits."""
         finite = numbers[np.isfinite(numbers)]
         inside = bool(((finite >= 0) & (finite <= 1)).all())
         if inside or (len(finite) and not self.multi_label and _percent(numbers).all()):
@@ -155,7 +147,7 @@ class AnswerReader:
         return torch.from_numpy(logits.astype(np.float32))
 
     def _is_number(self, numbers: Array) -> NDArray[np.bool_]:
-        """Finite; -inf is the logarithm of a probability of 0."""
+        """Tell which entries are finite; -inf is too where it is the logarithm of a probability of 0."""
         finite: NDArray[np.bool_] = np.isfinite(numbers)
         return finite | np.isneginf(numbers) if self.kind == "log_probabilities" else finite
 
@@ -200,7 +192,7 @@ class AnswerReader:
         return self._logits(numbers.reshape(len(rows), len(self.classes)), where)
 
     def _row(self, row: Any, where: str) -> list[float]:
-        """The numbers of one row, in the order of the classes."""
+        """Return the numbers of one row, in the order of the classes."""
         if row is None:
             raise AnswerError(f"{where} has no answer. Leave such rows out, or answer them.")
         if isinstance(row, Mapping):
@@ -250,7 +242,7 @@ class AnswerReader:
         return [known.get(column, rest) for column in range(len(self.classes))]
 
     def _vote(self, row: Any, where: str) -> list[float]:
-        """Probabilities out of a class, a class with a confidence, or several votes."""
+        """Return probabilities out of a class, a class with a confidence, or several votes."""
         count = len(self.classes)
         if _is_pair(row) and not self.multi_label:
             share, column = _confidence(row[1], where), self.column(_whole(row[0]), where)
@@ -273,14 +265,14 @@ def _fold(name: Any) -> str:
 
 
 def _percent(numbers: Array) -> NDArray[np.bool_]:
-    """Rows of values in [0, 100] that sum to about 100."""
+    """Return rows of values in [0, 100] that sum to about 100."""
     inside = ((numbers >= 0) & (numbers <= 100.01)).all(1)
     close: NDArray[np.bool_] = inside & (np.abs(numbers.sum(1) - 100) < 1.01)
     return close
 
 
 def _as_array(answers: Any) -> Array | None:
-    """Numbers (N,) or (N, C); None where the entries are no numbers, or rows differ in length."""
+    """Return numbers (N,) or (N, C); None where the entries are no numbers, or rows differ in length."""
     if isinstance(answers, Tensor):
         return answers.detach().float().cpu().numpy().astype(np.float64)
     if isinstance(answers, (list, tuple)) and any(_is_plain(row) for row in answers):
@@ -300,7 +292,7 @@ def _is_plain(row: Any) -> bool:
 
 
 def _paired(answers: Any) -> Any:
-    """(labels, confidences) as two sequences become a pair a row."""
+    """Return (labels, confidences) as two sequences become a pair a row."""
     if not (isinstance(answers, tuple) and len(answers) == 2):
         return answers
     labels, confidences = (_listed(part) for part in answers)
@@ -315,7 +307,7 @@ def _paired(answers: Any) -> Any:
 
 
 def _is_scored(row: Any) -> bool:
-    """An entry such as {"label": "joy", "score": 0.9}."""
+    """Return an entry such as {"label": "joy", "score": 0.9}."""
     return isinstance(row, Mapping) and row.keys() == {"label", "score"}
 
 
@@ -324,7 +316,7 @@ def _pair(row: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _mapping(row: Any) -> Any:
-    """A list of such entries as a mapping from class to score; anything else as it is."""
+    """Return a list of such entries as a mapping from class to score; anything else as it is."""
     scored = isinstance(row, (list, tuple)) and len(row) > 0 and all(map(_is_scored, row))
     return dict(map(_pair, row)) if scored else row
 
@@ -355,7 +347,7 @@ def _confidence(value: Any, where: str) -> float:
 
 
 def _whole(value: Any) -> Any:
-    """A class number that was read as a float."""
+    """Return a class number that was read as a float."""
     return int(value) if isinstance(value, (float, np.floating)) and float(value).is_integer() else value
 
 

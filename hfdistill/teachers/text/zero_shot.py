@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from hfdistill.files.plain_data import public_name
 from hfdistill.network.architectures import longest_input
+from hfdistill.network.inputs import accepted_inputs
 from hfdistill.network.label_space import class_names, some
 from hfdistill.network.loading import Source, load_classifier, load_tokenizer
 from hfdistill.network.tokenizers import tokenizer_print
-from hfdistill.network.trace import accepted_inputs
 from hfdistill.teachers.base import fingerprint_of
 from hfdistill.teachers.text.class_names import Classes, read_classes, read_templates
 from hfdistill.teachers.text.embedding import as_dtype
@@ -77,7 +77,7 @@ class ZeroShotClassifier(nn.Module):
         self._columns = [against[0] if against else (len(names) - 1 if found[0] == 0 else 0), found[0]]
 
     def forward(self, texts: list[Any]) -> Tensor:
-        """Logits (N, C); see `zero_shot`."""
+        """Return logits (N, C); see `zero_shot`."""
         if texts and not isinstance(texts[0], str):
             raise ValueError("zero_shot reads one text a row, and these are pairs. Join them to one text.")
         sentences = [
@@ -106,7 +106,7 @@ class ZeroShotClassifier(nn.Module):
         return logits[0] if len(each) == 1 else logits.log_softmax(-1).logsumexp(0)
 
     def _scored(self, pairs: list[tuple[str, str]]) -> Tensor:
-        """(pairs, 2): the logits against and for entailment."""
+        """Return (pairs, 2): the logits against and for entailment."""
         found = torch.zeros(len(pairs), 2)
         self.model.eval()
         for rows, batch in self._batches(pairs):
@@ -116,7 +116,7 @@ class ZeroShotClassifier(nn.Module):
         return found
 
     def _batches(self, pairs: list[tuple[str, str]]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-        """Pairs of like length together; of a pair that is too long the text is cut, never the class."""
+        """Yield pairs of like length; of a pair that is too long the text is cut, never the class."""
         limit = self._room if self._room < 10**6 else None
         read = self.tokenizer(
             [text for text, _ in pairs],
@@ -137,7 +137,7 @@ class ZeroShotClassifier(nn.Module):
             yield rows, {name: value.to(self.model.device) for name, value in batch.items()}
 
     def fingerprint(self) -> str:
-        """sha256 over the model, its tokenizer and the sentences."""
+        """Return the sha256 over the model, its tokenizer and the sentences."""
         facts = [
             fingerprint_of(self.model),
             tokenizer_print(self.tokenizer),
