@@ -35,6 +35,8 @@ class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
         seed: of what is drawn.
         columns: texts that may change; see `augment`.
         keep_labels: the new rows take the label of their row.
+        in_place: show new rows in the place of a half of the data, drawn by the seed, and in the next epoch
+            in that of the other half: an epoch has as many rows as without copies.
 
     Raises:
         TypeError: for data or a method of another kind.
@@ -59,12 +61,18 @@ class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
         seed: int = 0,
         columns: Sequence[str] | None = None,
         keep_labels: bool = False,
+        in_place: bool = False,
     ) -> None:
+        if in_place and copies != 1:
+            raise ValueError(
+                f"FreshCopies(in_place=True) shows one new row in the place of a row, found copies={copies}. "
+                "Leave copies out."
+            )
         if copies < 1:
             raise ValueError(f"FreshCopies makes 1 copy or more of each row, found copies={copies}.")
         self._writer = Writer.of(dataset, method, seed=seed, columns=columns, keep_labels=keep_labels)
         self.texts = self.rows = dataset
-        self.copies, self.seed, self.keep_labels = copies, seed, keep_labels
+        self.copies, self.seed, self.keep_labels, self.in_place = copies, seed, keep_labels, in_place
         self._encoders: Sequence[Callable[[Columns, list[int]], Columns]] = ()
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that persist see it too
 
@@ -117,10 +125,23 @@ class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
 
         A method that has no fingerprint, such as a function, is told by what it writes for the first rows.
         """
-        return f"{self._method} {self.copies} {self.seed} {self._writer.changing} {self.keep_labels}"
+        drawn = f"{self._method} {self.copies} {self.seed} {self._writer.changing} {self.keep_labels}"
+        return f"{drawn} in place" if self.in_place else drawn
+
+    @property
+    def repeats(self) -> int:
+        """How many rows of an epoch are made of each row of the data: itself and its copies."""
+        return 1 if self.in_place else 1 + self.copies
+
+    @cached_property
+    def _halves(self) -> list[int]:
+        """0 or 1 for each row: the parity of the epochs in which a new one takes its place."""
+        order = torch.randperm(len(self.rows), generator=torch.Generator().manual_seed(self.seed))
+        halves: list[int] = (order % 2).tolist()
+        return halves
 
     def __len__(self) -> int:
-        return len(self.rows) * (1 + self.copies)
+        return len(self.rows) * self.repeats
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not -len(self) <= index < len(self):
@@ -129,13 +150,21 @@ class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Return rows by number: first those of the data, then the first copies of each, the second, …"""
-        size, rows = len(self.rows), {}
-        for turn in sorted({index // size for index in indices}):
-            numbers = [index % size for index in indices if index // size == turn]
+        rows = {}
+        places = {index: self._place(index) for index in indices}
+        for turn in sorted({turn for _, turn in places.values()}):
+            chosen = {index: number for index, (number, own) in places.items() if own == turn}
+            numbers = list(chosen.values())
             columns = self.rows[numbers] if turn == 0 else self._fresh(numbers, turn - 1)
-            for i, number in enumerate(numbers):
-                rows[turn * size + number] = {name: values[i] for name, values in columns.items()}
+            for i, index in enumerate(chosen):
+                rows[index] = {name: values[i] for name, values in columns.items()}
         return [dict(rows[index]) for index in indices]
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """Return the row of the data that is shown at a place of the epoch, and which copy: 0 for itself."""
+        if self.in_place:
+            return index, int(self._halves[index] == int(self._epoch) % 2)
+        return index % len(self.rows), index // len(self.rows)
 
     def _fresh(self, numbers: list[int], turn: int) -> Columns:
         """Return the columns of new rows of these rows."""

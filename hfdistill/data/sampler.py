@@ -142,7 +142,7 @@ def row_lengths(dataset: Any, *, column: str = "length") -> list[int] | None:
         return _arrow_lengths(dataset, column)
     if isinstance(dataset, FreshCopies):
         lengths = _arrow_lengths(dataset.rows, column)
-        return None if lengths is None else lengths * (1 + dataset.copies)
+        return None if lengths is None else lengths * dataset.repeats
     if isinstance(dataset, (list, tuple)) and dataset and all(isinstance(row, Mapping) for row in dataset):
         if all(column in row for row in dataset):
             return [int(row[column]) for row in dataset]

@@ -107,6 +107,28 @@ def uniform(layer: int, *, student_depth: int, teacher_depth: int) -> int:
     return (2 * layer * teacher_depth + student_depth) // (2 * student_depth)
 
 
+def layers_of_cut(student: Any, teacher: Any) -> str:
+    """The map from each block of a student to the teacher's block that it was cut from, or to the nearest.
+
+    Args:
+        student: its config; `shrunk_from` names the blocks.
+        teacher: its config; one that was cut from the same model keeps some of the same blocks.
+
+    Returns:
+        "uniform" for a student that was not cut, or cut evenly; else pairs, such as "1:1, 2:2, 3:6".
+    """
+    own, other = (getattr(config, "shrunk_from", None) or {} for config in (student, teacher))
+    depth = getattr(teacher, "num_hidden_layers", 0)
+    blocks, there = list(own.get("layers", ())), list(range(1, depth + 1))
+    if other and other.get("model") == own.get("model") and len(other.get("layers", ())) == depth:
+        there = list(other["layers"])
+    if not blocks or not there or len(blocks) != getattr(student, "num_hidden_layers", 0):
+        return "uniform"
+    nearest = [min(range(depth), key=lambda i: (abs(there[i] - block), -i)) + 1 for block in blocks]
+    uniform = [pair[1] for pair in _named("uniform", len(blocks), depth)]
+    return "uniform" if nearest == uniform else pairs_text(enumerate(nearest, start=1))
+
+
 def pairs_text(pairs: Iterable[tuple[int, int]]) -> str:
     """Return pairs as they are written: 1:2, 2:4."""
     return ", ".join(f"{student}:{teacher}" for student, teacher in pairs)

@@ -34,6 +34,7 @@ SECTIONS = (
     "card",
 )
 
+RECOMMENDED = "recommended"
 Chosen = tuple[str, dict[str, Any]]
 """A kind and its arguments."""
 
@@ -50,7 +51,8 @@ class Recipe:
         student: how it is made.
         load: arguments of `hfdistill.load`.
         splits: which rows.
-        objective: the `Blend`; None for the default one.
+        objective: the `Blend`; "recommended", with all that goes with it (see `Recommended`), where the page
+            says so or says nothing; None for the labels alone, where there is no teacher.
         training: fields of `DistillationArguments`.
         measurement: what to measure; None for nothing.
         export: arguments of `hfdistill.export`; None for no export.
@@ -361,12 +363,17 @@ class _Checker(Binder):
                 )
 
     def _objective(self, terms: Any, *, has_teacher: bool, exits: bool) -> Any:
-        """Return the blend of a list of terms; None for the default one."""
-        if terms is None:
+        """Return the blend of a list of terms; "recommended" where there is none, but a teacher."""
+        if terms is None and not has_teacher:
             return None
+        if terms in (None, RECOMMENDED):
+            if not has_teacher:
+                self._refuse_without_teacher()
+            return RECOMMENDED
         if not isinstance(terms, list) or not terms:
             self.page.refuse(
-                ("objective",), "is a list of terms. Type `- kd: {weight: 0.5, temperature: 4}`."
+                ("objective",),
+                "is `recommended` or a list of terms. Type `- kd: {weight: 0.5, temperature: 4}`.",
             )
             return None
         blends = [self._term(("objective", i), term, exits=exits) for i, term in enumerate(terms)]
@@ -382,10 +389,13 @@ class _Checker(Binder):
                 return None
         blend.set_progress(0.0)
         if blend.needs_teacher and not has_teacher:
-            self.page.refuse(
-                ("objective",), "learns from a teacher, and there is none. Name one under `teacher:`."
-            )
+            self._refuse_without_teacher()
         return blend
+
+    def _refuse_without_teacher(self) -> None:
+        self.page.refuse(
+            ("objective",), "learns from a teacher, and there is none. Name one under `teacher:`."
+        )
 
     def _term(self, where: Where, term: Any, *, exits: bool) -> Any:
         """Return the weight and objective of {kd: {weight: 0.5, temperature: 4}}."""

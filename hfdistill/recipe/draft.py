@@ -210,14 +210,13 @@ def _page(source: str, columns: _Columns, options: FileOptions, facts: _Facts, t
             "",
             *_data_lines(source, columns, options, facts),
             "",
-            "# Labels and the teacher's softened predictions. `hfdistill list objectives` has others.",
-            *_objective_lines(facts),
+            "# Labels, logits and, where both networks allow, hidden states and attention; the student",
+            "# starts fitted to its teacher. A list of terms (`hfdistill list objectives`) replaces it all.",
+            "objective: recommended",
             "",
             "training:",
             f"  output_dir: out/{_file_name(source)}",
             f"  num_train_epochs: {epochs}  # of {facts.rows:,} rows",
-            "  learning_rate: 1e-4",
-            "  warmup_steps: 0.1",
             f"  max_length: {facts.tokens}  # tokens of a text; longer ones are cut",
             "  per_device_train_batch_size: 32",
             "  per_device_eval_batch_size: 64",
@@ -263,12 +262,6 @@ def _data_lines(source: str, columns: _Columns, options: FileOptions, facts: _Fa
     if columns.others:
         lines.append(f"  # not read: {', '.join(printable(name, limit=40) for name in columns.others[:20])}")
     return lines
-
-
-def _objective_lines(facts: _Facts) -> list[str]:
-    if facts.classes is None and not facts.words:
-        return ["# objective: is left to the default, which fits numbers and several classes a row."]
-    return ["objective:", "  - cross_entropy: {weight: 0.5}", "  - kd: {weight: 0.5, temperature: 4}"]
 
 
 def _file_name(source: str) -> str:

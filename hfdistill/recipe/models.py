@@ -58,7 +58,7 @@ class ModelBuilder:
         return load_classifier(source, new_head=self.rows.class_names() if own else self.classes, task=task)
 
     def student(
-        self, plan: Student, *, of: Any, origin: str | None, like: Any
+        self, plan: Student, *, of: Any, origin: str | None, like: Any, fit: Refit | None = None
     ) -> tuple[PreTrainedModel, Any]:
         """Return a student and the tokenizer of what it reads.
 
@@ -67,6 +67,7 @@ class ModelBuilder:
             of: the teacher's model, or where it lies; the plan's own `source` goes before it.
             origin: where its tokenizer lies.
             like: a config that names the classes; None for the data's.
+            fit: how what is kept is fitted to the whole, where the plan does not say.
 
         Raises:
             ValueError: where nothing names a folder with a tokenizer.
@@ -80,7 +81,7 @@ class ModelBuilder:
             model = self.start(source) if like is None else load_student(source, like=like)
         else:
             whole = made_of if isinstance(made_of, PreTrainedModel) else self.start(made_of)
-            model = self._made(plan, whole, tokenizer)
+            model = self._made(plan, whole, tokenizer, fit)
         if "prune_vocabulary" in plan.changes:
             texts = self.rows.texts()
             model, tokenizer = prune_vocabulary(model, tokenizer, texts, **plan.changes["prune_vocabulary"])
@@ -123,7 +124,9 @@ class ModelBuilder:
             rows = teacher.answered(rows)
         return rows if keep is None else keep_surest(rows, teacher, keep=keep)
 
-    def _made(self, plan: Student, whole: PreTrainedModel, tokenizer: Any) -> PreTrainedModel:
+    def _made(
+        self, plan: Student, whole: PreTrainedModel, tokenizer: Any, fit: Refit | None
+    ) -> PreTrainedModel:
         """Return a student made of a whole model."""
         arguments = dict(plan.arguments)
         of_run = {"teacher": whole, "tokenizer": tokenizer, "corpus": self.rows.texts()}
@@ -135,8 +138,11 @@ class ModelBuilder:
             of_run["data"] = batches = self._calibration(whole, tokenizer)
             if chosen:
                 arguments["layers"] = most_important(block_importance(whole, batches), arguments["layers"])
-        if plan.kind == "shrink" and (fit := arguments.pop("fit", False)):
-            of_run["fit"] = self._refit(fit)
+        texts = arguments.pop("fit", None) if plan.kind == "shrink" else None
+        if texts:
+            fit = self._refit(texts)
+        if fit is not None:
+            of_run["fit"] = fit
         set_seed(self.seed)  # the same new head for student and baseline
         return build(component, arguments, of_run)
 

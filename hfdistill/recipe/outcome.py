@@ -147,6 +147,8 @@ class Outcome:
         notes = {"objective": str(trained.objective), "recipe": self.page, "rows": len(rows.train)}
         if len(rows.labelled) < len(rows.train):
             notes["labelled"] = len(rows.labelled)
+        if self.run.recommended.is_on:
+            notes["recommended"] = dict(self.run.recommended.choices)
         parts = [sentence for record in self.run.records.values() for sentence in record.earlier_parts()]
         others = [
             f"{stage}: {place} {value}"

@@ -21,6 +21,7 @@ from hfdistill.files.plain_data import printable
 from hfdistill.network.loading import load_tokenizer
 from hfdistill.recipe import schema
 from hfdistill.recipe.models import ModelBuilder
+from hfdistill.recipe.recommended import Recommended
 from hfdistill.recipe.run import Run
 from hfdistill.trainer import DistillationTrainer
 
@@ -75,6 +76,7 @@ class _Rehearsal(Run):
         self.options = dict(run.options)
         self.records = {}
         self.terminal = type(run.terminal)(0, speaks=False)
+        self.recommended = Recommended(run.recipe, self.rows.few(), self.args)
         self.builder = ModelBuilder(self.rows.few(), seed=self.args.seed, max_length=self.args.max_length)
 
     def prepare(self) -> None:

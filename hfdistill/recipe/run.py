@@ -22,6 +22,7 @@ from hfdistill.recipe.check import Recipe
 from hfdistill.recipe.models import ModelBuilder
 from hfdistill.recipe.page import Mistake, RecipeError
 from hfdistill.recipe.page_facts import PAGE, by_name, deciding_facts, refuse_other_page, task_scores
+from hfdistill.recipe.recommended import Recommended
 from hfdistill.recipe.rows import Rows, read_rows
 from hfdistill.recipe.schema import Student
 from hfdistill.recipe.terminal import FrequentCheckpoints, Progress, Terminal, quiet_libraries
@@ -153,6 +154,7 @@ class Run:
         refuse_other_page(self.args, facts)
         self.facts = json.dumps(facts, indent=1)
         self.builder = ModelBuilder(self.rows, seed=self.args.seed, max_length=self.args.max_length)
+        self.recommended = Recommended(recipe, self.rows, self.args)
         self.origin: str | None = None
         self.taught: Any = None  # the training rows, where the teacher answers only some of them
         self.options = dict(recipe.options)
@@ -215,13 +217,20 @@ class Run:
 
     def train_baseline(self) -> str:
         """Train the same student without a teacher; its folder."""
-        return str(self.fit("baseline", self.student(self.recipe.student)).args.output_dir)
+        made = self.student(self.recipe.student, is_taught=False)
+        return str(self.fit("baseline", made).args.output_dir)
 
-    def student(self, plan: Student) -> tuple[PreTrainedModel, Any]:
-        """Return a student that the page plans, and its tokenizer."""
+    def student(self, plan: Student, *, is_taught: bool = True) -> tuple[PreTrainedModel, Any]:
+        """Return a student that the page plans, and its tokenizer.
+
+        Args:
+            plan: of the page.
+            is_taught: False for one without a teacher, which is not fitted unless the page says so.
+        """
         whole = self.teacher if isinstance(self.teacher, PreTrainedModel) else self.origin
         like = getattr(self.teacher, "config", None)
-        return self.builder.student(plan, of=whole, origin=self.origin, like=like)
+        fit = self.recommended.refit(plan, self.teacher) if is_taught else None
+        return self.builder.student(plan, of=whole, origin=self.origin, like=like, fit=fit)
 
     def who_taught(self, folder: str | Path) -> str | TextAnswers | None:
         """Return where the teacher lies once the student in `folder` is trained: inside, if it moved.
@@ -312,6 +321,8 @@ class Run:
         if not self.args.process_index:
             write_atomically(Path(self.args.output_dir, PAGE), self.facts)
         trainer = self.trainer(stage, made, teacher=teacher, objective=objective, options=options, **changes)
+        if objective is not None and self.recommended.is_on:
+            self.terminal.line(self.recommended.summary(trainer.objective, trainer.left_out))
         record = self.records[stage] = TrainingRecord(self.args.output_dir, stage, self.recipe.page)
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)
@@ -342,10 +353,14 @@ class Run:
             **changes: of the training arguments.
         """
         folder = Path(folder or self.args.output_dir, stage)
-        args = dataclasses.replace(self.args, **changes, output_dir=str(folder), push_to_hub=False)
         model, tokenizer = made
+        if stage != "teacher":
+            changes = {**self.recommended.settings(model), **changes}
+        args = dataclasses.replace(self.args, **changes, output_dir=str(folder), push_to_hub=False)
         rows, labels_alone = self.builder.rows, teacher is None and objective is None
         taught = self.taught if teacher is not None else None
+        if teacher is not None and taught is None:
+            taught = self.recommended.with_copies(rows.train, teacher, tokenizer)
         scores: Callable | None = task_scores(rows.task) if "label" in rows.evaluation.column_names else None
         return DistillationTrainer(
             model,

@@ -257,12 +257,13 @@ class Chosen:
         choose: "evenly" spreads as many blocks as `layers` says; "importance" takes those without which the
             answers to training rows change most.
         fit: true fits what is kept to the whole teacher on the texts of the training rows, a path on those of
-            a file or folder; no label is read. See `hfdistill.Refit`.
+            a file or folder; no label is read. See `hfdistill.Refit`. Default: true where the objective is
+            the recommended one and the student is cut from the teacher itself.
     """
 
     source: str | Path | None = None
     choose: Literal["evenly", "importance"] = "evenly"
-    fit: bool | str = False
+    fit: bool | str | None = None
 
 
 @dataclass(frozen=True)
@@ -324,6 +325,9 @@ class Splits:
         augment: how training rows are written anew for the teacher to label: augmentations, one after the
             other.
         copies: new rows of each row at most.
+        fresh_copies: show, in each epoch, half of the rows written anew (masked words, runs of words) for the
+            teacher to label, as many rows as before. Default: true where the objective is the recommended
+            one, the rows are 5,000 or fewer and the teacher can be asked about new text.
     """
 
     train: str = "train"
@@ -335,6 +339,7 @@ class Splits:
     unlabelled: str | dict[str, Any] | None = None
     augment: list[Any] | None = None
     copies: int = 1
+    fresh_copies: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("train_rows", "evaluation_rows", "labelled_rows", "copies"):

@@ -145,7 +145,9 @@ def _usual(page: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
     rate = page["training"].get("learning_rate", 5e-5)
     yield "training.learning_rate", [rate / REACH, rate * REACH, "log"]
-    terms = [term if isinstance(term, dict) else {term: None} for term in page.get("objective") or []]
+    objective = page.get("objective")
+    written = objective if isinstance(objective, list) else []
+    terms = [term if isinstance(term, dict) else {term: None} for term in written]
     names = [next(iter(term)) for term in terms]
     for number, (name, term) in enumerate(zip(names, terms, strict=True)):
         arguments, takes = term[name] or {}, parameters_by_inspection(registered()[name])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hfdistill.recipe import schema
+from hfdistill.recipe.check import RECOMMENDED, Recipe
 from hfdistill.recipe.run import Run
 
 
@@ -29,7 +30,7 @@ def trial_page(
     kind = None if recipe.teacher is None else recipe.teacher[0]
     if kind == "finetune" and not teacher_varies:
         made["teacher"] = {"pretrained": {"source": run.origin}}
-    inside = recipe.objective is not None and any(_looks_inside(term) for term in recipe.objective.terms)
+    inside = _looks_inside(recipe)
     is_fixed = kind is not None and kind != "cached" and not schema.TEACHERS[kind].moves
     is_recorded = is_fixed and not inside and run.rows.task != "token"
     if is_recorded and not (teacher_varies or recipe.assistants or recipe.generations > 1):
@@ -38,8 +39,10 @@ def trial_page(
     return made | {"measure": None, "export": None}
 
 
-def _looks_inside(term: Any) -> bool:
-    """Return whether a term reads more of the teacher than its logits."""
+def _looks_inside(recipe: Recipe) -> bool:
+    """Return whether a page's objective reads more of the teacher than its logits."""
     from hfdistill.objectives import Objective
 
-    return type(term).taps is not Objective.taps
+    if recipe.objective is None or recipe.objective == RECOMMENDED:
+        return recipe.objective is not None and schema.STUDENTS[recipe.student.kind].has_attention
+    return any(type(term).taps is not Objective.taps for term in recipe.objective.terms)

@@ -14,7 +14,7 @@ import itertools
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from accelerate.utils import send_to_device
@@ -72,9 +72,9 @@ class DistillationTrainer(CheckpointingTrainer):
         teacher: a model, a Hub id, a path or a `Teacher`. None trains on the hard labels alone, in the same
             loop: the fair baseline.
         objective: terms such as `0.1 * CrossEntropy() + 0.9 * KD(temperature=4)`. None means half hard labels
-            and half teacher, 0.5 * CrossEntropy() + 0.5 * KD(temperature=4), that is L = α·CE +
-            (1-α)·T²·KL(teacher ‖ student) with α = 0.5 (Hinton et al. 2015, arXiv 1503.02531); for regression
-            0.5 * LabelMSE() + 0.5 * LogitMSE().
+            and half teacher, 0.5 * CrossEntropy() + 0.5 * KD(temperature=4): L = α·CE + (1-α)·T²·KL(teacher ‖
+            student), α = 0.5 (Hinton et al. 2015, arXiv 1503.02531); for regression 0.5 * LabelMSE() + 0.5 *
+            LogitMSE(). "recommended" is `recommended_objective` of the two models.
         teacher_cache: a folder where the teacher's answers are recorded at the start of `train()`, and then
             read in its place; rows that are there already are not asked again. See `CachedTeacher`.
         label_map: teacher class → student class, where their names do not say it.
@@ -98,7 +98,7 @@ class DistillationTrainer(CheckpointingTrainer):
         args: TrainingArguments | None = None,
         *positional: Any,
         teacher: PreTrainedModel | nn.Module | Teacher | str | Path | None = REQUIRED,
-        objective: Objective | Blend | None = None,
+        objective: Objective | Blend | Literal["recommended"] | None = None,
         teacher_cache: str | Path | None = None,
         label_map: Mapping[str | int, str | int] | None = None,
         **options: Any,
@@ -122,15 +122,16 @@ class DistillationTrainer(CheckpointingTrainer):
         super().__init__(model, args, **options)
         end_in_order()
         checks.check_models(self.model, self.teacher)
-        config = getattr(self.model, "config", None)
-        self.blend = own_objective(objective, self.compute_loss_func, self.teacher, config)
+        self.blend, self.left_out = own_objective(
+            objective, self.compute_loss_func, self.teacher, self.model, args, recorded=bool(teacher_cache)
+        )
         self._joint = JointObjective(self.blend, teacher=self.teacher)
         self._loss_window = LossWindow(self._joint.names)
         self._bind(self.model)
         self._make_parts(teacher_cache)
-        sets, objective, reader = (self.train_dataset, self.eval_dataset), self.blend, self._reader
+        sets, config = (self.train_dataset, self.eval_dataset), getattr(self.model, "config", None)
         read = {*self._student_inputs.names, *self._teacher_inputs()}
-        checks.check_data(*sets, config=config, objective=objective, reader=reader, read=read)
+        checks.check_data(*sets, config=config, objective=self.blend, reader=self._reader, read=read)
 
     # ---- before the first step ----
 

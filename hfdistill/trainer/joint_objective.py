@@ -5,51 +5,124 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainingArguments
 
 from hfdistill.network.architectures import known_spec
 from hfdistill.network.label_space import LabelSpaceError
-from hfdistill.network.task import TaskKind, task_kind
+from hfdistill.network.layer_map import layers_of_cut
+from hfdistill.network.task import TaskKind, name_task, task_kind
 from hfdistill.network.trace import Trace
-from hfdistill.objectives import Blend, Objective, Setting, as_blend, default_objective
-from hfdistill.teachers import Teacher
+from hfdistill.objectives import (
+    Blend,
+    Objective,
+    Setting,
+    as_blend,
+    default_objective,
+    recommended_objective,
+)
+from hfdistill.teachers import CachedTeacher, Teacher
+from hfdistill.trainer.checks import check_inside
 from hfdistill.trainer.user_loss import UserLoss
+
+RECOMMENDED = "recommended"
+"""The objective that is chosen for the two networks of a run; see `recommended_objective`."""
 
 
 def own_objective(
-    objective: Objective | Blend | None,
+    objective: Objective | Blend | str | None,
     function: Callable[..., Tensor] | None,
     teacher: Teacher | None,
-    config: Any,
-) -> Blend:
+    student: Any,
+    args: TrainingArguments,
+    *,
+    recorded: bool = False,
+) -> tuple[Blend, list[str]]:
     """Return what the student learns by, as a blend of one trainer alone: two must not share projections.
 
     None is the default of the task; a user's `compute_loss_func` then takes the place of the task's loss.
+    "recommended" is chosen by the two networks; the second value says why it leaves a term out.
 
     Raises:
-        ValueError: for both an objective and a function, and for terms that want a teacher where none is.
+        ValueError: for both an objective and a function, for another word than "recommended", and for terms
+            that want a teacher where none is.
     """
     if objective is not None and function is not None:
         raise ValueError(
             "Both objective and compute_loss_func are given, and each is the whole loss. Leave one out: "
             "without an objective, compute_loss_func takes the place of CrossEntropy in the default one."
         )
-    if objective is not None:
+    reasons: list[str] = []
+    if isinstance(objective, str):
+        if objective != RECOMMENDED:
+            raise ValueError(
+                f"objective={objective!r} is no objective. Type objective='recommended', or terms such as "
+                "0.5 * CrossEntropy() + 0.5 * KD(temperature=4)."
+            )
+        blend, reasons = _recommended(teacher, student, args=args, recorded=recorded)
+    elif objective is not None:
         blend = copy.deepcopy(as_blend(objective))
     else:
-        blend = default_objective(
-            task_kind(config),
-            hard=None if function is None else UserLoss(function),
-            taught=teacher is not None,
-            mutual=teacher is not None and teacher.learns,
-            ripening=teacher is not None and teacher.ripens,
-        )
+        blend = _default(student, teacher, None if function is None else UserLoss(function))
     if teacher is None and blend.needs_teacher:
         raise ValueError(f"{blend} learns from a teacher, and teacher=None. Name one, or drop that term.")
-    return blend
+    return blend, reasons
+
+
+def _default(student: Any, teacher: Teacher | None, hard: Objective | None = None) -> Blend:
+    """Return the default objective of the student's task and the kind of teacher."""
+    return default_objective(
+        task_kind(getattr(student, "config", None)),
+        hard=hard,
+        taught=teacher is not None,
+        mutual=teacher is not None and teacher.learns,
+        ripening=teacher is not None and teacher.ripens,
+    )
+
+
+def _recommended(
+    teacher: Teacher | None, student: Any, *, args: TrainingArguments, recorded: bool
+) -> tuple[Blend, list[str]]:
+    """Return the recommended objective; the default one where there is no teacher to look into."""
+    if teacher is None:
+        return _default(student, None), ["there is no teacher"]
+    if teacher.learns or teacher.ripens:
+        return _default(student, teacher), [
+            f"the teacher, {type(teacher).__name__}, changes with the student"
+        ]
+    inner = teacher.inspectable()
+    if recorded or isinstance(teacher, CachedTeacher) or isinstance(inner, CachedTeacher):
+        reason = "the teacher's answers are recorded, and its hidden states would take kilobytes a token"
+        return _default(student, teacher), [reason]
+    config = getattr(student, "config", None)
+    task = name_task(config)
+    teacher.bind_student(student)
+    setting = setting_of(student, teacher, task=task, classes=getattr(config, "num_labels", 2))
+    layers = layers_of_cut(config, getattr(inner, "config", None))
+    look = partial(check_inside, args=args, student=student, teacher=inner)
+    return recommended_objective(setting, layers=layers, check=look)
+
+
+def setting_of(
+    student: nn.Module, teacher: Teacher | None, *, task: TaskKind, classes: int, label_smoothing: float = 0.0
+) -> Setting:
+    """Return the facts of a run that objectives are bound to."""
+    inner = None if teacher is None else teacher.inspectable()
+    same_tokens = getattr(inner, "same_tokens", True)
+    if task == "token" and teacher is not None:
+        same_tokens = all(part.same_tokens for part in teacher.parts())
+    return Setting(
+        task,
+        classes,
+        label_smoothing if task in ("single_label", "token") else 0.0,
+        student=known_spec(student),
+        teacher=known_spec(inner) or known_spec(getattr(inner, "model", None)),
+        same_tokens=same_tokens,
+    )
 
 
 class JointObjective:
@@ -84,15 +157,9 @@ class JointObjective:
                 each other.
         """
         self.task = task
-        smoothing = label_smoothing if task in ("single_label", "token") else 0.0
-        inner = None if teacher is None else teacher.inspectable()
-        same_tokens = getattr(inner, "same_tokens", True)
-        if task == "token" and teacher is not None:
-            same_tokens = all(part.same_tokens for part in teacher.parts())
-        sizes = {"student": known_spec(student)}
-        sizes["teacher"] = known_spec(inner) or known_spec(getattr(inner, "model", None))
+        setting = setting_of(student, teacher, task=task, classes=classes, label_smoothing=label_smoothing)
         for blend in self.blends:
-            blend.bind(Setting(task, classes, smoothing, **sizes, same_tokens=same_tokens))
+            blend.bind(setting)
             if len(self.blends) == 1:
                 continue
             if any(blend.taps(ever=True)) or any(True for _ in blend.parameters()):

@@ -19,6 +19,7 @@ from hfdistill.data import (
     Swap,
     Synonyms,
     augment,
+    row_lengths,
 )
 from hfdistill.data.encode import encode
 from tests.conftest import make_dataset, make_tokenizer
@@ -262,6 +263,36 @@ def test_fresh_copies_differ_between_epochs_and_not_between_readings():
     assert fresh[-1] == fresh[31]
     with pytest.raises(IndexError):
         fresh[32]
+
+
+def test_copies_in_place_take_half_of_the_rows_and_then_the_other_half():
+    rows = make_dataset(15)
+    fresh, copies = (FreshCopies(rows, Delete(p=0.5), seed=1, in_place=place) for place in (True, False))
+    assert len(fresh) == 15
+    changed = []
+    for epoch in range(3):
+        fresh.set_epoch(epoch)
+        copies.set_epoch(epoch)
+        shown = fresh.__getitems__(list(range(15)))
+        changed.append({i for i in range(15) if shown[i]["label"] == -100})
+        for i in range(15):
+            assert shown[i] == copies[15 + i if i in changed[epoch] else i]
+            assert fresh[i] == shown[i]
+    assert changed[0] == changed[2]
+    assert changed[0] | changed[1] == set(range(15))
+    assert not changed[0] & changed[1]
+    assert sorted(map(len, changed[:2])) == [7, 8]
+
+
+def test_lengths_and_fingerprints_of_copies_in_place():
+    def made(**options):
+        return encode(FreshCopies(make_dataset(6), Swap(), **options), make_tokenizer())
+
+    plain, placed = made(), made(in_place=True)
+    assert row_lengths(placed) * 2 == row_lengths(plain)
+    assert placed.fingerprint() == f"{plain.fingerprint()} in place"
+    with pytest.raises(ValueError, match="one new row in the place of a row, found copies=2"):
+        made(in_place=True, copies=2)
 
 
 def test_fresh_copies_are_tokenised_as_their_text_would_be():

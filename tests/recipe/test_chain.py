@@ -30,6 +30,7 @@ PAGE = """teacher: teacher
 student:
   shrink: {layers: 1}
 data: two
+objective: [{cross_entropy: {weight: 0.5}}, {kd: {weight: 0.5, temperature: 4}}]
 training: {output_dir: out, max_steps: 2, use_cpu: true, disable_tqdm: true}
 measure: null
 """
@@ -56,7 +57,7 @@ def test_an_assistant_is_two_pages_in_one(here):
 def test_generations_begin_with_labels_alone(here):
     overrides = ["teacher=null", "student.shrink.source=encoder", "measure={speed: false}"]
     report = run(*overrides, "generations=3", "objective=[cross_entropy, kd]")
-    run(*overrides, "training.output_dir=alone")
+    run(*overrides, "objective=null", "training.output_dir=alone")
     assert same("out/generation-1", "alone/student")
     assert not same("out/generation-2", "out/generation-1")
     assert not same("out/student", "out/generation-2")

@@ -33,7 +33,7 @@ def test_a_good_page(tmp_path):
     assert recipe.student == Student("shrink", {"layers": 3})
     assert recipe.load == {"source": "some/data"}
     assert recipe.splits == Splits()
-    assert recipe.objective is None
+    assert recipe.objective == "recommended"
     assert recipe.training == {"output_dir": "out"}
     assert recipe.measurement == Measurement()
     assert recipe.export is None
@@ -127,8 +127,8 @@ training:
         ("data={source: x, holdout: 2}", "holdout is 2"),
         ("data={source: x, train_rows: 0}", "train_rows is 0"),
         ("data={source: x, split: dev}", "no key of data 'split'"),
-        ("objective=kd", "is a list of terms"),
-        ("objective=[]", "is a list of terms"),
+        ("objective=kd", "is `recommended` or a list of terms"),
+        ("objective=[]", "is `recommended` or a list of terms"),
         ("objective=[3]", "no objective|no term"),
         ("objective=[[kd]]", "is no term"),
         ("objective=[{kd: {}, pkd: {}}]", "one term to a dash"),

@@ -16,12 +16,13 @@ from tqdm.auto import tqdm
 from hfdistill.evaluation.models import Contender
 from hfdistill.evaluation.report import TITLES, show
 from hfdistill.files.plain_data import read_json, write_atomically
-from hfdistill.recipe.check import Recipe
+from hfdistill.recipe.check import Recipe, check
 from hfdistill.recipe.goal.candidates import candidates
 from hfdistill.recipe.goal.halving import Rung, looks, rungs
 from hfdistill.recipe.goal.outcome import Choice, FitResult, Outcome, Tried, Verdict
 from hfdistill.recipe.goal.sizing import MAX_BYTES, Scale
 from hfdistill.recipe.goal.trials import Judge, Trials
+from hfdistill.recipe.page import Page
 from hfdistill.recipe.page_facts import deciding_facts
 from hfdistill.recipe.rehearsal import rehearse
 from hfdistill.recipe.rows import Rows, read_rows
@@ -69,12 +70,13 @@ class _Search:
 
     def __init__(self, recipe: Recipe) -> None:
         assert recipe.goal is not None  # noqa: S101 - whoever starts a search has looked
-        self.recipe, self.goal, self.started = recipe, recipe.goal, time.monotonic()
+        self.goal, self.started = recipe.goal, time.monotonic()
         self.out = Path(recipe.training["output_dir"])
         self.folder = self.out / "goal"
         args = arguments(recipe)
         self.rows: Rows = read_rows(recipe.load, recipe.splits, seed=args.seed, choosing=self.goal.choose)
         assert self.rows.choosing is not None  # noqa: S101 - asked for
+        self.recipe = recipe = _with_objective(recipe, self.rows)
         # Nothing that is trained or chosen sees the rows that are reported, not even to log a loss.
         inner = replace(self.rows, evaluation=self.rows.choosing, choosing=None, is_drawn=True)
         self.run = Run(recipe, rows=inner)
@@ -228,3 +230,18 @@ class _Search:
     def _bar(self, total: int) -> Any:
         hidden = not (self.terminal.speaks and sys.stderr.isatty())
         return tqdm(total=total, leave=False, dynamic_ncols=True, disable=hidden, unit=" trials")
+
+
+def _with_objective(recipe: Recipe, rows: Rows) -> Recipe:
+    """Return a recipe whose students learn from the teacher's answers alone where its page does not say.
+
+    They are recorded once for all trials; the recommended objective looks inside the teacher, which then runs
+    in each step of each trial.
+    """
+    if recipe.page.get("objective") is not None:
+        return recipe
+    labels, answers = {"cross_entropy": {"weight": 0.5}}, {"kd": {"weight": 0.5, "temperature": 4}}
+    if rows.task == "regression":
+        labels, answers = {"label_mse": {"weight": 0.5}}, {"logit_mse": {"weight": 0.5}}
+    terms = [labels, answers] if "label" in rows.labelled.column_names else [answers]
+    return check(Page("goal", {**recipe.page, "objective": terms}))

@@ -207,14 +207,10 @@ class Outcome:
         return replace(report, data=replace(report.data, name=report.data.name or public_name(source)))
 
     def _notes(self) -> dict[str, Any]:
-        objective = self.run.recipe.objective
+        goal = {name: value for name, value in dataclasses.asdict(self.goal).items() if value is not None}
         return {
-            "objective": "0.5 * CrossEntropy() + 0.5 * KD(temperature=4)"
-            if objective is None
-            else str(objective),
-            "goal": {
-                name: value for name, value in dataclasses.asdict(self.goal).items() if value is not None
-            },
+            "objective": str(self.run.recipe.objective),
+            "goal": goal,
             "chosen": self.choice.tried.candidate.name,
             "epochs": self.look.epochs,
             "recipe": self._page(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ def fit_student(
     goal: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
+    objective: str | Sequence[Any] | None = None,
     tokenizer: Any = None,
 ) -> FitResult:
     """Find the fastest student that keeps a share of its teacher's quality within a budget.
@@ -62,6 +63,7 @@ def fit_student(
         goal: further keys of a page's `goal` section: metric, choose, candidates, int8, texts.
         options: further keys of a page's `data` section: text, label, evaluation, train_rows, unlabelled, ….
         training: keys of a page's `training` section: num_train_epochs (default 3), seed, ….
+        objective: that of a page, "recommended" or terms; default cross-entropy and KD on recorded answers.
         tokenizer: of a teacher that is given as a model.
 
     Returns:
@@ -84,6 +86,8 @@ def fit_student(
         "training": {**TRAINING, **(training or {}), "output_dir": str(folder)},
         "goal": {name: value for name, value in {**limits, **(goal or {})}.items() if value is not None},
     }
+    if objective is not None:
+        values["objective"] = objective
     check(Page("goal", values))  # before anything is written
     values["data"]["source"] = _data_on_disk(data, folder / "inputs" / "data")
     values["teacher"] = {"pretrained": {"source": _teacher_on_disk(teacher, tokenizer, folder)}}

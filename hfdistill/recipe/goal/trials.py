@@ -122,9 +122,10 @@ class Trials:
     def make(self, candidate: Candidate, pruned: bool, *, fitted: bool = False) -> tuple[Any, Any]:
         """Return a candidate's model and tokenizer, not trained."""
         arguments = dict(candidate.plan.arguments)
-        if fitted and candidate.fits:
-            rows, length = self.run.rows.train, self.run.args.max_length
-            arguments["fit"] = Refit(rows, rows=self.texts, max_length=length)
+        rows, length = self.run.rows.train, self.run.args.max_length
+        if candidate.is_cut:
+            fits = fitted and candidate.fits
+            arguments["fit"] = Refit(rows, rows=self.texts, max_length=length) if fits else False
         changes = {"prune_vocabulary": {"keep": 1.0}} if pruned else {}
         return self.run.student(Student(candidate.plan.kind, arguments, changes))
 
