@@ -100,6 +100,10 @@ def check_recipe(recipe: Recipe) -> None:
     from hfdistill.recipe.rehearsal import rehearse
 
     with quiet_libraries():
+        if recipe.goal is not None:
+            from hfdistill.recipe.goal.fit import check_goal
+
+            check_goal(recipe)
         rehearse(Run(recipe, speaks=False), thoroughly=True)
 
 

@@ -61,6 +61,22 @@ def fit_recipe(recipe: Recipe) -> FitResult:
         ) from error
 
 
+def check_goal(recipe: Recipe) -> Rows:
+    """Return the rows of a page with a goal: to learn from, to choose on and to report.
+
+    Args:
+        recipe: of a page with a `goal` section.
+
+    Raises:
+        ValueError: too few rows, a split that cannot be chosen on, or a metric that the task lacks.
+    """
+    assert recipe.goal is not None  # noqa: S101 - whoever asks has looked
+    seed = arguments(recipe).seed
+    rows = read_rows(recipe.load, recipe.splits, seed=seed, choosing=recipe.goal.choose)
+    recipe.goal.metric_of(rows.task, labelled="label" in rows.labelled.column_names)
+    return rows
+
+
 class _Search:
     """One search: the rows and the teacher, then sizes, rungs and the outcome.
 
@@ -73,8 +89,7 @@ class _Search:
         self.goal, self.started = recipe.goal, time.monotonic()
         self.out = Path(recipe.training["output_dir"])
         self.folder = self.out / "goal"
-        args = arguments(recipe)
-        self.rows: Rows = read_rows(recipe.load, recipe.splits, seed=args.seed, choosing=self.goal.choose)
+        self.rows = check_goal(recipe)
         assert self.rows.choosing is not None  # noqa: S101 - asked for
         self.recipe = recipe = _with_objective(recipe, self.rows)
         # Nothing that is trained or chosen sees the rows that are reported, not even to log a loss.
@@ -112,8 +127,6 @@ class _Search:
     def _prepare(self) -> None:
         """Check what can be known, make the teacher, and let it answer the rows to choose on."""
         run, rows = self.run, self.rows
-        if self.recipe.teacher is not None and self.recipe.teacher[0] == "finetune":
-            self.goal.metric_of(rows.task, labelled="label" in rows.labelled.column_names)
         rehearse(run)
         self.terminal.line(
             f"{len(rows.evaluation):,} rows are kept for the report: nothing is chosen on them"

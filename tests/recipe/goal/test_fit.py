@@ -50,6 +50,7 @@ def page(**goal):
         "teacher": "teacher",
         "data": "opinions",
         "training": {"output_dir": "out", "num_train_epochs": 3, "per_device_train_batch_size": 16},
+        "measure": {"speed": False},
         "goal": {"keep": 0.5, "max_ms": 10000, "metric": "agreement", "candidates": ["layers"], "texts": 40},
     }
     values["goal"] |= goal
