@@ -129,8 +129,8 @@ def _numbered(split: str, row: int, labels: Any, feature: Any) -> list[int] | No
         inside = isinstance(number, int) and number >= 0 and (names is None or number < len(names))
         if not inside:
             raise ValueError(
-                f"Split {split!r}, row {row}: {label!r} is no label of {names or 'numbers from 0'}. Correct "
-                "the row, or pass label_names= with every name."
+                f"Split {split!r}, row {row}: {label!r} is not a label of {names or 'numbers from 0'}. "
+                "Correct the row, or pass label_names= with every name."
             )
         numbers.append(int(number))
     return numbers

@@ -52,14 +52,7 @@ def of_many_sizes(rows: int) -> Iterator[range]:
 
 
 class Bench:
-    """All formats on the same rows.
-
-    Args:
-        models: by name: "pytorch", "teacher" where there is one, and ONNX files of the first. The first two
-            come with their tokenizers.
-        data: real rows; None for made-up token ids.
-        max_length: tokens per row.
-    """
+    """Measures all formats on the same rows: "pytorch", "teacher", and ONNX files of the first."""
 
     def __init__(
         self, models: Mapping[str, Contender | OnnxModel], data: Dataset | None, *, max_length: int

@@ -290,7 +290,7 @@ class _Checker(Binder):
         """Return a name and its arguments."""
         written = {step: None} if isinstance(step, str) else step
         if not isinstance(written, dict) or len(written) != 1:
-            self.page.refuse(where, "is no augmentation. Type `- delete: {p: 0.1}`, one to a dash.")
+            self.page.refuse(where, "is not an augmentation. Type `- delete: {p: 0.1}`, one to a dash.")
             return None
         ((name, arguments),) = written.items()
         if name not in schema.AUGMENTATIONS:
@@ -405,7 +405,7 @@ class _Checker(Binder):
         term = {term: None} if isinstance(term, str) else term
         if not isinstance(term, dict) or len(term) != 1:
             self.page.refuse(
-                where, "is no term. Type `- kd: {weight: 0.5, temperature: 4}`, one term to a dash."
+                where, "is not a term. Type `- kd: {weight: 0.5, temperature: 4}`, one term to a dash."
             )
             return None
         ((name, written),) = term.items()

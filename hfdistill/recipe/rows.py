@@ -121,16 +121,9 @@ def read_rows(
     searching: bool = False,
     choosing: float | str | None = None,
 ) -> Rows:
-    """Load what a page names.
+    """Load the rows that a page names; `searching` leaves the test split alone, `smoke` takes a few rows.
 
-    Args:
-        loading: arguments of `load`.
-        splits: which rows.
-        seed: what is drawn by.
-        smoke: a few rows of each.
-        searching: leave the test split alone: without a validation split, measure on a share of the training
-            rows.
-        choosing: rows to choose on: a share of the labelled training rows, or another split; None for none.
+    `choosing` keeps rows apart to choose a student on: a share of the labelled training rows, or a split.
 
     Raises:
         ValueError: for a split that is not there, too few rows, or text that does not go with the labelled

@@ -128,12 +128,7 @@ def arguments(recipe: Recipe, *, smoke: bool = False) -> Any:
 class Run:
     """One run of a recipe: its rows and checks first, then teacher, assistants, student and baseline.
 
-    Args:
-        recipe: what `read_recipe` gave.
-        smoke: as in `run_recipe`.
-        searching: measure on no test row; see `read_rows`.
-        speaks: print headings and progress.
-        rows: in the place of those that the page names.
+    `rows` stand in the place of those that the page names.
     """
 
     def __init__(
@@ -160,7 +155,7 @@ class Run:
         self.builder = ModelBuilder(self.rows, seed=self.args.seed, max_length=self.args.max_length)
         self.recommended = Recommended(recipe, self.rows, self.args)
         self.origin: str | None = None
-        self.taught: Any = None  # the training rows, where the teacher answers only some of them
+        self.answerable: Any = None  # the training rows, where the teacher answers only some of them
         self.options = dict(recipe.options)
         if smoke and "teacher_cache" in self.options:
             self.options["teacher_cache"] = str(Path(self.args.output_dir, "answers"))
@@ -276,7 +271,7 @@ class Run:
             if "cache" in accepted_arguments(component) and "teacher_cache" in self.options:
                 arguments = {"cache": self.options.pop("teacher_cache"), **arguments}
             teacher = self.builder.asked(kind, arguments)
-            self.taught = self.builder.believed(teacher, arguments.get("keep"))
+            self.answerable = self.builder.believed(teacher, arguments.get("keep"))
             return teacher, None
         if kind == "peer":
             arguments = {**arguments, "model": self.builder.peer(arguments)}
@@ -345,33 +340,23 @@ class Run:
         self, stage: str, made: tuple[PreTrainedModel, Any], *, teacher: Any, objective: Any, options: Any,
         folder: str | Path | None = None, **changes: Any,
     ) -> DistillationTrainer:  # fmt: skip
-        """Return the trainer of one model, which checks whatever a trainer can check.
-
-        Args:
-            stage: the name of the model's folder.
-            made: model and tokenizer.
-            teacher: who teaches it.
-            objective: what it learns by.
-            options: further arguments of the trainer.
-            folder: in the place of output_dir.
-            **changes: of the training arguments.
-        """
+        """Return the trainer of one model, in a folder of its own; it checks whatever a trainer can check."""
         folder = Path(folder or self.args.output_dir, stage)
         model, tokenizer = made
         if stage != "teacher":
             changes = {**self.recommended.settings(model), **changes}
         args = dataclasses.replace(self.args, **changes, output_dir=str(folder), push_to_hub=False)
         rows, labels_alone = self.builder.rows, teacher is None and objective is None
-        taught = self.taught if teacher is not None else None
-        if teacher is not None and taught is None:
-            taught = self.recommended.with_copies(rows.train, teacher, tokenizer)
+        answerable = self.answerable if teacher is not None else None
+        if teacher is not None and answerable is None:
+            answerable = self.recommended.with_copies(rows.train, teacher, tokenizer)
         scores: Callable | None = task_scores(rows.task) if "label" in rows.evaluation.column_names else None
         return DistillationTrainer(
             model,
             args,
             teacher=teacher,
             objective=objective,
-            train_dataset=rows.labelled if labels_alone else rows.train if taught is None else taught,
+            train_dataset=rows.labelled if labels_alone else rows.train if answerable is None else answerable,
             eval_dataset=rows.evaluation,
             processing_class=tokenizer,
             compute_metrics=scores,

@@ -219,7 +219,7 @@ class _Watch(TrainerCallback):
         self.last: float | None = None
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """Told of an evaluation."""
+        """Report an evaluation, and end a trial that is worse than others were."""
         import optuna
 
         value = others["metrics"][self.metric]

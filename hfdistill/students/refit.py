@@ -80,11 +80,13 @@ class Refit:
     def __post_init__(self) -> None:
         numeric = not isinstance(self.ridge, (str, bool)) and self.ridge >= 0
         if self.ridge != "held_out" and not numeric:
-            raise ValueError(f"ridge={self.ridge!r} is no strength. Write 0 or more, or ridge='held_out'.")
+            raise ValueError(f"ridge={self.ridge!r} is not a strength. Write 0 or more, or ridge='held_out'.")
         if isinstance(self.sweeps, bool) or not isinstance(self.sweeps, int) or self.sweeps < 1:
             raise ValueError(f"sweeps={self.sweeps!r} fits nothing. Write sweeps=1 or more.")
         if not self.first_token > 0:
-            raise ValueError(f"first_token={self.first_token!r} is no weight. Write more than 0, such as 10.")
+            raise ValueError(
+                f"first_token={self.first_token!r} is not a weight. Write more than 0, such as 10."
+            )
         if self.rows is not None and self.rows < 1:
             raise ValueError(f"rows={self.rows!r} leaves no text. Write rows=1500, or None for all.")
 

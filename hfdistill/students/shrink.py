@@ -261,9 +261,9 @@ def _checked(layers: int | Sequence[int], *, depth: int) -> list[int]:
         )
     outside = [number for number in layers if not 1 <= number <= depth]
     if not layers or outside:
-        found = f"names block {outside[0]}" if outside else "is empty"
+        problem = f"names block {outside[0]}" if outside else "is empty"
         raise ValueError(
-            f"layers={list(layers)} {found}, but the teacher's blocks are 1 to {depth}, counted from 1 as in "
+            f"layers={list(layers)} {problem}, but the teacher's blocks are 1 to {depth}, from 1 as in "
             f"hidden_states. For every second one write layers={list(range(2, depth + 1, 2)) or [1]}."
         )
     if any(later <= earlier for earlier, later in pairwise(layers)):

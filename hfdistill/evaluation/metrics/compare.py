@@ -101,11 +101,7 @@ def confusions(
 ) -> tuple[Confusion, ...]:
     """The student's answers against the labels and against the teacher's; none for several labels or numbers.
 
-    Args:
-        task: as `hfdistill.network.task.task_kind` names it.
-        logits: by role, (rows, C) in one class order, of all rows.
-        known: the same of the labelled rows.
-        labels: class ids of these.
+    Logits are those of all rows by role, (rows, C) in one class order; `known` those of the labelled rows.
     """
     if task not in ("single_label", "token"):
         return ()

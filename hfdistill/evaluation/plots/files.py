@@ -1,4 +1,4 @@
-"""What the pictures beside a card are called."""
+"""The names of the pictures beside a card."""
 
 FOLDER = "plots"
 PLOTS = {
