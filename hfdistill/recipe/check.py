@@ -131,12 +131,8 @@ def mistakes_of(page: Page) -> list[str]:
 
 class _Checker(Binder):
     def recipe(self, values: dict[Any, Any]) -> Recipe | None:
-        for name in values.keys() - set(SECTIONS):
-            self._unknown((name,), name, "section", SECTIONS)
+        self._check_sections(values)
         goal = self._goal(values)
-        required = [n for n in REQUIRED if n != "student" or "goal" not in values]
-        for name in [name for name in required if name not in values]:
-            self.page.refuse((), f"lacks the section {name}. Add `{name}:`, as recipes/kd.yaml does.")
         section = {name: schema.written_out(name, value) for name, value in values.items()}
         teacher = self._teacher(values.get("teacher"))
         students = [Student("pretrained", {})] if "goal" in values else self._students(values)
@@ -173,6 +169,14 @@ class _Checker(Binder):
             card=Card(**after["card"]),
             goal=goal,
         )
+
+    def _check_sections(self, values: Mapping[Any, Any]) -> None:
+        """Note sections that are not known, and those that are missing; a goal chooses the student."""
+        for name in values.keys() - set(SECTIONS):
+            self._unknown((name,), name, "section", SECTIONS)
+        for name in [name for name in REQUIRED if name not in values]:
+            if name != "student" or "goal" not in values:
+                self.page.refuse((), f"lacks the section {name}. Add `{name}:`, as recipes/kd.yaml does.")
 
     def _goal(self, values: Mapping[Any, Any]) -> Goal | None:
         """Return what a student must keep; None where the page names the student itself."""
