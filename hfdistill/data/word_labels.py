@@ -57,7 +57,7 @@ def read_words(
     """Return every split with the columns `tokens` and, where there are labels, `label`.
 
     Raises:
-        ValueError: for labels that are no classes, and for rows whose words and labels are not as many.
+        ValueError: for labels that are not classes, and for rows whose words and labels are not as many.
     """
     labelled = {split: rows for split, rows in raw.items() if tags in rows.column_names}
     feature = None if tags is None else _feature(labelled, tags, names)

@@ -71,7 +71,7 @@ def measure(
 
     Raises:
         TypeError: data that is no `Dataset`, such as several splits.
-        ValueError: no rows, labels that are no classes of the student, models of different tasks or classes,
+        ValueError: no rows, labels that are not classes of the student, models of different tasks or classes,
             rows longer than a model can read, logits that are not finite, or no tokenizer.
 
     Example:

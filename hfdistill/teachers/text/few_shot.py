@@ -175,7 +175,7 @@ def few_shot(
         The teacher; `teacher.save(folder)` keeps it.
 
     Raises:
-        ValueError: for no classes, classes without an example, or labels that are no classes.
+        ValueError: for no classes, classes without an example, or labels that are not classes.
 
     Example:
         >>> teacher = few_shot("sentence-transformers/all-mpnet-base-v2", ["refund", "card lost"],
