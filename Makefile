@@ -7,22 +7,26 @@ LATEST := .venv-latest
 # accelerate gives a CPU process one thread unless told otherwise; all threads wait for the one on a busy core
 THREADS = $(shell $(VENV)/bin/python -c 'from hfdistill.recipe.threads import main; main()')
 
+# neighbours stay on one process, which then makes what they share once; one that is done takes from the other
+SPREAD := -n auto --maxprocesses 4 --dist worksteal
+
 .PHONY: help quickstart test test-latest lock fix check docs slow
 
 help:        ## show this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
 
-# pip applies the first variable to what it installs, newer ones the second to what builds this package
+# pip would compile on one core; what cannot be compiled is a template. pip applies the first variable to what it installs, newer ones the second to what builds this package
 $(READY): pyproject.toml $(LOCK)
 	python3 -m venv $(VENV)
-	PIP_CONSTRAINT=$(LOCK) PIP_BUILD_CONSTRAINT=$(LOCK) $(VENV)/bin/pip install --quiet torch -e '$(EXTRAS)'
+	PIP_CONSTRAINT=$(LOCK) PIP_BUILD_CONSTRAINT=$(LOCK) $(VENV)/bin/pip install --quiet --no-compile torch -e '$(EXTRAS)'
+	-@$(VENV)/bin/python -m compileall -qq -j 0 $(VENV)/lib
 	@touch $@
 
 quickstart: $(READY)  ## distil a classifier, with no Hub and no account
 	$(RUN) accelerate.commands.launch --num_cpu_threads_per_process $(THREADS) recipes/quickstart.py
 
 test: $(READY)  ## the fast suite: no Hub, no GPU; a process for each core, at most 4
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) pytest -n auto --maxprocesses 4
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) pytest $(SPREAD)
 
 lock:        ## write the lock anew: the newest versions of everything
 	python3 -m venv $(LATEST)
@@ -35,7 +39,7 @@ test-latest:  ## the fast suite on the newest versions of everything; says which
 	$(LATEST)/bin/pip install --quiet --upgrade torch -e '$(EXTRAS)'
 	@echo "locked and newest versions that differ:"
 	@$(LATEST)/bin/pip freeze --exclude-editable | sed 's/+cpu//' | grep -vixFf $(LOCK) || echo none
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(LATEST)/bin/python -m pytest -n auto --maxprocesses 4
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(LATEST)/bin/python -m pytest $(SPREAD)
 
 fix: $(READY)  ## format the code and mend what ruff can mend
 	$(RUN) ruff format . && $(RUN) ruff check --fix .

@@ -168,15 +168,15 @@ class Step(Schedule):
     stages: Mapping[float, float] = field(hash=False)
 
     def __post_init__(self) -> None:
-        found = dict(self.stages)
-        if not all(_is_number(start) and 0 <= start < 1 for start in found) or 0 not in found:
+        stages = dict(self.stages)
+        if not all(_is_number(start) and 0 <= start < 1 for start in stages) or 0 not in stages:
             raise ValueError(
-                f"The stages of Step start in [0, 1), the first at 0; found {list(found)!r}. "
+                f"The stages of Step start in [0, 1), the first at 0; found {list(stages)!r}. "
                 "Write Step({0: 8, 0.5: 1}) for 8 in the first half and 1 in the second."
             )
-        for value in found.values():
+        for value in stages.values():
             _number(value, "A value of Step")
-        object.__setattr__(self, "stages", dict(sorted(found.items())))
+        object.__setattr__(self, "stages", dict(sorted(stages.items())))
 
     def at(self, progress: float) -> float:
         """Return the value of the last stage that has started."""
@@ -335,11 +335,7 @@ def moments(schedules: Iterable[float | Schedule]) -> list[float]:
 
 
 def checked_progress(progress: float) -> float:
-    """Return progress itself.
-
-    Raises:
-        ValueError: where it is not a number in [0, 1].
-    """
+    """Return progress itself; refuse what is not a number in [0, 1]."""
     if not _is_number(progress) or not 0 <= progress <= 1:
         raise ValueError(
             f"Progress is the share of optimizer steps already taken, a number in [0, 1]; found "

@@ -1,25 +1,27 @@
 """Fixtures built in memory: a WordPiece tokenizer, tiny BERTs and 32 labelled sentences."""
 
+from __future__ import annotations
+
 import gc
+import logging
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import threading
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from datasets import ClassLabel, Dataset, Features, Value
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from tqdm import tqdm
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    PreTrainedTokenizerFast,
-    RobertaConfig,
-    RobertaForSequenceClassification,
-)
+
+if TYPE_CHECKING:  # imported where they are used: the process that hands out the tests reads this file, too
+    from datasets import Dataset
+    from transformers import (
+        BertForSequenceClassification,
+        PreTrainedTokenizerFast,
+        RobertaForSequenceClassification,
+    )
 
 # By default tqdm's lock is shared by forked processes: one that is killed while it holds the lock would leave
 # all others, and the tests after it, waiting for ever.
@@ -61,6 +63,9 @@ def make_sentences(rows: int = 32) -> list[tuple[str, int]]:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
     vocabulary = {word: i for i, word in enumerate(SPECIAL + GOOD + BAD + PLAIN)}
     core = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     core.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -86,6 +91,9 @@ def make_bert(
     layers: int = 2, *, seed: int = 0, labels: dict[int, str] | None = None, **options
 ) -> BertForSequenceClassification:
     """A width-16 BERT classifier; dropout is 0 unless asked for, so that runs can be compared."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
     labels = labels or {0: "negative", 1: "positive"}
     settings = {
         "vocab_size": len(SPECIAL + GOOD + BAD + PLAIN),
@@ -106,6 +114,9 @@ def make_bert(
 
 def make_byte_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE as RoBERTa has it, of all bytes and two merges: other ids and other lengths."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
     bytes_, special = sorted(pre_tokenizers.ByteLevel.alphabet()), ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     vocabulary = {piece: i for i, piece in enumerate([*special, *bytes_, "oo", "th"])}
     core = Tokenizer(models.BPE(vocabulary, [("o", "o"), ("t", "h")], unk_token="<unk>"))
@@ -128,6 +139,9 @@ def make_roberta(
     layers: int = 2, *, seed: int = 0, labels: dict[int, str] | None = None, **options
 ) -> RobertaForSequenceClassification:
     """A width-16 RoBERTa that reads the ids of `make_byte_tokenizer`, 96 of them at most."""
+    import torch
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
     labels = labels or {0: "negative", 1: "positive"}
     settings = {
         "vocab_size": 263,
@@ -152,6 +166,8 @@ def make_roberta(
 
 def make_dataset(rows: int = 32) -> Dataset:
     """Columns text and label, with class names."""
+    from datasets import ClassLabel, Dataset, Features, Value
+
     pairs = make_sentences(rows)
     features = Features({"text": Value("string"), "label": ClassLabel(names=["negative", "positive"])})
     return Dataset.from_dict(
@@ -171,6 +187,32 @@ def _frozen():
     yield
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def caplog(caplog):
+    """Of the package's loggers alone: what others log depends on what ran before."""
+    with caplog.filtering(logging.Filter("hfdistill")):
+        yield caplog
+
+
+@pytest.fixture(autouse=True)
+def _levels():
+    """No level that a command set for its process is left for the next test."""
+    yield
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.partition(".")[0] == "hfdistill" and getattr(logger, "level", logging.NOTSET):
+            logger.setLevel(logging.NOTSET)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_times():
+    """Models that are timed without a plan are timed in a moment."""
+    from hfdistill.evaluation.measure import STANDARD
+    from hfdistill.evaluation.speed import SpeedPlan
+
+    SpeedPlan.__init__.__defaults__ = (3, 4, 8, 2, 1.0)
+    vars(STANDARD).update(vars(SpeedPlan()))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The shape of the house: small files and functions, imports that point down, no foreign code."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -41,8 +42,13 @@ def level(name):
     return found[0]
 
 
+@functools.cache
+def tree(path):
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def nodes(path, *kinds):
-    return [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, kinds)]
+    return [node for node in tree(path) if isinstance(node, kinds)]
 
 
 def imported(path):

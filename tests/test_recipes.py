@@ -1,21 +1,21 @@
-"""The recipes as a user starts them: from a shell, on one process and two, killed and started again."""
+"""The recipes as a user starts them: on one process and two, killed and started again."""
 
 import functools
 import json
 import runpy
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import BertModel
 
 import hfdistill
 from hfdistill import DistillationArguments
 from tests.conftest import make_bert, make_dataset, make_tokenizer
-from tests.distributed.test_two_processes import ROOT, launch
+from tests.distributed.launched import ROOT, launch
+from tests.forked import killed_at, needs_fork
 from tests.word_material import make_named_words
 
 LINES = {"sst2": 81, "quickstart": 82, "pareto": 153}
@@ -43,10 +43,6 @@ def sst2_arguments(material, out):
     return [part for name, value in arguments.items() for part in (f"--{name}", str(value))]
 
 
-def sst2(material, out, *more, processes=1):
-    return launch(processes, str(ROOT / "recipes" / "sst2.py"), *sst2_arguments(material, out), *more)
-
-
 @pytest.fixture
 def start(monkeypatch, capsys):
     """Run a recipe in this process as `python recipes/NAME ARGUMENTS` would, and give what it printed."""
@@ -65,45 +61,33 @@ def test_recipes_are_short(recipe):
     assert len(recipe.read_text().splitlines()) <= LINES.get(recipe.stem, 100)
 
 
-def test_sst2_leaves_student_report_and_card(material, tmp_path):
-    done = sst2(material, tmp_path / "out", "--baseline", "--max_steps", "2")
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_sst2_leaves_student_report_and_card(material, tmp_path, start):
+    arguments = sst2_arguments(material, tmp_path / "out")
+    printed = start("sst2.py", *arguments, "--baseline", "--max_steps", "2")
     student = tmp_path / "out" / "student"
     report = json.loads((student / "report.json").read_text())
     assert all(report[role]["metrics"]["accuracy"] >= 0 for role in ("student", "teacher", "baseline"))
     assert "](plots/reliability.png)" in (student / "README.md").read_text()
     assert not list((tmp_path / "out").rglob("training_args.bin"))
     for row in ("teacher", "student", "baseline"):
-        assert row in done.stdout
+        assert row in printed
 
 
+@needs_fork
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_sst2_killed_and_started_again(material, tmp_path, start):
     """The second start goes on from a checkpoint of the first, and ends where an unbroken run ends."""
-    steps = [
-        "--num_train_epochs",
-        "1",
-        "--max_steps",
-        "120",
-        "--save_strategy",
-        "steps",
-        "--save_steps",
-        "10",
-    ]
-    run = subprocess.Popen(
-        [sys.executable, str(ROOT / "recipes" / "sst2.py"), *sst2_arguments(material, tmp_path), *steps],
-        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    student, limit = tmp_path / "student", time.monotonic() + 120
-    while not list(student.glob("checkpoint-*")) and time.monotonic() < limit and run.poll() is None:
-        time.sleep(0.01)
-    run.send_signal(signal.SIGKILL)
-    assert run.wait() == -signal.SIGKILL, "the run was over before it could be killed"
-    reached = int(hfdistill.newest_checkpoint(student).rpartition("-")[2])
-    assert 0 < reached < 120
+    steps = ["--max_steps", "20", "--save_strategy", "steps", "--save_steps", "5"]
+    killed_at(13, lambda: start("sst2.py", *sst2_arguments(material, tmp_path), *steps))
+    student = tmp_path / "student"
+    assert Path(hfdistill.newest_checkpoint(student)).name == "checkpoint-10"
     start("sst2.py", *sst2_arguments(material, tmp_path), *steps)
-    state = json.loads((student / "checkpoint-120" / "trainer_state.json").read_text())
-    assert state["global_step"] == 120
+    state = json.loads((student / "checkpoint-20" / "trainer_state.json").read_text())
+    assert state["global_step"] == 20
     assert (student / "report.json").is_file()
+    start("sst2.py", *sst2_arguments(material, tmp_path / "unbroken"), *steps)
+    ends = [load_file(path / "model.safetensors") for path in (student, tmp_path / "unbroken" / "student")]
+    torch.testing.assert_close(*ends)
 
 
 def test_objectives_are_compared_in_one_table_and_finished_runs_are_kept(material, tmp_path, start):
@@ -207,7 +191,8 @@ def test_a_chain_ends_with_a_report_of_each_student(material, tmp_path, more, st
 
 @pytest.mark.distributed
 def test_sst2_on_two_processes(material, tmp_path):
-    done = sst2(material, tmp_path / "out", "--max_steps", "2", processes=2)
+    arguments = [*sst2_arguments(material, tmp_path / "out"), "--max_steps", "2"]
+    done = launch(str(ROOT / "recipes" / "sst2.py"), *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("accuracy  macro F1") == 1
     assert (tmp_path / "out" / "student" / "model.safetensors").is_file()

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if done.without_text:
         print(f"{done.without_text:,} rows hold no text and have no prediction")
     if done.dropped:
-        print(f"{done.dropped:,} lines of {printable(args.file)} are no rows and were left out")
+        print(f"{done.dropped:,} lines of {printable(args.file)} are not rows and were left out")
     if done.classes and all(name.startswith("LABEL_") for name in done.classes):
         print("The student's classes have no names. Type them: --label-names NAME NAME …")
     return 0

@@ -23,12 +23,11 @@ from hfdistill.network.label_space import (
     short,
     some,
 )
-from hfdistill.network.task import task_kind
+from hfdistill.network.task import LABELS, task_kind
 
 logger = logging.getLogger(__name__)
 
 DatasetLike = TypeVar("DatasetLike")
-LABELS = ("label", "labels", "label_ids")
 
 
 def align_labels(
@@ -115,11 +114,7 @@ def makes_labels(collator: Any, data: Any) -> bool:
 class RunLabels:
     """Puts the labels of a run's data in the student's order; call it with data and its name for messages.
 
-    Args:
-        classes: the class names that label ids go by, in the order of the student's outputs.
-        config: the student's; None where it is not made yet.
-        columns: names that the label column may have.
-        collator: the user's own.
+    `config` is the student's, None where it is not made yet; `collator` the user's own.
     """
 
     classes: Sequence[str] = ()
@@ -258,7 +253,7 @@ def _reorder(
 def _renumber(
     batch: dict[str, list[Any]], column: str, ids: Sequence[int | None], size: int
 ) -> dict[str, list[Any]]:
-    """Return the label column of a batch in the model's numbers; what is no class id stays."""
+    """Return the label column of a batch in the model's numbers; what is not a class id stays."""
 
     def renumber(value: Any) -> Any:
         if isinstance(value, list):

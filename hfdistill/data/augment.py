@@ -14,13 +14,13 @@ from datasets import Dataset, List, Value, concatenate_datasets
 from datasets.fingerprint import generate_random_fingerprint
 
 from hfdistill.data.augmentations import Augmentation, as_augmentation
+from hfdistill.network.task import LABELS
 
 logger = logging.getLogger(__name__)
 
 Method = Augmentation | Callable[[str], list[str]]
 
 TEXTS = ("text", "text_pair")
-_LABELS = ("label", "labels", "label_ids")
 _TRIES = 5
 _PROBED = 32
 
@@ -39,7 +39,7 @@ def augment(
 
     The new rows have no label (-100; NaN for a number; -100 for each of several labels), so that the teacher
     alone speaks there. Each is drawn from (seed, copy, row), whatever the batches and processes; copy k is
-    what `FreshCopies` of the same seed shows in epoch k. New rows that are no text, a row of the data, or an
+    what `FreshCopies` of the same seed shows in epoch k. New rows that are blank, a row of the data, or an
     earlier new one are left out, and their number is logged.
 
     When to use it: labels are scarce, or the teacher knows its training rows by heart and says little more on
@@ -103,16 +103,7 @@ def augment(
 
 @dataclass(frozen=True)
 class Writer:
-    """Writes the rows of one data set anew.
-
-    Args:
-        method: how.
-        seed: of what is drawn.
-        texts: the columns of text.
-        changing: those that may change.
-        blanks: label column → what stands there for no label.
-        keep_labels: whether a new row has the label of its row.
-    """
+    """Writes the rows of one data set anew; `blanks` says what stands for no label in each label column."""
 
     method: Augmentation
     seed: int
@@ -184,7 +175,7 @@ class Writer:
             bad = next((i for i, text in enumerate(batch[name]) if not isinstance(text, str)), None)
             if bad is not None:
                 raise ValueError(
-                    f"Column {name!r} holds {batch[name][bad]!r:.60}, which is no text. Remove such rows: "
+                    f"Column {name!r} holds {batch[name][bad]!r:.60}, which is not a text. Remove such rows: "
                     'load(..., on_bad_row="drop"), or dataset.filter(...).'
                 )
         return {name: self.method.prepare(batch[name]) for name in self.changing}
@@ -223,12 +214,12 @@ def _check_repeats(method: Augmentation, text: str) -> None:
 def _blanks(dataset: Dataset, *, needed: bool) -> dict[str, Any]:
     """Return what stands for no label in each label column."""
     blanks: dict[str, Any] = {}
-    for name in _LABELS:
+    for name in LABELS:
         feature = dataset.features.get(name)
         if feature is None:
             continue
         inner = feature.feature if isinstance(feature, List) else feature
-        if needed and not _has_room(inner):
+        if needed and not getattr(inner, "dtype", "").startswith(("int", "float")):
             raise ValueError(
                 f"Column {name!r} holds {getattr(inner, 'dtype', inner)}, in which nothing can stand for no "
                 f"label. Type dataset.cast_column({name!r}, Value('int64')), class_encode_column({name!r}) "
@@ -242,11 +233,6 @@ def _blanks(dataset: Dataset, *, needed: bool) -> dict[str, Any]:
     return blanks
 
 
-def _has_room(feature: Any) -> bool:
-    """Whether -100 or NaN is a value of this kind."""
-    return getattr(feature, "dtype", "").startswith(("int", "float"))
-
-
 def _is_real(feature: Any) -> bool:
     return isinstance(feature, Value) and feature.dtype.startswith("float")
 
@@ -258,8 +244,8 @@ def _digest(texts: Sequence[str]) -> bytes:
 def _first_ones(old: Dataset, new: Dataset, texts: Sequence[str]) -> list[int]:
     """Return numbers of the new rows that are no old row, and no earlier new one."""
     seen: set[bytes] = set()
-    kept: list[int] = []
-    for rows, keep in ((old, None), (new, kept)):
+    numbers: list[int] = []
+    for rows, keep in ((old, None), (new, numbers)):
         at = 0
         for batch in rows.select_columns(list(texts)).iter(1000):
             for row in zip(*(batch[name] for name in texts), strict=True):
@@ -268,4 +254,4 @@ def _first_ones(old: Dataset, new: Dataset, texts: Sequence[str]) -> list[int]:
                     keep.append(at)
                 seen.add(digest)
                 at += 1
-    return kept
+    return numbers

@@ -1,4 +1,4 @@
-"""`CsvRows` reads the rows of csv and tsv files as they are written, and names lines that are no rows."""
+"""`CsvRows` reads the rows of csv and tsv files as they are written, and names lines that are not rows."""
 
 from __future__ import annotations
 
@@ -72,14 +72,7 @@ def csv_layout(
     quotes: bool | None = None,
     errors: str = "strict",
 ) -> CsvLayout:
-    """Find out how a csv file is written, from its first lines.
-
-    Args:
-        file: the file, which may be packed (.gz).
-        encoding: as in `load`.
-        delimiter: as in `load`; by default that of the file's kind, unless the lines fit another one alone.
-        quotes: as in `CsvLayout`.
-        errors: what is done with bytes that are not of the encoding, as for `open`.
+    """Find out how a csv file is written, from its first lines; arguments are as in `load`.
 
     Raises:
         ValueError: for an empty file, bytes that are not of the encoding, columns of the same name, and lines
@@ -95,17 +88,16 @@ def csv_layout(
     if not lines:
         raise ValueError(f"{file.name} is empty. Save it with a header, such as text,label, and rows.")
     usual = "\t" if suffix_of(file) == ".tsv" else ","
-    told = _EXCEL.fullmatch(lines[0].rstrip("\r\n"))
-    if told and len(lines) > 1:
-        lines, usual = lines[1:], told[1]
-        delimiter = delimiter or told[1]
+    separator_line = _EXCEL.fullmatch(lines[0].rstrip("\r\n"))
+    if separator_line and len(lines) > 1:
+        lines, usual = lines[1:], separator_line[1]
+        delimiter = delimiter or separator_line[1]
     chosen = delimiter or _delimiter(file, lines, usual, quotes)
     rows = _split(lines, chosen, quotes)
     names = _column_names(file, rows[0])
     trailing = len(rows) > 2 and all(len(row) == len(names) + 1 and not row[-1] for row in rows[1:])
-    header_lines = sample[: sample.index(lines[0].rstrip("\r\n"))].count(newline) + _lines_of(
-        rows[0], newline
-    )
+    before = sample[: sample.index(lines[0].rstrip("\r\n"))].count(newline)
+    header_lines = before + 1 + sum(cell.count(newline) for cell in rows[0])
     return CsvLayout(
         codec, chosen, newline, quotes, names, header_lines, trailing, chosen != usual and delimiter is None
     )
@@ -129,10 +121,6 @@ def _sample(file: Path, encoding: str, errors: str) -> str:
         raise ValueError(undecodable(file, encoding)) from None
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{file.name} cannot be unpacked ({error}). Pack it again with gzip.") from None
-
-
-def _lines_of(cells: Sequence[str], newline: str) -> int:
-    return 1 + sum(cell.count(newline) for cell in cells)
 
 
 def _quoting(quotes: bool | None) -> Literal[0, 3]:
@@ -193,12 +181,6 @@ class CsvRows:
     A row has as many cells as the header. What has not is told to `on_bad_line`, and reading goes on with
     the next line; so is a line whose quotation mark nothing closes, or closes in the middle of a cell, and a
     cell of several lines that look like rows themselves. Blank lines are passed over.
-
-    Args:
-        file: which may be packed (.gz).
-        layout: how it is written.
-        on_bad_line: called for each line that is no row; it may raise.
-        errors: what is done with bytes that are not of the encoding, as for `open`.
     """
 
     file: Path
@@ -339,7 +321,7 @@ class CsvRows:
 
 
 class _NoRowError(Exception):
-    """Stands for a line that is no row, with the reason."""
+    """Stands for a line that is not a row, with the reason."""
 
 
 _SWALLOWED = "opens a quotation mark that takes in the lines after it, which look like rows themselves"

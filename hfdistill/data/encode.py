@@ -1,4 +1,4 @@
-"""Text columns, or lists of words, to token ids: truncated, counted, never padded."""
+"""`encode` turns texts, or lists of words, into token ids: truncated, counted, never padded."""
 
 from __future__ import annotations
 
@@ -255,8 +255,8 @@ class WordEncoder(Encoder):
         for row, words, labels in zip(rows, batch["tokens"], _word_labels(batch), strict=True):
             if not isinstance(words, list) or not all(_readable(word) for word in words):
                 raise ValueError(
-                    f"Row {row} of column 'tokens' is not a list of words: it is no list, or holds None, a "
-                    "number or half a surrogate pair. Remove such rows: dataset.filter(...)."
+                    f"Row {row} of column 'tokens' is not a list of words: it is not a list, or holds None, "
+                    "a number or half a surrogate pair. Remove such rows: dataset.filter(...)."
                 )
             if any(isinstance(label, str) for label in labels or ()):
                 raise ValueError(
@@ -287,14 +287,14 @@ def _word_labels(batch: dict[str, list[Any]]) -> list[Any]:
 
 def _aligned(numbers: list[int | None], labels: list[int | None] | None) -> list[int]:
     """Return one label a token: its word's where the word begins, -100 elsewhere."""
-    found, before = [], None
+    aligned, before = [], None
     for number in numbers:
         label = -100
         if number is not None and number != before:
             label = UNKNOWN if labels is None or labels[number] in (None, -100) else int(labels[number] or 0)
-        found.append(label)
+        aligned.append(label)
         before = number
-    return found
+    return aligned
 
 
 def _check_readable(name: str, texts: list[Any], rows: list[int]) -> None:

@@ -32,9 +32,6 @@ def splits_in_memory(source: Any) -> dict[str, Dataset]:
         source: a `Dataset` or `DatasetDict`, a DataFrame of pandas (or what has `to_pandas` or is an Arrow
             table), a dict of columns, a list of dicts, of pairs (text, label), or of texts; or a dict of
             these by split.
-
-    Raises:
-        ValueError: for what is none of these, and for an object without rows.
     """
     if isinstance(source, Mapping) and source and all(_is_split(*item) for item in source.items()):
         splits = {str(name): _dataset(part) for name, part in source.items()}

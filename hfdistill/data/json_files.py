@@ -18,7 +18,7 @@ def json_rows(file: Path, encoding: str | None = None) -> Iterator[dict[str, Any
     """Yield the rows of a JSON file: an object a line, or one array of objects.
 
     Raises:
-        ValueError: for a line that is no JSON object, with its number and what it holds.
+        ValueError: for a line that is not a JSON object, with its number and what it holds.
     """
     codec = text_encoding(file, encoding)
     try:
@@ -50,7 +50,7 @@ def _object(line: str, where: str) -> dict[str, Any]:
         row = None
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"{where} is no JSON ({error.msg} at letter {error.pos + 1}): {shown}. Write one object a line, "
+            f"{where} is not JSON ({error.msg} at letter {error.pos + 1}): {shown}. Write one object a line, "
             'such as {"text": "a warm film", "label": "good"}, with nothing behind it.'
         ) from None
     if not isinstance(row, dict):
@@ -79,7 +79,7 @@ def _array(file: Path, content: str) -> Iterator[dict[str, Any]]:
         except json.JSONDecodeError as error:
             line = error.lineno
             raise ValueError(
-                f"{file.name}, line {line}, is no JSON ({error.msg}): "
+                f"{file.name}, line {line}, is not JSON ({error.msg}): "
                 f"{(text.splitlines() or [''])[line - 1].strip()[:80]!r}. Write an array of objects, or one "
                 "object a line in a .jsonl file."
             ) from None
@@ -88,7 +88,7 @@ def _array(file: Path, content: str) -> Iterator[dict[str, Any]]:
         for number, row in enumerate(rows):
             if not isinstance(row, dict):
                 raise ValueError(
-                    f"{file.name}, element {number}, is {row!r:.80} and no object. Write an array of "
+                    f"{file.name}, element {number}, is {row!r:.80} and not an object. Write an array of "
                     'objects, such as [{"text": "a warm film", "label": "good"}].'
                 )
             yield row

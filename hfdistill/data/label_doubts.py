@@ -18,11 +18,8 @@ def doubts(
 ) -> Iterator[str]:
     """Yield a sentence for each thing in a label column that is probably not meant.
 
-    Args:
-        column: its name.
-        values: the labels by split: class numbers, or real numbers, None where one is missing.
-        names: of the classes 0, 1, …; None where they have none.
-        named: whether the names were asked for.
+    `named` tells whether names were asked for; `names` are those of the classes 0, 1, …, None where they have
+    none.
     """
     counts = Counter(
         value for labels in values.values() for value in labels if not (value is None or type(value) is list)

@@ -37,18 +37,11 @@ _PAIRS = {
     "sentence_a": ("sentence_b",),
     "sentence_1": ("sentence_2",),
 }
-_LABEL = {
-    "label",
-    "labels",
-    "label_ids",
-    "intent",
-    "class",
-    "category",
-    "target",
+LABEL_NAMES = (
+    *("label", "labels", "label_ids", "intent", "class", "category", "target", "sentiment", "emotion"),
     "score",
-    "sentiment",
-    "emotion",
-}
+)
+"""What a column of labels is usually called, the likeliest first."""
 
 
 def load(
@@ -94,7 +87,7 @@ def load(
         config: The Hub data set's configuration (`"mrpc"` of `"nyu-mll/glue"`).
         split: Return this split only. All are read, so that label names do not depend on it.
         label_names: Names of the classes 0, 1, ….
-        on_bad_row: `"drop"` logs and drops rows without text or label, and lines of a csv that are no rows,
+        on_bad_row: `"drop"` logs and drops rows without text or label, and lines of a csv that are not rows,
             instead of refusing them.
         encoding: Of csv, tsv and JSON files that are neither UTF-8 nor UTF-16 with a byte order mark, such as
             `"cp1252"`.
@@ -202,21 +195,16 @@ def text_columns(columns: list[str], text: str | None, text_pair: str | None) ->
             )
     if len(candidates) != 1:
         why = f"{candidates} could all be the text" if candidates else "none has a usual name for text"
-        others = [name for name in columns if _folded(name) not in _LABEL]
+        others = [name for name in columns if _folded(name) not in LABEL_NAMES]
         example = others[0] if len(others) == 1 else "..."
         header = ""
-        if not candidates and any(_looks_like_a_row(name) for name in columns):
+        if not candidates and any(name.strip().isdigit() or len(name.split()) > 3 for name in columns):
             header = " If the first line is a row, put a header above it, such as text,label."
         raise ValueError(
             f"Found the columns {columns}, of which {why}. Say which: text={example!r} (and text_pair='...')."
             f"{header}"
         )
     return candidates + named
-
-
-def _looks_like_a_row(name: str) -> bool:
-    """Whether the name of a column is more like a cell: a number, or a sentence."""
-    return name.strip().isdigit() or len(name.split()) > 3
 
 
 def text_column(columns: list[str], text: str | None) -> str:
@@ -232,7 +220,7 @@ def _label_column(
         return _existing(columns, label, "label")
     if label is not None:
         return [_existing(columns, name, "label") for name in label]
-    candidates = [name for name in columns if _folded(name) in _LABEL]
+    candidates = [name for name in columns if _folded(name) in LABEL_NAMES]
     if len(candidates) > 1:
         raise ValueError(
             f"Found the columns {columns}, of which {candidates} could all be the label. Pass label='...'."

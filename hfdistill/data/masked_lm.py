@@ -160,11 +160,7 @@ class MaskedLM(Augmentation):
 
 
 def _fill_mask_model(source: Any) -> Any:
-    """Return the model itself, or load it from an id or a folder.
-
-    Raises:
-        ValueError: where the weights hold no trained head.
-    """
+    """Return the model itself, or load it from an id or a folder."""
     if not isinstance(source, (str, Path)):
         return source
     with reaching(str(source)):

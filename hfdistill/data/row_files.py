@@ -1,4 +1,4 @@
-"""Rows of files of any size, some thousand at a time, as they are written; and such rows to a new file."""
+"""`RowFile` reads rows of files of any size, some thousand at a time; `writing` writes them to a new file."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class RowFile:
                 f"{', '.join(KINDS)}."
             )
         if suffix_of(self.path) not in KINDS:
-            raise ValueError(f"{self.path.name} is no file of rows: only {', '.join(KINDS)} are read.")
+            raise ValueError(f"{self.path.name} is not a file of rows: only {', '.join(KINDS)} are read.")
         self.kind = KINDS[suffix_of(self.path)]
         self.layout: CsvLayout | None = options.layout(self.path) if self.kind == "csv" else None
         self.dropped: list[BadLine] = []
@@ -60,7 +60,7 @@ class RowFile:
             while batch := list(islice(rows, _ROWS)):
                 yield batch
         elif self.kind == "parquet":
-            with _parquet(self.path) as file:
+            with open_parquet(self.path) as file:
                 for part in file.iter_batches(_ROWS):
                     yield pa.Table.from_batches([part])
         else:
@@ -77,7 +77,7 @@ class RowFile:
     def count(self) -> int:
         """Return how many rows there are, never 0; every one is read, but for Parquet, which says it."""
         if self.kind == "parquet":
-            with _parquet(self.path) as file:
+            with open_parquet(self.path) as file:
                 rows = int(file.metadata.num_rows)
         else:
             rows = sum(map(len, self))
@@ -108,7 +108,8 @@ def values_of(rows: Rows, name: str) -> list[Any]:
 
 
 @contextmanager
-def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
+def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a parquet file for the time of a block, or say that it cannot be read."""
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
@@ -129,7 +130,7 @@ class RowWriter(Protocol):
 
 @contextmanager
 def writing(path: str | os.PathLike[str], *, delimiter: str | None = None) -> Iterator[RowWriter]:
-    """A writer of a file that appears, whole, at the end of the block; after an error there is none.
+    """Write a file that appears, whole, at the end of the block; after an error there is none.
 
     Lists become JSON in a cell of csv, and None an empty cell. A file of the same name stays until the new
     one is complete.

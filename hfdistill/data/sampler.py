@@ -1,4 +1,4 @@
-"""The order of the training rows: groups of similar length, a function of (seed, epoch) alone."""
+"""`LengthGroupedSampler` orders rows in groups of similar length, by (seed, epoch) alone."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ class LengthGroupedSampler(Sampler[int]):
         self, lengths: Sequence[int] | Tensor | None, *, group_size: int, seed: int, size: int | None = None
     ) -> None:
         if (lengths is None) == (size is None):
-            found = "neither" if lengths is None else "both"
+            which = "neither" if lengths is None else "both"
             raise ValueError(
-                f"LengthGroupedSampler needs either lengths or size to know its rows, found {found}. "
+                f"LengthGroupedSampler needs either lengths or size to know its rows, found {which}. "
                 "Pass lengths=row_lengths(dataset), or None with size=len(dataset) for plain random order."
             )
         if group_size < 1 or seed < 0:

@@ -145,8 +145,8 @@ def _data_files(path: Path) -> list[Path]:
             "holds it."
         )
     raise ValueError(
-        f"{str(path)!r} is no data file and no folder of data files{held}: only {', '.join(KINDS)} are read. "
-        f"{way}"
+        f"{str(path)!r} is neither a data file nor a folder of data files{held}: only {', '.join(KINDS)} are "
+        f"read. {way}"
     )
 
 

@@ -105,7 +105,9 @@ def read_files(split: str, files: Sequence[Path], options: FileOptions) -> Datas
         rows = _read_csv(split, files, options)
     elif kind == "excel":
         rows = _read_excel(files)
-    elif kind == "json" and (options.encoding or any(_marked(file) for file in files)):
+    elif kind == "json" and (
+        options.encoding or any(text_encoding(file, None) != "utf-8-sig" for file in files)
+    ):
         rows = _read_json(files, options.encoding)
     else:
         if kind == "json" and options.on_bad_row == "raise":
@@ -122,11 +124,6 @@ def read_files(split: str, files: Sequence[Path], options: FileOptions) -> Datas
 def _read_json(files: Sequence[Path], encoding: str | None) -> Dataset:
     """Return the rows of JSON files, held in memory."""
     return Dataset.from_list([row for file in files for row in json_rows(file, encoding)])
-
-
-def _marked(file: Path) -> bool:
-    """Whether a byte order mark says that a file is no UTF-8."""
-    return text_encoding(file, None) != "utf-8-sig"
 
 
 def _read_typed(kind: str, split: str, files: Sequence[Path]) -> Dataset:
@@ -261,13 +258,13 @@ def _small_tables(rows: Iterator[list[str]], names: list[str]) -> Iterator[pa.Ta
 
 def _summary(file: Path, bad: Sequence[BadLine]) -> str:
     several = (
-        f"{len(bad):,} lines of {file.name} are no rows; the first:" if len(bad) > 1 else f"{file.name},"
+        f"{len(bad):,} lines of {file.name} are not rows; the first:" if len(bad) > 1 else f"{file.name},"
     )
     return f"{several} {bad[0]}"
 
 
 def bad_lines_message(file: Path, layout: CsvLayout, bad: Sequence[BadLine], *, rows: int) -> str:
-    """Return a sentence on lines that are no rows, with what to do; `rows` is how many lines are rows."""
+    """Return a sentence on lines that are not rows, with what to do; `rows` is how many lines are rows."""
     way = (
         f"Enclose cells that hold {layout.delimiter!r} or line breaks in quotation marks, and write a "
         'quotation mark within them twice ("")'

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hfdistill.data.csv_files import BadLine, CsvRows, csv_layout
 from hfdistill.data.encodings import LONGEST, open_bytes, suffix_of, text_encoding
 from hfdistill.data.load import text_column
+from hfdistill.data.row_files import open_parquet
 from hfdistill.data.table_files import FileOptions
 
 logger = logging.getLogger(__name__)
@@ -80,10 +80,7 @@ def read_texts(
 
     The lines of a .txt file, with empty ones, else the values of a column.
 
-    Lines that are no rows are counted in `dropped`, by what is wrong with them.
-
-    Raises:
-        ValueError: for a file without such a column, or one that is not of its kind.
+    Lines that are not rows are counted in `dropped`, by what is wrong with them.
     """
     dropped = Counter() if dropped is None else dropped
     kind = suffix_of(file)
@@ -119,7 +116,7 @@ def _objects(file: Path, column: str | None, encoding: str | None, dropped: Coun
             except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict):
-                dropped["in a line that is no JSON object"] += 1
+                dropped["in a line that is not a JSON object"] += 1
                 continue
             column = column or (text_column(list(row), None) if row else None)
             value = row.get(column) if column else None
@@ -129,7 +126,7 @@ def _objects(file: Path, column: str | None, encoding: str | None, dropped: Coun
 
 def _cells(file: Path, column: str | None, options: FileOptions, dropped: Counter[str]) -> Iterator[str]:
     def count(_: BadLine) -> None:
-        dropped["in a line that is no row of its csv"] += 1
+        dropped["in a line that is not a row of its csv"] += 1
 
     layout = csv_layout(
         file,
@@ -144,11 +141,7 @@ def _cells(file: Path, column: str | None, options: FileOptions, dropped: Counte
 
 
 def _batches(file: Path, column: str | None) -> Iterator[str]:
-    try:
-        parquet = pq.ParquetFile(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{file.name} cannot be read as parquet ({error}). Write it again.") from None
-    with parquet:
+    with open_parquet(file) as parquet:
         name = text_column(parquet.schema_arrow.names, column)
         for batch in parquet.iter_batches(1000, columns=[name]):
             values: Any = batch.column(0)

@@ -32,7 +32,7 @@ _WORD = re.compile(r"\w+")
 _CONTRACTED = re.compile(r"\s*(n)\s?['\u2019]\s?(t)\b|\s*['\u2019]\s?(s|m|d|re|ve|ll)\b")
 """The second half of don't, it's and we'll, also where a tokenizer has split them: do n't, it 's, we 'll."""
 _LONGEST_PARAGRAPH = 1 << 20  # letters
-_LONGEST_WORD = 1000  # letters; what is longer is no word but data
+_LONGEST_WORD = 1000  # letters; what is longer is not a word but data
 
 
 def load_texts(
@@ -56,7 +56,7 @@ def load_texts(
     without case, spaces and punctuation. Left out, counted and said once: texts seen before; texts that are
     one of `against`, that contain one of 4 words or more, or that share `overlap` words in a row with a
     longer one, the words around a piece or sentence included; texts with bytes that are not UTF-8, or with a
-    word of more than 1,000 letters; lines of csv and tsv files that are no rows, as `load` refuses them.
+    word of more than 1,000 letters; lines of csv and tsv files that are not rows, as `load` refuses them.
 
     When to use it: the rows have no label, so the teacher alone speaks there. Text of the task's own domain
     is worth more than much text (Turc et al. 2019, arXiv 1908.08962, section 6). Join it to labelled rows

@@ -57,7 +57,7 @@ def read_words(
     """Return every split with the columns `tokens` and, where there are labels, `label`.
 
     Raises:
-        ValueError: for labels that are no classes, and for rows whose words and labels are not as many.
+        ValueError: for labels that are not classes, and for rows whose words and labels are not as many.
     """
     labelled = {split: rows for split, rows in raw.items() if tags in rows.column_names}
     feature = None if tags is None else _feature(labelled, tags, names)
@@ -129,8 +129,8 @@ def _numbered(split: str, row: int, labels: Any, feature: Any) -> list[int] | No
         inside = isinstance(number, int) and number >= 0 and (names is None or number < len(names))
         if not inside:
             raise ValueError(
-                f"Split {split!r}, row {row}: {label!r} is no label of {names or 'numbers from 0'}. Correct "
-                "the row, or pass label_names= with every name."
+                f"Split {split!r}, row {row}: {label!r} is not a label of {names or 'numbers from 0'}. "
+                "Correct the row, or pass label_names= with every name."
             )
         numbers.append(int(number))
     return numbers

@@ -18,13 +18,13 @@ from hfdistill.evaluation.report import (
     COLUMNS,
     PERCENT,
     TITLES,
-    ModelReport,
     Report,
     count,
     error_sentence,
     hardware,
     interval_sentences,
     show,
+    times,
 )
 from hfdistill.files.markdown import as_yaml, escape, listing, table
 from hfdistill.files.plain_data import is_hub_id, printable, public_name, telling_name, write_atomically
@@ -169,8 +169,8 @@ def _header(report: Report, names: _Names, license_id: str | None, extra: dict[s
 
 def _eval_results(report: Report, names: _Names) -> list[EvalResult]:
     """Return the student's numbers for the header: what the table shows, and nothing undefined."""
-    values = {**(report.student.metrics or {}), **(report.student.fidelity or {})}
-    found = {metric: value for metric in COLUMNS[report.task] if (value := values.get(metric)) is not None}
+    values = report.student.scores
+    scores = {metric: value for metric in COLUMNS[report.task] if (value := values.get(metric)) is not None}
     return [
         EvalResult(
             task_type=hub_task(report),
@@ -183,7 +183,7 @@ def _eval_results(report: Report, names: _Names) -> list[EvalResult]:
             metric_value=round(value, 4),
             verified=False,
         )
-        for metric, value in found.items()
+        for metric, value in scores.items()
     ]
 
 
@@ -202,7 +202,7 @@ def _summary(report: Report, names: _Names, origin: str) -> str:
         f"A small model that {kind}{f', of {len(report.classes)}: {labels}{more}' if labels else ''}. "
         f"{_origin(origin, names)} with hfdistill.",
     ]
-    values = {**(report.student.metrics or {}), **(report.student.fidelity or {})}
+    values = report.student.scores
     shown = [f"{TITLES[m]} {show(values[m], m)}" for m in COLUMNS[report.task] if values.get(m) is not None]
     beside = report.against_teacher("student")
     if shown:
@@ -228,11 +228,12 @@ def _results(report: Report) -> str:
     data, models = report.data, report.models()
     labelled = "" if data.labelled_rows == data.rows else f" ({data.labelled_rows:,} of them with labels)"
     labelled += "" if data.labelled_words is None else f", {data.labelled_words:,} labelled words"
-    quality = [m for m in (*COLUMNS[report.task], "nll", "kl") if _any_has(models, m)]
-    rows = []
-    for role, model in models.items():
-        values = {**(model.metrics or {}), **(model.fidelity or {})}
-        rows.append([f"{_role(role)} ({escape(model.name)})", *(_cell(values, m) for m in quality)])
+    known = {metric for model in models.values() for metric in model.scores}
+    quality = [metric for metric in (*COLUMNS[report.task], "nll", "kl") if metric in known]
+    rows = [
+        [f"{_role(role)} ({escape(model.name)})", *(_cell(model.scores, metric) for metric in quality)]
+        for role, model in models.items()
+    ]
     lines = [
         f"## Results\n\nMeasured on {data.rows:,} rows{labelled}, {escape(report.environment.date[:10])}.",
         table(["", *(TITLES[m] for m in quality)], rows),
@@ -261,24 +262,20 @@ _CLOSENESS = {
 
 def _pictures(folder: Path) -> list[str]:
     """Return the plots that lie beside the card, by the names that `write_plots` gives them."""
-    found = [
+    pictures = [
         f"![{shows}]({FOLDER}/{name}.{kind})"
         for name, shows in PLOTS.items()
         for kind in ("png", "svg")
         if (folder / FOLDER / f"{name}.{kind}").is_file()
     ]
-    return ["\n\n".join(["## Pictures", *found])] if found else []
+    return ["\n\n".join(["## Pictures", *pictures])] if pictures else []
 
 
 def _costs(report: Report) -> str:
     rows = []
     for role, model in report.models().items():
-        s = model.speed
-        timed = (
-            [f"{s.latency_ms_p50:.1f}", f"{s.latency_ms_p95:.1f}", f"{s.rows_per_s:.0f}"] if s else ["-"] * 3
-        )
         size = [count(model.parameters), count(model.embedding_parameters), f"{model.size_mb:.1f}"]
-        rows.append([_role(role), *size, *timed, report.against_teacher(role) or "-"])
+        rows.append([_role(role), *size, *times(model.speed), report.against_teacher(role) or "-"])
     header = ["", "parameters", "in embeddings", "MB", "ms p50", "ms p95", "rows/s", "against the teacher"]
     dtypes = ", ".join(sorted({escape(model.dtype) for model in report.models().values()}))
     text = f"MB: 1e6 bytes of safetensors in {dtypes}."
@@ -337,10 +334,6 @@ def _making(report: Report, folder: Path) -> str:
         f"this card (Python {escape(e.python)}, {escape(e.platform)}).{full} Nobody has verified the numbers "
         "since."
     )
-
-
-def _any_has(models: Mapping[str, ModelReport], metric: str) -> bool:
-    return any(metric in {**(m.metrics or {}), **(m.fidelity or {})} for m in models.values())
 
 
 def _cell(values: Mapping[str, float | None], metric: str) -> str:

@@ -1,4 +1,4 @@
-"""What each exit threshold costs and saves, measured."""
+"""`exit_curve` measures what each exit threshold costs and saves."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def exit_curve(
 
 
 def _loaded(model: Source) -> EarlyExitForSequenceClassification:
-    """Load the model, or raise an error where it is no classifier with exits."""
+    """Load the model, or raise an error where it is not a classifier with exits."""
     loaded = load_classifier(model, role="model")
     if not isinstance(loaded, EarlyExitForSequenceClassification):
         raise TypeError(f"A {type(loaded).__name__} has no exits. Build it with with_exits(model).")

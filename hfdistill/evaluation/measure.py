@@ -9,13 +9,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 from datasets import Dataset
+from scipy.special import softmax
 
 from hfdistill.data.align import LABELS
 from hfdistill.evaluation.metrics.calibration import reliability
 from hfdistill.evaluation.metrics.compare import classes, confusions, differences, errors
 from hfdistill.evaluation.metrics.entities import entity_f1
 from hfdistill.evaluation.metrics.gold_labels import gold, labelled_words
-from hfdistill.evaluation.metrics.scores import Array, Scores, fidelity, log_softmax, scores
+from hfdistill.evaluation.metrics.scores import Array, Scores, fidelity, scores
 from hfdistill.evaluation.models import Contender, LoadedModel, load_models
 from hfdistill.evaluation.predictions import checked, evaluating, predict, speeds
 from hfdistill.evaluation.report import DataReport, ModelReport, Report, Speed
@@ -70,7 +71,7 @@ def measure(
 
     Raises:
         TypeError: data that is no `Dataset`, such as several splits.
-        ValueError: no rows, labels that are no classes of the student, models of different tasks or classes,
+        ValueError: no rows, labels that are not classes of the student, models of different tasks or classes,
             rows longer than a model can read, logits that are not finite, or no tokenizer.
 
     Example:
@@ -205,7 +206,7 @@ def _describe(
         if "teacher" in logits and loaded.role != "teacher"
         else None,
         speed=speed,
-        reliability=reliability(np.exp(log_softmax(known.astype(np.float64))), labels)
+        reliability=reliability(softmax(known.astype(np.float64), axis=1), labels)
         if metrics is not None and "ece" in metrics
         else None,
     )

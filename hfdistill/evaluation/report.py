@@ -1,5 +1,4 @@
-"""What a student is worth, as plain data: written as JSON, printed as a table; cards and plots are drawn from
-it."""
+"""`Report` says what a student is worth, as plain data: JSON, or a table; cards and plots are made of it."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from hfdistill.files.markdown import html_table
+from hfdistill.files.markdown import html_table, text_table
 from hfdistill.files.plain_data import build, printable, read_json, write_atomically
 
 SCHEMA = 3
@@ -130,6 +129,11 @@ class ModelReport:
     fidelity: dict[str, float | None] | None
     speed: Speed | None
     reliability: tuple[Bin, ...] | None = None
+
+    @property
+    def scores(self) -> dict[str, float | None]:
+        """The metrics against the labels and those against the teacher, by name."""
+        return {**(self.metrics or {}), **(self.fidelity or {})}
 
 
 @dataclass(frozen=True)
@@ -277,7 +281,8 @@ class Report:
 
     def table(self) -> str:
         """Return a plain-text table for a terminal; control characters in names are shown as escapes."""
-        return _draw(self)
+        below = in_columns([*_names(self), *_sentences(self)])
+        return "\n".join([*text_table(_cells(self)), "", *below])
 
     def _repr_html_(self) -> str:
         """Return the same table for a notebook."""
@@ -315,18 +320,6 @@ class Report:
                 "read it with the version that wrote it."
             )
         return cast(Report, build(cls, content, "report"))
-
-
-def _draw(report: Report) -> str:
-    """Return a line per model, then what it was measured on."""
-    rows = _cells(report)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *others in rows:
-        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
-    lines.insert(1, "─" * max(len(line) for line in lines))
-    return "\n".join([*lines, "", *in_columns([*_names(report), *_sentences(report)])])
 
 
 def _cells(report: Report) -> list[list[str]]:
@@ -392,15 +385,20 @@ def count(number: int) -> str:
 
 
 def _row(role: str, model: ModelReport, columns: tuple[str, ...]) -> list[str]:
-    values = {**(model.metrics or {}), **(model.fidelity or {})}
-    speed = model.speed
-    timed = (
-        [f"{speed.latency_ms_p50:.1f}", f"{speed.latency_ms_p95:.1f}", f"{speed.rows_per_s:.0f}"]
-        if speed
-        else ["-"] * 3
-    )
-    size = f"{model.size_mb:.1f}" if model.size_mb >= 0.1 else f"{model.size_mb:.3f}"
-    return [role, *(show(values.get(c), c) for c in columns), count(model.parameters), size, *timed]
+    scores = [show(model.scores.get(column), column) for column in columns]
+    return [role, *scores, count(model.parameters), megabytes(model.size_mb), *times(model.speed)]
+
+
+def megabytes(size: float) -> str:
+    """Return a size in megabytes, with more places where it is small."""
+    return f"{size:.1f}" if size >= 0.1 else f"{size:.3f}"
+
+
+def times(speed: Speed | None) -> list[str]:
+    """Return the cells of a table: milliseconds, median and 95th percentile, and rows a second."""
+    if speed is None:
+        return ["-"] * 3
+    return [f"{speed.latency_ms_p50:.1f}", f"{speed.latency_ms_p95:.1f}", f"{speed.rows_per_s:.0f}"]
 
 
 def _names(report: Report) -> list[str]:

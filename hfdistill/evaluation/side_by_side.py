@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from hfdistill.evaluation.report import (
     COLUMNS,
     TITLES,
@@ -15,6 +13,7 @@ from hfdistill.evaluation.report import (
     show,
     signed,
 )
+from hfdistill.files.markdown import text_table
 from hfdistill.files.plain_data import printable
 
 SHOWN = 15
@@ -51,7 +50,7 @@ def _models(report: Report, teacher: ModelReport) -> list[str]:
         if model.speed is not None and timed:
             row += [f"{model.speed.latency_ms_p50:.1f}", f"{model.speed.rows_per_s:,.0f}"]
         rows.append(row)
-    return _aligned(rows)
+    return text_table(rows)
 
 
 def _differences(report: Report) -> list[str]:
@@ -93,7 +92,7 @@ def _by_class(report: Report) -> list[str]:
     more = len(ordered) - SHOWN
     return [
         f"Where they differ, in {unit} of each class:",
-        *_aligned(table),
+        *text_table(table),
         *([f"and {more} more classes"] if more > 0 else []),
     ]
 
@@ -116,17 +115,4 @@ def _by_pair(report: Report) -> list[str]:
     names = [printable(one.label, limit=40) for one in report.classes]
     ordered = sorted(cells, key=lambda cell: -cell.rows)[:SHOWN]
     table = [["A", "B", "rows"], *([names[c.column], names[c.row], f"{c.rows:,}"] for c in ordered)]
-    return ["Where they differ:", *_aligned(table)]
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return lines of columns: the first to the left, numbers to the right, a rule below the header."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if place == 0 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return [lines[0], "─" * max(map(len, lines)), *lines[1:]]
+    return ["Where they differ:", *text_table(table)]

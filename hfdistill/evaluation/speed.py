@@ -1,4 +1,4 @@
-"""How fast and how large models are, measured side by side on one machine."""
+"""`compare_speeds` measures how fast models are, side by side on one machine; `size_mb` how large."""
 
 from __future__ import annotations
 
@@ -64,11 +64,7 @@ def compare_speeds(
     throughput is batches in the data's order, padded to their longest row. Batches are made beforehand:
     tokenization is not timed.
 
-    Args:
-        models: by role, in eval mode, all on one device.
-        collate: (role, row numbers) → the batch for that model.
-        rows: number of rows in the data.
-        plan: how much to time.
+    `collate` makes the batch of a role's model from row numbers.
     """
     if len({model.device for model in models.values()}) > 1:
         devices = ", ".join(f"{role} on {model.device}" for role, model in models.items())

@@ -1,4 +1,4 @@
-"""The one place that knows an exporter: a model to ONNX, ONNX to int8, and ONNX Runtime as a model."""
+"""The one place that knows an exporter turns a model to ONNX and ONNX to int8, and runs it as a model."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ class OnnxModel(nn.Module):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the progress and the remarks that exporters print about operators nobody uses here."""
+    """Silence the progress and the remarks that exporters print about operators nobody uses here."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

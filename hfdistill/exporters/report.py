@@ -1,4 +1,4 @@
-"""What an exported student is worth beside the PyTorch one: plain data, a table, a card."""
+"""`ExportReport` says what an exported student is worth beside the PyTorch one: data, a table, a card."""
 
 from __future__ import annotations
 
@@ -9,8 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from hfdistill.evaluation.report import PERCENT, TITLES, Environment, Speed, in_columns, show
-from hfdistill.files.markdown import escape, html_table, table
+from hfdistill.evaluation.report import (
+    PERCENT,
+    TITLES,
+    Environment,
+    Speed,
+    in_columns,
+    megabytes,
+    show,
+    times,
+)
+from hfdistill.files.markdown import escape, html_table, table, text_table
 from hfdistill.files.plain_data import build, read_json, write_atomically
 
 MAX_BYTES = 1_000_000
@@ -90,15 +99,8 @@ class ExportReport:
 
     def table(self) -> str:
         """Return a plain-text table for a terminal."""
-        rows = [self._header(), *(self._cells(exported) for exported in self.formats)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = [
-            "  ".join(
-                c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))
-            )
-            for r in rows
-        ]
-        return "\n".join([lines[0], "─" * len(lines[0]), *lines[1:], "", *in_columns([self._measured_on()])])
+        lines = text_table([self._header(), *map(self._cells, self.formats)])
+        return "\n".join([*lines, "", *in_columns([self._measured_on()])])
 
     def _repr_html_(self) -> str:
         """Return the same table for a notebook."""
@@ -142,18 +144,14 @@ class ExportReport:
     def _cells(self, exported: Format) -> list[str]:
         share = "pearson" if self.task == "regression" else "agreement"
         difference = "-" if exported.max_difference is None else f"{exported.max_difference:.2g}"
-        speed = exported.speed
-        timed = ["-"] * 3
-        if speed is not None:
-            timed = [f"{speed.latency_ms_p50:.1f}", f"{speed.latency_ms_p95:.1f}", f"{speed.rows_per_s:.0f}"]
         return [
             exported.name,
             show(exported.quality, self.metric),
             difference,
             show(exported.agreement, share),
             show(exported.teacher_agreement, share),
-            f"{exported.size_mb:.1f}" if exported.size_mb >= 0.1 else f"{exported.size_mb:.3f}",
-            *timed,
+            megabytes(exported.size_mb),
+            *times(exported.speed),
         ]
 
     def _measured_on(self) -> str:

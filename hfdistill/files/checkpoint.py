@@ -85,8 +85,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        said = manifest.pop("sha256")
-        if manifest.keys() != {"schema", "run", "files"} or said != seal(manifest):
+        sha256 = manifest.pop("sha256")
+        if manifest.keys() != {"schema", "run", "files"} or sha256 != seal(manifest):
             raise ValueError("its own sha256 is another")
         if manifest["schema"] != 1:
             raise ValueError(f"schema {manifest['schema']!r} is not known; a newer hfdistill may know it")
@@ -172,8 +172,10 @@ def rotate(run_dir: Path, *, limit: int | None, protected: Collection[str | None
 def _in_order(run_dir: Path) -> list[Path]:
     """Return checkpoints from the oldest to the newest: by the start of their run, then by step."""
     places = [*run_dir.glob("checkpoint-*"), *(run_dir / STAGING).glob(f"checkpoint-*{REPLACED}")]
-    found = [(p, m) for p in places if p.is_dir() and (m := _NAME.fullmatch(p.name))]
-    return [p for p, m in sorted(found, key=lambda pair: (_began(pair[0]), int(pair[1][1]), not pair[1][2]))]
+    matches = [(p, m) for p in places if p.is_dir() and (m := _NAME.fullmatch(p.name))]
+    return [
+        p for p, m in sorted(matches, key=lambda pair: (_began(pair[0]), int(pair[1][1]), not pair[1][2]))
+    ]
 
 
 def _began(folder: Path) -> float:
@@ -193,8 +195,8 @@ def newest_checkpoint(folder: str | Path) -> str | None:
         True
         >>> trainer.train(resume_from_checkpoint=newest_checkpoint(args.output_dir))  # doctest: +SKIP
     """
-    found = newest_complete(Path(folder))
-    return None if found is None else str(found)
+    newest = newest_complete(Path(folder))
+    return None if newest is None else str(newest)
 
 
 def check_same_run(manifest: dict[str, Any] | None, run: dict[str, Any], *, folder: Path) -> None:

@@ -122,13 +122,13 @@ def published(folder: Path) -> list[str]:
     """
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     patterns = withheld(folder)
-    kept = [name for name in files if not any(fnmatchcase(name, pattern) for pattern in patterns)]
-    if not any(fnmatchcase(name, pattern) for name in kept for pattern in _NEEDED):
+    public = [name for name in files if not any(fnmatchcase(name, pattern) for pattern in patterns)]
+    if not any(fnmatchcase(name, pattern) for name in public for pattern in _NEEDED):
         raise ValueError(
             f"{folder} holds no model to publish: neither model.safetensors nor *.onnx. Pass the "
             "folder that `save_model` or `export` wrote."
         )
-    return kept
+    return public
 
 
 def withheld(folder: Path) -> list[str]:

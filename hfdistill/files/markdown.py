@@ -24,14 +24,24 @@ def escape(text: object, *, limit: int = 80) -> str:
         >>> escape("<b>[x](y)")
         '&#60;b&#62;&#91;x&#93;&#40;y&#41;'
     """
-    shown = _MARKUP.sub(lambda found: f"&#{ord(found.group())};", printable(text, limit=limit))
-    return re.sub(r"(?i)\bwww\.", lambda found: found.group()[:3] + "&#46;", shown)
+    shown = _MARKUP.sub(lambda match: f"&#{ord(match.group())};", printable(text, limit=limit))
+    return re.sub(r"(?i)\bwww\.", lambda match: match.group()[:3] + "&#46;", shown)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table, first column to the left; cells are already escaped."""
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return lines of columns: the first to the left, numbers to the right, a rule below the header."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+    return [lines[0], "─" * max(map(len, lines)), *lines[1:]]
 
 
 def html_table(rows: Sequence[Sequence[str]], below: Sequence[str] = ()) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -39,6 +40,11 @@ def read_json(path: Path, *, limit: int) -> Any:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path.name} is not strict JSON: {error}.") from error
+
+
+def sha256_of(facts: Any) -> str:
+    """Return the sha256 of plain data, by its JSON."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def printable(text: object, *, limit: int = 80) -> str:
@@ -138,8 +144,8 @@ def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
     missing, unknown = sorted(hints.keys() - value.keys() - later), sorted(value.keys() - hints.keys())
     if missing or unknown:
         raise ValueError(f"{where} lacks {missing} and has unknown {[printable(name) for name in unknown]}.")
-    given = {name: hint for name, hint in hints.items() if name in value}
-    return kind(**{name: build(hint, value[name], f"{where}.{name}") for name, hint in given.items()})
+    hints_of_keys = {name: hint for name, hint in hints.items() if name in value}
+    return kind(**{name: build(hint, value[name], f"{where}.{name}") for name, hint in hints_of_keys.items()})
 
 
 def scrub(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The settings that a folder of runs was made by: another start with others must not pass for the same."""
+"""`check_settings` keeps the settings of a folder of runs: others must not pass for the same."""
 
 from __future__ import annotations
 

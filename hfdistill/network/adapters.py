@@ -27,12 +27,12 @@ def adapter_settings(source: str | Path) -> dict[str, Any] | None:
     if folder.is_dir():
         if any((folder / name).is_file() for name in _WHOLE):
             return None
-    elif _has_config(source):
+    elif cached_file(str(source), "config.json", _raise_exceptions_for_missing_entries=False) is not None:
         return None
-    found = find_adapter_config_file(str(source))
-    if found is None:
+    path = find_adapter_config_file(str(source))
+    if path is None:
         return None
-    settings: dict[str, Any] = json.loads(Path(found).read_text(encoding="utf-8"))
+    settings: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
     return settings
 
 
@@ -42,12 +42,6 @@ def load_adapter(source: str | Path, settings: dict[str, Any], *, load: Any, rol
     A head that was trained with the adapter (`modules_to_save`) comes with it, and says how many classes
     there are. Their names come from a `config.json` beside the adapter, else from the base model where it has
     as many.
-
-    Args:
-        source: folder or Hub id of the adapter.
-        settings: its `adapter_config.json`.
-        load: (base model, task, class names or None) → a classifier in float32.
-        role: what messages call it: "teacher" or "student".
 
     Raises:
         ModuleNotFoundError: where PEFT is not installed.
@@ -103,10 +97,6 @@ def _check(source: str | Path, settings: dict[str, Any], *, role: str) -> None:
             f"The adapter_config.json of the {role} {str(source)!r} names no base model. Write its id or "
             'folder there: "base_model_name_or_path": "org/model".'
         )
-
-
-def _has_config(source: str | Path) -> bool:
-    return cached_file(str(source), "config.json", _raise_exceptions_for_missing_entries=False) is not None
 
 
 def _class_names(source: str | Path, weights: Path, base: str, task: str) -> list[str] | None:

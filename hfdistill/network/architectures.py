@@ -1,4 +1,4 @@
-"""Where each architecture keeps its parts: the only file with architecture-specific names."""
+"""A `Layout` says where an architecture keeps its parts: the only file with architecture-specific names."""
 
 from __future__ import annotations
 
@@ -109,11 +109,7 @@ class ModelSpec:
 
     @classmethod
     def of(cls, model_or_config: Any) -> ModelSpec:
-        """Read the sizes off a model, a PEFT wrapper around one, or a config.
-
-        Raises:
-            ValueError: The architecture is not registered.
-        """
+        """Read the sizes off a model, a PEFT wrapper around one, or a config."""
         config = _config(model_or_config)
         layout = layout_of(config)
         return cls(
@@ -272,24 +268,21 @@ def blocks(model: Any) -> nn.ModuleList:
             f"Read hidden states with `output_hidden_states=True`, or use an architecture whose layers are "
             f"modules of their own."
         )
-    found: nn.ModuleList = _part(model, layout.blocks)
-    return found
+    modules: nn.ModuleList = _part(model, layout.blocks)
+    return modules
 
 
 def embeddings(model: Any) -> nn.Module:
     """Return the embedding module of a model.
 
     Its output is the input of block 1 only where no projection follows (ELECTRA and ALBERT may have one).
-
-    Raises:
-        ValueError: The architecture is unknown.
     """
     return _part(model, layout_of(model).embeddings)
 
 
 def _config(model_or_config: Any) -> Any:
-    found = unwrapped(model_or_config)
-    config = getattr(found, "config", found)
+    model = unwrapped(model_or_config)
+    config = getattr(model, "config", model)
     return getattr(config, "classifier_config", config)  # of the network inside, where one wraps another
 
 
@@ -314,7 +307,7 @@ def _modernbert_anchored(config: Any) -> str:
 
 
 _RELATIVE = "relative positions are added to the scores"
-_BETWEEN = "tables of relative positions, which are no rows, are handed from block to block"
+_BETWEEN = "tables of relative positions, which are not rows, are handed from block to block"
 _SHARED = "ALBERT repeats one group of weights over all layers"
 
 _BERT_SUMS = (

@@ -1,11 +1,11 @@
-"""What a model is given of a text: the columns that its own tokenizer makes, padded as it expects."""
+"""`ModelInputs` says what a model is given of a text: its tokenizer's columns, padded as it expects."""
 
 from __future__ import annotations
 
 import copy
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,10 +54,7 @@ def reads_token_types(config: Any, tokenizer: Any = None, *, padded_by: Any = No
     It is where its own tokenizer makes them. Where that is not known, it is where the tokenizer that makes
     its rows does, or where the model has a table of two or more; and where neither is known, always.
 
-    Args:
-        config: the model's.
-        tokenizer: its own.
-        padded_by: what makes its rows, where that is another one.
+    `padded_by` is the tokenizer that makes its rows, where that is another one.
     """
     if tokenizer is not None:
         return gives_token_types(tokenizer)
@@ -206,6 +203,15 @@ class ModelInputs:
             places = torch.arange(ids.shape[1], device=ids.device)
             inputs["position_ids"] = (places - mask.bool().int().argmax(1, keepdim=True)).clamp(min=0)
         return inputs
+
+
+def batches_by_length(lengths: Sequence[int], *, tokens: int, rows: int | None = None) -> Iterator[list[int]]:
+    """Yield row numbers in batches of like length, the longest first: at most `tokens` with padding."""
+    order, start = sorted(range(len(lengths)), key=lambda row: -lengths[row]), 0
+    while start < len(order):
+        size = max(1, tokens // max(1, lengths[order[start]]))
+        yield order[start : start + min(size, rows or size)]
+        start += min(size, rows or size)
 
 
 def name_padding(model: Any, tokenizer: Any) -> None:

@@ -242,7 +242,7 @@ def _column(name: str | int, names: Sequence[str], side: str) -> int:
     if isinstance(name, str) and name.strip().casefold() in folded:
         return folded.index(name.strip().casefold())
     raise LabelSpaceError(
-        f"label_map names {name!r}, which is no class of the {side}. Its classes: {some(names)}."
+        f"label_map names {name!r}, which is not a class of the {side}. Its classes: {some(names)}."
     )
 
 

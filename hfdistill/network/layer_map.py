@@ -1,4 +1,4 @@
-"""Which student layer learns from which teacher layer."""
+"""A `LayerMap` says which student layer learns from which teacher layer."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class LayerMap:
         else:
             self.rule = _pairs(layers)
         if not isinstance(self.rule, str):
-            _refuse_twice([student for student, _ in self.rule], found=str(self))
+            _refuse_twice([student for student, _ in self.rule], text=str(self))
 
     def resolve(
         self, student_depth: int, teacher_depth: int, *, lowest: int = 0
@@ -83,7 +83,7 @@ class LayerMap:
                     f"The layer map {self} has the pair {student}:{teacher}, but the student's layers are "
                     f"{lowest} to {student_depth} and the teacher's {lowest} to {teacher_depth}. {proposal}"
                 )
-        _refuse_twice([student for student, _ in numbers], found=str(self))
+        _refuse_twice([student for student, _ in numbers], text=str(self))
         return tuple(sorted(numbers))
 
     def __str__(self) -> str:
@@ -153,10 +153,10 @@ def _number(end: End, depth: int) -> int:
 
 def _read(text: str) -> tuple[tuple[End, End], ...]:
     """Return pairs out of "1:3, 2:6"."""
-    found = [_PAIR.fullmatch(part) for part in text.split(",")]
-    if not all(found):
+    matches = [_PAIR.fullmatch(part) for part in text.split(",")]
+    if not all(matches):
         raise ValueError(f"The layer map {text!r} cannot be read. {_ADVICE}")
-    return _pairs([match.groups() for match in found if match])
+    return _pairs([match.groups() for match in matches if match])
 
 
 def _pairs(layers: Any) -> tuple[tuple[End, End], ...]:
@@ -178,10 +178,10 @@ def _end(value: Any) -> End:
     raise ValueError(f"The layer map names {value!r}, which is neither a layer number nor 'last'. {_ADVICE}")
 
 
-def _refuse_twice(students: list[Any], *, found: str) -> None:
+def _refuse_twice(students: list[Any], *, text: str) -> None:
     twice = [layer for layer in students if students.count(layer) > 1]
     if twice:
         raise ValueError(
-            f"The layer map {found} names student layer {twice[0]} twice: a student layer learns from one "
+            f"The layer map {text} names student layer {twice[0]} twice: a student layer learns from one "
             f"teacher layer. Drop one of the pairs, or use two terms with a map each."
         )

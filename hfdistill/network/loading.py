@@ -39,11 +39,7 @@ Task: TypeAlias = Literal["sequence", "token"]
 
 
 def auto_class(source: str | Path, *, task: Task | None = None) -> Any:
-    """Return the class that loads a classifier: of tokens for a task "token", or where its config says so.
-
-    Raises:
-        OSError: where there is no such model.
-    """
+    """Return the class that loads a classifier: of tokens for a task "token", or where its config says so."""
     if task not in (None, "sequence", "token"):
         raise ValueError(f"task is 'sequence' (a label a text) or 'token' (a label a word), found {task!r}.")
     if task is None:

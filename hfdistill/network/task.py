@@ -1,4 +1,4 @@
-"""What a classifier's outputs are: a class a text, several, a real value, or a class a word."""
+"""The task of a classifier says what its outputs are: a class a text, several, a value, or a class a word."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 TaskKind = Literal["single_label", "multi_label", "regression", "token"]
+LABELS = ("label", "labels", "label_ids")
+"""What the labels may be called in a batch."""
+
 UNKNOWN = -101
-"""Among the labels of tokens: a word whose label nobody knows. The teacher teaches there; -100 is no word."""
+"""Label of a token: its word has a label that nobody knows. The teacher teaches there; -100 is not a word."""
 
 _KINDS: dict[str, TaskKind] = {
     "single_label_classification": "single_label",

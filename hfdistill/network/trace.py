@@ -1,4 +1,4 @@
-"""What one forward pass leaves behind: logits, the mask, and what was read inside.
+"""A `Trace` holds what one forward pass leaves behind: logits, the mask, and what was read inside.
 
 Shape letters, fixed here for the whole package: B batch, T tokens, D width, H heads, L depth, C classes.
 """

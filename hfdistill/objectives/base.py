@@ -64,7 +64,7 @@ class Objective(nn.Module):
     needs_teacher: ClassVar[bool] = True
     """False where the term reads the student and the labels alone."""
     additive: ClassVar[bool] = True
-    """False where the value is no mean of per-example terms, so that it depends on how rows are batched."""
+    """False where the value is not a mean of per-example terms, so that it depends on the batches."""
     progress: float = 0.0
     """Where training stands, in [0, 1]; `Blend.set_progress` sets it before each optimizer step."""
 

@@ -17,7 +17,7 @@ def default_objective(
     task: TaskKind,
     *,
     hard: Objective | None = None,
-    taught: bool = True,
+    has_teacher: bool = True,
     mutual: bool = False,
     ripening: bool = False,
 ) -> Blend:
@@ -26,7 +26,7 @@ def default_objective(
     Args:
         task: for regression it is 0.5 * LabelMSE() + 0.5 * LogitMSE().
         hard: another term for the hard labels.
-        taught: False where there is no teacher: the hard labels alone.
+        has_teacher: False where there is no teacher: the hard labels alone.
         mutual: True where the teacher learns too: CrossEntropy() + KD(temperature=1), as in deep mutual
             learning.
         ripening: True where the teacher knows nothing at first: CrossEntropy() + Linear(0, 1) *
@@ -34,7 +34,7 @@ def default_objective(
     """
     regression = task == "regression"
     hard = hard or (LabelMSE() if regression else CrossEntropy())
-    if not taught:
+    if not has_teacher:
         return 1.0 * hard
     if mutual or ripening:
         soft = LogitMSE() if regression else KD(temperature=1)

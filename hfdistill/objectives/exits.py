@@ -34,15 +34,15 @@ class ExitObjective(Objective):
         Raises:
             ValueError: where it has none, or not these.
         """
-        found = () if setting.student is None else setting.student.exits
-        missing = [layer for layer in self.exits or () if layer not in found]
-        if not found or missing:
-            where = f"exits at {list(found)}" if found else "no exits"
+        exits = () if setting.student is None else setting.student.exits
+        missing = [layer for layer in self.exits or () if layer not in exits]
+        if not exits or missing:
+            where = f"exits at {list(exits)}" if exits else "no exits"
             raise ValueError(
                 f"{self!r} learns at exits, and the student has {where}. Build it with "
                 f"with_exits(student, layers={missing or repr('all')})."
             )
-        self._layers = found if self.exits is None else tuple(self.exits)
+        self._layers = exits if self.exits is None else tuple(self.exits)
 
     def taps(self) -> Taps:
         """Return the logits of each exit."""

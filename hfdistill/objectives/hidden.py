@@ -38,7 +38,7 @@ class HiddenObjective(LayerObjective):
         projection: None learns a linear map W from the student's width to the teacher's where the widths
             differ, and there alone; "linear" learns one in any case, starting as the identity where it is
             square; "identity" learns none, and refuses widths that differ. One W serves all pairs. It is
-            trained with the student and is no part of the exported model.
+            trained with the student and is not a part of the exported model.
     """
 
     def __init__(self, *, layers: Layers, pooling: Pooling, projection: Projection | None) -> None:

@@ -1,4 +1,4 @@
-"""What terms that look inside the networks have in common: pairs of layers, masks, pooling, projections."""
+"""Terms that look inside the networks share this: pairs of layers, masks, pooling, projections."""
 
 from __future__ import annotations
 
@@ -142,9 +142,9 @@ def mask_of(trace: Trace, reading: Tensor) -> Tensor:
 
 def token_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Return (B,) or (B, D): of each row the mean over its real tokens; 0 for a row without any."""
-    kept = mask.view(*mask.shape, *[1] * (values.dim() - 2))
-    lengths = kept.sum(1).clamp(min=1)
-    return values.where(kept, torch.zeros((), dtype=values.dtype, device=values.device)).sum(1) / lengths
+    real = mask.view(*mask.shape, *[1] * (values.dim() - 2))
+    lengths = real.sum(1).clamp(min=1)
+    return values.where(real, torch.zeros((), dtype=values.dtype, device=values.device)).sum(1) / lengths
 
 
 def pooled(hidden: Tensor, mask: Tensor, *, pooling: str) -> Tensor:

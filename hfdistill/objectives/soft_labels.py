@@ -87,11 +87,11 @@ class DKD(LabelledRows):
             refuse_standardised("DKD", setting)
         if setting.classes > 2:
             return
-        said = "DKD with two classes has one class beside the target, so its non-target term is 0 for ever"
+        message = "DKD with two classes has one class beside the target, so its non-target term is 0 for ever"
         instead = f"KD(temperature={self.temperature!r})"
         if not self.alpha:
-            raise ValueError(f"{said}, and alpha=0 leaves no other. Use {instead}.")
-        _warn(f"{said} and beta does nothing: it is {self.alpha:g} * KD. Use {instead}.")
+            raise ValueError(f"{message}, and alpha=0 leaves no other. Use {instead}.")
+        _warn(f"{message} and beta does nothing: it is {self.alpha:g} * KD. Use {instead}.")
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
         """Return the mean over labelled rows; see `Objective.forward`."""
@@ -184,10 +184,10 @@ class DIST(Objective):
         _refuse_other_tasks("DIST", setting)
         if setting.classes > 2 or not self.inter:
             return
-        said = "DIST with two classes has inter-class correlations of 1 or -1 alone, without a gradient"
+        message = "DIST with two classes has inter-class correlations of 1 or -1 alone, without a gradient"
         if not self.intra:
-            raise ValueError(f"{said}, and intra=0 leaves no other term. Use KD(temperature=4).")
-        _warn(f"{said}, and only the intra-class term teaches. Use DIST(inter=0), or KD(temperature=4).")
+            raise ValueError(f"{message}, and intra=0 leaves no other term. Use KD(temperature=4).")
+        _warn(f"{message}, and only the intra-class term teaches. Use DIST(inter=0), or KD(temperature=4).")
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
         """Return the means over rows and over classes; see `Objective.forward`."""
@@ -302,13 +302,13 @@ def _refuse_other_tasks(name: str, setting: Setting) -> None:
 
 
 def _check_weights(name: str, weights: dict[str, float], *, usual: str) -> None:
-    found = ", ".join(f"{key}={value!r}" for key, value in weights.items())
+    values = ", ".join(f"{key}={value!r}" for key, value in weights.items())
     if not all(is_number(value) and value >= 0 for value in weights.values()):
         raise ValueError(
-            f"{name} weighs its two terms with numbers from 0 up, found {found}. Usual: {usual}."
+            f"{name} weighs its two terms with numbers from 0 up, found {values}. Usual: {usual}."
         )
     if not any(weights.values()):
-        raise ValueError(f"{name} without weight on either term learns nothing: {found}. Usual: {usual}.")
+        raise ValueError(f"{name} without weight on either term learns nothing: {values}. Usual: {usual}.")
 
 
 def _warn(message: str) -> None:

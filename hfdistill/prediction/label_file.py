@@ -85,7 +85,7 @@ def predict(
         encoding: of text files, as in `load`.
         delimiter: of csv files, as in `load`.
         quotes: of csv files, as in `load`.
-        on_bad_row: "drop" leaves out lines of csv files that are no rows, instead of refusing the file.
+        on_bad_row: "drop" leaves out lines of csv files that are not rows, instead of refusing the file.
 
     Returns:
         Counts.

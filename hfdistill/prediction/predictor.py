@@ -188,12 +188,12 @@ class _Onnx:
             self.tokenizer.enable_truncation(max_length)
 
     def encode(self, texts: Texts) -> list[dict[str, list[int]]]:
-        given = (
+        inputs = (
             list(zip(texts["text"], texts["text_pair"], strict=True))
             if "text_pair" in texts
             else texts["text"]
         )
-        encodings = self.tokenizer.encode_batch(list(given))
+        encodings = self.tokenizer.encode_batch(list(inputs))
         return [{"input_ids": e.ids, "token_type_ids": e.type_ids} for e in encodings]
 
     def logits(self, rows: Sequence[dict[str, list[int]]]) -> list[Tensor]:

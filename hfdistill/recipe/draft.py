@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict
 
-from hfdistill.data.load import load, text_columns
+from hfdistill.data.load import LABEL_NAMES, load, text_columns
 from hfdistill.data.sources import read
 from hfdistill.data.table_files import FileOptions
 from hfdistill.files.plain_data import printable
@@ -133,12 +133,9 @@ def _likely_text(sample: Mapping[str, Sequence[Any]], *, without: set[str | None
     return max(lengths, key=lengths.__getitem__) if lengths else None
 
 
-_LABELS = ("label", "labels", "intent", "class", "category", "target", "sentiment", "emotion", "score")
-
-
 def _likely_label(sample: Mapping[str, Sequence[Any]], names: Sequence[str]) -> str | None:
     """The column with a usual name for labels, else the only one with few different values, else None."""
-    usual = [name for word in _LABELS for name in names if name.strip().casefold() == word]
+    usual = [name for word in LABEL_NAMES for name in names if name.strip().casefold() == word]
     few = []
     for name in names:
         values = [value for value in sample.get(name, ()) if value not in (None, "")]

@@ -31,13 +31,7 @@ CALIBRATION_ROWS, CALIBRATION_BATCH = 256, 32
 
 
 class ModelBuilder:
-    """It makes teachers and students for the rows of a run.
-
-    Args:
-        rows: what they are to read.
-        seed: new weights are drawn by it, the same ones for a student and its baseline.
-        max_length: of the run.
-    """
+    """It makes teachers and students for the rows of a run."""
 
     def __init__(self, rows: Rows, *, seed: int, max_length: int | None) -> None:
         self.rows, self.seed, self.max_length = rows, seed, max_length
@@ -60,14 +54,9 @@ class ModelBuilder:
     def student(
         self, plan: Student, *, of: Any, origin: str | None, like: Any, fit: Refit | None = None
     ) -> tuple[PreTrainedModel, Any]:
-        """Return a student and the tokenizer of what it reads.
+        """Return a student and its tokenizer; a `source` of its own goes before `of` the teacher.
 
-        Args:
-            plan: what the page says.
-            of: the teacher's model, or where it lies; the plan's own `source` goes before it.
-            origin: where its tokenizer lies.
-            like: a config that names the classes; None for the data's.
-            fit: how what is kept is fitted to the whole, where the plan does not say.
+        `fit` says how what is kept is fitted to the whole, where the plan does not.
 
         Raises:
             ValueError: where nothing names a folder with a tokenizer.
@@ -96,9 +85,7 @@ class ModelBuilder:
         return model if layers is None else shrink(model, layers=layers)
 
     def asked(self, kind: str, arguments: Mapping[str, Any]) -> TextAnswers:
-        """A teacher that is asked about texts; the data says its classes and examples where the page does
-        not.
-        """
+        """Make a teacher that is asked about texts; the data gives classes that the page does not name."""
         own, component = schema.Trusted.__dataclass_fields__, schema.TEACHERS[kind]
         has_labels = "label" in self.rows.labelled.column_names
         if arguments.get("calibrate") and not has_labels:
@@ -140,11 +127,17 @@ class ModelBuilder:
                 arguments["layers"] = most_important(block_importance(whole, batches), arguments["layers"])
         texts = arguments.pop("fit", None) if plan.kind == "shrink" else None
         if texts:
-            fit = Refit(self.rows.train if texts is True else texts, max_length=self.max_length)
+            fit = self._refit(texts)
         if fit is not None:
             of_run["fit"] = fit
         set_seed(self.seed)  # the same new head for student and baseline
         return build(component, arguments, of_run)
+
+    def _refit(self, fit: Any) -> Refit:
+        """Return how a cut is fitted: to the training texts, or to those of a path."""
+        if isinstance(fit, Refit):
+            return fit
+        return Refit(self.rows.train if fit is True else fit, max_length=self.max_length)
 
     def _calibration(self, model: Any, tokenizer: Any) -> list[dict[str, torch.Tensor]]:
         """Return batches of training rows as the model reads them, without labels: its answers are judged."""

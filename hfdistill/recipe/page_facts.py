@@ -1,4 +1,4 @@
-"""What a page decides about the weights: nobody goes on from the checkpoints of another page unawares."""
+"""These facts of a page decide the weights: nobody goes on from another page's checkpoints unawares."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from hfdistill.recipe.models import ModelBuilder
 from hfdistill.recipe.page import Mistake, RecipeError
 from hfdistill.recipe.page_facts import PAGE, by_name, deciding_facts, refuse_other_page, task_scores
 from hfdistill.recipe.recommended import Recommended
-from hfdistill.recipe.rows import read_rows
+from hfdistill.recipe.rows import Rows, read_rows
 from hfdistill.recipe.schema import Student
 from hfdistill.recipe.terminal import FrequentCheckpoints, Progress, Terminal, quiet_libraries
 from hfdistill.recipe.training_record import TrainingRecord
@@ -51,7 +51,7 @@ def run_recipe(recipe: Recipe, *, smoke: bool = False) -> Report | None:
     be known before anything is trained is checked first. Started again, a run goes on where it stopped; a
     checkpoint is saved each epoch and every few minutes. With `push_to_hub: true` under `training`, the
     finished student is published under `hub_model_id` (else the name of output_dir), with its card and what
-    was exported; see `push_to_hub`.
+    was exported; see `push_to_hub`. A page with a `goal` section finds its student; see `fit_student`.
 
     Args:
         recipe: what `read_recipe` gave.
@@ -69,6 +69,14 @@ def run_recipe(recipe: Recipe, *, smoke: bool = False) -> Report | None:
     from hfdistill.recipe.outcome import Outcome
     from hfdistill.recipe.rehearsal import rehearse
 
+    if recipe.goal is not None:
+        from hfdistill.recipe.goal.fit import fit_recipe
+
+        if smoke:
+            raise ValueError("A goal cannot be tried by two steps, which compare nothing. Leave --smoke out.")
+        result = fit_recipe(recipe)
+        print(f"{result.report.table()}\n\n{result}")
+        return result.report
     with quiet_libraries():
         run = Run(recipe, smoke=smoke)
         try:
@@ -92,6 +100,10 @@ def check_recipe(recipe: Recipe) -> None:
     from hfdistill.recipe.rehearsal import rehearse
 
     with quiet_libraries():
+        if recipe.goal is not None:
+            from hfdistill.recipe.goal.fit import check_goal
+
+            check_goal(recipe)
         rehearse(Run(recipe, speaks=False), thoroughly=True)
 
 
@@ -116,21 +128,23 @@ def arguments(recipe: Recipe, *, smoke: bool = False) -> Any:
 class Run:
     """One run of a recipe: its rows and checks first, then teacher, assistants, student and baseline.
 
-    Args:
-        recipe: what `read_recipe` gave.
-        smoke: as in `run_recipe`.
-        searching: measure on no test row; see `read_rows`.
-        speaks: print headings and progress.
+    `rows` stand in the place of those that the page names.
     """
 
     def __init__(
-        self, recipe: Recipe, *, smoke: bool = False, searching: bool = False, speaks: bool = True
+        self,
+        recipe: Recipe,
+        *,
+        smoke: bool = False,
+        searching: bool = False,
+        speaks: bool = True,
+        rows: Rows | None = None,
     ) -> None:
         self.recipe, self.smoke, self.searching = recipe, smoke, searching
         self.args = arguments(recipe, smoke=smoke)
         self.terminal = Terminal(self._phases(), speaks=speaks and not self.args.process_index)
         set_seed(self.args.seed)
-        self.rows = read_rows(
+        self.rows = rows or read_rows(
             recipe.load, recipe.splits, seed=self.args.seed, smoke=smoke, searching=searching
         )
         if "eval_strategy" not in recipe.training and "label" in self.rows.evaluation.column_names:
@@ -141,7 +155,7 @@ class Run:
         self.builder = ModelBuilder(self.rows, seed=self.args.seed, max_length=self.args.max_length)
         self.recommended = Recommended(recipe, self.rows, self.args)
         self.origin: str | None = None
-        self.taught: Any = None  # the training rows, where the teacher answers only some of them
+        self.answerable: Any = None  # the training rows, where the teacher answers only some of them
         self.options = dict(recipe.options)
         if smoke and "teacher_cache" in self.options:
             self.options["teacher_cache"] = str(Path(self.args.output_dir, "answers"))
@@ -161,13 +175,17 @@ class Run:
 
     def prepare(self) -> None:
         """Make the teacher, which may train it, and the student."""
+        self.prepare_teacher()
+        self.model, self.tokenizer = self.student(self.recipe.student)
+
+    def prepare_teacher(self) -> None:
+        """Make the teacher, which may train it."""
         self.is_prepared = True
         args = self.args
         if args.push_to_hub and not args.process_index:
             name = args.hub_model_id or Path(args.output_dir).absolute().name
             self.repository = make_repository(name, private=args.hub_private_repo, token=args.hub_token)
         self.teacher, self.source = self._teacher()
-        self.model, self.tokenizer = self.student(self.recipe.student)
 
     def train_student(self, *, callbacks: Sequence[Any] = ()) -> DistillationTrainer:
         """Train the student by the teacher, or by the last of a chain that begins with it."""
@@ -211,6 +229,8 @@ class Run:
         whole = self.teacher if isinstance(self.teacher, PreTrainedModel) else self.origin
         like = getattr(self.teacher, "config", None)
         fit = self.recommended.refit(plan, self.teacher) if is_taught else None
+        if fit is not None:
+            self.terminal.line(f"fitting the student to its teacher on {fit.rows:,} texts, block by block")
         return self.builder.student(plan, of=whole, origin=self.origin, like=like, fit=fit)
 
     def who_taught(self, folder: str | Path) -> str | TextAnswers | None:
@@ -253,7 +273,7 @@ class Run:
             if "cache" in accepted_arguments(component) and "teacher_cache" in self.options:
                 arguments = {"cache": self.options.pop("teacher_cache"), **arguments}
             teacher = self.builder.asked(kind, arguments)
-            self.taught = self.builder.believed(teacher, arguments.get("keep"))
+            self.answerable = self.builder.believed(teacher, arguments.get("keep"))
             return teacher, None
         if kind == "peer":
             arguments = {**arguments, "model": self.builder.peer(arguments)}
@@ -322,33 +342,23 @@ class Run:
         self, stage: str, made: tuple[PreTrainedModel, Any], *, teacher: Any, objective: Any, options: Any,
         folder: str | Path | None = None, **changes: Any,
     ) -> DistillationTrainer:  # fmt: skip
-        """Return the trainer of one model, which checks whatever a trainer can check.
-
-        Args:
-            stage: the name of the model's folder.
-            made: model and tokenizer.
-            teacher: who teaches it.
-            objective: what it learns by.
-            options: further arguments of the trainer.
-            folder: in the place of output_dir.
-            **changes: of the training arguments.
-        """
+        """Return the trainer of one model, in a folder of its own; it checks whatever a trainer can check."""
         folder = Path(folder or self.args.output_dir, stage)
         model, tokenizer = made
         if stage != "teacher":
             changes = {**self.recommended.settings(model), **changes}
         args = dataclasses.replace(self.args, **changes, output_dir=str(folder), push_to_hub=False)
         rows, labels_alone = self.builder.rows, teacher is None and objective is None
-        taught = self.taught if teacher is not None else None
-        if teacher is not None and taught is None:
-            taught = self.recommended.with_copies(rows.train, teacher, tokenizer)
+        answerable = self.answerable if teacher is not None else None
+        if teacher is not None and answerable is None:
+            answerable = self.recommended.with_copies(rows.train, teacher, tokenizer)
         scores: Callable | None = task_scores(rows.task) if "label" in rows.evaluation.column_names else None
         return DistillationTrainer(
             model,
             args,
             teacher=teacher,
             objective=objective,
-            train_dataset=rows.labelled if labels_alone else rows.train if taught is None else taught,
+            train_dataset=rows.labelled if labels_alone else rows.train if answerable is None else answerable,
             eval_dataset=rows.evaluation,
             processing_class=tokenizer,
             compute_metrics=scores,

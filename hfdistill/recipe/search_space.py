@@ -76,7 +76,7 @@ def dimensions(page: Page, section: Any, mistakes: Callable[[Page], list[str]]) 
             )
             continue
         wrong = (
-            ["is no range. Type [1, 8], [1.0e-5, 1.0e-3, log], or choices: [uniform, last]."]
+            ["is not a range. Type [1, 8], [1.0e-5, 1.0e-3, log], or choices: [uniform, last]."]
             if dimension is None
             else [text for end in dimension.ends() for text in _tried(page, str(path), end, mistakes, known)]
         )

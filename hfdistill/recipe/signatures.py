@@ -1,4 +1,4 @@
-"""What a function or class takes, read from its source, for Transformers takes seconds to import."""
+"""Reads from source what a function or class takes, for Transformers takes seconds to import."""
 
 from __future__ import annotations
 

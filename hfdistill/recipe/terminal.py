@@ -46,10 +46,7 @@ class Terminal:
 class Progress(TrainerCallback):
     """It prints a phase's heading once the number of steps is known, then losses, scores and the time left.
 
-    Args:
-        terminal: where to.
-        title: the heading without its steps.
-        on_begin: called with the step that training begins after, where steps are left.
+    `on_begin` is called with the step that training begins after, where steps are left.
     """
 
     def __init__(self, terminal: Terminal, title: str, *, on_begin: Any = None) -> None:

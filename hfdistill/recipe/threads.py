@@ -1,4 +1,4 @@
-"""How many threads a run takes: as many as there are idle cores, since all threads wait for the slowest."""
+"""Chooses as many threads as there are idle cores, since all threads wait for the slowest."""
 
 from __future__ import annotations
 

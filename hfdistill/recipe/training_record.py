@@ -22,15 +22,11 @@ class TrainingRecord:
 
     The file holds `[{"after": 0, "page": {…}}, {"after": 195, "page": {…}}]`: the second page made the steps
     from 196 on.
-
-    Args:
-        output_dir: of the run.
-        stage: the name of the model's folder in it, such as "student".
-        page: the content of the page of this run.
     """
 
     def __init__(self, output_dir: str | Path, stage: str, page: Mapping[str, Any]) -> None:
-        self.stage, self.folder, self.page = stage, Path(output_dir, stage), json_like(page)
+        self.stage, self.folder = stage, Path(output_dir, stage)
+        self.page: dict[str, Any] = json.loads(json.dumps(page, default=str))  # as it is read back
         self.path = Path(output_dir, f"trained-{stage}.json")
         self.parts: list[dict[str, Any]] = []
         if self.path.is_file():
@@ -88,12 +84,6 @@ def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
         for place in {**flat[0], **flat[1]}
         if flat[0].get(place) != flat[1].get(place) and not _is_mechanic(place)
     }
-
-
-def json_like(page: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a page's content as it is read back from JSON."""
-    content: dict[str, Any] = json.loads(json.dumps(page, default=str))
-    return content
 
 
 def _is_mechanic(place: str) -> bool:

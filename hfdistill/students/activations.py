@@ -50,14 +50,7 @@ class Reader:
         self.held: dict[Hashable, tuple[int, Any]] = {}
 
     def read(self, batch: Batch, key: Hashable, places: Sequence[Place], *, behind: int) -> list[Tensor]:
-        """Return the values at some places behind the first blocks, which have changed for the last time.
-
-        Args:
-            batch: what the model reads.
-            key: the batch's own.
-            places: where to read.
-            behind: how many blocks come before all of them.
-        """
+        """Return the values at some places behind the first `behind` blocks, which are final."""
         done, output = self.held.get(key, (0, None))
         hooks = []
         if behind > done and self._fits(batch, known=key in self.held):

@@ -1,4 +1,4 @@
-"""What students without attention share: the two texts of a pair, the head, the loss."""
+"""Students without attention share this: the two texts of a pair, the head, the forward pass, the loss."""
 
 from __future__ import annotations
 
@@ -77,14 +77,29 @@ def head(features: int, config: Any) -> nn.Sequential:
     )
 
 
-def answer(
-    model: Any, logits: Tensor, labels: Tensor | None, *, return_dict: bool | None
-) -> SequenceClassifierOutput | tuple[Tensor, ...]:
-    """Return logits, with the task's loss where there are labels; a tuple where no mapping is wanted."""
-    loss = None if labels is None else model.loss_function(labels, logits, model.config)
-    output = SequenceClassifierOutput(loss=loss, logits=logits)
-    wanted = model.config.return_dict if return_dict is None else return_dict
-    return output if wanted else output.to_tuple()
+class AttentionFreeClassifier(AttentionFreeModel):
+    """A classifier that lets `self.classifier` judge what `features` makes of a row."""
+
+    classifier: nn.Module
+
+    def features(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Return the features of each row, as wide as the classifier reads: (B, F)."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
+        """Return logits (B, C), after the loss where there are labels; a tuple if no mapping is wanted."""
+        logits = self.classifier(self.features(input_ids, attention_mask))
+        loss = None if labels is None else self.loss_function(labels, logits, self.config)
+        output = SequenceClassifierOutput(loss=loss, logits=logits)
+        as_mapping = self.config.return_dict if return_dict is None else return_dict
+        return output if as_mapping else output.to_tuple()
 
 
 def config_like(

@@ -8,10 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hfdistill.network.architectures import Layout, register_anatomy
-from hfdistill.students.attention_free import AttentionFreeModel, answer, config_like, head, joined, texts_of
+from hfdistill.students.attention_free import (
+    AttentionFreeClassifier,
+    AttentionFreeModel,
+    config_like,
+    head,
+    joined,
+    texts_of,
+)
 from hfdistill.students.configs import BiLSTMConfig
 from hfdistill.students.embedding_tables import principal_components
 from hfdistill.students.weight_copy import network
@@ -43,11 +50,7 @@ class BiLSTMLayer(nn.Module):
 
 
 class BiLSTMModel(AttentionFreeModel):
-    """Embeddings and BiLSTM layers.
-
-    Raises:
-        ValueError: `hidden_size` is odd.
-    """
+    """Embeddings and BiLSTM layers."""
 
     config_class = BiLSTMConfig
     base_model_prefix = "bilstm"
@@ -76,7 +79,7 @@ class BiLSTMModel(AttentionFreeModel):
         return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=joined(last))
 
 
-class BiLSTMForSequenceClassification(AttentionFreeModel):
+class BiLSTMForSequenceClassification(AttentionFreeClassifier):
     """BiLSTM, its last state of each direction, one hidden layer (Tang et al. 2019, arXiv 1903.12136).
 
     logits = W₂·ReLU(W₁·h) with h the states after the last token (forward) and the first (backward). Pairs
@@ -102,17 +105,10 @@ class BiLSTMForSequenceClassification(AttentionFreeModel):
         self.classifier = head(config.hidden_size * (4 if config.pairs else 1), config)
         self.post_init()
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        return_dict: bool | None = None,
-        **kwargs: Any,
-    ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
-        """Return logits (B, C), after the loss where there are labels."""
-        features = self.bilstm(input_ids, attention_mask=attention_mask).pooler_output
-        return answer(self, self.classifier(features), labels, return_dict=return_dict)
+    def features(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Return the last states of both directions: (B, D), for pairs (B, 4·D)."""
+        features: Tensor = self.bilstm(input_ids, attention_mask=attention_mask).pooler_output
+        return features
 
 
 def bilstm_from_teacher(

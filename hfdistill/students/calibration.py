@@ -14,7 +14,7 @@ from torch import Tensor
 from hfdistill.data.load import load, text_columns
 from hfdistill.data.unlabelled_texts import load_texts
 from hfdistill.network.architectures import longest_input
-from hfdistill.network.inputs import ModelInputs
+from hfdistill.network.inputs import ModelInputs, batches_by_length
 
 BATCH_ROWS, BATCH_TOKENS = 64, 4096
 HELD_OUT = 5
@@ -90,9 +90,9 @@ def _columns(texts: Any) -> list[list[Any]]:
     if isinstance(texts, (DatasetDict, Mapping)) and texts:
         texts = texts.get("train", next(iter(texts.values())))
     if isinstance(texts, Dataset):
-        found = texts.column_names
-        usual = ["tokens"] if "tokens" in found else [n for n in ("text", "text_pair") if n in found]
-        return [list(texts[name][:]) for name in (usual or text_columns(found, None, None))]
+        names = texts.column_names
+        usual = ["tokens"] if "tokens" in names else [n for n in ("text", "text_pair") if n in names]
+        return [list(texts[name][:]) for name in (usual or text_columns(names, None, None))]
     entries = list(texts) if isinstance(texts, Iterable) else [texts]
     if all(isinstance(entry, str) for entry in entries):
         return [entries]
@@ -148,10 +148,8 @@ def _split_batches(batches: list[Batch]) -> Sides:
 
 def _padded(rows: list[dict[str, Any]], tokenizer: Any, side: str) -> list[Batch]:
     """Return batches of rows of like lengths, the longest first: a lack of memory then shows at once."""
-    rows = sorted(rows, key=lambda row: -len(row["input_ids"]))
-    batches: list[Batch] = []
-    while rows:
-        count = max(1, min(BATCH_ROWS, BATCH_TOKENS // len(rows[0]["input_ids"])))
-        batches.append(dict(tokenizer.pad(rows[:count], padding_side=side, return_tensors="pt")))
-        rows = rows[count:]
-    return batches
+    lengths = [len(row["input_ids"]) for row in rows]
+    return [
+        dict(tokenizer.pad([rows[i] for i in batch], padding_side=side, return_tensors="pt"))
+        for batch in batches_by_length(lengths, tokens=BATCH_TOKENS, rows=BATCH_ROWS)
+    ]

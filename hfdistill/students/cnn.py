@@ -9,15 +9,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hfdistill.students.attention_free import AttentionFreeModel, answer, config_like, head, joined, texts_of
+from hfdistill.students.attention_free import AttentionFreeClassifier, config_like, head, joined, texts_of
 from hfdistill.students.configs import CNNConfig
 from hfdistill.students.embedding_tables import principal_components
 from hfdistill.students.weight_copy import network
 
 
-class CNNForSequenceClassification(AttentionFreeModel):
+class CNNForSequenceClassification(AttentionFreeClassifier):
     """Filters over windows of tokens, the strongest answer of each, and a hidden layer (Kim 2014).
 
     h_f = max over the text's tokens t of ReLU(w_f · [e_t-k, …, e_t, …] + b_f), where what lies outside the
@@ -56,27 +55,20 @@ class CNNForSequenceClassification(AttentionFreeModel):
             init.kaiming_uniform_(module.weight, nonlinearity="relu")
             init.zeros_(module.bias)
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        return_dict: bool | None = None,
-        **kwargs: Any,
-    ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
-        """Return logits (B, C), after the loss where there are labels."""
+    def features(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Return the strongest answers of all filters, joined for pairs."""
         embedded = self.dropout(self.embeddings(input_ids))
-        features = [self._features(embedded, m) for m in texts_of(input_ids, attention_mask, self.config)]
-        return answer(self, self.classifier(joined(features)), labels, return_dict=return_dict)
+        texts = texts_of(input_ids, attention_mask, self.config)
+        return joined([self._strongest(embedded, mask) for mask in texts])
 
-    def _features(self, embedded: Tensor, mask: Tensor) -> Tensor:
+    def _strongest(self, embedded: Tensor, mask: Tensor) -> Tensor:
         """The strongest answers (B, filters · windows) to one text: vectors (B, T, E) under a mask (B, T)."""
         text = (embedded * mask[..., None]).transpose(1, 2)
         strongest = []
         for filters in self.filters:
             width = int(filters.kernel_size[0])  # type: ignore[index]
-            found = F.relu(filters(F.pad(text, ((width - 1) // 2, width // 2))))
-            strongest.append((found * mask[:, None]).amax(-1))  # no answer is under 0
+            maps = F.relu(filters(F.pad(text, ((width - 1) // 2, width // 2))))
+            strongest.append((maps * mask[:, None]).amax(-1))  # no answer is under 0
         return torch.cat(strongest, dim=-1)
 
 

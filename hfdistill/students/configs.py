@@ -28,87 +28,68 @@ class StudentConfig(PreTrainedConfig):
         return super().__new__(cls)
 
 
-class StaticConfig(StudentConfig):
-    """Sizes of a `StaticForSequenceClassification`.
+class AttentionFreeConfig(StudentConfig):
+    """What the configs of students without attention share.
 
     Args:
-        vocab_size: rows of the table V.
-        hidden_size: width D of a token's vector.
+        vocab_size: rows of the embedding table V.
         classifier_size: width of the head's hidden layer.
-        dropout: before both layers of the head.
+        dropout: before both layers of the head, and on the embeddings of CNN and BiLSTM.
         pairs: read two texts apart, split at `sep_token_id`.
         pad_token_id: as in the tokenizer.
         sep_token_id: what ends the first text of a pair.
     """
 
-    model_type = "hfdistill-static"
-    module = "hfdistill.students.static"
-
     vocab_size: int = 30522
-    hidden_size: int = 256
-    classifier_size: int = 512
+    classifier_size: int = 200
     dropout: float = 0.1
     pairs: bool = False
     pad_token_id: int | None = 0
     sep_token_id: int | None = None
 
 
-class CNNConfig(StudentConfig):
+class StaticConfig(AttentionFreeConfig):
+    """Sizes of a `StaticForSequenceClassification`; `hidden_size` is the width D of a token's vector."""
+
+    model_type = "hfdistill-static"
+    module = "hfdistill.students.static"
+
+    hidden_size: int = 256
+    classifier_size: int = 512
+
+
+class CNNConfig(AttentionFreeConfig):
     """Sizes of a `CNNForSequenceClassification`.
 
     Args:
-        vocab_size: rows of the embedding table V.
         embedding_size: width E of a token's vector.
         windows: tokens that a filter sees at once, one width after another.
         filters: of each width.
-        classifier_size: width of the head's hidden layer.
-        dropout: on the embeddings and in the head.
-        pairs: read two texts apart, split at `sep_token_id`.
-        pad_token_id: as in the tokenizer.
-        sep_token_id: what ends the first text of a pair.
     """
 
     model_type = "hfdistill-cnn"
     module = "hfdistill.students.cnn"
 
-    vocab_size: int = 30522
     embedding_size: int = 300
     windows: list[int] | tuple[int, ...] = (3, 4, 5)
     filters: int = 100
-    classifier_size: int = 200
-    dropout: float = 0.1
-    pairs: bool = False
-    pad_token_id: int | None = 0
-    sep_token_id: int | None = None
 
 
-class BiLSTMConfig(StudentConfig):
+class BiLSTMConfig(AttentionFreeConfig):
     """Sizes of a `BiLSTMForSequenceClassification`.
 
     Args:
-        vocab_size: rows of the embedding table V.
         embedding_size: width of a token's vector.
         hidden_size: width D of a hidden state, both directions together: an even number.
         num_hidden_layers: BiLSTM layers L.
-        classifier_size: width of the head's hidden layer.
-        dropout: on the embeddings, between layers, and in the head.
-        pairs: read two texts apart, split at `sep_token_id`.
-        pad_token_id: as in the tokenizer.
-        sep_token_id: what ends the first text of a pair.
     """
 
     model_type = "hfdistill-bilstm"
     module = "hfdistill.students.bilstm"
 
-    vocab_size: int = 30522
     embedding_size: int = 300
     hidden_size: int = 300
     num_hidden_layers: int = 1
-    classifier_size: int = 200
-    dropout: float = 0.1
-    pairs: bool = False
-    pad_token_id: int | None = 0
-    sep_token_id: int | None = None
 
 
 class EarlyExitConfig(StudentConfig):

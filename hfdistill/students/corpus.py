@@ -22,7 +22,7 @@ def token_counts(tokenizer: Any, corpus: Corpus, *, size: int) -> Tensor:
         (V,) int64.
 
     Raises:
-        TypeError: for a corpus that is one text, or whose entries are no texts.
+        TypeError: for a corpus that is one text, or whose entries are not texts.
         ValueError: for a corpus without a token.
     """
     counts = torch.zeros(size, dtype=torch.int64)
@@ -41,7 +41,7 @@ def token_counts(tokenizer: Any, corpus: Corpus, *, size: int) -> Tensor:
 
 def _texts(corpus: Corpus) -> Iterator[str]:
     if isinstance(corpus, str):
-        raise TypeError("The corpus is one string; its characters are no texts. Write corpus=[text].")
+        raise TypeError("The corpus is one string; its characters are not texts. Write corpus=[text].")
     if isinstance(corpus, Mapping):
         for split in corpus.values():
             yield from _texts(split)

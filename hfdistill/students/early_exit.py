@@ -153,9 +153,13 @@ class EarlyExitForSequenceClassification(PreTrainedModel):
 
         `loss`, where there are labels and no row may leave, is the last head's alone.
         """
-        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        given |= {"position_ids": position_ids, "inputs_embeds": inputs_embeds}
-        inputs = {name: v for name, v in given.items() if v is not None and name in self._inside_takes}
+        arguments = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+        }
+        arguments |= {"position_ids": position_ids, "inputs_embeds": inputs_embeds}
+        inputs = {name: v for name, v in arguments.items() if v is not None and name in self._inside_takes}
         if self.exit_threshold is not None and not self.training:
             return self._leaving(inputs, attention_mask)
         with tapped(self.backbone, {Tap("hidden", layer) for layer in self.config.exits}) as readings:
@@ -183,7 +187,7 @@ def with_exits(
 
     Its own head, after the last block, stays as it is. Train it with
 
-        CrossEntropy() + 0.5 * ExitCrossEntropy() + 0.5 * ExitKD()
+        CrossEntropy() + 0.7 * ExitCrossEntropy() + 0.033 * ExitKD(temperature=3)
 
     (BYOT, Zhang et al. 2019, arXiv 1905.08094), with a teacher's terms beside it where there is one; or, as
     FastBERT does (Liu et al. 2020, arXiv 2004.02178), fine-tune the model first, freeze it by
@@ -199,7 +203,7 @@ def with_exits(
         detach: True: an exit's loss trains its own head alone, and the rest learns as without exits.
 
     Raises:
-        TypeError: where the model is none of Transformers, or layers are no numbers.
+        TypeError: where the model is none of Transformers, or layers are not numbers.
         ValueError: for layers it does not have, for a model with exits, for regression and labels on tokens,
             and for architectures whose blocks cannot go on with some rows of a batch (ALBERT, DeBERTa).
 

@@ -37,14 +37,7 @@ class AllRowsExited(Exception):  # noqa: N818
 
 
 class EarlyExitForward:
-    """One forward pass of the model inside, whose blocks go on with the rows that are still there.
-
-    Args:
-        model: with a threshold.
-        heads: of its exits, by layer.
-        mask: (B, T), or None.
-        rows: B.
-    """
+    """One forward pass of the model inside, whose blocks go on with the rows that are still there."""
 
     def __init__(self, model: Any, heads: nn.ModuleDict, mask: Tensor | None, *, rows: int) -> None:
         self.model, self.heads, self.mask, self.rows = model, heads, mask, rows

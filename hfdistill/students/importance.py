@@ -188,7 +188,7 @@ def _squared(whole: Tensor, cut: Tensor) -> Tensor:
 
 @contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
-    """Dropout off and every weight with a gradient inside; outside all is as before."""
+    """Switch dropout off and every weight with a gradient inside; outside all is as before."""
     training = [module for module in model.modules() if module.training]
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     model.eval()

@@ -58,7 +58,9 @@ class NormalEquations:
             ValueError: for a ridge below 0, or sums that are not finite.
         """
         if not ridge >= 0:
-            raise ValueError(f"ridge={ridge!r} is no strength of a penalty. Write 0 or more, such as 1e-3.")
+            raise ValueError(
+                f"ridge={ridge!r} is not a strength of a penalty. Write 0 or more, such as 1e-3."
+            )
         if not (self.gram.isfinite().all() and self.cross.isfinite().all()):
             raise ValueError(
                 "The activations hold NaN or infinite values, so no weights can be fitted to them. "

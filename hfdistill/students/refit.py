@@ -80,11 +80,13 @@ class Refit:
     def __post_init__(self) -> None:
         numeric = not isinstance(self.ridge, (str, bool)) and self.ridge >= 0
         if self.ridge != "held_out" and not numeric:
-            raise ValueError(f"ridge={self.ridge!r} is no strength. Write 0 or more, or ridge='held_out'.")
+            raise ValueError(f"ridge={self.ridge!r} is not a strength. Write 0 or more, or ridge='held_out'.")
         if isinstance(self.sweeps, bool) or not isinstance(self.sweeps, int) or self.sweeps < 1:
             raise ValueError(f"sweeps={self.sweeps!r} fits nothing. Write sweeps=1 or more.")
         if not self.first_token > 0:
-            raise ValueError(f"first_token={self.first_token!r} is no weight. Write more than 0, such as 10.")
+            raise ValueError(
+                f"first_token={self.first_token!r} is not a weight. Write more than 0, such as 10."
+            )
         if self.rows is not None and self.rows < 1:
             raise ValueError(f"rows={self.rows!r} leaves no text. Write rows=1500, or None for all.")
 
@@ -308,7 +310,7 @@ def answer_error(student: Any, teacher: Any, batches: Sequence[Batch], cut: Cut 
         for batch in batches:
             one, two = (_answers(model, batch).double().cpu() for model in (student, teacher))
             if cut is not None and one.shape != two.shape:
-                two = two.index_select(-1, cut.kept["width"][0].cpu())
+                two = two.index_select(-1, cut.indices["width"][0].cpu())
             if one.dim() == 3 and "attention_mask" in batch:
                 real = batch["attention_mask"].bool().cpu()
                 one, two = one[real], two[real]

@@ -44,10 +44,10 @@ def best_layers(
     if comb(len(rest), count - len(first)) <= MOST:
         choices = [[*first, *others] for others in combinations(rest, count - len(first))]
         return _smallest(error, choices)
-    kept = list(range(1, depth + 1))
-    while len(kept) > count:
-        kept = _smallest(error, [[n for n in kept if n != out] for out in kept if out not in first])
-    return kept
+    layers = list(range(1, depth + 1))
+    while len(layers) > count:
+        layers = _smallest(error, [[n for n in layers if n != out] for out in layers if out not in first])
+    return layers
 
 
 def _smallest(error: Callable[[Sequence[int]], float], choices: list[list[int]]) -> list[int]:

@@ -9,16 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hfdistill.students.attention_free import AttentionFreeModel, answer, config_like, head, joined, texts_of
+from hfdistill.students.attention_free import AttentionFreeClassifier, config_like, head, joined, texts_of
 from hfdistill.students.configs import StaticConfig
 from hfdistill.students.corpus import Corpus
 from hfdistill.students.embedding_tables import importance_of_tokens, principal_components, token_outputs
 from hfdistill.students.weight_copy import network
 
 
-class StaticForSequenceClassification(AttentionFreeModel):
+class StaticForSequenceClassification(AttentionFreeClassifier):
     """Bag of weighted token vectors, then one hidden layer.
 
     h = Σ_t a_t·e_t with a = softmax over the row's tokens of a learned score per token s, that is a mean of
@@ -48,15 +47,8 @@ class StaticForSequenceClassification(AttentionFreeModel):
         if module is self.scores:
             init.zeros_(module.weight)  # a plain mean
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        return_dict: bool | None = None,
-        **kwargs: Any,
-    ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
-        """Return logits (B, C), after the loss where there are labels."""
+    def features(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Return the weighted mean of the tokens' vectors, joined for pairs."""
         scores = self.scores(input_ids).squeeze(-1)  # (B, T)
         means = [
             self._mean(
@@ -65,7 +57,7 @@ class StaticForSequenceClassification(AttentionFreeModel):
             )
             for mask in texts_of(input_ids, attention_mask, self.config)
         ]
-        return answer(self, self.classifier(joined(means)), labels, return_dict=return_dict)
+        return joined(means)
 
     def _mean(self, input_ids: Tensor, weights: Tensor) -> Tensor:
         """Return sums (B, D) of token vectors by weights (B, T)."""

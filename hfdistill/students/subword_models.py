@@ -146,11 +146,7 @@ _KINDS: dict[str, Callable[[Mapping[str, Any]], Pieces]] = {
 
 
 def pieces_of(model: Mapping[str, Any]) -> Pieces:
-    """Read the pieces of a `tokenizer.json`'s model.
-
-    Raises:
-        ValueError: for a model of another kind.
-    """
+    """Read the pieces of a `tokenizer.json`'s model."""
     kind = str(model.get("type"))
     if kind not in _KINDS:
         raise ValueError(

@@ -90,11 +90,11 @@ def prune_vocabulary(
     counts = token_counts(copy.deepcopy(old), corpus, size=size)
     must = _must(old, whole.config, written, pieces)
     chosen = _chosen(pieces, counts, must=must, keep=keep, special=len(_beyond(written, pieces)))
-    kept = _order(chosen, written, pieces, pad=old.pad_token_id)
-    new_tokenizer = _rebuilt(old, written, pieces, kept)
-    new_model = _model(whole, kept, size=size)
-    covered = float(counts[kept].sum() / counts.sum())
-    _log(whole, new_model, covered=covered, before=size, after=len(kept))
+    ids = _order(chosen, written, pieces, pad=old.pad_token_id)
+    new_tokenizer = _rebuilt(old, written, pieces, ids)
+    new_model = _model(whole, ids, size=size)
+    covered = float(counts[ids].sum() / counts.sum())
+    _log(whole, new_model, covered=covered, before=size, after=len(ids))
     return new_model, new_tokenizer
 
 
@@ -137,21 +137,21 @@ def _check(tokenizer: Any, *, size: int, keep: float) -> None:
 
 
 def _beyond(written: Mapping[str, Any], pieces: Pieces) -> list[int]:
-    """Return ids of added tokens that are no pieces of the model."""
+    """Return ids of added tokens that are not pieces of the model."""
     return sorted(token["id"] for token in written["added_tokens"] if token["content"] not in pieces.ids)
 
 
 def _ids_named(written: Mapping[str, Any], tokenizer: Any) -> set[int]:
     """Return ids that post-processor and padding put in."""
-    found: set[int] = set()
+    ids: set[int] = set()
 
     def note(token: int) -> int:
-        found.add(token)
+        ids.add(token)
         return token
 
     for part in ("post_processor", "padding"):
         renumbered(written.get(part), note, names=tokenizer.get_vocab())
-    return found
+    return ids
 
 
 def _must(tokenizer: Any, config: Any, written: Mapping[str, Any], pieces: Pieces) -> set[str]:
@@ -202,16 +202,16 @@ def _order(
     chosen: Iterable[str], written: Mapping[str, Any], pieces: Pieces, *, pad: int | None
 ) -> list[int]:
     """Return old ids in the order of the new ones: pieces, then added tokens, as tokenizers numbers them."""
-    kept = sorted(pieces.ids[piece] for piece in chosen)
-    if pad in kept and pad < len(kept):
-        kept.remove(pad)
-        kept.insert(pad, pad)
-    return kept + _beyond(written, pieces)
+    ids = sorted(pieces.ids[piece] for piece in chosen)
+    if pad in ids and pad < len(ids):
+        ids.remove(pad)
+        ids.insert(pad, pad)
+    return ids + _beyond(written, pieces)
 
 
-def _rebuilt(tokenizer: Any, written: dict[str, Any], pieces: Pieces, kept: list[int]) -> Any:
+def _rebuilt(tokenizer: Any, written: dict[str, Any], pieces: Pieces, order: list[int]) -> Any:
     """Return the tokenizer as it is loaded from files with the kept tokens alone."""
-    new = {old: i for i, old in enumerate(kept)}
+    new = {old: i for i, old in enumerate(order)}
     names = tokenizer.get_vocab()
     expected = {name: new[old] for name, old in names.items() if old in new}
     ids = {piece: new[old] for piece, old in pieces.ids.items() if old in new}
@@ -233,20 +233,20 @@ def _rebuilt(tokenizer: Any, written: dict[str, Any], pieces: Pieces, kept: list
     return rebuilt
 
 
-def _model(whole: Any, kept: list[int], *, size: int) -> Any:
+def _model(whole: Any, order: list[int], *, size: int) -> Any:
     """Return the model with the kept rows of its table, and of all that is as long."""
-    new = {old: i for i, old in enumerate(kept)}
+    new = {old: i for i, old in enumerate(order)}
     config = copy.deepcopy(whole.config)
     for name, value in whole.config.to_dict().items():
         if name in _special(whole.config):
             ids = [new.get(token, token if token >= size else None) for token in _special(whole.config)[name]]
             setattr(config, name, ids if isinstance(value, list) else ids[0])
-    config.vocab_size = len(kept)
+    config.vocab_size = len(order)
     if whole.name_or_path or not hasattr(config, "vocabulary_pruned_from"):  # else pruned before, in memory
         config.vocabulary_pruned_from = {"model": public_name(whole.name_or_path or ""), "tokens": size}
     config._name_or_path = ""
     student = empty_like(whole, config, dtype=whole.dtype)
-    load_weights(student, fitted(whole.state_dict(), student, {size: torch.tensor(kept)}))
+    load_weights(student, fitted(whole.state_dict(), student, {size: torch.tensor(order)}))
     return student.to(whole.device).eval()
 
 

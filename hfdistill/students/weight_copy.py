@@ -24,9 +24,9 @@ def network(source: Any) -> Any:
         TypeError: for what is neither a model nor a name.
         ValueError: for an adapter that cannot be merged, or a model with exits.
     """
-    found = _loaded(source)
-    refuse_exits(found)
-    return found
+    model = _loaded(source)
+    refuse_exits(model)
+    return model
 
 
 def refuse_exits(model: Any) -> None:
@@ -83,7 +83,7 @@ def load_weights(student: Any, state: Mapping[str, Tensor]) -> None:
         ) from mismatch
 
 
-def fitted(state: Mapping[str, Tensor], student: Any, kept: Mapping[int, Tensor]) -> dict[str, Tensor]:
+def fitted(state: Mapping[str, Tensor], student: Any, indices: Mapping[int, Tensor]) -> dict[str, Tensor]:
     """Return weights of which every dimension that is smaller in the student keeps the chosen entries.
 
     Args:
@@ -96,7 +96,7 @@ def fitted(state: Mapping[str, Tensor], student: Any, kept: Mapping[int, Tensor]
     for name, weight in state.items():
         for dimension, size in enumerate(shapes.get(name, weight.shape)):
             old = weight.shape[dimension]
-            if old != size and old in kept and len(kept[old]) == size:
-                weight = weight.index_select(dimension, kept[old].to(weight.device))
+            if old != size and old in indices and len(indices[old]) == size:
+                weight = weight.index_select(dimension, indices[old].to(weight.device))
         cut[name] = weight
     return cut

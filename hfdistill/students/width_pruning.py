@@ -30,7 +30,7 @@ def named_size(size: str) -> dict[str, int]:
         ValueError: for another name.
     """
     if size not in SIZES:
-        raise ValueError(f"size={size!r} is no size of Turc et al. Choose from {', '.join(SIZES)}.")
+        raise ValueError(f"size={size!r} is not a size of Turc et al. Choose from {', '.join(SIZES)}.")
     return {**SIZES[size], "ffn": 4 * SIZES[size]["width"]}
 
 
@@ -72,9 +72,9 @@ def narrowed(
     importance = taylor_importance(model, data)
     if layout.head_bias:
         importance = replace(importance, heads=[torch.stack(importance.heads).sum(0)] * anatomy.depth)
-    kept = _kept(importance, width=width, heads=heads, ffn=ffn)
-    load_weights(student, _weights(model, student, layout, kept))
-    return student.to(model.device).eval(), kept
+    indices = _kept(importance, width=width, heads=heads, ffn=ffn)
+    load_weights(student, _weights(model, student, layout, indices))
+    return student.to(model.device).eval(), indices
 
 
 def _config(teacher: Any, layout: Layout, sizes: Mapping[str, int]) -> Any:
@@ -101,34 +101,32 @@ def _width(anatomy: ModelSpec, *, width: int | None, heads: int | None) -> tuple
         return anatomy.width, anatomy.heads
     wanted = heads if heads is not None else (width or 0) // size
     if not 1 <= wanted <= anatomy.heads or (width is not None and width != wanted * size):
-        found = ", ".join(f"{n}={v}" for n, v in (("width", width), ("heads", heads)) if v is not None)
+        sizes = ", ".join(f"{n}={v}" for n, v in (("width", width), ("heads", heads)) if v is not None)
         choices = ", ".join(str(size * count) for count in range(1, anatomy.heads + 1))
         raise ValueError(
-            f"{found} does not fit a teacher of width {anatomy.width} with {anatomy.heads} heads of {size}. "
+            f"{sizes} does not fit a teacher of width {anatomy.width} with {anatomy.heads} heads of {size}. "
             f"Transformers makes a head width / heads wide, so whole heads go with the width, {size} "
             f"dimensions each. Choose a width of {choices}, or the number of heads alone."
         )
     return wanted * size, wanted
 
 
-def _neurons(found: int, ffn: int | None) -> int:
+def _neurons(size: int, ffn: int | None) -> int:
     if ffn is None:
-        return found
-    if isinstance(ffn, bool) or not isinstance(ffn, int) or not 1 <= ffn <= found:
-        raise ValueError(
-            f"ffn={ffn!r} does not fit a teacher of {found} neurons a block. Choose 1 to {found}."
-        )
+        return size
+    if isinstance(ffn, bool) or not isinstance(ffn, int) or not 1 <= ffn <= size:
+        raise ValueError(f"ffn={ffn!r} does not fit a teacher of {size} neurons a block. Choose 1 to {size}.")
     return ffn
 
 
 def _kept(importance: Importance, *, width: int, heads: int, ffn: int) -> dict[str, list[Tensor]]:
     """Choose the indices that stay: of hidden dimensions, and per block of heads' dimensions and neurons."""
     size = len(importance.width) // len(importance.heads[0])
-    kept = [_largest(scores, heads) for scores in importance.heads]
+    heads_kept = [_largest(scores, heads) for scores in importance.heads]
     return {
         "width": [_largest(importance.width, width)],
-        "bias": kept[:1],
-        "heads": [(rows[:, None] * size + torch.arange(size)).flatten() for rows in kept],
+        "bias": heads_kept[:1],
+        "heads": [(rows[:, None] * size + torch.arange(size)).flatten() for rows in heads_kept],
         "neurons": [_largest(scores, ffn) for scores in importance.neurons],
     }
 
@@ -137,7 +135,9 @@ def _largest(scores: Tensor, count: int) -> Tensor:
     return scores.sort(descending=True, stable=True).indices[:count].sort().values
 
 
-def _weights(model: Any, student: Any, layout: Layout, kept: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
+def _weights(
+    model: Any, student: Any, layout: Layout, stays: Mapping[str, list[Tensor]]
+) -> dict[str, Tensor]:
     """Cut the teacher's weights wherever the student's are smaller."""
     blocks = model.base_model.get_submodule(layout.blocks)
     prefix = next(name for name, module in model.named_modules() if module is blocks) + "."
@@ -149,7 +149,7 @@ def _weights(model: Any, student: Any, layout: Layout, kept: Mapping[str, list[T
                 inside = name.startswith(prefix)
                 number, _, path = name.removeprefix(prefix).partition(".") if inside else ("0", "", "")
                 shared = layout.head_bias and layout.head_bias in name
-                choices = kept["bias" if shared else kind_of(layout, path, dimension)]
+                choices = stays["bias" if shared else kind_of(layout, path, dimension)]
                 indices = choices[int(number)] if len(choices) > 1 else choices[0]
                 chosen = spread_over_parts(indices, weight.shape[dimension], size)
                 weight = weight.index_select(dimension, chosen.to(weight.device))

@@ -1,4 +1,4 @@
-"""Who teaches."""
+"""Teachers: a model, recorded answers, an ensemble, a peer, an average, or any function of texts."""
 
 from hfdistill.teachers.as_model import TeacherAsModel
 from hfdistill.teachers.base import ModelTeacher, Teacher, as_teacher, assign_column_prefixes

@@ -1,4 +1,4 @@
-"""A teacher as a model: what measures models can then measure it."""
+"""`TeacherAsModel` wraps a teacher as a model: what measures models can then measure it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ from hfdistill.teachers.text.teacher import TextAnswers
 
 
 class TeacherAsModel(nn.Module):
-    """Answers as a teacher does that is made of several models, or that is asked about texts.
-
-    Args:
-        teacher: all of whose parts read one kind of tokens.
+    """Answers as a teacher does that is made of several models of one tokenizer, or asked about texts.
 
     Raises:
         ValueError: for a teacher that does not name its classes, that answers from disk or has no
@@ -75,7 +72,7 @@ class TeacherAsModel(nn.Module):
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Trace:
         """The teacher's answer, its columns under the names that each part reads."""
-        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        known = {name: value for name, value in given.items() if value is not None}
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        known = {name: value for name, value in batch.items() if value is not None}
         prefixes = {"", *(part.prefix for part in self.teacher.parts())}
         return self.teacher.trace({prefix + name: v for prefix in prefixes for name, v in known.items()})

@@ -224,7 +224,7 @@ def as_teacher(source: str | Path | PreTrainedModel | nn.Module | Teacher) -> Te
 
     Raises:
         TypeError: for anything else.
-        MissingHead: for a language model, or another one whose logits are no classes.
+        MissingHead: for a language model, or another one whose logits are not classes.
     """
     model = unwrapped(source.model if isinstance(source, ModelTeacher) else source)
     if isinstance(model, PreTrainedModel):

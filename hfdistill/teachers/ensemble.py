@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hfdistill.files.plain_data import sha256_of
 from hfdistill.network import label_space as spaces
 from hfdistill.network import task as tasks
 from hfdistill.network.trace import Batch, Tap, Trace
@@ -78,17 +77,17 @@ class Ensemble(Teacher):
         features: str | int | None = None,
     ) -> None:
         super().__init__()
-        given = list(members.values()) if isinstance(members, Mapping) else list(members)
+        sources = list(members.values()) if isinstance(members, Mapping) else list(members)
         self.names = (
-            list(members) if isinstance(members, Mapping) else [_name(m, i) for i, m in enumerate(given)]
+            list(members) if isinstance(members, Mapping) else [_name(m, i) for i, m in enumerate(sources)]
         )
-        self.weights = _checked_weights(weights, len(given))
+        self.weights = _checked_weights(weights, len(sources))
         if not (isinstance(temperature, (int, float)) and 0 < temperature < math.inf):
             raise ValueError(
                 f"Ensemble averages at a temperature above 0, found {temperature!r}. Usual: 1, or KD's."
             )
         self.temperature = float(temperature)
-        self.members = nn.ModuleList([as_teacher(member) for member in given])
+        self.members = nn.ModuleList([as_teacher(member) for member in sources])
         moving = [type(member).__name__ for member in self._all() if member.saved_as]
         if moving:
             raise ValueError(
@@ -176,25 +175,20 @@ class Ensemble(Teacher):
 
     def fingerprint(self) -> str:
         """Return the sha256 over the members' fingerprints and how they are averaged."""
-        facts = [
-            [member.fingerprint() for member in self._all()],
-            self.weights,
-            self.temperature,
-            self.features,
-        ]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        members = [member.fingerprint() for member in self._all()]
+        return sha256_of([members, self.weights, self.temperature, self.features])
 
     def _all(self) -> list[Teacher]:
         return list(self.members)  # type: ignore[arg-type]
 
     def _number(self, name: str | int) -> int:
-        found = self.names.index(name) if name in self.names else name
-        if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found < len(self.names):
+        number = self.names.index(name) if name in self.names else name
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < len(self.names):
             raise ValueError(
                 f"features={name!r} names no member. Choose one of {', '.join(map(repr, self.names))}, or a "
                 f"number from 0 to {len(self.names) - 1}."
             )
-        return found
+        return number
 
     def _match_members(self) -> None:
         """Fix the task, and each member's columns in the order of the first member that names its classes."""
@@ -225,7 +219,7 @@ class Ensemble(Teacher):
             )
 
     def _batches(self, batch: Batch) -> list[Batch]:
-        """Yield each member's batch: labels for those alone who want them, in the order of their classes."""
+        """Return each member's batch: labels for those alone who want them, in the order of their classes."""
         plain = {name: value for name, value in batch.items() if name != "labels"}
         if "labels" not in batch:
             return [plain] * len(self.names)

@@ -43,31 +43,31 @@ class FoldTeacher(Teacher):
         super().__init__()
         if len(teachers) < 2:
             raise ValueError(f"FoldTeacher needs two teachers or more, found {len(teachers)}. Use folds=5.")
-        found = [as_teacher(teacher) for teacher in teachers]
-        odd = {fold for fold in assignment.values() if not 0 <= fold < len(found)}
+        built = [as_teacher(teacher) for teacher in teachers]
+        odd = {fold for fold in assignment.values() if not 0 <= fold < len(built)}
         if odd:
             raise ValueError(
-                f"The assignment names fold {min(odd)}, and there are the folds 0 to {len(found) - 1}."
+                f"The assignment names fold {min(odd)}, and there are the folds 0 to {len(built) - 1}."
             )
-        moving = [type(teacher).__name__ for teacher in found if teacher.saved_as]
+        moving = [type(teacher).__name__ for teacher in built if teacher.saved_as]
         if moving:
             raise ValueError(
                 f"{moving[0]} changes with the student, which a fold's teacher does not. Use it as the "
                 "teacher itself."
             )
-        self.config = found[0].config
-        for fold, teacher in enumerate(found):
+        self.config = built[0].config
+        for fold, teacher in enumerate(built):
             known = self.config is not None and teacher.config is not None
             if known and match_labels(self.config, teacher.config) is not None:
                 raise ValueError(
                     f"The teacher of fold {fold} has the classes of fold 0 in another order. Train all with "
                     "one head: load_classifier(encoder, new_head=names)."
                 )
-        self.teachers = nn.ModuleList(found)
+        self.teachers = nn.ModuleList(built)
         self.assignment = dict(assignment)
         self.max_length = max_length
-        self.same_tokens = all(teacher.same_tokens for teacher in found)
-        self.wants_labels = any(teacher.wants_labels for teacher in found)
+        self.same_tokens = all(teacher.same_tokens for teacher in built)
+        self.wants_labels = any(teacher.wants_labels for teacher in built)
 
     def check_taps(self, taps: Collection[Tap]) -> None:
         """Refuse all taps.
@@ -109,7 +109,7 @@ class FoldTeacher(Teacher):
     def _keys(self, batch: Batch) -> list[bytes]:
         ids, mask = batch["input_ids"].cpu(), batch.get("attention_mask")
         real = torch.ones_like(ids).bool() if mask is None else mask.cpu().bool()
-        rows = [row[kept].tolist() for row, kept in zip(ids, real, strict=True)]
+        rows = [row[is_real].tolist() for row, is_real in zip(ids, real, strict=True)]
         longest = max(map(len, rows))
         if self.max_length is not None and longest > self.max_length:
             raise ValueError(

@@ -45,9 +45,11 @@ def own_rows(batch: dict[str, Any], *, remainder: int, rank: int) -> dict[str, A
         return batch
     own = min(max(remainder - rank * size, 0), size)
     if own < size:
-        kept = max(own, 1)
+        rows_left = max(own, 1)
         batch = {
-            name: value[:kept] if isinstance(value, Tensor) and value.dim() and len(value) == size else value
+            name: value[:rows_left]
+            if isinstance(value, Tensor) and value.dim() and len(value) == size
+            else value
             for name, value in batch.items()
         }
     return batch if own else {**batch, REPEATED: torch.tensor(True)}

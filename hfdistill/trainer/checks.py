@@ -15,9 +15,10 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hfdistill.data import FreshCopies
 from hfdistill.data.label_checks import check_labels
+from hfdistill.data.load import LABEL_NAMES
 from hfdistill.network.architectures import unwrapped
 from hfdistill.network.loading import refuse_other_heads
-from hfdistill.network.task import TaskKind
+from hfdistill.network.task import LABELS, TaskKind
 from hfdistill.network.trace import check_taps
 from hfdistill.objectives import Blend
 from hfdistill.teachers import Teacher
@@ -81,7 +82,7 @@ def warn_of_half_weights(student: nn.Module) -> None:
 
 
 def check_models(student: nn.Module, teacher: nn.Module | None) -> None:
-    """Refuse models that are no classifiers, and a teacher that would not stay as it is.
+    """Refuse models that are not classifiers, and a teacher that would not stay as it is.
 
     Raises:
         ValueError: for a head of another task, for parameters that both share, and for ZeRO-3, under which
@@ -232,7 +233,7 @@ def check_data(
         if not own:
             check_columns(data, read=read, split=split)
         if isinstance(data, list) and config is not None:
-            names = [*(reader.args.label_names or []), "label", "labels", "label_ids"]
+            names = [*(reader.args.label_names or []), *LABELS]
             name = next((name for name in names if name in data[0]), None)
             check_labels([plain(row[name]) for row in data if name in row], config, split=split)
         if not isinstance(data, Dataset) or config is None:
@@ -257,7 +258,7 @@ def check_columns(data: Any, *, read: Collection[str], split: str) -> None:
     if not isinstance(features, Mapping) or not features or {"text", "tokens", *read} & set(features):
         return
     texts = [name for name in features if getattr(features[name], "dtype", None) in _TEXT]
-    labels = [name for name in features if name not in texts or name.lower() in _LABELS]
+    labels = [name for name in features if name not in texts or name.lower() in LABEL_NAMES]
     texts = [name for name in texts if name not in labels]
     text, label = next(iter(texts), "..."), next(iter(labels), "...")
     raise ValueError(
@@ -268,7 +269,6 @@ def check_columns(data: Any, *, read: Collection[str], split: str) -> None:
 
 
 _TEXT = ("string", "large_string")
-_LABELS = ("label", "labels", "class", "target", "sentiment", "category", "intent", "emotion")
 
 
 def _where_labels_may_be(data: Dataset, column: str | None) -> str:
@@ -277,7 +277,7 @@ def _where_labels_may_be(data: Dataset, column: str | None) -> str:
     others = [n for n in data.column_names if n not in own and not n.startswith("teacher")]
     if column is not None or not others:
         return ""
-    likely = next((name for name in others if name.lower() in _LABELS), others[0])
+    likely = next((name for name in others if name.lower() in LABEL_NAMES), others[0])
     return (
         f"Is {likely!r} the label? Type load(path, label={likely!r}) or rename_column({likely!r}, 'label'). "
     )

@@ -1,4 +1,4 @@
-"""A trainer in a few lines, for a notebook or a log."""
+"""Describes a trainer in a few lines, for a notebook or a log."""
 
 from __future__ import annotations
 

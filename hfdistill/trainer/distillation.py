@@ -1,9 +1,18 @@
 """DistillationTrainer: a Trainer whose loss is an objective over student and teacher.
 
-One optimizer step, top to bottom: Trainer calls `get_batch_samples` for its micro-batches; for each of them
-`training_step`, which calls `compute_loss` and then backward; `_get_grad_norm` once they are all there; then
-it moves the optimizer and calls `end_step`. The parts that a run may have stand beside: `TeacherCache`,
-`Mixup`, `ExtraParameters`, `Theseus`, the functions of `changing_teacher` and `teacher_check`.
+`train` records the teacher's answers where that is asked for, then runs Trainer's loop, in which one
+optimizer step is:
+
+    batches, total = get_batch_samples()    # the micro-batches, and what each term's mean is over
+    for batch in batches:
+        training_step(batch, total)         # compute_loss: student, teacher, weighted terms; then backward
+    _get_grad_norm()                        # clip; stop at a NaN, before any weight has moved
+    optimizer.step()                        # Trainer's
+    end_step()                              # tell a teacher that moves with the student
+
+The trainer owns what it needs for this, each an object or functions in a file of its own: `Reader` (text to
+ids), `JointObjective` (the terms of student and peer), `LossWindow` (their sums, and why a step stopped),
+`ExtraParameters` (projections, a peer), `TeacherCache`, `Mixup`, `EvalLosses`; `Theseus` is a callback.
 """
 
 from __future__ import annotations
@@ -20,7 +29,7 @@ import torch
 from accelerate.utils import send_to_device
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Sampler
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -49,7 +58,7 @@ from hfdistill.trainer.loss_window import LossWindow, NonFiniteError
 from hfdistill.trainer.mixup import SHARE, Mixup
 from hfdistill.trainer.run_facts import facts_of_run
 from hfdistill.trainer.teacher_cache import TeacherCache, asked_members, publish_answers
-from hfdistill.trainer.teacher_check import batches_of, judge_teacher, rows_to_check
+from hfdistill.trainer.teacher_check import judge_teacher, rows_to_check
 from hfdistill.trainer.theseus import replacements
 
 logger = logging.getLogger(__name__)
@@ -125,8 +134,8 @@ class DistillationTrainer(CheckpointingTrainer):
         self.blend, self.left_out = own_objective(
             objective, self.compute_loss_func, self.teacher, self.model, args, recorded=bool(teacher_cache)
         )
-        self._joint = JointObjective(self.blend, teacher=self.teacher)
-        self._loss_window = LossWindow(self._joint.names)
+        self._objectives = JointObjective(self.blend, teacher=self.teacher)
+        self._loss_window = LossWindow(self._objectives.names)
         self._bind(self.model)
         self._make_parts(teacher_cache)
         sets, config = (self.train_dataset, self.eval_dataset), getattr(self.model, "config", None)
@@ -150,10 +159,10 @@ class DistillationTrainer(CheckpointingTrainer):
             spaces.check_same_task(config, theirs)
             self._columns = spaces.match_labels(config, theirs, label_map=self._label_map)
         self._classes, smoothing = getattr(config, "num_labels", 2), self.args.label_smoothing_factor
-        self._joint.bind(
+        self._objectives.bind(
             model, self.teacher, task=self.task, classes=self._classes, label_smoothing=smoothing
         )
-        self._joint.to(self.args.device)
+        self._objectives.to(self.args.device)
         inner = None if self.teacher is None else self.teacher.inspectable()
         checks.check_inside(self.blend, self.args, student=model, teacher=inner)
         self._student_inputs = self._reader.student_inputs(model)
@@ -172,7 +181,7 @@ class DistillationTrainer(CheckpointingTrainer):
             self._mixup = Mixup(alpha, seed=seed, process=process, task=self.task, classes=self._classes)
         teacher = self.teacher if self.teacher is not None and self.teacher.learns else None
         peer = {teacher.saved_as: changing(teacher).model} if teacher is not None else {}
-        self._extra = ExtraParameters(self.blend, others=peer)
+        self._extra_parameters = ExtraParameters(self.blend, others=peer)
         self._eval_losses = EvalLosses(self.task, function=self.compute_loss_func)
 
     @property
@@ -242,7 +251,7 @@ class DistillationTrainer(CheckpointingTrainer):
             replacement.freeze(self.model, self.args)
         optimizer = super().create_optimizer(model)
         sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
-        self._extra.add_to(
+        self._extra_parameters.add_to(
             optimizer,
             weight_decay=self.args.weight_decay,
             decayed=self.get_decay_parameter_names,
@@ -259,7 +268,7 @@ class DistillationTrainer(CheckpointingTrainer):
             broadcast_teacher(changing(self.teacher))
         if self.teacher is not None:
             self.teacher.before_training(steps=self.state.max_steps)
-        summary = "\n".join(["Objective:", *(f"  {line}" for line in self._joint.summary())])
+        summary = "\n".join(["Objective:", *(f"  {line}" for line in self._objectives.summary())])
         logger.info("%s", summary)
         if self.is_world_process_zero() and not self.args.disable_tqdm:
             tqdm.write(summary)
@@ -285,8 +294,9 @@ class DistillationTrainer(CheckpointingTrainer):
         if data is None or not self.is_world_process_zero():
             return
         data, _ = self._as_teacher_reads(data)
-        size, device = self.args.eval_batch_size, self.args.device
-        batches = batches_of(data, self.data_collator, size=size, device=device)
+        options = {"generator": torch.Generator(), "collate_fn": self.data_collator}  # else it draws globally
+        loader = DataLoader(data, self.args.eval_batch_size, **options)
+        batches = (send_to_device(dict(batch), self.args.device) for batch in loader)
         answered = ((self._ask_teacher(self._inputs(b)).logits, self._targets(b)) for b in batches)
         accuracy = judge_teacher(answered, task=self.task)
         if accuracy:
@@ -376,14 +386,16 @@ class DistillationTrainer(CheckpointingTrainer):
         batches = [self._own_rows(dict(batch)) for batch in itertools.islice(epoch_iterator, num_batches)]
         if not batches:
             return [], None
-        self._joint.set_progress(min(1.0, self.state.global_step / max(1, self.state.max_steps)))
-        self._extra.zero_grad()
+        self._objectives.set_progress(min(1.0, self.state.global_step / max(1, self.state.max_steps)))
+        self._extra_parameters.zero_grad()
         counts = []
         for number, batch in enumerate(batches):
-            if self._mixup is not None:
-                batch = batches[number] = self._with_mixtures(batch, number)
+            if self._mixup is not None:  # mixtures of its rows join it, without a label
+                labels, step = batch.get(self._label_name), self.state.global_step
+                mixed, labels = self._mixup.mix(self._inputs(batch), labels, step=step, number=number)
+                batch = batches[number] = {self._label_name: labels, **mixed}
             repeated = batch.pop(REPEATED, None) is not None
-            each = self._joint.counts(self._targets(batch))
+            each = self._objectives.counts(self._targets(batch))
             counts.append(torch.zeros_like(each) if repeated else each)
             batch[MICRO_BATCH] = number
         self._loss_window.open(counts)
@@ -400,13 +412,6 @@ class DistillationTrainer(CheckpointingTrainer):
             remainder = len(self._sampler) % (rows(batch) * world)
         return own_rows(batch, remainder=remainder, rank=self.args.process_index)
 
-    def _with_mixtures(self, batch: dict[str, Any], number: int) -> dict[str, Any]:
-        """Join a micro-batch with mixtures of its rows; see `Mixup`."""
-        assert self._mixup is not None  # noqa: S101 - get_batch_samples asks only where there is one
-        labels, step = batch.get(self._label_name), self.state.global_step
-        mixed, labels = self._mixup.mix(self._inputs(batch), labels, step=step, number=number)
-        return {self._label_name: labels, **mixed}
-
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
@@ -418,7 +423,7 @@ class DistillationTrainer(CheckpointingTrainer):
         with mixing:
             loss = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:  # the step's last micro-batch
-            self._extra.average(self.accelerator)
+            self._extra_parameters.average(self.accelerator)
         return loss
 
     def compute_loss(
@@ -439,18 +444,18 @@ class DistillationTrainer(CheckpointingTrainer):
         """
         batch, labels = self._inputs(inputs), self._targets(inputs)
         number = batch.pop(MICRO_BATCH, None)  # None for a batch of the user's own
-        own, other = self.blend.taps()
-        student = run(model, batch, accepts=self._student_inputs, taps=own)
-        asks = self._joint.needs_teacher_now
-        teacher = self._ask_teacher(batch, other, labels) if asks else Trace(student.logits.detach())
-        weights = torch.tensor(self._joint.weights, device=student.logits.device)
+        student_taps, teacher_taps = self.blend.taps()
+        student = run(model, batch, accepts=self._student_inputs, taps=student_taps)
+        asks = self._objectives.needs_teacher_now
+        teacher = self._ask_teacher(batch, teacher_taps, labels) if asks else Trace(student.logits.detach())
+        weights = torch.tensor(self._objectives.weights, device=student.logits.device)
         if num_items_in_batch is not None:  # DDP, FSDP and ZeRO average gradients over processes
-            counts = self._joint.counts(labels) if number is None else self._loss_window.counts[number]
+            counts = self._objectives.counts(labels) if number is None else self._loss_window.counts[number]
             total = torch.as_tensor(num_items_in_batch, device=weights.device)
             share = counts.to(weights.device) / total.clamp(min=torch.finfo(torch.float32).tiny)
             weights = weights * share * self.accelerator.num_processes
         with torch.autocast(student.logits.device.type, enabled=False):
-            parts = self._joint(student, teacher, labels) * weights
+            parts = self._objectives(student, teacher, labels) * weights
         if number is not None:
             self._loss_window.add(parts, batch=batch, student=student, teacher=teacher if asks else None)
             if self.is_deepspeed_enabled:  # its engine moves the weights within backward
@@ -475,7 +480,7 @@ class DistillationTrainer(CheckpointingTrainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """Trainer's last call before the optimizer moves: clip the rest, and stop at what is not finite."""
         grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        norms = self._extra.clip(self.args.max_grad_norm)
+        norms = self._extra_parameters.clip(self.args.max_grad_norm)
         self._loss_window.close()
         self._raise_if_not_finite([grad_norm, *norms])
         return grad_norm
@@ -491,7 +496,7 @@ class DistillationTrainer(CheckpointingTrainer):
             both = self.accelerator.reduce(torch.stack([fine, going]).float(), "sum") == self.args.world_size
             fine, self._interrupts.agreed = both[0], not both[1]
         if not fine:
-            step, others = self.state.global_step + 1, self._extra.learners
+            step, others = self.state.global_step + 1, self._extra_parameters.learners
             message = self._loss_window.explain(step, self.model, others=others, show=self._text_of)
             raise NonFiniteError(message)
 
@@ -566,13 +571,13 @@ class DistillationTrainer(CheckpointingTrainer):
         """Write what the objective owns; and publish the teacher's answers that this run has used."""
         publish_answers(self.teacher)
         if self.args.should_save and not self.args.save_only_model:
-            self._extra.save(folder)
+            self._extra_parameters.save(folder)
 
     def load_extra_state(self, folder: Path) -> None:
         """Read what the objective owns, and a teacher that changes."""
         if changing(self.teacher):
             load_teacher(changing(self.teacher), folder)
-        self._extra.load(folder)
+        self._extra_parameters.load(folder)
 
     def end_run(self) -> None:
         """Bring the teacher of the best step, where Trainer has brought its student."""

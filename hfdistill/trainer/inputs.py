@@ -187,7 +187,8 @@ class Reader:
                 "The data holds raw text, and there is no tokenizer to read it with. Type "
                 "processing_class=AutoTokenizer.from_pretrained(...), or tokenise the data first."
             )
-        self._check_vocabulary(tokenizer)
+        for role, config in zip(("student", *["teacher"] * len(self.configs)), self.configs, strict=False):
+            _check_room_for(tokenizer, config, role=role)
         if "text" not in columns:
             self._check_words(data)
         token_types = "text_pair" in columns and "token_type_ids" in self.inputs
@@ -246,10 +247,6 @@ class Reader:
                 "The data holds lists of words (column 'tokens'), and the student gives a text one label. "
                 "Load it with load_classifier(..., task='token'), or join the words to a column 'text'."
             )
-
-    def _check_vocabulary(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        for role, config in zip(("student", *["teacher"] * len(self.configs)), self.configs, strict=False):
-            _check_room_for(tokenizer, config, role=role)
 
 
 def _shortest(configs: Sequence[Any]) -> int | None:

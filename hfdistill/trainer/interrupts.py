@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a run ends after the step that it is in, with a checkpoint to go on from."""
+"""`Interrupts` ends a run after Ctrl-C or SIGTERM at its next step, with a checkpoint to go on from."""
 
 from __future__ import annotations
 

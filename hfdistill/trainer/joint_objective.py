@@ -78,7 +78,7 @@ def _default(student: Any, teacher: Teacher | None, hard: Objective | None = Non
     return default_objective(
         task_kind(getattr(student, "config", None)),
         hard=hard,
-        taught=teacher is not None,
+        has_teacher=teacher is not None,
         mutual=teacher is not None and teacher.learns,
         ripening=teacher is not None and teacher.ripens,
     )

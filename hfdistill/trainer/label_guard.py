@@ -1,4 +1,4 @@
-"""Labels that the user's own data or collator makes, checked on the CPU as each batch is collated."""
+"""`guarded` checks the labels that a user's data or collator makes, on the CPU as batches are collated."""
 
 from __future__ import annotations
 
@@ -19,13 +19,6 @@ class LabelGuard:
     """Collates, and refuses labels that are not the student's before a loss reads them.
 
     On a GPU such a label ends the process with an assertion of CUDA that names no row.
-
-    Args:
-        collate: makes a batch of a list of rows.
-        data: the rows, to name the one that is wrong.
-        name: the batch key of the labels.
-        config: of the student.
-        split: the data's name in messages.
     """
 
     def __init__(

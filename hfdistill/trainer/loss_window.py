@@ -103,7 +103,7 @@ class LossWindow:
 
 
 def _bad_gradients(model: nn.Module, others: Mapping[str, nn.Module]) -> str:
-    """Name the bad gradients; clipping by a norm that is no number spoils all, and none can be blamed."""
+    """Name the bad gradients; clipping by a norm that is not a number spoils all, and none can be blamed."""
     grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     for whose, other in others.items():
         named = other.named_parameters()

@@ -1,4 +1,4 @@
-"""What a run uploads to the Hub while it trains and at its end: no pickles, no numbers of an earlier run."""
+"""`Publisher` uploads a run while it trains and at its end: no pickles, no numbers of an earlier run."""
 
 from __future__ import annotations
 
@@ -47,13 +47,7 @@ class Publisher:
     ) -> Any:
         """Upload the output folder, without pickles and checkpoints.
 
-        Args:
-            repository: its name, with its owner's.
-            message: of the commit.
-            began: when the run began; a report that is older is of another run and stays here.
-            token: default: that of the run's arguments.
-            revision: the branch; default: that of the run's arguments.
-            blocking: wait for the end of the upload.
+        A report that is older than `began`, when the run began, is of another run and stays here.
 
         Returns:
             What `HfApi.upload_folder` does: the commit, or its future.

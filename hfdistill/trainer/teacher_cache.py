@@ -1,4 +1,4 @@
-"""A teacher that is asked once about each row: recorded before the first step, and then read from disk."""
+"""`TeacherCache` asks the teacher once about each row before the first step; training reads it from disk."""
 
 from __future__ import annotations
 

@@ -1,12 +1,11 @@
-"""A look at the teacher before the first step: is it better than chance on the evaluation data?"""
+"""Asks before the first step whether the teacher is better than chance on the evaluation data."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
-from accelerate.utils import send_to_device
 from datasets import Dataset
 from torch import Tensor
 
@@ -31,13 +30,6 @@ def rows_to_check(evaluation: Any, *, limit: int, teacher: Teacher | None, task:
         return None
     rows: Dataset = teacher.answerable(data.select(range(min(limit, len(data)))))
     return rows if len(rows) else None
-
-
-def batches_of(data: Dataset, collate: Callable[[Any], Any], *, size: int, device: Any) -> Iterator[Any]:
-    """Collate rows in their order, on the run's device."""
-    for start in range(0, len(data), size):
-        rows = [data[i] for i in range(start, min(start + size, len(data)))]
-        yield send_to_device(dict(collate(rows)), device)
 
 
 def judge_teacher(answered: Iterable[tuple[Tensor, Tensor]], *, task: TaskKind) -> dict[str, float]:

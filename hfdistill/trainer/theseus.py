@@ -221,9 +221,9 @@ def _check_fit(student: Any, teacher: Any) -> None:
             f"{theirs.depth} blocks of the teacher cannot be dealt out evenly to {ours.depth} of the "
             f"student. Choose one of {fitting}."
         )
-    own, other = dict(_outside(student)), dict(_outside(teacher))
-    unlike = [
-        n for n in sorted({*own, *other}) if n not in own or n not in other or _differ(own[n], other[n])
+    own, other = ({n: p.detach().float().cpu() for n, p in _outside(m)} for m in (student, teacher))
+    unlike = sorted(own.keys() ^ other.keys()) + [
+        name for name in sorted(own.keys() & other.keys()) if not torch.equal(own[name], other[name])
     ]
     if unlike or type(student) is not type(teacher):
         where = unlike[0] if unlike else f"{type(student).__name__} and {type(teacher).__name__}"
@@ -244,9 +244,3 @@ def _outside(model: Any) -> Iterator[tuple[str, nn.Parameter]]:
     """Return the parameters that are in no block."""
     inside = {id(parameter) for parameter in blocks(model).parameters()}
     return ((name, p) for name, p in model.named_parameters() if id(p) not in inside)
-
-
-def _differ(one: Tensor, other: Tensor) -> bool:
-    return one.shape != other.shape or not torch.equal(
-        one.detach().float().cpu(), other.detach().float().cpu()
-    )

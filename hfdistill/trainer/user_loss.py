@@ -1,4 +1,4 @@
-"""The loss function that a user gave the Trainer, as a term of the objective."""
+"""`UserLoss` makes a term of the objective of the loss function that a user gave the Trainer."""
 
 from __future__ import annotations
 

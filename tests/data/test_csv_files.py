@@ -119,10 +119,10 @@ def test_lines_that_are_dropped_are_said_each_time(tmp_path, caplog):
         assert list(load(tmp_path, on_bad_row="drop")["train"]["text"]) == ["a", "b"]
         (said,) = messages(caplog)
         assert said == (
-            "2 lines of train.csv are no rows; the first: line 3 has 1 cell where the header has 2 "
+            "2 lines of train.csv are not rows; the first: line 3 has 1 cell where the header has 2 "
             "(label, text): 'up': dropped"
         )
-    with pytest.raises(ValueError, match=r"2 lines of train.csv are no rows; the first: line 3"):
+    with pytest.raises(ValueError, match=r"2 lines of train.csv are not rows; the first: line 3"):
         load(tmp_path)
 
 

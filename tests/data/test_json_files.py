@@ -12,18 +12,18 @@ GOOD = '{"text": "a", "label": "x"}\n'
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (GOOD + '{"text": "b", "label":\n' + GOOD, "line 2, is no JSON (Expecting value at letter 24)"),
-        (GOOD.replace("}", "},"), "line 1, is no JSON"),
+        (GOOD + '{"text": "b", "label":\n' + GOOD, "line 2, is not JSON (Expecting value at letter 24)"),
+        (GOOD.replace("}", "},"), "line 1, is not JSON"),
         (GOOD + '["b", "y"]\n', 'line 2, holds no object: \'["b", "y"]\''),
         (GOOD + '{"text": "b", "text": "c"}\n', "line 2, has the key 'text' twice"),
-        ('"a"\n"b"\n', "element 0, is 'a' and no object"),
-        ('["a", "b"]', "element 0, is 'a' and no object"),
+        ('"a"\n"b"\n', "element 0, is 'a' and not an object"),
+        ('["a", "b"]', "element 0, is 'a' and not an object"),
     ],
 )
 def test_a_broken_line_is_named(tmp_path, content, words):
     (tmp_path / "train.jsonl").write_text(content)
     if content.startswith("["):  # datasets reads a list of strings as texts
-        with pytest.raises(ValueError, match=r"is no JSON|no object"):
+        with pytest.raises(ValueError, match=r"is not JSON|not an object"):
             list(json_rows(tmp_path / "train.jsonl"))
         return
     with pytest.raises(ValueError, match=r"train.jsonl, ") as caught:

@@ -89,7 +89,7 @@ def test_a_missing_path_says_what_lies_beside_it(tmp_path, monkeypatch, name):
 def test_what_is_no_data_is_refused(tmp_path):
     write(tmp_path, {"script.py": "raise SystemExit", "empty/notes.txt": ""})
     for path in (tmp_path / "script.py", tmp_path / "empty"):
-        with pytest.raises(ValueError, match="is no data file and no folder of data files"):
+        with pytest.raises(ValueError, match="is neither a data file nor a folder of data files"):
             load(path)
 
 
@@ -222,7 +222,7 @@ def test_near_names_are_offered(tmp_path, monkeypatch):
 )
 def test_other_kinds_of_files_say_what_to_pass(tmp_path, name, words):
     write(tmp_path, {name: "x"})
-    with pytest.raises(ValueError, match=f"is no data file.*{words}"):
+    with pytest.raises(ValueError, match=f"is neither a data file.*{words}"):
         load(tmp_path / name)
 
 

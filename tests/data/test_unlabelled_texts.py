@@ -135,7 +135,7 @@ def test_bytes_lines_and_cells_that_are_no_text_are_counted_and_left_out(tmp_pat
                     "last", "json", "cell", "quet"]  # fmt: skip
     (said,) = [text for text in messages(caplog) if "texts kept" in text]
     assert "4 not UTF-8" in said
-    assert "3 in a line that is no JSON object" in said
+    assert "3 in a line that is not a JSON object" in said
     assert "2 with a word of more than 1000 letters" in said
 
 
@@ -145,7 +145,7 @@ def test_lines_of_a_csv_that_are_no_rows_are_counted_and_the_others_read(tmp_pat
     (tmp_path / "c.csv").write_text('text,label\n"opened here,1\nand closed"" here,0\nlast,1\n')
     assert texts_of(tmp_path) == ["one", "a line", "dull", 'and closed"" here', "last"]
     (said,) = [text for text in messages(caplog) if "texts kept" in text]
-    assert "4 in a line that is no row of its csv" in said
+    assert "4 in a line that is not a row of its csv" in said
 
 
 def test_other_encodings_delimiters_and_packed_files_are_read(tmp_path, caplog):

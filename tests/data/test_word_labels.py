@@ -79,9 +79,9 @@ def test_words_without_labels_are_unlabelled_text(tmp_path):
             r"1 of 2 rows.*not as many.*first rows \[0\]",
         ),
         ({"ner_tags": [["B-X", "O"], None]}, {}, r"1 of 2 rows.*first rows \[1\]"),
-        ({}, {"label_names": ["O", "B-X"]}, r"row 1: 'B-Y' is no label of \['O', 'B-X'\]"),
-        ({"ner_tags": [[0, 5], [0]]}, {"label_names": ["O", "B-X"]}, r"row 0: 5 is no label of"),
-        ({"ner_tags": [[0, -1], [0]]}, {}, r"row 0: -1 is no label of numbers from 0"),
+        ({}, {"label_names": ["O", "B-X"]}, r"row 1: 'B-Y' is not a label of \['O', 'B-X'\]"),
+        ({"ner_tags": [[0, 5], [0]]}, {"label_names": ["O", "B-X"]}, r"row 0: 5 is not a label of"),
+        ({"ner_tags": [[0, -1], [0]]}, {}, r"row 0: -1 is not a label of numbers from 0"),
         ({}, {"text": "tokens", "text_pair": "ner_tags"}, "come without a second text"),
     ],
 )

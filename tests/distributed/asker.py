@@ -1,7 +1,6 @@
-"""python -m tests.distributed.asker FOLDER: trains by a function that writes down what it is asked."""
+"""The part of test_two_askers: each process trains by a function that writes down what it is asked."""
 
 import os
-import sys
 from pathlib import Path
 
 from transformers import TrainingArguments
@@ -10,7 +9,7 @@ from hfdistill import KD, DistillationTrainer, TextTeacher
 from tests.conftest import BAD, make_bert, make_dataset, make_tokenizer
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, _: int) -> None:
     log = folder / f"asked-{os.environ.get('RANK', 0)}.txt"
 
     def answer(texts):
@@ -29,7 +28,3 @@ def main(folder: Path) -> None:
         make_bert(2, seed=2), args, teacher=teacher, objective=KD(), train_dataset=make_dataset(),
         processing_class=make_tokenizer(),
     ).train()  # fmt: skip
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -1,9 +1,9 @@
-"""Run by each process of test_two_recorders: records, trains from what was recorded, writes what it saw."""
+"""The part of test_two_recorders: each process records, trains from what was recorded, writes what it saw."""
 
 import json
-import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -14,7 +14,12 @@ from tests.trainer.conftest import quiet_arguments
 
 
 def main(folder: Path, processes: int) -> None:
-    recording.ROWS_PER_SHARD = 4  # several shards to share
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recording, "ROWS_PER_SHARD", 4)  # several shards to share
+        _main(folder, processes)
+
+
+def _main(folder: Path, processes: int) -> None:
     trainer = DistillationTrainer(
         make_bert(2, seed=2),
         quiet_arguments(folder / "run", learning_rate=0.1, per_device_train_batch_size=8 // processes),
@@ -42,7 +47,3 @@ def main(folder: Path, processes: int) -> None:
         weights = [p.detach().view(-1) for p in [*trainer.model.parameters(), *trainer.blend.parameters()]]
         save_file({"weights": torch.cat(weights)}, folder / "tensors.safetensors")
         (folder / "facts.json").write_text(json.dumps({"asked": asked, "rows": len(logits.store)}))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,60 +1,22 @@
 """Two processes give what one gives, for numbers of rows that divide and that do not."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 from tests.distributed import worker
 
-ROOT = Path(__file__).parents[2]
-
-
-def launch(processes: int, *arguments: str, timeout: int = 240) -> subprocess.CompletedProcess:
-    """`accelerate launch` on CPU; its --cpu option would start one process whatever it is told."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    several = ["--multi_gpu", "--num_processes", str(processes), "--main_process_port", str(port)]
-    one = ["--num_processes", "1"]
-    environment = {
-        **{k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "PYTEST_"))},
-        "ACCELERATE_USE_CPU": "true",
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-    }
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        *(several if processes > 1 else one),
-        "--num_machines",
-        "1",
-    ]
-    command += ["--mixed_precision", "no", "--dynamo_backend", "no", *arguments]
-    return subprocess.run(
-        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
-    )
-
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
-    found = {}
-    for processes in (1, 2):
-        folder = tmp_path_factory.mktemp(f"processes-{processes}")
-        done = launch(processes, "-m", "tests.distributed.worker", str(folder), str(processes))
-        assert done.returncode == 0, done.stderr[-3000:]
-        found[processes] = (
-            load_file(folder / "tensors.safetensors"),
-            json.loads((folder / "facts.json").read_text()),
+def outcomes(folders):
+    return {
+        processes: (
+            load_file(folder / "training" / "tensors.safetensors"),
+            json.loads((folder / "training" / "facts.json").read_text()),
         )
-    return found
+        for processes, folder in folders.items()
+    }
 
 
 CASES = [f"{rows} {kind}" for rows, kind in worker.CASES]

@@ -6,19 +6,13 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.conftest import make_dataset
-from tests.distributed.test_two_processes import launch
 from tests.teachers.cache.cached import digests, shards
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
-    found = {}
-    for processes in (1, 2):
-        folder = tmp_path_factory.mktemp(f"processes-{processes}")
-        done = launch(processes, "-m", "tests.distributed.recorder", str(folder), str(processes))
-        assert done.returncode == 0, done.stderr[-3000:]
-        found[processes] = (folder, json.loads((folder / "facts.json").read_text()))
-    return found
+def outcomes(folders):
+    recorded = {processes: folder / "recording" for processes, folder in folders.items()}
+    return {n: (folder, json.loads((folder / "facts.json").read_text())) for n, folder in recorded.items()}
 
 
 @pytest.mark.distributed

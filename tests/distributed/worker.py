@@ -1,7 +1,6 @@
-"""Run by each process of test_two_processes: trains on several row counts and writes what it saw."""
+"""The part of test_two_processes: each process trains on several row counts and writes what it saw."""
 
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -181,7 +180,3 @@ def main(folder: Path, processes: int) -> None:
     if straight.accelerator.is_main_process:
         save_file(tensors, folder / "tensors.safetensors")
         (folder / "facts.json").write_text(json.dumps(facts))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))

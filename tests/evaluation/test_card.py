@@ -253,9 +253,9 @@ def test_a_thousand_hostile_names_stay_text(report, tmp_path):
             tmp_path, evil, base_model=base, dataset=dataset, dataset_license=licence, license=licence[:500],
             model_name=model, metadata=metadata,
         )  # fmt: skip
-        start = time.perf_counter()
+        start = time.process_time()
         text, header = body_of(path)
-        assert time.perf_counter() - start < 1, seed
+        assert time.process_time() - start < 1, seed
         assert header["note"] == metadata["note"]
         assert header["tags"][-1] == metadata["tags"][0]
         assert header["license"] == licence[:500]

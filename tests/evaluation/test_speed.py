@@ -56,7 +56,7 @@ def test_throughput_keeps_to_its_seconds():
         {"a": Slow()}, lambda _, rows: {"input_ids": torch.zeros(len(rows), 1)}, rows=50, plan=plan
     )
     assert found["a"].throughput_rows <= 12
-    assert found["a"].rows_per_s == pytest.approx(200, rel=0.5)
+    assert 2 < found["a"].rows_per_s <= 200  # as slow as the machine is, never faster than it sleeps
 
 
 def test_a_plan_without_work_is_refused():

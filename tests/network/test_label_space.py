@@ -87,10 +87,10 @@ def test_matched_columns_put_the_teacher_in_the_students_order():
         (NAMED, UNNAMED, {0: 1, 1: 1}, r"must pair each"),
         (NAMED, UNNAMED, {0: 0, "LABEL_0": 1}, r"must pair each"),
         (NAMED, UNNAMED, {0: 0, 1: 1, "LABEL_1": 1}, r"must pair each"),
-        (NAMED, UNNAMED, {"LABEL_0": "negativ", 1: 1}, r"'negativ', which is no class of the student"),
-        (NAMED, UNNAMED, {"positive": 0, 1: 1}, r"'positive', which is no class of the teacher"),
-        (NAMED, UNNAMED, {2: 0, 1: 1}, r"names 2, which is no class of the teacher.*'LABEL_0', 'LABEL_1'"),
-        (NAMED, UNNAMED, {-1: 0, 0: 1}, r"names -1, which is no class"),
+        (NAMED, UNNAMED, {"LABEL_0": "negativ", 1: 1}, r"'negativ', which is not a class of the student"),
+        (NAMED, UNNAMED, {"positive": 0, 1: 1}, r"'positive', which is not a class of the teacher"),
+        (NAMED, UNNAMED, {2: 0, 1: 1}, r"names 2, which is not a class of the teacher.*'LABEL_0', 'LABEL_1'"),
+        (NAMED, UNNAMED, {-1: 0, 0: 1}, r"names -1, which is not a class"),
     ],
 )
 def test_classes_that_cannot_be_matched_are_refused_with_the_fix(student, teacher, label_map, message):

@@ -1,9 +1,5 @@
 """Whether two tokenizers make the same ids of a text, and what they differ in."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 from tokenizers import normalizers, pre_tokenizers
 
@@ -75,18 +71,3 @@ def test_words_that_one_alone_has_are_a_difference():
     more.add_tokens(["film-noir"])
     assert difference(make_tokenizer(), more) == "the student's has 36 tokens, the teacher's 37"
     assert "no id in the teacher's" in difference(more, make_tokenizer())
-
-
-def test_the_print_is_the_same_in_another_process():
-    code = (
-        "from tests.conftest import make_tokenizer; from hfdistill.network.tokenizers import tokenizer_print;"
-        "print(tokenizer_print(make_tokenizer()))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == tokenizer_print(make_tokenizer())

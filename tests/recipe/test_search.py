@@ -1,11 +1,6 @@
 """Searches: what is tried, what is refused, killed and started again, and the page that comes out."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +14,7 @@ from hfdistill.recipe.check import mistakes_of
 from hfdistill.recipe.run import Run, run_recipe
 from hfdistill.recipe.search import search_recipe
 from hfdistill.recipe.search_space import Dimension, usual
-from tests.distributed.test_two_processes import ROOT
+from tests.forked import killed_at, needs_fork
 
 PAGE = """teacher: teacher
 student:
@@ -67,10 +62,10 @@ def test_ranges_are_read(here):
         ("{objective.pkd.weight: [1, 8]}", "there is no such place"),
         ("{objectve.kd.weight: [1, 8]}", "Did you mean objective?"),
         ("{training..seed: [1, 8]}", "there is no such place"),
-        ("{training.learning_rate: 1}", "is no range"),
-        ("{training.learning_rate: [2, 1]}", "is no range"),
-        ("{training.learning_rate: [0, 1, log]}", "is no range"),
-        ("{training.learning_rate: {choices: []}}", "is no range"),
+        ("{training.learning_rate: 1}", "is not a range"),
+        ("{training.learning_rate: [2, 1]}", "is not a range"),
+        ("{training.learning_rate: [0, 1, log]}", "is not a range"),
+        ("{training.learning_rate: {choices: []}}", "is not a range"),
         ("{data.holdout: [0.1, 0.5]}", "which rows are measured on"),
         ("{training.seed: [1, 5]}", "which rows are measured on"),
         ("{training.lr_scheduler_type: [linear, cosinus]}", "one of linear, cosine"),
@@ -177,19 +172,13 @@ def test_training_ends_where_a_trial_is_stopped(here, monkeypatch):
     assert '"step":6' not in told
 
 
+@needs_fork
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_killed_search_goes_on(here):
     steps = ["training.max_steps=6", "training.eval_strategy=no"]
-    command = [sys.executable, "-m", "hfdistill", "train", "page.yaml", "--search", "--trials", "4", *steps]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = subprocess.Popen(command, cwd=here, env=environment, stdout=subprocess.DEVNULL)
-    limit = time.monotonic() + 120
+    killed_at(8, lambda: main(["train", "page.yaml", "--search", "--trials", "4", *steps]))
     file = here / "out" / "search" / "journal.jsonl"
-    while time.monotonic() < limit and run.poll() is None:
-        if file.exists() and (here / "out/search/trial-1").exists():
-            break
-        time.sleep(0.01)
-    run.send_signal(signal.SIGKILL)
-    assert run.wait() == -signal.SIGKILL, "the search was over before it could be killed"
+    assert (here / "out" / "search" / "trial-1").exists()
     with file.open("a") as stream:
         stream.write('{"op_code": 5, "worker')  # as a kill within a write leaves it
     Path(f"{file}.lock").symlink_to(file)

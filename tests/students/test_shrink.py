@@ -1,8 +1,8 @@
 """A shrunk student equals its teacher with the dropped blocks passing their input on."""
 
 import hashlib
+import importlib
 import logging
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +20,7 @@ from transformers import (
 
 from hfdistill.network.architectures import layout_of
 from hfdistill.students.shrink import shrink
+from tests.forked import in_child, needs_fork
 from tests.network.test_architectures import LABELS, TINY, batch, tiny
 
 REAL = Path(__file__).parents[2].parent / "shared/models/minilm-l6-sst2"
@@ -92,18 +93,22 @@ def test_saved_it_is_a_plain_model(model_type, tmp_path):
     assert loaded.config.shrunk_from["layers"] == student.config.shrunk_from["layers"]
 
 
+@needs_fork
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_loads_where_hfdistill_is_not_installed(tmp_path):
-    student = shrink(tiny("bert"), layers=2)
+    student, inputs = shrink(tiny("bert"), layers=2), batch()
     student.save_pretrained(tmp_path)
-    torch.save({"inputs": batch(), "logits": logits(student)}, tmp_path / "expected.pt")
-    script = """
-import sys; sys.modules["hfdistill"] = None
-import torch; from transformers import AutoModelForSequenceClassification
-saved = torch.load(sys.argv[1] + "/expected.pt")
-model = AutoModelForSequenceClassification.from_pretrained(sys.argv[1])
-assert torch.equal(model(**saved["inputs"]).logits, saved["logits"])
-"""
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, timeout=120)
+    expected = logits(student)
+
+    def work():
+        for name in [name for name in sys.modules if name.partition(".")[0] == "hfdistill"]:
+            sys.modules[name] = None
+        with pytest.raises(ImportError):
+            importlib.import_module("hfdistill")
+        model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+        assert torch.equal(model(**inputs).logits, expected)
+
+    assert in_child(work) == 0
 
 
 @pytest.mark.parametrize("model_type", sorted(TINY))

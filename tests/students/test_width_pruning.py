@@ -161,7 +161,7 @@ def test_tells_what_is_kept_and_what_it_costs(caplog):
         ({"heads": 0}, r"heads=0 does not fit"),
         ({"ffn": 33}, r"ffn=33 does not fit a teacher of 32 neurons"),
         ({"ffn": True}, r"ffn=True"),
-        ({"size": "large"}, r"size='large' is no size.*tiny, mini, small, medium"),
+        ({"size": "large"}, r"size='large' is not a size.*tiny, mini, small, medium"),
         ({"size": "tiny"}, r"width=128 does not fit"),
         ({"ffn": 8, "data": None}, r"no data to measure it on.*return_tensors='pt'"),
     ],

@@ -19,6 +19,7 @@ from hfdistill import (
 )
 from hfdistill.files import checkpoint as checkpoints
 from tests.conftest import make_bert, make_dataset, make_tokenizer
+from tests.forked import in_child, needs_fork
 
 DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
 
@@ -68,24 +69,10 @@ def straight(one_thread, tmp_path_factory):
     return trainer
 
 
-def in_child(work):
-    """Run `work` in a forked child, and return how it ended."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-        finally:
-            os._exit(0)
-    return os.waitpid(pid, 0)[1]
-
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-
-
 @needs_fork
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-@pytest.mark.parametrize("call", range(1, 60, 6))
-def test_killed_at_any_flush_of_a_save(straight, tmp_path, monkeypatch, call):
+@pytest.mark.parametrize("call", [1, 14, 27, 40])  # there are 10 in each of 6 saves
+def test_killed_at_a_flush_of_a_save(straight, tmp_path, monkeypatch, call):
     calls = []
     flush = os.fsync
 
@@ -109,8 +96,18 @@ def test_killed_at_any_flush_of_a_save(straight, tmp_path, monkeypatch, call):
 
 
 @needs_fork
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-@pytest.mark.parametrize("seconds", [0.05, 0.1, 0.2, 0.3])
+@pytest.mark.parametrize("call", range(1, 60))
+def test_killed_at_any_flush_of_a_save(straight, tmp_path, monkeypatch, call):
+    test_killed_at_a_flush_of_a_save(straight, tmp_path, monkeypatch, call)
+
+
+@needs_fork
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize(
+    "seconds", [0.1, 0.3, *(pytest.param(t, marks=pytest.mark.slow) for t in (0.05, 0.2))]
+)
 def test_killed_at_any_time(straight, tmp_path, seconds):
     pid = os.fork()
     if pid == 0:
@@ -129,10 +126,11 @@ def test_killed_at_any_time(straight, tmp_path, seconds):
 @pytest.mark.parametrize(
     "option", [{"length_grouping": False}, {"dataloader_num_workers": 1}], ids=lambda o: next(iter(o))
 )
-def test_every_checkpoint_resumes_bit_for_bit(tmp_path, option):
+@pytest.mark.parametrize("steps", [(2, 3, 4), pytest.param((1, 5), marks=pytest.mark.slow)], ids=str)
+def test_a_checkpoint_within_an_epoch_or_at_its_end_resumes_bit_for_bit(tmp_path, option, steps):
     whole = build(tmp_path, **option)
     whole.train()
-    for step in range(1, 6):
+    for step in steps:
         resumed = build(tmp_path, **option, save_strategy="no")
         resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
         assert torch.equal(flat(resumed), flat(whole)), step

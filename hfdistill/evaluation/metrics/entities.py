@@ -19,11 +19,7 @@ def entity_f1(
     As conlleval counts (Tjong Kim Sang and De Meulder 2003, arXiv cs/0306050). None where the classes are no
     tags of entities (B-PER, I-PER, O), or where seqeval is not installed: `pip install 'hfdistill[tokens]'`.
 
-    Args:
-        predicted: class ids (words,).
-        labels: class ids (words,).
-        lengths: words of each text, which add up to all words.
-        names: of the classes.
+    Class ids are (words,); `lengths` are the words of each text, which add up to all words.
 
     Example:
         >>> import numpy as np

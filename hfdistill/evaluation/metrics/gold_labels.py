@@ -60,7 +60,7 @@ def _shown(label: Any) -> Any:
 
 
 def _check_sets(values: Array, config: Any, *, split: str) -> None:
-    """Refuse rows of several labels that are no sets of classes."""
+    """Refuse rows of several labels that are not sets of classes."""
     row = next((int(row) for row in np.flatnonzero(((values > 0) & (values < 1)).any(axis=1))), None)
     if row is not None:
         raise LabelSpaceError(

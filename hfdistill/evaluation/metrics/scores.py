@@ -6,6 +6,8 @@ import math
 from typing import Any
 
 import numpy as np
+from scipy.special import log_expit, log_softmax
+from scipy.stats import rankdata
 from sklearn.metrics import f1_score
 
 from hfdistill.evaluation.metrics.agreement import agreement
@@ -43,7 +45,7 @@ def scores(kind: str, logits: Array, labels: Array) -> Scores:
     return {
         "mse": float(np.mean((x[:, 0] - y) ** 2)),
         "pearson": pearson(x[:, 0], y),
-        "spearman": pearson(_ranks(x[:, 0]), _ranks(y)),
+        "spearman": pearson(rankdata(x[:, 0]), rankdata(y)),
     }
 
 
@@ -58,11 +60,11 @@ def fidelity(kind: str, student: Array, teacher: Array) -> Scores:
     if kind == "regression":
         return {"mse_teacher": float(np.mean((s - t) ** 2)), "pearson_teacher": pearson(s[:, 0], t[:, 0])}
     if kind in ("single_label", "token"):
-        log_s, log_t = log_softmax(s), log_softmax(t)
+        log_s, log_t = log_softmax(s, axis=1), log_softmax(t, axis=1)
         kl = (np.exp(log_t) * (log_t - log_s)).sum(axis=1).mean()
         return {"agreement": agreement(s.argmax(axis=1), t.argmax(axis=1)), "kl": float(kl)}
-    p = np.exp(_log_sigmoid(t))
-    kl = (p * (_log_sigmoid(t) - _log_sigmoid(s)) + (1 - p) * (_log_sigmoid(-t) - _log_sigmoid(-s))).mean()
+    p = np.exp(log_expit(t))
+    kl = (p * (log_expit(t) - log_expit(s)) + (1 - p) * (log_expit(-t) - log_expit(-s))).mean()
     return {
         "agreement": agreement(s > 0, t > 0),
         "label_agreement": float(np.mean((s > 0) == (t > 0))),
@@ -98,14 +100,8 @@ def pearson(a: Array, b: Array) -> float | None:
     return float(np.clip(a @ b / scale, -1.0, 1.0)) if scale > 0 else None
 
 
-def log_softmax(logits: Array) -> Array:
-    """Return the log-probabilities of each row; (rows, C)."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
-
-
 def _single_label(x: Array, labels: Array) -> Scores:
-    log_p, predicted = log_softmax(x), x.argmax(axis=1)
+    log_p, predicted = log_softmax(x, axis=1), x.argmax(axis=1)
     accuracy = float(np.mean(predicted == labels))
     return {
         "accuracy": accuracy,
@@ -124,15 +120,5 @@ def _multi_label(x: Array, labels: Array) -> Scores:
         "subset_accuracy_se": math.sqrt(accuracy * (1 - accuracy) / len(labels)),
         "micro_f1": float(f1_score(truth, predicted, average="micro", zero_division=0)),
         "macro_f1": float(f1_score(truth, predicted, average="macro", zero_division=0)),
-        "nll": float(-np.where(truth, _log_sigmoid(x), _log_sigmoid(-x)).mean()),
+        "nll": float(-np.where(truth, log_expit(x), log_expit(-x)).mean()),
     }
-
-
-def _log_sigmoid(x: Array) -> Array:
-    return np.asarray(-np.logaddexp(0.0, -x))
-
-
-def _ranks(x: Array) -> Array:
-    """Return ranks from 1, ties share their mean."""
-    _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
-    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[inverse])

@@ -1,4 +1,4 @@
-"""Which students are worth their time: quality over latency, size as the area of a bubble."""
+"""`draw_frontier` shows which students are worth their time: quality over latency, a bubble for the size."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ def points_of(
         ValueError: no student was timed, or one has no labels to be scored on.
     """
     kinds = {"distilled": distilled, "undistilled": undistilled or {}}
-    found: list[Point] = []
+    points: list[Point] = []
     for kind, runs in kinds.items():
         for name, reports in runs.items():
             timed = next((report for report in reports if report.student.speed), None)
             if timed is not None:
-                found.append(_point(name, kind, timed.student, [r.student for r in reports], timed.task))
-                if timed.teacher is not None and timed.teacher.speed and found[0].kind != "teacher":
-                    found.insert(0, _point("teacher", "teacher", timed.teacher, [timed.teacher], timed.task))
-    if not found:
+                points.append(_point(name, kind, timed.student, [r.student for r in reports], timed.task))
+                if timed.teacher is not None and timed.teacher.speed and points[0].kind != "teacher":
+                    points.insert(0, _point("teacher", "teacher", timed.teacher, [timed.teacher], timed.task))
+    if not points:
         raise ValueError("No report has a student's speed. Measure it, or time all with time_together.")
-    return found
+    return points
 
 
 def _point(name: str, kind: str, timed: ModelReport, models: Sequence[ModelReport], task: str) -> Point:
@@ -119,29 +119,35 @@ def _bubbles(axes: Any, points: Sequence[Point]) -> None:
         [p.latency_ms for p in stairs], [p.quality for p in stairs],
         where="post", color="black", linestyle=":", linewidth=1.4, zorder=1,
     )  # fmt: skip
-    taught = {p.name: p for p in points if p.kind == "distilled"}
+    distilled = {p.name: p for p in points if p.kind == "distilled"}
     for p in sorted(points, key=lambda p: -p.size_mb):
         axes.scatter(
             p.latency_ms, p.quality, s=_area(p.size_mb, points), edgecolor="black", zorder=3, **KINDS[p.kind]
         )
         axes.plot(p.latency_ms, p.quality, ".", color="black", markersize=3, zorder=4)
-        if p.kind == "undistilled" and p.name in taught:
-            other = taught[p.name]
+        if p.kind == "undistilled" and p.name in distilled:
+            other = distilled[p.name]
             ends = [p.latency_ms, other.latency_ms], [p.quality, other.quality]
             axes.plot(*ends, color="#777777", linewidth=0.8, zorder=2)
     _limits(axes, points)
 
 
 def _limits(axes: Any, points: Sequence[Point]) -> None:
-    """Leave room for bubbles and labels; times stand on a logarithmic axis as plain numbers."""
+    """Leave room for bubbles and labels."""
+    low, high = (f(p.quality for p in points) for f in (min, max))
+    room = 0.15 * max(high - low, 1e-3 * max(abs(high), 1e-6))
+    axes.set(ylim=(low - room, high + room))
+    log_times(axes, [p.latency_ms for p in points])
+
+
+def log_times(axes: Any, times: Sequence[float]) -> None:
+    """Put times on a logarithmic axis with room at both ends, written as plain numbers."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    fast, slow = (f(p.latency_ms for p in points) for f in (min, max))
-    low, high = (f(p.quality for p in points) for f in (min, max))
+    fast, slow = min(times), max(times)
     pad = 0.12 * math.log(max(slow / fast, 3.0))
-    room = 0.15 * max(high - low, 1e-3 * max(abs(high), 1e-6))
     axes.set_xscale("log")
-    axes.set(xlim=(fast / math.exp(pad), slow * math.exp(pad)), ylim=(low - room, high + room))
+    axes.set_xlim(fast / math.exp(pad), slow * math.exp(pad))
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(plain_numbers())
     axes.xaxis.set_minor_formatter(NullFormatter())

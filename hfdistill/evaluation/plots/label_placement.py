@@ -1,4 +1,4 @@
-"""Names beside the points of a plot, none over another."""
+"""`place_labels` writes names beside the points of a plot, none over another."""
 
 from __future__ import annotations
 

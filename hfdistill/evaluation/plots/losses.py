@@ -1,4 +1,4 @@
-"""What the loss was made of, over the steps of a run."""
+"""`draw_losses` shows what the loss was made of, over the steps of a run."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def parts_of(history: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float
 
     A single part is the loss itself and left out.
     """
-    found: dict[str, list[tuple[float, float]]] = {}
+    points: dict[str, list[tuple[float, float]]] = {}
     for entry in history:
         for name, value in entry.items():
             if (name == "eval_loss" or name == "loss" or name.startswith("loss_")) and "step" in entry:
-                found.setdefault(name, []).append((float(entry["step"]), float(value)))
-    parts = [name for name in found if name.startswith("loss_")]
+                points.setdefault(name, []).append((float(entry["step"]), float(value)))
+    parts = [name for name in points if name.startswith("loss_")]
     hidden = parts if len(parts) == 1 else parts[MOST - 1 :]
-    return {name: values for name, values in found.items() if name not in hidden}
+    return {name: values for name, values in points.items() if name not in hidden}
 
 
 @drawing()
@@ -42,20 +42,20 @@ def draw_losses(history: Sequence[Mapping[str, Any]]) -> Any:
     """
     from matplotlib.ticker import NullFormatter
 
-    found = parts_of(history)
-    if "loss" not in found:
+    parts = parts_of(history)
+    if "loss" not in parts:
         raise ValueError("The history holds no loss. Give trainer.state.log_history, after some steps.")
     made = figure(8.0, 4.2)
     axes = made.add_subplot()
-    for i, (name, values) in enumerate(sorted(found.items(), key=lambda item: item[0] != "loss")):
+    for i, (name, values) in enumerate(sorted(parts.items(), key=lambda item: item[0] != "loss")):
         steps, losses = zip(*values, strict=True)
         every = max(1, len(steps) // 10)
-        start = min(i * every // len(found), len(steps) - 1)
+        start = min(i * every // len(parts), len(steps) - 1)
         axes.plot(
             steps, losses, color=COLOURS[i], linestyle=DASHES[i], marker=MARKS[i], markersize=5,
             markevery=(start, every), linewidth=2.0 if name == "loss" else 1.3, label=_title(name),
         )  # fmt: skip
-    positive = [value for values in found.values() for _, value in values if value > 0]
+    positive = [value for values in parts.values() for _, value in values if value > 0]
     if positive and max(positive) > 30 * min(positive):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(plain_numbers())

@@ -1,4 +1,4 @@
-"""What a student answers: how sure it is, what it confuses, which classes it lost."""
+"""These plots show what a student answers: how sure it is, what it confuses, which classes it lost."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def draw_reliability(report: Report) -> Any:
         ValueError: the report has no bins: no labels, several labels a row, or measured by an old version.
         ImportError: matplotlib is not installed.
     """
-    found = {role: m.reliability for role, m in report.models().items() if m.reliability}
-    if not found:
+    reliability = {role: m.reliability for role, m in report.models().items() if m.reliability}
+    if not reliability:
         raise ValueError("The report has no reliability bins. Measure again, on rows with one label each.")
     made = figure(6.4, 6.4)
     top, below = made.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     top.plot([0, 100], [0, 100], color="#888888", linewidth=1, label="as sure as right")
-    full = {role: [b for b in bins if b.rows >= FEW] or bins for role, bins in found.items()}
-    for place, (role, bins) in enumerate(found.items()):
+    full = {role: [b for b in bins if b.rows >= FEW] or bins for role, bins in reliability.items()}
+    for place, (role, bins) in enumerate(reliability.items()):
         i = ROLES[role]
         ece = (report.models()[role].metrics or {}).get("ece")
         name = NAMES[role] if ece is None else f"{NAMES[role]}, ECE {100 * ece:.1f} %"
@@ -59,14 +59,14 @@ def draw_reliability(report: Report) -> Any:
             color=COLOURS[i], marker=MARKS[i], linestyle=DASHES[i],
             markerfacecolor="white" if i else COLOURS[i],
         )  # fmt: skip
-        width = 100 / BINS / (len(found) + 0.5)
+        width = 100 / BINS / (len(reliability) + 0.5)
         left = [100 / BINS * max(0, math.ceil(b.confidence * BINS - 1e-9) - 1) for b in bins]
         below.bar(
             [x + (place + 0.25) * width for x in left], [b.rows for b in bins], width=width,
             align="edge",
             facecolor="white" if i else COLOURS[i], edgecolor=COLOURS[i], hatch=HATCHES[i], linewidth=0.8,
         )  # fmt: skip
-    lowest = min(b.confidence for bins in found.values() for b in bins)
+    lowest = min(b.confidence for bins in reliability.values() for b in bins)
     top.set(xlim=(100 / BINS * math.floor(lowest * BINS + 1e-9), 100), ylim=(0, 102))
     rows = report.data.scored.rpartition(" ")[2]
     title = f"Reliability on {report.data.scored} (above: bins of at least {FEW} {rows})"
@@ -96,14 +96,14 @@ def draw_confusion(report: Report) -> Any:
     return (_matrices if all(c.complete for c in report.confusions) else _pairs)(report, report.confusions)
 
 
-def _matrices(report: Report, found: tuple[Confusion, ...]) -> Any:
+def _matrices(report: Report, confusions: tuple[Confusion, ...]) -> Any:
     from matplotlib.colors import PowerNorm
 
     names = [text(c.label, limit=24) for c in report.classes]
     side = 1.6 + 0.42 * max(len(names), 4)
-    made = figure((side + 0.5) * len(found) + 0.8, side + 0.3)
-    panels = made.subplots(1, len(found), squeeze=False)[0]
-    for axes, confusion in zip(panels, found, strict=True):
+    made = figure((side + 0.5) * len(confusions) + 0.8, side + 0.3)
+    panels = made.subplots(1, len(confusions), squeeze=False)[0]
+    for axes, confusion in zip(panels, confusions, strict=True):
         counts = [[0] * len(names) for _ in names]
         for cell in confusion.cells:
             counts[cell.row][cell.column] = cell.rows
@@ -112,7 +112,9 @@ def _matrices(report: Report, found: tuple[Confusion, ...]) -> Any:
         axes.grid(visible=False)
         axes.set_xticks(range(len(names)), labels=names, rotation=40, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(names)), labels=names)
-        axes.set(xlabel="student's answer", ylabel=_against(confusion), title=f"against {_short(confusion)}")
+        axes.set(
+            xlabel="student's answer", ylabel=_against(confusion), title=f"against the {confusion.against}"
+        )
         for i, row in enumerate(counts if len(names) <= WITH_NUMBERS else ()):
             for j, n in enumerate(row):
                 if n:
@@ -122,12 +124,12 @@ def _matrices(report: Report, found: tuple[Confusion, ...]) -> Any:
     return made
 
 
-def _pairs(report: Report, found: tuple[Confusion, ...]) -> Any:
+def _pairs(report: Report, confusions: tuple[Confusion, ...]) -> Any:
     names = [text(c.label, limit=36) for c in report.classes]
-    made = figure(9.6, 0.9 * len(found) + 0.27 * sum(min(PAIRS, len(c.cells)) for c in found) + 0.4)
-    heights = [max(1, min(PAIRS, len(c.cells))) for c in found]
-    panels = made.subplots(len(found), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for axes, confusion in zip(panels, found, strict=True):
+    made = figure(9.6, 0.9 * len(confusions) + 0.27 * sum(min(PAIRS, len(c.cells)) for c in confusions) + 0.4)
+    heights = [max(1, min(PAIRS, len(c.cells))) for c in confusions]
+    panels = made.subplots(len(confusions), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, confusion in zip(panels, confusions, strict=True):
         cells = [cell for cell in confusion.cells if cell.row != cell.column]
         cells = sorted(cells, key=lambda cell: -cell.rows)[:PAIRS]
         bars = axes.barh(
@@ -147,10 +149,6 @@ def _pairs(report: Report, found: tuple[Confusion, ...]) -> Any:
 
 def _against(confusion: Confusion) -> str:
     return {"labels": "label", "teacher": "teacher's answer"}[confusion.against]
-
-
-def _short(confusion: Confusion) -> str:
-    return {"labels": "the labels", "teacher": "the teacher"}[confusion.against]
 
 
 def changes_of(report: Report) -> list[tuple[ClassReport, float]]:
@@ -178,14 +176,14 @@ def draw_classes(report: Report) -> Any:
         ValueError: the report has no classes with rows, or no teacher.
         ImportError: matplotlib is not installed.
     """
-    found = changes_of(report)
-    if not found:
+    changes = changes_of(report)
+    if not changes:
         raise ValueError(
             "The report has no recalls of student and teacher. Measure labelled rows with teacher=."
         )
-    made = figure(8.0, 1.5 + 0.3 * len(found))
+    made = figure(8.0, 1.5 + 0.3 * len(changes))
     axes = made.add_subplot()
-    for y, (entry, change) in enumerate(found):
+    for y, (entry, change) in enumerate(changes):
         student, teacher = 100 * entry.student_recall, 100 * entry.teacher_recall  # type: ignore[operator]
         axes.plot([teacher, student], [y, y], color="#777777", linewidth=2, zorder=1)
         axes.plot(teacher, y, "s", color="white", markeredgecolor=COLOURS[1], markersize=8, zorder=2)
@@ -199,12 +197,12 @@ def draw_classes(report: Report) -> Any:
         )
     axes.plot([], [], "s", color="white", markeredgecolor=COLOURS[1], markersize=8, label="teacher")
     axes.plot([], [], "o", color=COLOURS[0], markersize=5, label="student")
-    labels = [f"{text(entry.label)} ({entry.rows:,})" for entry, _ in found]
-    axes.set_yticks(range(len(found)), labels=labels)
-    axes.set_ylim(len(found) - 0.4, -0.6)
-    few = f": the {len(found)} of {len(report.classes)} classes that changed most"
+    labels = [f"{text(entry.label)} ({entry.rows:,})" for entry, _ in changes]
+    axes.set_yticks(range(len(changes)), labels=labels)
+    axes.set_ylim(len(changes) - 0.4, -0.6)
+    few = f": the {len(changes)} of {len(report.classes)} classes that changed most"
     made.suptitle(
-        "Recall beside the teacher" + (few if len(found) < len(report.classes) else ""), fontsize=11
+        "Recall beside the teacher" + (few if len(changes) < len(report.classes) else ""), fontsize=11
     )
     axes.set_xlabel(
         f"{report.data.scored.rpartition(' ')[2]} of the class that are found (%)\nbeside: change in points"

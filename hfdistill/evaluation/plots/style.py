@@ -1,4 +1,4 @@
-"""How every plot looks: told apart in black and white and by colour-blind readers, whatever a label says."""
+"""The style of every plot: readable in black and white, by colour-blind readers, whatever a label says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept of a teacher's answers, and in which folder."""
+"""`Contents` says what is kept of a teacher's answers, and names the folder."""
 
 from __future__ import annotations
 
@@ -136,11 +136,7 @@ def refuse_public(folder: Path) -> None:
 
 
 def write_facts(folder: Path, facts: dict[str, Any]) -> None:
-    """Put the facts in place, unless they are there.
-
-    Raises:
-        CacheError: where they cannot be written.
-    """
+    """Put the facts in place, unless they are there."""
     with suppress(CacheError):
         read_facts(folder)
         return

@@ -1,4 +1,4 @@
-"""What a teacher reads of a row, as 16 bytes."""
+"""A key says what a teacher reads of a row, in 16 bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from hfdistill.network.trace import Batch
 Ints: TypeAlias = NDArray[np.int64]
 
 KEY_BYTES = 16
-LABELS = frozenset({"label", "labels", "label_ids"})
 
 
 @dataclass(frozen=True, eq=False)

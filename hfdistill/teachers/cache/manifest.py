@@ -1,4 +1,4 @@
-"""What a recording says of its teacher, as plain data."""
+"""The manifest of a recording says what teacher it is of, as plain data."""
 
 from __future__ import annotations
 
@@ -54,21 +54,21 @@ def only_recording(root: Path, contents: Contents | None) -> Path:
     Raises:
         CacheError: where there is none, or several.
     """
-    found = [root] if (root / FACTS).exists() else [path.parent for path in sorted(root.glob(f"*/{FACTS}"))]
+    folders = [root] if (root / FACTS).exists() else [path.parent for path in sorted(root.glob(f"*/{FACTS}"))]
     if contents is not None:
-        found = [path for path in found if Contents.of(read_facts(path)["contents"]) == contents]
-    if not found:
+        folders = [path for path in folders if Contents.of(read_facts(path)["contents"]) == contents]
+    if not folders:
         raise CacheError(
             f"{root} holds no recorded answers{'' if contents is None else f' with {contents}'}. Record "
             f"them: hfdistill.record(teacher, dataset, folder={str(root)!r})."
         )
-    if len(found) > 1:
-        shown = "; ".join(f"{path.name[:12]}… {read_facts(path)['contents']}" for path in found[:5])
+    if len(folders) > 1:
+        shown = "; ".join(f"{path.name[:12]}… {read_facts(path)['contents']}" for path in folders[:5])
         raise CacheError(
-            f"{root} holds the answers of {len(found)} teachers or contents ({shown}). Name one of its "
+            f"{root} holds the answers of {len(folders)} teachers or contents ({shown}). Name one of its "
             "folders, or give contents= or the teacher= itself."
         )
-    return found[0]
+    return folders[0]
 
 
 def plain_config(config: Any) -> dict[str, Any] | None:

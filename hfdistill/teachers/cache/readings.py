@@ -1,4 +1,4 @@
-"""What is read inside a network, row by row and without padding, as a shard holds it; and back."""
+"""Readings are put into a shard row by row, without padding, and laid out as a batch again."""
 
 from __future__ import annotations
 

@@ -20,9 +20,10 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 from hfdistill.data.encode import encode
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import TOKEN_TYPES
+from hfdistill.network.task import LABELS
 from hfdistill.teachers.base import as_teacher, assign_column_prefixes
 from hfdistill.teachers.cache.contents import CacheError, Contents
-from hfdistill.teachers.cache.keys import KEY_BYTES, LABELS, Ints
+from hfdistill.teachers.cache.keys import KEY_BYTES, Ints
 from hfdistill.teachers.cache.store import ROWS_PER_SHARD, Store, chunk_of
 from hfdistill.teachers.cache.teacher import CachedTeacher
 
@@ -101,36 +102,36 @@ def record_missing(
 ) -> None:
     """Record the rows that are missing."""
     keys, lengths = _scan(cached, dataset, collate)
-    lost = np.flatnonzero(cached.missing(keys))
-    if not len(lost):
+    missing = np.flatnonzero(cached.missing(keys))
+    if not len(missing):
         return
     if cached.teacher is None:
-        raise CacheError(cached.missing_message(len(lost), of=len(keys)))
-    new = lost[np.sort(np.unique(keys[lost], axis=0, return_index=True)[1])]
+        raise CacheError(cached.missing_message(len(missing), of=len(keys)))
+    new = missing[np.sort(np.unique(keys[missing], axis=0, return_index=True)[1])]
     cached.before_asking(len(new), of=len(np.unique(keys, axis=0)), progress=progress)
     cached.check_deterministic(_batch(dataset, new[:8], collate))
     store = cached.store
     assert store is not None  # noqa: S101 - opened by check_deterministic
     store.sweep()
-    lost = _longest_first(np.flatnonzero(cached.missing(keys)), keys, lengths)
-    _check_room(store, lengths[lost], budget_mb)
+    missing = _longest_first(np.flatnonzero(cached.missing(keys)), keys, lengths)
+    _check_room(store, lengths[missing], budget_mb)
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1  # they cut alike, whatever each has seen recorded
-    cut = _longest_first(np.arange(len(keys)), keys, lengths) if several else lost
+    cut = _longest_first(np.arange(len(keys)), keys, lengths) if several else missing
     # the calls of a function may be slow, and few enough to be shared
     most = 8 * cached.batch_rows if several and cached.batch_rows else ROWS_PER_SHARD
     chunks = _chunks(store, cut, keys, lengths, tokens_per_batch, cached.batch_rows, most)
     for chunk in chunks:
         chunk.new = int(cached.missing(chunk.keys).sum())
-    with tqdm(total=len(lost), desc="Recording the teacher", unit=" rows", disable=not progress) as bar:
+    with tqdm(total=len(missing), desc="Recording the teacher", unit=" rows", disable=not progress) as bar:
         _work(cached, chunks, lambda rows: _batch(dataset, rows, collate), bar)
     store.refresh()
-    lost = np.flatnonzero(cached.missing(keys))
-    if len(lost):
-        raise CacheError(cached.missing_message(len(lost), of=len(keys)))
+    missing = np.flatnonzero(cached.missing(keys))
+    if len(missing):
+        raise CacheError(cached.missing_message(len(missing), of=len(keys)))
 
 
 def _longest_first(rows: Ints, keys: NDArray[np.uint8], lengths: Ints) -> Ints:
-    """Each text once; texts of one length in the order of their keys."""
+    """Order the rows, each text once; texts of one length stand in the order of their keys."""
     _, first = np.unique(keys[rows], axis=0, return_index=True)
     rows = rows[first]
     return rows[np.argsort(-lengths[rows], kind="stable")]
@@ -156,10 +157,10 @@ def _work(cached: CachedTeacher, chunks: list[_Chunk], load: Callable[[Ints], An
     for wait in (False, True):
         taken = []
         for chunk in left:
-            with store.claim(chunk.name, wait=wait) as mine:
+            with store.claim(chunk.name, wait=wait) as claimed:
                 store.refresh()
                 if cached.missing(chunk.keys).any():
-                    if not mine:
+                    if not claimed:
                         taken.append(chunk)
                         continue
                     _answer(cached, store, chunk, load)
@@ -233,8 +234,8 @@ _CHANGING = (
 
 def _batch(dataset: Any, rows: Ints, collate: Collate) -> dict[str, Any]:
     several = getattr(dataset, "__getitems__", None)
-    found = several(rows.tolist()) if several is not None else [dataset[i] for i in rows.tolist()]
-    return dict(collate(found))
+    rows_of_batch = several(rows.tolist()) if several is not None else [dataset[i] for i in rows.tolist()]
+    return dict(collate(rows_of_batch))
 
 
 def _chunks(
@@ -274,16 +275,18 @@ def _bytes(store: Store, lengths: Ints) -> float:
 def _check_room(store: Store, lengths: Ints, budget_mb: float) -> None:
     size = _bytes(store, lengths)
     free = shutil.disk_usage(store.folder).free
-    said = f"The teacher's answers to {len(lengths):,} rows will take {size / 1e6:,.1f} MB in {store.folder}"
+    message = (
+        f"The teacher's answers to {len(lengths):,} rows will take {size / 1e6:,.1f} MB in {store.folder}"
+    )
     if size > free:
         raise CacheError(
-            f"{said}, and {free / 1e6:,.1f} MB are free. Name another folder=, or keep less: "
+            f"{message}, and {free / 1e6:,.1f} MB are free. Name another folder=, or keep less: "
             "Contents(dtype='float16'), pooled='mean', fewer taps."
         )
     logger.log(
         logging.WARNING if size > budget_mb * 1e6 else logging.INFO,
         "%s (budget_mb=%s; Contents(dtype='float16'), pooled='mean' or fewer taps take less)",
-        said,
+        message,
         budget_mb,
     )
 
@@ -309,13 +312,13 @@ def _readable(dataset: Any, tokenizer: Any, live: Any, max_length: int | None) -
             "token classifiers teach live. Leave the recording out."
         )
     pads = DataCollatorWithPadding(tokenizer)
-    kept = {*tokenizer.model_input_names, *live.inputs()} - LABELS
-    return dataset, lambda rows: pads([{n: v for n, v in row.items() if n in kept} for row in rows])
+    names = {*tokenizer.model_input_names, *live.inputs()}.difference(LABELS)
+    return dataset, lambda rows: pads([{n: v for n, v in row.items() if n in names} for row in rows])
 
 
 def _own_device() -> torch.device:
     """Return the accelerator that a launcher gave this process, or the CPU."""
-    found = torch.accelerator.current_accelerator(check_available=True)
-    if found is None:
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
         return torch.device("cpu")
-    return torch.device(found.type, int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", 0)))

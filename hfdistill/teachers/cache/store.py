@@ -65,18 +65,18 @@ class Store:
 
     def refresh(self) -> None:
         """Take in the shards that were published since; set damaged ones aside."""
-        found = []
+        shards = []
         for path in sorted(self.folder.iterdir()):
             if path.name in self._known:
                 continue
             self._known.add(path.name)
             match = _SHARD.fullmatch(path.name)
             if match and path.is_file() and not path.is_symlink():
-                found += self._read(path, sha256=match[1])
+                shards += self._read(path, sha256=match[1])
             elif not (path.name in (FACTS, CLAIMS) or path.name.startswith((BROKEN, "."))):
-                logger.warning("%s is no part of a cache and is left alone", printable(repr(path.name)))
-        if found:
-            self._shards += found
+                logger.warning("%s is not a part of a cache and is left alone", printable(repr(path.name)))
+        if shards:
+            self._shards += shards
             self._table = self._tabled(self._shards)
 
     def hold(self, tensors: dict[str, Tensor]) -> None:
@@ -143,9 +143,9 @@ class Store:
             name = column(tap)
             long = rows if self.contents.pooled else tokens
             expected[name] = ((long, *self.facts["shapes"][name]), dtype)
-        found = {name: (tuple(value.shape), value.dtype) for name, value in tensors.items()}
-        if found != expected:
-            raise ValueError(f"it should hold {expected}, and holds {found}")
+        layout = {name: (tuple(value.shape), value.dtype) for name, value in tensors.items()}
+        if layout != expected:
+            raise ValueError(f"it should hold {expected}, and holds {layout}")
         if rows and int(tensors["lengths"].min()) < 0:
             raise ValueError("it holds a negative length")
 
@@ -217,13 +217,13 @@ class Store:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             descriptor = os.open(self.folder / CLAIMS, flags, 0o600)
             fcntl.lockf(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, place)
-            mine = True
+            claimed = True
         except (BlockingIOError, PermissionError):
-            mine = False
+            claimed = False
         except OSError:
-            mine = True
+            claimed = True
         try:
-            yield mine
+            yield claimed
         finally:
             if descriptor >= 0:
                 os.close(descriptor)

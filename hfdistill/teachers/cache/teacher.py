@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hfdistill.network.inputs import TOKEN_TYPES, reads_token_types, token_type_count
+from hfdistill.network.task import LABELS
 from hfdistill.network.trace import Batch, Tap, Trace
 from hfdistill.teachers.base import PREFIX, ModelTeacher, Teacher, as_teacher
 from hfdistill.teachers.cache.contents import (
@@ -24,7 +25,7 @@ from hfdistill.teachers.cache.contents import (
     make_folder,
     write_facts,
 )
-from hfdistill.teachers.cache.keys import LABELS, Rows, chosen, other_reading, pushed, rows_of
+from hfdistill.teachers.cache.keys import Rows, chosen, other_reading, pushed, rows_of
 from hfdistill.teachers.cache.manifest import (
     accepted,
     config_from,
@@ -120,7 +121,7 @@ class CachedTeacher(Teacher):
 
     @property
     def same_tokens(self) -> bool:
-        """The live teacher's, which is settled late; False where tokens are pooled, whoever reads them."""
+        """Whether the live teacher reads the student's tokens, settled late; not where they are pooled."""
         same = self._same_tokens if self.teacher is None else _same_tokens(self.teacher)
         return same and not self.contents.pooled
 
@@ -156,7 +157,7 @@ class CachedTeacher(Teacher):
         return frozenset(names if typed else names - {self.prefix + TOKEN_TYPES})
 
     def embedders(self) -> Sequence[nn.Module]:
-        """Return None: it looks its answers up."""
+        """Return no model: the answers are looked up."""
         return ()
 
     def parts(self) -> Sequence[Teacher]:
@@ -187,12 +188,12 @@ class CachedTeacher(Teacher):
         """
         inputs = self._inputs(batch)
         rows = rows_of(inputs)
-        lost = self.missing(rows.keys)
-        if self.store is None or not lost.any() or not self._takes_zeros():
+        missing = self.missing(rows.keys)
+        if self.store is None or not missing.any() or not self._takes_zeros():
             return rows
         other, alike = other_reading(inputs)
         keys = rows_of(other).keys
-        same = lost & alike & ~self.missing(keys)
+        same = missing & alike & ~self.missing(keys)
         rows.keys[same] = keys[same]
         return rows
 
@@ -224,12 +225,12 @@ class CachedTeacher(Teacher):
         """
         self.check_taps(taps)
         rows = self.rows(batch)
-        lost = np.flatnonzero(self.missing(rows.keys))
-        if len(lost) and self.store is not None:
+        missing = np.flatnonzero(self.missing(rows.keys))
+        if len(missing) and self.store is not None:
             self.store.refresh()  # somebody else may have recorded them since
-            lost = np.flatnonzero(self.missing(rows.keys))
-        if len(lost):
-            self._answer_live(batch, lost, of=len(rows.keys))
+            missing = np.flatnonzero(self.missing(rows.keys))
+        if len(missing):
+            self._answer_live(batch, missing, of=len(rows.keys))
         mask, device = self.select_inputs(batch).get("attention_mask"), _device(batch)
         assert self.store is not None  # noqa: S101 - opened by the first answer at the latest
         places = self.store.find(rows.keys)
@@ -240,10 +241,10 @@ class CachedTeacher(Teacher):
 
     # ---- a live teacher ----
 
-    def _answer_live(self, batch: Batch, lost: Any, *, of: int) -> None:
+    def _answer_live(self, batch: Batch, missing: Any, *, of: int) -> None:
         if self.teacher is None:
-            raise CacheError(self.missing_message(len(lost), of=of))
-        part = chosen(batch, lost)
+            raise CacheError(self.missing_message(len(missing), of=of))
+        part = chosen(batch, missing)
         self.check_deterministic(part)
         assert self.store is not None  # noqa: S101 - opened by check_deterministic
         again = np.flatnonzero(self.missing(self.rows(part).keys))  # a damaged folder may hold them after all
@@ -261,11 +262,11 @@ class CachedTeacher(Teacher):
 
     def missing_message(self, rows: int, *, of: int) -> str:
         """Return what to type where rows are missing."""
-        kept = "" if self.contents == Contents() else f", contents={self.contents}"
+        contents = "" if self.contents == Contents() else f", contents={self.contents}"
         return (
             f"{rows:,} of {of:,} rows are not recorded in {self.folder}: another text, truncation or "
             "tokenizer, or a damaged file. Record them: hfdistill.record(teacher, dataset, "
-            f"folder={str(self.folder.parent)!r}{kept}), or give teacher_cache= a trainer, or "
+            f"folder={str(self.folder.parent)!r}{contents}), or give teacher_cache= a trainer, or "
             "CachedTeacher(folder, teacher=...), a live teacher."
         )
 

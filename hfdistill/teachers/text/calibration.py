@@ -1,4 +1,4 @@
-"""How far a teacher's confidence is right: a temperature and a class prior, fitted on a few labelled rows."""
+"""`Calibration` mends a teacher's confidence: a temperature and a class prior, fitted on a few labels."""
 
 from __future__ import annotations
 
@@ -112,16 +112,12 @@ def fit_calibration(
 
 
 def label_ids(labels: Sequence[Any], classes: Sequence[str], *, multi_label: bool = False) -> Tensor:
-    """Labels, by name or number, as a tensor: (N,), -100 for None; multi-label (N, C).
-
-    Raises:
-        ValueError: for a label that is no class.
-    """
+    """Labels, by name or number, as a tensor: (N,), -100 for None; multi-label (N, C)."""
     columns = {name.strip().casefold(): i for i, name in enumerate(classes)}
     if multi_label:
         rows = [[float(value) for value in row] for row in labels]
         return torch.tensor(rows).reshape(len(rows), len(classes))
-    found = []
+    ids = []
     for row, label in enumerate(labels):
         own = columns.get(label.strip().casefold(), -1) if isinstance(label, str) else label
         own = -100 if own is None else int(own)
@@ -129,5 +125,5 @@ def label_ids(labels: Sequence[Any], classes: Sequence[str], *, multi_label: boo
             raise ValueError(
                 f"Row {row} is labelled {short(label)}, and the classes are {some(classes)}. Name one."
             )
-        found.append(own)
-    return torch.tensor(found, dtype=torch.int64)
+        ids.append(own)
+    return torch.tensor(ids, dtype=torch.int64)

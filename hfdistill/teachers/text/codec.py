@@ -1,4 +1,4 @@
-"""Text as numbers that a batch can carry, and back without loss."""
+"""`TextCodec` turns text into numbers that a batch can carry, and back without loss."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class TextCodec(PreTrainedTokenizerBase):
         return BatchEncoding(columns, tensor_type=options.get("return_tensors"))
 
     def get_vocab(self) -> dict[str, int]:
-        """Return one entry, the padding: ids are no entries of a table."""
+        """Return one entry, the padding: ids are not entries of a table."""
         return {"[PAD]": 0}
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,9 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
 from hfdistill.files.hub import reaching
-from hfdistill.files.plain_data import read_json, write_atomically
+from hfdistill.files.plain_data import read_json, sha256_of, write_atomically
 from hfdistill.network.architectures import longest_input
+from hfdistill.network.inputs import batches_by_length, name_padding
 from hfdistill.network.loading import Source
 from hfdistill.network.tokenizers import tokenizer_print
 from hfdistill.teachers.base import fingerprint_of
@@ -31,17 +31,13 @@ _POOLINGS: dict[str, Pooling] = {
 
 
 def as_dtype(dtype: Dtype) -> torch.dtype | None:
-    """A dtype of torch by its name, such as "bfloat16".
-
-    Raises:
-        ValueError: for a name that is none.
-    """
+    """Return a dtype of torch by its name, such as "bfloat16"; refuse a name that is none."""
     if not isinstance(dtype, str):
         return dtype
-    found = getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    value = getattr(torch, dtype, None)
+    if not isinstance(value, torch.dtype) or not value.is_floating_point:
         raise ValueError(f"dtype is {dtype!r}, which is none of torch. Type float32, bfloat16 or float16.")
-    return found
+    return value
 
 
 class Embedder(nn.Module):
@@ -92,8 +88,7 @@ class Embedder(nn.Module):
                 f"The encoder is an object ({type(source).__name__}) and came without what reads its text. "
                 "Type tokenizer=AutoTokenizer.from_pretrained(...), or give the folder."
             )
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
+        name_padding(model, tokenizer)
         self.model = model.requires_grad_(False).eval()
         if device is not None:
             self.model.to(device)
@@ -110,16 +105,11 @@ class Embedder(nn.Module):
     def forward(self, texts: Sequence[Any]) -> Tensor:
         """Return unit vectors (N, D) in float32 on the CPU, in the order of the texts (strings or pairs)."""
         ids = self._ids(texts)
-        order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
-        found = torch.zeros(len(ids), self.model.config.hidden_size)
+        vectors = torch.zeros(len(ids), self.model.config.hidden_size)
         self.model.eval()
-        start = 0
-        while start < len(order):
-            size = max(1, self.batch_tokens // max(1, len(ids[order[start]])))
-            rows = order[start : start + size]
-            found[rows] = self._embedded([ids[row] for row in rows])
-            start += size
-        return found
+        for rows in batches_by_length(list(map(len, ids)), tokens=self.batch_tokens):
+            vectors[rows] = self._embedded([ids[row] for row in rows])
+        return vectors
 
     def _ids(self, texts: Sequence[Any]) -> list[list[int]]:
         if not len(texts):
@@ -168,12 +158,8 @@ class Embedder(nn.Module):
 
     def fingerprint(self) -> str:
         """Return the sha256 over weights, tokenizer, pooling and length."""
-        facts = [
-            fingerprint_of(self.model),
-            tokenizer_print(self.tokenizer),
-            [self.pooling, self.max_length],
-        ]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        settings = [self.pooling, self.max_length]
+        return sha256_of([fingerprint_of(self.model), tokenizer_print(self.tokenizer), settings])
 
 
 def _pairs(texts: Sequence[Any]) -> bool:

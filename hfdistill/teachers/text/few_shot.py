@@ -72,12 +72,12 @@ class FewShotClassifier(nn.Module):
 
     def forward(self, texts: list[Any]) -> Tensor:
         """Return logits (N, C); an example is answered by a head that was fitted without it."""
-        found = _vectors(self.encoder, texts) @ self.weight.cpu().T + self.bias.cpu()
+        logits = _vectors(self.encoder, texts) @ self.weight.cpu().T + self.bias.cpu()
         for row, key in enumerate(keys_of(texts)) if self.seen else ():
             own = self.seen.get(key.tobytes())
             if own is not None:
-                found[row] = own
-        return found
+                logits[row] = own
+        return logits
 
     def fingerprint(self) -> str:
         """sha256 over encoder, classes, head and the answers to the examples."""
@@ -111,12 +111,7 @@ class FewShotClassifier(nn.Module):
 
 
 def load_few_shot(folder: str | Path, **options: Any) -> FewShotClassifier:
-    """Return the classifier that `FewShotClassifier.save` wrote.
-
-    Args:
-        folder: where it lies.
-        options: of the `Embedder`, such as dtype and device.
-    """
+    """Return the classifier that `FewShotClassifier.save` wrote; `options` are those of the `Embedder`."""
     folder = Path(folder)
     facts, tensors = read_json(folder / FACTS, limit=_LIMIT), load_file(folder / WEIGHTS)
     seen = {}
@@ -180,7 +175,7 @@ def few_shot(
         The teacher; `teacher.save(folder)` keeps it.
 
     Raises:
-        ValueError: for no classes, classes without an example, or labels that are no classes.
+        ValueError: for no classes, classes without an example, or labels that are not classes.
 
     Example:
         >>> teacher = few_shot("sentence-transformers/all-mpnet-base-v2", ["refund", "card lost"],
@@ -245,14 +240,14 @@ class FewShotTeacher(TextTeacher):
 
 def _vectors(encoder: Encoder, texts: Sequence[Any]) -> Tensor:
     """Return unit vectors (N, D) in float32 on the CPU."""
-    found = encoder(list(texts))
-    found = found if isinstance(found, Tensor) else torch.from_numpy(np.asarray(found))
-    if found.dim() != 2 or len(found) != len(texts):
+    vectors = encoder(list(texts))
+    vectors = vectors if isinstance(vectors, Tensor) else torch.from_numpy(np.asarray(vectors))
+    if vectors.dim() != 2 or len(vectors) != len(texts):
         raise ValueError(
-            f"The encoder made {tuple(found.shape)} of {len(texts)} texts, and one vector for each was "
+            f"The encoder made {tuple(vectors.shape)} of {len(texts)} texts, and one vector for each was "
             "expected, (N, D)."
         )
-    return F.normalize(found.detach().float().cpu(), dim=-1)
+    return F.normalize(vectors.detach().float().cpu(), dim=-1)
 
 
 def _anchors(encoder: Encoder, described: Mapping[str, Sequence[str]], templates: Sequence[str]) -> Tensor:
@@ -278,8 +273,8 @@ def _read_examples(examples: Any) -> tuple[list[Any], list[Any], list[str]]:
         texts, labels = examples["text"][:], examples["label"][:]
         if "text_pair" in examples.column_names:
             texts = list(zip(texts, examples["text_pair"][:], strict=True))
-        kept = [row for row, label in enumerate(labels) if label is not None and label != -100]
-        return [texts[row] for row in kept], [labels[row] for row in kept], names or _sorted(labels)
+        labelled = [row for row, label in enumerate(labels) if label is not None and label != -100]
+        return [texts[row] for row in labelled], [labels[row] for row in labelled], names or _sorted(labels)
     texts, labels = (list(part) for part in examples)
     if len(texts) != len(labels):
         raise ValueError(f"examples has {len(texts)} texts and {len(labels)} labels. Give as many of both.")

@@ -88,11 +88,11 @@ def read_answer_file(
     read = AnswerFile(path, texts, [], lines, [], kind, unit)
     _check_texts(read)
     others = [name for name in names if name not in (text, pair)]
-    found, known = _answer_columns(others, answer, columns["confidence"], classes, path)
+    columns_of_answer, known = _answer_columns(others, answer, columns["confidence"], classes, path)
     kind = kind or known
-    answers = [_answer(row, found, read.where(i), kind) for i, row in enumerate(rows)]
+    answers = [_answer(row, columns_of_answer, read.where(i), kind) for i, row in enumerate(rows)]
     if classes is None:
-        classes = found.classes or _named(answers, kind, path)
+        classes = columns_of_answer.classes or _named(answers, kind, path)
     if kind == "log_probabilities":
         answers = [_tokens(value, classes, read.where(i)) for i, value in enumerate(answers)]
     return replace(read, answers=answers, classes=list(classes), kind=kind)
@@ -116,15 +116,17 @@ def _answer_columns(
 ) -> tuple[_Columns, Kind | None]:
     """Return the columns of the answer, and what their names say of it."""
     folded = {name.strip().casefold(): name for name in names}
-    told = _listed(answer)
-    if len(told) > 1:
-        of_classes = classes is not None and {n.casefold() for n in told} == {n.casefold() for n in classes}
-        return (_Columns(told, told), None) if of_classes else (_Columns(told), "labels")
+    listed = _listed(answer)
+    if len(listed) > 1:
+        of_classes = classes is not None and {n.casefold() for n in listed} == {n.casefold() for n in classes}
+        return (_Columns(listed, listed), None) if of_classes else (_Columns(listed), "labels")
     confidence = confidence or next((folded[name] for name in CONFIDENCES if name in folded), None)
-    if told:
-        kind = KINDS.get(told[0].strip().casefold())
-        named = told[0].strip().casefold() in LABELS or confidence is not None
-        return _Columns(told, confidence=None if kind else confidence), kind or ("labels" if named else None)
+    if listed:
+        kind = KINDS.get(listed[0].strip().casefold())
+        named = listed[0].strip().casefold() in LABELS or confidence is not None
+        return _Columns(listed, confidence=None if kind else confidence), kind or (
+            "labels" if named else None
+        )
     usual = [folded[name] for name in KINDS if name in folded]
     if len(usual) > 1:
         raise AnswerError(f"{path.name} has the answers {usual}. Say which to take: answer={usual[0]!r}.")
@@ -142,15 +144,15 @@ def _answer_columns(
     )
 
 
-def _answer(row: Mapping[str, Any], found: _Columns, where: str, kind: Kind | None) -> Any:
-    values = [_value(row.get(name), where, name, text=kind == "labels") for name in found.names]
-    if found.classes is not None:
-        return dict(zip(found.classes, values, strict=True))
+def _answer(row: Mapping[str, Any], columns: _Columns, where: str, kind: Kind | None) -> Any:
+    values = [_value(row.get(name), where, name, text=kind == "labels") for name in columns.names]
+    if columns.classes is not None:
+        return dict(zip(columns.classes, values, strict=True))
     if len(values) > 1:
         return values
-    if found.confidence is None:
+    if columns.confidence is None:
         return values[0]
-    share = _value(row.get(found.confidence), where, found.confidence)
+    share = _value(row.get(columns.confidence), where, columns.confidence)
     if not isinstance(share, (int, float)) or math.isnan(share):
         raise AnswerError(f"{where}: the confidence is {short(share)}, no number. Write one in [0, 1].")
     return (values[0], float(share))
@@ -170,8 +172,8 @@ def _value(value: Any, where: str, column: str, *, text: bool = False) -> Any:
             except (ValueError, SyntaxError, RecursionError, MemoryError):
                 continue
         raise AnswerError(
-            f"{where}: the column {column!r} holds {short(value)}, which is no list or mapping that can be "
-            'read. Write JSON, as in {"yes": 0.8, "no": 0.2}.'
+            f"{where}: the column {column!r} holds {short(value)}, which is not a list or mapping that can "
+            'be read. Write JSON, as in {"yes": 0.8, "no": 0.2}.'
         )
     try:
         return plain or None if text else float(plain)
@@ -296,7 +298,7 @@ def _object(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise AnswerError(f"{where} is no JSON ({error}). Write one object a line.") from error
+        raise AnswerError(f"{where} is not JSON ({error}). Write one object a line.") from error
     if not isinstance(row, dict):
         raise AnswerError(f'{where} is {short(row)}, no object. Write {{"text": …, "probabilities": …}}.')
     return row
@@ -306,10 +308,10 @@ def _read_array(path: Path) -> tuple[list[dict[str, Any]], list[int], str]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise AnswerError(f"{path.name} is no JSON ({error}). Write an array of objects.") from error
+        raise AnswerError(f"{path.name} is not JSON ({error}). Write an array of objects.") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise AnswerError(
-            f'{path.name} is no array of objects. Write [{{"text": …, "probabilities": …}}, …].'
+            f'{path.name} is not an array of objects. Write [{{"text": …, "probabilities": …}}, …].'
         )
     return rows, list(range(1, len(rows) + 1)), "entry"
 

@@ -57,10 +57,10 @@ class FileTeacher(TextAnswers):
     def rows(self, batch: Batch) -> Rows:
         """Return the rows of a batch; the first text without an answer is remembered for the message."""
         rows = super().rows(batch)
-        lost = np.flatnonzero(self.store.find(rows.keys) < 0)
-        if len(lost) and not self._lacking:
+        missing = np.flatnonzero(self.store.find(rows.keys) < 0)
+        if len(missing) and not self._lacking:
             own = self.select_inputs(batch)
-            self._lacking = short(decode_rows(own["input_ids"], own.get("attention_mask"))[lost[0]])
+            self._lacking = short(decode_rows(own["input_ids"], own.get("attention_mask"))[missing[0]])
         return rows
 
     def missing_message(self, rows: int, *, of: int) -> str:
@@ -80,32 +80,32 @@ class FileTeacher(TextAnswers):
 
     def answers_all(self, dataset: Any) -> bool:
         """Whether every row of a dataset with `text` has an answer."""
-        return not self._lost(dataset).any()
+        return not self._unanswered(dataset).any()
 
-    def _lost(self, dataset: Any) -> NDArray[np.bool_]:
+    def _unanswered(self, dataset: Any) -> NDArray[np.bool_]:
         """Return which rows have no answer, (N,)."""
         texts: Any = dataset["text"][:]
         if "text_pair" in dataset.column_names:
             texts = list(zip(texts, dataset["text_pair"][:], strict=True))
-        lost: NDArray[np.bool_] = self.store.find(keys_of(texts)) < 0 if len(texts) else np.zeros(0, bool)
-        return lost
+        missing: NDArray[np.bool_] = self.store.find(keys_of(texts)) < 0 if len(texts) else np.zeros(0, bool)
+        return missing
 
     def answered(self, dataset: Any) -> Any:
         """Return the rows of a dataset that have an answer; how many have none is logged."""
-        texts, lost = dataset["text"][:], self._lost(dataset)
-        if not lost.any():
+        texts, missing = dataset["text"][:], self._unanswered(dataset)
+        if not missing.any():
             return dataset
-        first = short(texts[int(np.flatnonzero(lost)[0])])
-        if lost.all():
+        first = short(texts[int(np.flatnonzero(missing)[0])])
+        if missing.all():
             raise AnswerError(
                 f"None of the {len(texts):,} rows has an answer in {self.folder.name}; the first is {first}. "
                 "Texts are found as they stand, to the last space: are these the same ones?"
             )
         logger.warning(
             "%d of %d rows have no answer in %s and are left out; the first is %s",
-            *(int(lost.sum()), len(texts), self.folder.name, first),
+            *(int(missing.sum()), len(texts), self.folder.name, first),
         )
-        return dataset.select(np.flatnonzero(~lost))
+        return dataset.select(np.flatnonzero(~missing))
 
 
 class _Memory:
@@ -154,7 +154,7 @@ def answers_from(
 
     - `probabilities` (`probs`, `scores`), `logits`, `log_probabilities` (`logprobs`, `top_logprobs`): a list
       in the order of `classes`, a mapping from class to number, or, as APIs give them, a list of
-      {"token": …, "logprob": …}, in which tokens that are no class are passed over;
+      {"token": …, "logprob": …}, in which tokens that are not classes are passed over;
     - one column of numbers for each class, under its name;
     - `votes` (`annotations`): a list of classes, counted into probabilities; several columns of votes are
       named by `answer=["annotator_1", "annotator_2"]`;
@@ -192,8 +192,8 @@ def answers_from(
     read = read_answer_file(Path(file), columns, answer=answer, kind=kind, classes=classes)
     reader = AnswerReader(read.classes, kind=read.kind, multi_label=multi_label)
     logits = reader(read.answers, where=read.where)
-    kept = _once(read, logits)
-    teacher = FileTeacher(read.select(kept), reader, logits[kept])
+    distinct = _once(read, logits)
+    teacher = FileTeacher(read.select(distinct), reader, logits[distinct])
     teacher._calibrated_by(temperature, prior, calibrate)
     return teacher
 

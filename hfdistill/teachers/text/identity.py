@@ -1,4 +1,4 @@
-"""What a user's function is, as a hash: another function's answers must never be taken for its own."""
+"""Hashes what a user's function is: another function's answers must never be taken for its own."""
 
 from __future__ import annotations
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from hfdistill.files.hub import reaching
-from hfdistill.files.plain_data import public_name
+from hfdistill.files.plain_data import public_name, sha256_of
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import accepted_inputs
 from hfdistill.network.label_space import short
@@ -30,19 +28,10 @@ CONTENT_FREE = ("N/A", "", "[MASK]")
 
 
 class PromptedClassifier(nn.Module):
-    """Scores each class by the likelihood of its name after a prompt that holds the text.
+    """Scores each class by the likelihood of its name after a prompt that holds the text; see `prompted`.
 
-    Args:
-        model: a causal language model.
-        tokenizer: its own.
-        prompt: with {text}, and {text_pair} or {classes} where wanted.
-        classes: names; or a mapping from name to what the model would write.
-        system: the system's message of a chat; None for none.
-        chat: whether to use the tokenizer's chat template; None where there is one.
-        content_free: texts that say nothing, whose scores are subtracted; empty for none.
-        cache_prefix: run what stands before the text once for all rows.
-        pad: batch rows of different lengths, padded on the left; else of one length alone.
-        batch_tokens: padded tokens of a forward pass.
+    `pad` batches rows of different lengths, padded on the left; `batch_tokens` are those of a forward pass,
+    padded.
 
     Raises:
         ValueError: for a prompt without {text}, or classes that begin alike and are told apart by nothing.
@@ -111,13 +100,13 @@ class PromptedClassifier(nn.Module):
             parts = [text] if isinstance(text, str) else list(text)
             longest = max(range(len(parts)), key=lambda i: len(parts[i]))
             own = self.tokenizer(parts[longest], add_special_tokens=False)["input_ids"]
-            kept = max(0, len(own) - max(1, len(ids) - self._room))
+            tokens_of_text = max(0, len(own) - max(1, len(ids) - self._room))
             if not own:
                 raise ValueError(
                     f"The prompt alone has {len(ids)} tokens, and the model reads {self._room} before the "
                     "names of the classes. Shorten it."
                 )
-            parts[longest] = self.tokenizer.decode(own[:kept])
+            parts[longest] = self.tokenizer.decode(own[:tokens_of_text])
             text = parts[0] if isinstance(text, str) else tuple(parts)
             ids = self._ids(text)
         return ids
@@ -152,13 +141,13 @@ class PromptedClassifier(nn.Module):
 
     def _scored(self, texts: list[Any]) -> Tensor:
         """Mean log-likelihood of each name after each text's prompt: (N, C)."""
-        found = torch.zeros(len(texts), len(self.classes))
+        scores = torch.zeros(len(texts), len(self.classes))
         self.model.eval()
         ids = [self.prompt_ids(text) for text in texts]
         with torch.no_grad():
             for rows in self._batches(ids):
-                found[rows] = self._scores([ids[row] for row in rows])
-        return found
+                scores[rows] = self._scores([ids[row] for row in rows])
+        return scores
 
     def _batches(self, ids: list[list[int]]) -> Iterator[list[int]]:
         """Yield rows of like length together, those that begin with the prefix apart from others."""
@@ -207,10 +196,9 @@ class PromptedClassifier(nn.Module):
 
     def _run(self, tokens: Tensor, mask: Tensor, past: Any) -> Tensor:
         """Return the logits (B, T, V) in float32 of the new tokens; `past` grows by them."""
-        held = (
-            "cache" if "cache" in self._accepts else "past_key_values"
-        )  # as Transformers before 5.24 calls it
-        inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask, held: past}
+        # Transformers before 5.24 calls it past_key_values.
+        name = "cache" if "cache" in self._accepts else "past_key_values"
+        inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask, name: past}
         if "position_ids" in self._accepts:
             places = (mask.cumsum(1) - 1).clamp(min=0)
             inputs["position_ids"] = places[:, -tokens.shape[1] :]
@@ -232,12 +220,8 @@ class PromptedClassifier(nn.Module):
 
     def fingerprint(self) -> str:
         """Return the sha256 over the model, its tokenizer and the prompt."""
-        facts = [
-            fingerprint_of(self.model),
-            tokenizer_print(self.tokenizer),
-            [self.prompt, self.system, self.chat, self.content_free, self.names, self.classes, self._room],
-        ]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        asked = [self.prompt, self.system, self.chat, self.content_free, self.names, self.classes, self._room]
+        return sha256_of([fingerprint_of(self.model), tokenizer_print(self.tokenizer), asked])
 
 
 def _written(classes: Classes | None) -> dict[str, str]:

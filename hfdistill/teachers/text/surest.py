@@ -1,4 +1,4 @@
-"""Rows whose answers are surest, for a teacher that is often wrong."""
+"""`keep_surest` keeps the rows whose answers are surest, for a teacher that is often wrong."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
-"""Any function of texts as a teacher: asked once about each text, checked, recorded."""
+"""`TextTeacher` makes a teacher of any function of texts: asked once a text, checked, recorded."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 import os
@@ -21,6 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PretrainedConfig
 
+from hfdistill.files.plain_data import sha256_of
 from hfdistill.network.trace import Batch, Tap, Trace
 from hfdistill.teachers.base import PREFIX, Teacher
 from hfdistill.teachers.cache.contents import FACTS, CacheError, write_facts
@@ -88,8 +87,7 @@ class AskedFunction(Teacher):
 
     def fingerprint(self) -> str:
         """Return the sha256 over the function's identity, the classes and how its answers are read."""
-        facts = [self.identity, self.reader.classes, self.reader.multi_label]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        return sha256_of([self.identity, self.reader.classes, self.reader.multi_label])
 
 
 class TextAnswers(CachedTeacher):
@@ -166,8 +164,7 @@ class TextAnswers(CachedTeacher):
 
     def fingerprint(self) -> str:
         """Return the sha256 over the function, the classes and the calibration."""
-        facts = [str(self._print), self.calibration.temperature, self.calibration.shift]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        return sha256_of([str(self._print), self.calibration.temperature, self.calibration.shift])
 
 
 class TextTeacher(TextAnswers):

@@ -1,4 +1,4 @@
-"""Answers as people and programs write them, checked and made logits."""
+"""`AnswerReader` checks answers as people and programs write them, and makes logits of them."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class AnswerReader:
             row, column = int(bad[0]), int(np.flatnonzero(~self._is_number(numbers)[bad[0]])[0])
             raise AnswerError(
                 f"{where(row)}: the answer for class {short(self.classes[column])} is "
-                f"{numbers[row, column]!s}, which is no number ({len(bad)} of {len(numbers)} rows). Leave "
+                f"{numbers[row, column]!s}, which is not a number ({len(bad)} of {len(numbers)} rows). Leave "
                 "such rows out, or repair what made them."
             )
         if self.kind == "logits":
@@ -221,7 +221,7 @@ class AnswerReader:
                 known[column] = math.nan if value is None else float(value)
             except (TypeError, ValueError) as error:
                 raise AnswerError(
-                    f"{where}: the answer for class {short(name)} is {short(value)}, which is no number. "
+                    f"{where}: the answer for class {short(name)} is {short(value)}, which is not a number. "
                     "Write a number."
                 ) from error
         lacking = len(self.classes) - len(known)
@@ -272,7 +272,7 @@ def _percent(numbers: Array) -> NDArray[np.bool_]:
 
 
 def _as_array(answers: Any) -> Array | None:
-    """Return numbers (N,) or (N, C); None where the entries are no numbers, or rows differ in length."""
+    """Return numbers (N,) or (N, C); None where the entries are not numbers, or rows differ in length."""
     if isinstance(answers, Tensor):
         return answers.detach().float().cpu().numpy().astype(np.float64)
     if isinstance(answers, (list, tuple)) and any(_is_plain(row) for row in answers):
@@ -307,7 +307,7 @@ def _paired(answers: Any) -> Any:
 
 
 def _is_scored(row: Any) -> bool:
-    """Return an entry such as {"label": "joy", "score": 0.9}."""
+    """Whether an entry is one of a pipeline, {"label": "joy", "score": 0.9}."""
     return isinstance(row, Mapping) and row.keys() == {"label", "score"}
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hfdistill.files.plain_data import public_name
+from hfdistill.files.plain_data import public_name, sha256_of
 from hfdistill.network.architectures import longest_input
-from hfdistill.network.inputs import accepted_inputs
+from hfdistill.network.inputs import accepted_inputs, batches_by_length, name_padding
 from hfdistill.network.label_space import class_names, some
 from hfdistill.network.loading import Source, load_classifier, load_tokenizer
 from hfdistill.network.tokenizers import tokenizer_print
@@ -26,15 +24,7 @@ TEMPLATE = "This example is {}."
 
 
 class ZeroShotClassifier(nn.Module):
-    """Asks an NLI model whether a text entails "This example is about refunds." for each class.
-
-    Args:
-        model: a classifier of pairs with a class "entailment".
-        tokenizer: its own.
-        classes: names, or a mapping from name to descriptions.
-        templates: sentences with a place for the class.
-        multi_label: whether classes are decided one by one.
-        batch_tokens: padded tokens of a forward pass.
+    """Asks an NLI model whether a text entails "This example is about refunds."; see `zero_shot`.
 
     Raises:
         ValueError: for a model without a class "entailment".
@@ -58,23 +48,23 @@ class ZeroShotClassifier(nn.Module):
         self.classes, self.multi_label, self.batch_tokens = list(described), multi_label, batch_tokens
         self.templates, self._described = list(templates), described
         self.label = f"zero-shot {public_name(model.name_or_path or type(model).__name__)}"
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        if model.config.pad_token_id is None:
-            model.config.pad_token_id = tokenizer.pad_token_id
+        name_padding(model, tokenizer)
         self._accepts = accepted_inputs(model)
         rooms = (longest_input(model.config), tokenizer.model_max_length)
         self._room = min(int(room) for room in rooms if room)
         names = [name.casefold() for name in class_names(model.config)]
-        found = [i for i, name in enumerate(names) if name.startswith("entail")]
-        if not found:
+        entailing = [i for i, name in enumerate(names) if name.startswith("entail")]
+        if not entailing:
             raise ValueError(
                 f"The model's classes are {some(class_names(model.config))}, and zero_shot needs one that is "
                 "called entailment. Name a model of natural language inference (NLI), or give it its names: "
                 "model.config.id2label = {0: 'contradiction', 1: 'neutral', 2: 'entailment'}."
             )
         against = [i for i, name in enumerate(names) if name.startswith("contra")]
-        self._columns = [against[0] if against else (len(names) - 1 if found[0] == 0 else 0), found[0]]
+        self._columns = [
+            against[0] if against else (len(names) - 1 if entailing[0] == 0 else 0),
+            entailing[0],
+        ]
 
     def forward(self, texts: list[Any]) -> Tensor:
         """Return logits (N, C); see `zero_shot`."""
@@ -107,13 +97,13 @@ class ZeroShotClassifier(nn.Module):
 
     def _scored(self, pairs: list[tuple[str, str]]) -> Tensor:
         """Return (pairs, 2): the logits against and for entailment."""
-        found = torch.zeros(len(pairs), 2)
+        scores = torch.zeros(len(pairs), 2)
         self.model.eval()
         for rows, batch in self._batches(pairs):
             with torch.no_grad():
                 logits = self.model(**batch).logits.float().cpu()
-            found[rows] = logits[:, self._columns]
-        return found
+            scores[rows] = logits[:, self._columns]
+        return scores
 
     def _batches(self, pairs: list[tuple[str, str]]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
         """Yield pairs of like length; of a pair that is too long the text is cut, never the class."""
@@ -127,23 +117,15 @@ class ZeroShotClassifier(nn.Module):
         )
         columns = {name: read[name] for name in self.tokenizer.model_input_names if name in read}
         columns = {name: values for name, values in columns.items() if name in self._accepts}
-        lengths = [len(row) for row in columns["input_ids"]]
-        order, start = sorted(range(len(pairs)), key=lambda row: -lengths[row]), 0
-        while start < len(order):
-            rows = order[start : start + max(1, self.batch_tokens // lengths[order[start]])]
-            start += len(rows)
+        for rows in batches_by_length(list(map(len, columns["input_ids"])), tokens=self.batch_tokens):
             part = {name: [values[row] for row in rows] for name, values in columns.items()}
             batch = self.tokenizer.pad(part, return_tensors="pt")
             yield rows, {name: value.to(self.model.device) for name, value in batch.items()}
 
     def fingerprint(self) -> str:
         """Return the sha256 over the model, its tokenizer and the sentences."""
-        facts = [
-            fingerprint_of(self.model),
-            tokenizer_print(self.tokenizer),
-            [list(self._described.items()), self.templates, self.multi_label],
-        ]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        asked = [list(self._described.items()), self.templates, self.multi_label]
+        return sha256_of([fingerprint_of(self.model), tokenizer_print(self.tokenizer), asked])
 
 
 def zero_shot(

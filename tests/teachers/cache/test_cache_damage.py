@@ -84,9 +84,9 @@ def torment(recording, flips, cuts, zeros):
     for kind, times in (("flip", flips), ("cut", cuts), ("zero", zeros)):
         for _ in range(times):
             name, content = damaged(recording, kind, draw)
-            began = time.monotonic()
+            began = time.process_time()
             outcome = recording.outcome(name, content)
-            slowest = max(slowest, time.monotonic() - began)
+            slowest = max(slowest, time.process_time() - began)
             assert outcome != "unnoticed" or content == recording.files[name], (kind, name)
             outcomes[outcome] += 1
     return outcomes, slowest
@@ -238,7 +238,7 @@ def test_other_files_are_left_alone_and_never_opened(tmp_path, monkeypatch, capl
         (folder / name).write_bytes(pickle.dumps(Canary()))
     (folder / f"shard-{'a' * 64}.safetensors").mkdir()
     assert all(hits(tmp_path / "answers", batch_of(data)))
-    assert sum("is no part of a cache" in record.message for record in caplog.records) == len(names) + 1
+    assert sum("is not a part of a cache" in record.message for record in caplog.records) == len(names) + 1
     assert "\x1b" not in caplog.text
     assert not (tmp_path / "canary").exists()
     assert all((folder / name).exists() for name in names)

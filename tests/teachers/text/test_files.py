@@ -235,7 +235,7 @@ def test_files_that_are_none_of_ours_are_told(tmp_path):
     with pytest.raises(AnswerError, match=r"has no column 'answr', found \['text', 'probabilities'\]"):
         answers_from(file, CLASSES, answer="answr")
     file.write_text('{"text": "a"\n')
-    with pytest.raises(AnswerError, match=r"a\.jsonl, line 1 is no JSON"):
+    with pytest.raises(AnswerError, match=r"a\.jsonl, line 1 is not JSON"):
         answers_from(file)
     file = tmp_path / "a.csv"
     file.write_text("text,label\nso, so,yes\n")

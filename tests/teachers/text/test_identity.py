@@ -1,9 +1,6 @@
 """What tells one function from another: its code and what it reads, and nothing that a process draws anew."""
 
 import functools
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,16 +96,6 @@ def test_a_global_that_the_function_reads_has_a_part(monkeypatch):
     other = identity_of_function(of_global)
     monkeypatch.setitem(globals(), "ask", lambda prompt, texts: [[0.9, 0.1] for _ in texts])
     assert len({before, other, identity_of_function(of_global)}) == 3
-
-
-def test_another_process_finds_the_same_identity():
-    script = (
-        "from tests.teachers.text import test_identity as t; "
-        "print([t.identity_of_function(make()) for make in t.SAME])"
-    )
-    words, root = [sys.executable, "-c", script], Path(__file__).parents[3]
-    done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == str([identity_of_function(make()) for make in SAME])
 
 
 def test_what_cannot_be_told_apart_asks_for_a_name():

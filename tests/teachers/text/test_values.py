@@ -90,7 +90,7 @@ BROKEN = {
     "one number": ([0.3, 0.4], r"names the class 0\.3"),
     "confidence": ([("joy", 80.0)], r"Row 0: the confidence is 80\.0.*Divide percentages by 100"),
     "too much": ([{"joy": 0.9, "anger": 0.9}], r"Row 0: the 2 classes that it names .* sum to 1\.8"),
-    "words": ([{"joy": "high"}], r"Row 0: the answer for class 'joy' is 'high', which is no number"),
+    "words": ([{"joy": "high"}], r"Row 0: the answer for class 'joy' is 'high', which is not a number"),
     "twice": ([{"joy": 0.9, "Joy ": 0.1}], r"Row 0 answers for the class 'Joy ' twice"),
     "nothing": ([None, "joy"], r"Row 0 has no answer"),
     "no class": ([7, 1], r"Row 0 names the class 7"),

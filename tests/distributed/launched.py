@@ -1,0 +1,30 @@
+"""`accelerate launch`, as a shell starts it."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess:
+    """`accelerate launch` of two processes on CPU; its --cpu option would start one, whatever it is told."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **{k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "PYTEST_"))},
+        "ACCELERATE_USE_CPU": "true",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    options = {"num_machines": 1, "num_processes": 2, "main_process_port": port}
+    options |= {"mixed_precision": "no", "dynamo_backend": "no"}
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    return subprocess.run(
+        [*command, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=800
+    )
