@@ -74,6 +74,8 @@ from .objectives.soft_labels import WeightedCrossEntropy as WeightedCrossEntropy
 from .prediction.label_file import predict as predict
 from .recipe.check import Recipe as Recipe
 from .recipe.check import read_recipe as read_recipe
+from .recipe.goal.outcome import FitResult as FitResult
+from .recipe.goal.page import fit_student as fit_student
 from .recipe.page import RecipeError as RecipeError
 from .recipe.register import register_augmentation as register_augmentation
 from .recipe.register import register_student as register_student

@@ -1,4 +1,4 @@
-"""The command line: init, train, shrink, predict, compare, measure, cache, export, push and list."""
+"""The command line: init, train, fit, shrink, predict, compare, measure, cache, export, push and list."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hfdistill
-from hfdistill.cli import cache, compare, export, init, list_names, measure, predict, push, shrink, train
+from hfdistill.cli import cache, compare, export, fit, init, list_names, measure, predict, push, shrink, train
 from hfdistill.cli.parser import Parser
 from hfdistill.files.plain_data import printable
 from hfdistill.recipe import RecipeError
@@ -25,6 +25,7 @@ _REFUSALS = (ValueError, TypeError, OSError, LookupError, ImportError, Arithmeti
 _COMMANDS: dict[str, Any] = {
     "init": init,
     "train": train,
+    "fit": fit,
     "shrink": shrink,
     "predict": predict,
     "compare": compare,
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 2 where a page or the command has mistakes, 1 where a run could not go on, 3 where an export lost
-        too much quality.
+        too much quality or no student met a goal.
     """
     if not (sys.argv[1:] if argv is None else argv):
         _parser().print_help()

@@ -27,6 +27,8 @@ from hfdistill.network.task import task_kind
 
 METRICS = {"single_label": "accuracy", "multi_label": "subset_accuracy", "regression": "pearson"}
 MADE_UP_LENGTHS = (3, 8, 17, 33, 64)
+FILES = {"onnx": "model.onnx", "int8": "model_int8.onnx"}
+"""Names of the files of the formats that are no PyTorch models."""
 
 
 def made_up_rows(config: Any) -> dict[str, list[list[int]]]:
@@ -39,7 +41,7 @@ def made_up_rows(config: Any) -> dict[str, list[list[int]]]:
     }
 
 
-def _of_many_sizes(rows: int) -> Iterator[range]:
+def of_many_sizes(rows: int) -> Iterator[range]:
     """Yield row numbers in batches of 1, 2, … 8, 1, 2, …"""
     start = 0
     for size in itertools.cycle(range(1, 9)):
@@ -61,7 +63,7 @@ class Bench:
         rows = Dataset.from_dict(made_up_rows(student.config)) if data is None else data
         self.models, self.data = _loaded(models, rows, max_length)
         self.count = len(rows)
-        batches = list(_of_many_sizes(self.count))
+        batches = list(of_many_sizes(self.count))
         with evaluating(self.models):
             self.logits = {name: predict(loaded, batches) for name, loaded in self.models.items()}
         self.largest = float(np.abs(self.logits["pytorch"]).max())
@@ -86,7 +88,7 @@ class Bench:
     def _format(
         self, name: str, staged: Path, qualities: Mapping[str, float | None], speed: Speed | None
     ) -> Format:
-        file = {"onnx": "model.onnx", "int8": "model_int8.onnx"}.get(name)
+        file = FILES.get(name)
         other = name not in ("teacher", "pytorch")
         own, plain = qualities[name], qualities["pytorch"]
         close = self._closeness(name, "pytorch") if other else None
@@ -131,7 +133,18 @@ def _loaded(
     network = loaded["pytorch"]
     for name, model in models.items():
         if isinstance(model, OnnxModel):
-            names = network.inputs.names & (accepted_inputs(model) - {"position_ids"})
-            inputs = replace(network.inputs, names=names)
-            loaded[name] = replace(network, role=name, name=name, model=model, inputs=inputs)
+            loaded[name] = as_onnx(network, name, model)
     return {name: loaded[name] for name in models}, data
+
+
+def as_onnx(network: LoadedModel, name: str, model: OnnxModel) -> LoadedModel:
+    """Return an ONNX file in the place of the network that it was made of, with the same rows.
+
+    Args:
+        network: in PyTorch, with its rows.
+        name: of the format.
+        model: the file.
+    """
+    names = network.inputs.names & (accepted_inputs(model) - {"position_ids"})
+    inputs = replace(network.inputs, names=names)
+    return replace(network, role=name, name=name, model=model, inputs=inputs)

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from hfdistill.evaluation.measure import check_rows
 from hfdistill.evaluation.models import Contender
 from hfdistill.evaluation.report import PERCENT, TITLES
-from hfdistill.exporters.bench import Bench
+from hfdistill.exporters.bench import FILES, Bench
 from hfdistill.exporters.onnx import OnnxModel, require_packages, to_int8, to_onnx
 from hfdistill.exporters.report import ExportReport
 from hfdistill.files.checkpoint import REPLACED, publish
@@ -221,13 +221,8 @@ def _write(
     check_tokenizer(tokenizer)
     name_padding(model, tokenizer)
     reads = ModelInputs.of(model, tokenizer)
-    reads = replace(reads, names=reads.names.intersection(INPUTS))
-    to_onnx(model, staged / "model.onnx", inputs=tuple(name for name in INPUTS if name in reads.names))
-    models: dict[str, Contender | OnnxModel] = {"pytorch": Contender(model, tokenizer)}
-    models["onnx"] = OnnxModel(staged / "model.onnx")
-    if int8:
-        to_int8(staged / "model.onnx", staged / "model_int8.onnx", scheme=int8)
-        models["int8"] = OnnxModel(staged / "model_int8.onnx")
+    files = onnx_files(model, staged, reads=reads, int8=int8)
+    models: dict[str, Contender | OnnxModel] = {"pytorch": Contender(model, tokenizer), **files}
     model.config.save_pretrained(staged)
     alone = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     alone.enable_padding(
@@ -238,6 +233,25 @@ def _write(
     )
     alone.enable_truncation(max_length)
     alone.save(str(staged / "tokenizer.json"))
+    return models
+
+
+def onnx_files(
+    model: PreTrainedModel, folder: Path, *, reads: ModelInputs, int8: str | None
+) -> dict[str, OnnxModel]:
+    """Write model.onnx and, in 8 bits, model_int8.onnx into a folder, and give both as models.
+
+    Args:
+        model: a classifier of texts on the CPU.
+        folder: which is there.
+        reads: what the model reads.
+        int8: the scheme, see `to_int8`; None for float32 alone.
+    """
+    to_onnx(model, folder / FILES["onnx"], inputs=tuple(name for name in INPUTS if name in reads.names))
+    models = {"onnx": OnnxModel(folder / FILES["onnx"])}
+    if int8:
+        to_int8(folder / FILES["onnx"], folder / FILES["int8"], scheme=int8)
+        models["int8"] = OnnxModel(folder / FILES["int8"])
     return models
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from hfdistill.files.plain_data import printable
 from hfdistill.recipe import schema
 from hfdistill.recipe.binding import Binder, accepted_arguments
+from hfdistill.recipe.goal.target import Goal
 from hfdistill.recipe.page import Page, RecipeError, Where, hint, read_page
 from hfdistill.recipe.schema import Card, Measurement, Splits, Student
 from hfdistill.recipe.search_space import Dimension, dimensions
@@ -27,6 +28,7 @@ SECTIONS = (
     "teacher_cache",
     "label_map",
     "search",
+    "goal",
     "measure",
     "export",
     "card",
@@ -61,6 +63,8 @@ class Recipe:
         theseus: arguments of `Theseus`; None to train the student's blocks as they are.
         search: what `hfdistill train --search` tries; empty where the page does not say.
         card: what the student's card says that no run can know.
+        goal: what a student must keep and may cost, where it is to be found; `student` is then the teacher
+            itself.
     """
 
     page: dict[str, Any]
@@ -78,6 +82,7 @@ class Recipe:
     theseus: dict[str, Any] | None = None
     search: tuple[Dimension, ...] = ()
     card: Card = field(default_factory=Card)
+    goal: Goal | None = None
 
 
 def read_recipe(path: str | Path, *, overrides: Iterable[str] = ()) -> Recipe:
@@ -126,13 +131,11 @@ def mistakes_of(page: Page) -> list[str]:
 
 class _Checker(Binder):
     def recipe(self, values: dict[Any, Any]) -> Recipe | None:
-        for name in values.keys() - set(SECTIONS):
-            self._unknown((name,), name, "section", SECTIONS)
-        for name in [name for name in REQUIRED if name not in values]:
-            self.page.refuse((), f"lacks the section {name}. Add `{name}:`, as recipes/kd.yaml does.")
+        self._check_sections(values)
+        goal = self._goal(values)
         section = {name: schema.written_out(name, value) for name, value in values.items()}
         teacher = self._teacher(values.get("teacher"))
-        students = self._students(values)
+        students = [Student("pretrained", {})] if "goal" in values else self._students(values)
         data = self._data(section)
         training = self._training(section)
         after = {name: self._bound((name,), section, (what,)) for name, what in schema.AFTERWARDS.items()}
@@ -164,7 +167,37 @@ class _Checker(Binder):
             options=options,
             theseus=theseus,
             card=Card(**after["card"]),
+            goal=goal,
         )
+
+    def _check_sections(self, values: Mapping[Any, Any]) -> None:
+        """Note sections that are not known, and those that are missing; a goal chooses the student."""
+        for name in values.keys() - set(SECTIONS):
+            self._unknown((name,), name, "section", SECTIONS)
+        for name in [name for name in REQUIRED if name not in values]:
+            if name != "student" or "goal" not in values:
+                self.page.refuse((), f"lacks the section {name}. Add `{name}:`, as recipes/kd.yaml does.")
+
+    def _goal(self, values: Mapping[Any, Any]) -> Goal | None:
+        """Return what a student must keep; None where the page names the student itself."""
+        if "goal" not in values:
+            return None
+        for name in [name for name in schema.WITHOUT_GOAL if values.get(name) is not None]:
+            self.page.refuse(
+                (name,), "has no place beside `goal:`, which chooses the student. Leave one out."
+            )
+        teacher = schema.written_out("teacher", values.get("teacher"))
+        if not (isinstance(teacher, dict) and teacher.keys() <= {"pretrained", "finetune"}):
+            text = "needs one model as the teacher, of which students are made: pretrained or finetune."
+            self.page.refuse(("goal",), text)
+        for section, name in (("measure", "baseline"), ("training", "push_to_hub")):
+            inside = values.get(section)
+            if isinstance(inside, dict) and inside.get(name):
+                text = "is not done for a goal. Leave it out, and do it with the student that was found."
+                self.page.refuse((section, name), text)
+        bound = self._bound(("goal",), values, schema.GOAL)
+        goal: Goal | None = self._made(("goal",), Goal, bound)
+        return goal
 
     def _teacher(self, value: Any) -> Chosen | None:
         """Return a mapping with one key, the kind; under it its arguments."""

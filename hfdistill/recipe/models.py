@@ -127,11 +127,17 @@ class ModelBuilder:
                 arguments["layers"] = most_important(block_importance(whole, batches), arguments["layers"])
         texts = arguments.pop("fit", None) if plan.kind == "shrink" else None
         if texts:
-            fit = Refit(self.rows.train if texts is True else texts, max_length=self.max_length)
+            fit = self._refit(texts)
         if fit is not None:
             of_run["fit"] = fit
         set_seed(self.seed)  # the same new head for student and baseline
         return build(component, arguments, of_run)
+
+    def _refit(self, fit: Any) -> Refit:
+        """Return how a cut is fitted: to the training texts, or to those of a path."""
+        if isinstance(fit, Refit):
+            return fit
+        return Refit(self.rows.train if fit is True else fit, max_length=self.max_length)
 
     def _calibration(self, model: Any, tokenizer: Any) -> list[dict[str, torch.Tensor]]:
         """Return batches of training rows as the model reads them, without labels: its answers are judged."""

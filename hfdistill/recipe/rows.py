@@ -23,6 +23,10 @@ SMOKE_ROWS = 16
 HELD_OUT = "holdout"
 """The split that rows are said to be of which no file holds: they were kept back from the training rows."""
 
+CHOOSING = "choosing"
+FEWEST = 10
+"""Rows that a student learns from or is chosen on, at least."""
+
 Task = Literal["single_label", "multi_label", "regression", "token"]
 
 
@@ -36,6 +40,8 @@ class Rows:
         evaluation: what is measured on.
         is_drawn: whether `evaluation` is a part of a split, so that nobody else can tell which rows it has.
         origin: the rows of which these are a few; None where these are all.
+        choosing: rows on which students are compared, which nothing learns from and which are not reported;
+            None where nothing is chosen.
     """
 
     train: Dataset
@@ -43,6 +49,7 @@ class Rows:
     evaluation: Dataset
     is_drawn: bool = False
     origin: Rows | None = None
+    choosing: Dataset | None = None
 
     @property
     def task(self) -> Task:
@@ -106,14 +113,24 @@ class Rows:
 
 
 def read_rows(
-    loading: Mapping[str, Any], splits: Splits, *, seed: int, smoke: bool = False, searching: bool = False
+    loading: Mapping[str, Any],
+    splits: Splits,
+    *,
+    seed: int,
+    smoke: bool = False,
+    searching: bool = False,
+    choosing: float | str | None = None,
 ) -> Rows:
     """Load the rows that a page names; `searching` leaves the test split alone, `smoke` takes a few rows.
 
+    `choosing` keeps rows apart to choose a student on: a share of the labelled training rows, or a split.
+
     Raises:
-        ValueError: for a split that is not there, or text that does not go with the labelled rows.
+        ValueError: for a split that is not there, too few rows, or text that does not go with the labelled
+            rows.
     """
     data = load(**loading)
+    _check_choosing(data, splits, choosing)
     for name in [n for n in (splits.train, splits.evaluation) if n is not None and n not in data]:
         raise ValueError(f"The data has no split {name!r}, found {list(data)}. Name one under `data:`.")
     if splits.evaluation == splits.train:
@@ -126,14 +143,62 @@ def read_rows(
     is_drawn = str(evaluation.split) == HELD_OUT or (limits[1] or len(evaluation)) < len(evaluation)
     train, evaluation = drawn(train, limits[0], seed), drawn(evaluation, limits[1], seed)
     labelled = drawn(train, splits.labelled_rows, seed)
+    text_only = None
     if len(labelled) < len(train):
         text_only = train.shuffle(seed=seed).select(range(len(labelled), len(train))).remove_columns("label")
-        train = concatenate_datasets([labelled, text_only])
+    chosen = None
+    if choosing is not None:
+        labelled, chosen = _choosing(apart_from(labelled, evaluation), data, choosing, seed)
+        text_only = None if text_only is None else apart_from(apart_from(text_only, evaluation), chosen)
+    train = labelled if text_only is None else concatenate_datasets([labelled, text_only])
     if splits.augment:
         steps = [build(schema.AUGMENTATIONS[name], arguments, {}) for name, arguments in splits.augment]
         train = augment(train, Chain(*steps), copies=splits.copies, seed=seed)
     joined = _with_text(train, splits.unlabelled, evaluation=evaluation, seed=seed, smoke=smoke)
-    return Rows(joined, labelled, evaluation, is_drawn)
+    if chosen is not None and splits.unlabelled is not None:
+        joined = apart_from(joined, chosen)
+    return Rows(joined, labelled, evaluation, is_drawn, choosing=chosen)
+
+
+def _check_choosing(data: Mapping[str, Dataset], splits: Splits, choosing: float | str | None) -> None:
+    """Refuse a split to choose on that is not there, or that is learned from or reported.
+
+    Raises:
+        ValueError: with what to type.
+    """
+    if not isinstance(choosing, str):
+        return
+    usual = next((name for name in ("validation", "test") if name in data and name != splits.train), None)
+    others = {splits.train: "learned from", splits.evaluation or usual: "reported"}
+    left = [name for name in data if name not in others]
+    if choosing not in data or choosing in others:
+        why = f"is {others[choosing]}" if choosing in others else "is not there"
+        choices = f"Choose from {left}, or type" if left else "Type"
+        raise ValueError(
+            f"choose is {choosing!r}, and that split {why}. {choices} a share of the training rows, such as "
+            "choose: 0.2; `data: {evaluation: test}` names the split that is reported."
+        )
+
+
+def _choosing(
+    rows: Dataset, data: Mapping[str, Dataset], choosing: float | str, seed: int
+) -> tuple[Dataset, Dataset]:
+    """Return the rows to learn from, and those to choose on, whose texts are none of the first.
+
+    Raises:
+        ValueError: where either part would be too small.
+    """
+    if isinstance(choosing, str):
+        return apart_from(rows, data[choosing]), data[choosing]
+    size = round(choosing * len(rows))
+    if size < FEWEST or len(rows) - size < FEWEST:
+        raise ValueError(
+            f"choose: {choosing:g} keeps {size} of {len(rows)} training rows apart to choose a student on, "
+            f"and each part needs {FEWEST} rows at least. Give more rows, or another share."
+        )
+    parts = rows.train_test_split(test_size=size, seed=seed)
+    chosen = Dataset.from_dict(parts["test"][:], features=rows.features, split=CHOOSING)
+    return apart_from(parts["train"], chosen), chosen
 
 
 def _divided(data: Any, splits: Splits, *, seed: int, searching: bool) -> tuple[Dataset, Dataset]:

@@ -23,7 +23,7 @@ from hfdistill.recipe.models import ModelBuilder
 from hfdistill.recipe.page import Mistake, RecipeError
 from hfdistill.recipe.page_facts import PAGE, by_name, deciding_facts, refuse_other_page, task_scores
 from hfdistill.recipe.recommended import Recommended
-from hfdistill.recipe.rows import read_rows
+from hfdistill.recipe.rows import Rows, read_rows
 from hfdistill.recipe.schema import Student
 from hfdistill.recipe.terminal import FrequentCheckpoints, Progress, Terminal, quiet_libraries
 from hfdistill.recipe.training_record import TrainingRecord
@@ -51,7 +51,7 @@ def run_recipe(recipe: Recipe, *, smoke: bool = False) -> Report | None:
     be known before anything is trained is checked first. Started again, a run goes on where it stopped; a
     checkpoint is saved each epoch and every few minutes. With `push_to_hub: true` under `training`, the
     finished student is published under `hub_model_id` (else the name of output_dir), with its card and what
-    was exported; see `push_to_hub`.
+    was exported; see `push_to_hub`. A page with a `goal` section finds its student; see `fit_student`.
 
     Args:
         recipe: what `read_recipe` gave.
@@ -69,6 +69,14 @@ def run_recipe(recipe: Recipe, *, smoke: bool = False) -> Report | None:
     from hfdistill.recipe.outcome import Outcome
     from hfdistill.recipe.rehearsal import rehearse
 
+    if recipe.goal is not None:
+        from hfdistill.recipe.goal.fit import fit_recipe
+
+        if smoke:
+            raise ValueError("A goal cannot be tried by two steps, which compare nothing. Leave --smoke out.")
+        result = fit_recipe(recipe)
+        print(f"{result.report.table()}\n\n{result}")
+        return result.report
     with quiet_libraries():
         run = Run(recipe, smoke=smoke)
         try:
@@ -92,6 +100,10 @@ def check_recipe(recipe: Recipe) -> None:
     from hfdistill.recipe.rehearsal import rehearse
 
     with quiet_libraries():
+        if recipe.goal is not None:
+            from hfdistill.recipe.goal.fit import check_goal
+
+            check_goal(recipe)
         rehearse(Run(recipe, speaks=False), thoroughly=True)
 
 
@@ -114,16 +126,25 @@ def arguments(recipe: Recipe, *, smoke: bool = False) -> Any:
 
 
 class Run:
-    """One run of a recipe: its rows and checks first, then teacher, assistants, student and baseline."""
+    """One run of a recipe: its rows and checks first, then teacher, assistants, student and baseline.
+
+    `rows` stand in the place of those that the page names.
+    """
 
     def __init__(
-        self, recipe: Recipe, *, smoke: bool = False, searching: bool = False, speaks: bool = True
+        self,
+        recipe: Recipe,
+        *,
+        smoke: bool = False,
+        searching: bool = False,
+        speaks: bool = True,
+        rows: Rows | None = None,
     ) -> None:
         self.recipe, self.smoke, self.searching = recipe, smoke, searching
         self.args = arguments(recipe, smoke=smoke)
         self.terminal = Terminal(self._phases(), speaks=speaks and not self.args.process_index)
         set_seed(self.args.seed)
-        self.rows = read_rows(
+        self.rows = rows or read_rows(
             recipe.load, recipe.splits, seed=self.args.seed, smoke=smoke, searching=searching
         )
         if "eval_strategy" not in recipe.training and "label" in self.rows.evaluation.column_names:
@@ -154,13 +175,17 @@ class Run:
 
     def prepare(self) -> None:
         """Make the teacher, which may train it, and the student."""
+        self.prepare_teacher()
+        self.model, self.tokenizer = self.student(self.recipe.student)
+
+    def prepare_teacher(self) -> None:
+        """Make the teacher, which may train it."""
         self.is_prepared = True
         args = self.args
         if args.push_to_hub and not args.process_index:
             name = args.hub_model_id or Path(args.output_dir).absolute().name
             self.repository = make_repository(name, private=args.hub_private_repo, token=args.hub_token)
         self.teacher, self.source = self._teacher()
-        self.model, self.tokenizer = self.student(self.recipe.student)
 
     def train_student(self, *, callbacks: Sequence[Any] = ()) -> DistillationTrainer:
         """Train the student by the teacher, or by the last of a chain that begins with it."""
@@ -204,6 +229,8 @@ class Run:
         whole = self.teacher if isinstance(self.teacher, PreTrainedModel) else self.origin
         like = getattr(self.teacher, "config", None)
         fit = self.recommended.refit(plan, self.teacher) if is_taught else None
+        if fit is not None:
+            self.terminal.line(f"fitting the student to its teacher on {fit.rows:,} texts, block by block")
         return self.builder.student(plan, of=whole, origin=self.origin, like=like, fit=fit)
 
     def who_taught(self, folder: str | Path) -> str | TextAnswers | None:

@@ -141,6 +141,9 @@ AFTERWARDS = {
     "card": _component(f"{_HERE}:Card"),
 }
 """Sections of what is done with the trained student."""
+GOAL = (_component("hfdistill.recipe.goal.target:Goal"),)
+WITHOUT_GOAL = ("student", "assistants", "generations", "theseus", "search", "label_map")
+"""Sections that have no place beside a goal, which chooses the student."""
 SCHEDULES = {
     "constant": Constant,
     "linear": Linear,

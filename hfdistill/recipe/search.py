@@ -18,13 +18,13 @@ from transformers import TrainerCallback
 
 from hfdistill.files.markdown import as_yaml
 from hfdistill.files.plain_data import write_atomically
-from hfdistill.recipe import schema
-from hfdistill.recipe.check import RECOMMENDED, Recipe, check, mistakes_of
+from hfdistill.recipe.check import Recipe, check, mistakes_of
 from hfdistill.recipe.page import Page, put, value_at
 from hfdistill.recipe.rehearsal import rehearse
 from hfdistill.recipe.run import Run
 from hfdistill.recipe.search_space import Dimension, described, usual
 from hfdistill.recipe.terminal import quiet_libraries
+from hfdistill.recipe.trial_page import trial_page
 from hfdistill.trainer import NonFiniteError
 
 STARTUP_TRIALS = 4
@@ -142,21 +142,14 @@ class _Search:
         page["training"] |= {"output_dir": str(self.folder)}
         run = Run(check(Page("search", page)), searching=True, speaks=False)
         self.metric = "eval_accuracy" if run.rows.task == "single_label" else "eval_loss"
-        kind = None if recipe.teacher is None else recipe.teacher[0]
         searched = any(d.path.startswith("teacher.") for d in self.space)
         rehearse(run)
         run.prepare()
-        if kind == "finetune" and not searched:
-            page["teacher"] = {"pretrained": {"source": run.origin}}
-        inside = _looks_inside(recipe)
-        is_fixed = kind is not None and kind != "cached" and not schema.TEACHERS[kind].moves
-        is_recorded = is_fixed and not inside and run.rows.task != "token"
-        if is_recorded and not (searched or recipe.assistants or recipe.generations > 1):
-            page.setdefault("teacher_cache", str(self.folder / "answers"))
+        page = trial_page(page, run, self.folder, teacher_varies=searched)
         if page["training"].get("eval_strategy", "no") == "no":
             page["training"]["eval_strategy"] = "epoch"
-        page["training"] |= {"save_strategy": "no", "load_best_model_at_end": False, "teacher_check_rows": 0}
-        return page | {"measure": None, "export": None}
+        page["training"]["save_strategy"] = "no"
+        return page
 
     def _study(self) -> Any:
         """Return the study in the journal, or a new one."""
@@ -264,15 +257,6 @@ def _mend(journal: Path) -> None:
             with journal.open("r+b") as stream:
                 stream.truncate(text.rfind(b"\n") + 1)
     journal.with_name(journal.name + ".lock").unlink(missing_ok=True)
-
-
-def _looks_inside(recipe: Recipe) -> bool:
-    """Return whether a page's objective reads more of the teacher than its logits."""
-    from hfdistill.objectives import Objective
-
-    if recipe.objective is None or recipe.objective == RECOMMENDED:
-        return recipe.objective is not None and schema.STUDENTS[recipe.student.kind].has_attention
-    return any(type(term).taps is not Objective.taps for term in recipe.objective.terms)
 
 
 def _line(trial: Any, space: tuple[Dimension, ...]) -> str:

@@ -187,7 +187,7 @@ def with_exits(
 
     Its own head, after the last block, stays as it is. Train it with
 
-        CrossEntropy() + 0.5 * ExitCrossEntropy() + 0.5 * ExitKD()
+        CrossEntropy() + 0.7 * ExitCrossEntropy() + 0.033 * ExitKD(temperature=3)
 
     (BYOT, Zhang et al. 2019, arXiv 1905.08094), with a teacher's terms beside it where there is one; or, as
     FastBERT does (Liu et al. 2020, arXiv 2004.02178), fine-tune the model first, freeze it by

@@ -80,11 +80,10 @@ def test_a_page_without_an_objective_is_the_script_with_all_of_it(trained, capsy
         "half of the rows are written anew in each epoch (64 rows are few; up to 5,000)",
     ]
     assert "; ".join(choices) in said
-    assert said.count("recommended:") == 1
+    assert said.count("recommended:") == said.count("fitting the student to its teacher on 64 texts") == 1
 
 
-def test_the_word_is_the_same_as_nothing(trained):
-    assert trained("objective=recommended").keys() == {"student"}
+def test_the_word_is_the_same_as_nothing(here):
     assert read_recipe("page.yaml", overrides=["objective=recommended"]).objective == "recommended"
     assert read_recipe("page.yaml").objective == "recommended"
 

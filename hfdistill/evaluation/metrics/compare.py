@@ -15,13 +15,13 @@ def differences(task: str, logits: Mapping[str, Array], labels: Array) -> tuple[
     if task == "regression" or len(labels) == 0:
         return ()
     metric = "subset_accuracy" if task == "multi_label" else "accuracy"
-    right = {role: _right(task, values, labels) for role, values in logits.items()}
+    right = {role: right_rows(task, values, labels) for role, values in logits.items()}
     others = [role for role in ("teacher", "baseline") if role in right]
     return tuple(Difference(role, metric, *paired_interval(right["student"], right[role])) for role in others)
 
 
-def _right(task: str, logits: Array, labels: Array) -> Array:
-    """Return which rows a model gets wholly right, (rows,) bool."""
+def right_rows(task: str, logits: Array, labels: Array) -> Array:
+    """Return which rows a model gets wholly right, (rows,) bool; of one label a row or several."""
     if task == "multi_label":
         return np.asarray(((logits > 0) == (labels > 0)).all(axis=1))
     return np.asarray(logits.argmax(axis=1) == labels)

@@ -65,15 +65,15 @@ def write_plots(
     written = []
     for name, make in ((name, draw[name]) for name in PLOTS if name in draw):
         paths = {k: Path(folder, FOLDER, f"{name}.{k}") for k in KINDS}
-        path = None if make is None else _drawn(make, paths[kind])
+        path = None if make is None else write_picture(make, paths[kind])
         for old in (other for other in paths.values() if other != path):
             old.unlink(missing_ok=True)
         written += [] if path is None else [path]
     return written
 
 
-def _drawn(make: Callable[[], Any], path: Path) -> Path | None:
-    """Return the picture's file; None, and a warning, where it cannot be drawn."""
+def write_picture(make: Callable[[], Any], path: Path) -> Path | None:
+    """Write what `make` draws; return the picture's file, or None, after a warning, where it fails."""
     try:
         return save(make(), path)
     except OSError:

@@ -2,6 +2,7 @@
 
 FOLDER = "plots"
 PLOTS = {
+    "trials": "What the search for this student tried: what each candidate keeps, over its latency.",
     "loss": "The loss and its parts over the optimizer steps.",
     "reliability": "Right answers over confidence, and the rows of each confidence.",
     "confusion": "Which classes the student takes for which, against the labels and the teacher.",

@@ -133,15 +133,21 @@ def _bubbles(axes: Any, points: Sequence[Point]) -> None:
 
 
 def _limits(axes: Any, points: Sequence[Point]) -> None:
-    """Leave room for bubbles and labels; times stand on a logarithmic axis as plain numbers."""
+    """Leave room for bubbles and labels."""
+    low, high = (f(p.quality for p in points) for f in (min, max))
+    room = 0.15 * max(high - low, 1e-3 * max(abs(high), 1e-6))
+    axes.set(ylim=(low - room, high + room))
+    log_times(axes, [p.latency_ms for p in points])
+
+
+def log_times(axes: Any, times: Sequence[float]) -> None:
+    """Put times on a logarithmic axis with room at both ends, written as plain numbers."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    fast, slow = (f(p.latency_ms for p in points) for f in (min, max))
-    low, high = (f(p.quality for p in points) for f in (min, max))
+    fast, slow = min(times), max(times)
     pad = 0.12 * math.log(max(slow / fast, 3.0))
-    room = 0.15 * max(high - low, 1e-3 * max(abs(high), 1e-6))
     axes.set_xscale("log")
-    axes.set(xlim=(fast / math.exp(pad), slow * math.exp(pad)), ylim=(low - room, high + room))
+    axes.set_xlim(fast / math.exp(pad), slow * math.exp(pad))
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(plain_numbers())
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,260 @@
+"""Searches for a student that meets a goal: sizes first, then trials rung by rung, then the outcome."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from tqdm.auto import tqdm
+
+from hfdistill.evaluation.models import Contender
+from hfdistill.evaluation.report import TITLES, show
+from hfdistill.files.plain_data import read_json, write_atomically
+from hfdistill.recipe.check import Recipe, check
+from hfdistill.recipe.goal.candidates import candidates
+from hfdistill.recipe.goal.halving import Rung, looks, rungs
+from hfdistill.recipe.goal.outcome import Choice, FitResult, Outcome, Tried, Verdict
+from hfdistill.recipe.goal.sizing import MAX_BYTES, Scale
+from hfdistill.recipe.goal.trials import Judge, Trials
+from hfdistill.recipe.page import Page
+from hfdistill.recipe.page_facts import deciding_facts
+from hfdistill.recipe.rehearsal import rehearse
+from hfdistill.recipe.rows import Rows, read_rows
+from hfdistill.recipe.run import Run, arguments
+from hfdistill.recipe.terminal import Terminal, duration, quiet_libraries
+from hfdistill.recipe.trial_page import trial_page
+
+FACTS = "facts.json"
+
+
+def fit_recipe(recipe: Recipe) -> FitResult:
+    """Find a student that meets a page's goal, and leave it in training.output_dir.
+
+    See `fit_student`.
+
+    Args:
+        recipe: of a page with a `goal` section.
+
+    Returns:
+        What was chosen, and what it is worth.
+
+    Raises:
+        ValueError: before anything is trained: no candidate is within the limits (with what each measures),
+            the metric is not the task's, too few rows, several processes, or trials of another page there.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("A goal is searched by trials one after the other. Start it on one process.")
+    out = Path(recipe.training["output_dir"])
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / "goal.lock", timeout=0), quiet_libraries():
+            return _Search(recipe).result()
+    except Timeout as error:
+        raise ValueError(
+            f"Another search is running in {out}. Wait for it, or choose another training.output_dir."
+        ) from error
+
+
+def check_goal(recipe: Recipe) -> Rows:
+    """Return the rows of a page with a goal: to learn from, to choose on and to report.
+
+    Args:
+        recipe: of a page with a `goal` section.
+
+    Raises:
+        ValueError: too few rows, a split that cannot be chosen on, or a metric that the task lacks.
+    """
+    assert recipe.goal is not None  # noqa: S101 - whoever asks has looked
+    seed = arguments(recipe).seed
+    rows = read_rows(recipe.load, recipe.splits, seed=seed, choosing=recipe.goal.choose)
+    recipe.goal.metric_of(rows.task, labelled="label" in rows.labelled.column_names)
+    return rows
+
+
+class _Search:
+    """One search: the rows and the teacher, then sizes, rungs and the outcome.
+
+    Args:
+        recipe: of a page with a `goal` section.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        assert recipe.goal is not None  # noqa: S101 - whoever starts a search has looked
+        self.goal, self.started = recipe.goal, time.monotonic()
+        self.out = Path(recipe.training["output_dir"])
+        self.folder = self.out / "goal"
+        self.rows = check_goal(recipe)
+        assert self.rows.choosing is not None  # noqa: S101 - asked for
+        self.recipe = recipe = _with_objective(recipe, self.rows)
+        # Nothing that is trained or chosen sees the rows that are reported, not even to log a loss.
+        inner = replace(self.rows, evaluation=self.rows.choosing, choosing=None, is_drawn=True)
+        self.run = Run(recipe, rows=inner)
+        finetuned = recipe.teacher is not None and recipe.teacher[0] == "finetune"
+        self.terminal: Terminal = self.run.terminal
+        self.terminal.phases = finetuned + 2 + 3
+        self.records: dict[str, Tried] = {}
+
+    def result(self) -> FitResult:
+        """Search, and measure what was chosen."""
+        self._prepare()
+        self._measure_sizes()
+        choice = self._choose()
+        return Outcome(
+            self.run,
+            self.goal,
+            self.trials,
+            choice,
+            tuple(self.records.values()),
+            self.rows,
+            teacher=self.teacher(),
+        ).result()
+
+    def teacher(self) -> Contender:
+        """Return the teacher as it is measured, with the names that the page gives to its classes."""
+        assert self.recipe.teacher is not None and self.run.source is not None  # noqa: S101, PT018
+        return Contender(self.run.source, label_names=self.recipe.teacher[1].get("label_names"))
+
+    def seconds(self) -> float:
+        """Return the time of this start so far; trials of earlier ones are not in it."""
+        return time.monotonic() - self.started
+
+    def _prepare(self) -> None:
+        """Check what can be known, make the teacher, and let it answer the rows to choose on."""
+        run, rows = self.run, self.rows
+        rehearse(run)
+        self.terminal.line(
+            f"{len(rows.evaluation):,} rows are kept for the report: nothing is chosen on them"
+        )
+        self._refuse_other_page()
+        run.prepare_teacher()
+        self.judge = Judge(run.rows.evaluation, self.teacher(), self.goal, max_length=run.args.max_length)
+        page = trial_page({k: v for k, v in self.recipe.page.items() if k != "goal"}, run, self.folder)
+        self.trials = Trials(run, page, self.folder, self.judge, texts=self.goal.texts)
+
+    def _refuse_other_page(self) -> None:
+        """Refuse trials that another page left: they say nothing about this one. Limits may change."""
+        path, args = self.folder / FACTS, self.run.args
+        facts = deciding_facts(self.recipe.page, self.run.rows)
+        facts |= {
+            "goal.choose": self.goal.choose,
+            "goal.metric": self.goal.metric,
+            "goal.texts": self.goal.texts,
+        }
+        facts |= {f"training.{n}": getattr(args, n) for n in ("num_train_epochs", "max_steps")}
+        before = read_json(path, limit=MAX_BYTES) if path.is_file() else facts
+        changed = sorted(name for name in {**before, **facts} if before.get(name) != facts.get(name))
+        if changed:
+            raise ValueError(
+                f"{self.folder} holds the trials of another page ({', '.join(changed)} differ). Name another "
+                "training.output_dir, or delete that folder."
+            )
+        write_atomically(path, json.dumps(facts, indent=1))
+
+    def _measure_sizes(self) -> None:
+        """Measure every candidate untrained.
+
+        Raises:
+            ValueError: none is within the limits.
+        """
+        every = candidates(self.run.teacher, self.goal.candidates)
+        self.terminal.heading(f"sizes: {len(every)} candidates, untrained, for {self.goal.limits()}")
+        scale = Scale(
+            self.goal, self.run.rows.evaluation, self.trials.make, max_length=self.run.args.max_length
+        )
+        for candidate in every:
+            try:
+                sizes = scale.sizes(candidate, self.trials.of(candidate))
+            except (ValueError, TypeError) as error:
+                self.terminal.line(f"{candidate.name}: cannot be made ({error})", indent=2)
+                continue
+            tried = Tried(candidate, sizes, sizes.best(self.goal))
+            self.records[candidate.name] = tried
+            words = str(tried.size) if tried.size else f"{sizes.nearest()}: misses the limits, is not trained"
+            self.terminal.line(f"{candidate.name}: {words}", indent=2)
+        if not self.admitted():
+            lines = [f"[{name}: {tried.sizes}]" for name, tried in self.records.items()]
+            notes = dict.fromkeys(t.sizes.note for t in self.records.values() if t.sizes.note)
+            raise ValueError(
+                f"No candidate is within {self.goal.limits()}, so none was trained. Measured here: "
+                f"{', '.join(lines)}. Allow more, or start from a smaller teacher."
+                + "".join(f" ({note})" for note in notes)
+            )
+
+    def admitted(self) -> list[Tried]:
+        """Return the candidates within the limits, the fastest first."""
+        inside = [(tried.size, tried) for tried in self.records.values() if tried.size is not None]
+        return [tried for _, tried in sorted(inside, key=lambda pair: (pair[0].ms or 0.0, pair[0].mb))]
+
+    def _choose(self) -> Choice:
+        """Try candidates rung by rung, until one is proven to meet the goal or none is left.
+
+        The first rung begins with the fastest, since the first that is proven is what was asked for at the
+        lowest price; later ones begin with the best so far.
+        """
+        order = self.admitted()
+        plan = rungs(len(order))
+        self.looks = looks(plan)
+        with self._bar(self.looks) as bar:
+            for rung in plan:
+                order = order[: rung.candidates]
+                self._announce(rung, len(order))
+                for place, tried in enumerate(order):
+                    bar.set_description(f"rung {rung.number + 1}/{len(plan)}, {tried.candidate.name}")
+                    order[place] = tried = self._looked_at(tried, rung)
+                    bar.update()
+                    self.terminal.line(self._line(tried), indent=2)
+                    if tried.evidence.low >= self.goal.share:
+                        return Choice(tried, "kept", rung.number + 1)
+                order.sort(key=lambda tried: -tried.evidence.kept)
+                for tried in order[plan[min(rung.number + 1, len(plan) - 1)].candidates :]:
+                    self.trials.forget(tried.candidate)
+        best = order[0]
+        verdict: Verdict = "likely" if best.evidence.kept >= self.goal.share else "missed"
+        return Choice(best, verdict, len(plan))
+
+    def _looked_at(self, tried: Tried, rung: Rung) -> Tried:
+        """Train a candidate as far as a rung says, and compare it."""
+        assert tried.size is not None  # noqa: S101 - it was admitted
+        share = rung.share
+        if not share and not tried.candidate.is_cut:  # it knows nothing yet
+            share = rungs(1)[1].share
+        look = self.trials.look(tried.candidate, tried.size, rung.number, share)
+        shared = replace(look, evidence=replace(look.evidence, looks=self.looks))
+        looked = replace(tried, looks=(*tried.looks, shared))
+        self.records[looked.candidate.name] = looked
+        return looked
+
+    def _announce(self, rung: Rung, count: int) -> None:
+        epochs = self.run.args.num_train_epochs * rung.share
+        how = f"{epochs:.2g} epochs" if rung.share else "fitted to the teacher, not trained"
+        self.terminal.heading(f"rung {rung.number + 1}: {count} candidate{'s' * (count > 1)}, {how}")
+
+    def _line(self, tried: Tried) -> str:
+        metric, seen = self.judge.metric, tried.evidence
+        quality = f"{TITLES.get(metric, metric)} {show(seen.quality, metric)}"
+        return f"{tried.candidate.name}: {quality}, {seen}; {duration(self.seconds())} so far"
+
+    def _bar(self, total: int) -> Any:
+        hidden = not (self.terminal.speaks and sys.stderr.isatty())
+        return tqdm(total=total, leave=False, dynamic_ncols=True, disable=hidden, unit=" trials")
+
+
+def _with_objective(recipe: Recipe, rows: Rows) -> Recipe:
+    """Return a recipe whose students learn from the teacher's answers alone where its page does not say.
+
+    They are recorded once for all trials; the recommended objective looks inside the teacher, which then runs
+    in each step of each trial.
+    """
+    if recipe.page.get("objective") is not None:
+        return recipe
+    labels, answers = {"cross_entropy": {"weight": 0.5}}, {"kd": {"weight": 0.5, "temperature": 4}}
+    if rows.task == "regression":
+        labels, answers = {"label_mse": {"weight": 0.5}}, {"logit_mse": {"weight": 0.5}}
+    terms = [labels, answers] if "label" in rows.labelled.column_names else [answers]
+    return check(Page("goal", {**recipe.page, "objective": terms}))

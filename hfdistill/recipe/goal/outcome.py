@@ -1,0 +1,349 @@
+"""What a search for a student found: the winner in a folder with report and card, and what would help."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from hfdistill.evaluation.card import write_card
+from hfdistill.evaluation.measure import STANDARD, measure
+from hfdistill.evaluation.models import Contender
+from hfdistill.evaluation.nothing_to_teach import bounded_by_teacher
+from hfdistill.evaluation.plots import write_plots
+from hfdistill.evaluation.plots.trials import Trial, write_trials
+from hfdistill.evaluation.report import TITLES, Report, in_columns, show
+from hfdistill.exporters.gate import export
+from hfdistill.exporters.report import ExportReport
+from hfdistill.files.markdown import as_yaml
+from hfdistill.files.plain_data import public_name, read_json, write_atomically
+from hfdistill.network.loading import load_classifier, load_tokenizer
+from hfdistill.recipe.goal.candidates import Candidate
+from hfdistill.recipe.goal.evidence import Evidence
+from hfdistill.recipe.goal.sizing import MAX_BYTES, Size, Sizes
+from hfdistill.recipe.goal.target import LEARNING_RATE, Goal
+from hfdistill.recipe.goal.trials import Look, Trials
+from hfdistill.recipe.rows import Rows
+from hfdistill.recipe.run import Run
+
+NO_GATE = 200.0
+"""Points that an export may lose: in 8 bits, too, the student was judged before it was chosen."""
+FEW_ROWS = 5_000
+Verdict = Literal["kept", "likely", "missed"]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A candidate with all that is known of it.
+
+    Args:
+        candidate: which.
+        sizes: what each way to run it costs.
+        size: the way that meets the limits; None where none does.
+        looks: what it kept at the end of each rung that it took part in.
+    """
+
+    candidate: Candidate
+    sizes: Sizes
+    size: Size | None
+    looks: tuple[Look, ...] = ()
+
+    @property
+    def evidence(self) -> Evidence:
+        """What it kept when it was last looked at."""
+        return self.looks[-1].evidence
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The candidate that was chosen, and why.
+
+    Args:
+        tried: it.
+        verdict: "kept" where the whole interval lies at the goal or above, "likely" where its middle does,
+            else "missed".
+        rungs: rounds that were run.
+    """
+
+    tried: Tried
+    verdict: Verdict
+    rungs: int
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """The student that was found for a goal.
+
+    Args:
+        student: its folder.
+        onnx: the folder of its ONNX files, where it runs in one of these; else None.
+        name: which candidate it is, such as "3 layers".
+        verdict: "kept", "likely" or "missed", on the rows to choose on.
+        evidence: how much it keeps of the teacher there.
+        reported: share of the teacher's metric that it keeps on the rows that nothing was chosen on; None
+            where these have no labels for it.
+        report: what it is worth on these rows.
+        tried: every candidate that was measured.
+        advice: what is missing, and what would help; empty where the goal is met.
+        summary: what was found, in lines.
+    """
+
+    student: Path
+    onnx: Path | None
+    name: str
+    verdict: Verdict
+    evidence: Evidence
+    reported: float | None
+    report: Report
+    tried: tuple[Tried, ...]
+    advice: tuple[str, ...]
+    summary: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(in_columns([*self.summary, *self.advice]))
+
+
+class Outcome:
+    """It puts the winner in its folder, measures it on rows that nothing was chosen on, and says what it is.
+
+    Args:
+        run: of the search.
+        goal: what was asked for.
+        trials: the candidates' folders.
+        choice: what was chosen.
+        tried: every candidate that was measured.
+        rows: with those to report on.
+        teacher: as it is measured.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        goal: Goal,
+        trials: Trials,
+        choice: Choice,
+        tried: tuple[Tried, ...],
+        rows: Rows,
+        *,
+        teacher: Contender,
+    ) -> None:
+        self.run, self.goal, self.trials, self.choice = run, goal, trials, choice
+        self.tried, self.rows, self.teacher = tried, rows, teacher
+        self.out = Path(run.args.output_dir)
+        self.folder = self.out / "student"
+        self.look = choice.tried.looks[-1]
+        self.metric = trials.judge.metric
+
+    def result(self) -> FitResult:
+        """Write everything, and return it."""
+        self.run.terminal.heading(f"measure: {len(self.rows.evaluation):,} rows that nothing was chosen on")
+        history = self._save_student()
+        write_atomically(self.out / "best.yaml", as_yaml(self._page()))
+        report = self._measured()
+        exported = self._exported()
+        reported = self._reported(report, exported)
+        advice = tuple(self._advice(report))
+        summary = tuple(self._summary(report, exported, reported))
+        report = replace(report, notes={**report.notes, "found": list(summary)})
+        report.save(self.folder / "report.json")
+        write_plots(self.folder, report, history=history)
+        write_trials(self.folder, [self._point(tried) for tried in self.tried], **self._lines())
+        self._write_card(report)
+        for tried in self.tried:
+            self.trials.forget(tried.candidate)
+        return FitResult(
+            student=self.folder,
+            onnx=self.out / "onnx" if exported else None,
+            name=self.choice.tried.candidate.name,
+            verdict=self.choice.verdict,
+            evidence=self.choice.tried.evidence,
+            reported=reported,
+            report=report,
+            tried=self.tried,
+            advice=advice,
+            summary=summary,
+        )
+
+    def _save_student(self) -> list[dict[str, Any]]:
+        """Copy the winner as a plain model, whole or not at all; the log of its training."""
+        source = self.trials.student(self.choice.tried.candidate, self.look)
+        staged = self.folder.with_name("_student")
+        shutil.rmtree(staged, ignore_errors=True)
+        load_classifier(str(source), role="student").save_pretrained(staged)
+        load_tokenizer(source).save_pretrained(staged)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        staged.rename(self.folder)
+        state = source / "trainer_state.json"
+        return list(read_json(state, limit=100 * MAX_BYTES)["log_history"]) if state.is_file() else []
+
+    def _page(self) -> dict[str, Any]:
+        """Return a page that trains this student alone."""
+        candidate = self.choice.tried.candidate
+        fit = {"fit": True} if candidate.fits else {}
+        student: dict[str, Any] = {candidate.plan.kind: {**candidate.plan.arguments, **fit}}
+        if self.look.pruned:
+            student["prune_vocabulary"] = {"keep": 1.0}
+        page = {name: value for name, value in self.run.recipe.page.items() if name != "goal"}
+        rate = page["training"].get("learning_rate", LEARNING_RATE) * candidate.training["rate"]
+        own = {"num_train_epochs": self.trials.epochs(candidate), "learning_rate": rate}
+        return {**page, "student": student, "training": {**page["training"], **own}}
+
+    def _measured(self) -> Report:
+        plan = self.run.recipe.measurement
+        length = (plan and plan.max_length) or self.run.args.max_length
+        report = measure(
+            str(self.folder),
+            self.rows.evaluation,
+            teacher=self.teacher,
+            max_length=length,
+            speed=STANDARD if plan is None or plan.speed else None,
+            notes=self._notes(),
+        )
+        source = str(self.run.recipe.load["source"])
+        return replace(report, data=replace(report.data, name=report.data.name or public_name(source)))
+
+    def _notes(self) -> dict[str, Any]:
+        goal = {name: value for name, value in dataclasses.asdict(self.goal).items() if value is not None}
+        return {
+            "objective": str(self.run.recipe.objective),
+            "goal": goal,
+            "chosen": self.choice.tried.candidate.name,
+            "epochs": self.look.epochs,
+            "recipe": self._page(),
+            "rows": len(self.run.rows.train),
+            "seed": self.run.args.seed,
+        }
+
+    def _exported(self) -> ExportReport | None:
+        """Write the winner as ONNX where it runs so, or where the page asks for it."""
+        asked = self.run.recipe.export
+        if self.look.form == "pytorch" and asked is None:
+            return None
+        options = {"max_length": self.run.args.max_length, **(asked or {})}
+        if self.look.form != "pytorch":
+            options |= {"int8": "dynamic" if self.look.form == "int8" else None, "max_drop": NO_GATE}
+        return export(
+            str(self.folder), self.out / "onnx", data=self.rows.evaluation, teacher=self.teacher, **options
+        )
+
+    def _reported(self, report: Report, exported: ExportReport | None) -> float | None:
+        """Return what the student keeps of the teacher on the rows that are reported, as it is to run."""
+        form = self.look.form
+        if exported is not None and form != "pytorch":
+            if self.metric == "agreement":
+                return exported.of(form).teacher_agreement
+            if self.metric == exported.metric:
+                own, theirs = exported.of(form).quality, exported.of("teacher").quality
+                return own / theirs if own is not None and theirs else None
+            return None
+        if self.metric == "agreement":
+            return (report.student.fidelity or {}).get("agreement")
+        own, theirs = (
+            (model.metrics or {}).get(self.metric) if model is not None else None
+            for model in (report.student, report.teacher)
+        )
+        return own / theirs if own is not None and theirs else None
+
+    def _summary(
+        self, report: Report, exported: ExportReport | None, reported: float | None
+    ) -> Iterator[str]:
+        """Yield what was found."""
+        chosen, goal, seen = self.choice.tried, self.goal, self.choice.tried.evidence
+        metric = TITLES.get(self.metric, self.metric)
+        verdict = {
+            "kept": f"keeps {100 * goal.share:g} % of the teacher's {metric}, proven",
+            "likely": f"keeps {100 * goal.share:g} % of the teacher's {metric}, likely but not proven",
+            "missed": f"the best found; it misses {100 * goal.share:g} % of the teacher's {metric}",
+        }[self.choice.verdict]
+        epochs = f"after {self.look.epochs:g} epochs" if self.look.epochs else "fitted and not trained"
+        yield f"{chosen.candidate.name} ({chosen.size}), {epochs}: {verdict}."
+        yield (
+            f"Chosen on {seen.rows:,} rows: {metric} {show(seen.quality, self.metric)}, {seen} of the "
+            "teacher's; the interval allows for all that was tried."
+        )
+        if reported is not None:
+            rows = f"{len(self.rows.evaluation):,} rows that nothing was chosen on"
+            yield f"On {rows} it keeps {100 * reported:.1f} %{self._costs(report, exported)}."
+        inside = sum(tried.size is not None for tried in self.tried)
+        trained = sum(any(look.epochs for look in tried.looks) for tried in self.tried)
+        seconds = sum(look.seconds for tried in self.tried for look in tried.looks)
+        yield (
+            f"Of {len(self.tried)} candidates {inside} are within {goal.limits()}; {trained} were trained, "
+            f"{seconds:.0f} s in all trials."
+        )
+        where = f"{self.out / 'onnx'} (ONNX) and {self.folder}" if exported else str(self.folder)
+        yield f"It is in {where}, with report and card; {self.out / 'best.yaml'} trains it alone."
+
+    def _costs(self, report: Report, exported: ExportReport | None) -> str:
+        """Return what it takes beside its teacher, where it was timed: ", 3.1 ms a row"."""
+        timed = report.student.speed
+        if exported is not None and self.look.form != "pytorch":
+            timed = exported.of(self.look.form).speed
+        return "" if timed is None else f", in {timed.latency_ms_p50:.1f} ms a row"
+
+    def _advice(self, report: Report) -> Iterator[str]:
+        """Yield what is missing where the goal is not proven, and what would help."""
+        seen, goal = self.choice.tried.evidence, self.goal
+        if self.choice.verdict == "likely":
+            margin = max(seen.kept - goal.share, 1e-4)
+            rows = math.ceil(seen.rows * (seen.half / margin) ** 2)
+            much = f"some {rows:,} rows" if rows < 1e6 else "far more rows than there are"
+            yield f"To prove it: choose on {much} instead of {seen.rows:,} (more labels, a larger share)."
+        if self.choice.verdict != "missed":
+            return
+        yield f"Missing: {100 * (goal.share - seen.kept):.1f} points of what the teacher keeps."
+        kept = [look.evidence.kept for look in self.choice.tried.looks]
+        if len(kept) > 1 and kept[-1] - kept[-2] > 0.005:
+            yield "Longer training: it was still gaining from rung to rung. Type more epochs."
+        larger = [tried for tried in self.tried if tried.size is None and tried.candidate.is_cut]
+        if larger:
+            nearest = min(larger, key=lambda tried: tried.sizes.measured[0].ms or math.inf)
+            takes = f"{nearest.candidate.name} takes {nearest.sizes.nearest()}"
+            yield f"More layers: {takes}, beyond {goal.limits()}."
+        if len(self.run.rows.train) < FEW_ROWS:
+            yield (
+                f"More text: it learned from {len(self.run.rows.train):,} rows. Texts like them need no "
+                "labels (`unlabelled:` under `data:`, or --unlabelled)."
+            )
+        if sentence := bounded_by_teacher(report):
+            yield f"A better teacher: {sentence}"
+
+    def _point(self, tried: Tried) -> Trial:
+        size = tried.size or tried.sizes.nearest()
+        looks = [(look.evidence, look.epochs) for look in tried.looks]
+        return Trial(
+            name=tried.candidate.name,
+            latency_ms=size.ms if size.ms is not None else tried.sizes.nearest().ms or 0.0,
+            size_mb=size.mb,
+            admitted=tried.size is not None,
+            kept=tuple((100 * seen.kept, 100 * seen.low, 100 * seen.high, epochs) for seen, epochs in looks),
+            chosen=tried.candidate == self.choice.tried.candidate,
+        )
+
+    def _lines(self) -> dict[str, Any]:
+        return {
+            "goal": 100 * self.goal.share,
+            "max_ms": self.goal.max_ms,
+            "metric": TITLES.get(self.metric, self.metric),
+        }
+
+    def _write_card(self, report: Report) -> None:
+        card, run = self.run.recipe.card, self.run
+        cut = "cut from" if self.choice.tried.candidate.is_cut else "made of"
+        fitted = ", fitted to it by least squares" if self.choice.tried.candidate.fits else ""
+        trained = "distilled from it" if self.look.epochs else "not trained"
+        write_card(
+            self.folder,
+            report,
+            base_model=str(run.origin),
+            dataset=str(run.recipe.load["source"]),
+            dataset_license=card.dataset_license,
+            license=card.license,
+            model_name=card.name or self.out.absolute().name,
+            metadata={} if card.language is None else {"language": card.language},
+            origin=f"It was {cut} {{base}}{fitted}, {trained}, and chosen among {len(self.tried)} candidates",
+        )

@@ -1,0 +1,36 @@
+"""The picture of a search: every candidate is drawn and named, also where nothing was looked at."""
+
+from hfdistill.evaluation.plots.style import save
+from hfdistill.evaluation.plots.trials import Trial, draw_trials, write_trials
+
+TRIALS = [
+    Trial("1 layer", 1.2, 20.0, True, ((80.0, 76.0, 84.0, 0.0), (91.0, 88.0, 94.0, 1.0))),
+    Trial("3 layers", 3.1, 40.0, True, ((97.0, 94.0, 100.0, 0.0), (99.5, 98.1, 100.9, 3.0)), chosen=True),
+    Trial("static", 0.1, 10.0, True, ((60.0, 55.0, 65.0, 3.0),)),
+    Trial("6 layers", 7.5, 90.0, False),
+]
+
+
+def texts_of(made):
+    return {child.get_text() for child in made.axes[0].texts}
+
+
+def test_every_candidate_is_named_and_the_limits_are_drawn():
+    made = draw_trials(TRIALS, goal=98.0, max_ms=5.0, metric="accuracy")
+    axes = made.axes[0]
+    assert texts_of(made) >= {"1 layer", "3 layers", "static", "6 layers"}
+    assert axes.get_ylabel() == "kept of the teacher's accuracy (%)"
+    low, high = axes.get_ylim()
+    assert low < 55 < 98 < high
+    assert axes.get_xlim()[0] < 0.1 < 7.5 < axes.get_xlim()[1]
+    legend = [text.get_text() for text in made.legends[0].get_texts()]
+    assert legend == ["not trained", "trained", "chosen", "misses the limits", "goal: 98 %"]
+
+
+def test_it_is_written_beside_the_card(tmp_path):
+    path = write_trials(tmp_path, TRIALS, goal=98.0, max_ms=5.0)
+    assert path == tmp_path / "plots" / "trials.png"
+    assert path.read_bytes()[:4] == b"\x89PNG"
+    again = save(draw_trials(TRIALS, goal=98.0, max_ms=5.0), tmp_path / "again.png")
+    assert path.read_bytes() == again.read_bytes()
+    assert write_trials(tmp_path / "none", TRIALS[3:], goal=98.0) is not None

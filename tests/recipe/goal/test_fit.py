@@ -1,0 +1,229 @@
+"""A whole search on tiny models: what is chosen, on which rows, and what is refused at once."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from datasets import Dataset, load_dataset
+
+import hfdistill
+from hfdistill.cli import main
+from hfdistill.recipe.check import check
+from hfdistill.recipe.goal import sizing
+from hfdistill.recipe.goal import trials as trying
+from hfdistill.recipe.goal.fit import fit_recipe
+from hfdistill.recipe.page import Page
+from hfdistill.recipe.rows import read_rows
+from hfdistill.recipe.schema import Splits
+from tests.conftest import BAD, GOOD, make_bert, make_tokenizer
+
+pytestmark = pytest.mark.usefixtures("here")
+PAGE = """teacher: teacher
+data: opinions
+training: {output_dir: out, num_train_epochs: 3, per_device_train_batch_size: 16, use_cpu: true}
+goal: {keep: 50%, max_ms: 10000, metric: agreement, candidates: [layers], texts: 40}
+"""
+
+
+def opinions(count, start=0):
+    """Texts that all differ, half of them good."""
+    words = [(GOOD if i % 2 else BAD)[i // 2 % 8] for i in range(start, start + count)]
+    texts = [f"the film {i} was {word}" for i, word in enumerate(words, start)]
+    return Dataset.from_dict({"text": texts, "label": [i % 2 for i in range(start, start + count)]})
+
+
+@pytest.fixture(autouse=True)
+def data(here, monkeypatch):
+    """A data set whose rows all differ, a teacher of three layers, and times that are no machine's."""
+    monkeypatch.setattr(sizing, "_milliseconds", lambda loaded: loaded.model.num_parameters() / 1e3)
+    (here / "opinions").mkdir()
+    opinions(150).to_parquet(here / "opinions" / "train.parquet")
+    opinions(60, start=500).to_parquet(here / "opinions" / "validation.parquet")
+    (here / "teacher").unlink()
+    make_bert(3, seed=1, initializer_range=0.5).save_pretrained(here / "teacher")
+    make_tokenizer().save_pretrained(here / "teacher")
+
+
+def page(**goal):
+    values = {
+        "teacher": "teacher",
+        "data": "opinions",
+        "training": {"output_dir": "out", "num_train_epochs": 3, "per_device_train_batch_size": 16},
+        "measure": {"speed": False},
+        "goal": {"keep": 0.5, "max_ms": 10000, "metric": "agreement", "candidates": ["layers"], "texts": 40},
+    }
+    values["goal"] |= goal
+    return {**values, "goal": {name: value for name, value in values["goal"].items() if value is not None}}
+
+
+def search(**goal):
+    return fit_recipe(check(Page("page", page(**goal))))
+
+
+def test_the_fastest_that_is_proven_is_found_without_training(here):
+    result = search(keep=0.2)
+    assert (result.name, result.verdict) == ("1 layer", "kept")
+    assert [len(tried.looks) for tried in result.tried] == [1, 0, 0]
+    assert result.evidence.low >= 0.2
+    assert result.evidence.looks == 3 + 2 + 1
+    assert result.report.data.rows == 60
+    assert result.reported == result.report.student.fidelity["agreement"]
+    student = hfdistill.load_classifier("out/student")
+    assert student.config.num_hidden_layers == 1
+    assert student.config.shrunk_from["fitted_on"] == 40
+    card = (here / "out/student/README.md").read_text()
+    assert "fitted to it by least squares, not trained, and chosen among 3 candidates" in card
+    assert "plots/trials.png" in card
+    assert hfdistill.Report.load("out/student/report.json").notes["chosen"] == "1 layer"
+    assert not list((here / "out/goal").glob("*/start*"))
+    assert "1 layer" in str(result)
+    assert hfdistill.read_recipe("out/best.yaml").student.arguments == {"layers": 1, "fit": True}
+
+
+def test_what_no_student_keeps_ends_with_the_best_and_what_would_help(here, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(trying.Judge, "_evidence", lambda self, logits: trying.Evidence(0.7, 1.0, 30))
+    look = trying.Trials.look
+
+    def watched(self, candidate, size, rung, share):
+        found = look(self, candidate, size, rung, share)
+        kept = {"1 layer": 0.5, "2 layers": 0.7, "3 layers": 0.6}[candidate.name]
+        seen.setdefault(rung, []).append((candidate.name, round(share, 2)))
+        return replace(found, evidence=replace(found.evidence, quality=kept + rung / 100))
+
+    monkeypatch.setattr(trying.Trials, "look", watched)
+    result = search(keep=1.0)
+    assert [sorted(rung) for rung in seen.values()] == [
+        [("1 layer", 0), ("2 layers", 0), ("3 layers", 0)],
+        [("2 layers", 0.33), ("3 layers", 0.33)],
+        [("2 layers", 1.0)],
+    ]
+    assert (result.name, result.verdict) == ("2 layers", "missed")
+    assert result.tried[1].looks[-1].epochs == 3
+    advice = " ".join(result.advice)
+    assert "Missing: 28.0 points" in advice
+    assert "Longer training" in advice
+    assert "More text" in advice
+    history = json.loads((here / "out/student/report.json").read_text())["notes"]
+    assert history["epochs"] == 3
+
+
+def test_nothing_sees_the_rows_that_are_reported(here, monkeypatch):
+    """With other labels and texts to report on, the same is chosen from the same evidence."""
+    first = search()
+    shutil.move("out", "before")
+    rows = load_dataset("parquet", data_files="opinions/validation.parquet", split="train")
+    other = [text.replace("film", "plot") for text in rows["text"]]
+    Dataset.from_dict({"text": other, "label": rows["label"][::-1]}).to_parquet("opinions/validation.parquet")
+    second = search()
+    assert [t.looks[0].evidence for t in first.tried if t.looks] == [
+        t.looks[0].evidence for t in second.tried if t.looks
+    ]
+
+
+def test_a_text_is_on_one_side_alone(here):
+    twice = opinions(40).to_dict()
+    twice = {name: values * 2 for name, values in twice.items()}
+    twice["text"][0] = opinions(1, start=500)["text"][0]  # one that is reported
+    Dataset.from_dict(twice).to_parquet("opinions/train.parquet")
+    rows = read_rows({"source": "opinions"}, Splits(), seed=1, choosing=0.25)
+    learned, chosen, reported = (set(part["text"]) for part in (rows.train, rows.choosing, rows.evaluation))
+    assert not learned & chosen
+    assert not (learned | chosen) & reported
+    assert len(rows.choosing) == 20
+    text_only = read_rows({"source": "opinions"}, Splits(labelled_rows=60), seed=1, choosing=0.25)
+    assert len(text_only.choosing) == 15
+    assert not set(text_only.train["text"]) & set(text_only.choosing["text"])
+
+
+def test_a_search_that_was_killed_goes_on(here, monkeypatch):
+    """Killed in the middle of the last training, it measures no size again, and ends with the same bits."""
+    straight = search(keep=1.0)
+    shutil.move("out", "straight")
+    stop = trying.StopAt.on_step_end
+
+    def killed(self, args, state, control, **others):
+        if state.global_step == 20:  # of 24; the last checkpoint is behind the second epoch
+            raise KeyboardInterrupt
+        stop(self, args, state, control, **others)
+
+    monkeypatch.setattr(trying.StopAt, "on_step_end", killed)
+    with pytest.raises(KeyboardInterrupt):
+        search(keep=1.0)
+    monkeypatch.setattr(trying.StopAt, "on_step_end", stop)
+    monkeypatch.setattr(sizing.Scale, "_measured", lambda *_: pytest.fail("a size is measured again"))
+    resumed = search(keep=1.0)
+    own, theirs = ([[look.evidence for look in t.looks] for t in r.tried] for r in (resumed, straight))
+    assert own == theirs
+    weights = [hfdistill.load_classifier(f"{folder}/student").state_dict() for folder in ("out", "straight")]
+    assert all(weights[0][name].equal(weights[1][name]) for name in weights[1])
+    with pytest.raises(ValueError, match=r"trials of another page .goal.texts differ.. Name another"):
+        search(keep=1.0, texts=41)
+
+
+@pytest.mark.parametrize(
+    ("goal", "match"),
+    [
+        (
+            {"max_ms": None, "max_mb": 0.001, "int8": False},
+            r"No candidate is within 0.001 MB.*\[1 layer: .* MB",
+        ),
+        ({"metric": "pearson"}, "metric is pearson, which this task .single_label. does not have"),
+        ({"choose": "validation"}, "that split is reported"),
+        ({"choose": "train"}, "that split is learned from"),
+        ({"choose": "dev"}, "that split is not there"),
+        ({"choose": 0.001}, "keeps 0 of 150 training rows apart"),
+    ],
+)
+def test_it_is_refused_before_anything_trains(here, monkeypatch, goal, match):
+    monkeypatch.setattr(trying.Trials, "look", lambda *_: pytest.fail("something is tried"))
+    with pytest.raises(ValueError, match=match):
+        search(**goal)
+
+
+def test_rows_without_labels(here):
+    for split in ("train", "validation"):
+        rows = load_dataset("parquet", data_files=f"opinions/{split}.parquet", split="train")
+        rows.remove_columns("label").to_parquet(f"opinions/{split}.parquet")
+    with pytest.raises(ValueError, match="metric is accuracy, and the rows to choose on have no labels"):
+        search(metric="accuracy")
+    shutil.rmtree("out")
+    result = search(metric=None, keep=0.2)
+    assert result.verdict == "kept"
+    assert result.report.student.metrics is None
+
+
+def test_the_command_and_the_page(here, capsys):
+    words = [
+        "opinions",
+        "--teacher",
+        "teacher",
+        "--metric",
+        "agreement",
+        "--candidates",
+        "layers",
+        "--max-ms",
+    ]
+    assert main(["fit", *words, "10000", "--keep", "20%", "--epochs", "1", "--out", "fit"]) == 0
+    assert "1 layer" in capsys.readouterr().out
+    (here / "page.yaml").write_text(PAGE)
+    assert main(["train", "page.yaml", "goal.keep=20%"]) == 0
+    assert (here / "out/student/report.json").exists()
+    assert main(["train", "page.yaml", "--smoke"]) == 1
+    assert "Leave --smoke out" in capsys.readouterr().err
+    assert main(["fit", *words, "5", "--keep", "98"]) == 2
+    assert "Type 98% or 0.98" in capsys.readouterr().err
+
+
+def test_rows_and_a_teacher_in_memory(here):
+    teacher = make_bert(2, seed=1, initializer_range=0.5)
+    limits = {"keep": "20%", "max_ms": 10000.0, "goal": {"metric": "agreement", "candidates": ["static"]}}
+    result = hfdistill.fit_student(
+        opinions(120), teacher, "out", **limits, tokenizer=make_tokenizer(), training={"num_train_epochs": 1}
+    )
+    assert result.name == "static"
+    assert result.tried[0].looks[0].epochs == 1.0
+    assert result.report.data.rows == 12
+    with pytest.raises(ValueError, match="Pass tokenizer="):
+        hfdistill.fit_student(opinions(120), teacher, "other", **limits)
