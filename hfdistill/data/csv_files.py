@@ -88,10 +88,10 @@ def csv_layout(
     if not lines:
         raise ValueError(f"{file.name} is empty. Save it with a header, such as text,label, and rows.")
     usual = "\t" if suffix_of(file) == ".tsv" else ","
-    told = _EXCEL.fullmatch(lines[0].rstrip("\r\n"))
-    if told and len(lines) > 1:
-        lines, usual = lines[1:], told[1]
-        delimiter = delimiter or told[1]
+    separator_line = _EXCEL.fullmatch(lines[0].rstrip("\r\n"))
+    if separator_line and len(lines) > 1:
+        lines, usual = lines[1:], separator_line[1]
+        delimiter = delimiter or separator_line[1]
     chosen = delimiter or _delimiter(file, lines, usual, quotes)
     rows = _split(lines, chosen, quotes)
     names = _column_names(file, rows[0])

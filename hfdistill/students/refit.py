@@ -310,7 +310,7 @@ def answer_error(student: Any, teacher: Any, batches: Sequence[Batch], cut: Cut 
         for batch in batches:
             one, two = (_answers(model, batch).double().cpu() for model in (student, teacher))
             if cut is not None and one.shape != two.shape:
-                two = two.index_select(-1, cut.kept["width"][0].cpu())
+                two = two.index_select(-1, cut.indices["width"][0].cpu())
             if one.dim() == 3 and "attention_mask" in batch:
                 real = batch["attention_mask"].bool().cpu()
                 one, two = one[real], two[real]

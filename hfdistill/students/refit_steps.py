@@ -22,12 +22,12 @@ class Cut:
 
     Args:
         layers: numbers of the teacher's blocks, from 1.
-        kept: indices of hidden dimensions, heads' dimensions and neurons that stayed, as `width_pruning`
+        indices: of hidden dimensions, heads' dimensions and neurons that stayed, as `width_pruning`
             names them; empty where blocks alone were cut.
     """
 
     layers: Sequence[int]
-    kept: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
+    indices: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +170,7 @@ class _BlockSteps:
         new, old = (m.get_submodule(n).out_features for m, n in ((self.student, own), (self.teacher, theirs)))
         if new == old:
             return None
-        choices = self.cut.kept[kind]
+        choices = self.cut.indices[kind]
         chosen = choices[self.source - 1] if len(choices) > 1 else choices[0]
         return spread_over_parts(chosen, old, new)
 
@@ -193,7 +193,7 @@ def head_steps(student: Any, teacher: Any, cut: Cut, batch: Batch) -> Group:
         if uses[id(module.weight)] > 1:
             continue
         smaller = module.out_features != theirs.out_features
-        width = cut.kept["width"][0] if smaller else None
+        width = cut.indices["width"][0] if smaller else None
         if width is not None:
             width = spread_over_parts(width, theirs.out_features, module.out_features)
         steps.append(Step(name, (Part(name, Place(name, "output"), Place(name, "output"), width),)))

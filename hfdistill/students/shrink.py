@@ -123,7 +123,7 @@ def shrink(
     else:
         plan = fit if isinstance(fit, Refit) else Refit(fit)
         student, cut = _fitted(model, wanted, plan, tokenizer or _tokenizer(teacher, model), data=data)
-    _log(model, student, kept=list(cut.layers))
+    _log(model, student, chosen=list(cut.layers))
     return student.to(dtype).eval()
 
 
@@ -142,16 +142,16 @@ def _cut(model: Any, wanted: dict[str, Any], *, data: Batches | None, dtype: tor
     anatomy, layout = ModelSpec.of(model), layout_of(model)
     layers = wanted["layers"]
     every = list(range(1, anatomy.depth + 1))
-    kept = every if layers is None else _kept(layers, anatomy=anatomy, layout=layout, config=model.config)
+    chosen = every if layers is None else _kept(layers, anatomy=anatomy, layout=layout, config=model.config)
     narrow, indices = model, dict[str, list[Tensor]]()
     sizes = {name: wanted[name] for name in ("width", "heads", "ffn")}
     if any(value is not None for value in sizes.values()):
         narrow, indices = narrowed(model, **sizes, data=data)
-    config = _config(narrow.config, layout=layout, kept=kept)
-    config.shrunk_from = _origin(model, narrow, kept)
+    config = _config(narrow.config, layout=layout, chosen=chosen)
+    config.shrunk_from = _origin(model, narrow, chosen)
     student = empty_like(model, config, dtype=dtype)
-    load_weights(student, _weights(narrow, layout=layout, kept=kept))
-    return student.to(model.device).eval(), Cut(kept, indices)
+    load_weights(student, _weights(narrow, layout=layout, chosen=chosen))
+    return student.to(model.device).eval(), Cut(chosen, indices)
 
 
 def _fitted(
@@ -195,12 +195,12 @@ def _tokenizer(teacher: Any, model: Any) -> Any:
     return load_tokenizer(teacher) or load_tokenizer(model.config._name_or_path or None)
 
 
-def _origin(model: Any, narrow: Any, kept: list[int]) -> dict[str, Any]:
+def _origin(model: Any, narrow: Any, chosen: list[int]) -> dict[str, Any]:
     """Name what a student was cut from: its teacher, the kept blocks, and the sizes that were cut."""
-    origin: dict[str, Any] = {"model": public_name(model.config._name_or_path or ""), "layers": kept}
+    origin: dict[str, Any] = {"model": public_name(model.config._name_or_path or ""), "layers": chosen}
     earlier = getattr(model.config, "shrunk_from", None)
     if earlier and not model.config._name_or_path:  # cut before, and nowhere to be found as it was then
-        origin = earlier | {"layers": [earlier["layers"][number - 1] for number in kept]}
+        origin = earlier | {"layers": [earlier["layers"][number - 1] for number in chosen]}
     return origin | {name: new for name, (old, new) in _sizes(model, narrow).items() if old != new}
 
 
@@ -274,27 +274,27 @@ def _checked(layers: int | Sequence[int], *, depth: int) -> list[int]:
     return list(layers)
 
 
-def _config(teacher: Any, *, layout: Layout, kept: list[int]) -> Any:
+def _config(teacher: Any, *, layout: Layout, chosen: list[int]) -> Any:
     """Return the teacher's config with its depth, and what follows from it, changed."""
     config = copy.deepcopy(teacher)
     for field in layout.per_layer:
-        setattr(config, field, [getattr(teacher, field)[number - 1] for number in kept])
+        setattr(config, field, [getattr(teacher, field)[number - 1] for number in chosen])
     for field in layout.per_rule:
         if hasattr(config, field):
             delattr(config, field)
-    setattr(config, layout.depth, len(kept))
+    setattr(config, layout.depth, len(chosen))
     config._name_or_path = ""
     return config
 
 
-def _weights(model: Any, *, layout: Layout, kept: list[int]) -> dict[str, Tensor]:
+def _weights(model: Any, *, layout: Layout, chosen: list[int]) -> dict[str, Tensor]:
     """The teacher's weights under the student's names."""
     state: dict[str, Tensor] = model.state_dict()
     if layout.shared:
         return state
     blocks = model.base_model.get_submodule(layout.blocks)
     prefix = next(name for name, module in model.named_modules() if module is blocks) + "."
-    renumbered = {number - 1: index for index, number in enumerate(kept)}
+    renumbered = {number - 1: index for index, number in enumerate(chosen)}
     cut = {}
     for name, weight in state.items():
         if not name.startswith(prefix):
@@ -306,7 +306,7 @@ def _weights(model: Any, *, layout: Layout, kept: list[int]) -> dict[str, Tensor
     return cut
 
 
-def _log(teacher: Any, student: Any, *, kept: list[int]) -> None:
+def _log(teacher: Any, student: Any, *, chosen: list[int]) -> None:
     before, after = teacher.num_parameters(), student.num_parameters()
     words = sum(parameter.numel() for parameter in embeddings(student).parameters())
     sizes = [
@@ -314,7 +314,7 @@ def _log(teacher: Any, student: Any, *, kept: list[int]) -> None:
     ]
     logger.info(
         "Kept blocks %s of %d%s: %.1f M → %.1f M parameters (%.0f %%), %.0f %% of them embeddings.",
-        ", ".join(map(str, kept)),
+        ", ".join(map(str, chosen)),
         ModelSpec.of(teacher).depth,
         "".join(sizes),
         before / 1e6,

@@ -50,7 +50,7 @@ def sizes(teacher: str) -> list[Size]:
         anatomy, layout = ModelSpec.of(model), layout_of(model)
         counts = []
         for layers in range(1, anatomy.depth + 1):
-            kept = _kept(layers, anatomy=anatomy, layout=layout, config=config)
-            student = type(model)._from_config(_config(config, layout=layout, kept=kept))
+            chosen = _kept(layers, anatomy=anatomy, layout=layout, config=config)
+            student = type(model)._from_config(_config(config, layout=layout, chosen=chosen))
             counts.append(student.num_parameters())
     return [Size(n, count, count / counts[-1]) for n, count in enumerate(counts, start=1)]

@@ -135,7 +135,9 @@ def _largest(scores: Tensor, count: int) -> Tensor:
     return scores.sort(descending=True, stable=True).indices[:count].sort().values
 
 
-def _weights(model: Any, student: Any, layout: Layout, kept: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
+def _weights(
+    model: Any, student: Any, layout: Layout, stays: Mapping[str, list[Tensor]]
+) -> dict[str, Tensor]:
     """Cut the teacher's weights wherever the student's are smaller."""
     blocks = model.base_model.get_submodule(layout.blocks)
     prefix = next(name for name, module in model.named_modules() if module is blocks) + "."
@@ -147,7 +149,7 @@ def _weights(model: Any, student: Any, layout: Layout, kept: Mapping[str, list[T
                 inside = name.startswith(prefix)
                 number, _, path = name.removeprefix(prefix).partition(".") if inside else ("0", "", "")
                 shared = layout.head_bias and layout.head_bias in name
-                choices = kept["bias" if shared else kind_of(layout, path, dimension)]
+                choices = stays["bias" if shared else kind_of(layout, path, dimension)]
                 indices = choices[int(number)] if len(choices) > 1 else choices[0]
                 chosen = spread_over_parts(indices, weight.shape[dimension], size)
                 weight = weight.index_select(dimension, chosen.to(weight.device))
