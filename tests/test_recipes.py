@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import BertModel
 
 import hfdistill
 from hfdistill import DistillationArguments
-from tests.conftest import make_bert, make_dataset, make_tokenizer
-from tests.distributed.launched import ROOT, launch
+from tests.conftest import make_dataset
+from tests.distributed.launched import ROOT
+from tests.distributed.recipe import make_material, sst2_arguments
 from tests.forked import killed_at, needs_fork
 from tests.word_material import make_named_words
 
@@ -24,23 +24,7 @@ RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory):
-    """Two splits of parquet, a fine-tuned teacher, and an encoder."""
-    folder = tmp_path_factory.mktemp("material")
-    (folder / "data").mkdir()
-    make_dataset(64).to_parquet(folder / "data" / "train.parquet")
-    make_dataset(20).to_parquet(folder / "data" / "validation.parquet")
-    teacher = make_bert(4, seed=1)
-    teacher.save_pretrained(folder / "teacher")
-    BertModel(teacher.config).save_pretrained(folder / "encoder")
-    for name in ("teacher", "encoder"):
-        make_tokenizer().save_pretrained(folder / name)
-    return folder
-
-
-def sst2_arguments(material, out):
-    arguments = {"dataset": material / "data", "teacher": material / "teacher", "output_dir": out}
-    arguments |= {"layers": 2, "use_cpu": "true", "bf16": "false"}
-    return [part for name, value in arguments.items() for part in (f"--{name}", str(value))]
+    return make_material(tmp_path_factory.mktemp("material"))
 
 
 @pytest.fixture
@@ -187,15 +171,6 @@ def test_a_chain_ends_with_a_report_of_each_student(material, tmp_path, more, st
     ]
     assert (taught[0]["teacher"] is None) == (more == ["--born_again"])
     assert taught[1]["teacher"] not in (None, taught[0]["teacher"])
-
-
-@pytest.mark.distributed
-def test_sst2_on_two_processes(material, tmp_path):
-    arguments = [*sst2_arguments(material, tmp_path / "out"), "--max_steps", "2"]
-    done = launch(str(ROOT / "recipes" / "sst2.py"), *arguments)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("accuracy  macro F1") == 1
-    assert (tmp_path / "out" / "student" / "model.safetensors").is_file()
 
 
 def test_an_encoder_is_fine_tuned_first_when_asked(material, tmp_path, start):

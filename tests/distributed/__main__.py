@@ -4,11 +4,11 @@ import gc
 import sys
 from pathlib import Path
 
-from tests.distributed import asker, recorder, worker
+from tests.distributed import asker, recipe, recorder, worker
 
 
 def main(folder: Path, processes: int) -> None:
-    for part, work in (("training", worker), ("recording", recorder), ("asking", asker)):
+    for part, work in (("training", worker), ("recording", recorder), ("asking", asker), ("recipe", recipe)):
         (folder / part).mkdir(exist_ok=True)
         work.main(folder / part, processes)
 

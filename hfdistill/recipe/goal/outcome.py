@@ -186,7 +186,7 @@ class Outcome:
         fit = {"fit": True} if candidate.fits else {}
         student: dict[str, Any] = {candidate.plan.kind: {**candidate.plan.arguments, **fit}}
         if self.look.pruned:
-            student["prune_vocabulary"] = {"keep": 1.0}
+            student["prune_vocabulary"] = {"keep": self.trials.tokens}
         page = {name: value for name, value in self.run.recipe.page.items() if name != "goal"}
         rate = page["training"].get("learning_rate", LEARNING_RATE) * candidate.training["rate"]
         own = {"num_train_epochs": self.trials.epochs(candidate), "learning_rate": rate}

@@ -35,8 +35,8 @@ def fit_student(
     """Find the fastest student that keeps a share of its teacher's quality within a budget.
 
     1. Every candidate (static, CNN, BiLSTM, 1 to N of the teacher's layers, half the neurons, half the width)
-       is measured untrained, in PyTorch, and where that misses the limits in ONNX, with the tokens of the
-       training texts alone, and in 8 bits. What misses them is never trained.
+       is measured untrained, in PyTorch, and where that misses the limits in ONNX, in 8 bits, and with half
+       of the tokens (those of the training texts first). What misses them is never trained.
     2. The rest is tried by successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943): cuts begin
        fitted to the teacher by least squares (`Refit`), which needs no training; the best third is trained
        for a third of the epochs, the best third of these to the end, by the teacher's recorded answers.

@@ -118,6 +118,8 @@ class Trials:
 
     def __init__(self, run: Run, page: Mapping[str, Any], folder: Path, judge: Judge, *, texts: int) -> None:
         self.run, self.page, self.folder, self.judge, self.texts = run, page, folder, judge, texts
+        # Those of the training texts first, then the most frequent: a few texts lack words of the next ones.
+        self.tokens = int(run.teacher.config.vocab_size) // 2
 
     def make(self, candidate: Candidate, pruned: bool, *, fitted: bool = False) -> tuple[Any, Any]:
         """Return a candidate's model and tokenizer, not trained."""
@@ -126,7 +128,7 @@ class Trials:
         if candidate.is_cut:
             fits = fitted and candidate.fits
             arguments["fit"] = Refit(rows, rows=self.texts, max_length=length) if fits else False
-        changes = {"prune_vocabulary": {"keep": 1.0}} if pruned else {}
+        changes = {"prune_vocabulary": {"keep": self.tokens}} if pruned else {}
         return self.run.student(Student(candidate.plan.kind, arguments, changes))
 
     def look(self, candidate: Candidate, size: Size, rung: int, share: float) -> Look:
