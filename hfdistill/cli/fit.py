@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hfdistill.cli.data_flags import add_file_flags, file_options
 from hfdistill.recipe.goal.target import TRAINING
+
+if TYPE_CHECKING:
+    from hfdistill.recipe.check import Recipe
 
 HELP = "find the fastest student that keeps a share of its teacher's quality within a budget"
 
@@ -47,7 +50,11 @@ def run(args: argparse.Namespace) -> int:
     from hfdistill.recipe.check import check
     from hfdistill.recipe.page import Page
 
-    recipe = check(Page("fit", page_of(args)))
+    return search(check(Page("fit", page_of(args))))
+
+
+def search(recipe: Recipe) -> int:
+    """Search for the student of a page with a goal, and say what was found; 3 where none keeps enough."""
     from hfdistill.recipe.goal.fit import fit_recipe
     from hfdistill.recipe.threads import use_idle_cores
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from hfdistill.cli import fit
 from hfdistill.files.plain_data import printable
 from hfdistill.recipe import read_recipe
 
@@ -31,7 +32,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, check or search what a page says."""
+    """Train, check or search what a page says; 3 where it has a goal, and no student keeps enough."""
     recipe = read_recipe(args.page, overrides=args.overrides)
     if args.check:
         from hfdistill.files.hub import HubUnreachable
@@ -53,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.trials is not None or args.timeout is not None:
         raise ValueError("--trials and --timeout belong to --search. Add it.")
+    if recipe.goal is not None and not args.smoke:
+        return fit.search(recipe)
     from hfdistill.recipe.run import run_recipe
     from hfdistill.recipe.threads import use_idle_cores
 

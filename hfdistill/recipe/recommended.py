@@ -47,6 +47,7 @@ class Recommended:
         self.recipe, self.rows, self.args = recipe, rows, args
         self.is_on = recipe.objective == RECOMMENDED
         self.choices: dict[str, str] = {}
+        self._starts: dict[int, str] = {}  # of student and assistants, by their plans
 
     def refit(self, plan: Student, teacher: Any) -> Refit | None:
         """Return how a student is fitted to its teacher before it is trained; None for not at all.
@@ -59,11 +60,13 @@ class Recommended:
             return None
         reason = self._unfit(plan, teacher)
         if reason:
-            self.choices["start"] = f"the teacher's weights are copied and not fitted: {reason}"
+            words = f"the teacher's weights are copied and not fitted: {reason}"
+            self.choices["start"] = self._starts[id(plan)] = words
             return None
         rows = len(self.rows.train)
         count = min(rows, max(FIT_ROWS[0], min(FIT_ROWS[1], rows // FIT_SHARE)))
-        self.choices["start"] = f"what is kept is fitted to the teacher on {count:,} training texts"
+        words = f"what is kept is fitted to the teacher on {count:,} training texts"
+        self.choices["start"] = self._starts[id(plan)] = words
         return Refit(self.rows.train, rows=count, max_length=self.args.max_length)
 
     def _unfit(self, plan: Student, teacher: Any) -> str | None:
@@ -86,20 +89,29 @@ class Recommended:
         args = self.args
         return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
 
-    def settings(self, student: PreTrainedModel) -> dict[str, Any]:
+    def settings(self, plan: Student, student: PreTrainedModel) -> dict[str, Any]:
         """Return the training arguments that the page leaves open; the same for a student without a teacher.
 
         The rate is 3e-4 for a student of width 384 and 32 rows a step; it falls with the width (Yang et al.
         2022, arXiv 2203.03466), and with the root of the rows (Malladi et al. 2022, arXiv 2205.10287).
+
+        Args:
+            plan: of the student, or of the assistant.
+            student: which was made by it.
         """
         if not self.is_on:
             return {}
         settings: dict[str, Any] = {}
+        self.choices.pop("rate", None)  # an assistant's
+        if (start := self._starts.get(id(plan))) is not None:
+            self.choices["start"] = start
+        else:
+            self.choices.pop("start", None)
         if not {"warmup_steps", "warmup_ratio"} & self.recipe.training.keys():
             settings["warmup_steps"] = WARMUP
         if "learning_rate" in self.recipe.training:
             return settings
-        plan, spec = self.recipe.student, known_spec(student)
+        spec = known_spec(student)
         if not STUDENTS[plan.kind].has_attention:
             settings["learning_rate"], why = RATE_WITHOUT_ATTENTION, f"a {plan.kind} student"
         elif plan.kind == "shrink" and spec is not None:

@@ -148,7 +148,8 @@ def read_rows(
         text_only = train.shuffle(seed=seed).select(range(len(labelled), len(train))).remove_columns("label")
     chosen = None
     if choosing is not None:
-        labelled, chosen = _choosing(apart_from(labelled, evaluation), data, choosing, seed)
+        split = apart_from(data[choosing], evaluation) if isinstance(choosing, str) else choosing
+        labelled, chosen = _choosing(apart_from(labelled, evaluation), split, seed)
         text_only = None if text_only is None else apart_from(apart_from(text_only, evaluation), chosen)
     train = labelled if text_only is None else concatenate_datasets([labelled, text_only])
     if splits.augment:
@@ -180,16 +181,20 @@ def _check_choosing(data: Mapping[str, Dataset], splits: Splits, choosing: float
         )
 
 
-def _choosing(
-    rows: Dataset, data: Mapping[str, Dataset], choosing: float | str, seed: int
-) -> tuple[Dataset, Dataset]:
+def _choosing(rows: Dataset, choosing: float | Dataset, seed: int) -> tuple[Dataset, Dataset]:
     """Return the rows to learn from, and those to choose on, whose texts are none of the first.
 
     Raises:
         ValueError: where either part would be too small.
     """
-    if isinstance(choosing, str):
-        return apart_from(rows, data[choosing]), data[choosing]
+    if isinstance(choosing, Dataset):
+        rows = apart_from(rows, choosing)
+        if min(len(rows), len(choosing)) < FEWEST:
+            raise ValueError(
+                f"{len(rows)} rows to learn from and {len(choosing)} to choose a student on are left, of "
+                f"which no text is in both or reported, and each needs {FEWEST}. Type choose: 0.2."
+            )
+        return rows, choosing
     size = round(choosing * len(rows))
     if size < FEWEST or len(rows) - size < FEWEST:
         raise ValueError(

@@ -346,7 +346,10 @@ class Run:
         folder = Path(folder or self.args.output_dir, stage)
         model, tokenizer = made
         if stage != "teacher":
-            changes = {**self.recommended.settings(model), **changes}
+            plan = self.recipe.student
+            if stage.startswith("assistant-"):
+                plan = self.recipe.assistants[int(stage.removeprefix("assistant-")) - 1]
+            changes = {**self.recommended.settings(plan, model), **changes}
         args = dataclasses.replace(self.args, **changes, output_dir=str(folder), push_to_hub=False)
         rows, labels_alone = self.builder.rows, teacher is None and objective is None
         answerable = self.answerable if teacher is not None else None

@@ -81,8 +81,11 @@ def search_recipe(recipe: Recipe, *, trials: int = 20, timeout: float | None = N
 
     Raises:
         ImportError: Optuna is not installed.
-        ValueError: on several processes, or beside another search there; or the journal is of another page.
+        ValueError: on several processes, or beside another search there; or the journal is of another page,
+            or the page has a `goal` section.
     """
+    if recipe.goal is not None:
+        raise ValueError("A page with `goal:` finds its student without --search. Leave --search out.")
     out = Path(recipe.training["output_dir"])
     out.mkdir(parents=True, exist_ok=True)
     try:

@@ -18,7 +18,7 @@ def trial_page(
     """Return a page with the teacher that `run` has made, its answers recorded once, and nothing measured.
 
     A fine-tuned teacher is named by its folder. Answers are recorded where the objective reads nothing else
-    of the teacher, and no other model teaches in between.
+    of the teacher, no other model teaches in between, and the page does not ask for fresh copies.
 
     Args:
         page: the content of the page.
@@ -32,7 +32,7 @@ def trial_page(
         made["teacher"] = {"pretrained": {"source": run.origin}}
     inside = _looks_inside(recipe)
     is_fixed = kind is not None and kind != "cached" and not schema.TEACHERS[kind].moves
-    is_recorded = is_fixed and not inside and run.rows.task != "token"
+    is_recorded = is_fixed and not inside and run.rows.task != "token" and not recipe.splits.fresh_copies
     if is_recorded and not (teacher_varies or recipe.assistants or recipe.generations > 1):
         made.setdefault("teacher_cache", str(folder / "answers"))
     made["training"] |= {"load_best_model_at_end": False, "teacher_check_rows": 0}

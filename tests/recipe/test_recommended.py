@@ -170,13 +170,23 @@ def decided(**changes):
 )
 def test_the_rate_falls_with_width_and_with_few_rows_a_step(here, width, options, rate):
     model = make_bert(1, hidden_size=width, intermediate_size=4)
-    assert decided(**options).settings(model) == {"warmup_steps": 0.1, "learning_rate": rate}
+    chosen = decided(**options)
+    assert chosen.settings(chosen.recipe.student, model) == {"warmup_steps": 0.1, "learning_rate": rate}
 
 
 @pytest.mark.parametrize(("kind", "rate"), [("static", 1e-3), ("bilstm", 1e-3), ("pretrained", None)])
 def test_the_rate_of_other_students(here, kind, rate):
     student = SimpleNamespace(kind=kind, arguments={}, changes={})
-    assert decided(student=student).settings(make_bert(1)).get("learning_rate") == rate
+    assert decided(student=student).settings(student, make_bert(1)).get("learning_rate") == rate
+
+
+def test_an_assistant_has_the_rate_and_the_start_of_its_own_kind(trained, capsys):
+    """Word vectors take 1e-3, with which the layers of an assistant would be lost."""
+    stages = trained("student={static: {width: 8}}", "assistants=[{shrink: {layers: 2}}]")
+    rates = {name: stage.trainer.args.learning_rate for name, stage in stages.items()}
+    assert rates == {"assistant-1": 2.1e-4, "student": 1e-3}
+    lines = " ".join(capsys.readouterr().err.split()).split("recommended: ")[1:]
+    assert ["what is kept is fitted" in line for line in lines] == [True, False]
 
 
 @pytest.mark.parametrize(("copies", "count"), [(1, 64), (10, 256), (80, 1024), (200, 1500)])

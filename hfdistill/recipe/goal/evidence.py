@@ -77,7 +77,8 @@ def evidence(
     - for accuracy and exact matches sqrt(Σ (s_i - r·t_i)² / n²) / q_teacher over the rows, s_i and t_i
       whether student and teacher are right, after a row was added on which each of them alone is right, as in
       Bonett and Price 2012: two models that never differ are not proven equal;
-    - for F1 and correlations the standard deviation of r over bootstrap samples of the rows.
+    - for F1 and correlations the standard deviation of r over bootstrap samples of the rows; for F1 at least
+      √2 / (n + 2) / q_teacher, that of an accuracy where the two never differ.
 
     It covers the choice of rows, not that of seeds.
 
@@ -112,7 +113,8 @@ def evidence(
     if metric in ("accuracy", "subset_accuracy"):
         spread = _paired(right_rows(task, student, labels), right_rows(task, teacher, labels))
     else:
-        spread = _bootstrap(task, metric, student, teacher, labels)
+        least = 0.0 if task == "regression" else math.sqrt(2) / (len(labels) + 2) / theirs
+        spread = max(least, _bootstrap(task, metric, student, teacher, labels))
     return Evidence(own or 0.0, theirs, len(labels), spread, looks)
 
 

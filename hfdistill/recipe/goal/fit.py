@@ -29,8 +29,11 @@ from hfdistill.recipe.rows import Rows, read_rows
 from hfdistill.recipe.run import Run, arguments
 from hfdistill.recipe.terminal import Terminal, duration, quiet_libraries
 from hfdistill.recipe.trial_page import trial_page
+from hfdistill.teachers.base import fingerprint_of
 
-FACTS = "facts.json"
+FACTS, WEIGHTS = "facts.json", "the teacher's weights"
+LENGTH = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
+"""Training arguments on which a trial depends, beside those on which any checkpoint does."""
 
 
 def fit_recipe(recipe: Recipe) -> FitResult:
@@ -133,12 +136,16 @@ class _Search:
         )
         self._refuse_other_page()
         run.prepare_teacher()
+        self._refuse_other_page(weights=fingerprint_of(run.teacher))
         self.judge = Judge(run.rows.evaluation, self.teacher(), self.goal, max_length=run.args.max_length)
         page = trial_page({k: v for k, v in self.recipe.page.items() if k != "goal"}, run, self.folder)
         self.trials = Trials(run, page, self.folder, self.judge, texts=self.goal.texts)
 
-    def _refuse_other_page(self) -> None:
-        """Refuse trials that another page left: they say nothing about this one. Limits may change."""
+    def _refuse_other_page(self, *, weights: str | None = None) -> None:
+        """Refuse trials that another page left: they say nothing about this one. Limits may change.
+
+        `weights` is a fingerprint of the teacher, which may lie where another one lay; None until it is made.
+        """
         path, args = self.folder / FACTS, self.run.args
         facts = deciding_facts(self.recipe.page, self.run.rows)
         facts |= {
@@ -146,15 +153,19 @@ class _Search:
             "goal.metric": self.goal.metric,
             "goal.texts": self.goal.texts,
         }
-        facts |= {f"training.{n}": getattr(args, n) for n in ("num_train_epochs", "max_steps")}
-        before = read_json(path, limit=MAX_BYTES) if path.is_file() else facts
+        facts |= {f"training.{n}": getattr(args, n) for n in LENGTH}
+        chosen_on = replace(self.run.rows, train=self.run.rows.evaluation)
+        facts["the rows to choose on"] = chosen_on.fingerprint()
+        before = read_json(path, limit=MAX_BYTES) if path.is_file() else {**facts, WEIGHTS: weights}
+        facts[WEIGHTS] = before.get(WEIGHTS) if weights is None else weights
         changed = sorted(name for name in {**before, **facts} if before.get(name) != facts.get(name))
         if changed:
             raise ValueError(
                 f"{self.folder} holds the trials of another page ({', '.join(changed)} differ). Name another "
                 "training.output_dir, or delete that folder."
             )
-        write_atomically(path, json.dumps(facts, indent=1))
+        if weights is not None:
+            write_atomically(path, json.dumps(facts, indent=1))
 
     def _measure_sizes(self) -> None:
         """Measure every candidate untrained.
@@ -167,16 +178,23 @@ class _Search:
         scale = Scale(
             self.goal, self.run.rows.evaluation, self.trials.make, max_length=self.run.args.max_length
         )
+        failures: list[str] = []
         for candidate in every:
             try:
                 sizes = scale.sizes(candidate, self.trials.of(candidate))
             except (ValueError, TypeError) as error:
-                self.terminal.line(f"{candidate.name}: cannot be made ({error})", indent=2)
+                failures.append(f"{candidate.name}: cannot be made ({error})")
+                self.terminal.line(failures[-1], indent=2)
                 continue
             tried = Tried(candidate, sizes, sizes.best(self.goal))
             self.records[candidate.name] = tried
             words = str(tried.size) if tried.size else f"{sizes.nearest()}: misses the limits, is not trained"
             self.terminal.line(f"{candidate.name}: {words}", indent=2)
+        if not self.records:
+            raise ValueError(
+                "This teacher has no student of the kinds that are asked for. Type candidates: [static, cnn, "
+                "bilstm], or leave candidates out." + "".join(f" ({failure})" for failure in failures)
+            )
         if not self.admitted():
             lines = [f"[{name}: {tried.sizes}]" for name, tried in self.records.items()]
             notes = dict.fromkeys(t.sizes.note for t in self.records.values() if t.sizes.note)

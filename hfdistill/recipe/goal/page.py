@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from transformers import PreTrainedModel
 
-from hfdistill.data.load import load
+from hfdistill.data.in_memory import splits_in_memory
 from hfdistill.recipe.check import check
 from hfdistill.recipe.goal.fit import fit_recipe
 from hfdistill.recipe.goal.outcome import FitResult
@@ -95,15 +95,20 @@ def fit_student(
 
 
 def _data_on_disk(data: Any, folder: Path) -> str:
-    """Return the path of data: rows in memory are written, for a search that goes on after a kill."""
+    """Return the path of data: what has none is written, for a search that goes on after a kill."""
     if isinstance(data, (str, Path)):
         return str(data)
-    splits = DatasetDict({"train": data}) if isinstance(data, Dataset) else load(data)
     staged = folder.with_name("_data")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
-    for name, rows in splits.items():
-        rows.to_parquet(staged / f"{name}.parquet")
+    if isinstance(data, Mapping) and data and all(isinstance(path, (str, Path)) for path in data.values()):
+        for name, path in data.items():
+            kind = Path(path).suffixes[-2 if str(path).endswith(".gz") else -1 :]
+            shutil.copy(Path(path).expanduser(), staged / f"{name}{''.join(kind)}")
+    else:
+        splits = {"train": data} if isinstance(data, Dataset) else splits_in_memory(data)
+        for name, rows in splits.items():
+            rows.to_parquet(staged / f"{name}.parquet")
     shutil.rmtree(folder, ignore_errors=True)
     staged.rename(folder)
     return str(folder)

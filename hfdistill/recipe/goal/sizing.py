@@ -133,7 +133,7 @@ class Scale:
                     break
         if not table:
             raise ValueError(notes[0])
-        return Sizes(tuple(table.values()), "; ".join(dict.fromkeys(notes)))
+        return Sizes(tuple(table[way] for way in WAYS if way in table), "; ".join(dict.fromkeys(notes)))
 
     def _admits(self, size: Size) -> bool:
         return self.goal.is_fast(size.ms) and self.goal.is_small(size.mb)

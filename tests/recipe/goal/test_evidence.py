@@ -49,6 +49,17 @@ def test_models_that_never_differ_are_not_proven_equal():
     assert few.low < many.low < 1
 
 
+def test_equal_f1_is_not_proven_by_a_few_rows():
+    labels = LABELS.copy()
+    labels[90:] = 1
+    few, many = (
+        evidence("single_label", "macro_f1", t, t, y)
+        for t, y in ((TEACHER[80:], labels[80:]), (TEACHER, labels))
+    )
+    assert few.kept == many.kept == 1
+    assert (few.spread, many.spread) == (math.sqrt(2) / 22, math.sqrt(2) / 102)
+
+
 def test_agreement_is_a_share_with_wilson_s_interval():
     seen = evidence("single_label", "agreement", STUDENT, TEACHER, None)
     assert (seen.kept, seen.teacher, seen.spread) == (0.9, 1.0, None)

@@ -3,16 +3,20 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from datasets import Dataset, load_dataset
+from safetensors.torch import load_file, save_file
 
 import hfdistill
 from hfdistill.cli import main
 from hfdistill.recipe.check import check
+from hfdistill.recipe.goal import fit as fitting
 from hfdistill.recipe.goal import sizing
 from hfdistill.recipe.goal import trials as trying
 from hfdistill.recipe.goal.fit import fit_recipe
+from hfdistill.recipe.goal.page import _data_on_disk as data_on_disk
 from hfdistill.recipe.page import Page
 from hfdistill.recipe.rows import read_rows
 from hfdistill.recipe.schema import Splits
@@ -137,6 +141,61 @@ def test_a_text_is_on_one_side_alone(here):
     assert not set(text_only.train["text"]) & set(text_only.choosing["text"])
 
 
+def test_nothing_is_chosen_on_a_text_that_is_reported(here):
+    opinions(40, start=540).to_parquet("opinions/dev2.parquet")
+    rows = read_rows({"source": "opinions"}, Splits(evaluation="validation"), seed=1, choosing="dev2")
+    assert rows.choosing["text"][:] == opinions(20, start=560)["text"][:]
+    opinions(60, start=495).to_parquet("opinions/dev2.parquet")
+    with pytest.raises(ValueError, match=r"150 rows to learn from and 5 to choose .* Type choose: 0\.2"):
+        read_rows({"source": "opinions"}, Splits(evaluation="validation"), seed=1, choosing="dev2")
+
+
+def test_trials_of_another_teacher_or_other_rows_to_choose_on_are_refused(here):
+    search(keep=0.2)
+    weights = load_file("teacher/model.safetensors")
+    save_file(
+        {**weights, "classifier.bias": weights["classifier.bias"] + 1},
+        "teacher/model.safetensors",
+        metadata={"format": "pt"},
+    )
+    with pytest.raises(ValueError, match=r"another page .the teacher's weights differ."):
+        search(keep=0.2)
+    save_file(weights, "teacher/model.safetensors", metadata={"format": "pt"})
+    assert search(keep=0.2).name == "1 layer"
+    with pytest.raises(ValueError, match=r"per_device_train_batch_size differ"):
+        fit_recipe(check(Page("page", {**page(keep=0.2), "training": {"output_dir": "out"}})))
+
+
+def test_fresh_copies_are_not_recorded(here):
+    values = page(keep=0.2, candidates=["static"])
+    values["data"] = {"source": "opinions", "fresh_copies": True}
+    values["training"]["num_train_epochs"] = 1
+    assert fit_recipe(check(Page("page", values))).name == "static"
+    assert not (here / "out/goal/answers").exists()
+
+
+def test_kinds_that_a_teacher_does_not_have(here, monkeypatch):
+    monkeypatch.setattr(fitting, "candidates", lambda *_: [])
+    with pytest.raises(ValueError, match=r"no student of the kinds that are asked for\. Type candidates:"):
+        search(candidates=["width"])
+
+
+@pytest.mark.parametrize("source", ["splits", "files"])
+def test_data_without_a_path_keeps_its_columns(here, source):
+    """What the options name is there when the page reads it; text of a csv is read as that of a csv."""
+    splits = {name: opinions(20).rename_columns({"text": "body"}) for name in ("train", "test")}
+    if source == "files":
+        for name, rows in splits.items():
+            rows.to_csv(f"{name}.1.csv")
+        splits = {name: f"{name}.1.csv" for name in splits}
+    path = data_on_disk(splits, here / "inputs" / "data")
+    data = hfdistill.load(path, text="body")
+    assert {name: rows["text"][:] for name, rows in data.items()} == dict.fromkeys(
+        ("train", "test"), opinions(20)["text"][:]
+    )
+    assert data["train"].features["label"].dtype == "int64"
+
+
 def test_a_search_that_was_killed_goes_on(here, monkeypatch):
     """Killed in the middle of the last training, it measures no size again, and ends with the same bits."""
     straight = search(keep=1.0)
@@ -194,7 +253,7 @@ def test_rows_without_labels(here):
     assert result.report.student.metrics is None
 
 
-def test_the_command_and_the_page(here, capsys):
+def test_the_command_and_the_page(here, capsys, monkeypatch):
     words = [
         "opinions",
         "--teacher",
@@ -212,6 +271,11 @@ def test_the_command_and_the_page(here, capsys):
     assert (here / "out/student/report.json").exists()
     assert main(["train", "page.yaml", "--smoke"]) == 1
     assert "Leave --smoke out" in capsys.readouterr().err
+    assert main(["train", "page.yaml", "--search"]) == 1
+    assert "Leave --search out" in capsys.readouterr().err
+    missed = SimpleNamespace(report=SimpleNamespace(table=str), verdict="missed")
+    monkeypatch.setattr(fitting, "fit_recipe", lambda _: missed)
+    assert main(["train", "page.yaml"]) == 3
     assert main(["fit", *words, "5", "--keep", "98"]) == 2
     assert "Type 98% or 0.98" in capsys.readouterr().err
 
