@@ -24,6 +24,14 @@ class Signalled(TrainerCallback):
             os.kill(os.getpid(), self.number)
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard():
+    """A suite that runs in the background of a shell ignores Ctrl-C, and so would its tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def build(arguments):
     def make(*callbacks, **options):
