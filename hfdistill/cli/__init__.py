@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import logging
 import os
+import re
 import runpy
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,7 +65,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("HFDISTILL_TRACEBACK"):
             raise
         lost = type(error).__name__ == "QualityGateError"
-        return _failed(f"error: {error}", code=3 if lost else 1)
+        return _failed(f"error: {_as_flags(str(error), args)}", code=3 if lost else 1)
+
+
+def _as_flags(message: str, args: argparse.Namespace) -> str:
+    """Return a message of the library with its arguments, text='…', as this command's flags, --text …."""
+
+    def flag(found: re.Match[str]) -> str:
+        if not hasattr(args, found[1]):
+            return found[0]
+        name, value = found[1].replace("_", "-"), ast.literal_eval(found[2])
+        if isinstance(value, bool):
+            return f"--{name}" if value else f"--no-{name}"
+        return f"--{name} {shlex.quote(value)}"
+
+    return re.sub(r"\b(\w+)=('[^'\\\n]*'|True|False)", flag, message)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

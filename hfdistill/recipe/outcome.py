@@ -280,7 +280,9 @@ class Outcome:
         if self.held_out is not None:
             line(f"The rows that it was measured on are in {self.held_out}.")
         line("Next:")
-        command(f"hfdistill predict {shlex.quote(student)} FILE.csv --out labelled.csv")
+        named = {"--text": self.recipe.load.get("text"), "--text-pair": self.recipe.load.get("text_pair")}
+        columns = [word for flag, column in named.items() if column for word in (flag, str(column))]
+        command(shlex.join(["hfdistill", "predict", student, "FILE.csv", *columns, "--out", "labelled.csv"]))
         command(" ".join([self._measure_command(student, data), *beside]))
         if self.recipe.export is None:
             command(shlex.join(["hfdistill", "export", student, str(self.onnx), *data]))

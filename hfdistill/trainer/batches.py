@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,11 @@ from transformers import TrainingArguments
 
 from hfdistill.data import LengthGroupedSampler, row_lengths
 from hfdistill.trainer.arguments import option
+
+if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    # First imported when a process group is there, as DistributedDataParallel would do it, it holds the group
+    # and its threads to the end.
+    import torch._dynamo
 
 REPEATED = "hfdistill_repeated"
 """Batch key of rows that a process only repeats to keep step with the others; they weigh nothing."""

@@ -35,6 +35,7 @@ def here(things, tmp_path, monkeypatch):
     return tmp_path
 
 
+STUDENT = "out/tiny/student"
 PLAIN, TEAMS = ["the", "a", "film", "story", "plot", "cast", "with"], ["billing", "post, and more"]
 
 
@@ -197,3 +198,16 @@ def test_a_mistyped_folder_is_told_what_was_meant(here, capsys, model, meant):
         assert meant in capsys.readouterr().err
     with pytest.raises(FileNotFoundError, match=r"[Nn]ame|mean|folder"):
         hfdistill.load_classifier(model)
+
+
+@pytest.mark.parametrize(
+    ("words", "flags"),
+    [
+        (["predict", STUDENT, "mail.csv", "--out", "x.csv"], "Say which: --text ... (and --text-pair ...)"),
+        (["measure", STUDENT, "--data", "two.csv"], "Say which: --delimiter ';'"),
+    ],
+)
+def test_what_the_library_calls_an_argument_is_a_flag_here(here, capsys, words, flags):
+    (here / "two.csv").write_text("text;x|label\na;b|1\n")
+    assert main(words) == 1
+    assert flags in capsys.readouterr().err

@@ -337,8 +337,8 @@ def test_an_objective_without_forward_says_what_it_lacks():
         ("single_label", {}, "0.5 * CrossEntropy() + 0.5 * KD(temperature=4)"),
         ("multi_label", {}, "0.5 * CrossEntropy() + 0.5 * KD(temperature=4)"),
         ("regression", {}, "0.5 * LabelMSE() + 0.5 * LogitMSE()"),
-        ("single_label", {"taught": False}, "1 * CrossEntropy()"),
-        ("regression", {"taught": False}, "1 * LabelMSE()"),
+        ("single_label", {"has_teacher": False}, "1 * CrossEntropy()"),
+        ("regression", {"has_teacher": False}, "1 * LabelMSE()"),
         ("single_label", {"hard": LabelMSE()}, "0.5 * LabelMSE() + 0.5 * KD(temperature=4)"),
     ],
 )

@@ -13,18 +13,27 @@ ENDS = {
     "a group": f"{GROUP}; end_in_order(); end_in_order()",
     "a group that is ended before": f"{GROUP}; end_in_order(); distributed.destroy_process_group()",
     "no group": "end_in_order(); end_in_order()",
+    "a model in DDP": f"{GROUP}; end_in_order(); "
+    "nn.parallel.DistributedDataParallel(nn.Linear(2, 2))(torch.ones(1, 2)).sum().backward()",
     "without ours": f"{GROUP}; end_in_order(); atexit.unregister(batches._end_gloo)",
 }
 LEAVING = """
 import atexit, json, os, sys
-from torch import distributed
+from pathlib import Path
+import torch
+from torch import distributed, nn
 from hfdistill.trainer import batches
 from hfdistill.trainer.batches import end_in_order
+
+def threads():
+    return sum("gloo" in one.read_text() for one in Path("/proc/self/task").glob("*/comm"))
+
 
 for name, code in json.loads(sys.argv[1]).items():
     child = os.fork()
     if not child:  # what is registered first runs last
         atexit.register(lambda: print(name, "leaves a group:", distributed.is_initialized(), flush=True))
+        atexit.register(lambda: print(name, "leaves threads:", threads(), flush=True))
         exec(code)
         sys.exit()
     print(name, "ended with", os.waitpid(child, 0)[1], flush=True)
@@ -35,7 +44,7 @@ for name, code in json.loads(sys.argv[1]).items():
 def printed():
     if not hasattr(os, "fork"):
         pytest.skip("needs os.fork")
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "WORLD_SIZE": "2"}
     command = [sys.executable, "-c", LEAVING, json.dumps(ENDS)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=True)
     return done.stdout.splitlines()
@@ -49,3 +58,9 @@ def test_a_process_group_of_gloo_is_ended_before_python_is(printed, name):
 
 def test_without_it_the_group_lasts_to_the_end(printed):
     assert "without ours leaves a group: True" in printed
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
+@pytest.mark.parametrize("name", [name for name in ENDS if name != "without ours"])
+def test_its_threads_are_joined(printed, name):
+    assert f"{name} leaves threads: 0" in printed
