@@ -83,6 +83,12 @@ def test_the_fastest_that_is_proven_is_found_without_training(here):
     assert not list((here / "out/goal").glob("*/start*"))
     assert "1 layer" in str(result)
     assert hfdistill.read_recipe("out/best.yaml").student.arguments == {"layers": 1, "fit": True}
+    weights = student.state_dict()
+    again = search(keep=0.2)  # its weights are made anew, and nothing is looked at twice
+    assert again.evidence == result.evidence
+    assert again.tried[0].looks[0].seconds == result.tried[0].looks[0].seconds
+    student = hfdistill.load_classifier("out/student")
+    assert all(weights[name].equal(value) for name, value in student.state_dict().items())
 
 
 def test_what_no_student_keeps_ends_with_the_best_and_what_would_help(here, monkeypatch):
