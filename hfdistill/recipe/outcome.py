@@ -166,13 +166,15 @@ class Outcome:
         """Return the words of a command that name the rows which were measured on."""
         if held_out is not None:
             return ["--data", str(held_out)]
-        load, rows = self.recipe.load, self.run.rows
-        named = {
-            f"--{name.replace('_', '-')}": load.get(name) for name in ("text", "text_pair", "label", "config")
-        }
-        words = [word for flag, value in named.items() if value is not None for word in (flag, str(value))]
+        rows = self.run.rows
+        words = self._load_words("text", "text_pair", "label", "config")
         split = ["--split", str(rows.evaluation.split)] if rows.evaluation.split else []
-        return ["--data", str(load["source"]), *split, *words]
+        return ["--data", str(self.recipe.load["source"]), *split, *words]
+
+    def _load_words(self, *names: str) -> list[str]:
+        """Return what the page says of its data as flags: --text COLUMN."""
+        named = {f"--{name.replace('_', '-')}": self.recipe.load.get(name) for name in names}
+        return [word for flag, value in named.items() if value is not None for word in (flag, str(value))]
 
     def _measure_command(self, student: str, data: list[str]) -> str:
         words = ["hfdistill", "measure", student, *data]
@@ -280,8 +282,7 @@ class Outcome:
         if self.held_out is not None:
             line(f"The rows that it was measured on are in {self.held_out}.")
         line("Next:")
-        named = {"--text": self.recipe.load.get("text"), "--text-pair": self.recipe.load.get("text_pair")}
-        columns = [word for flag, column in named.items() if column for word in (flag, str(column))]
+        columns = self._load_words("text", "text_pair")
         command(shlex.join(["hfdistill", "predict", student, "FILE.csv", *columns, "--out", "labelled.csv"]))
         command(" ".join([self._measure_command(student, data), *beside]))
         if self.recipe.export is None:
