@@ -90,8 +90,7 @@ def csv_layout(
     usual = "\t" if suffix_of(file) == ".tsv" else ","
     separator_line = _EXCEL.fullmatch(lines[0].rstrip("\r\n"))
     if separator_line and len(lines) > 1:
-        lines, usual = lines[1:], separator_line[1]
-        delimiter = delimiter or separator_line[1]
+        lines, delimiter = lines[1:], delimiter or separator_line[1]
     chosen = delimiter or _delimiter(file, lines, usual, quotes)
     rows = _split(lines, chosen, quotes)
     names = _column_names(file, rows[0])

@@ -52,6 +52,10 @@ class Size:
     ms: float | None
     mb: float
 
+    def is_within(self, goal: Goal) -> bool:
+        """Return whether it meets both limits."""
+        return goal.is_fast(self.ms) and goal.is_small(self.mb)
+
     def __str__(self) -> str:
         how = {"pytorch": "", "onnx": ", ONNX", "int8": ", int8"}[self.form]
         ms = "" if self.ms is None else f"{self.ms:.1f} ms, "
@@ -73,7 +77,7 @@ class Sizes:
     def best(self, goal: Goal) -> Size | None:
         """Return the first way within the limits; None where all miss them."""
         usable = (size for size in self.measured if goal.int8 or size.form != "int8")
-        return next((size for size in usable if goal.is_fast(size.ms) and goal.is_small(size.mb)), None)
+        return next((size for size in usable if size.is_within(goal)), None)
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.measured))
@@ -129,14 +133,11 @@ class Scale:
                     except (ValueError, TypeError, ModuleNotFoundError) as error:
                         notes.append(" ".join(str(error).split())[:200])
                         continue
-                if (size := table.get((form, pruned))) and self._admits(size):
+                if (size := table.get((form, pruned))) and size.is_within(self.goal):
                     break
         if not table:
             raise ValueError(notes[0])
         return Sizes(tuple(table[way] for way in WAYS if way in table), "; ".join(dict.fromkeys(notes)))
-
-    def _admits(self, size: Size) -> bool:
-        return self.goal.is_fast(size.ms) and self.goal.is_small(size.mb)
 
     def _is_worth_it(self, way: Way, table: Mapping[Way, Size], candidate: Candidate) -> bool:
         """Return whether a way could meet what the ways before it missed; 8 bits are a quarter of 32."""
