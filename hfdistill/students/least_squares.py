@@ -92,8 +92,8 @@ class NormalEquations:
 def best_ridge(train: NormalEquations, held_out: NormalEquations, ridges: Sequence[float] = RIDGES) -> float:
     """Return the ridge whose solution on `train` leaves least on `held_out`; the larger of two that tie.
 
-    The search goes from the middle one to its neighbours as long as they leave less, since the error falls and
-    then rises with the ridge; the largest one, which may change nothing at all, is always compared too.
+    The search goes from the middle one to its neighbours as long as they leave less, since the error falls
+    and then rises with the ridge; the largest one, which may change nothing at all, is always compared too.
     """
     order = sorted(ridges, reverse=True)
 

@@ -18,7 +18,7 @@ from hfdistill.evaluation.report import TITLES, show
 from hfdistill.files.plain_data import read_json, write_atomically
 from hfdistill.objectives import Objective
 from hfdistill.recipe.check import Recipe, check
-from hfdistill.recipe.goal.candidates import candidates
+from hfdistill.recipe.goal.candidates import Candidate, candidates
 from hfdistill.recipe.goal.halving import Rung, looks, rungs
 from hfdistill.recipe.goal.outcome import Choice, FitResult, Outcome, Tried, Verdict
 from hfdistill.recipe.goal.sizing import MAX_BYTES, Scale

@@ -266,7 +266,7 @@ def test_students_without_layers_are_left_out_where_layers_are_compared(here):
     assert [tried.candidate.name for tried in result.tried] == ["1 layer", "2 layers", "3 layers"]
     shutil.rmtree("out")
     values["goal"]["candidates"] = ["static"]
-    with pytest.raises(ValueError, match="HiddenMSE.* compares layers.*Type candidates: .layers."):
+    with pytest.raises(ValueError, match=r"HiddenMSE.* compares layers.*Type candidates: .layers."):
         fit_recipe(check(Page("page", values)))
 
 
