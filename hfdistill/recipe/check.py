@@ -338,12 +338,14 @@ class _Checker(Binder):
         """Return the arguments of the trainer beside the sections, and how often a student is trained."""
         options = {}
         for name, parameter in {**accepted_arguments(schema.TRAINER), "generations": _GENERATIONS}.items():
-            if section.get(name) is not None:
+            if name == "teacher_cache" and section.get(name) is False:
+                options[name] = False
+            elif section.get(name) is not None:
                 options[name] = self._value((name,), section[name], parameter.annotation)
         generations = options.get("generations", 1)
         if type(generations) is int and generations < 1:
             self.page.refuse(("generations",), f"found {generations}. Type how often to train: from 1 up.")
-        if "teacher_cache" in options and (teacher is None or schema.TEACHERS[teacher[0]].moves):
+        if options.get("teacher_cache") and (teacher is None or schema.TEACHERS[teacher[0]].moves):
             why = "there is none" if teacher is None else f"those of {teacher[0]} change with every step"
             text = f"keeps a teacher's answers, and {why}. Leave it out."
             self.page.refuse(("teacher_cache",), text)

@@ -157,7 +157,7 @@ class Recommended:
             return "the data holds words with a label each"
         if kind not in _LIVE:
             return f"a teacher of the kind {kind!r} is not asked about new text"
-        if "teacher_cache" in self.recipe.options:
+        if self.recipe.options.get("teacher_cache"):
             return "the teacher's answers are recorded"
         if len(masks) > 1 or None in masks or "prune_vocabulary" in self.recipe.student.changes:
             return "student and teacher have no mask token in common"

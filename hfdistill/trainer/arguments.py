@@ -78,9 +78,13 @@ class DistillationArguments(TrainingArguments):
         super().__post_init__()
 
 
-def fast_bf16() -> bool:
-    """Return True where this machine multiplies bfloat16 matrices in hardware: recent GPUs, CPUs with AMX."""
-    if torch.cuda.is_available():
+def fast_bf16(*, use_cpu: bool = False) -> bool:
+    """Return True where this machine multiplies bfloat16 matrices in hardware: recent GPUs, CPUs with AMX.
+
+    Args:
+        use_cpu: ask about the CPU, though there is a GPU.
+    """
+    if torch.cuda.is_available() and not use_cpu:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
