@@ -360,7 +360,7 @@ class Run:
             plan = self.recipe.student
             if stage.startswith("assistant-"):
                 plan = self.recipe.assistants[int(stage.removeprefix("assistant-")) - 1]
-            changes = {**self.recommended.settings(plan, model), **changes}
+            changes = {**self.recommended.settings(plan, model, is_taught=teacher is not None), **changes}
         args = dataclasses.replace(self.args, **changes, output_dir=str(folder), push_to_hub=False)
         rows, labels_alone = self.builder.rows, teacher is None and objective is None
         answerable = self.answerable if teacher is not None else None
