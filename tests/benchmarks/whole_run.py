@@ -36,6 +36,7 @@ def page_of(task, extra):
         "student": {"shrink": {"layers": 3}},
         "data": {"source": task["data"], "train_rows": task["rows"]},
         "training": training,
+        "measure": None,
         **extra,
     }
 
