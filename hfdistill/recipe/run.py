@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from hfdistill.evaluation.report import Report
 from hfdistill.files.checkpoint import newest_checkpoint
 from hfdistill.files.hub import make_repository
 from hfdistill.files.plain_data import public_name, write_atomically
+from hfdistill.files.run_lock import only_run
 from hfdistill.network.loading import load_classifier, load_tokenizer
+from hfdistill.network.pickled_weights import allowing_pickles
 from hfdistill.recipe import schema
 from hfdistill.recipe.binding import accepted_arguments, build
 from hfdistill.recipe.check import Recipe
@@ -63,6 +66,7 @@ def run_recipe(recipe: Recipe, *, smoke: bool = False) -> Report | None:
     Raises:
         RecipeError: a value under training that Transformers refuses.
         ValueError: models, data and objective do not fit together; before the first step.
+        FolderInUse: a ValueError, where another run writes to output_dir at this moment.
         QualityGateError: the exported student lost too much.
         Interrupted: a KeyboardInterrupt, after Ctrl-C.
     """
@@ -77,11 +81,12 @@ def run_recipe(recipe: Recipe, *, smoke: bool = False) -> Report | None:
         result = fit_recipe(recipe)
         print(f"{result.report.table()}\n\n{result}")
         return result.report
-    with quiet_libraries():
+    with quiet_libraries(), allowing_pickles(recipe.allow_pickle):
         run = Run(recipe, smoke=smoke)
         try:
             rehearse(run)
-            return Outcome(run).report()
+            with run.alone_in_its_folder():
+                return Outcome(run).report()
         except Interrupted:
             raise
         except KeyboardInterrupt as error:
@@ -99,7 +104,7 @@ def check_recipe(recipe: Recipe) -> None:
     """
     from hfdistill.recipe.rehearsal import rehearse
 
-    with quiet_libraries():
+    with quiet_libraries(), allowing_pickles(recipe.allow_pickle):
         if recipe.goal is not None:
             from hfdistill.recipe.goal.fit import check_goal
 
@@ -162,6 +167,17 @@ class Run:
         self.records: dict[str, TrainingRecord] = {}
         self.repository: str | None = None
         self.is_prepared = False
+
+    @contextlib.contextmanager
+    def alone_in_its_folder(self) -> Iterator[None]:
+        """Hold the run's folder, for all processes of this run by its main one."""
+        folder = Path(self.args.output_dir)
+        if self.args.process_index:
+            yield
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        with only_run(folder):
+            yield
 
     def describe_rows(self) -> None:
         """Say what is learned from and measured on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from transformers.trainer_utils import HubStrategy, TrainOutput
 from hfdistill.files import checkpoint
 from hfdistill.files.checkpoint import CheckpointError
 from hfdistill.files.hub import publishing
+from hfdistill.files.run_lock import FolderInUse, only_run
 from hfdistill.trainer.arguments import option
 from hfdistill.trainer.interrupts import Interrupts
 from hfdistill.trainer.publishing import Publisher
@@ -107,11 +109,32 @@ class CheckpointingTrainer(Trainer):
 
         Raises:
             CheckpointError: where the named checkpoint is damaged or belongs to other settings.
+            FolderInUse: a ValueError, where another run saves its checkpoints there at this moment.
             KeyboardInterrupt: after Ctrl-C, once a checkpoint is saved; the message says where to go on.
+            SystemExit: likewise after SIGTERM, with 143, and SIGUSR1, with 75.
             ValueError: where True is given and there is none.
         """
+        with contextlib.ExitStack() as closed_at_the_end:
+            self._hold_folder(closed_at_the_end)
+            self._find_checkpoint(resume_from_checkpoint)
+            closed_at_the_end.enter_context(self._interrupts.watching(processes=self.args.world_size))
+            return super().train(None if self._resumed is None else str(self._resumed), *args, **kwargs)
+
+    def _hold_folder(self, closed_at_the_end: contextlib.ExitStack) -> None:
+        """Take the output folder for this run, and the time of its beginning, the same on all processes."""
+        refusal = None
+        if self.is_world_process_zero() and self.args.save_strategy != "no":
+            try:
+                closed_at_the_end.enter_context(only_run(Path(self.args.output_dir)))
+            except FolderInUse as error:
+                refusal = str(error)
+        self._began, refusal = broadcast_object_list([time.time(), refusal])
+        if refusal is not None:
+            raise FolderInUse(refusal)
+
+    def _find_checkpoint(self, resume_from_checkpoint: str | bool | None) -> None:
+        """Find the checkpoint to go on from, and check it."""
         self._resumed = None
-        (self._began,) = broadcast_object_list([time.time()])  # the same on all processes
         if resume_from_checkpoint is True:
             self._resumed = checkpoint.newest_complete(Path(self.args.output_dir))
             if self._resumed is None:
@@ -121,8 +144,6 @@ class CheckpointingTrainer(Trainer):
         if self._resumed is not None:
             self._check_run(checkpoint.verify(self._resumed), self._resumed)
             self._check_weights(self._resumed)
-        with self._interrupts.watching(processes=self.args.world_size):
-            return super().train(None if self._resumed is None else str(self._resumed), *args, **kwargs)
 
     def _newest_of_this_run(self) -> Path | None:
         """Return the newest checkpoint that this run can go on from."""

@@ -236,10 +236,10 @@ def check_data(
             names = [*(reader.args.label_names or []), *LABELS]
             name = next((name for name in names if name in data[0]), None)
             check_labels([plain(row[name]) for row in data if name in row], config, split=split)
+        if config is not None and not own and isinstance(data, (Dataset, list)):
+            reader.check_tokens(data, split=split)
         if not isinstance(data, Dataset) or config is None:
             continue
-        if not own:
-            reader.check_lengths(data, split=split)
         column, known = reader.labels.column_of(data), 0
         if column is not None:
             known = check_labels(data.with_format(None)[column][:], config, split=split)

@@ -17,6 +17,7 @@ from hfdistill.files.plain_data import read_json, sha256_of, write_atomically
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import batches_by_length, name_padding
 from hfdistill.network.loading import Source
+from hfdistill.network.pickled_weights import reading_weights
 from hfdistill.network.tokenizers import tokenizer_print
 from hfdistill.teachers.base import fingerprint_of
 
@@ -76,9 +77,9 @@ class Embedder(nn.Module):
         dtype = as_dtype(dtype)
         if isinstance(source, (str, Path)):
             facts = _folder_facts(Path(source))
-            with reaching(str(source)):
+            with reaching(str(source)), reading_weights(source) as weights:
                 model = AutoModel.from_pretrained(
-                    str(source), dtype=dtype or torch.float32, trust_remote_code=False
+                    str(source), dtype=dtype or torch.float32, trust_remote_code=False, **weights
                 )
                 tokenizer = tokenizer or AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
         else:

@@ -18,6 +18,7 @@ from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import accepted_inputs
 from hfdistill.network.label_space import short
 from hfdistill.network.loading import Source
+from hfdistill.network.pickled_weights import reading_weights
 from hfdistill.network.tokenizers import tokenizer_print
 from hfdistill.teachers.base import fingerprint_of
 from hfdistill.teachers.text.class_names import Classes, read_classes
@@ -288,9 +289,9 @@ def prompted(
         ...                    ["refund", "card lost"], dtype=torch.bfloat16)  # doctest: +SKIP
     """
     if isinstance(model, (str, Path)):
-        with reaching(str(model)):
+        with reaching(str(model)), reading_weights(model) as weights:
             loaded = AutoModelForCausalLM.from_pretrained(
-                str(model), dtype=as_dtype(dtype) or torch.float32, trust_remote_code=False
+                str(model), dtype=as_dtype(dtype) or torch.float32, trust_remote_code=False, **weights
             )
             tokenizer = tokenizer or AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
     else:
