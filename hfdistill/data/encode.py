@@ -195,7 +195,7 @@ def check_ids(data: Any, size: int | None, *, split: str, column: str = "input_i
         if odd:
             raise ValueError(
                 f"{split}, row {number}: {column!r} holds {int(odd[0])}, and the model has the ids 0 to "
-                f"{size - 1}. Tokenise with the model's own tokenizer, or give it more embeddings: "
+                f"{(size or 1) - 1}. Tokenise with the model's own tokenizer, or give it more embeddings: "
                 f"model.resize_token_embeddings(len(tokenizer))."
             )
 

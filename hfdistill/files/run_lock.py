@@ -31,12 +31,14 @@ def only_run(folder: Path) -> Iterator[None]:
     """Hold a folder's lock; no process waits for another.
 
     The system frees the lock where its holder ends in any way, also by SIGKILL, so none is ever stale. A
-    folder that is not there or cannot be written to is not locked: no run can save there. Where the file
-    system has no locks (some of the network), a warning says so and the run goes on.
+    folder that is not there is made. Where the file system has no locks (some of the network), a warning says
+    so and the run goes on.
 
     Raises:
         FolderInUse: a ValueError, with the process that holds it and what to type.
+        OSError: where nothing can be written there.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     descriptor = _locked(folder / LOCK)
     try:
         yield
@@ -50,10 +52,7 @@ def only_run(folder: Path) -> Iterator[None]:
 def _locked(path: Path) -> int | None:
     """Return a descriptor that holds the lock; None where there can be none."""
     while fcntl is not None:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError:
-            return None  # no folder, or none that can be written to
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is(path, descriptor):

@@ -171,12 +171,8 @@ class Run:
     @contextlib.contextmanager
     def alone_in_its_folder(self) -> Iterator[None]:
         """Hold the run's folder, for all processes of this run by its main one."""
-        folder = Path(self.args.output_dir)
-        if self.args.process_index:
-            yield
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        with only_run(folder):
+        others = contextlib.nullcontext()
+        with others if self.args.process_index else only_run(Path(self.args.output_dir)):
             yield
 
     def describe_rows(self) -> None:

@@ -19,6 +19,8 @@ from hfdistill.files.checkpoint import CheckpointError
 from hfdistill.files.hub import publishing
 from hfdistill.files.run_lock import FolderInUse, only_run
 from hfdistill.trainer.arguments import option
+from hfdistill.trainer.best_metric import check_best_metric
+from hfdistill.trainer.failed_save import telling_failed_writes
 from hfdistill.trainer.interrupts import Interrupts
 from hfdistill.trainer.publishing import Publisher
 
@@ -78,7 +80,8 @@ class CheckpointingTrainer(Trainer):
         """Read what `save_extra_state` wrote, once the student and the optimizer are read."""
 
     def begin_run(self) -> None:
-        """Start the count of epochs, and finish reading the checkpoint."""
+        """Start the count of epochs, finish reading the checkpoint, and check what chooses the best one."""
+        check_best_metric(self)
         self._epoch = self.state.global_step // self._steps_an_epoch - 1
         if self._resumed is not None:
             self.load_extra_state(self._resumed)
@@ -122,15 +125,20 @@ class CheckpointingTrainer(Trainer):
 
     def _hold_folder(self, closed_at_the_end: contextlib.ExitStack) -> None:
         """Take the output folder for this run, and the time of its beginning, the same on all processes."""
-        refusal = None
+        refusal: Exception | None = None
         if self.is_world_process_zero() and self.args.save_strategy != "no":
             try:
                 closed_at_the_end.enter_context(only_run(Path(self.args.output_dir)))
             except FolderInUse as error:
-                refusal = str(error)
+                refusal = error
+            except OSError as error:
+                refusal = CheckpointError(
+                    f"No checkpoint can be written to {self.args.output_dir} ({error}). Choose another "
+                    "output_dir, or save_strategy='no'."
+                )
         self._began, refusal = broadcast_object_list([time.time(), refusal])
         if refusal is not None:
-            raise FolderInUse(refusal)
+            raise refusal
 
     def _find_checkpoint(self, resume_from_checkpoint: str | bool | None) -> None:
         """Find the checkpoint to go on from, and check it."""
@@ -198,9 +206,11 @@ class CheckpointingTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As Trainer's, without training_args.bin: a pickle that holds the Hub's token, and nobody reads."""
-        super().save_model(output_dir, _internal_call=True)
+        folder = Path(output_dir or self.args.output_dir)
+        with telling_failed_writes(folder, newest=self._newest_of_this_run):
+            super().save_model(output_dir, _internal_call=True)
         if self.args.should_save:
-            Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
+            (folder / "training_args.bin").unlink(missing_ok=True)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
@@ -210,6 +220,18 @@ class CheckpointingTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Save beside the checkpoints, seal, and rename into place."""
         run_dir = Path(super()._get_output_dir(trial))
+        try:
+            with telling_failed_writes(run_dir, newest=self._newest_of_this_run):
+                self._publish_checkpoint(model, trial, run_dir)
+        except CheckpointError:
+            with contextlib.suppress(OSError):
+                checkpoint.clear_staging(run_dir)  # a disk that is full needs the room
+            raise
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(run_dir / f"checkpoint-{self.state.global_step}"))
+
+    def _publish_checkpoint(self, model: nn.Module, trial: Any, run_dir: Path) -> None:
+        """Write a checkpoint and put it in place; the oldest make room."""
         if self.args.should_save:
             checkpoint.clear_staging(run_dir)
         self.accelerator.wait_for_everyone()
@@ -229,8 +251,6 @@ class CheckpointingTrainer(Trainer):
             checkpoint.rotate(run_dir, limit=self.args.save_total_limit, protected=keep)
             staging.rmdir()
         self.accelerator.wait_for_everyone()
-        if self.args.push_to_hub:
-            self._push_from_checkpoint(str(run_dir / name))
 
     def _find_best(self, run_dir: Path, *, staged: Path) -> None:
         """Correct the path of the best checkpoint, which Trainer looks for beside the staged one."""

@@ -24,12 +24,17 @@ from hfdistill.objectives import Blend
 from hfdistill.teachers import Teacher
 from hfdistill.trainer.inputs import Reader, reads_by_itself
 from hfdistill.trainer.label_guard import plain
+from hfdistill.trainer.launch import refuse_lost_processes
 
 logger = logging.getLogger(__name__)
 
 
-def refuse_data_parallel(args: TrainingArguments) -> None:
-    """`nn.DataParallel` copies the student over threads, and the objective would see one copy's readings."""
+def refuse_processes(args: TrainingArguments) -> None:
+    """Refuse `nn.DataParallel`, and one process where a launcher was asked for several.
+
+    `nn.DataParallel` copies the student over threads, and the objective would see one copy's readings.
+    """
+    refuse_lost_processes(args)
     if args.n_gpu > 1:
         raise ValueError(
             f"This process sees {args.n_gpu} GPUs and would copy the student to each by nn.DataParallel, "
