@@ -38,6 +38,7 @@ def only_run(folder: Path) -> Iterator[None]:
         FolderInUse: a ValueError, with the process that holds it and what to type.
         OSError: where nothing can be written there.
     """
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = _locked(folder / LOCK)
     try:
@@ -47,6 +48,9 @@ def only_run(folder: Path) -> Iterator[None]:
             with suppress(OSError):
                 (folder / LOCK).unlink()
             os.close(descriptor)
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()  # where the run came to nothing
 
 
 def _locked(path: Path) -> int | None:

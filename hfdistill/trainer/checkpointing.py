@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import safe_open
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerState
@@ -23,6 +23,7 @@ from hfdistill.trainer.best_metric import check_best_metric
 from hfdistill.trainer.failed_save import telling_failed_writes
 from hfdistill.trainer.interrupts import Interrupts
 from hfdistill.trainer.publishing import Publisher
+from hfdistill.trainer.skipped_steps import SkippedSteps
 
 
 class RunEvents(TrainerCallback):
@@ -65,6 +66,7 @@ class CheckpointingTrainer(Trainer):
         super().__init__(*positional, callbacks=[RunEvents(self), *(callbacks or [])], **options)
         self._publisher = Publisher(self.args)
         self._interrupts = Interrupts(self._newest_of_this_run)
+        self.add_callback(SkippedSteps(self.accelerator))
         self.add_callback(self._interrupts)  # behind all others, which hear of a save before it ends the run
 
     # ---- what a subclass adds ----
@@ -119,6 +121,7 @@ class CheckpointingTrainer(Trainer):
         """
         with contextlib.ExitStack() as closed_at_the_end:
             self._hold_folder(closed_at_the_end)
+            self._check_processes()
             self._find_checkpoint(resume_from_checkpoint)
             closed_at_the_end.enter_context(self._interrupts.watching(processes=self.args.world_size))
             return super().train(None if self._resumed is None else str(self._resumed), *args, **kwargs)
@@ -139,6 +142,24 @@ class CheckpointingTrainer(Trainer):
         self._began, refusal = broadcast_object_list([time.time(), refusal])
         if refusal is not None:
             raise refusal
+
+    def _check_processes(self) -> None:
+        """Refuse to train on processes that were not told the same.
+
+        Raises:
+            ValueError: on all of them, with what differs.
+        """
+        if self.args.world_size == 1:
+            return
+        everybodys = gather_object([json.loads(json.dumps(self.run_facts()))])
+        odd = {name for facts in everybodys for name in facts if facts[name] != everybodys[0].get(name)}
+        if odd:
+            differ = {name: sorted({repr(facts.get(name)) for facts in everybodys}) for name in sorted(odd)}
+            raise ValueError(
+                "The processes of this run were not told the same: "
+                + "; ".join(f"{name}: {' or '.join(values)}" for name, values in differ.items())
+                + ". Start all of them by one command, with the same code, data and arguments."
+            )
 
     def _find_checkpoint(self, resume_from_checkpoint: str | bool | None) -> None:
         """Find the checkpoint to go on from, and check it."""

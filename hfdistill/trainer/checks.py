@@ -25,6 +25,7 @@ from hfdistill.teachers import Teacher
 from hfdistill.trainer.inputs import Reader, reads_by_itself
 from hfdistill.trainer.label_guard import plain
 from hfdistill.trainer.launch import refuse_lost_processes
+from hfdistill.trainer.row_doubts import say_doubts
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,9 @@ def check_data_kind(data: Any, *, split: str) -> None:
             "datasets.Dataset.from_dict({'text': texts, 'label': labels})."
         )
     if data is not None and not isinstance(data, Mapping) and hasattr(data, "__len__") and len(data) == 0:
-        raise ValueError(f"{split} has no row. Check the split's name and the filters before it.")
+        raise ValueError(
+            f"{split} has no row. Check the split, load(path)[name], and dataset.filter before it."
+        )
 
 
 def warn_of_half_weights(student: nn.Module) -> None:
@@ -255,6 +258,8 @@ def check_data(
                 f"hard labels. {_where_labels_may_be(data, column)}To learn from the teacher alone, type "
                 "objective=KD(temperature=4)."
             )
+    if reader.args.process_index == 0:
+        say_doubts(train, evaluation, config=config, label=reader.labels.column_of(train))
 
 
 def check_columns(data: Any, *, read: Collection[str], split: str) -> None:
