@@ -71,7 +71,7 @@ def test_b5_rows_that_are_learnt_from_and_measured_on_are_told(build, caplog):
 def test_b6_recorded_answers_are_found_by_their_text(build, tmp_path):
     """After shuffling and with rows more, each row is answered as the live teacher answers it."""
     data, teacher = make_dataset(12), make_bert(3, seed=1)
-    hfdistill.record(teacher, data.select(range(8)), tmp_path / "answers", tokenizer=make_tokenizer())
+    hfdistill.record(teacher, data.select(range(8)), folder=tmp_path / "answers", tokenizer=make_tokenizer())
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0)).tolist()
     trainer = build(teacher=teacher, train=data.select(order), teacher_cache=tmp_path / "answers")
     trainer.train()
@@ -80,22 +80,21 @@ def test_b6_recorded_answers_are_found_by_their_text(build, tmp_path):
     torch.testing.assert_close(answers, teacher(**batch).logits.detach(), atol=1e-5, rtol=0)
 
 
-def test_b9_data_without_a_length(build, refused, tmp_path):
+def test_b9_data_without_a_length(build, tmp_path):
     stream = make_dataset(16).to_iterable_dataset()
-    with refused("max_steps has to be specified|max_steps="):
+    with pytest.raises(ValueError, match="max_steps has to be specified"):  # Trainer's own
         build(train=stream, args={"max_steps": -1})
     recorded = build(train=stream, teacher_cache=tmp_path / "answers", args={"max_steps": 2})
     assert recorded.train().global_step == 2
 
 
-@pytest.mark.parametrize("count", [17, 21])
-def test_b10_a_tail_weighs_by_its_rows(build, count):
+def test_b10_a_tail_weighs_by_its_rows(build):
     """The last step's loss is the mean over its rows, however they were split."""
     losses = []
-    for size, windows in ((8, 1), (4, 2), (1, 8)):
+    for size, windows in ((8, 1), (4, 2), (2, 4)):
         settings = {"per_device_train_batch_size": size, "gradient_accumulation_steps": windows}
         settings |= {"max_steps": -1, "train_sampling_strategy": "sequential"}
-        trainer = build(train=make_dataset(count), args=settings)
+        trainer = build(train=make_dataset(21), args=settings)
         trainer.train()
         losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
     for other in losses[1:]:
