@@ -71,7 +71,7 @@ def _locked(path: Path) -> int | None:
             if error.errno in _HELD:
                 raise FolderInUse(
                     f"Another run writes to {path.parent} now ({holder or 'which has just begun'}). Wait for "
-                    "it or end it, or choose another output_dir."
+                    "it or end it, or choose another folder: output_dir=..."
                 ) from None
             logger.warning("%s cannot be locked (%s): start no second run there.", path.parent, error)
             return None
