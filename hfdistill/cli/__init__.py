@@ -80,7 +80,7 @@ def _allowing_pickles(args: argparse.Namespace) -> AbstractContextManager[None]:
     """Return what --allow-pickle opens for a command; without it Transformers stays unloaded."""
     if not args.allow_pickle:
         return contextlib.nullcontext()
-    from hfdistill.network.pickled_weights import allowing_pickles
+    from hfdistill.network.foreign_code import allowing_pickles
 
     return allowing_pickles()
 

@@ -17,7 +17,7 @@ import hfdistill
 from hfdistill.data.augmentations import STOP_WORDS, WORD, Augmentation, cased, check_share
 from hfdistill.files.hub import reaching
 from hfdistill.network.architectures import longest_input
-from hfdistill.network.pickled_weights import reading_weights
+from hfdistill.network.foreign_code import reading_weights
 from hfdistill.network.tokenizers import tokenizer_print
 
 _BEGINS = ("Ġ", "▁")

@@ -17,9 +17,9 @@ from transformers import (
 
 from hfdistill.files.hub import reaching
 from hfdistill.network.adapters import adapter_settings, load_adapter
+from hfdistill.network.foreign_code import allowing_pickles, reading_weights
 from hfdistill.network.label_space import class_names, with_names
 from hfdistill.network.model_folder import check_model_folder
-from hfdistill.network.pickled_weights import allowing_pickles, reading_weights
 from hfdistill.network.task import name_architecture, task_kind
 
 Source: TypeAlias = str | Path | PreTrainedModel

@@ -17,8 +17,8 @@ from hfdistill.files.checkpoint import newest_checkpoint
 from hfdistill.files.hub import make_repository
 from hfdistill.files.plain_data import public_name, write_atomically
 from hfdistill.files.run_lock import only_run
+from hfdistill.network.foreign_code import allowing_pickles
 from hfdistill.network.loading import load_classifier, load_tokenizer
-from hfdistill.network.pickled_weights import allowing_pickles
 from hfdistill.recipe import schema
 from hfdistill.recipe.binding import accepted_arguments, build
 from hfdistill.recipe.check import Recipe

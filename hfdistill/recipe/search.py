@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from hfdistill.files.markdown import as_yaml
 from hfdistill.files.plain_data import write_atomically
-from hfdistill.network.pickled_weights import allowing_pickles
+from hfdistill.network.foreign_code import allowing_pickles
 from hfdistill.recipe.check import Recipe, check, mistakes_of
 from hfdistill.recipe.page import Page, put, value_at
 from hfdistill.recipe.rehearsal import rehearse

@@ -14,8 +14,8 @@ from transformers.initialization import no_init_weights
 
 from hfdistill.files.hub import reaching
 from hfdistill.network.architectures import unwrapped
+from hfdistill.network.foreign_code import reading_weights
 from hfdistill.network.loading import auto_class
-from hfdistill.network.pickled_weights import reading_weights
 
 
 def network(source: Any) -> Any:

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from hfdistill.evaluation.models import Contender
 from hfdistill.evaluation.report import TITLES, show
 from hfdistill.files.plain_data import read_json, write_atomically
-from hfdistill.network.pickled_weights import allowing_pickles
+from hfdistill.network.foreign_code import allowing_pickles
 from hfdistill.recipe.check import Recipe, check
 from hfdistill.recipe.goal.candidates import candidates
 from hfdistill.recipe.goal.halving import Rung, looks, rungs

@@ -15,9 +15,9 @@ from transformers import AutoModel, AutoTokenizer
 from hfdistill.files.hub import reaching
 from hfdistill.files.plain_data import read_json, sha256_of, write_atomically
 from hfdistill.network.architectures import longest_input
+from hfdistill.network.foreign_code import reading_weights
 from hfdistill.network.inputs import batches_by_length, name_padding
 from hfdistill.network.loading import Source
-from hfdistill.network.pickled_weights import reading_weights
 from hfdistill.network.tokenizers import tokenizer_print
 from hfdistill.teachers.base import fingerprint_of
 

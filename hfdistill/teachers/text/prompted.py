@@ -15,10 +15,10 @@ from transformers.cache_utils import DynamicLayer
 from hfdistill.files.hub import reaching
 from hfdistill.files.plain_data import public_name, sha256_of
 from hfdistill.network.architectures import longest_input
+from hfdistill.network.foreign_code import reading_weights
 from hfdistill.network.inputs import accepted_inputs
 from hfdistill.network.label_space import short
 from hfdistill.network.loading import Source
-from hfdistill.network.pickled_weights import reading_weights
 from hfdistill.network.tokenizers import tokenizer_print
 from hfdistill.teachers.base import fingerprint_of
 from hfdistill.teachers.text.class_names import Classes, read_classes
