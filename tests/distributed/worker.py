@@ -153,7 +153,7 @@ def refusals(folder: Path, processes: int) -> dict[str, list[str]]:
     other, _ = run(folder / "other", 16, "plain", processes, seed=7 + rank, learning_rate=0.1 + rank)
     bad, _ = run(folder / "bad", 16, "plain", processes)
     if rank:
-        bad.teacher.model.register_forward_hook(lambda module, inputs, output: output.logits.fill_(math.nan))
+        bad.teacher.model.classifier.register_forward_hook(lambda *forward: forward[-1] * math.nan)
     said = {}
     for name, trainer in {"other": other, "bad": bad}.items():
         try:

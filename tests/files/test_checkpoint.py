@@ -56,7 +56,7 @@ def save_plain(run_dir, step, *files):
     folder = run_dir / f"checkpoint-{step}"
     folder.mkdir()
     for name in files or ("model.safetensors", "trainer_state.json", "training_args.bin"):
-        (folder / name).write_bytes(b"{}")
+        (folder / name).write_text(json.dumps({"global_step": step}))
     return folder
 
 
