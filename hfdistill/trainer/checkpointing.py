@@ -19,6 +19,7 @@ from hfdistill.files.hub import publishing
 from hfdistill.trainer.arguments import option
 from hfdistill.trainer.interrupts import Interrupts
 from hfdistill.trainer.publishing import Publisher
+from hfdistill.trainer.sharding import Sharding
 
 
 class RunEvents(TrainerCallback):
@@ -62,6 +63,11 @@ class CheckpointingTrainer(Trainer):
         self._publisher = Publisher(self.args)
         self._interrupts = Interrupts(self._newest_of_this_run)
         self.add_callback(self._interrupts)  # behind all others, which hear of a save before it ends the run
+
+    @property
+    def sharding(self) -> Sharding:
+        """What divides the student among the processes, as the accelerator has it."""
+        return Sharding.of(self.accelerator)
 
     # ---- what a subclass adds ----
 
@@ -111,6 +117,7 @@ class CheckpointingTrainer(Trainer):
             ValueError: where True is given and there is none.
         """
         self._resumed = None
+        self.sharding.save_whole_models()
         (self._began,) = broadcast_object_list([time.time()])  # the same on all processes
         if resume_from_checkpoint is True:
             self._resumed = checkpoint.newest_complete(Path(self.args.output_dir))
@@ -147,7 +154,7 @@ class CheckpointingTrainer(Trainer):
     def _check_weights(self, folder: Path) -> None:
         """Refuse weights that are not the student's: Trainer would warn, and train the rest from scratch."""
         names = _weights_in(folder)
-        if names is None or self.is_fsdp_enabled or self.is_deepspeed_enabled:  # which name them otherwise
+        if names is None or self.sharding:  # FSDP and DeepSpeed read back files of their own
             return
         own = self.accelerator.unwrap_model(self.model, keep_torch_compile=False).state_dict()
         stored = {own[name].data_ptr() for name in names & own.keys()}
@@ -176,8 +183,12 @@ class CheckpointingTrainer(Trainer):
     # ---- saving ----
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As Trainer's, without training_args.bin: a pickle that holds the Hub's token, and nobody reads."""
-        super().save_model(output_dir, _internal_call=True)
+        """As Trainer's, a whole model for FSDP and ZeRO-3, too; every process has to call it.
+
+        Without training_args.bin: a pickle that holds the Hub's token, and nobody reads.
+        """
+        with self.sharding.saving_whole_model():
+            super().save_model(output_dir, _internal_call=True)
         if self.args.should_save:
             Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
         if self.args.push_to_hub and not _internal_call:
