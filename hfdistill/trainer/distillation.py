@@ -52,6 +52,7 @@ from hfdistill.trainer.checkpointing import CheckpointingTrainer
 from hfdistill.trainer.description import described
 from hfdistill.trainer.exact_evaluation import EvalLosses
 from hfdistill.trainer.extra_parameters import ExtraParameters
+from hfdistill.trainer.freezing import freeze
 from hfdistill.trainer.inputs import REQUIRED, Reader, reads_by_itself, trainer_options
 from hfdistill.trainer.joint_objective import JointObjective, own_objective
 from hfdistill.trainer.label_guard import guarded
@@ -167,6 +168,7 @@ class DistillationTrainer(CheckpointingTrainer):
         inner = None if self.teacher is None else self.teacher.inspectable()
         checks.check_inside(self.blend, self.args, student=model, teacher=inner)
         self._student_inputs = self._reader.student_inputs(model)
+        freeze(model, self.args)
 
     def _make_parts(self, teacher_cache: str | Path | None) -> None:
         """Make what this run has beside its objective, once the two models are known."""
@@ -188,10 +190,7 @@ class DistillationTrainer(CheckpointingTrainer):
 
     @property
     def objective(self) -> Any:
-        """What the student learns by, a `Blend`.
-
-        While `hyperparameter_search` runs, it is the number that Trainer keeps under this name.
-        """
+        """What the student learns by, a `Blend`; while `hyperparameter_search` runs, Trainer's own number."""
         return self._trial_result if self.hp_search_backend is not None else self.blend
 
     @objective.setter
