@@ -206,6 +206,14 @@ def _levels():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _float32():
+    """Pages compute in float32 also where the machine is fast in bfloat16, so that numbers are the same."""
+    from hfdistill.recipe import run_defaults
+
+    run_defaults.fast_bf16 = lambda **_: False
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _quick_times():
     """Models that are timed without a plan are timed in a moment."""
     from hfdistill.evaluation.measure import STANDARD

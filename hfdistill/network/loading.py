@@ -17,6 +17,7 @@ from transformers import (
 
 from hfdistill.files.hub import reaching
 from hfdistill.network.adapters import adapter_settings, load_adapter
+from hfdistill.network.divided import make_whole, whole_models
 from hfdistill.network.foreign_code import allowing_pickles, reading_weights
 from hfdistill.network.label_space import class_names, with_names
 from hfdistill.network.model_folder import check_model_folder
@@ -102,7 +103,7 @@ def _loaded(
 ) -> PreTrainedModel:
     """Return the model; see `load_classifier`."""
     if not isinstance(source, (str, Path)):
-        return name_architecture(source)
+        return name_architecture(make_whole(source))
     check_model_folder(source, role=role)
     with reaching(str(source)):
         adapter = adapter_settings(source)
@@ -111,7 +112,7 @@ def _loaded(
     options = {}
     if new_head is not None:
         options = {"id2label": dict(enumerate(new_head)), "label2id": {n: i for i, n in enumerate(new_head)}}
-    with reaching(str(source)), reading_weights(source, role=role) as weights:
+    with reaching(str(source)), whole_models(), reading_weights(source, role=role) as weights:
         model, loading = auto_class(source, task=task).from_pretrained(
             str(source),
             dtype=torch.float32,

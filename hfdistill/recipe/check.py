@@ -203,6 +203,10 @@ class _Checker(Binder):
             if isinstance(inside, dict) and inside.get(name):
                 text = "is not done for a goal. Leave it out, and do it with the student that was found."
                 self.page.refuse((section, name), text)
+        training = values.get("training")
+        if isinstance(training, dict) and training.get("max_steps", -1) != -1:
+            text = "cannot be shared among trials, which train for parts of epochs. Type num_train_epochs: 3."
+            self.page.refuse(("training", "max_steps"), text)
         bound = self._bound(("goal",), values, schema.GOAL)
         goal: Goal | None = self._made(("goal",), Goal, bound)
         return goal
@@ -273,13 +277,12 @@ class _Checker(Binder):
             place = (*where, kind) if isinstance(value, dict) else where
             self.page.refuse(place, "chooses by importance, and lacks how many. Type layers: 3.")
         fit = arguments.get("fit") if kind == "shrink" else None
+        how = "Type fit: true for the training rows, fit: 1000 for some of them, or the path of texts."
+        place = (*where, kind, "fit") if isinstance(value, dict) else where
         if isinstance(fit, str) and not Path(fit).expanduser().exists():
-            place = (*where, kind, "fit") if isinstance(value, dict) else where
-            self.page.refuse(
-                place,
-                f"there is no file or folder {printable(fit)!r}. Type fit: true for the "
-                "training rows, or the path of texts.",
-            )
+            self.page.refuse(place, f"there is no file or folder {printable(fit)!r}. {how}")
+        elif type(fit) is int and fit < 10:
+            self.page.refuse(place, f"{fit} is no number of texts to fit weights to. {how}")
         return Student(kind, arguments, bound)
 
     def _data(self, section: Mapping[Any, Any]) -> dict[str, Any]:
@@ -343,12 +346,14 @@ class _Checker(Binder):
         """Return the arguments of the trainer beside the sections, and how often a student is trained."""
         options = {}
         for name, parameter in {**accepted_arguments(schema.TRAINER), **_VALUES}.items():
-            if section.get(name) is not None:
+            if name == "teacher_cache" and section.get(name) is False:
+                options[name] = False
+            elif section.get(name) is not None:
                 options[name] = self._value((name,), section[name], parameter.annotation)
         generations = options.get("generations", 1)
         if type(generations) is int and generations < 1:
             self.page.refuse(("generations",), f"found {generations}. Type how often to train: from 1 up.")
-        if "teacher_cache" in options and (teacher is None or schema.TEACHERS[teacher[0]].moves):
+        if options.get("teacher_cache") and (teacher is None or schema.TEACHERS[teacher[0]].moves):
             why = "there is none" if teacher is None else f"those of {teacher[0]} change with every step"
             text = f"keeps a teacher's answers, and {why}. Leave it out."
             self.page.refuse(("teacher_cache",), text)

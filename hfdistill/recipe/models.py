@@ -134,9 +134,11 @@ class ModelBuilder:
         return build(component, arguments, of_run)
 
     def _refit(self, fit: Any) -> Refit:
-        """Return how a cut is fitted: to the training texts, or to those of a path."""
+        """Return how a cut is fitted: to all or some of the training texts, or to those of a path."""
         if isinstance(fit, Refit):
             return fit
+        if isinstance(fit, int) and not isinstance(fit, bool):
+            return Refit(self.rows.train, rows=fit, max_length=self.max_length)
         return Refit(self.rows.train if fit is True else fit, max_length=self.max_length)
 
     def _calibration(self, model: Any, tokenizer: Any) -> list[dict[str, torch.Tensor]]:

@@ -24,9 +24,9 @@ RATE_WITHOUT_ATTENTION = 1e-3
 WARMUP = 0.1
 FEW_ROWS = 5000
 """Rows up to which half of them are written anew in each epoch."""
-FIT_ROWS = (256, 1500)
+FIT_ROWS = (128, 1500)
 """Texts that a student is fitted to, at least and at most."""
-FIT_SHARE = 5
+FIT_SHARE = 16
 """Training rows for each text of the fit. It does not depend on the epochs, so that a run may grow longer."""
 _LIVE = ("pretrained", "finetune", "ensemble")
 
@@ -35,7 +35,8 @@ class Recommended:
     """It decides, for one run, what the page leaves open where its objective is the recommended one.
 
     A key of the page switches each part off: `student.shrink.fit: false`, `training.learning_rate`,
-    `training.warmup_steps`, `data.fresh_copies: false`, and an objective of terms all of them.
+    `training.warmup_steps`, `training.freeze_embeddings: false`, `data.fresh_copies: false`, and an objective
+    of terms all of them.
 
     Args:
         recipe: of the run.
@@ -89,26 +90,34 @@ class Recommended:
         args = self.args
         return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
 
-    def settings(self, plan: Student, student: PreTrainedModel) -> dict[str, Any]:
-        """Return the training arguments that the page leaves open; the same for a student without a teacher.
+    def settings(self, plan: Student, student: PreTrainedModel, *, is_taught: bool) -> dict[str, Any]:
+        """Return the training arguments that the page leaves open.
 
-        The rate is 3e-4 for a student of width 384 and 32 rows a step; it falls with the width (Yang et al.
-        2022, arXiv 2203.03466), and with the root of the rows (Malladi et al. 2022, arXiv 2205.10287).
+        A student of its teacher's width keeps the teacher's word embeddings; without a teacher all weights
+        learn. The rate is 3e-4 for a student of width 384 and 32 rows a step; it falls with the width (Yang
+        et al. 2022, arXiv 2203.03466), and with the root of the rows (Malladi et al. 2022, arXiv 2205.10287).
 
         Args:
             plan: of the student, or of the assistant.
             student: which was made by it.
+            is_taught: whether it has a teacher.
         """
         if not self.is_on:
             return {}
         settings: dict[str, Any] = {}
-        self.choices.pop("rate", None)  # an assistant's
+        for name in ("rate", "embeddings"):  # an assistant's
+            self.choices.pop(name, None)
         if (start := self._starts.get(id(plan))) is not None:
             self.choices["start"] = start
         else:
             self.choices.pop("start", None)
         if not {"warmup_steps", "warmup_ratio"} & self.recipe.training.keys():
             settings["warmup_steps"] = WARMUP
+        is_cut = any(plan.arguments.get(name) is not None for name in ("source", "width", "heads", "size"))
+        is_own = plan.kind == "shrink" and not is_cut
+        if is_taught and is_own and "freeze_embeddings" not in self.recipe.training:
+            settings["freeze_embeddings"] = True
+            self.choices["embeddings"] = "word embeddings stay as they are"
         if "learning_rate" in self.recipe.training:
             return settings
         spec = known_spec(student)
@@ -157,7 +166,7 @@ class Recommended:
             return "the data holds words with a label each"
         if kind not in _LIVE:
             return f"a teacher of the kind {kind!r} is not asked about new text"
-        if "teacher_cache" in self.recipe.options:
+        if self.recipe.options.get("teacher_cache"):
             return "the teacher's answers are recorded"
         if len(masks) > 1 or None in masks or "prune_vocabulary" in self.recipe.student.changes:
             return "student and teacher have no mask token in common"

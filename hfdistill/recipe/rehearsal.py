@@ -39,7 +39,7 @@ def rehearse(run: Run, *, thoroughly: bool = False) -> None:
     """
     _check_folder(Path(run.args.output_dir))
     _check_packages(run)
-    run.describe_rows()
+    run.describe()
     recipe = run.recipe
     finetuned = recipe.teacher is not None and recipe.teacher[0] == "finetune"
     later = bool(recipe.assistants) or recipe.generations > 1 or recipe.export is not None

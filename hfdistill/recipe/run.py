@@ -27,6 +27,7 @@ from hfdistill.recipe.page import Mistake, RecipeError
 from hfdistill.recipe.page_facts import PAGE, by_name, deciding_facts, refuse_other_page, task_scores
 from hfdistill.recipe.recommended import Recommended
 from hfdistill.recipe.rows import Rows, read_rows
+from hfdistill.recipe.run_defaults import ANSWERS, DEFAULTS, is_worth_recording, precision
 from hfdistill.recipe.schema import Student
 from hfdistill.recipe.terminal import FrequentCheckpoints, Progress, Terminal, quiet_libraries
 from hfdistill.recipe.training_record import TrainingRecord
@@ -37,8 +38,6 @@ from hfdistill.trainer.arguments import DistillationArguments
 from hfdistill.trainer.theseus import Theseus
 
 SMOKE_STEPS = 2
-DEFAULTS = {"report_to": "none", "logging_steps": 0.05, "save_total_limit": 2, "disable_tqdm": True}
-"""What a page says under `training` where it says nothing: twenty losses a run, two checkpoints kept."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -118,7 +117,7 @@ def arguments(recipe: Recipe, *, smoke: bool = False) -> Any:
     Raises:
         RecipeError: a value that Transformers refuses.
     """
-    training = {**DEFAULTS, **recipe.training}
+    training = {**DEFAULTS, **precision(recipe.training), **recipe.training}
     if smoke:
         training |= {"max_steps": SMOKE_STEPS, "output_dir": str(Path(training["output_dir"], "smoke"))}
         training |= {"save_strategy": "no", "load_best_model_at_end": False, "push_to_hub": False}
@@ -162,8 +161,12 @@ class Run:
         self.origin: str | None = None
         self.answerable: Any = None  # the training rows, where the teacher answers only some of them
         self.options = dict(recipe.options)
-        if smoke and "teacher_cache" in self.options:
-            self.options["teacher_cache"] = str(Path(self.args.output_dir, "answers"))
+        silent = "teacher_cache" not in self.options
+        self.is_recorded = silent and is_worth_recording(recipe, self.rows, self.args)
+        if self.options.get("teacher_cache") is False:
+            del self.options["teacher_cache"]
+        elif self.is_recorded or (smoke and "teacher_cache" in self.options):
+            self.options["teacher_cache"] = str(Path(self.args.output_dir, ANSWERS))
         self.records: dict[str, TrainingRecord] = {}
         self.repository: str | None = None
         self.is_prepared = False
@@ -175,8 +178,8 @@ class Run:
         with others if self.args.process_index else only_run(Path(self.args.output_dir)):
             yield
 
-    def describe_rows(self) -> None:
-        """Say what is learned from and measured on."""
+    def describe(self) -> None:
+        """Say what is learned from and measured on, and what the page leaves to the run."""
         rows, source = self.rows, public_name(str(self.recipe.load["source"]))
         held = " kept back" if rows.is_drawn else f" of {rows.evaluation.split or 'another split'}"
         more = f" ({len(rows.labelled):,} with labels)" if len(rows.labelled) < len(rows.train) else ""
@@ -184,6 +187,14 @@ class Run:
             f"{source}: {len(rows.train):,} rows to learn from{more}, {len(rows.evaluation):,}{held} to "
             "measure on"
         )
+        if "bf16" not in self.recipe.training and self.args.bf16:
+            self.terminal.line(
+                "bfloat16, which is fast on this machine; training.bf16=false computes in float32"
+            )
+        if self.is_recorded:
+            self.terminal.line(
+                "the teacher answers each row once, before the first step; teacher_cache=false asks each time"
+            )
 
     def prepare(self) -> None:
         """Make the teacher, which may train it, and the student."""
@@ -361,7 +372,7 @@ class Run:
             plan = self.recipe.student
             if stage.startswith("assistant-"):
                 plan = self.recipe.assistants[int(stage.removeprefix("assistant-")) - 1]
-            changes = {**self.recommended.settings(plan, model), **changes}
+            changes = {**self.recommended.settings(plan, model, is_taught=teacher is not None), **changes}
         args = dataclasses.replace(self.args, **changes, output_dir=str(folder), push_to_hub=False)
         rows, labels_alone = self.builder.rows, teacher is None and objective is None
         answerable = self.answerable if teacher is not None else None

@@ -256,14 +256,15 @@ class Chosen:
         source: as in `Origin`.
         choose: "evenly" spreads as many blocks as `layers` says; "importance" takes those without which the
             answers to training rows change most.
-        fit: true fits what is kept to the whole teacher on the texts of the training rows, a path on those of
-            a file or folder; no label is read. See `hfdistill.Refit`. Default: true where the objective is
-            the recommended one and the student is cut from the teacher itself.
+        fit: true fits what is kept to the whole teacher on the texts of the training rows, a number on so
+            many of them, a path on those of a file or folder; no label is read. See `hfdistill.Refit`.
+            Default: true where the objective is the recommended one and the student is cut from the teacher
+            itself.
     """
 
     source: str | Path | None = None
     choose: Literal["evenly", "importance"] = "evenly"
-    fit: bool | str | None = None
+    fit: bool | int | str | None = None
 
 
 @dataclass(frozen=True)

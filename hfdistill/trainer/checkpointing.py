@@ -23,6 +23,7 @@ from hfdistill.trainer.best_metric import check_best_metric
 from hfdistill.trainer.failed_save import telling_failed_writes
 from hfdistill.trainer.interrupts import Interrupts
 from hfdistill.trainer.publishing import Publisher
+from hfdistill.trainer.sharding import Sharding
 from hfdistill.trainer.skipped_steps import SkippedSteps
 
 
@@ -68,6 +69,11 @@ class CheckpointingTrainer(Trainer):
         self._interrupts = Interrupts(self._newest_of_this_run)
         self.add_callback(SkippedSteps(self.accelerator))
         self.add_callback(self._interrupts)  # behind all others, which hear of a save before it ends the run
+
+    @property
+    def sharding(self) -> Sharding:
+        """What divides the student among the processes, as the accelerator has it."""
+        return Sharding.of(self.accelerator)
 
     # ---- what a subclass adds ----
 
@@ -164,6 +170,7 @@ class CheckpointingTrainer(Trainer):
     def _find_checkpoint(self, resume_from_checkpoint: str | bool | None) -> None:
         """Find the checkpoint to go on from, and check it."""
         self._resumed = None
+        self.sharding.save_whole_models()
         if resume_from_checkpoint is True:
             self._resumed = checkpoint.newest_complete(Path(self.args.output_dir))
             if self._resumed is None:
@@ -197,7 +204,7 @@ class CheckpointingTrainer(Trainer):
     def _check_weights(self, folder: Path) -> None:
         """Refuse weights that are not the student's: Trainer would warn, and train the rest from scratch."""
         names = _weights_in(folder)
-        if names is None or self.is_fsdp_enabled or self.is_deepspeed_enabled:  # which name them otherwise
+        if names is None or self.sharding:  # FSDP and DeepSpeed read back files of their own
             return
         own = self.accelerator.unwrap_model(self.model, keep_torch_compile=False).state_dict()
         stored = {own[name].data_ptr() for name in names & own.keys()}
@@ -226,9 +233,13 @@ class CheckpointingTrainer(Trainer):
     # ---- saving ----
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As Trainer's, without training_args.bin: a pickle that holds the Hub's token, and nobody reads."""
+        """As Trainer's, a whole model for FSDP and ZeRO-3, too; every process has to call it.
+
+        Without training_args.bin: a pickle that holds the Hub's token, and nobody reads.
+        """
         folder = Path(output_dir or self.args.output_dir)
-        with telling_failed_writes(folder, newest=self._newest_of_this_run):
+        failing = telling_failed_writes(folder, newest=self._newest_of_this_run)
+        with failing, self.sharding.saving_whole_model():
             super().save_model(output_dir, _internal_call=True)
         if self.args.should_save:
             (folder / "training_args.bin").unlink(missing_ok=True)

@@ -38,6 +38,7 @@ from transformers.trainer_utils import EvalLoopOutput, RemoveColumnsCollator, Tr
 from hfdistill.data import FreshCopies, LengthGroupedSampler
 from hfdistill.network import label_space as spaces
 from hfdistill.network import task as tasks
+from hfdistill.network.divided import whole
 from hfdistill.network.loading import load_student
 from hfdistill.network.tokenizers import tokenizer_print
 from hfdistill.network.trace import Batch, Tap, Trace, run
@@ -51,6 +52,7 @@ from hfdistill.trainer.checkpointing import CheckpointingTrainer
 from hfdistill.trainer.description import described
 from hfdistill.trainer.exact_evaluation import EvalLosses
 from hfdistill.trainer.extra_parameters import ExtraParameters
+from hfdistill.trainer.freezing import freeze
 from hfdistill.trainer.inputs import REQUIRED, Reader, reads_by_itself, trainer_options
 from hfdistill.trainer.joint_objective import JointObjective, own_objective
 from hfdistill.trainer.label_guard import guarded
@@ -166,10 +168,12 @@ class DistillationTrainer(CheckpointingTrainer):
         inner = None if self.teacher is None else self.teacher.inspectable()
         checks.check_inside(self.blend, self.args, student=model, teacher=inner)
         self._student_inputs = self._reader.student_inputs(model)
+        freeze(model, self.args)
 
     def _make_parts(self, teacher_cache: str | Path | None) -> None:
         """Make what this run has beside its objective, once the two models are known."""
-        checks.check_changing(self.teacher, self.args, fresh=self.model_init is not None)
+        checks.check_changing(self.teacher, self.sharding, fresh=self.model_init is not None)
+        checks.check_replacements(self.callback_handler.callbacks, self.sharding)
         if teacher_cache is not None:
             checks.check_cache(self.teacher, self.task)
         self._teacher_cache = TeacherCache(teacher_cache)
@@ -186,10 +190,7 @@ class DistillationTrainer(CheckpointingTrainer):
 
     @property
     def objective(self) -> Any:
-        """What the student learns by, a `Blend`.
-
-        While `hyperparameter_search` runs, it is the number that Trainer keeps under this name.
-        """
+        """What the student learns by, a `Blend`; while `hyperparameter_search` runs, Trainer's own number."""
         return self._trial_result if self.hp_search_backend is not None else self.blend
 
     @objective.setter
@@ -203,7 +204,7 @@ class DistillationTrainer(CheckpointingTrainer):
 
     def call_model_init(self, trial: Any = None) -> Any:
         """As Trainer's."""
-        model = tasks.name_architecture(super().call_model_init(trial))
+        model = load_student(super().call_model_init(trial))
         if hasattr(self, "blend"):
             self._bind(model)  # another student: other sizes, and projections of its own
         return model
@@ -245,18 +246,13 @@ class DistillationTrainer(CheckpointingTrainer):
         """As Trainer's, with groups for what learns beside the student.
 
         Raises:
-            ValueError: where the optimizer and its scheduler were made by the user, or by DeepSpeed.
+            ValueError: where the optimizer and its scheduler were made by the user.
         """
         for replacement in replacements(self.callback_handler.callbacks):
             replacement.freeze(self.model, self.args)
+        made = isinstance(self.optimizer, torch.optim.Optimizer)
         optimizer = super().create_optimizer(model)
-        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
-        self._extra_parameters.add_to(
-            optimizer,
-            weight_decay=self.args.weight_decay,
-            decayed=self.get_decay_parameter_names,
-            fixed=self.lr_scheduler is not None or sharded,
-        )
+        self._extra_parameters.add_to(optimizer, trainer=self, sharding=self.sharding, made=made)
         return optimizer
 
     def begin_run(self) -> None:
@@ -479,10 +475,11 @@ class DistillationTrainer(CheckpointingTrainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """Trainer's last call before the optimizer moves: clip the rest, and stop at what is not finite."""
-        grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        grad_norm = whole(super()._get_grad_norm(model, grad_norm=grad_norm))
         norms = self._extra_parameters.clip(self.args.max_grad_norm)
         self._loss_window.close()
         self._raise_if_not_finite([grad_norm, *norms])
+        self._extra_parameters.step(self.optimizer)
         return grad_norm
 
     def _raise_if_not_finite(self, norms: Sequence[Any]) -> None:

@@ -25,6 +25,7 @@ def facts_of_run(
         "student": {name: getattr(config, name, None) for name in _SHAPE},
         "rows": len(train) if hasattr(train, "__len__") else None,
         "drawn": {type(part).__name__: part.fingerprint() for part in drawn},
-        "mixup": option(args, "mixup"),
+        "precision": next((name for name in ("bf16", "fp16") if getattr(args, name)), "float32"),
+        **{name: option(args, name) for name in ("mixup", "freeze_embeddings")},
         **{name: getattr(args, name) for name in ("seed", "data_seed", "learning_rate")},
     }

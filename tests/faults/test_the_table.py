@@ -7,7 +7,7 @@ TESTS = Path(__file__).parents[1]
 ROWS = [f"{section}{n}" for section, count in zip("abcde", (30, 11, 22, 19, 15)) for n in range(1, count + 1)]  # noqa: B905
 
 
-def tested():
+def rows_with_a_test():
     """Return the rows in the names of tests: test_e4_e5_… is of two."""
     names = re.compile(r"def test_((?:[a-e]\d+_)+)")
     found = (name for path in TESTS.rglob("test_*.py") for name in names.findall(path.read_text("utf-8")))
@@ -23,9 +23,9 @@ def without_a_test():
 
 def test_every_row_has_a_test_or_a_reason():
     reasons = without_a_test()
-    assert sorted(tested() - set(ROWS)) == []
-    assert sorted(set(ROWS) - tested() - reasons.keys()) == []
-    assert sorted(tested() & reasons.keys()) == []
+    assert sorted(rows_with_a_test() - set(ROWS)) == []
+    assert sorted(set(ROWS) - rows_with_a_test() - reasons.keys()) == []
+    assert sorted(rows_with_a_test() & reasons.keys()) == []
     assert all(len(reason) > 20 for reason in reasons.values())
 
 

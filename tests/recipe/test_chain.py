@@ -187,15 +187,16 @@ def test_blocks_are_chosen_by_importance(here):
     assert student.config.shrunk_from["layers"] == straight.config.shrunk_from["layers"]
 
 
-@pytest.mark.parametrize("fit", [True, "two/train.parquet"])
+@pytest.mark.parametrize("fit", [True, 20, "two/train.parquet"])
 def test_a_student_is_fitted_to_the_training_texts_or_to_others(here, fit):
     workshop = ModelBuilder(read_rows({"source": "two"}, Splits(), seed=0), seed=0, max_length=9)
     teacher = load_classifier("teacher")
     plan = schema.Student("shrink", {"layers": 2, "fit": fit})
     student, tokenizer = workshop.student(plan, of=teacher, origin="teacher", like=None)
-    texts = workshop.rows.train["text"][:] if fit is True else Dataset.from_parquet(fit)["text"][:]
-    straight = shrink(teacher, layers=2, fit=Refit(texts, max_length=9), tokenizer=tokenizer)
-    assert student.config.shrunk_from["fitted_on"] == len(texts)
+    texts = Dataset.from_parquet(fit)["text"][:] if isinstance(fit, str) else workshop.rows.train["text"][:]
+    rows = 20 if fit == 20 else None
+    straight = shrink(teacher, layers=2, fit=Refit(texts, rows=rows, max_length=9), tokenizer=tokenizer)
+    assert student.config.shrunk_from["fitted_on"] == (rows or len(texts))
     assert all(torch.equal(v, student.state_dict()[n]) for n, v in straight.state_dict().items())
 
 

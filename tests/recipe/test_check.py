@@ -161,6 +161,7 @@ training:
         ("student={shrink: {layers: [1], choose: importance}}", "lacks how many. Type layers: 3."),
         ("student.shrink.choose=best", "one of evenly, importance"),
         ("student.shrink.fit=nowhere.txt", "there is no file or folder 'nowhere.txt'. Type fit: true"),
+        ("student.shrink.fit=5", "5 is no number of texts to fit weights to. Type fit: true"),
         ("student.bilstm={width: 3}", "found 2 keys"),
         ("student={bilstm: {width: 3}}", "no argument of bilstm 'width'"),
         ("assistants={shrink: {layers: 4}}", "is a list of students"),

@@ -70,12 +70,15 @@ def test_a_page_without_an_objective_is_the_script_with_all_of_it(trained, capsy
     assert str(student.trainer.objective) == OBJECTIVE
     assert student.trainer.args.learning_rate == 2.1e-4  # 3e-4 · √(16 / 32), width 16
     assert student.trainer.args.warmup_steps == 0.1
+    table = "bert.embeddings.word_embeddings.weight"
+    assert student.trainer.model.state_dict()[table].equal(student.start[table])
     copies = FreshCopies(rows, Chain(Mask("[MASK]"), NGramSample(p=0.25)), seed=42, in_place=True)
     assert student.trainer.train_dataset.fingerprint() == copies.fingerprint()
     said = " ".join(capsys.readouterr().err.split())
     choices = [
         f"recommended: {OBJECTIVE}",
         "what is kept is fitted to the teacher on 64 training texts",
+        "word embeddings stay as they are",
         "learning rate 0.00021 (width 16, 16 rows a step)",
         "half of the rows are written anew in each epoch (64 rows are few; up to 5,000)",
     ]
@@ -93,12 +96,14 @@ def test_each_part_has_a_key_that_switches_it_off(trained):
         "student.shrink.fit=false",
         "data={source: two, fresh_copies: false}",
         "training.learning_rate=1e-3",
+        "training.freeze_embeddings=false",
     ]
     student = trained(*off, "training.warmup_steps=0")["student"]
     assert starts_as(student, shrink(load_classifier("teacher"), layers=2))
     assert len(student.trainer.train_dataset) == 64
     assert not isinstance(student.trainer.train_dataset, FreshCopies)
     assert (student.trainer.args.learning_rate, student.trainer.args.warmup_steps) == (1e-3, 0)
+    assert student.trainer.model.get_input_embeddings().weight.requires_grad
     assert str(student.trainer.objective) == OBJECTIVE
 
 
@@ -171,13 +176,20 @@ def decided(**changes):
 def test_the_rate_falls_with_width_and_with_few_rows_a_step(here, width, options, rate):
     model = make_bert(1, hidden_size=width, intermediate_size=4)
     chosen = decided(**options)
-    assert chosen.settings(chosen.recipe.student, model) == {"warmup_steps": 0.1, "learning_rate": rate}
+    settings = {"warmup_steps": 0.1, "learning_rate": rate}
+    plan = chosen.recipe.student
+    assert chosen.settings(plan, model, is_taught=False) == settings
+    assert chosen.settings(plan, model, is_taught=True) == {**settings, "freeze_embeddings": True}
+    narrow = SimpleNamespace(kind="shrink", arguments={"layers": 2, "heads": 1}, changes={})
+    assert chosen.settings(narrow, model, is_taught=True) == settings
 
 
 @pytest.mark.parametrize(("kind", "rate"), [("static", 1e-3), ("bilstm", 1e-3), ("pretrained", None)])
 def test_the_rate_of_other_students(here, kind, rate):
     student = SimpleNamespace(kind=kind, arguments={}, changes={})
-    assert decided(student=student).settings(student, make_bert(1)).get("learning_rate") == rate
+    settings = decided(student=student).settings(student, make_bert(1), is_taught=True)
+    assert settings.get("learning_rate") == rate
+    assert "freeze_embeddings" not in settings
 
 
 def test_an_assistant_has_the_rate_and_the_start_of_its_own_kind(trained, capsys):
@@ -189,8 +201,8 @@ def test_an_assistant_has_the_rate_and_the_start_of_its_own_kind(trained, capsys
     assert ["what is kept is fitted" in line for line in lines] == [True, False]
 
 
-@pytest.mark.parametrize(("copies", "count"), [(1, 64), (10, 256), (80, 1024), (200, 1500)])
-def test_a_fifth_of_the_rows_is_fitted_to(here, copies, count):
+@pytest.mark.parametrize(("copies", "count"), [(1, 64), (10, 128), (80, 320), (400, 1500)])
+def test_a_sixteenth_of_the_rows_is_fitted_to(here, copies, count):
     chosen = decided(rows=concatenate_datasets([load("two")["train"]] * copies))
     assert chosen.refit(chosen.recipe.student, make_bert(4)).rows == count
 
@@ -268,6 +280,7 @@ def test_the_report_remembers_what_was_chosen(here):
     assert report.notes["objective"] == OBJECTIVE
     assert report.notes["recommended"] == {
         "start": "what is kept is fitted to the teacher on 64 training texts",
+        "embeddings": "word embeddings stay as they are",
         "rate": "learning rate 0.00021 (width 16, 16 rows a step)",
         "copies": "half of the rows are written anew in each epoch (64 rows are few; up to 5,000)",
     }

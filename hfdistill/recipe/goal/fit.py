@@ -17,8 +17,9 @@ from hfdistill.evaluation.models import Contender
 from hfdistill.evaluation.report import TITLES, show
 from hfdistill.files.plain_data import read_json, write_atomically
 from hfdistill.network.foreign_code import allowing_pickles
+from hfdistill.objectives import Objective
 from hfdistill.recipe.check import Recipe, check
-from hfdistill.recipe.goal.candidates import candidates
+from hfdistill.recipe.goal.candidates import Candidate, candidates
 from hfdistill.recipe.goal.halving import Rung, looks, rungs
 from hfdistill.recipe.goal.outcome import Choice, FitResult, Outcome, Tried, Verdict
 from hfdistill.recipe.goal.sizing import MAX_BYTES, Scale
@@ -28,6 +29,7 @@ from hfdistill.recipe.page_facts import deciding_facts
 from hfdistill.recipe.rehearsal import rehearse
 from hfdistill.recipe.rows import Rows, read_rows
 from hfdistill.recipe.run import Run, arguments
+from hfdistill.recipe.schema import STUDENTS
 from hfdistill.recipe.terminal import Terminal, duration, quiet_libraries
 from hfdistill.recipe.trial_page import trial_page
 from hfdistill.teachers.base import fingerprint_of
@@ -175,7 +177,7 @@ class _Search:
         Raises:
             ValueError: none is within the limits.
         """
-        every = candidates(self.run.teacher, self.goal.candidates)
+        every = self._that_can_learn(candidates(self.run.teacher, self.goal.candidates))
         self.terminal.heading(f"sizes: {len(every)} candidates, untrained, for {self.goal.limits()}")
         scale = Scale(
             self.goal, self.run.rows.evaluation, self.trials.make, max_length=self.run.args.max_length
@@ -205,6 +207,24 @@ class _Search:
                 f"{', '.join(lines)}. Allow more, or start from a smaller teacher."
                 + "".join(f" ({note})" for note in notes)
             )
+
+    def _that_can_learn(self, every: list[Candidate]) -> list[Candidate]:
+        """Leave out students without layers where a term compares layers.
+
+        Raises:
+            ValueError: the page asks for no others.
+        """
+        terms = getattr(self.recipe.objective, "terms", ())  # the recommended one suits itself to the student
+        inside = [term for term in terms if type(term).taps is not Objective.taps]
+        able = [c for c in every if not inside or STUDENTS[c.plan.kind].has_attention]
+        if every and not able:
+            raise ValueError(
+                f"{inside[0]} compares layers, and no candidate has any. Type candidates: [layers], or leave "
+                "objective out."
+            )
+        for candidate in [candidate for candidate in every if candidate not in able]:
+            self.terminal.line(f"{candidate.name}: left out, {inside[0]} compares layers", indent=2)
+        return able
 
     def admitted(self) -> list[Tried]:
         """Return the candidates within the limits, the fastest first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import shutil
 from collections.abc import Iterator
@@ -169,7 +170,16 @@ class Outcome:
         )
 
     def _save_student(self) -> list[dict[str, Any]]:
-        """Copy the winner as a plain model, whole or not at all; the log of its training."""
+        """Copy the winner as a plain model, whole or not at all; return the log of its training.
+
+        A search that is started again when it has ended finds its student there.
+        """
+        winner = {"candidate": self.choice.tried.candidate.name, "look": dataclasses.asdict(self.look)}
+        note = self.out / "goal" / "chosen.json"
+        before = read_json(note, limit=100 * MAX_BYTES) if note.is_file() and self.folder.is_dir() else {}
+        if {name: before.get(name) for name in winner} == json.loads(json.dumps(winner)):
+            return list(before["history"])
+        note.unlink(missing_ok=True)
         source = self.trials.student(self.choice.tried.candidate, self.look)
         staged = self.folder.with_name("_student")
         shutil.rmtree(staged, ignore_errors=True)
@@ -178,18 +188,21 @@ class Outcome:
         shutil.rmtree(self.folder, ignore_errors=True)
         staged.rename(self.folder)
         state = source / "trainer_state.json"
-        return list(read_json(state, limit=100 * MAX_BYTES)["log_history"]) if state.is_file() else []
+        history = list(read_json(state, limit=100 * MAX_BYTES)["log_history"]) if state.is_file() else []
+        write_atomically(note, json.dumps({**winner, "history": history}, indent=1))
+        return history
 
     def _page(self) -> dict[str, Any]:
         """Return a page that trains this student alone."""
         candidate = self.choice.tried.candidate
-        fit = {"fit": True} if candidate.fits else {}
+        fit = {"fit": self.goal.texts} if candidate.fits else {}
         student: dict[str, Any] = {candidate.plan.kind: {**candidate.plan.arguments, **fit}}
         if self.look.pruned:
             student["prune_vocabulary"] = {"keep": self.trials.tokens}
         page = {name: value for name, value in self.run.recipe.page.items() if name != "goal"}
         rate = page["training"].get("learning_rate", LEARNING_RATE) * candidate.training["rate"]
         own = {"num_train_epochs": self.trials.epochs(candidate), "learning_rate": rate}
+        own["output_dir"] = str(self.out / "best")  # beside what was found, not over it
         return {**page, "student": student, "training": {**page["training"], **own}}
 
     def _measured(self) -> Report:

@@ -82,8 +82,11 @@ def test_the_fastest_that_is_proven_is_found_without_training(here):
     assert hfdistill.Report.load("out/student/report.json").notes["chosen"] == "1 layer"
     assert not list((here / "out/goal").glob("*/start*"))
     assert "1 layer" in str(result)
-    assert hfdistill.read_recipe("out/best.yaml").student.arguments == {"layers": 1, "fit": True}
+    best = hfdistill.read_recipe("out/best.yaml")
+    assert best.student.arguments == {"layers": 1, "fit": 40}
+    assert best.training["output_dir"] == "out/best"
     weights = student.state_dict()
+    shutil.rmtree("out/student")
     again = search(keep=0.2)  # its weights are made anew, and nothing is looked at twice
     assert again.evidence == result.evidence
     assert again.tried[0].looks[0].seconds == result.tried[0].looks[0].seconds
@@ -202,6 +205,15 @@ def test_data_without_a_path_keeps_its_columns(here, source):
     assert data["train"].features["label"].dtype == "int64"
 
 
+def test_a_search_that_has_ended_trains_nothing_again(here, monkeypatch):
+    first = search(keep=1.0)
+    monkeypatch.setattr(trying.Trials, "_train", lambda *_: pytest.fail("the winner is trained again"))
+    again = search(keep=1.0)
+    assert (again.name, again.evidence) == (first.name, first.evidence)
+    assert again.report.student.metrics == first.report.student.metrics
+    assert json.loads((here / "out/goal/chosen.json").read_text())["history"][-1]["epoch"] == 3
+
+
 def test_a_search_that_was_killed_goes_on(here, monkeypatch):
     """Killed in the middle of the last training, it measures no size again, and ends with the same bits."""
     straight = search(keep=1.0)
@@ -245,6 +257,17 @@ def test_it_is_refused_before_anything_trains(here, monkeypatch, goal, match):
     monkeypatch.setattr(trying.Trials, "look", lambda *_: pytest.fail("something is tried"))
     with pytest.raises(ValueError, match=match):
         search(**goal)
+
+
+def test_students_without_layers_are_left_out_where_layers_are_compared(here):
+    values = page(candidates=["static", "layers"], keep=0.2)
+    values["objective"] = [{"kd": {}}, {"hidden_mse": {"layers": "uniform"}}]
+    result = fit_recipe(check(Page("page", values)))
+    assert [tried.candidate.name for tried in result.tried] == ["1 layer", "2 layers", "3 layers"]
+    shutil.rmtree("out")
+    values["goal"]["candidates"] = ["static"]
+    with pytest.raises(ValueError, match=r"HiddenMSE.* compares layers.*Type candidates: .layers."):
+        fit_recipe(check(Page("page", values)))
 
 
 def test_rows_without_labels(here):

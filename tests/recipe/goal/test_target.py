@@ -93,6 +93,7 @@ def test_a_page_with_a_goal_names_no_student():
             {"training": {"output_dir": "out", "push_to_hub": True}},
             "training.push_to_hub: is not done for a goal",
         ),
+        ({"training": {"output_dir": "out", "max_steps": 9}}, "training.max_steps: .*Type num_train_epochs"),
     ],
 )
 def test_what_a_goal_does_not_go_with_is_a_mistake_of_the_page(sections, match):

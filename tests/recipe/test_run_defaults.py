@@ -1,0 +1,80 @@
+"""What a run decides where its page is silent."""
+
+import pytest
+
+import hfdistill
+from hfdistill.recipe import run_defaults
+from hfdistill.recipe.check import check
+from hfdistill.recipe.page import Page
+from hfdistill.recipe.run import Run
+from hfdistill.recipe.run_defaults import precision
+
+pytestmark = pytest.mark.usefixtures("here")
+PAGE = ""
+TRAINING = {"output_dir": "out", "num_train_epochs": 2, "per_device_train_batch_size": 16, "use_cpu": True}
+VALUES = {
+    "teacher": "teacher",
+    "student": {"shrink": {"layers": 1}},
+    "data": "two",
+    "objective": [{"kd": {}}],
+    "training": TRAINING,
+}
+
+
+def run_of(**sections):
+    return Run(check(Page("page", {**VALUES, **sections})), speaks=False)
+
+
+def test_bf16_where_it_is_fast_and_nothing_else_is_said(monkeypatch):
+    monkeypatch.setattr(run_defaults, "fast_bf16", lambda use_cpu: use_cpu)
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    assert precision({"use_cpu": True}) == {"bf16": True}
+    assert precision({}) == {"bf16": False}
+    assert run_of().args.bf16 is True
+    assert run_of(training={**TRAINING, "bf16": False}).args.bf16 is False
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    assert precision({"use_cpu": True}) == {}
+
+
+@pytest.mark.parametrize(
+    ("sections", "recorded"),
+    [
+        ({}, True),
+        ({"teacher_cache": False}, False),
+        ({"training": {**TRAINING, "num_train_epochs": 1}}, False),
+        ({"training": {**TRAINING, "max_steps": 4}}, False),
+        ({"training": {**TRAINING, "max_steps": 5}}, True),
+        ({"training": {**TRAINING, "mixup": 0.4}}, False),
+        ({"objective": [{"kd": {}}, {"hidden_mse": {"layers": "uniform"}}]}, False),
+        ({"objective": "recommended"}, False),
+        ({"student": {"static": {}}}, True),
+        ({"student": {"static": {}}, "objective": "recommended"}, False),  # which writes few rows anew
+        ({"data": {"source": "two", "fresh_copies": True}}, False),
+        ({"assistants": [{"shrink": {"layers": 1}}]}, False),
+        ({"generations": 2}, False),
+        ({"teacher": {"ema": {}}, "student": "teacher"}, False),
+    ],
+)
+def test_a_teacher_whose_answers_are_read_twice_is_recorded(sections, recorded):
+    run = run_of(**sections)
+    assert run.is_recorded is recorded
+    assert ("teacher_cache" in run.options) is recorded
+
+
+def test_recorded_and_asked_each_time_train_alike(here, capsys):
+    """In float32 they differ by the rounding of another batch at most; both say what they do."""
+    students = []
+    for cache in (None, False):
+        page = {**VALUES, "measure": None, "training": {**TRAINING, "output_dir": f"out-{cache}"}}
+        hfdistill.run_recipe(check(Page("page", page if cache is None else {**page, "teacher_cache": cache})))
+        students.append(hfdistill.load_classifier(f"out-{cache}/student").state_dict())
+    assert (here / "out-None/answers").is_dir()
+    assert not (here / "out-False/answers").exists()
+    assert all((students[0][name] - value).abs().max() < 1e-5 for name, value in students[1].items())
+    assert capsys.readouterr().err.count("the teacher answers each row once, before the first step") == 1
+
+
+def test_a_page_for_the_recorded_teacher_may_name_a_folder_of_its_own():
+    run = run_of(teacher_cache="answers")
+    assert run.is_recorded is False
+    assert run.options == {"teacher_cache": "answers"}
