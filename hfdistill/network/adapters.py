@@ -14,6 +14,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoMod
 from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from hfdistill.network.divided import whole_models
+
 WEIGHTS = "adapter_model.safetensors"
 _WHOLE = ("model.safetensors", "model.safetensors.index.json")
 _TASKS = {"SEQ_CLS": "sequence", "TOKEN_CLS": "token"}
@@ -116,7 +118,7 @@ def _classes(weights: Path, base: str, task: str) -> int | None:
     config = AutoConfig.from_pretrained(base, trust_remote_code=False)
     config.num_labels = _UNLIKELY
     kind: Any = AutoModelForTokenClassification if task == "token" else AutoModelForSequenceClassification
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+    with whole_models(), torch.device("meta"), torch.random.fork_rng(devices=[]):
         bare = kind.from_config(config, trust_remote_code=False)
     heads = [name for name, value in bare.named_parameters() if value.shape[0] == _UNLIKELY]
     with safe_open(weights, framework="pt") as held:

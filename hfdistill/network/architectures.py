@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from hfdistill.network.divided import whole_models
+
 
 def _never(config: Any) -> str:
     """Raise no objection."""
@@ -175,7 +177,7 @@ def _without_weights(config: Any) -> nn.Module | None:
     if kind is None:
         return None
     kind = kind[0] if isinstance(kind, tuple) else kind
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+    with whole_models(), torch.device("meta"), torch.random.fork_rng(devices=[]):
         network: nn.Module = kind._from_config(copy.deepcopy(config))
     return network
 

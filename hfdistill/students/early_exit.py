@@ -19,6 +19,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
 from hfdistill.network.architectures import ModelSpec, layout_of
+from hfdistill.network.divided import whole_models
 from hfdistill.network.inputs import accepted_inputs
 from hfdistill.network.loading import Source, load_classifier
 from hfdistill.network.task import task_kind
@@ -90,7 +91,8 @@ class EarlyExitForSequenceClassification(PreTrainedModel):
     def __init__(self, config: EarlyExitConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
-        self.backbone = AutoModelForSequenceClassification.from_config(config.classifier_config)
+        with whole_models():
+            self.backbone = AutoModelForSequenceClassification.from_config(config.classifier_config)
         self._inside_takes = accepted_inputs(self.backbone)
         width, inner = ModelSpec.of(config).width, config.exit_width
         heads = {str(n): ExitHead(width, inner=inner, classes=config.num_labels) for n in config.exits}

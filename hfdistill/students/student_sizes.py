@@ -9,6 +9,7 @@ from transformers import AutoConfig
 
 from hfdistill.files.hub import reaching
 from hfdistill.network.architectures import ModelSpec, layout_of
+from hfdistill.network.divided import whole_models
 from hfdistill.network.loading import auto_class
 from hfdistill.students.shrink import _config, _kept
 from hfdistill.students.weight_copy import refuse_exits
@@ -44,7 +45,7 @@ def sizes(teacher: str) -> list[Size]:
     """
     with reaching(teacher):
         config, kind = AutoConfig.from_pretrained(teacher, trust_remote_code=False), auto_class(teacher)
-    with torch.device("meta"):
+    with whole_models(), torch.device("meta"):
         model = kind.from_config(config, trust_remote_code=False)
         refuse_exits(model)
         anatomy, layout = ModelSpec.of(model), layout_of(model)

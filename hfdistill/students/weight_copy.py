@@ -14,6 +14,8 @@ from transformers.initialization import no_init_weights
 
 from hfdistill.files.hub import reaching
 from hfdistill.network.architectures import unwrapped
+from hfdistill.network.divided import make_whole, whole_models
+from hfdistill.network.foreign_code import reading_weights
 from hfdistill.network.loading import auto_class
 
 
@@ -41,11 +43,12 @@ def refuse_exits(model: Any) -> None:
 def _loaded(source: Any) -> Any:
     """Return a Transformers model."""
     if isinstance(source, (str, os.PathLike)):
-        with reaching(str(source)):
-            name = os.fspath(source)
-            return auto_class(name).from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
+        name = os.fspath(source)
+        with reaching(name), whole_models(), reading_weights(name) as weights:
+            kind = auto_class(name)
+            return kind.from_pretrained(name, dtype=torch.float32, trust_remote_code=False, **weights)
     if isinstance(source, PreTrainedModel):
-        return source
+        return make_whole(source)
     if not isinstance(unwrapped(source), PreTrainedModel):
         raise TypeError(
             f"A student is cut from a Transformers model, its id or its path, found {type(source).__name__}. "
@@ -61,7 +64,7 @@ def _loaded(source: Any) -> Any:
 
 def empty_like(model: Any, config: Any, *, dtype: torch.dtype) -> Any:
     """Build a model of the same class from another config; its weights are still to be filled in."""
-    with no_init_weights():
+    with whole_models(), no_init_weights():
         student = type(model)._from_config(config, dtype=dtype)
     student.tie_weights()
     return student

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hfdistill.network.architectures import unwrapped
+from hfdistill.network.divided import make_whole
 from hfdistill.network.inputs import ModelInputs, name_padding
 from hfdistill.network.loading import load_classifier, load_tokenizer, refuse_other_heads
 from hfdistill.network.task import name_architecture
@@ -230,7 +231,7 @@ def as_teacher(source: str | Path | PreTrainedModel | nn.Module | Teacher) -> Te
     if isinstance(model, PreTrainedModel):
         refuse_other_heads(type(model).__name__, role="teacher")
     if isinstance(source, Teacher):
-        return source
+        return make_whole(source)
     if isinstance(source, (str, Path)):
         teacher = ModelTeacher(load_classifier(source))
         teacher.tokenizer = load_tokenizer(source)
@@ -241,7 +242,7 @@ def as_teacher(source: str | Path | PreTrainedModel | nn.Module | Teacher) -> Te
             )
         return teacher
     if isinstance(source, nn.Module):
-        return ModelTeacher(source)
+        return ModelTeacher(make_whole(source))
     raise TypeError(
         f"teacher is a Hub id, a path, a model or a hfdistill.Teacher; found {type(source).__name__}. "
         "Type teacher='textattack/bert-base-uncased-SST-2' or the folder of a fine-tuned model."

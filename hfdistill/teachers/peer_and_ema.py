@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from hfdistill.network.divided import whole_parameters
 from hfdistill.network.inputs import ModelInputs
 from hfdistill.network.loading import Source, load_classifier
 from hfdistill.network.trace import Batch, Tap, Trace, run
@@ -186,7 +187,7 @@ class EMATeacher(Teacher):
     def after_step(self, student: nn.Module, *, step: int) -> None:
         """Move towards the student."""
         weight = 1 - self.decay_at(step)
-        for own, theirs in zip(self.model.parameters(), student.parameters(), strict=True):
+        for own, theirs in zip(self.model.parameters(), whole_parameters(student), strict=True):
             own.lerp_(theirs.to(own.dtype), weight)
         for buffer, its in zip(self.model.buffers(), student.buffers(), strict=True):
             buffer.copy_(its)

@@ -8,6 +8,7 @@ from typing import Any
 from accelerate.utils import broadcast
 
 from hfdistill.files.checkpoint import CheckpointError
+from hfdistill.network.divided import whole_models
 from hfdistill.teachers import Teacher
 
 
@@ -42,5 +43,8 @@ def load_teacher(teacher: Teacher, checkpoint: Path) -> None:
             f"{folder} is missing: the {type(teacher).__name__} of this run changes as it goes, and a fresh "
             "one would undo what it has become. Resume from another checkpoint, or start a new run."
         )
-    saved = type(model).from_pretrained(folder, dtype=model.dtype, trust_remote_code=False)
+    with whole_models():
+        saved = type(model).from_pretrained(
+            folder, dtype=model.dtype, trust_remote_code=False, use_safetensors=True
+        )
     model.load_state_dict(saved.state_dict())

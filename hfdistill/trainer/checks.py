@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import torch
 from datasets import Dataset
 from torch import nn
 from transformers import TrainingArguments
-from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hfdistill.data import FreshCopies
 from hfdistill.data.label_checks import check_labels
@@ -24,12 +23,20 @@ from hfdistill.objectives import Blend
 from hfdistill.teachers import Teacher
 from hfdistill.trainer.inputs import Reader, reads_by_itself
 from hfdistill.trainer.label_guard import plain
+from hfdistill.trainer.launch import refuse_lost_processes
+from hfdistill.trainer.row_doubts import say_doubts
+from hfdistill.trainer.sharding import Sharding
+from hfdistill.trainer.theseus import replacements
 
 logger = logging.getLogger(__name__)
 
 
-def refuse_data_parallel(args: TrainingArguments) -> None:
-    """`nn.DataParallel` copies the student over threads, and the objective would see one copy's readings."""
+def refuse_processes(args: TrainingArguments) -> None:
+    """Refuse `nn.DataParallel`, and one process where a launcher was asked for several.
+
+    `nn.DataParallel` copies the student over threads, and the objective would see one copy's readings.
+    """
+    refuse_lost_processes(args)
     if args.n_gpu > 1:
         raise ValueError(
             f"This process sees {args.n_gpu} GPUs and would copy the student to each by nn.DataParallel, "
@@ -65,7 +72,9 @@ def check_data_kind(data: Any, *, split: str) -> None:
             "datasets.Dataset.from_dict({'text': texts, 'label': labels})."
         )
     if data is not None and not isinstance(data, Mapping) and hasattr(data, "__len__") and len(data) == 0:
-        raise ValueError(f"{split} has no row. Check the split's name and the filters before it.")
+        raise ValueError(
+            f"{split} has no row. Check the split, load(path)[name], and dataset.filter before it."
+        )
 
 
 def warn_of_half_weights(student: nn.Module) -> None:
@@ -85,8 +94,7 @@ def check_models(student: nn.Module, teacher: nn.Module | None) -> None:
     """Refuse models that are not classifiers, and a teacher that would not stay as it is.
 
     Raises:
-        ValueError: for a head of another task, for parameters that both share, and for ZeRO-3, under which
-            DeepSpeed would take the teacher apart.
+        ValueError: for a head of another task, and for parameters that both share.
     """
     refuse_other_heads(type(unwrapped(student)).__name__, role="student")
     warn_of_half_weights(student)
@@ -99,31 +107,41 @@ def check_models(student: nn.Module, teacher: nn.Module | None) -> None:
             "teacher as copy.deepcopy(model), or cut the student with shrink(teacher, layers=...), which "
             "copies."
         )
-    if is_deepspeed_zero3_enabled():
-        raise ValueError(
-            "DeepSpeed ZeRO-3 shards every model that is loaded under it, the teacher too. Use ZeRO-1 or "
-            "ZeRO-2: a BERT-sized teacher fits on each GPU whole."
-        )
 
 
-def check_changing(teacher: Any, args: TrainingArguments, *, fresh: bool) -> None:
+def check_changing(teacher: Any, sharding: Sharding, *, fresh: bool) -> None:
     """Refuse a teacher that changes during the run where it could not be kept in step.
 
     Raises:
-        ValueError: for DeepSpeed and FSDP, and for a peer that would go on from the last trial's.
+        ValueError: for FSDP1, and for a peer that would go on from the last trial's.
     """
     if teacher is None or not teacher.saved_as:
         return
     kind = type(teacher).__name__
-    if args.deepspeed or args.fsdp:
+    if sharding.name == "FSDP1":
         raise ValueError(
-            f"{kind} changes with the student, whose weights DeepSpeed and FSDP take apart. Use "
-            "`accelerate launch` with one process per GPU: the models are small."
+            f"{kind} follows the student's weights one by one, which FSDP1 glues to one flat piece. Type "
+            "fsdp_version: 2 in the config of accelerate, or fsdp_config={'version': 2} among the training "
+            "arguments."
         )
     if fresh and teacher.learns:
         raise ValueError(
             f"model_init makes a new student for every training, but the {kind} would go on from where the "
             "last one left it. Give the student as model=, and a new trainer with a new peer for each trial."
+        )
+
+
+def check_replacements(callbacks: Iterable[Any], sharding: Sharding) -> None:
+    """Refuse Theseus where the parameters of a block that is replaced are never put together.
+
+    Raises:
+        ValueError: for ZeRO-3.
+    """
+    if sharding.name == "ZeRO-3" and replacements(callbacks):
+        raise ValueError(
+            "Theseus replaces blocks of the student, and ZeRO-3 puts the parameters of a block together "
+            "while it computes, at no other time. Type zero_stage: 2 in the config of accelerate: every "
+            "process then holds the weights, and the optimizer's state is divided as before."
         )
 
 
@@ -236,10 +254,10 @@ def check_data(
             names = [*(reader.args.label_names or []), *LABELS]
             name = next((name for name in names if name in data[0]), None)
             check_labels([plain(row[name]) for row in data if name in row], config, split=split)
+        if config is not None and not own and isinstance(data, (Dataset, list)):
+            reader.check_tokens(data, split=split)
         if not isinstance(data, Dataset) or config is None:
             continue
-        if not own:
-            reader.check_lengths(data, split=split)
         column, known = reader.labels.column_of(data), 0
         if column is not None:
             known = check_labels(data.with_format(None)[column][:], config, split=split)
@@ -250,6 +268,8 @@ def check_data(
                 f"hard labels. {_where_labels_may_be(data, column)}To learn from the teacher alone, type "
                 "objective=KD(temperature=4)."
             )
+    if reader.args.process_index == 0:
+        say_doubts(train, evaluation, config=config, label=reader.labels.column_of(train))
 
 
 def check_columns(data: Any, *, read: Collection[str], split: str) -> None:

@@ -38,6 +38,7 @@ from transformers.trainer_utils import EvalLoopOutput, RemoveColumnsCollator, Tr
 from hfdistill.data import FreshCopies, LengthGroupedSampler
 from hfdistill.network import label_space as spaces
 from hfdistill.network import task as tasks
+from hfdistill.network.divided import whole
 from hfdistill.network.loading import load_student
 from hfdistill.network.tokenizers import tokenizer_print
 from hfdistill.network.trace import Batch, Tap, Trace, run
@@ -115,7 +116,7 @@ class DistillationTrainer(CheckpointingTrainer):
     ) -> None:
         options = trainer_options(model, args, *positional, teacher=teacher, **options)
         args = args or TrainingArguments("tmp_trainer")
-        checks.refuse_data_parallel(args)
+        checks.refuse_processes(args)
         self.teacher = None if teacher is None else as_teacher(teacher)
         self._label_map = label_map
         self._sampler: Any = None
@@ -171,7 +172,8 @@ class DistillationTrainer(CheckpointingTrainer):
 
     def _make_parts(self, teacher_cache: str | Path | None) -> None:
         """Make what this run has beside its objective, once the two models are known."""
-        checks.check_changing(self.teacher, self.args, fresh=self.model_init is not None)
+        checks.check_changing(self.teacher, self.sharding, fresh=self.model_init is not None)
+        checks.check_replacements(self.callback_handler.callbacks, self.sharding)
         if teacher_cache is not None:
             checks.check_cache(self.teacher, self.task)
         self._teacher_cache = TeacherCache(teacher_cache)
@@ -202,7 +204,7 @@ class DistillationTrainer(CheckpointingTrainer):
 
     def call_model_init(self, trial: Any = None) -> Any:
         """As Trainer's."""
-        model = tasks.name_architecture(super().call_model_init(trial))
+        model = load_student(super().call_model_init(trial))
         if hasattr(self, "blend"):
             self._bind(model)  # another student: other sizes, and projections of its own
         return model
@@ -244,18 +246,13 @@ class DistillationTrainer(CheckpointingTrainer):
         """As Trainer's, with groups for what learns beside the student.
 
         Raises:
-            ValueError: where the optimizer and its scheduler were made by the user, or by DeepSpeed.
+            ValueError: where the optimizer and its scheduler were made by the user.
         """
         for replacement in replacements(self.callback_handler.callbacks):
             replacement.freeze(self.model, self.args)
+        made = isinstance(self.optimizer, torch.optim.Optimizer)
         optimizer = super().create_optimizer(model)
-        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
-        self._extra_parameters.add_to(
-            optimizer,
-            weight_decay=self.args.weight_decay,
-            decayed=self.get_decay_parameter_names,
-            fixed=self.lr_scheduler is not None or sharded,
-        )
+        self._extra_parameters.add_to(optimizer, trainer=self, sharding=self.sharding, made=made)
         return optimizer
 
     def begin_run(self) -> None:
@@ -478,10 +475,11 @@ class DistillationTrainer(CheckpointingTrainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """Trainer's last call before the optimizer moves: clip the rest, and stop at what is not finite."""
-        grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        grad_norm = whole(super()._get_grad_norm(model, grad_norm=grad_norm))
         norms = self._extra_parameters.clip(self.args.max_grad_norm)
         self._loss_window.close()
         self._raise_if_not_finite([grad_norm, *norms])
+        self._extra_parameters.step(self.optimizer)
         return grad_norm
 
     def _raise_if_not_finite(self, norms: Sequence[Any]) -> None:

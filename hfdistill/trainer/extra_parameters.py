@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import Trainer
 
 from hfdistill.files.checkpoint import CheckpointError
 from hfdistill.objectives import Blend
+from hfdistill.trainer.sharding import Sharding
 
 FILE = "objective.safetensors"
+OPTIMIZER = "objective_optimizer.safetensors"
 
 
 class ExtraParameters:
@@ -23,7 +27,8 @@ class ExtraParameters:
 
     Each learner has parameter groups of its own (the run's learning rate; no weight decay for projections),
     is averaged over processes once an optimizer step, and is clipped by `max_grad_norm` apart from the
-    student. What the objective owns stands in each checkpoint in a file of its own.
+    student. What the objective owns stands in each checkpoint in a file of its own; so do the moments of the
+    optimizer that these parameters have where FSDP or DeepSpeed holds the student's.
 
     Args:
         objective: the student's, bound.
@@ -33,49 +38,69 @@ class ExtraParameters:
     def __init__(self, objective: Blend, *, others: Mapping[str, nn.Module] | None = None) -> None:
         self.objective = objective
         self.learners: dict[str, nn.Module] = {"objective": objective, **(others or {})}
+        self._own: torch.optim.Optimizer | None = None
 
     def parameters(self) -> list[list[nn.Parameter]]:
         """Return the parameters of each learner that has some."""
         every = [[p for p in part.parameters() if p.requires_grad] for part in self.learners.values()]
         return [parameters for parameters in every if parameters]
 
-    def add_to(
-        self,
-        optimizer: Any,
-        *,
-        weight_decay: float,
-        decayed: Callable[[nn.Module], Collection[str]],
-        fixed: bool,
-    ) -> None:
+    def add_to(self, optimizer: Any, *, trainer: Trainer, sharding: Sharding, made: bool) -> None:
         """Give the optimizer groups for the parameters that it does not hold yet.
+
+        That of FSDP or DeepSpeed takes the student's alone: another of the same class, at the student's
+        learning rate, then moves the rest on every process.
 
         Args:
             optimizer: the student's.
-            weight_decay: for the parameters that `decayed` names.
-            decayed: the names of a module's parameters that have weight decay; the objective's have none.
-            fixed: whether the optimizer takes no more groups: its scheduler was made for those it has, or
-                DeepSpeed or FSDP made it.
+            trainer: knows what has weight decay, and which optimizer is asked for.
+            sharding: of the student.
+            made: whether the optimizer was there before: the user's, or an earlier training's.
 
         Raises:
-            ValueError: where it is fixed and parameters are missing.
+            ValueError: where it was made without them, and for fp16 under FSDP and DeepSpeed, whose scaled
+                gradients no other optimizer can read.
         """
-        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        of_both = [*getattr(optimizer, "param_groups", ()), *(self._own.param_groups if self._own else ())]
+        held = {id(parameter) for group in of_both for parameter in group["params"]}
+        groups: list[dict[str, Any]] = []
         for whose, part in self.learners.items():
             missing = {n: p for n, p in part.named_parameters() if p.requires_grad and id(p) not in held}
-            if missing and fixed:
-                what = f"{part} has projections" if whose == "objective" else f"The {whose} has parameters"
+            if missing and (made if sharding else trainer.lr_scheduler is not None):
                 raise ValueError(
-                    f"{what} to train, and the optimizer was made without them. Give its class: "
-                    "optimizer_cls_and_kwargs=(torch.optim.AdamW, {'lr': 1e-4}). DeepSpeed and FSDP take "
-                    "none."
+                    f"{_what(whose, part)} to train, and the optimizer was made without them. Give its "
+                    "class: optimizer_cls_and_kwargs=(torch.optim.AdamW, {'lr': 1e-4})."
                 )
-            with_decay = set() if whose == "objective" else set(decayed(part))
+            if missing and sharding and trainer.accelerator.mixed_precision == "fp16":
+                raise ValueError(
+                    f"{_what(whose, part)} to train beside a student of {sharding.name}, which keeps the "
+                    "scale of fp16 to itself. Type bf16=True in place of fp16."
+                )
+            with_decay = set() if whose == "objective" else set(trainer.get_decay_parameter_names(part))
+            weight_decay = trainer.args.weight_decay
             for decay, names in ((weight_decay, with_decay), (0.0, missing.keys() - with_decay)):
-                group: dict[str, Any] = {"params": [p for n, p in missing.items() if n in names]}
-                if "weight_decay" in optimizer.defaults:
-                    group["weight_decay"] = decay
-                if group["params"]:
-                    optimizer.add_param_group(group)
+                parameters = [p for n, p in missing.items() if n in names]
+                groups += [{"params": parameters, "weight_decay": decay}] if parameters else []
+        self._give(groups, optimizer, trainer=trainer, sharding=sharding)
+
+    def _give(self, groups: Any, optimizer: Any, *, trainer: Trainer, sharding: Sharding) -> None:
+        """Put the groups into the student's optimizer, or into one of their own."""
+        if sharding and groups:
+            asked = trainer.optimizer_cls_and_kwargs
+            kind, options = asked or trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
+            accepted = inspect.signature(kind).parameters
+            self._own = kind([_accepted(group, accepted) for group in groups], **options)
+            return
+        for group in groups:
+            optimizer.add_param_group(_accepted(group, optimizer.defaults))
+
+    def step(self, optimizer: Any) -> None:
+        """Move those that the student's optimizer does not hold, at its learning rate."""
+        if self._own is None:
+            return
+        for group in self._own.param_groups:
+            group["lr"] = optimizer.param_groups[0]["lr"]
+        self._own.step()
 
     def zero_grad(self) -> None:
         """Clear the gradients; Trainer clears the student's alone."""
@@ -101,10 +126,16 @@ class ExtraParameters:
         return [nn.utils.get_total_norm(each) for each in grads if each]
 
     def save(self, folder: Path) -> None:
-        """Write the objective's parameters and buffers, where it has some."""
+        """Write the objective's parameters and buffers, where it has some, and an optimizer of their own."""
         state = {name: value.detach().cpu().contiguous() for name, value in self._state().items()}
         if state:
             save_file(state, folder / FILE)
+        if self._own is not None:
+            moments = self._own.state_dict()["state"]
+            named = {f"{i}.{name}": value for i, each in moments.items() for name, value in each.items()}
+            save_file(
+                {n: torch.as_tensor(v).cpu().contiguous() for n, v in named.items()}, folder / OPTIMIZER
+            )
 
     def load(self, folder: Path) -> None:
         """Put the objective's parameters and buffers where they stood.
@@ -112,6 +143,7 @@ class ExtraParameters:
         Raises:
             CheckpointError: where the checkpoint holds none, or others.
         """
+        self._load_optimizer(folder / OPTIMIZER)
         own = self._state()
         if not own:
             return
@@ -127,6 +159,21 @@ class ExtraParameters:
             for name, value in own.items():
                 value.copy_(state[name])
 
+    def _load_optimizer(self, path: Path) -> None:
+        """Put the optimizer of their own, where there is one, where it stood."""
+        if self._own is None:
+            return
+        if not path.is_file():
+            raise CheckpointError(
+                f"{path} is missing: the checkpoint was not saved under FSDP or DeepSpeed. Resume as that "
+                "run was launched, or start a new one."
+            )
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in load_file(path).items():
+            index, _, key = name.partition(".")
+            moments.setdefault(int(index), {})[key] = value
+        self._own.load_state_dict({**self._own.state_dict(), "state": moments})
+
     def _state(self) -> dict[str, Tensor]:
         """Return the objective's state, each tensor once; of a buffer that differs by rank, rank 0's."""
         seen: set[int] = set()
@@ -136,3 +183,12 @@ class ExtraParameters:
                 seen.add(id(value))
                 state[name] = value
         return state
+
+
+def _what(whose: str, part: nn.Module) -> str:
+    return f"{part} has projections" if whose == "objective" else f"The {whose} has parameters"
+
+
+def _accepted(group: dict[str, Any], options: Container[str]) -> dict[str, Any]:
+    """Leave weight decay out for an optimizer that has none."""
+    return {name: value for name, value in group.items() if name == "params" or name in options}

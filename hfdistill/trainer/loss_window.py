@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hfdistill.network.divided import own_part
 from hfdistill.network.trace import Batch, Trace
 
 
@@ -108,7 +109,7 @@ def _bad_gradients(model: nn.Module, others: Mapping[str, nn.Module]) -> str:
     for whose, other in others.items():
         named = other.named_parameters()
         grads |= {f"the {whose}'s {name}": p.grad for name, p in named if p.grad is not None}
-    bad = [name for name, grad in grads.items() if not torch.isfinite(grad).all()]
+    bad = [name for name, grad in grads.items() if not torch.isfinite(own_part(grad)).all()]
     if not bad:
         return "the gradient of another process"
     return "the gradient" if len(bad) == len(grads) else f"the gradient of {', '.join(bad[:3])}"

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hfdistill.network import task as tasks
@@ -54,18 +53,21 @@ def embeddings_mixed(model: nn.Module, batch: dict[str, Any]) -> Iterator[None]:
     """While open, the model reads λ·E[first] + (1-λ)·E[second] in the place of E[input_ids]."""
     first, second, share = batch[FIRST], batch[SECOND], batch[SHARE]
 
+    def ask(table: Any, inputs: Any) -> Tensor:
+        return torch.cat([first, second]).to(inputs[0].device)
+
     def mix(table: Any, inputs: Any, vectors: Tensor) -> Tensor:
-        one, other = (
-            F.embedding(ids.to(vectors.device), table.weight, table.padding_idx) for ids in (first, second)
-        )
+        one, other = vectors.chunk(2)
         weight = share.to(vectors)[:, None, None]
         return weight * one + (1 - weight) * other  # (2B, T, D)
 
-    hook = model.get_input_embeddings().register_forward_hook(mix)  # type: ignore[operator]
+    table: Any = model.get_input_embeddings()  # type: ignore[operator]
+    hooks = (table.register_forward_pre_hook(ask), table.register_forward_hook(mix))
     try:
         yield
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 class Mixup:

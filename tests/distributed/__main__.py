@@ -4,11 +4,12 @@ import gc
 import sys
 from pathlib import Path
 
-from tests.distributed import asker, recipe, recorder, worker
+from tests.distributed import asker, divided, recipe, recorder, worker
 
 
 def main(folder: Path, processes: int) -> None:
-    for part, work in (("training", worker), ("recording", recorder), ("asking", asker), ("recipe", recipe)):
+    parts = {"training": worker, "recording": recorder, "asking": asker, "recipe": recipe, "divided": divided}
+    for part, work in parts.items():
         (folder / part).mkdir(exist_ok=True)
         work.main(folder / part, processes)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def launch(*arguments: str) -> subprocess.CompletedProcess:
+def launch(*arguments: str, kind="--multi_gpu", options=None, **environment) -> subprocess.CompletedProcess:
     """`accelerate launch` of two processes on CPU; its --cpu option would start one, whatever it is told."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -20,10 +20,11 @@ def launch(*arguments: str) -> subprocess.CompletedProcess:
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
+        **environment,
     }
-    options = {"num_machines": 1, "num_processes": 2, "main_process_port": port}
+    options = {"num_machines": 1, "num_processes": 2, "main_process_port": port, **(options or {})}
     options |= {"mixed_precision": "no", "dynamo_backend": "no"}
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", kind]
     command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
     return subprocess.run(
         [*command, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=800

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +21,7 @@ from hfdistill import (
     Peer,
 )
 from hfdistill.trainer.checks import check_changing
+from hfdistill.trainer.sharding import Sharding
 from tests.conftest import make_bert, make_sentences, make_tokenizer
 
 TEXTS, CLASSES = zip(*make_sentences(21), strict=True)
@@ -306,13 +306,11 @@ def test_what_cannot_be_is_refused_before_the_first_step(build, teacher, options
 
 
 @pytest.mark.parametrize("kind", TEACHERS)
-@pytest.mark.parametrize("sharding", ["deepspeed", "fsdp"])
-def test_sharded_students_are_refused(kind, sharding):
-    args = SimpleNamespace(**{"deepspeed": None, "fsdp": [], sharding: ["full_shard"]})
-    with pytest.raises(
-        ValueError, match="changes with the student, whose weights DeepSpeed and FSDP take apart"
-    ):
-        check_changing(TEACHERS[kind](), args, fresh=False)
+def test_fsdp1_which_has_no_single_weights_is_refused(kind):
+    with pytest.raises(ValueError, match="which FSDP1 glues to one flat piece"):
+        check_changing(TEACHERS[kind](), Sharding("FSDP1"), fresh=False)
+    for name in ("", "FSDP2", "ZeRO-1", "ZeRO-3"):
+        check_changing(TEACHERS[kind](), Sharding(name), fresh=False)
 
 
 def test_a_student_is_not_its_own_peer(build):

@@ -15,6 +15,8 @@ from transformers.cache_utils import DynamicLayer
 from hfdistill.files.hub import reaching
 from hfdistill.files.plain_data import public_name, sha256_of
 from hfdistill.network.architectures import longest_input
+from hfdistill.network.divided import make_whole, whole_models
+from hfdistill.network.foreign_code import reading_weights
 from hfdistill.network.inputs import accepted_inputs
 from hfdistill.network.label_space import short
 from hfdistill.network.loading import Source
@@ -288,13 +290,13 @@ def prompted(
         ...                    ["refund", "card lost"], dtype=torch.bfloat16)  # doctest: +SKIP
     """
     if isinstance(model, (str, Path)):
-        with reaching(str(model)):
+        with reaching(str(model)), whole_models(), reading_weights(model) as weights:
             loaded = AutoModelForCausalLM.from_pretrained(
-                str(model), dtype=as_dtype(dtype) or torch.float32, trust_remote_code=False
+                str(model), dtype=as_dtype(dtype) or torch.float32, trust_remote_code=False, **weights
             )
             tokenizer = tokenizer or AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
     else:
-        loaded = model
+        loaded = make_whole(model)
     if tokenizer is None:
         raise ValueError(
             "The model came without a tokenizer. Type tokenizer=AutoTokenizer.from_pretrained(...)."

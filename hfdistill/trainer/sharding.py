@@ -1,0 +1,60 @@
+"""How the student is divided among the processes of a run: asked of its accelerator, here alone."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """What divides the student, whoever asked for it: `TrainingArguments`, `accelerate launch` or its config.
+
+    Args:
+        name: "FSDP1", "FSDP2", "ZeRO-0" to "ZeRO-3" (DeepSpeed); "" for one process, and for DDP.
+        plugin: accelerate's settings of it.
+    """
+
+    name: str = ""
+    plugin: Any = None
+
+    @classmethod
+    def of(cls, accelerator: Accelerator) -> Sharding:
+        """Return what this accelerator does."""
+        deepspeed = getattr(accelerator.state, "deepspeed_plugin", None)
+        if deepspeed is not None:
+            return cls(f"ZeRO-{deepspeed.zero_stage}", deepspeed)
+        fsdp = getattr(accelerator.state, "fsdp_plugin", None)
+        return cls() if fsdp is None else cls(f"FSDP{fsdp.fsdp_version}", fsdp)
+
+    def __bool__(self) -> bool:
+        """Whether FSDP or DeepSpeed holds the optimizer, which then takes the student's weights alone."""
+        return bool(self.name)
+
+    @property
+    def of_weights(self) -> bool:
+        """Whether each process holds a part of the weights, and not all of them."""
+        return self.name.startswith("FSDP") or self.name == "ZeRO-3"
+
+    def save_whole_models(self) -> None:
+        """Let ZeRO-3 write a student that `from_pretrained` reads; by itself it writes parts alone."""
+        if self.name == "ZeRO-3":
+            zero = self.plugin.deepspeed_config["zero_optimization"]
+            zero["stage3_gather_16bit_weights_on_model_save"] = True
+
+    @contextlib.contextmanager
+    def saving_whole_model(self) -> Iterator[None]:
+        """While open, FSDP writes the student as a whole; with sharded state Trainer would write none."""
+        if not self.name.startswith("FSDP"):
+            yield
+            return
+        kind = self.plugin.state_dict_type
+        self.plugin.state_dict_type = type(kind).FULL_STATE_DICT
+        try:
+            yield
+        finally:
+            self.plugin.state_dict_type = kind
