@@ -117,7 +117,7 @@ class CheckpointingTrainer(Trainer):
             ValueError: where True is given and there is none.
         """
         self._resumed = None
-        self.sharding.save_whole_models()
+        self.sharding.settle(self.model)
         (self._began,) = broadcast_object_list([time.time()])  # the same on all processes
         if resume_from_checkpoint is True:
             self._resumed = checkpoint.newest_complete(Path(self.args.output_dir))
