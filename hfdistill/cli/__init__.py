@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import logging
 import os
 import re
@@ -11,12 +12,14 @@ import runpy
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import hfdistill
 from hfdistill.cli import cache, compare, export, fit, init, list_names, measure, predict, push, shrink, train
 from hfdistill.cli.parser import Parser
+from hfdistill.files.endings import EXIT_CODES, Ended, ending_in_order
 from hfdistill.files.plain_data import printable
 from hfdistill.recipe import RecipeError
 
@@ -46,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 2 where a page or the command has mistakes, 1 where a run could not go on, 3 where an export lost
-        too much quality or no student met a goal.
+        too much quality or no student met a goal. Once what is done is saved, 130 after Ctrl-C, 143 after
+        SIGTERM and 75 after SIGUSR1.
     """
     if not (sys.argv[1:] if argv is None else argv):
         _parser().print_help()
@@ -56,16 +60,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for plugin in args.plugin:
             _load(plugin)
-        return int(args.command(args))
+        with ending_in_order(), _allowing_pickles(args):
+            return int(args.command(args))
     except RecipeError as error:
         return _failed("\n".join(map(str, error.mistakes)), code=2)
     except KeyboardInterrupt as error:
         return _failed(str(error) or "Stopped.", code=130)
+    except Ended as error:
+        text = f"Ended by {error.number.name}. What is done stays; the same command goes on from there."
+        return _failed(text, code=EXIT_CODES[error.number])
     except _REFUSALS as error:
         if os.environ.get("HFDISTILL_TRACEBACK"):
             raise
         lost = type(error).__name__ == "QualityGateError"
         return _failed(f"error: {_as_flags(str(error), args)}", code=3 if lost else 1)
+
+
+def _allowing_pickles(args: argparse.Namespace) -> AbstractContextManager[None]:
+    """Return what --allow-pickle opens for a command; without it Transformers stays unloaded."""
+    if not args.allow_pickle:
+        return contextlib.nullcontext()
+    from hfdistill.network.foreign_code import allowing_pickles
+
+    return allowing_pickles()
 
 
 def _as_flags(message: str, args: argparse.Namespace) -> str:
@@ -115,6 +132,10 @@ def _parser() -> argparse.ArgumentParser:
             "--plugin", action="append", default=[], metavar="FILE.py",
             help="run this Python file of yours first, for what it registers; it can do anything that you "
             "can, so name none that you have not read",
+        )  # fmt: skip
+        command.add_argument(
+            "--allow-pickle", action="store_true",
+            help="read models whose weights are a pickle alone (pytorch_model.bin), as plain tensors",
         )  # fmt: skip
         module.add_flags(command)
     return parser

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import pyarrow
+import pyarrow.compute as compute
 from datasets import Dataset, IterableDataset
 
 from hfdistill.data.fresh_copies import FreshCopies
@@ -161,6 +164,53 @@ def check_lengths(data: Dataset, room: int | None, *, split: str, column: str = 
         )
 
 
+def check_ids(data: Any, size: int | None, *, split: str, column: str = "input_ids") -> None:
+    """Refuse tokenised rows without a token, and ids that a table of `size` embeddings does not have.
+
+    Args:
+        data: a `datasets.Dataset`, whose column is looked through at once, or a list of rows.
+        size: rows of the smallest table of embeddings that reads the ids; None where it is not known.
+        split: what messages call the data.
+        column: where the ids stand; data without it passes.
+
+    Raises:
+        ValueError: with the first row, and what to type.
+    """
+    if isinstance(data, Dataset):
+        if column not in data.column_names or data.format["type"] == "custom":
+            return
+        data = data.select_columns([column]).with_format(None)
+        if _fits(data.data.column(column), size):
+            return
+    for number, row in enumerate(data):
+        ids = row.get(column)
+        if ids is not None and len(ids) == 0:
+            raise ValueError(
+                f"{split}, row {number}: {column!r} holds no token, and no model can read that. Remove such "
+                f"rows: dataset.filter(lambda row: len(row[{column!r}]) > 0)."
+            )
+        odd = [
+            token for token in (ids if size is not None and ids is not None else ()) if not 0 <= token < size
+        ]
+        if odd:
+            raise ValueError(
+                f"{split}, row {number}: {column!r} holds {int(odd[0])}, and the model has the ids 0 to "
+                f"{(size or 1) - 1}. Tokenise with the model's own tokenizer, or give it more embeddings: "
+                f"model.resize_token_embeddings(len(tokenizer))."
+            )
+
+
+def _fits(column: Any, size: int | None) -> bool:
+    """Whether a column of lists holds tokens in every row, and ids of a table of `size` rows alone."""
+    kind = column.type
+    if not (pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)):
+        return True  # of a shape that says nothing here
+    shortest = compute.min(compute.list_value_length(column)).as_py()
+    bounds = compute.min_max(compute.list_flatten(column)).as_py()
+    known = size is None or bounds["min"] is None or (bounds["min"] >= 0 and bounds["max"] < size)
+    return known and shortest != 0
+
+
 def _limit(tokenizer: Any, max_length: int | None) -> int | None:
     bounds = [int(tokenizer.model_max_length)] + ([] if max_length is None else [max_length])
     return min(bounds) if min(bounds) < _UNLIMITED else None
@@ -203,7 +253,7 @@ class Encoder:
         """Return what the tokenizer is given, once it is known to be readable."""
         names = [name for name in ("text", "text_pair") if name in batch]
         for name in names:
-            _check_readable(name, batch[name], rows)
+            check_readable(name, batch[name], rows)
         return [batch[name] for name in names]
 
     def _finish(self, encoded: dict[str, list[Any]], batch: dict[str, list[Any]], rows: list[int]) -> None:
@@ -297,7 +347,8 @@ def _aligned(numbers: list[int | None], labels: list[int | None] | None) -> list
     return aligned
 
 
-def _check_readable(name: str, texts: list[Any], rows: list[int]) -> None:
+def check_readable(name: str, texts: Sequence[Any], rows: Sequence[int]) -> None:
+    """Refuse what is no text in a column, by the numbers of its rows."""
     bad = [row for row, text in zip(rows, texts, strict=True) if not _readable(text)]
     if bad:
         raise ValueError(

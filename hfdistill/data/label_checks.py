@@ -79,7 +79,7 @@ def _check_class_id(value: Any, classes: int | None, where: str) -> bool:
     if value == -1:
         raise LabelSpaceError(
             f"{where}: label -1, which marks hidden test labels. Use the validation split, or map -1 to -100 "
-            "to learn from the teacher alone on these rows."
+            "to learn from the teacher alone on these rows: dataset.map(...)."
         )
     if value != -100 and classes is not None and not 0 <= value < classes:
         raise LabelSpaceError(

@@ -18,6 +18,7 @@ from hfdistill.data.augmentations import STOP_WORDS, WORD, Augmentation, cased, 
 from hfdistill.files.hub import reaching
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.divided import make_whole, whole_models
+from hfdistill.network.foreign_code import reading_weights
 from hfdistill.network.tokenizers import tokenizer_print
 
 _BEGINS = ("Ġ", "▁")
@@ -164,9 +165,9 @@ def _fill_mask_model(source: Any) -> Any:
     """Return the model itself, or load it from an id or a folder."""
     if not isinstance(source, (str, Path)):
         return make_whole(source)
-    with reaching(str(source)), whole_models():
+    with reaching(str(source)), whole_models(), reading_weights(source) as weights:
         model, loading = AutoModelForMaskedLM.from_pretrained(
-            str(source), dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+            str(source), dtype=torch.float32, trust_remote_code=False, output_loading_info=True, **weights
         )
     if missing := sorted(loading["missing_keys"]):
         raise ValueError(

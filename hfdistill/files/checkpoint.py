@@ -113,6 +113,7 @@ def verify(folder: Path) -> dict[str, Any] | None:
                 f"{folder / MANIFEST} is missing, and the folder is not a plain Trainer's (which has "
                 f"{' and '.join(_PLAIN)}). Resume from another checkpoint."
             )
+        _check_state(folder)
         return None
     for name, facts in manifest["files"].items():
         try:
@@ -122,6 +123,19 @@ def verify(folder: Path) -> dict[str, Any] | None:
         if wrong:
             raise CheckpointError(f"{str(folder / name)!r} {wrong}. Resume from another checkpoint.")
     return manifest
+
+
+def _check_state(folder: Path) -> None:
+    """Refuse a plain Trainer's checkpoint whose state is not that of its step: no sha256 tells of it."""
+    path, name = folder / _PLAIN[0], _NAME.fullmatch(folder.name)
+    try:
+        step = json.loads(path.read_text(encoding="utf-8"))["global_step"]
+        if type(step) is not int or step < 0 or (name is not None and step != int(name[1])):
+            raise ValueError(f"global_step is {step!r}")
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is not that of this checkpoint ({error}). Resume from another checkpoint."
+        ) from error
 
 
 def _fault(folder: Path, name: str, facts: dict[str, Any]) -> str | None:

@@ -71,7 +71,8 @@ class LayerMap:
         """
         pairs = _named(self.rule, student_depth, teacher_depth) if isinstance(self.rule, str) else self.rule
         numbers = [(_number(s, student_depth), _number(t, teacher_depth)) for s, t in pairs]
-        proposal = f"The uniform map of these two is '{_uniform_text(student_depth, teacher_depth, lowest)}'."
+        uniform = _uniform_text(student_depth, teacher_depth, lowest)
+        proposal = f"The uniform map of these two is '{uniform}'. Type layers='uniform'."
         if not numbers:
             raise ValueError(
                 f"The layer map {self} pairs no layers of a student of {student_depth} layers with a teacher "
@@ -183,5 +184,5 @@ def _refuse_twice(students: list[Any], *, text: str) -> None:
     if twice:
         raise ValueError(
             f"The layer map {text} names student layer {twice[0]} twice: a student layer learns from one "
-            f"teacher layer. Drop one of the pairs, or use two terms with a map each."
+            f"teacher layer. Drop one of the pairs, or use two terms with a map each, layers=."
         )

@@ -18,6 +18,7 @@ from transformers import (
 from hfdistill.files.hub import reaching
 from hfdistill.network.adapters import adapter_settings, load_adapter
 from hfdistill.network.divided import make_whole, whole_models
+from hfdistill.network.foreign_code import allowing_pickles, reading_weights
 from hfdistill.network.label_space import class_names, with_names
 from hfdistill.network.model_folder import check_model_folder
 from hfdistill.network.task import name_architecture, task_kind
@@ -56,6 +57,7 @@ def load_classifier(
     task: Task | None = None,
     role: str = "teacher",
     label_names: Sequence[str] | None = None,
+    allow_pickle: bool = False,
 ) -> PreTrainedModel:
     """Return a classifier in float32 from a Hub id or a folder; an object is returned as it is.
 
@@ -71,6 +73,8 @@ def load_classifier(
         role: what messages call it: "teacher" or "student".
         label_names: names for the classes 0, 1, … of a model that has none (LABEL_0 …). Data, students and
             reports then go by them. A model that is an object gets them, too.
+        allow_pickle: read weights that come as a pickle alone (pytorch_model.bin), as plain tensors. Weights
+            in safetensors are preferred in any case. Whole pickled models are always refused.
 
     Returns:
         The model, in evaluation mode where it was loaded.
@@ -80,12 +84,14 @@ def load_classifier(
         OSError: where there is no such model.
         MissingHead: a ValueError, where the weights hold no trained classifier and `new_head` is None.
         LabelSpaceError: for `label_names` that are not as many as the classes, which have no other names.
+        PickledWeights: a ValueError, where a model has its weights in a pickle alone.
         ValueError: where the weights lack parts of the encoder itself.
 
     Example:
         >>> model = load_classifier("org/encoder", new_head=["bad", "good"])  # doctest: +SKIP
     """
-    model = _loaded(source, new_head=new_head, task=task, role=role)
+    with allowing_pickles(allow_pickle):
+        model = _loaded(source, new_head=new_head, task=task, role=role)
     if label_names is not None:
         named = with_names(model.config, label_names)
         model.config.id2label, model.config.label2id = named.id2label, named.label2id
@@ -106,7 +112,7 @@ def _loaded(
     options = {}
     if new_head is not None:
         options = {"id2label": dict(enumerate(new_head)), "label2id": {n: i for i, n in enumerate(new_head)}}
-    with reaching(str(source)), whole_models():
+    with reaching(str(source)), whole_models(), reading_weights(source, role=role) as weights:
         model, loading = auto_class(source, task=task).from_pretrained(
             str(source),
             dtype=torch.float32,
@@ -114,6 +120,7 @@ def _loaded(
             output_loading_info=True,
             ignore_mismatched_sizes=new_head is not None,
             **options,
+            **weights,
         )
     missing = sorted(name for name in loading["missing_keys"] if "position_ids" not in name)
     inside = [n for n in missing if n.startswith(f"{model.base_model_prefix}.") and ".pooler." not in n]

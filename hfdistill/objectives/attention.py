@@ -44,7 +44,7 @@ class RelationObjective(LayerObjective):
             raise ValueError(
                 f"{type(self).__name__} needs as many heads on both sides, found {student.heads} (student) "
                 f"and {teacher.heads} (teacher). Build the student with {teacher.heads} heads, or use "
-                f"MiniLMv2, whose relations do not depend on the number of heads."
+                f"MiniLMv2(), whose relations do not depend on the number of heads."
             )
 
     def related(self, left: Pair, right: Pair, compare: Compare, *, student: Trace) -> Tensor:

@@ -32,13 +32,18 @@ SECTIONS = (
     "measure",
     "export",
     "card",
+    "allow_pickle",
 )
 
 RECOMMENDED = "recommended"
 Chosen = tuple[str, dict[str, Any]]
 """A kind and its arguments."""
 
-_GENERATIONS = inspect.Parameter("generations", inspect.Parameter.KEYWORD_ONLY, annotation="int")
+_VALUES = {
+    name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind)
+    for name, kind in {"generations": "int", "allow_pickle": "bool"}.items()
+}
+"""Sections that are one value each."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class Recipe:
         card: what the student's card says that no run can know.
         goal: what a student must keep and may cost, where it is to be found; `student` is then the teacher
             itself.
+        allow_pickle: load models whose weights are a pickle alone; see `load_classifier`.
     """
 
     page: dict[str, Any]
@@ -83,6 +89,7 @@ class Recipe:
     search: tuple[Dimension, ...] = ()
     card: Card = field(default_factory=Card)
     goal: Goal | None = None
+    allow_pickle: bool = False
 
 
 def read_recipe(path: str | Path, *, overrides: Iterable[str] = ()) -> Recipe:
@@ -144,7 +151,7 @@ class _Checker(Binder):
         own = Splits.__dataclass_fields__
         splits = self._made(("data",), Splits, {k: v for k, v in data.items() if k in own})
         self._origins(section.get("teacher"), students)
-        generations = options.pop("generations", 1)
+        generations, allow_pickle = options.pop("generations", 1), options.pop("allow_pickle", False)
         blend = self._objective(
             section.get("objective"),
             has_teacher=section.get("teacher") is not None or generations + len(students) > 2,
@@ -168,6 +175,7 @@ class _Checker(Binder):
             theseus=theseus,
             card=Card(**after["card"]),
             goal=goal,
+            allow_pickle=allow_pickle,
         )
 
     def _check_sections(self, values: Mapping[Any, Any]) -> None:
@@ -337,7 +345,7 @@ class _Checker(Binder):
     def _options(self, section: Mapping[Any, Any], teacher: Chosen | None) -> dict[str, Any]:
         """Return the arguments of the trainer beside the sections, and how often a student is trained."""
         options = {}
-        for name, parameter in {**accepted_arguments(schema.TRAINER), "generations": _GENERATIONS}.items():
+        for name, parameter in {**accepted_arguments(schema.TRAINER), **_VALUES}.items():
             if name == "teacher_cache" and section.get(name) is False:
                 options[name] = False
             elif section.get(name) is not None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from hfdistill.evaluation.report import Report
 from hfdistill.files.checkpoint import newest_checkpoint
 from hfdistill.files.hub import make_repository
 from hfdistill.files.plain_data import public_name, write_atomically
+from hfdistill.files.run_lock import only_run
+from hfdistill.network.foreign_code import allowing_pickles
 from hfdistill.network.loading import load_classifier, load_tokenizer
 from hfdistill.recipe import schema
 from hfdistill.recipe.binding import accepted_arguments, build
@@ -62,6 +65,7 @@ def run_recipe(recipe: Recipe, *, smoke: bool = False) -> Report | None:
     Raises:
         RecipeError: a value under training that Transformers refuses.
         ValueError: models, data and objective do not fit together; before the first step.
+        FolderInUse: a ValueError, where another run writes to output_dir at this moment.
         QualityGateError: the exported student lost too much.
         Interrupted: a KeyboardInterrupt, after Ctrl-C.
     """
@@ -76,11 +80,12 @@ def run_recipe(recipe: Recipe, *, smoke: bool = False) -> Report | None:
         result = fit_recipe(recipe)
         print(f"{result.report.table()}\n\n{result}")
         return result.report
-    with quiet_libraries():
+    with quiet_libraries(), allowing_pickles(recipe.allow_pickle):
         run = Run(recipe, smoke=smoke)
         try:
             rehearse(run)
-            return Outcome(run).report()
+            with run.alone_in_its_folder():
+                return Outcome(run).report()
         except Interrupted:
             raise
         except KeyboardInterrupt as error:
@@ -98,7 +103,7 @@ def check_recipe(recipe: Recipe) -> None:
     """
     from hfdistill.recipe.rehearsal import rehearse
 
-    with quiet_libraries():
+    with quiet_libraries(), allowing_pickles(recipe.allow_pickle):
         if recipe.goal is not None:
             from hfdistill.recipe.goal.fit import check_goal
 
@@ -151,7 +156,9 @@ class Run:
         facts = deciding_facts(recipe.page, self.rows)
         refuse_other_page(self.args, facts)
         self.facts = json.dumps(facts, indent=1)
-        self.builder = ModelBuilder(self.rows, seed=self.args.seed, max_length=self.args.max_length)
+        self.builder = ModelBuilder(
+            self.rows, seed=self.args.seed, max_length=self.args.max_length, device=self.args.device
+        )
         self.recommended = Recommended(recipe, self.rows, self.args)
         self.origin: str | None = None
         self.answerable: Any = None  # the training rows, where the teacher answers only some of them
@@ -165,6 +172,13 @@ class Run:
         self.records: dict[str, TrainingRecord] = {}
         self.repository: str | None = None
         self.is_prepared = False
+
+    @contextlib.contextmanager
+    def alone_in_its_folder(self) -> Iterator[None]:
+        """Hold the run's folder, for all processes of this run by its main one."""
+        others = contextlib.nullcontext()
+        with others if self.args.process_index else only_run(Path(self.args.output_dir)):
+            yield
 
     def describe(self) -> None:
         """Say what is learned from and measured on, and what the page leaves to the run."""

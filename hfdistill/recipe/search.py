@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 
 from hfdistill.files.markdown import as_yaml
 from hfdistill.files.plain_data import write_atomically
+from hfdistill.network.foreign_code import allowing_pickles
 from hfdistill.recipe.check import Recipe, check, mistakes_of
 from hfdistill.recipe.page import Page, put, value_at
 from hfdistill.recipe.rehearsal import rehearse
@@ -89,7 +90,8 @@ def search_recipe(recipe: Recipe, *, trials: int = 20, timeout: float | None = N
     out = Path(recipe.training["output_dir"])
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(out / "search.lock", timeout=0):  # the system lets go of it where a search is killed
+        lock = FileLock(out / "search.lock", timeout=0)  # the system lets go of it where a search is killed
+        with lock, allowing_pickles(recipe.allow_pickle):
             return _Search(recipe).best(trials=trials, timeout=timeout)
     except Timeout as error:
         raise ValueError(

@@ -15,6 +15,7 @@ from transformers.initialization import no_init_weights
 from hfdistill.files.hub import reaching
 from hfdistill.network.architectures import unwrapped
 from hfdistill.network.divided import make_whole, whole_models
+from hfdistill.network.foreign_code import reading_weights
 from hfdistill.network.loading import auto_class
 
 
@@ -42,9 +43,10 @@ def refuse_exits(model: Any) -> None:
 def _loaded(source: Any) -> Any:
     """Return a Transformers model."""
     if isinstance(source, (str, os.PathLike)):
-        with reaching(str(source)), whole_models():
-            name = os.fspath(source)
-            return auto_class(name).from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
+        name = os.fspath(source)
+        with reaching(name), whole_models(), reading_weights(name) as weights:
+            kind = auto_class(name)
+            return kind.from_pretrained(name, dtype=torch.float32, trust_remote_code=False, **weights)
     if isinstance(source, PreTrainedModel):
         return make_whole(source)
     if not isinstance(unwrapped(source), PreTrainedModel):

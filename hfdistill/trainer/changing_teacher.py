@@ -44,5 +44,7 @@ def load_teacher(teacher: Teacher, checkpoint: Path) -> None:
             "one would undo what it has become. Resume from another checkpoint, or start a new run."
         )
     with whole_models():
-        saved = type(model).from_pretrained(folder, dtype=model.dtype, trust_remote_code=False)
+        saved = type(model).from_pretrained(
+            folder, dtype=model.dtype, trust_remote_code=False, use_safetensors=True
+        )
     model.load_state_dict(saved.state_dict())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import safe_open
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerState
@@ -16,10 +17,14 @@ from transformers.trainer_utils import HubStrategy, TrainOutput
 from hfdistill.files import checkpoint
 from hfdistill.files.checkpoint import CheckpointError
 from hfdistill.files.hub import publishing
+from hfdistill.files.run_lock import FolderInUse, only_run
 from hfdistill.trainer.arguments import option
+from hfdistill.trainer.best_metric import check_best_metric
+from hfdistill.trainer.failed_save import telling_failed_writes
 from hfdistill.trainer.interrupts import Interrupts
 from hfdistill.trainer.publishing import Publisher
 from hfdistill.trainer.sharding import Sharding
+from hfdistill.trainer.skipped_steps import SkippedSteps
 
 
 class RunEvents(TrainerCallback):
@@ -62,6 +67,7 @@ class CheckpointingTrainer(Trainer):
         super().__init__(*positional, callbacks=[RunEvents(self), *(callbacks or [])], **options)
         self._publisher = Publisher(self.args)
         self._interrupts = Interrupts(self._newest_of_this_run)
+        self.add_callback(SkippedSteps(self.accelerator))
         self.add_callback(self._interrupts)  # behind all others, which hear of a save before it ends the run
 
     @property
@@ -82,7 +88,8 @@ class CheckpointingTrainer(Trainer):
         """Read what `save_extra_state` wrote, once the student and the optimizer are read."""
 
     def begin_run(self) -> None:
-        """Start the count of epochs, and finish reading the checkpoint."""
+        """Start the count of epochs, finish reading the checkpoint, and check what chooses the best one."""
+        check_best_metric(self)
         self._epoch = self.state.global_step // self._steps_an_epoch - 1
         if self._resumed is not None:
             self.load_extra_state(self._resumed)
@@ -113,12 +120,57 @@ class CheckpointingTrainer(Trainer):
 
         Raises:
             CheckpointError: where the named checkpoint is damaged or belongs to other settings.
+            FolderInUse: a ValueError, where another run saves its checkpoints there at this moment.
             KeyboardInterrupt: after Ctrl-C, once a checkpoint is saved; the message says where to go on.
+            SystemExit: likewise after SIGTERM, with 143, and SIGUSR1, with 75.
             ValueError: where True is given and there is none.
         """
+        with contextlib.ExitStack() as closed_at_the_end:
+            self._hold_folder(closed_at_the_end)
+            self._check_processes()
+            self.sharding.settle(self.model)
+            self._find_checkpoint(resume_from_checkpoint)
+            closed_at_the_end.enter_context(self._interrupts.watching(processes=self.args.world_size))
+            return super().train(None if self._resumed is None else str(self._resumed), *args, **kwargs)
+
+    def _hold_folder(self, closed_at_the_end: contextlib.ExitStack) -> None:
+        """Take the output folder for this run, and the time of its beginning, the same on all processes."""
+        refusal: Exception | None = None
+        if self.is_world_process_zero() and self.args.save_strategy != "no":
+            try:
+                closed_at_the_end.enter_context(only_run(Path(self.args.output_dir)))
+            except FolderInUse as error:
+                refusal = error
+            except OSError as error:
+                refusal = CheckpointError(
+                    f"No checkpoint can be written to {self.args.output_dir} ({error}). Choose another "
+                    "output_dir, or save_strategy='no'."
+                )
+        self._began, refusal = broadcast_object_list([time.time(), refusal])
+        if refusal is not None:
+            raise refusal
+
+    def _check_processes(self) -> None:
+        """Refuse to train on processes that were not told the same.
+
+        Raises:
+            ValueError: on all of them, with what differs.
+        """
+        if self.args.world_size == 1:
+            return
+        everybodys = gather_object([json.loads(json.dumps(self.run_facts()))])
+        odd = {name for facts in everybodys for name in facts if facts[name] != everybodys[0].get(name)}
+        if odd:
+            differ = {name: sorted({repr(facts.get(name)) for facts in everybodys}) for name in sorted(odd)}
+            raise ValueError(
+                "The processes of this run were not told the same: "
+                + "; ".join(f"{name}: {' or '.join(values)}" for name, values in differ.items())
+                + ". Start all of them by one command, with the same code, data and arguments."
+            )
+
+    def _find_checkpoint(self, resume_from_checkpoint: str | bool | None) -> None:
+        """Find the checkpoint to go on from, and check it."""
         self._resumed = None
-        self.sharding.settle(self.model)
-        (self._began,) = broadcast_object_list([time.time()])  # the same on all processes
         if resume_from_checkpoint is True:
             self._resumed = checkpoint.newest_complete(Path(self.args.output_dir))
             if self._resumed is None:
@@ -128,8 +180,6 @@ class CheckpointingTrainer(Trainer):
         if self._resumed is not None:
             self._check_run(checkpoint.verify(self._resumed), self._resumed)
             self._check_weights(self._resumed)
-        with self._interrupts.watching(processes=self.args.world_size):
-            return super().train(None if self._resumed is None else str(self._resumed), *args, **kwargs)
 
     def _newest_of_this_run(self) -> Path | None:
         """Return the newest checkpoint that this run can go on from."""
@@ -187,10 +237,12 @@ class CheckpointingTrainer(Trainer):
 
         Without training_args.bin: a pickle that holds the Hub's token, and nobody reads.
         """
-        with self.sharding.saving_whole_model():
+        folder = Path(output_dir or self.args.output_dir)
+        failing = telling_failed_writes(folder, newest=self._newest_of_this_run)
+        with failing, self.sharding.saving_whole_model():
             super().save_model(output_dir, _internal_call=True)
         if self.args.should_save:
-            Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
+            (folder / "training_args.bin").unlink(missing_ok=True)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
@@ -200,6 +252,18 @@ class CheckpointingTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Save beside the checkpoints, seal, and rename into place."""
         run_dir = Path(super()._get_output_dir(trial))
+        try:
+            with telling_failed_writes(run_dir, newest=self._newest_of_this_run):
+                self._publish_checkpoint(model, trial, run_dir)
+        except CheckpointError:
+            with contextlib.suppress(OSError):
+                checkpoint.clear_staging(run_dir)  # a disk that is full needs the room
+            raise
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(run_dir / f"checkpoint-{self.state.global_step}"))
+
+    def _publish_checkpoint(self, model: nn.Module, trial: Any, run_dir: Path) -> None:
+        """Write a checkpoint and put it in place; the oldest make room."""
         if self.args.should_save:
             checkpoint.clear_staging(run_dir)
         self.accelerator.wait_for_everyone()
@@ -219,8 +283,6 @@ class CheckpointingTrainer(Trainer):
             checkpoint.rotate(run_dir, limit=self.args.save_total_limit, protected=keep)
             staging.rmdir()
         self.accelerator.wait_for_everyone()
-        if self.args.push_to_hub:
-            self._push_from_checkpoint(str(run_dir / name))
 
     def _find_best(self, run_dir: Path, *, staged: Path) -> None:
         """Correct the path of the best checkpoint, which Trainer looks for beside the staged one."""

@@ -23,14 +23,20 @@ from hfdistill.objectives import Blend
 from hfdistill.teachers import Teacher
 from hfdistill.trainer.inputs import Reader, reads_by_itself
 from hfdistill.trainer.label_guard import plain
+from hfdistill.trainer.launch import refuse_lost_processes
+from hfdistill.trainer.row_doubts import say_doubts
 from hfdistill.trainer.sharding import Sharding
 from hfdistill.trainer.theseus import replacements
 
 logger = logging.getLogger(__name__)
 
 
-def refuse_data_parallel(args: TrainingArguments) -> None:
-    """`nn.DataParallel` copies the student over threads, and the objective would see one copy's readings."""
+def refuse_processes(args: TrainingArguments) -> None:
+    """Refuse `nn.DataParallel`, and one process where a launcher was asked for several.
+
+    `nn.DataParallel` copies the student over threads, and the objective would see one copy's readings.
+    """
+    refuse_lost_processes(args)
     if args.n_gpu > 1:
         raise ValueError(
             f"This process sees {args.n_gpu} GPUs and would copy the student to each by nn.DataParallel, "
@@ -66,7 +72,9 @@ def check_data_kind(data: Any, *, split: str) -> None:
             "datasets.Dataset.from_dict({'text': texts, 'label': labels})."
         )
     if data is not None and not isinstance(data, Mapping) and hasattr(data, "__len__") and len(data) == 0:
-        raise ValueError(f"{split} has no row. Check the split's name and the filters before it.")
+        raise ValueError(
+            f"{split} has no row. Check the split, load(path)[name], and dataset.filter before it."
+        )
 
 
 def warn_of_half_weights(student: nn.Module) -> None:
@@ -246,10 +254,10 @@ def check_data(
             names = [*(reader.args.label_names or []), *LABELS]
             name = next((name for name in names if name in data[0]), None)
             check_labels([plain(row[name]) for row in data if name in row], config, split=split)
+        if config is not None and not own and isinstance(data, (Dataset, list)):
+            reader.check_tokens(data, split=split)
         if not isinstance(data, Dataset) or config is None:
             continue
-        if not own:
-            reader.check_lengths(data, split=split)
         column, known = reader.labels.column_of(data), 0
         if column is not None:
             known = check_labels(data.with_format(None)[column][:], config, split=split)
@@ -260,6 +268,8 @@ def check_data(
                 f"hard labels. {_where_labels_may_be(data, column)}To learn from the teacher alone, type "
                 "objective=KD(temperature=4)."
             )
+    if reader.args.process_index == 0:
+        say_doubts(train, evaluation, config=config, label=reader.labels.column_of(train))
 
 
 def check_columns(data: Any, *, read: Collection[str], split: str) -> None:

@@ -116,7 +116,7 @@ class DistillationTrainer(CheckpointingTrainer):
     ) -> None:
         options = trainer_options(model, args, *positional, teacher=teacher, **options)
         args = args or TrainingArguments("tmp_trainer")
-        checks.refuse_data_parallel(args)
+        checks.refuse_processes(args)
         self.teacher = None if teacher is None else as_teacher(teacher)
         self._label_map = label_map
         self._sampler: Any = None

@@ -20,7 +20,7 @@ from transformers import (
 
 from hfdistill.data import DistillationCollator, FreshCopies, encode
 from hfdistill.data.align import RunLabels, makes_labels
-from hfdistill.data.encode import check_lengths
+from hfdistill.data.encode import check_ids, check_lengths, check_readable
 from hfdistill.network import task as tasks
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import ModelInputs, accepted_inputs, name_padding, on_side
@@ -169,6 +169,7 @@ class Reader:
         """
         if isinstance(data, dict):
             return {name: self(part, tokenizer, f"{split}[{name!r}]") for name, part in data.items()}
+        data = self._as_dataset(data)
         data = self.labels(data, split)
         if not isinstance(data, (Dataset, IterableDataset, FreshCopies)):
             return data
@@ -195,6 +196,18 @@ class Reader:
         with self.args.main_process_first(desc="tokenisation"):
             return self._filled(encode(data, tokenizer, max_length=self._room(), token_types=token_types))
 
+    def _as_dataset(self, data: Any) -> Any:
+        """Return a list of rows of raw text as a dataset: Trainer would drop the text of a list."""
+        rows = isinstance(data, (list, tuple)) and len(data) > 0
+        if not rows or reads_by_itself(self.args, self.collator, data):
+            return data
+        if not {"text", "tokens"} & set(data[0]) or "input_ids" in data[0]:
+            return data
+        for name in ("text", "text_pair"):
+            if any(name in row for row in data):
+                check_readable(name, [row.get(name) for row in data], range(len(data)))
+        return Dataset.from_list(list(data))
+
     def _room(self) -> int | None:
         """Return how many tokens a row has for the student and those who read its tokens."""
         rooms = (option(self.args, "max_length"), _shortest(self.configs))
@@ -215,10 +228,14 @@ class Reader:
                 "student's encode(dataset, tokenizer)."
             )
 
-    def check_lengths(self, data: Dataset, *, split: str) -> None:
-        """Refuse tokenised rows that are longer than a model has positions for; see `check_lengths`."""
+    def check_tokens(self, data: Any, *, split: str) -> None:
+        """Refuse rows that a model has no positions or no embeddings for; `check_lengths`, `check_ids`."""
         for prefix, side in {"": Side(None, self.configs), **self.others}.items():
-            check_lengths(data, _shortest(side.configs), split=split, column=f"{prefix}input_ids")
+            column, sizes = f"{prefix}input_ids", [getattr(c, "vocab_size", None) for c in side.configs]
+            if isinstance(data, Dataset):
+                check_lengths(data, _shortest(side.configs), split=split, column=column)
+            size = min((size for size in sizes if isinstance(size, int)), default=None)
+            check_ids(data, size, split=split, column=column)
 
     def _read_for(self, prefix: str, side: Side, data: Any) -> Any:
         """Return the data with the columns of teachers that read other tokens, cut to their own limits."""

@@ -1,4 +1,4 @@
-"""`Interrupts` ends a run after Ctrl-C or SIGTERM at its next step, with a checkpoint to go on from."""
+"""`Interrupts` ends a run after Ctrl-C, SIGTERM or SIGUSR1 at its next step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 
 from transformers import TrainerCallback
 
+from hfdistill.files.endings import EXIT_CODES, is_free
+
 logger = logging.getLogger(__name__)
 
 _AGAIN = 1.0
@@ -23,8 +25,9 @@ _AGAIN = 1.0
 class Interrupts(TrainerCallback):
     """Turns the first signal of a run into a checkpoint at the end of the step, and then ends the run.
 
-    The second signal ends it at once. SIGTERM is left alone on several processes: there a launcher sends it
-    when another process has died, for which a checkpoint would wait.
+    The second signal ends it at once. After Ctrl-C that is a KeyboardInterrupt, after SIGTERM and SIGUSR1,
+    which schedulers send, the exit codes of `EXIT_CODES`. SIGTERM is left alone on several processes: there a
+    launcher sends it when another process has died, for which a checkpoint would wait.
     """
 
     def __init__(self, newest: Callable[[], Path | None]) -> None:
@@ -43,14 +46,17 @@ class Interrupts(TrainerCallback):
 
         Raises:
             KeyboardInterrupt: with one line that says what is saved and how the run goes on.
+            SystemExit: after SIGTERM or SIGUSR1, with 143 or 75.
         """
         self.requested, self.agreed, self._at, self._process = None, False, None, os.getpid()
-        usual: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler}
-        if processes == 1:
-            usual[signal.SIGTERM] = signal.SIG_DFL
-        main = threading.current_thread() is threading.main_thread()
-        watched = [each for each, handler in usual.items() if main and signal.getsignal(each) == handler]
-        for each in watched:
+        usual: dict[signal.Signals, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            heard = [each for each in EXIT_CODES if is_free(each)]
+            heard = heard if processes == 1 else [each for each in heard if each != signal.SIGTERM]
+            if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+                heard.append(signal.SIGINT)
+            usual = {each: signal.getsignal(each) for each in heard}
+        for each in usual:
             signal.signal(each, self._on_signal)
         try:
             yield
@@ -59,7 +65,7 @@ class Interrupts(TrainerCallback):
                 raise
             raise KeyboardInterrupt(self.message()) from None
         finally:
-            for each in watched:
+            for each in usual:
                 if signal.getsignal(each) == self._on_signal:
                     signal.signal(each, usual[each])
 
@@ -98,9 +104,9 @@ class Interrupts(TrainerCallback):
 
     def _end(self) -> NoReturn:
         """Leave as the signal asks."""
-        if self.requested == signal.SIGTERM:
+        if self.requested in EXIT_CODES:
             logger.warning("%s", self.message())
-            raise SystemExit(128 + signal.SIGTERM)
+            raise SystemExit(EXIT_CODES[self.requested])
         raise KeyboardInterrupt(self.message())
 
     def message(self) -> str:

@@ -1,5 +1,7 @@
 """What one process and two came to, launched once for all tests of this folder."""
 
+import shutil
+
 import pytest
 
 from tests.distributed import __main__ as process
@@ -15,6 +17,8 @@ def folders(tmp_path_factory):
         (folder / "recipe").mkdir()
         make_material(folder / "recipe")
     process.main(made[1], 1)
+    (made[2] / "training").mkdir()
+    shutil.copytree(made[1] / "training" / "straight", made[2] / "training" / "of one process")
     done = launch("-m", "tests.distributed", str(made[2]), "2")
     assert done.returncode == 0, done.stderr[-3000:]
     return made

@@ -63,3 +63,27 @@ def test_processes_mix_rows_of_their_own_and_end_with_the_same_weights(outcomes)
     alone, together = one["first"], two["first"]  # other mixtures, and the same rows, which alone have labels
     assert together["loss_cross_entropy"] == pytest.approx(alone["loss_cross_entropy"], rel=1e-6)
     assert together["loss_kd"] != alone["loss_kd"]
+
+
+@pytest.mark.distributed
+def test_a23_a_run_of_one_process_goes_on_with_two(outcomes):
+    """As many rows a step: the weights are those of a run on two from its start, but for rounding."""
+    assert outcomes[2][1]["resumed on another number"] <= 1e-6
+
+
+@pytest.mark.distributed
+def test_c15_what_one_process_meets_ends_all_in_the_same_step(outcomes):
+    assert outcomes[1][1]["refusals"]["bad"] == ["trained 1 steps"]
+    healthy, bad = outcomes[2][1]["refusals"]["bad"]
+    assert "the teacher's logits on rows" in bad
+    for text in (healthy, bad):
+        assert text.startswith("Step 1 stopped before the optimizer moved")
+
+
+@pytest.mark.distributed
+def test_c16_processes_that_were_not_told_the_same_are_refused(outcomes):
+    assert outcomes[1][1]["refusals"]["other"] == ["trained 1 steps"]
+    words = "learning_rate: 0.1 or 1.1; seed: 7 or 8. Start all of them by one command"
+    for text in outcomes[2][1]["refusals"]["other"]:
+        assert text.startswith("The processes of this run were not told the same: ")
+        assert words in text

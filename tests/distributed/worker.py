@@ -1,9 +1,12 @@
 """The part of test_two_processes: each process trains on several row counts and writes what it saw."""
 
 import json
+import math
+import os
 from pathlib import Path
 
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from safetensors.torch import save_file
 
@@ -22,6 +25,7 @@ from hfdistill import (
     HiddenMSE,
     MiniLMv2,
     ModelTeacher,
+    NonFiniteError,
     Peer,
     Step,
     Theseus,
@@ -143,6 +147,24 @@ def mixtures(folder: Path, processes: int) -> dict[str, float]:
     }
 
 
+def refusals(folder: Path, processes: int) -> dict[str, list[str]]:
+    """What each process says where one was told something else, or meets what is no number."""
+    rank = int(os.environ.get("RANK", "0"))
+    other, _ = run(folder / "other", 16, "plain", processes, seed=7 + rank, learning_rate=0.1 + rank)
+    bad, _ = run(folder / "bad", 16, "plain", processes)
+    if rank:
+        bad.teacher.model.classifier.register_forward_hook(lambda *forward: forward[-1] * math.nan)
+    said = {}
+    for name, trainer in {"other": other, "bad": bad}.items():
+        try:
+            trainer.train()
+            text = f"trained {trainer.state.global_step} steps"
+        except (ValueError, NonFiniteError) as error:
+            text = str(error)
+        said[name] = gather_object([text])
+    return said
+
+
 def main(folder: Path, processes: int) -> None:
     facts, tensors = {}, {}
     for rows, kind in CASES:
@@ -176,6 +198,12 @@ def main(folder: Path, processes: int) -> None:
     resumed, _ = run(folder / "straight", 21, "plain", processes, **saving)
     resumed.train(resume_from_checkpoint=str(folder / "straight" / "run-21-plain" / "checkpoint-3"))
     pairs = zip(straight.model.parameters(), resumed.model.parameters(), strict=True)
+    facts["refusals"] = refusals(folder, processes)
+    if (folder / "of one process").is_dir():
+        moved, _ = run(folder / "of one process", 21, "plain", processes, **saving)
+        moved.train(resume_from_checkpoint=str(folder / "of one process" / "run-21-plain" / "checkpoint-3"))
+        both = zip(moved.model.parameters(), straight.model.parameters(), strict=True)
+        facts["resumed on another number"] = float(max((a - b).abs().max() for a, b in both))
     facts["resumed exactly"] = all(torch.equal(a, b) for a, b in pairs)
     if straight.accelerator.is_main_process:
         save_file(tensors, folder / "tensors.safetensors")

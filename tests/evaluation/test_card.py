@@ -231,7 +231,7 @@ def hostile(seed):
     return LONG[seed] if seed < len(LONG) else "".join(rng.choices(PIECES, k=rng.randint(1, 8)))
 
 
-def test_a_thousand_hostile_names_stay_text(report, tmp_path):
+def test_d12_a_thousand_hostile_names_stay_text(report, tmp_path):
     harmless, _ = body_of(write_card(tmp_path, report, base_model="big", dataset="films"))
     tags, headings = set(re.findall("<[^>]*>", harmless)), harmless.count("\n#")
     rows = harmless.count("\n|")

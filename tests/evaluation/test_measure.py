@@ -302,7 +302,7 @@ def test_notes_that_are_no_plain_numbers_are_refused_before_anything_runs(datase
         measure("no/such-model", dataset, notes={"loss": float("nan")})
 
 
-def test_neither_secrets_nor_folders_reach_the_report(dataset, tokenizer, tmp_path, monkeypatch):
+def test_d13_neither_secrets_nor_folders_reach_the_report(dataset, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "canary-in-the-coal-mine")
     notes = {
         "argv": ["train.py", "--data=/home/ada/secret-project/sst2.csv", "hf_abcdefghijklmnopqrstuvwx"],

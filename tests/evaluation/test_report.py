@@ -57,7 +57,7 @@ def test_a_damaged_report_is_refused(report, change, message, tmp_path):
         Report.load(path)
 
 
-def test_a_huge_report_is_refused_both_ways(report, tmp_path):
+def test_d17_a_huge_report_is_refused_both_ways(report, tmp_path):
     with pytest.raises(ValueError, match="more than 16000000"):
         dataclasses.replace(report, notes={"x": "y" * 16_000_000}).save(tmp_path / "report.json")
     (tmp_path / "report.json").write_text(" " * 16_000_001)
@@ -88,7 +88,7 @@ def test_the_table_reads_well(report):
     assert any(line.startswith("student minus baseline: accuracy ") for line in lines)
 
 
-def test_names_cannot_steer_the_terminal(report):
+def test_d18_names_cannot_steer_the_terminal(report):
     evil = dataclasses.replace(report.student, name="a\x1b]0;owned\x07\u202eb\nc" + "x" * 10**6)
     text = dataclasses.replace(report, student=evil).table()
     assert "\x1b" not in text

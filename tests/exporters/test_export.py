@@ -343,7 +343,7 @@ def test_the_working_folder_stays(monkeypatch, tmp_path, folder):
     assert (tmp_path / "here").is_dir()
 
 
-def test_files_that_reach_outside_are_refused(made, tmp_path):
+def test_d15_files_that_reach_outside_are_refused(made, tmp_path):
     import onnx
 
     proto = onnx.load(str(made[0] / "onnx" / "model.onnx"))

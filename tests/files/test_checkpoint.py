@@ -56,7 +56,7 @@ def save_plain(run_dir, step, *files):
     folder = run_dir / f"checkpoint-{step}"
     folder.mkdir()
     for name in files or ("model.safetensors", "trainer_state.json", "training_args.bin"):
-        (folder / name).write_bytes(b"{}")
+        (folder / name).write_text(json.dumps({"global_step": step}))
     return folder
 
 
@@ -97,7 +97,7 @@ def test_every_file_and_folder_is_on_disk_before_it_is_seen(tmp_path, monkeypatc
     assert (tmp_path.name, True) in synced
 
 
-def test_the_newest_is_the_highest_step_whatever_the_clock_says(tmp_path):
+def test_c18_the_newest_is_the_highest_step_whatever_the_clock_says(tmp_path):
     folders = [save(tmp_path, step) for step in (8, 90, 100)]
     for age, folder in enumerate(folders):
         os.utime(folder, (10**9 - age, 10**9 - age))
@@ -187,7 +187,7 @@ def replace_by_folder(path, dice):
         (replace_by_folder, 1),
     ],
 )
-def test_damage_is_noticed_and_the_file_named(good, name, damage, trials):
+def test_c8_damage_is_noticed_and_the_file_named(good, name, damage, trials):
     path, dice = good / name, random.Random(f"{name}{damage.__name__}")
     whole = path.read_bytes()
     for _ in range(trials):
@@ -270,7 +270,7 @@ FACTS = {"bytes": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
         "line\nbreak\x1b[31m",
     ],
 )
-def test_a_hostile_file_name_in_the_manifest_is_refused(good, tmp_path, name):
+def test_d7_a_hostile_file_name_in_the_manifest_is_refused(good, tmp_path, name):
     (tmp_path / "x").write_bytes(b"{}")
     write_manifest(good, files={name: FACTS})
     with pytest.raises(CheckpointError) as caught:
@@ -363,7 +363,7 @@ def test_clearing_removes_what_an_interrupted_save_left(good, tmp_path):
 
 
 @pytest.mark.parametrize("inner", [False, True], ids=["the folder", "a folder in it"])
-def test_clearing_never_deletes_through_a_link(tmp_path, inner):
+def test_d16_clearing_never_deletes_through_a_link(tmp_path, inner):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "precious").write_text("kept")

@@ -72,7 +72,7 @@ def test_a_source_that_cannot_be_loaded_is_an_os_error_that_names_it(source):
 
 
 @pytest.mark.parametrize("model_type", ["bert", "a-model-of-its-own"])
-def test_code_that_comes_with_a_model_is_never_run(folder, tmp_path, model_type, monkeypatch):
+def test_d3_code_that_comes_with_a_model_is_never_run(folder, tmp_path, model_type, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *_: "y")  # whoever is asked says yes
     canary = tmp_path / "canary"
     (folder / "modeling.py").write_text(CANARY.format(canary=str(canary)))

@@ -145,7 +145,7 @@ def test_kd_at_a_huge_temperature_is_half_the_squared_error_of_centred_logits():
     assert value(bound(KD(temperature=1e5))).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_multi_label_kd_by_hand_is_the_mean_kl_of_bernoullis():
+def test_a7_multi_label_kd_by_hand_is_the_mean_kl_of_bernoullis():
     pairs = [(z, y) for s, t in zip(S, T, strict=True) for z, y in zip(s, t, strict=True)]
     bernoullis = [([sigmoid(z / 2), sigmoid(-z / 2)], [sigmoid(y / 2), sigmoid(-y / 2)]) for z, y in pairs]
     expected = 4 * sum(kl(q, p) for p, q in bernoullis) / 6

@@ -83,7 +83,7 @@ def test_places_know_their_lines(tmp_path):
     ],
     ids=range(15),
 )
-def test_hostile_pages_are_refused_in_one_line(tmp_path, monkeypatch, text, match, line):
+def test_d5_hostile_pages_are_refused_in_one_line(tmp_path, monkeypatch, text, match, line):
     monkeypatch.chdir(tmp_path)
     mistake = refused(tmp_path, text)
     assert match in mistake.text
@@ -91,7 +91,7 @@ def test_hostile_pages_are_refused_in_one_line(tmp_path, monkeypatch, text, matc
     assert not (tmp_path / "canary").exists()
 
 
-def test_a_bomb_of_aliases_is_refused(tmp_path):
+def test_d5_a_bomb_of_aliases_is_refused(tmp_path):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
     assert "an alias" in refused(tmp_path, "\n".join(lines)).text

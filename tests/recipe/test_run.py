@@ -216,7 +216,7 @@ def test_rows_are_held_out_where_there_is_one_split(here):
     assert run_recipe(again).data == report.data, "the same rows are held out by the same seed"
 
 
-def test_a_smoke_run_touches_nothing_else(here):
+def test_d6_a_smoke_run_touches_nothing_else(here):
     run_recipe(read_recipe("page.yaml", overrides=["training.max_steps=100"]), smoke=True)
     assert sorted(path.name for path in (here / "out").iterdir()) == ["smoke"]
     assert not list((here / "out").rglob("checkpoint-*"))

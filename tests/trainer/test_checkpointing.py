@@ -72,7 +72,7 @@ def straight(one_thread, tmp_path_factory):
 @needs_fork
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 @pytest.mark.parametrize("call", [1, 14, 27, 40])  # there are 10 in each of 6 saves
-def test_killed_at_a_flush_of_a_save(straight, tmp_path, monkeypatch, call):
+def test_c1_killed_at_a_flush_of_a_save(straight, tmp_path, monkeypatch, call):
     calls = []
     flush = os.fsync
 
@@ -99,8 +99,8 @@ def test_killed_at_a_flush_of_a_save(straight, tmp_path, monkeypatch, call):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 @pytest.mark.parametrize("call", range(1, 60))
-def test_killed_at_any_flush_of_a_save(straight, tmp_path, monkeypatch, call):
-    test_killed_at_a_flush_of_a_save(straight, tmp_path, monkeypatch, call)
+def test_c1_killed_at_any_flush_of_a_save(straight, tmp_path, monkeypatch, call):
+    test_c1_killed_at_a_flush_of_a_save(straight, tmp_path, monkeypatch, call)
 
 
 @needs_fork
@@ -108,7 +108,7 @@ def test_killed_at_any_flush_of_a_save(straight, tmp_path, monkeypatch, call):
 @pytest.mark.parametrize(
     "seconds", [0.1, 0.3, *(pytest.param(t, marks=pytest.mark.slow) for t in (0.05, 0.2))]
 )
-def test_killed_at_any_time(straight, tmp_path, seconds):
+def test_c1_killed_at_any_time(straight, tmp_path, seconds):
     pid = os.fork()
     if pid == 0:
         try:
@@ -140,7 +140,7 @@ def test_a_checkpoint_within_an_epoch_or_at_its_end_resumes_bit_for_bit(tmp_path
         assert losses[0] == losses[1]
 
 
-def test_a_damaged_checkpoint_is_passed_over(straight, tmp_path, caplog):
+def test_c7_a_damaged_checkpoint_is_passed_over(straight, tmp_path, caplog):
     shutil.copytree(straight.args.output_dir, tmp_path, dirs_exist_ok=True)
     optimizer = tmp_path / "checkpoint-6" / "optimizer.pt"
     optimizer.write_bytes(optimizer.read_bytes()[:-1])
@@ -166,7 +166,7 @@ def test_nothing_to_resume(tmp_path):
     ],
     ids=["objective", "teacher"],
 )
-def test_other_settings_are_not_the_same_run(straight, change, words):
+def test_a21_other_settings_are_not_the_same_run(straight, change, words):
     folder = Path(straight.args.output_dir)
     with pytest.raises(CheckpointError, match=rf"other settings \({words}: .*allow_changed=True"):
         build(folder, **change).train(resume_from_checkpoint=True)

@@ -175,7 +175,7 @@ def permuted(model, order):
     return other
 
 
-def test_a_permuted_teacher_teaches_bit_for_bit_the_same(build):
+def test_a2_a_permuted_teacher_teaches_bit_for_bit_the_same(build):
     names = {0: "anger", 1: "joy", 2: "fear"}
     teacher = make_bert(3, seed=1, labels=names)
     data = make_dataset(21).remove_columns("label").add_column("label", [i % 3 for i in range(21)])
@@ -320,7 +320,7 @@ def test_a_teacher_that_says_nan_stops_the_run(build):
     assert torch.equal(flat(trainer.model), before)
 
 
-def test_a_gradient_that_is_no_number_stops_the_run(build, arguments):
+def test_c20_a_gradient_that_is_no_number_stops_the_run(build, arguments):
     trainer = build(args=arguments(max_grad_norm=1.0))
     before = flat(trainer.model).clone()
     trainer.model.classifier.weight.register_hook(lambda grad: grad * float("inf"))
@@ -329,7 +329,7 @@ def test_a_gradient_that_is_no_number_stops_the_run(build, arguments):
     assert torch.equal(flat(trainer.model), before)
 
 
-def test_weights_that_are_no_numbers_stop_the_evaluation(build):
+def test_c22_weights_that_are_no_numbers_stop_the_evaluation(build):
     trainer = build()
     with torch.no_grad():
         trainer.model.classifier.bias[0] = float("nan")

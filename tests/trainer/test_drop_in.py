@@ -387,7 +387,7 @@ def test_training_arguments(trainer_class, options, arguments):
     assert np.isfinite(trainer.evaluate()["eval_loss"])
 
 
-def test_label_smoothing_is_counted_once(arguments):
+def test_a18_label_smoothing_is_counted_once(arguments):
     """Trainer's own formula, (1 - ε)·nll + ε·mean over classes, beside the teacher."""
     from hfdistill import CrossEntropy
 

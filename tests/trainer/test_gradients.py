@@ -74,7 +74,7 @@ def relative_error(found, expected):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_split_gives_the_same_gradient(case, arguments):
+def test_a20_every_split_gives_the_same_gradient(case, arguments):
     whole, _ = gradients(case, SPLITS[0], arguments)
     assert len(whole) == 2  # 16 rows and an uneven window of 5
     for split in SPLITS[1:]:

@@ -81,7 +81,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_bit_for_bit(build, tmp_path, pressed, 
     assert set(losses[0]) == {3, 6}
 
 
-def test_a_termination_saves_and_leaves_with_its_status(build, tmp_path, caplog):
+def test_c3_a_termination_saves_and_leaves_with_its_status(build, tmp_path, caplog):
     with pytest.raises(SystemExit) as left:
         build(Signalled(2, signal.SIGTERM)).train()
     assert left.value.code == 143
@@ -96,7 +96,7 @@ def test_a_run_that_saves_nothing_says_so(build, tmp_path):
     assert not list(tmp_path.rglob("checkpoint-*"))
 
 
-def test_a_second_signal_ends_at_once_and_names_the_newest_checkpoint(build, monkeypatch, tmp_path):
+def test_c4_a_second_signal_ends_at_once_and_names_the_newest_checkpoint(build, monkeypatch, tmp_path):
     monkeypatch.setattr("hfdistill.trainer.interrupts._AGAIN", -1.0)
 
     class Twice(Signalled):

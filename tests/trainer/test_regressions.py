@@ -117,7 +117,7 @@ def test_a_collator_of_the_users_own_reads_the_text(build, arguments):
     assert padding.train().global_step == 2
 
 
-def test_a_new_run_in_an_old_folder_keeps_its_own_checkpoints(build, arguments, tmp_path):
+def test_a24_a_new_run_in_an_old_folder_keeps_its_own_checkpoints(build, arguments, tmp_path):
     long = arguments(save_strategy="steps", save_steps=6, max_steps=6)
     build(args=long).train()
     short = arguments(save_strategy="steps", save_steps=2, max_steps=4, save_total_limit=1, learning_rate=0.1)
@@ -222,7 +222,7 @@ def test_a_positional_argument_cannot_be_given_twice():
         DistillationTrainer(make_bert(), TrainingArguments("out"), None, teacher=None, data_collator=None)
 
 
-def test_saved_folders_hold_no_pickle(build, arguments, tmp_path):
+def test_d19_saved_folders_hold_no_pickle(build, arguments, tmp_path):
     trainer = build(args=arguments(save_strategy="epoch"))
     trainer.train()
     trainer.save_model(str(tmp_path / "student"))

@@ -170,7 +170,7 @@ def test_a_warm_cache_asks_nothing_whatever_student_and_objective(tmp_path):
     assert sum(calls) == 2 * min(8, len(new)) + len(set(new)) > 0
 
 
-def test_classes_in_another_order_are_matched_after_the_cache(tmp_path):
+def test_e11_classes_in_another_order_are_matched_after_the_cache(tmp_path):
     swapped = make_bert(3, seed=1, labels={0: "positive", 1: "negative"})
     live = trained(tmp_path, teacher=swapped)
     cached = trained(tmp_path, teacher=swapped, teacher_cache=tmp_path / "answers")

@@ -263,7 +263,7 @@ def test_data_tokenised_for_the_student_alone_is_refused(arguments):
     build(arguments, data=data, objective=CrossEntropy())  # nobody asks the teacher
 
 
-def test_data_tokenised_for_both_is_taken_as_it_is(arguments):
+def test_a19_data_tokenised_for_both_is_taken_as_it_is(arguments):
     data = encode(encode(make_dataset(16), make_byte_tokenizer(), prefix="teacher_"), make_tokenizer())
     trainers = build(arguments, data=data), build(arguments)
     for trainer in trainers:

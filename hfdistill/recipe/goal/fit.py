@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from hfdistill.evaluation.models import Contender
 from hfdistill.evaluation.report import TITLES, show
 from hfdistill.files.plain_data import read_json, write_atomically
+from hfdistill.network.foreign_code import allowing_pickles
 from hfdistill.objectives import Objective
 from hfdistill.recipe.check import Recipe, check
 from hfdistill.recipe.goal.candidates import Candidate, candidates
@@ -58,7 +59,8 @@ def fit_recipe(recipe: Recipe) -> FitResult:
     out = Path(recipe.training["output_dir"])
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(out / "goal.lock", timeout=0), quiet_libraries():
+        lock = FileLock(out / "goal.lock", timeout=0)
+        with lock, quiet_libraries(), allowing_pickles(recipe.allow_pickle):
             return _Search(recipe).result()
     except Timeout as error:
         raise ValueError(

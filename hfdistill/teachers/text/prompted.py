@@ -16,6 +16,7 @@ from hfdistill.files.hub import reaching
 from hfdistill.files.plain_data import public_name, sha256_of
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.divided import make_whole, whole_models
+from hfdistill.network.foreign_code import reading_weights
 from hfdistill.network.inputs import accepted_inputs
 from hfdistill.network.label_space import short
 from hfdistill.network.loading import Source
@@ -289,9 +290,9 @@ def prompted(
         ...                    ["refund", "card lost"], dtype=torch.bfloat16)  # doctest: +SKIP
     """
     if isinstance(model, (str, Path)):
-        with reaching(str(model)), whole_models():
+        with reaching(str(model)), whole_models(), reading_weights(model) as weights:
             loaded = AutoModelForCausalLM.from_pretrained(
-                str(model), dtype=as_dtype(dtype) or torch.float32, trust_remote_code=False
+                str(model), dtype=as_dtype(dtype) or torch.float32, trust_remote_code=False, **weights
             )
             tokenizer = tokenizer or AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
     else:

@@ -273,7 +273,7 @@ def test_a_teacher_that_cannot_be_told_from_another_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [Drunk, Dropping])
-def test_a_teacher_that_answers_twice_differently_is_refused(tmp_path, kind):
+def test_e13_a_teacher_that_answers_twice_differently_is_refused(tmp_path, kind):
     """E13."""
     with pytest.raises(CacheError, match="two answers"):
         recorded(tmp_path, model=kind())
@@ -303,7 +303,7 @@ def test_a_module_of_one_s_own(tmp_path, config):
 # Refusals
 
 
-def test_numbers_that_are_none_are_never_recorded(tmp_path):
+def test_b7_numbers_that_are_none_are_never_recorded(tmp_path):
     """B7: the rows are named."""
     model, data = teacher(), encoded()
     word = next(i for i in data[3]["input_ids"] if sum(i in row for row in data["input_ids"]) < 9 and i > 4)
@@ -315,7 +315,7 @@ def test_numbers_that_are_none_are_never_recorded(tmp_path):
     assert not shards(tmp_path)
 
 
-def test_half_precision_that_overflows_is_refused(tmp_path):
+def test_b8_half_precision_that_overflows_is_refused(tmp_path):
     """B8."""
     model = teacher()
     model.classifier.weight.data *= 1e6

@@ -55,7 +55,7 @@ def counted(folder, data, model):
     return faults.calls
 
 
-def test_a_full_disk_at_any_call_costs_no_shard(tmp_path, data, model):
+def test_c6_a_full_disk_at_any_call_costs_no_shard(tmp_path, data, model):
     """Goal 11."""
     calls = counted(tmp_path / "whole", data, model)
     expected = whole(tmp_path / "whole")
@@ -150,7 +150,7 @@ def together(folder, data, *, writers, killed_after, draw):
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("runs", [3, pytest.param(50, marks=pytest.mark.slow)])
-def test_several_writers_one_of_them_killed(tmp_path, runs, capsys):
+def test_c10_several_writers_one_of_them_killed(tmp_path, runs, capsys):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     data, draw, more = encoded(48), random.Random(1), []
@@ -174,7 +174,7 @@ def test_several_writers_one_of_them_killed(tmp_path, runs, capsys):
     assert max(more) <= 1.1 + 4 / alone  # of the killed one's, at most the shard that it was at
 
 
-def test_without_locks_work_may_be_done_twice_and_is_not_wrong(tmp_path, data, model, monkeypatch):
+def test_c12_without_locks_work_may_be_done_twice_and_is_not_wrong(tmp_path, data, model, monkeypatch):
     """C12."""
     run(tmp_path / "locks", data, model)
 
@@ -189,7 +189,7 @@ def test_without_locks_work_may_be_done_twice_and_is_not_wrong(tmp_path, data, m
     assert whole(tmp_path / "windows") == whole(tmp_path / "locks")
 
 
-def test_a_reader_sees_what_a_writer_has_published(tmp_path, data, model):
+def test_c11_a_reader_sees_what_a_writer_has_published(tmp_path, data, model):
     """C11."""
     run(tmp_path, data.select(range(4)), model)
     reader = CachedTeacher(tmp_path)

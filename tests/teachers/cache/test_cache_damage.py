@@ -197,7 +197,7 @@ def _raw(tensors, data):
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_hostile_shards_are_set_aside(tmp_path, kind, caplog):
+def test_d8_hostile_shards_are_set_aside(tmp_path, kind, caplog):
     """D8: a right sha256 does not help them."""
     data = encoded()
     recorded(tmp_path, data, contents=HIDDEN)
@@ -219,7 +219,7 @@ class Canary:
         return (os.mkdir, ("canary",))
 
 
-def test_other_files_are_left_alone_and_never_opened(tmp_path, monkeypatch, caplog):
+def test_d10_other_files_are_left_alone_and_never_opened(tmp_path, monkeypatch, caplog):
     """D10, D7."""
     import pickle
 
@@ -259,7 +259,7 @@ def test_links_are_not_followed(tmp_path):
         CachedTeacher(tmp_path / "one")
 
 
-def test_a_folder_that_anybody_may_write_to_is_refused(tmp_path):
+def test_d11_a_folder_that_anybody_may_write_to_is_refused(tmp_path):
     """D11."""
     recorded(tmp_path)
     folder = CachedTeacher(tmp_path).folder
@@ -269,7 +269,7 @@ def test_a_folder_that_anybody_may_write_to_is_refused(tmp_path):
             CachedTeacher(tmp_path, **options)
 
 
-def test_a_config_that_names_code_is_read_without_it(tmp_path):
+def test_d4_a_config_that_names_code_is_read_without_it(tmp_path):
     """D3, D4."""
     recorded(tmp_path)
     path = CachedTeacher(tmp_path).folder / FACTS

@@ -28,7 +28,7 @@ def test_the_size_is_said_first_and_a_full_disk_is_refused(tmp_path, caplog, mon
     assert not shards(tmp_path / "full")
 
 
-def test_a_folder_that_cannot_be_written_is_refused_before_the_first_forward(tmp_path, monkeypatch):
+def test_c13_a_folder_that_cannot_be_written_is_refused_before_the_first_forward(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(CacheError, match="cannot be made"):
         recorded(tmp_path / "file" / "answers")
@@ -37,7 +37,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_first_forward(tmp
         recorded(tmp_path / "answers")
 
 
-def test_memory_that_runs_out_halves_the_batch(tmp_path, monkeypatch):
+def test_c17_memory_that_runs_out_halves_the_batch(tmp_path, monkeypatch):
     """C17."""
     data, whole, asked = encoded(), recorded(tmp_path / "whole"), []
     ask = cache.CachedTeacher._asked

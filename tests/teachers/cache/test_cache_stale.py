@@ -6,6 +6,8 @@ from datasets import Dataset
 
 import hfdistill.teachers.cache.manifest as facts
 from hfdistill import CachedTeacher, CacheError, Contents, Tap
+from hfdistill.data import encode
+from tests.conftest import make_tokenizer
 from tests.teachers.cache.cached import (
     batch_of,
     encoded,
@@ -25,22 +27,30 @@ def one_bit(model):
     return model
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        lambda: teacher(seed=2),  # E1, E14: the name does not count
-        lambda: one_bit(teacher()),  # E2
-        lambda: teacher(hidden_act="relu"),  # E3
-    ],
-    ids=["other weights", "one bit", "activation"],
-)
-def test_another_teacher_has_a_folder_of_its_own(folder, model, tmp_path):
-    cached = CachedTeacher(folder, teacher=model())
-    assert cached.missing(cached.rows(batch_of(encoded())).keys).all()
-    (cached.folder).rmdir()
+def has_no_answer(folder, model):
+    """Whether a teacher has a folder of its own, which is empty."""
+    cached = CachedTeacher(folder, teacher=model)
+    missing = cached.missing(cached.rows(batch_of(encoded())).keys).all()
+    cached.folder.rmdir()
+    return missing
 
 
-def test_a_teacher_replaced_at_its_path_is_another(tmp_path):
+def test_e2_one_bit_of_one_weight(folder):
+    assert has_no_answer(folder, one_bit(teacher()))
+
+
+def test_e3_another_config(folder):
+    assert has_no_answer(folder, teacher(hidden_act="relu"))
+
+
+def test_e14_other_weights_under_the_same_name(folder):
+    """The name of a model, an id at whatever revision, has no part in it."""
+    moved = teacher(seed=2)
+    moved.config.name_or_path = moved.name_or_path = teacher().name_or_path
+    assert has_no_answer(folder, moved)
+
+
+def test_e1_a_teacher_replaced_at_its_path_is_another(tmp_path):
     data, answers = encoded(), []
     for seed in (1, 2):
         teacher(seed=seed).save_pretrained(tmp_path / "model")
@@ -50,20 +60,34 @@ def test_a_teacher_replaced_at_its_path_is_another(tmp_path):
     assert (answers[0] - answers[1]).abs().max() > 0.01
 
 
-def test_another_text_or_truncation_misses(folder):
+def test_e4_e5_e7_another_token(folder):
+    """A vocabulary, a normaliser or a text that is another is one where it gives another id."""
     data = encoded()
-    long = [len(row["input_ids"]) > 8 for row in data]
-    assert any(long)
-    cut = encoded(max_length=8)  # E6
-    assert [not hit for hit in hits(folder, batch_of(cut))] == long
-    first = data[0]["input_ids"]  # E4, E5: what changes an id is another row, whatever changed it
+    first = data[0]["input_ids"]
     for i in range(1, len(first) - 1):
         row = {**data[0], "input_ids": [*first[:i], first[i] + 1, *first[i + 1 :]]}
-        assert hits(folder, batch_of([row])) == [False]  # E7
+        assert hits(folder, batch_of([row])) == [False]
 
 
-def test_other_contents_have_a_folder_of_their_own(folder):
-    """E9 and E10."""
+def test_e6_another_truncation(folder):
+    long = [len(row["input_ids"]) > 8 for row in encoded()]
+    assert any(long)
+    assert [not hit for hit in hits(folder, batch_of(encoded(max_length=8)))] == long
+
+
+def test_e8_a_pair_in_the_other_order(tmp_path):
+    columns = {"text": ["a good film", "the cast"], "text_pair": ["a dull plot", "the end"]}
+    swapped = {"text": columns["text_pair"], "text_pair": columns["text"]}
+    pairs, others = (
+        encode(Dataset.from_dict(c), make_tokenizer(), token_types=True) for c in (columns, swapped)
+    )
+    recorded(tmp_path, pairs)
+    assert hits(tmp_path, batch_of(pairs)) == [True, True]
+    assert hits(tmp_path, batch_of(others)) == [False, False]
+
+
+def test_e9_e10_other_contents_have_a_folder_of_their_own(folder):
+    """Other layers and outputs, another storage type."""
     kinds = [Contents(dtype="float16"), Contents(taps={Tap("hidden", 1)}), Contents(precision="bf16")]
     names = {CachedTeacher(folder, teacher=teacher(), contents=contents).folder for contents in kinds}
     mean = Contents(taps={Tap("hidden", 1)}, pooled="mean")
@@ -76,8 +100,8 @@ def test_other_contents_have_a_folder_of_their_own(folder):
         CachedTeacher(folder).trace(batch_of(encoded()), taps={Tap("hidden", 1)})
 
 
-def test_another_schema_is_another_folder(folder, monkeypatch):
-    """E15: what another version wrote is neither found nor read."""
+def test_e15_another_schema_is_another_folder(folder, monkeypatch):
+    """What another version wrote is neither found nor read."""
     monkeypatch.setattr("hfdistill.teachers.cache.contents.SCHEMA", 2)
     cached = CachedTeacher(folder, teacher=teacher())
     assert cached.store is None
@@ -134,8 +158,8 @@ def test_batches_have_one_number_of_tokens_and_the_longest_come_first(tmp_path):
     assert all((rows + 1) * width > 60 for rows, width in shapes[:-1])
 
 
-def test_other_versions_are_told(folder, caplog, monkeypatch):
-    """E12: recorded, warned of, and read all the same."""
+def test_e12_other_versions_are_told(folder, caplog, monkeypatch):
+    """Recorded, warned of, and read all the same."""
     CachedTeacher(folder)
     assert not caplog.records
     model = teacher()
