@@ -6,7 +6,7 @@ import argparse
 
 from hfdistill.cli.data_flags import add_data_flags, rows
 
-HELP = "ONNX and int8, compared with the student on real rows; nothing is written where too much is lost"
+HELP = "ONNX or OpenVINO, and int8, compared with the student on real rows; refused where it loses too much"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -24,10 +24,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--int8",
-        choices=["dynamic", "blockwise", "none"],
-        default="dynamic",
-        help="dynamic is the faster, blockwise the closer; none writes float32 alone",
+        choices=["auto", "dynamic", "blockwise", "static", "none"],
+        default="auto",
+        help="ONNX: dynamic (faster), blockwise (closer); OpenVINO: static; none writes float32 alone",
     )
+    parser.add_argument("--engine", choices=["onnx", "openvino"], default="onnx", help="what will run it")
+    parser.add_argument(
+        "--calibration", metavar="FILE",
+        help="texts that 8 bits are fitted to, best the training rows; default those of --data",
+    )  # fmt: skip
     parser.add_argument("--no-speed", action="store_true", help="time nothing")
 
 
@@ -37,12 +42,18 @@ def run(args: argparse.Namespace) -> int:
     from hfdistill.recipe.terminal import quiet_libraries
 
     with quiet_libraries():
+        calibration = None
+        if args.calibration is not None:
+            asked = {"data": args.calibration, "split": None, "rows": None, "config": None}
+            calibration = rows(argparse.Namespace(**{**vars(args), **asked}), usual="train")
         report = export(
             args.student,
             args.folder,
             data=rows(args),
             teacher=args.teacher,
             max_drop=args.max_drop,
+            engine=args.engine,
+            calibration=calibration,
             int8=None if args.int8 == "none" else args.int8,
             speed=not args.no_speed,
             max_length=args.max_length,

@@ -14,21 +14,31 @@ import torch
 from datasets import Dataset
 
 from hfdistill.evaluation.metrics.gold_labels import gold
-from hfdistill.evaluation.metrics.scores import Array, fidelity, pearson, scores
+from hfdistill.evaluation.metrics.scores import fidelity, pearson, scores
 from hfdistill.evaluation.models import Contender, LoadedModel, load_models
 from hfdistill.evaluation.predictions import evaluating, predict, speeds
 from hfdistill.evaluation.report import Speed
 from hfdistill.evaluation.speed import SpeedPlan, environment, size_mb
-from hfdistill.exporters.onnx import PACKAGES, OnnxModel
-from hfdistill.exporters.report import ExportReport, Format
+from hfdistill.exporters import onnx, openvino
+from hfdistill.exporters.onnx import OnnxModel
+from hfdistill.exporters.openvino import OpenVinoModel
+from hfdistill.exporters.report import ExportReport, Format, Mixed
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import accepted_inputs
 from hfdistill.network.task import task_kind
 
 METRICS = {"single_label": "accuracy", "multi_label": "subset_accuracy", "regression": "pearson"}
 MADE_UP_LENGTHS = (3, 8, 17, 33, 64)
-FILES = {"onnx": "model.onnx", "int8": "model_int8.onnx"}
+FILES = {
+    "onnx": "model.onnx",
+    "int8": "model_int8.onnx",
+    "openvino": "openvino_model.xml",
+    "openvino_int8": "openvino_model_int8.xml",
+}
 """Names of the files of the formats that are no PyTorch models."""
+
+
+Runtime = OnnxModel | OpenVinoModel
 
 
 def made_up_rows(config: Any) -> dict[str, list[list[int]]]:
@@ -55,7 +65,7 @@ class Bench:
     """Measures all formats on the same rows: "pytorch", "teacher", and ONNX files of the first."""
 
     def __init__(
-        self, models: Mapping[str, Contender | OnnxModel], data: Dataset | None, *, max_length: int
+        self, models: Mapping[str, Contender | Runtime], data: Dataset | None, *, max_length: int
     ) -> None:
         student: Any = models["pytorch"].model
         self.real = data is not None
@@ -63,52 +73,61 @@ class Bench:
         rows = Dataset.from_dict(made_up_rows(student.config)) if data is None else data
         self.models, self.data = _loaded(models, rows, max_length)
         self.count = len(rows)
-        batches = list(of_many_sizes(self.count))
+        self.mixed: dict[str, Mixed] = {}
+        self.batches = list(of_many_sizes(self.count))
+        self.labels, self.known = gold(self.data, self.models["pytorch"].config, {})
         with evaluating(self.models):
-            self.logits = {name: predict(loaded, batches) for name, loaded in self.models.items()}
+            self.logits = {name: predict(loaded, self.batches) for name, loaded in self.models.items()}
         self.largest = float(np.abs(self.logits["pytorch"]).max())
+
+    def replace(self, name: str, model: Runtime) -> None:
+        """Take another file for a format, and let it answer the rows."""
+        self.models[name] = as_onnx(self.models["pytorch"], name, model)
+        self.logits[name] = predict(self.models[name], self.batches)
+
+    def drop(self, name: str) -> float | None:
+        """Return the points that a format loses to the PyTorch student; of agreement without labels."""
+        own, plain = self._quality(name), self._quality("pytorch")
+        close = self._closeness(name, "pytorch")
+        if close is None:  # all answers are alike
+            return None
+        if own is None or plain is None:
+            own, plain = close, 1.0
+        return round(100 * (plain - own), 4)
 
     def report(self, staged: Path, *, max_drop: float, speed: bool) -> ExportReport:
         """Return everything measured; `staged` holds the files."""
-        labels, known = gold(self.data, self.models["pytorch"].config, {})
         with evaluating(self.models):
             times = speeds(self.models, SpeedPlan() if speed and self.real else None)
-        qualities = {name: self._quality(name, labels, known) for name in self.models}
+        engine = (onnx.PACKAGES, openvino.PACKAGES)["openvino" in self.models]
         return ExportReport(
             task=self.task,
             metric=METRICS[self.task],
             rows=self.count if self.real else 0,
-            labelled_rows=int(known.sum()),
+            labelled_rows=int(self.known.sum()),
             max_drop=max_drop,
-            formats=tuple(self._format(name, staged, qualities, times.get(name)) for name in self.models),
-            versions={name: version(name) for name in PACKAGES},
+            formats=tuple(self._format(name, staged, times.get(name)) for name in self.models),
+            versions={name: version(name) for name in engine},
             environment=environment(torch.device("cpu")),
         )
 
-    def _format(
-        self, name: str, staged: Path, qualities: Mapping[str, float | None], speed: Speed | None
-    ) -> Format:
+    def _format(self, name: str, staged: Path, speed: Speed | None) -> Format:
         file = FILES.get(name)
         other = name not in ("teacher", "pytorch")
-        own, plain = qualities[name], qualities["pytorch"]
-        close = self._closeness(name, "pytorch") if other else None
-        drop = None
-        if close is not None:
-            drop = 100 * (1 - close if own is None or plain is None else plain - own)
+        mb = file_mb(staged / file) if file else size_mb(self.models[name].model)
         difference = np.abs(self.logits[name] - self.logits["pytorch"]).max() if other else None
         beside = name != "teacher" and "teacher" in self.models
         return Format(
             name=name,
             file=file,
-            size_mb=round(
-                (staged / file).stat().st_size / 1e6 if file else size_mb(self.models[name].model), 4
-            ),
-            quality=own,
-            drop=None if drop is None else round(drop, 4),
+            size_mb=round(mb, 4),
+            quality=self._quality(name),
+            drop=self.drop(name) if other else None,
             max_difference=None if difference is None else float(difference),
-            agreement=close,
+            agreement=self._closeness(name, "pytorch") if other else None,
             teacher_agreement=self._closeness(name, "teacher") if beside else None,
             speed=speed,
+            mixed=self.mixed.get(name),
         )
 
     def _closeness(self, name: str, other: str) -> float | None:
@@ -118,26 +137,32 @@ class Bench:
             return pearson(a[:, 0].astype(np.float64), b[:, 0].astype(np.float64))
         return fidelity(self.task, a, b)["agreement"]
 
-    def _quality(self, name: str, labels: Array, known: Array) -> float | None:
-        if not known.any():
+    def _quality(self, name: str) -> float | None:
+        if not self.known.any():
             return None
-        return scores(self.task, self.logits[name][known], labels[known])[METRICS[self.task]]
+        return scores(self.task, self.logits[name][self.known], self.labels[self.known])[METRICS[self.task]]
+
+
+def file_mb(path: Path) -> float:
+    """Return the megabytes of an exported network, with the weights that lie beside it."""
+    files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+    return sum(file.stat().st_size for file in files) / 1e6
 
 
 def _loaded(
-    models: Mapping[str, Contender | OnnxModel], data: Dataset, max_length: int
+    models: Mapping[str, Contender | Runtime], data: Dataset, max_length: int
 ) -> tuple[dict[str, LoadedModel], Dataset]:
     """Return the formats with their rows; an ONNX file reads those of the network that it was made of."""
     networks = {n: models[n] for n in ("pytorch", "teacher") if isinstance(models.get(n), Contender)}
     loaded, data = load_models(networks, data, None, max_length)
     network = loaded["pytorch"]
     for name, model in models.items():
-        if isinstance(model, OnnxModel):
+        if isinstance(model, Runtime):
             loaded[name] = as_onnx(network, name, model)
     return {name: loaded[name] for name in models}, data
 
 
-def as_onnx(network: LoadedModel, name: str, model: OnnxModel) -> LoadedModel:
+def as_onnx(network: LoadedModel, name: str, model: Runtime) -> LoadedModel:
     """Return an ONNX file in the place of the network that it was made of, with the same rows.
 
     Args:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -17,9 +17,18 @@ from transformers import AutoTokenizer, PreTrainedModel
 from hfdistill.evaluation.measure import check_rows
 from hfdistill.evaluation.models import Contender
 from hfdistill.evaluation.report import PERCENT, TITLES
-from hfdistill.exporters.bench import FILES, Bench
-from hfdistill.exporters.onnx import OnnxModel, require_packages, to_int8, to_onnx
-from hfdistill.exporters.report import ExportReport
+from hfdistill.exporters.bench import FILES, Bench, Runtime, file_mb
+from hfdistill.exporters.mixed import SENSITIVITY_ROWS, by_loss, calibration_rows
+from hfdistill.exporters.onnx import OnnxModel, int8_layers, require_packages, to_int8, to_onnx
+from hfdistill.exporters.openvino import (
+    Arrays,
+    OpenVinoModel,
+    quantisable,
+    require_openvino,
+    to_openvino,
+    to_openvino_int8,
+)
+from hfdistill.exporters.report import ExportReport, Mixed
 from hfdistill.files.checkpoint import REPLACED, publish
 from hfdistill.files.plain_data import public_name, write_atomically
 from hfdistill.network.architectures import longest_input
@@ -31,6 +40,13 @@ from hfdistill.network.task import task_kind
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 TOLERANCE = 1e-4
 """What a float32 logit may differ by, for logits of size 1 and below; larger ones in proportion."""
+
+
+SCHEMES = {"onnx": ("dynamic", "blockwise"), "openvino": ("static",)}
+"""Ways to 8 bits by engine; the first one where none is named."""
+EIGHT_BITS = {"onnx": "int8", "openvino": "openvino_int8"}
+STEPS = 8
+"""In how many steps, at most, layers are left in float32."""
 
 
 class QualityGateError(ValueError):
@@ -49,21 +65,27 @@ def export(
     teacher: Source | Contender | None = None,
     tokenizer: Any = None,
     max_drop: float = 0.5,
-    int8: Literal["dynamic", "blockwise"] | None = "dynamic",
+    engine: Literal["onnx", "openvino"] = "onnx",
+    int8: Literal["auto", "dynamic", "blockwise", "static"] | None = "auto",
+    calibration: Dataset | None = None,
     speed: bool = True,
     max_length: int | None = None,
     label_names: Sequence[str] | None = None,
 ) -> ExportReport:
-    """Write a student as ONNX, and prove on real rows that it still answers as it did.
+    """Write a student as ONNX or for OpenVINO, and prove on real rows that it still answers as it did.
 
     The folder holds model.onnx, model_int8.onnx, tokenizer.json, config.json, export.json, a card and the
     sha256 of each file; ONNX Runtime and `tokenizers` run it without PyTorch or this library. It appears as
     a whole, or not at all: an earlier export of that name stays until the new one has passed.
 
+    With engine="openvino" it holds openvino_model.xml and openvino_model_int8.xml instead, with a .bin each.
+
     The float32 file must give the PyTorch logits to 1e-4. The int8 one may lose `max_drop` points of
     accuracy (exact matches for several labels, a hundredth of Pearson's correlation for regression), or of
     agreement with the PyTorch student where the rows have no labels. Rows are compared in batches of 1 to 8,
-    since int8 scales activations by the whole batch.
+    since int8 scales activations by the whole batch. Where 8 bits lose more, each layer is rounded alone on
+    calibration rows, and those that move the logits most stay float32, an eighth of all layers at a time; the
+    report says which. Only where that does not help either is the export refused.
 
     Args:
         student: Hub id, folder or model.
@@ -74,8 +96,12 @@ def export(
             map of its own.
         tokenizer: the student's; else that of its folder.
         max_drop: points that may be lost.
-        int8: also write a file with 8-bit weights, a quarter of the size: "dynamic" is the faster,
-            "blockwise" the closer; None writes none.
+        engine: "onnx" for ONNX Runtime, or "openvino".
+        int8: also write a file with 8-bit weights, a quarter of the size. For ONNX "dynamic" is the faster,
+            "blockwise" the closer; for OpenVINO "static", with scales from calibration rows. "auto" is
+            the first of the engine's, None writes none.
+        calibration: rows whose texts say how large activations are and which layers suffer from rounding;
+            best those trained on, their labels are not read. Default the texts of `data`.
         speed: time all formats.
         max_length: tokens per row, at most; tokenizer.json then cuts there.
         label_names: names of the classes 0, 1, … of models that have none (LABEL_0 …); config.json gets them.
@@ -85,8 +111,9 @@ def export(
 
     Raises:
         QualityGateError: too much is lost, with the numbers.
-        ModuleNotFoundError: 'hfdistill[export]' is not installed.
-        ValueError: no rows for int8, no fast tokenizer, or a folder that holds other things.
+        ModuleNotFoundError: 'hfdistill[export]' is not installed, or 'hfdistill[openvino]'.
+        ValueError: no rows for int8, another engine's scheme, no fast tokenizer, or a folder that holds other
+            things.
 
     Example:
         >>> export("out/student", "out/onnx", data=dev)  # doctest: +SKIP
@@ -94,7 +121,7 @@ def export(
     When to use it: on CPUs, int8 is usually several times as fast as PyTorch at batch 1 and a quarter of the
     size. When not: on GPUs, or where logits themselves matter, since int8 moves them by tenths.
     """
-    require_packages()
+    check_engine(engine, int8)
     folder = Path(folder).resolve()  # "o/.." has no name to stage under
     check_request(folder, data=data, int8=int8, max_drop=max_drop)
     if data is not None:
@@ -105,10 +132,15 @@ def export(
     staged = _stage(folder)
     try:
         room = [n for n in (max_length, tokenizer.model_max_length, longest_input(model.config)) if n]
-        models = _write(model, staged, tokenizer=tokenizer, max_length=min(room), int8=int8)
+        reads = _write_beside(model, staged, tokenizer=tokenizer, max_length=min(room))
+        calibration = data if calibration is None else calibration
+        feed = _feed(calibration if int8 else None, reads, min(room))
+        files, eight = _files(model, staged, reads=reads, engine=engine, int8=int8, feed=feed)
+        models: dict[str, Any] = {"pytorch": Contender(model, tokenizer), **files}
         if teacher is not None:
             models = {"teacher": _teacher(teacher, tokenizer, label_names), **models}
         bench = Bench(models, data, max_length=min(room))
+        _leave_floating(bench, eight, max_drop)
         report = bench.report(staged, max_drop=max_drop, speed=speed)
         _gate(report, folder, logits=bench.largest)
         report.save(staged / "export.json")
@@ -118,6 +150,20 @@ def export(
     finally:
         shutil.rmtree(staged.parent, ignore_errors=True)
     return report
+
+
+def check_engine(engine: str, int8: str | None) -> None:
+    """Refuse an engine that is not known or not installed, and a way to 8 bits that it has not."""
+    if engine not in SCHEMES:
+        raise ValueError(f"engine is {engine!r}, and a student is exported for {' or '.join(SCHEMES)}.")
+    if int8 is not None and int8 not in ("auto", *SCHEMES[engine]):
+        raise ValueError(
+            f"int8 is {int8!r}, and engine={engine!r} has {' and '.join(SCHEMES[engine])}. Name one of "
+            "these, auto, or none at all."
+        )
+    require_packages()
+    if engine == "openvino":
+        require_openvino()
 
 
 def check_request(folder: Path, *, data: Dataset | None, int8: str | None, max_drop: float) -> None:
@@ -214,15 +260,11 @@ def _stage(folder: Path) -> Path:
     return staged
 
 
-def _write(
-    model: PreTrainedModel, staged: Path, *, tokenizer: Any, max_length: int, int8: str | None
-) -> dict[str, Contender | OnnxModel]:
-    """Write the files, and give every format of the student as a model."""
+def _write_beside(model: PreTrainedModel, staged: Path, *, tokenizer: Any, max_length: int) -> ModelInputs:
+    """Write the config and the tokenizer, and return what the model reads."""
     check_tokenizer(tokenizer)
     name_padding(model, tokenizer)
     reads = ModelInputs.of(model, tokenizer)
-    files = onnx_files(model, staged, reads=reads, int8=int8)
-    models: dict[str, Contender | OnnxModel] = {"pytorch": Contender(model, tokenizer), **files}
     model.config.save_pretrained(staged)
     alone = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     alone.enable_padding(
@@ -233,7 +275,82 @@ def _write(
     )
     alone.enable_truncation(max_length)
     alone.save(str(staged / "tokenizer.json"))
-    return models
+    return reads
+
+
+def _fed(reads: ModelInputs) -> tuple[str, ...]:
+    """Return the names of what an exported network is fed."""
+    return tuple(name for name in INPUTS if name in reads.names)
+
+
+def _feed(rows: Dataset | None, reads: ModelInputs, max_length: int) -> list[Arrays]:
+    """Return what 8 bits are calibrated on; nothing without rows."""
+    return [] if rows is None else calibration_rows(rows, reads, inputs=_fed(reads), max_length=max_length)
+
+
+@dataclass(frozen=True)
+class _EightBits:
+    """How an ONNX file in float32 becomes one of an engine in 8 bits."""
+
+    engine: str
+    scheme: str
+    source: Path
+    path: Path
+    feed: list[Arrays]
+
+    def layers(self) -> list[str]:
+        """Return the names of what is rounded."""
+        return (int8_layers if self.engine == "onnx" else quantisable)(self.source)
+
+    def write(self, path: Path, floating: Collection[str] = ()) -> Runtime:
+        """Write a file with some layers in float32, and return it as a model."""
+        path = path.with_suffix(self.path.suffix)
+        path.unlink(missing_ok=True)  # the file before it may still be read
+        path.with_suffix(".bin").unlink(missing_ok=True)
+        if self.engine == "onnx":
+            to_int8(self.source, path, scheme=self.scheme, floating=floating)
+            return OnnxModel(path)
+        to_openvino_int8(self.source, path, batches=self.feed, floating=floating)
+        return OpenVinoModel(path)
+
+
+def _files(
+    model: PreTrainedModel, staged: Path, *, reads: ModelInputs, engine: str, int8: str | None,
+    feed: list[Arrays],
+) -> tuple[dict[str, Runtime], _EightBits | None]:  # fmt: skip
+    """Write an engine's files, and give them as models, with how its 8 bits are made."""
+    source = (staged if engine == "onnx" else staged.parent) / FILES["onnx"]
+    to_onnx(model, source, inputs=_fed(reads))
+    files: dict[str, Runtime] = {}
+    if engine == "onnx":
+        files["onnx"] = OnnxModel(source)
+    else:
+        to_openvino(source, staged / FILES["openvino"])
+        files["openvino"] = OpenVinoModel(staged / FILES["openvino"], precision="f32")
+    if int8 is None:
+        return files, None
+    name, scheme = EIGHT_BITS[engine], SCHEMES[engine][0] if int8 == "auto" else int8
+    eight = _EightBits(engine, scheme, source, staged / FILES[name], feed)
+    return {**files, name: eight.write(eight.path)}, eight
+
+
+def _leave_floating(bench: Bench, eight: _EightBits | None, max_drop: float) -> None:
+    """Leave more and more layers in float32, what loses most first, until 8 bits lose little enough."""
+    if eight is None:
+        return
+    name, plain = EIGHT_BITS[eight.engine], bench.models[eight.engine].model
+    drop, mb = bench.drop(name), file_mb(eight.path)
+    if drop is None or drop <= max_drop:
+        return
+    order = by_loss(eight.write, eight.layers(), plain, eight.feed)
+    step = -(-len(order) // STEPS)
+    for count in range(step, len(order), step):
+        bench.replace(name, eight.write(eight.path, order[:count]))
+        rows = min(SENSITIVITY_ROWS, len(eight.feed))
+        bench.mixed[name] = Mixed(tuple(order[:count]), len(order), drop, round(mb, 4), rows)
+        left = bench.drop(name)
+        if left is None or left <= max_drop:
+            return
 
 
 def onnx_files(
@@ -258,10 +375,11 @@ def onnx_files(
 def _gate(report: ExportReport, folder: Path, *, logits: float) -> None:
     """Refuse float32 that is not the model, and int8 that lost too much."""
     nothing = f"Nothing was written to {public_name(str(folder))}."
-    plain, allowed = report.of("onnx"), TOLERANCE * max(1.0, logits)
+    plain = next(each for each in report.formats if each.name in SCHEMES)
+    allowed = TOLERANCE * max(1.0, logits)
     if not (plain.max_difference is not None and plain.max_difference <= allowed):
         raise QualityGateError(
-            f"model.onnx differs from the PyTorch student by up to {plain.max_difference:.2g} in a logit, "
+            f"{plain.file} differs from the PyTorch student by up to {plain.max_difference:.2g} in a logit, "
             f"where {allowed:.2g} is rounding: the exporter does not know this architecture. {nothing} "
             f"Report it with the versions {report.versions}.",
             report,
@@ -275,8 +393,11 @@ def _gate(report: ExportReport, folder: Path, *, logits: float) -> None:
             numbers = f"{file.drop:.2f} points of agreement with the PyTorch student"
         else:
             numbers = f"{file.drop:.2f} {unit} of {what} ({100 * before:.2f} → {100 * file.quality:.2f})"
+        mixed = file.mixed
+        tried = f" with {len(mixed.floating)} of {mixed.layers} layers in float32" if mixed else ""
         raise QualityGateError(
-            f"{file.file} loses {numbers} on {report.rows:,} rows, more than max_drop={report.max_drop:g}. "
+            f"{file.file} loses {numbers} on {report.rows:,} rows, more than "
+            f"max_drop={report.max_drop:g}{tried}. "
             f"It agrees with the PyTorch student on {100 * (file.agreement or 0):.1f} % of them, and a "
             f"logit moves by up to {file.max_difference:.2g}. {nothing} Allow more with max_drop, or export "
             "with int8=None (--int8 none).",

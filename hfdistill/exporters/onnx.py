@@ -8,8 +8,9 @@ import importlib.util
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ def to_onnx(model: PreTrainedModel, path: Path, *, inputs: tuple[str, ...]) -> N
     mask[1, 5:] = 0
     sample = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
     sample = {name: sample[name] for name in inputs}
-    with _quiet():
+    with quiet():
         try:
             graph = OnnxExporter().export(_plain(model), sample, config=OnnxConfig(dynamic=True)).program
         except Exception as error:
@@ -66,6 +67,7 @@ def to_onnx(model: PreTrainedModel, path: Path, *, inputs: tuple[str, ...]) -> N
         for axis, name in zip(value.type.tensor_type.shape.dim, ("batch", "tokens"), strict=True):
             if axis.dim_param:
                 axis.dim_param = name
+    _name_layers(proto.graph)
     for noted in [proto, proto.graph, *proto.graph.node, *proto.graph.input, *proto.graph.output]:
         noted.doc_string = ""
         del noted.metadata_props[:]  # stack traces, with the paths of this machine
@@ -76,6 +78,34 @@ def to_onnx(model: PreTrainedModel, path: Path, *, inputs: tuple[str, ...]) -> N
         )
     onnx.save_model(proto, path)
     check_file(path)
+
+
+def _name_layers(graph: Any) -> None:
+    """Give each node with weights the name of its module, as far as the names of its constants say it."""
+    readers = {name: node for node in graph.node for name in node.input}
+    taken = {node.name for node in graph.node}
+    for node in layers_of(graph):
+        constants = list(node.input)
+        if node.op_type == "MatMul" and readers[node.output[0]].op_type == "Add":
+            constants = list(readers[node.output[0]].input)  # the weight itself was transposed, and renamed
+        names = [name.rpartition(".")[0] for name in constants if name.endswith((".weight", ".bias"))]
+        if names and names[0] not in taken:
+            taken.add(names[0])
+            node.name = names[0]
+
+
+def layers_of(graph: Any) -> list[Any]:
+    """Return the nodes with weights that 8 bits round: products with a matrix, and tables."""
+    matrices = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
+    place = {"MatMul": 1, "Gemm": 1, "Gather": 0}
+    return [n for n in graph.node if n.op_type in place and n.input[place[n.op_type]] in matrices]
+
+
+def int8_layers(source: Path) -> list[str]:
+    """Return the names of the layers that `to_int8` rounds."""
+    import onnx
+
+    return [node.name for node in layers_of(onnx.load(str(source)).graph)]
 
 
 def _plain(model: PreTrainedModel) -> PreTrainedModel:
@@ -104,7 +134,7 @@ def _not_exported(model: PreTrainedModel, reason: object) -> ValueError:
     )
 
 
-def to_int8(source: Path, path: Path, *, scheme: str) -> None:
+def to_int8(source: Path, path: Path, *, scheme: str, floating: Collection[str] = ()) -> None:
     """Quantise the matrices and the embedding tables of an ONNX file to 8 bits; no calibration.
 
     Args:
@@ -112,24 +142,27 @@ def to_int8(source: Path, path: Path, *, scheme: str) -> None:
         path: of the new file.
         scheme: "dynamic", int8 weights by channel and activations scaled by the whole batch on the fly; or
             "blockwise", weights and activations scaled by blocks of BLOCK numbers: closer, and slower.
+        floating: names of layers, of `int8_layers`, that stay float32.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     kinds = ["Gather", "Gemm", "MatMul"]
-    with _quiet():
+    with quiet():
         if scheme == "blockwise":
             from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
             blocks = MatMulNBitsQuantizer(
-                onnx.load(str(source)), bits=8, block_size=BLOCK, is_symmetric=True, accuracy_level=4
-            )
+                onnx.load(str(source)), bits=8, block_size=BLOCK, is_symmetric=True, accuracy_level=4,
+                nodes_to_exclude=list(floating),
+            )  # fmt: skip
             blocks.process()
             onnx.save_model(blocks.model.model, path)
             source, kinds = path, ["Gather"]
         quantize_dynamic(
-            source, path, op_types_to_quantize=kinds, per_channel=True, weight_type=QuantType.QInt8
-        )
+            source, path, op_types_to_quantize=kinds, per_channel=True, weight_type=QuantType.QInt8,
+            nodes_to_exclude=list(floating),
+        )  # fmt: skip
     check_file(path)
 
 
@@ -185,7 +218,7 @@ class OnnxModel(nn.Module):
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the progress and the remarks that exporters print about operators nobody uses here."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -42,12 +42,44 @@ for logits in session.run(["logits"], feed)[0]:
 """
 
 
+OPENVINO_USAGE = USAGE.replace("import onnxruntime\n", "import openvino\n")
+OPENVINO_USAGE = OPENVINO_USAGE.replace(
+    'session = onnxruntime.InferenceSession(f"{folder}/MODEL")',
+    'model = openvino.Core().compile_model(f"{folder}/MODEL", "CPU", {OPTIONS})',
+)
+OPENVINO_USAGE = OPENVINO_USAGE.replace("{i.name:", "{i.any_name:").replace(
+    "columns[i.name]", "columns[i.any_name]"
+)
+OPENVINO_USAGE = OPENVINO_USAGE.replace("session.get_inputs()", "model.inputs")
+OPENVINO_USAGE = OPENVINO_USAGE.replace('session.run(["logits"], feed)[0]', 'model(feed)["logits"]')
+EXACT = '"INFERENCE_PRECISION_HINT": "f32"'
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Layers that stay float32 in a file of 8 bits which would otherwise lose too much.
+
+    Args:
+        floating: their names, the one first whose rounding moves the logits most.
+        layers: how many there are in all.
+        drop: points that were lost with all of them in 8 bits.
+        size_mb: megabytes of the file with all of them in 8 bits.
+        calibration_rows: rows on which each layer alone was rounded, to see how far the logits move.
+    """
+
+    floating: tuple[str, ...]
+    layers: int
+    drop: float
+    size_mb: float
+    calibration_rows: int
+
+
 @dataclass(frozen=True)
 class Format:
     """One way to run the student, or the teacher.
 
     Args:
-        name: "teacher", "pytorch", "onnx" or "int8".
+        name: "teacher", "pytorch", "onnx", "int8", "openvino" or "openvino_int8".
         file: in the exported folder; None for a PyTorch model.
         size_mb: megabytes (1e6 bytes) of its file.
         quality: the report's metric on the labelled rows; None without labels.
@@ -56,6 +88,7 @@ class Format:
         agreement: share of rows whose answer is the PyTorch student's; for regression Pearson's correlation.
         teacher_agreement: the same with the teacher.
         speed: None where speed was not asked for.
+        mixed: which layers stay float32 in a file of 8 bits; None where none had to.
     """
 
     name: str
@@ -67,6 +100,7 @@ class Format:
     agreement: float | None
     teacher_agreement: float | None
     speed: Speed | None
+    mixed: Mixed | None = None
 
 
 @dataclass(frozen=True)
@@ -109,14 +143,17 @@ class ExportReport:
     def card(self, name: str) -> str:
         """Return the README.md of an exported folder."""
         rows = [[escape(cell) for cell in self._cells(exported)] for exported in self.formats]
-        best = (
-            "model_int8.onnx" if any(exported.name == "int8" for exported in self.formats) else "model.onnx"
-        )
-        usage = USAGE.replace("FOLDER", "path/to/this/folder").replace("MODEL", best)
+        best = self.formats[-1]
+        openvino = best.name.startswith("openvino")
+        usage = (OPENVINO_USAGE if openvino else USAGE).replace("MODEL", str(best.file))
+        usage = usage.replace("FOLDER", "path/to/this/folder")
+        usage = usage.replace("OPTIONS", EXACT if best.name == "openvino" else "")
+        engine, tag = ("OpenVINO", "openvino") if openvino else ("ONNX Runtime", "onnx")
+        package = "openvino" if openvino else "onnxruntime"
         return (
-            "---\nlibrary_name: onnx\npipeline_tag: text-classification\ntags: [hfdistill, onnx]\n---\n\n"
-            f"# {escape(name)}, for ONNX Runtime\n\nTokens and batches of any size; `tokenizer.json` pads "
-            f"and cuts. It needs `onnxruntime`, `tokenizers` and `numpy` alone:\n\n```python\n{usage}```\n\n"
+            f"---\nlibrary_name: {tag}\npipeline_tag: text-classification\ntags: [hfdistill, {tag}]\n---\n\n"
+            f"# {escape(name)}, for {engine}\n\nTokens and batches of any size; `tokenizer.json` pads "
+            f"and cuts. It needs `{package}`, `tokenizers` and `numpy` alone:\n\n```python\n{usage}```\n\n"
             f"## What it is worth\n\n{table(self._header(), rows)}\n\n"
             f"{escape(self._measured_on(), limit=1000)}\n\n"
             "`export.json` has all numbers, `hfdistill.json` the sha256 of every file.\n"
@@ -169,7 +206,21 @@ class ExportReport:
             f" Milliseconds: one row alone, {speed.latency_rows} rows; rows/s: batches of "
             f"{speed.batch_size}; tokenization is not timed."
         )  # fmt: skip
+        mixed = "".join(f" {_mixture(each, unit)}" for each in self.formats if each.mixed is not None)
         return (
-            f"On {on}, in batches of 1 to 8; a loss over {self.max_drop:g} {unit} would have failed.{timed} "
+            f"On {on}, in batches of 1 to 8; a loss over {self.max_drop:g} {unit} would have failed."
+            f"{mixed}{timed} "
             f"{e.cpu}, {e.threads} of {e.cores} cores used, torch {e.torch}, {libraries}, {e.date[:10]}."
         )
+
+
+def _mixture(exported: Format, unit: str) -> str:
+    """Return which layers stay float32, why, and what that costs."""
+    mixed = cast(Mixed, exported.mixed)
+    shown = ", ".join(mixed.floating[:6]) + (" …" if len(mixed.floating) > 6 else "")
+    rows = mixed.calibration_rows
+    return (
+        f"In {exported.name} {len(mixed.floating)} of {mixed.layers} layers stay float32 ({shown}), those "
+        f"whose rounding moves the logits of {rows} calibration rows most: all in 8 bits lost "
+        f"{mixed.drop:.2f} {unit}, at {mixed.size_mb:.1f} MB instead of {exported.size_mb:.1f}."
+    )

@@ -1,4 +1,4 @@
-"""A student that answers texts: as a model of PyTorch, or as the ONNX file that `export` made of it."""
+"""A student that answers texts: as a model of PyTorch, or as what `export` made of it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from hfdistill.network.task import TaskKind, task_kind
 logger = logging.getLogger(__name__)
 
 _WORDS = "words"
+FLOAT32 = "openvino_model.xml"
 Texts = Mapping[str, Sequence[Any]]
 """Columns `text`[, `text_pair`], or `tokens`, of some rows."""
 
@@ -70,11 +71,11 @@ def load_predictor(
     batch_size: int = 32,
     label_names: Sequence[str] | None = None,
 ) -> Predictor:
-    """Return a student from a Hub id or a folder, of PyTorch or of ONNX.
+    """Return a student from a Hub id or a folder, of PyTorch, ONNX or OpenVINO.
 
     Args:
         student: Hub id, a folder that holds a model and its tokenizer, or one that `export` wrote, of which
-            model.onnx is taken, or a file of it.
+            the float32 network is taken, or a file of it.
         max_length: tokens per row, at most.
         batch_size: rows that are answered at once.
         label_names: names of its classes 0, 1, …; default those of its config.
@@ -87,11 +88,11 @@ def load_predictor(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, and 1 or more rows are answered at once. Usual: 32.")
-    onnx = _onnx_file(Path(student))
+    exported = _exported_file(Path(student))
     network: Network
-    if onnx is not None:
-        config = AutoConfig.from_pretrained(str(onnx.parent), trust_remote_code=False)
-        network = _Onnx(onnx, max_length)
+    if exported is not None:
+        config = AutoConfig.from_pretrained(str(exported.parent), trust_remote_code=False)
+        network = _Exported(exported, max_length)
     else:
         model = load_classifier(student, role="student")
         tokenizer = load_tokenizer(student)
@@ -124,12 +125,11 @@ def _names(config: Any, label_names: Sequence[str] | None) -> list[str]:
     return list(label_names)
 
 
-def _onnx_file(student: Path) -> Path | None:
-    if student.suffix == ".onnx" and student.is_file():
+def _exported_file(student: Path) -> Path | None:
+    if student.suffix in (".onnx", ".xml") and student.is_file():
         return student
-    if (student / "model.onnx").is_file() and not (student / "model.safetensors").is_file():
-        return student / "model.onnx"
-    return None
+    files = [student / name for name in ("model.onnx", FLOAT32) if (student / name).is_file()]
+    return files[0] if files and not (student / "model.safetensors").is_file() else None
 
 
 class _Torch:
@@ -172,13 +172,16 @@ class _Torch:
         return answers
 
 
-class _Onnx:
-    """By ONNX Runtime and tokenizer.json, which cuts where `export` was asked to."""
+class _Exported:
+    """By ONNX Runtime or OpenVINO and tokenizer.json, which cuts where `export` was asked to."""
 
     def __init__(self, path: Path, max_length: int | None) -> None:
         from hfdistill.exporters.onnx import OnnxModel
+        from hfdistill.exporters.openvino import OpenVinoModel
 
-        self.model = OnnxModel(path)
+        self.model: Any = (
+            OnnxModel(path) if path.suffix == ".onnx" else OpenVinoModel(path, precision=_precision(path))
+        )
         self.tokenizer = Tokenizer.from_file(str(path.parent / "tokenizer.json"))
         padding = self.tokenizer.padding or {}
         self.pad_id, self.left = padding.get("pad_id", 0), padding.get("direction") == "left"
@@ -208,6 +211,11 @@ class _Onnx:
             mask[place, span] = 1
         logits: Tensor = self.model(input_ids=ids, attention_mask=mask, token_type_ids=types)["logits"]
         return list(_finite(logits.float()))
+
+
+def _precision(path: Path) -> str | None:
+    """Return "f32" for the float32 network, as the gate compared it; OpenVINO's own choice for 8 bits."""
+    return "f32" if path.name == FLOAT32 else None
 
 
 def _finite(logits: Tensor) -> Tensor:

@@ -250,12 +250,13 @@ class Outcome:
         options = {"max_length": self.args.max_length, **(self.recipe.export or {})}
         if self.run.smoke:  # two steps teach nothing that could be lost
             options |= {"speed": False, "max_drop": SMOKE_DROP}
-        self.run.terminal.heading("export: ONNX and int8, compared with the student on the same rows")
+        self.run.terminal.heading("export: float32 and int8, compared with the student on the same rows")
         report = export(
             str(self.folder),
             self.onnx,
             data=self.run.rows.evaluation,
             teacher=self._beside(self.teacher_folder),
+            calibration=self.run.rows.train,
             **options,
         )
         print(report.table())

@@ -15,8 +15,7 @@ from uuid import uuid4
 
 from transformers import PreTrainedModel, set_seed
 
-from hfdistill.exporters.gate import check_architecture, check_request, check_tokenizer
-from hfdistill.exporters.onnx import require_packages
+from hfdistill.exporters.gate import check_architecture, check_engine, check_request, check_tokenizer
 from hfdistill.files.plain_data import printable
 from hfdistill.network.loading import load_tokenizer
 from hfdistill.recipe import schema
@@ -132,11 +131,12 @@ def _check_packages(run: Run) -> None:
     """Refuse an export that could not be written, and say which pictures and scores will be missing."""
     export = run.recipe.export
     if export is not None:
-        require_packages()
+        int8 = export.get("int8", "auto")
+        check_engine(export.get("engine", "onnx"), int8)
         check_request(
             Path(run.args.output_dir, "onnx"),
             data=run.rows.evaluation,
-            int8=export.get("int8", "dynamic"),
+            int8=int8,
             max_drop=export.get("max_drop", 0.5),
         )
     if run.recipe.measurement is None:

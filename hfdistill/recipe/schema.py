@@ -136,7 +136,7 @@ TRAINER = _component(
 AFTERWARDS = {
     "measure": _component(f"{_HERE}:Measurement"),
     "export": _component(
-        "hfdistill.exporters.gate:export", "student", "folder", "data", "teacher", "tokenizer"
+        "hfdistill.exporters.gate:export", "student", "folder", "data", "teacher", "tokenizer", "calibration"
     ),
     "card": _component(f"{_HERE}:Card"),
 }

@@ -32,7 +32,7 @@ from hfdistill import (
     static_from_teacher,
     with_exits,
 )
-from hfdistill.exporters.onnx import OnnxModel, check_file, require_packages
+from hfdistill.exporters.onnx import OnnxModel, check_file, int8_layers, require_packages, to_int8
 from hfdistill.exporters.report import USAGE
 from hfdistill.files.checkpoint import verify
 from tests.conftest import make_bert, make_dataset, make_tokenizer
@@ -230,7 +230,7 @@ def test_regression_without_rows_is_compared_on_made_up_ones(tmp_path):
     assert "made-up rows alone" in (tmp_path / "o" / "README.md").read_text()
 
 
-def wreck(source, path, *, scheme):
+def wreck(source, path, *, scheme, floating=()):
     """An int8 file that answers the opposite."""
     import onnx
     from onnx import numpy_helper
@@ -418,3 +418,43 @@ def test_attention_is_written_as_two_products_and_a_softmax(made):
     products = {node.output[0] for node in nodes if node.op_type == "MatMul" and "Softmax" in
                 {made_by.get(name) for name in node.input}}  # fmt: skip
     assert {n.op_type for n in nodes if products & set(n.input)} == {"Transpose"}
+
+
+def test_layers_that_lose_most_stay_float32_until_the_gate_passes(quick, monkeypatch, tmp_path):
+    """The classifier alone is ruined by 8 bits here: it is found, left as it is, and told."""
+    written = []
+
+    def ruined(source, path, *, scheme, floating=()):
+        written.append(sorted(floating))
+        (shutil.copy(source, path) if "classifier" in floating else wreck(source, path, scheme=scheme))
+
+    monkeypatch.setattr(gate, "to_int8", ruined)
+    data = make_dataset(40).remove_columns("label")
+    report = export(quick / "student", tmp_path / "o", data=data, calibration=make_dataset(8), speed=False)
+    mixed = report.of("int8").mixed
+    assert (mixed.floating[0], len(mixed.floating), mixed.layers) == ("classifier", 3, 17)
+    assert (mixed.drop, mixed.calibration_rows, report.of("int8").drop) == (100, 8, 0)
+    assert written[0] == []
+    assert [len(each) for each in written[1:-1]] == [16] * 17, "each layer is rounded alone"
+    assert written[-1] == sorted(mixed.floating)
+    assert "3 of 17 layers stay float32 (classifier, " in " ".join(report.table().split())
+    assert ExportReport.load(tmp_path / "o" / "export.json") == report
+
+
+def test_layers_left_floating_are_not_rounded(made, tmp_path):
+    import onnx
+
+    source = made[0] / "onnx" / "model.onnx"
+    layers = int8_layers(source)
+    assert {"bert.embeddings.word_embeddings", "bert.pooler.dense", "classifier"} <= set(layers)
+    kept = [name for name in layers if "embeddings" not in name][:6]
+    to_int8(source, tmp_path / "m.onnx", scheme="dynamic", floating=kept)
+    nodes = onnx.load(str(tmp_path / "m.onnx")).graph.node
+    assert {node.name for node in nodes if node.op_type in ("MatMul", "Gemm")} >= set(kept)
+    assert sum(node.op_type == "MatMulInteger" for node in nodes) == 6 + 2
+
+
+def test_an_engine_has_its_own_ways_to_8_bits(tmp_path):
+    for engine, int8 in (("openvino", "dynamic"), ("onnx", "static"), ("tflite", "auto")):
+        with pytest.raises(ValueError, match="engine"):
+            export(make_bert(1), tmp_path / "o", data=make_dataset(8), engine=engine, int8=int8)

@@ -313,13 +313,14 @@ def test_width_is_chosen_on_training_rows(here):
 def test_an_export_is_judged_before_training_and_told_the_length(here, monkeypatch):
     page = ["export={int8: dynamic}", "training.max_length=9"]
     seen = []
-    monkeypatch.setattr("hfdistill.recipe.rehearsal.require_packages", lambda: None)
+    monkeypatch.setattr("hfdistill.exporters.gate.require_packages", lambda: None)
     monkeypatch.setattr(
         "hfdistill.recipe.outcome.export", lambda *_, **told: seen.append(told) or SimpleNamespace(table=str)
     )
     run_recipe(read_recipe("page.yaml", overrides=page), smoke=True)
     assert (seen[0]["max_length"], seen[0]["speed"], seen[0]["int8"]) == (9, False, "dynamic")
     assert seen[0]["max_drop"] >= 100
+    assert "text" in seen[0]["calibration"].column_names
     (here / "out" / "onnx").mkdir()
     (here / "out" / "onnx" / "thesis.txt").write_text("x")
     with pytest.raises(ValueError, match="holds other things"):

@@ -239,6 +239,7 @@ class Outcome:
         options = {"max_length": self.run.args.max_length, **(asked or {})}
         if self.look.form != "pytorch":
             options |= {"int8": "dynamic" if self.look.form == "int8" else None, "max_drop": NO_GATE}
+            options["engine"] = "onnx"  # in which it was measured
         return export(
             str(self.folder), self.out / "onnx", data=self.rows.evaluation, teacher=self.teacher, **options
         )
