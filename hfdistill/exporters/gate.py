@@ -132,24 +132,27 @@ def export(
     staged = _stage(folder)
     try:
         room = [n for n in (max_length, tokenizer.model_max_length, longest_input(model.config)) if n]
-        reads = _write_beside(model, staged, tokenizer=tokenizer, max_length=min(room))
-        calibration = data if calibration is None else calibration
-        feed = _feed(calibration if int8 else None, reads, min(room))
-        files, eight = _files(model, staged, reads=reads, engine=engine, int8=int8, feed=feed)
-        models: dict[str, Any] = {"pytorch": Contender(model, tokenizer), **files}
+        rows = data if calibration is None else calibration
+        options: dict[str, Any] = {"max_length": min(room), "engine": engine, "int8": int8, "rows": rows}
+        models, eight = _write(model, staged, tokenizer=tokenizer, **options)
         if teacher is not None:
             models = {"teacher": _teacher(teacher, tokenizer, label_names), **models}
         bench = Bench(models, data, max_length=min(room))
         _leave_floating(bench, eight, max_drop)
         report = bench.report(staged, max_drop=max_drop, speed=speed)
         _gate(report, folder, logits=bench.largest)
-        report.save(staged / "export.json")
         name = public_name(str(student if isinstance(student, (str, Path)) else folder))
-        write_atomically(staged / "README.md", report.card(name))
-        publish(staged, folder, run={"kind": "export", "student": name})
+        _publish(report, staged, folder, name)
     finally:
         shutil.rmtree(staged.parent, ignore_errors=True)
     return report
+
+
+def _publish(report: ExportReport, staged: Path, folder: Path, name: str) -> None:
+    """Write report and card beside the files, and put all of it in place."""
+    report.save(staged / "export.json")
+    write_atomically(staged / "README.md", report.card(name))
+    publish(staged, folder, run={"kind": "export", "student": name})
 
 
 def check_engine(engine: str, int8: str | None) -> None:
@@ -258,6 +261,17 @@ def _stage(folder: Path) -> Path:
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
     return staged
+
+
+def _write(
+    model: PreTrainedModel, staged: Path, *, tokenizer: Any, max_length: int, engine: str, int8: str | None,
+    rows: Dataset | None,
+) -> tuple[dict[str, Contender | Runtime], _EightBits | None]:  # fmt: skip
+    """Write the files, and give every format of the student as a model, with how its 8 bits are made."""
+    reads = _write_beside(model, staged, tokenizer=tokenizer, max_length=max_length)
+    feed = _feed(rows if int8 else None, reads, max_length)
+    files, eight = _files(model, staged, reads=reads, engine=engine, int8=int8, feed=feed)
+    return {"pytorch": Contender(model, tokenizer), **files}, eight
 
 
 def _write_beside(model: PreTrainedModel, staged: Path, *, tokenizer: Any, max_length: int) -> ModelInputs:

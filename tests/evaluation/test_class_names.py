@@ -93,11 +93,11 @@ def test_export_does_too(tmp_path, monkeypatch):
 
     def write(model, staged, *, tokenizer, **options):
         (staged / "model.onnx").write_bytes(b"stand-in")
-        return {"pytorch": Contender(model, tokenizer), "onnx": StandIn(model)}
+        return {"pytorch": Contender(model, tokenizer), "onnx": StandIn(model)}, None
 
     monkeypatch.setattr(gate, "_write", write)
     monkeypatch.setattr(gate, "require_packages", lambda: None)
-    monkeypatch.setattr("hfdistill.exporters.bench.PACKAGES", ())
+    monkeypatch.setattr("hfdistill.exporters.onnx.PACKAGES", ())
     data = load(write_csv(tmp_path / "train.csv", ["anger", "calm"]))["train"]
     options = {"tokenizer": make_tokenizer(), "speed": False, "int8": None, "teacher": make_four()}
     report = export(make_four(), tmp_path / "onnx", data=data, **options)
