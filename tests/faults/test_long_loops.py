@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -77,21 +78,38 @@ def test_c1_killed_at_random_moments(whole, tmp_path):
 
 @pytest.mark.distributed
 def test_c1_two_processes_killed_at_random_moments(tmp_path):
-    """The whole process group of a launch is killed, as a scheduler does it."""
-    dice, began = random.Random(17), time.monotonic()
+    """The launcher and its two processes are killed at one moment, as a machine that stops does it."""
+    dice = random.Random(17)
     assert launch("-m", "tests.faults.trained", str(tmp_path / "whole")).returncode == 0
-    seconds = time.monotonic() - began
     words = "from tests.distributed.launched import launch; import sys; launch(*sys.argv[1:])"
+    steps = []
     for trial in range(KILLS_OF_TWO):
         run = tmp_path / str(trial)
         command = [sys.executable, "-c", words, "-m", "tests.faults.trained", str(run)]
-        process = subprocess.Popen(command, cwd=Path(__file__).parents[2], start_new_session=True)
-        time.sleep(dice.uniform(seconds / 2, seconds))  # the first half is imports
-        os.killpg(process.pid, signal.SIGKILL)
+        process = subprocess.Popen(command, cwd=Path(__file__).parents[2])
+        begun, end = run / f"checkpoint-{dice.randrange(1, trained.STEPS)}", time.monotonic() + 120
+        while not begun.exists() and time.monotonic() < end:
+            time.sleep(0.001)
+        time.sleep(dice.uniform(0, 0.2))
+        for pid in processes_of(run):
+            os.kill(pid, signal.SIGKILL)
         process.wait()
-        assert launch("-m", "tests.faults.trained", str(run)).returncode == 0
+        steps.append(newest_step(run))
+        done = launch("-m", "tests.faults.trained", str(run))
+        assert done.returncode == 0, done.stderr[-3000:]
         assert same(last_weights(run), last_weights(tmp_path / "whole")), trial
         shutil.rmtree(run)
+    print(f"{KILLS_OF_TWO} of {KILLS_OF_TWO} resumed; went on from step: {sorted(steps)}")
+
+
+def processes_of(folder):
+    """The processes that this test has started for a folder: its name is among their words."""
+    own, found = str(folder).encode(), []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if own in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return [pid for pid in found if pid != os.getpid()]
 
 
 @pytest.mark.distributed
