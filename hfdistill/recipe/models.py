@@ -31,10 +31,17 @@ CALIBRATION_ROWS, CALIBRATION_BATCH = 256, 32
 
 
 class ModelBuilder:
-    """It makes teachers and students for the rows of a run."""
+    """It makes teachers and students for the rows of a run.
 
-    def __init__(self, rows: Rows, *, seed: int, max_length: int | None) -> None:
-        self.rows, self.seed, self.max_length = rows, seed, max_length
+    Args:
+        rows: of the run.
+        seed: of what is drawn, such as a new head.
+        max_length: tokens of a row.
+        device: where a student is fitted to its teacher.
+    """
+
+    def __init__(self, rows: Rows, *, seed: int, max_length: int | None, device: Any = "cpu") -> None:
+        self.rows, self.seed, self.max_length, self.device = rows, seed, max_length, device
         self.classes: list[str] | None = None  # of the teacher, where the data names none
 
     def start(self, source: Source) -> PreTrainedModel:
@@ -129,7 +136,7 @@ class ModelBuilder:
         if texts:
             fit = self._refit(texts)
         if fit is not None:
-            of_run["fit"] = fit
+            of_run |= {"fit": fit, "teacher": whole.to(self.device)}  # the student comes to be there, too
         set_seed(self.seed)  # the same new head for student and baseline
         return build(component, arguments, of_run)
 

@@ -156,7 +156,9 @@ class Run:
         facts = deciding_facts(recipe.page, self.rows)
         refuse_other_page(self.args, facts)
         self.facts = json.dumps(facts, indent=1)
-        self.builder = ModelBuilder(self.rows, seed=self.args.seed, max_length=self.args.max_length)
+        self.builder = ModelBuilder(
+            self.rows, seed=self.args.seed, max_length=self.args.max_length, device=self.args.device
+        )
         self.recommended = Recommended(recipe, self.rows, self.args)
         self.origin: str | None = None
         self.answerable: Any = None  # the training rows, where the teacher answers only some of them

@@ -188,11 +188,14 @@ def test_blocks_are_chosen_by_importance(here):
 
 
 @pytest.mark.parametrize("fit", [True, 20, "two/train.parquet"])
-def test_a_student_is_fitted_to_the_training_texts_or_to_others(here, fit):
-    workshop = ModelBuilder(read_rows({"source": "two"}, Splits(), seed=0), seed=0, max_length=9)
-    teacher = load_classifier("teacher")
+def test_a_student_is_fitted_to_the_training_texts_or_to_others(here, monkeypatch, fit):
+    rows = read_rows({"source": "two"}, Splits(), seed=0)
+    workshop = ModelBuilder(rows, seed=0, max_length=9, device="the accelerator")
+    teacher, moved = load_classifier("teacher"), []
+    monkeypatch.setattr(teacher, "to", lambda device: moved.append(device) or teacher)
     plan = schema.Student("shrink", {"layers": 2, "fit": fit})
     student, tokenizer = workshop.student(plan, of=teacher, origin="teacher", like=None)
+    assert moved == ["the accelerator"]
     texts = Dataset.from_parquet(fit)["text"][:] if isinstance(fit, str) else workshop.rows.train["text"][:]
     rows = 20 if fit == 20 else None
     straight = shrink(teacher, layers=2, fit=Refit(texts, rows=rows, max_length=9), tokenizer=tokenizer)

@@ -27,7 +27,7 @@ from hfdistill.recipe.goal.candidates import Candidate
 from hfdistill.recipe.goal.evidence import Evidence
 from hfdistill.recipe.goal.sizing import MAX_BYTES, Size, Sizes
 from hfdistill.recipe.goal.target import LEARNING_RATE, Goal
-from hfdistill.recipe.goal.trials import Look, Trials
+from hfdistill.recipe.goal.trials import Judge, Look, Trials
 from hfdistill.recipe.rows import Rows
 from hfdistill.recipe.run import Run
 
@@ -252,7 +252,7 @@ class Outcome:
             if self.metric == exported.metric:
                 own, theirs = exported.of(form).quality, exported.of("teacher").quality
                 return own / theirs if own is not None and theirs else None
-            return None
+            return self._judged()
         if self.metric == "agreement":
             return (report.student.fidelity or {}).get("agreement")
         own, theirs = (
@@ -260,6 +260,17 @@ class Outcome:
             for model in (report.student, report.teacher)
         )
         return own / theirs if own is not None and theirs else None
+
+    def _judged(self) -> float | None:
+        """Return what the student keeps on the rows that are reported by a metric that an export has not."""
+        length = self.run.args.max_length
+        try:
+            judge = Judge(self.rows.evaluation, self.teacher, self.goal, max_length=length)
+        except ValueError:  # these rows have no labels
+            return None
+        if judge.metric != self.metric:
+            return None
+        return judge.evidence(self.folder, self.look.form).kept
 
     def _summary(
         self, report: Report, exported: ExportReport | None, reported: float | None

@@ -205,6 +205,15 @@ def test_data_without_a_path_keeps_its_columns(here, source):
     assert data["train"].features["label"].dtype == "int64"
 
 
+def test_a_metric_that_an_export_has_not_is_measured_on_the_rows_to_report(here, monkeypatch):
+    made, result_of = [], fitting.Outcome.result
+    monkeypatch.setattr(fitting.Outcome, "result", lambda self: made.append(self) or result_of(self))
+    result = search(metric="macro_f1", keep=0.2)
+    assert made[0]._judged() == pytest.approx(result.reported)
+    made[0].rows = replace(made[0].rows, evaluation=made[0].rows.evaluation.remove_columns("label"))
+    assert made[0]._judged() is None
+
+
 def test_a_search_that_has_ended_trains_nothing_again(here, monkeypatch):
     first = search(keep=1.0)
     monkeypatch.setattr(trying.Trials, "_train", lambda *_: pytest.fail("the winner is trained again"))
