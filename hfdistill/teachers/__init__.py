@@ -3,7 +3,7 @@
 from hfdistill.teachers.as_model import TeacherAsModel
 from hfdistill.teachers.base import ModelTeacher, Teacher, as_teacher, assign_column_prefixes
 from hfdistill.teachers.cache.contents import CacheError, Contents
-from hfdistill.teachers.cache.recording import record, record_missing
+from hfdistill.teachers.cache.recording import count_missing, record, record_missing
 from hfdistill.teachers.cache.teacher import CachedTeacher
 from hfdistill.teachers.ensemble import Ensemble
 from hfdistill.teachers.folds import FoldTeacher

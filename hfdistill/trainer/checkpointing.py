@@ -128,6 +128,7 @@ class CheckpointingTrainer(Trainer):
         with contextlib.ExitStack() as closed_at_the_end:
             self._hold_folder(closed_at_the_end)
             self._check_processes()
+            self.sharding.settle(self.model)
             self._find_checkpoint(resume_from_checkpoint)
             closed_at_the_end.enter_context(self._interrupts.watching(processes=self.args.world_size))
             return super().train(None if self._resumed is None else str(self._resumed), *args, **kwargs)
@@ -170,7 +171,6 @@ class CheckpointingTrainer(Trainer):
     def _find_checkpoint(self, resume_from_checkpoint: str | bool | None) -> None:
         """Find the checkpoint to go on from, and check it."""
         self._resumed = None
-        self.sharding.save_whole_models()
         if resume_from_checkpoint is True:
             self._resumed = checkpoint.newest_complete(Path(self.args.output_dir))
             if self._resumed is None:

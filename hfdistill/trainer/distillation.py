@@ -238,6 +238,7 @@ class DistillationTrainer(CheckpointingTrainer):
                 train=self.train_dataset,
                 checked=self._rows_to_check(),
                 as_batches=self._as_teacher_reads,
+                accelerator=self.accelerator,
                 progress=self.is_world_process_zero() and not self.args.disable_tqdm,
             )
         self.teacher = self.teacher if cached is None else cached

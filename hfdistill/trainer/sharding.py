@@ -40,11 +40,22 @@ class Sharding:
         """Whether each process holds a part of the weights, and not all of them."""
         return self.name.startswith("FSDP") or self.name == "ZeRO-3"
 
-    def save_whole_models(self) -> None:
-        """Let ZeRO-3 write a student that `from_pretrained` reads; by itself it writes parts alone."""
+    def settle(self, student: Any) -> None:
+        """Fill in what accelerate's settings leave open, or leave to what does not work.
+
+        ZeRO-3 shall write a student that `from_pretrained` reads; by itself it writes parts alone. FSDP2
+        divides what Transformers names as layers, where no other is named, and the word embeddings apart.
+        BERT names the module around these as well, which torch then refuses to divide a second time.
+        """
         if self.name == "ZeRO-3":
             zero = self.plugin.deepspeed_config["zero_optimization"]
             zero["stage3_gather_16bit_weights_on_model_save"] = True
+        if self.name == "FSDP2" and self.plugin.transformer_cls_names_to_wrap is None:
+            table = getattr(student, "get_input_embeddings", lambda: None)()
+            layers = [part for part in student.modules() if not any(each is table for each in part.modules())]
+            named = getattr(student, "_no_split_modules", None) or ()
+            there = {type(part).__name__ for part in layers}
+            self.plugin.transformer_cls_names_to_wrap = sorted(there & set(named))
 
     @contextlib.contextmanager
     def saving_whole_model(self) -> Iterator[None]:

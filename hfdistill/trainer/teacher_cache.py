@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from hfdistill.data import FreshCopies
 from hfdistill.objectives import Blend
-from hfdistill.teachers import CachedTeacher, CacheError, Contents, Teacher, record_missing
+from hfdistill.teachers import CachedTeacher, CacheError, Contents, Teacher, count_missing, record_missing
 from hfdistill.teachers.text.teacher import TextAnswers
 
 
@@ -52,11 +56,16 @@ class TeacherCache:
         train: Any,
         checked: Any,
         as_batches: Callable[[Any], tuple[Any, Callable[[Any], Any]]],
+        accelerator: Accelerator,
         progress: bool,
     ) -> None:
         """Ask the live teacher about every row that is not recorded yet, and let go of it.
 
-        It is kept where new rows may come: from data without a length, and from fresh copies.
+        It is kept where new rows may come: from data without a length, and from fresh copies. The processes
+        of the run share the work by the folder, on however many machines they are.
+
+        Raises:
+            CacheError: where rows are missing, and they do not see the same folder.
         """
         fresh = isinstance(train, FreshCopies)
         if fresh and teacher.teacher is None:
@@ -64,15 +73,45 @@ class TeacherCache:
                 "The training data is rewritten in every epoch, and this recorded teacher can answer nothing "
                 "new. Give CachedTeacher(folder, teacher=...), or a fixed set: augment(dataset, method)."
             )
-        for data in (train.rows if fresh else train, checked):
-            if data is not None and hasattr(data, "__len__"):
-                rows, collate = as_batches(data)
-                record_missing(teacher, rows, collate, progress=progress)
+        every = (train.rows if fresh else train, checked)
+        sets = [as_batches(data) for data in every if data is not None and hasattr(data, "__len__")]
+        if teacher.teacher is not None:
+            _check_shared(teacher, sets, accelerator)
+        for rows, collate in sets:
+            record_missing(teacher, rows, collate, progress=progress)
         if hasattr(train, "__len__") and not fresh:
             live = teacher.teacher
             teacher.drop_live_teacher()
             if isinstance(live, nn.Module):
                 live.to("cpu")  # it may be the user's own, who goes on with it
+
+
+def _check_shared(teacher: CachedTeacher, sets: Any, accelerator: Accelerator) -> None:
+    """Refuse a folder of each process's own, in which each would ask about every row by itself."""
+    if accelerator.num_processes == 1 or accelerator.num_processes == (seen := _seeing(teacher, accelerator)):
+        return
+    missing = sum(count_missing(teacher, rows, collate) for rows, collate in sets)
+    if accelerator.reduce(torch.tensor(float(missing), device=accelerator.device)).item():
+        raise CacheError(
+            f"{teacher.folder} is not one folder for all {accelerator.num_processes} processes ({seen} of "
+            "them see what the first one writes there), and each would ask the teacher about every row. Name "
+            "a folder on a disk that all of them see. Or record on one machine, hfdistill.record(teacher, "
+            f"dataset, folder={str(teacher.folder.parent)!r}), and copy the folder to the others."
+        )
+
+
+def _seeing(teacher: CachedTeacher, accelerator: Accelerator) -> int:
+    """Return how many processes see what the first one writes into the teacher's folder."""
+    (name,) = broadcast_object_list([uuid4().hex])
+    mark = teacher.folder / f".{name}"
+    if accelerator.is_main_process:
+        mark.touch(mode=0o600)
+    accelerator.wait_for_everyone()
+    seen = torch.tensor(float(mark.is_file()), device=accelerator.device)
+    seeing = int(accelerator.reduce(seen).item())
+    if accelerator.is_main_process:
+        mark.unlink(missing_ok=True)
+    return seeing
 
 
 def asked_members(teacher: Teacher | None) -> list[TextAnswers]:

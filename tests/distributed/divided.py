@@ -38,7 +38,6 @@ FSDP2 = {
     "FSDP_VERSION": "2",
     "FSDP_RESHARD_AFTER_FORWARD": "true",
     "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-    "FSDP_TRANSFORMER_CLS_TO_WRAP": "BertLayer",
     "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
     "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
     "FSDP_OFFLOAD_PARAMS": "false",
@@ -158,10 +157,6 @@ if __name__ == "__main__":
     again = [kind.removeprefix("again-") for kind in kinds if kind.startswith("again-")]
     kinds = [kind for kind in kinds if not kind.startswith("again-")]
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    settings = dict(FSDP2) if name.startswith("FSDP2") else {}
-    if settings:
-        settings["FSDP_STATE_DICT_TYPE"] = (
-            "FULL_STATE_DICT" if name.endswith("full") else "SHARDED_STATE_DICT"
-        )
+    settings = {"FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"} if name.endswith("full") else {}
     with passing_for_gpus(**settings):
         run(Path(sys.argv[1]), processes, kinds, again)

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from tests.distributed import divided
-from tests.distributed.launched import launch
+from tests.distributed.launched import ROOT, launch
 
+CONFIGS = ROOT / "recipes" / "accelerate"
 ZERO = ["ZeRO-1", "ZeRO-2", "ZeRO-3"]
 SIZES = [
     "train_batch_size",
@@ -81,25 +82,32 @@ def one(tmp_path_factory):
     return folder
 
 
+def launch_as(name, folder, *words):
+    """Launch two processes with a config of recipes/accelerate, or with DeepSpeed's own for ZeRO-1 and 2."""
+    words = ["-m", "tests.distributed.divided", str(folder), name, *words]
+    if name.startswith("FSDP2"):
+        return launch(*words, kind=f"--config_file={CONFIGS / 'fsdp2.yaml'}")
+    if name == "ZeRO-3":
+        return launch(*words, kind=f"--config_file={CONFIGS / 'zero3.yaml'}", DS_ACCELERATOR="cpu")
+    settings = dict.fromkeys(SIZES, "auto") | {
+        "zero_optimization": {"stage": int(name[-1]), "reduce_bucket_size": 10**5},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+    path = folder / "zero.json"
+    path.write_text(json.dumps(settings))
+    options = {"deepspeed_config_file": path}
+    return launch(*words, kind="--use_deepspeed", options=options, DS_ACCELERATOR="cpu")
+
+
 @pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("name", ["FSDP2", "FSDP2-full", *ZERO])
 def test_every_kind_on_two_processes(one, name, tmp_path):
+    if name in ZERO and importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("DeepSpeed is not installed")
     kinds = [kind for kind in divided.KINDS if (kind, name) != ("theseus", "ZeRO-3")]
-    words = ["-m", "tests.distributed.divided", str(tmp_path), name, *kinds, "again-inside", "again-ema"]
-    if name in ZERO:
-        if importlib.util.find_spec("deepspeed") is None:
-            pytest.skip("DeepSpeed is not installed")
-        settings = dict.fromkeys(SIZES, "auto") | {
-            "zero_optimization": {"stage": int(name[-1]), "reduce_bucket_size": 10**5},
-            "zero_allow_untested_optimizer": True,
-            "zero_force_ds_cpu_optimizer": False,
-        }
-        (tmp_path / "zero.json").write_text(json.dumps(settings))
-        options = {"deepspeed_config_file": tmp_path / "zero.json"}
-        done = launch(*words, kind="--use_deepspeed", options=options, DS_ACCELERATOR="cpu")
-    else:
-        done = launch(*words)
+    done = launch_as(name, tmp_path, *kinds, "again-inside", "again-ema")
     assert done.returncode == 0, done.stderr[-3000:]
     for kind in kinds:
         assert_same(one, tmp_path, kind)

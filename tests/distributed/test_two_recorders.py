@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from tests.conftest import make_dataset
@@ -31,3 +32,15 @@ def test_two_processes_record_the_same_bytes_and_share_the_work(outcomes):
 def test_a_cached_run_on_two_processes_is_that_of_one(outcomes):
     one, two = (load_file(outcomes[n][0] / "tensors.safetensors")["weights"].double() for n in (1, 2))
     assert ((one - two).norm() / one.norm()).item() <= 1e-6
+
+
+@pytest.mark.distributed
+def test_processes_that_see_no_common_folder_are_told_to_copy_one(outcomes):
+    one, two = outcomes[1][0], outcomes[2][0]
+    assert (one / "apart-0.txt").read_text() == ""  # one process has no other to share with
+    for rank in range(2):
+        message = (two / f"apart-{rank}.txt").read_text()
+        assert "is not one folder for all 2 processes (1 of them see" in message
+        assert "copy the folder to the others" in message
+    copied, shared = (load_file(two / f"{name}.safetensors")["weights"] for name in ("apart", "tensors"))
+    assert torch.equal(copied, shared)

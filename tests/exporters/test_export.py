@@ -403,3 +403,18 @@ def test_what_the_exporter_does_not_get_through_is_said_in_one_line(made, tmp_pa
     monkeypatch.setattr("transformers.exporters.exporter_onnx.OnnxExporter.export", fail)
     with pytest.raises(ValueError, match=r"BertForSequenceClassification cannot be.*\(Could not guard\)"):
         export(made[0] / "student", tmp_path / "onnx", data=make_dataset(4))
+
+
+def test_attention_is_written_as_two_products_and_a_softmax(made):
+    """`scaled_dot_product_attention` has a `Where` a layer, for rows that may look at nothing."""
+    import onnx
+
+    nodes = onnx.load(str(made[0] / "onnx" / "model.onnx")).graph.node
+    made_by = {output: node.op_type for node in nodes for output in node.output}
+    count = {kind: sum(node.op_type == kind for node in nodes) for kind in ("Softmax", "IsNaN", "MatMul")}
+    assert (count["Softmax"], count["IsNaN"], count["MatMul"]) == (2, 0, 2 * 8)
+    after = [node.op_type for node in nodes if "Softmax" in {made_by.get(name) for name in node.input}]
+    assert after == ["MatMul", "MatMul"]
+    products = {node.output[0] for node in nodes if node.op_type == "MatMul" and "Softmax" in
+                {made_by.get(name) for name in node.input}}  # fmt: skip
+    assert {n.op_type for n in nodes if products & set(n.input)} == {"Transpose"}

@@ -46,8 +46,17 @@ def test_a_run_on_one_process_divides_nothing(arguments):
 
 def test_zero3_is_told_to_write_whole_models():
     plugin = SimpleNamespace(zero_stage=3, deepspeed_config={"zero_optimization": {"stage": 3}})
-    Sharding.of(accelerator(deepspeed_plugin=plugin)).save_whole_models()
+    Sharding.of(accelerator(deepspeed_plugin=plugin)).settle(make_bert(1))
     assert plugin.deepspeed_config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] is True
+
+
+@pytest.mark.parametrize(("named", "layers"), [(None, ["BertLayer"]), (["BertOutput"], ["BertOutput"])])
+def test_fsdp2_divides_no_module_around_the_word_embeddings(named, layers):
+    model = make_bert(1)
+    assert set(model._no_split_modules) == {"BertEmbeddings", "BertLayer"}
+    plugin = SimpleNamespace(fsdp_version=2, transformer_cls_names_to_wrap=named)
+    Sharding.of(accelerator(fsdp_plugin=plugin)).settle(model)
+    assert plugin.transformer_cls_names_to_wrap == layers
 
 
 def test_theseus_is_refused_where_weights_are_never_whole():

@@ -49,8 +49,9 @@ def record(
 
     Rows are sorted by length, in batches of one number of tokens, without gradients; each text is asked once.
     What is recorded already is not asked again, so the same command goes on after a kill, and several
-    processes, started by `accelerate launch` or by hand, share the work. Each shard of up to 4,096 rows is
-    written whole or not at all.
+    processes, started by `accelerate launch` or by hand, on one machine or on several that see one folder,
+    share the work. Each shard of up to 4,096 rows is written whole or not at all, and named by its content:
+    the shards of two folders, copied into one, are one recording.
 
     Args:
         teacher: a model, a Hub id, a path or a `Teacher`. It is asked where it lies; one that is named moves
@@ -128,6 +129,12 @@ def record_missing(
     missing = np.flatnonzero(cached.missing(keys))
     if len(missing):
         raise CacheError(cached.missing_message(len(missing), of=len(keys)))
+
+
+def count_missing(cached: CachedTeacher, dataset: Any, collate: Collate) -> int:
+    """Return how many rows are not recorded."""
+    keys, _ = _scan(cached, dataset, collate)
+    return int(cached.missing(keys).sum())
 
 
 def _longest_first(rows: Ints, keys: NDArray[np.uint8], lengths: Ints) -> Ints:

@@ -1,5 +1,6 @@
 """Recorded answers are the live teacher's, and those of no other teacher, text or settings."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -133,6 +134,18 @@ def test_two_fresh_recordings_are_the_same_bytes(tmp_path):
         recorded(tmp_path / name, rows, contents=INSIDE)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
     assert len(shards(tmp_path / "one")) == 1
+
+
+def test_the_shards_of_two_folders_copied_into_one_are_one_recording(tmp_path):
+    data = encoded(24)
+    halves = {"one": range(12), "other": range(12, 24)}
+    for name, rows in halves.items():
+        recorded(tmp_path / name, data.select(rows))
+    for shard in shards(tmp_path / "other"):
+        shutil.copy(shard, tmp_path / "one" / shard.parent.name)
+    merged = CachedTeacher(tmp_path / "one")
+    batch = batch_of(data)
+    assert torch.equal(merged.trace(batch).logits, recorded(tmp_path / "whole").trace(batch).logits)
 
 
 def test_the_folder_is_its_owner_s(tmp_path):
