@@ -20,8 +20,8 @@ def freeze(student: nn.Module, args: TrainingArguments) -> None:
     """
     if not option(args, "freeze_embeddings"):
         return
-    find: Any = getattr(student, "get_input_embeddings", None)
-    table = None if find is None else find()
+    embeddings: Any = getattr(student, "get_input_embeddings", lambda: None)
+    table = embeddings()
     if table is None:
         raise ValueError(
             "freeze_embeddings leaves the table of word embeddings as it is, and "
