@@ -77,6 +77,7 @@ def test_c1_killed_at_random_moments(whole, tmp_path):
 
 
 @pytest.mark.distributed
+@pytest.mark.timeout(7200)  # each trial starts two launches
 def test_c1_two_processes_killed_at_random_moments(tmp_path):
     """The launcher and its two processes are killed at one moment, as a machine that stops does it."""
     dice = random.Random(17)
