@@ -181,6 +181,13 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+DOT = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c489"
+    "0000000d49444154789c6360606060000000050001a5f645400000000049454e44ae426082"
+)
+"""A picture of one pixel."""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _frozen():
     """Likewise what the tests of a module have imported and left."""
@@ -211,6 +218,15 @@ def _float32():
     from hfdistill.recipe import run_defaults
 
     run_defaults.fast_bf16 = lambda **_: False
+
+
+@pytest.fixture
+def dots(monkeypatch):
+    """Pictures of a report are made, and a dot is written: rendering takes half of the time of a page."""
+    from hfdistill.evaluation import plots
+    from hfdistill.files.plain_data import write_atomically
+
+    monkeypatch.setattr(plots, "save", lambda made, path: write_atomically(path, DOT))
 
 
 @pytest.fixture(scope="session", autouse=True)

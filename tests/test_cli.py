@@ -43,6 +43,8 @@ training: {output_dir: out, max_steps: 2, use_cpu: true}
 measure: {speed: false}
 """
 
+pytestmark = pytest.mark.usefixtures("dots")
+
 
 @pytest.fixture(scope="module")
 def things(tmp_path_factory):

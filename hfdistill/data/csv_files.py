@@ -164,6 +164,11 @@ def _column_names(file: Path, header: Sequence[str]) -> tuple[str, ...]:
         raise ValueError(
             f"{file.name} has columns of the same name: {list(header)}. Rename them so that each differs."
         )
+    if any("\0" in name for name in named):
+        raise ValueError(
+            f"{file.name} has a zero byte in the name of a column: {list(header)}. Rename it; or is the file "
+            "of another encoding? Pass encoding=."
+        )
     names: list[str] = []
     for place, name in enumerate(header):
         while not name or (name in names and not header[place]):

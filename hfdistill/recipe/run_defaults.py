@@ -45,7 +45,8 @@ def is_worth_recording(recipe: Recipe, rows: Rows, args: Any) -> bool:
     is_rewritten = recipe.objective == RECOMMENDED and len(rows.train) <= FEW_ROWS
     rows_read = args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     epochs = args.num_train_epochs if args.max_steps <= 0 else rows_read / max(1, len(rows.train))
-    is_plain = not (is_chain or is_rewritten or args.mixup)
+    machines = args.world_size > int(os.environ.get("LOCAL_WORLD_SIZE", args.world_size))  # without one disk?
+    is_plain = not (is_chain or is_rewritten or args.mixup or machines)
     return is_model and is_plain and epochs > 1 and can_be_recorded(recipe, rows)
 
 

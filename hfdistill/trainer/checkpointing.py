@@ -126,25 +126,26 @@ class CheckpointingTrainer(Trainer):
             ValueError: where True is given and there is none.
         """
         with contextlib.ExitStack() as closed_at_the_end:
-            self._hold_folder(closed_at_the_end)
+            trial = kwargs.get("trial", args[0] if args else None)  # trials may run side by side
+            self._hold_folder(Path(self._get_output_dir(trial)), closed_at_the_end)
             self._check_processes()
             self.sharding.settle(self.model)
             self._find_checkpoint(resume_from_checkpoint)
             closed_at_the_end.enter_context(self._interrupts.watching(processes=self.args.world_size))
             return super().train(None if self._resumed is None else str(self._resumed), *args, **kwargs)
 
-    def _hold_folder(self, closed_at_the_end: contextlib.ExitStack) -> None:
-        """Take the output folder for this run, and the time of its beginning, the same on all processes."""
+    def _hold_folder(self, folder: Path, closed_at_the_end: contextlib.ExitStack) -> None:
+        """Take the folder of the checkpoints, and the time that this run begins at, the same for all."""
         refusal: Exception | None = None
         if self.is_world_process_zero() and self.args.save_strategy != "no":
             try:
-                closed_at_the_end.enter_context(only_run(Path(self.args.output_dir)))
+                closed_at_the_end.enter_context(only_run(folder))
             except FolderInUse as error:
                 refusal = error
             except OSError as error:
                 refusal = CheckpointError(
-                    f"No checkpoint can be written to {self.args.output_dir} ({error}). Choose another "
-                    "output_dir, or save_strategy='no'."
+                    f"No checkpoint can be written to {folder} ({error}). Choose another output_dir, or "
+                    "save_strategy='no'."
                 )
         self._began, refusal = broadcast_object_list([time.time(), refusal])
         if refusal is not None:

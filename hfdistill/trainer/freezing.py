@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from transformers import TrainingArguments
 
@@ -18,7 +20,8 @@ def freeze(student: nn.Module, args: TrainingArguments) -> None:
     """
     if not option(args, "freeze_embeddings"):
         return
-    table = student.get_input_embeddings() if hasattr(student, "get_input_embeddings") else None
+    embeddings: Any = getattr(student, "get_input_embeddings", lambda: None)
+    table = embeddings()
     if table is None:
         raise ValueError(
             "freeze_embeddings leaves the table of word embeddings as it is, and "

@@ -13,6 +13,8 @@ from hfdistill.evaluation.side_by_side import side_by_side
 from tests.conftest import make_bert, make_sentences, make_tokenizer
 from tests.recipe import material
 
+pytestmark = pytest.mark.usefixtures("dots")
+
 
 @pytest.fixture(scope="module")
 def things(tmp_path_factory):

@@ -274,6 +274,8 @@ def test_names_of_columns(tmp_path):
     assert bad == [BadLine(4, "has 1 cell where the header has 2 (te\nxt, label)", "b\n")]
     write(tmp_path, {"spaced.csv": "Text , label\na,x\nb,y\n"})
     assert load(tmp_path / "spaced.csv")["train"].to_list()[1] == {"text": "b", "label": 1}
+    with pytest.raises(ValueError, match="a zero byte in the name of a column"):
+        read(tmp_path, "text,la\0b\na,b\n")
     write(tmp_path, {"headless.csv": "a warm film with heart,1\ndull,0\n"})
     with pytest.raises(ValueError, match="If the first line is a row, put a header above it"):
         load(tmp_path / "headless.csv")

@@ -3,6 +3,11 @@ import pytest
 from tests.recipe import material
 
 
+@pytest.fixture(autouse=True)
+def _dots(dots):
+    """No page of these tests renders its pictures."""
+
+
 @pytest.fixture(scope="session")
 def things(tmp_path_factory):
     return material.make(tmp_path_factory.mktemp("things"))

@@ -1,5 +1,7 @@
 """What a run decides where its page is silent."""
 
+from types import SimpleNamespace
+
 import pytest
 
 import hfdistill
@@ -7,10 +9,11 @@ from hfdistill.recipe import run_defaults
 from hfdistill.recipe.check import check
 from hfdistill.recipe.page import Page
 from hfdistill.recipe.run import Run
-from hfdistill.recipe.run_defaults import precision
+from hfdistill.recipe.run_defaults import is_worth_recording, precision
 
 pytestmark = pytest.mark.usefixtures("here")
 PAGE = ""
+READ = ("max_steps", "train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "mixup")
 TRAINING = {"output_dir": "out", "num_train_epochs": 2, "per_device_train_batch_size": 16, "use_cpu": True}
 VALUES = {
     "teacher": "teacher",
@@ -59,6 +62,14 @@ def test_a_teacher_whose_answers_are_read_twice_is_recorded(sections, recorded):
     run = run_of(**sections)
     assert run.is_recorded is recorded
     assert ("teacher_cache" in run.options) is recorded
+
+
+def test_processes_of_several_machines_record_where_the_page_says(monkeypatch):
+    run = run_of()
+    args = SimpleNamespace(**{name: getattr(run.args, name) for name in READ}, world_size=2)
+    assert is_worth_recording(run.recipe, run.rows, args) is True
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    assert is_worth_recording(run.recipe, run.rows, args) is False
 
 
 def test_recorded_and_asked_each_time_train_alike(here, capsys):
