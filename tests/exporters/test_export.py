@@ -384,7 +384,7 @@ def test_from_the_command_line(quick, tmp_path, capsys):
         "--data",
         str(tmp_path / "validation.parquet"),
     ]
-    assert main([*words, "--no-speed", "--max-drop", "30", "--rows", "20"]) == 0
+    assert main([*words, "--no-speed", "--max-drop", "100", "--rows", "20"]) == 0
     assert "int8" in capsys.readouterr().out
     assert ExportReport.load(tmp_path / "o" / "export.json").rows == 20
 
