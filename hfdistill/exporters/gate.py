@@ -378,7 +378,7 @@ def onnx_files(
         reads: what the model reads.
         int8: the scheme, see `to_int8`; None for float32 alone.
     """
-    to_onnx(model, folder / FILES["onnx"], inputs=tuple(name for name in INPUTS if name in reads.names))
+    to_onnx(model, folder / FILES["onnx"], inputs=_fed(reads))
     models = {"onnx": OnnxModel(folder / FILES["onnx"])}
     if int8:
         to_int8(folder / FILES["onnx"], folder / FILES["int8"], scheme=int8)
