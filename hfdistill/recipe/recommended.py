@@ -85,11 +85,6 @@ class Recommended:
             return str(error).split(". ")[0]
         return None
 
-    def _batch(self) -> int:
-        """Return the rows of an optimizer step."""
-        args = self.args
-        return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
-
     def settings(self, plan: Student, student: PreTrainedModel, *, is_taught: bool) -> dict[str, Any]:
         """Return the training arguments that the page leaves open.
 
@@ -124,7 +119,7 @@ class Recommended:
         if not STUDENTS[plan.kind].has_attention:
             settings["learning_rate"], why = RATE_WITHOUT_ATTENTION, f"a {plan.kind} student"
         elif plan.kind == "shrink" and spec is not None:
-            batch = self._batch()
+            batch = rows_a_step(self.args)
             rate = RATE * min(1.0, WIDTH / spec.width) * min(1.0, (batch / BATCH) ** 0.5)
             settings["learning_rate"] = float(f"{rate:.2g}")
             why = f"width {spec.width}, {batch} rows a step"
@@ -187,6 +182,11 @@ class Recommended:
             reasons = "; ".join(printable(reason, limit=200) for reason in left_out)
             self.choices["left out"] = f"nothing more of the teacher is compared: {reasons}"
         return "; ".join([f"recommended: {objective}", *self.choices.values()])
+
+
+def rows_a_step(args: Any) -> int:
+    """Return the rows of an optimizer step, on all processes."""
+    return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
 
 
 def _tokenizers(teacher: Any) -> list[Any]:
