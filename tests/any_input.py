@@ -6,8 +6,8 @@ from hypothesis import HealthCheck, given, settings
 def holds_for(inputs, check, *, examples):
     """Call `check` with that many inputs; one that fails is made as small as possible, and shown.
 
-    Examples are derived from the test itself, and nothing is kept between runs: a failure on one machine is one
-    on each. Time is not looked at here, for machines of the tests are busy.
+    Examples follow from the test itself, and nothing is kept between runs: what fails on one machine fails on
+    each. Time is not looked at, since machines that test are busy.
     """
     quiet = settings(
         max_examples=examples,

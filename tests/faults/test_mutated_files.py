@@ -1,4 +1,4 @@
-"""Files with any content are read, or refused by an error of ours: never another, never late, never at length."""
+"""Files with any content are read, or refused by an error of ours: in 5 seconds, in little memory."""
 
 import csv
 import dataclasses

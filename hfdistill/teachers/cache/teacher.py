@@ -21,8 +21,8 @@ from hfdistill.teachers.cache.contents import (
     SCHEMA,
     CacheError,
     Contents,
-    identity_of,
     column,
+    identity_of,
     make_folder,
     write_facts,
 )
