@@ -271,7 +271,7 @@ class Peak:
 KINDS = (page, csv_file, load, answers_file, report, manifest, facts, recording)
 
 
-@pytest.mark.parametrize("examples", [25, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [20, pytest.param(3000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
 def test_any_content_is_read_or_refused(folder, tmp_path, monkeypatch, caplog, make, examples):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
