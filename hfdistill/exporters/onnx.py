@@ -230,7 +230,7 @@ class OnnxModel(nn.Module):
 
 
 def session(path: str | Path, threads: int | None) -> Any:
-    """Return an ONNX file ready to run on the CPU; with as many threads as torch uses where none are named."""
+    """Return an ONNX file ready to run on the CPU; by default with as many threads as torch uses."""
     require_packages()
     import onnxruntime
 

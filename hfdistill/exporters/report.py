@@ -125,8 +125,8 @@ class Format:
 
     Args:
         name: "teacher", "pytorch", "onnx", "int8", "openvino" or "openvino_int8".
-        file: in the exported folder; of a student with exits the pattern of the files of its stages, in order;
-            None for a PyTorch model.
+        file: in the exported folder; of a student with exits the pattern of the files of its stages; None
+            for a PyTorch model.
         size_mb: megabytes (1e6 bytes) of its file, or of all of them.
         quality: the report's metric on the labelled rows; None without labels.
         drop: what it lost to the PyTorch student, in points; of agreement where there are no labels.
@@ -276,8 +276,8 @@ def _leaving(formats: Sequence[Format]) -> str:
         for name, each in exits.items()
     )
     return (
-        f" Rows leave where the uncertainty is below {first.threshold:g}, after so many of {first.depth} layers "
-        f"on average: {where}."
+        f" Rows leave where the uncertainty is below {first.threshold:g}, after so many of {first.depth} "
+        f"layers on average: {where}."
     )
 
 

@@ -1,8 +1,9 @@
-"""A student with exits as ONNX: a graph for each stage, and a runner that sends on the rows that are not sure."""
+"""A student with exits as ONNX: a graph for each stage, and a runner that sends on the unsure rows."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,7 +102,9 @@ class Stage(nn.Module):
         parts, passed = blocks(self.backbone), {}
         hooks = []
         if hidden_states is not None:
-            hooks.append(parts[self.first].register_forward_pre_hook(_feeding(hidden_states), with_kwargs=True))
+            hooks.append(
+                parts[self.first].register_forward_pre_hook(_feeding(hidden_states), with_kwargs=True)
+            )
         if not self.is_last:
             hooks.append(parts[self.last].register_forward_pre_hook(_keeping(passed), with_kwargs=True))
         try:
@@ -120,7 +123,9 @@ def _stages(model: Any) -> list[Stage]:
     """Return the stages of a model with exits, in order."""
     gives_tuple: list[bool] = []
     hooks = [
-        block.register_forward_hook(lambda _block, _args, output: gives_tuple.append(isinstance(output, tuple)))
+        block.register_forward_hook(
+            lambda _block, _args, output: gives_tuple.append(isinstance(output, tuple))
+        )
         for block in blocks(model)
     ]
     with torch.no_grad(), quiet():
@@ -130,7 +135,7 @@ def _stages(model: Any) -> list[Stage]:
     ends = [0, *model.config.exits, len(gives_tuple)]
     return [
         Stage(model, first=first, last=last, gives_tuple=gives_tuple)
-        for first, last in zip(ends, ends[1:], strict=False)
+        for first, last in itertools.pairwise(ends)
     ]
 
 
@@ -225,7 +230,8 @@ class StagedModel(nn.Module):
         if len(paths) != len(self.layers) or len(paths) < 2:
             raise ValueError(
                 f"{folder.name} holds {len(paths)} files of stages, and its config.json has exits at "
-                f"{self.layers[:-1]}: one file each and one for the rest are needed. Export the student again."
+                f"{self.layers[:-1]}: one file each and one for the rest are needed. Export the student "
+                "again."
             )
         self.threshold = checked_threshold(described.exit_threshold if threshold is None else threshold)
         self.classes = described.num_labels
@@ -274,7 +280,7 @@ class StagedModel(nn.Module):
     def heads(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Return the logits of every exit and of the last head, side by side: (B, heads x C). No row leaves."""
+        """Return the logits of all heads side by side, the exits' first: (B, heads * C). No row leaves."""
         batch = {"input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None:
             batch["token_type_ids"] = token_type_ids
@@ -325,14 +331,14 @@ def checked_threshold(threshold: float | None) -> float:
         )
     if isinstance(threshold, bool) or not 0 < threshold <= 1:
         raise ValueError(
-            f"exit_threshold lies above 0 and up to 1, found {threshold!r}: rows whose uncertainty is below it "
-            "leave. Usual: 0.1 to 0.5."
+            f"exit_threshold lies above 0 and up to 1, found {threshold!r}: rows whose uncertainty is below "
+            "it leave. Usual: 0.1 to 0.5."
         )
     return float(threshold)
 
 
 def heads_of(model: Any) -> Any:
-    """Return what gives the logits of every head of a model with exits, side by side; other models as they are.
+    """Return what gives the logits of every head of a model with exits side by side; another model as it is.
 
     Args:
         model: in PyTorch, or a `StagedModel`.

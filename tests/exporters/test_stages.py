@@ -26,14 +26,14 @@ except ModuleNotFoundError as missing:
 
 
 def make_student():
-    """Three layers, two exits, of which rows leave here and there."""
+    """Two layers and an exit after the first, at which some rows leave."""
     torch.manual_seed(0)
-    model = with_exits(make_bert(3, seed=2))
+    model = with_exits(make_bert(2, seed=2))
     with torch.no_grad():
         for head in model.exits.values():
             for layer in (head.narrow, head.value, head.dense, head.classifier):
                 layer.weight.mul_(12)
-    model.exit_threshold = 0.6
+    model.exit_threshold = 0.008  # 21 of 40 rows leave; none is within 0.002 of it
     return model
 
 
@@ -58,14 +58,13 @@ def answers():
 def batches(size, rows=40):
     texts = make_dataset(rows)["text"][:]
     return [
-        make_tokenizer()(texts[i : i + size], padding=True, return_tensors="pt")
-        for i in range(0, rows, size)
+        make_tokenizer()(texts[i : i + size], padding=True, return_tensors="pt") for i in range(0, rows, size)
     ]
 
 
 def test_rows_leave_where_they_leave_in_pytorch_with_the_same_logits(made, answers):
     logits, layers = answers
-    assert set(layers.tolist()) == {1, 2, 3}, "some rows leave at each exit"
+    assert set(layers.tolist()) == {1, 2}, "some rows leave, and some stay"
     model = StagedModel(made[0] / "onnx")
     for size in (1, 7, 40):
         found = [model(**batch) for batch in batches(size)]
@@ -76,7 +75,7 @@ def test_rows_leave_where_they_leave_in_pytorch_with_the_same_logits(made, answe
 def test_rows_of_several_batches_go_on_together(made, answers):
     logits, layers = answers
     model = StagedModel(made[0] / "onnx")
-    sizes = [[], [], []]
+    sizes = [[], []]
 
     def counted(number, run):
         def inner(names, feed):
@@ -94,10 +93,11 @@ def test_rows_of_several_batches_go_on_together(made, answers):
     found, where = model.predict(batches(8), batch_size=8)
     torch.testing.assert_close(found, logits, atol=1e-4, rtol=0)
     assert where.tolist() == layers.tolist()
-    going = [sum(layer > n for layer in layers.tolist()) for n in range(3)]
+    going = [sum(layer > n for layer in layers.tolist()) for n in range(2)]
     assert [sum(each) for each in sizes] == going, "each stage computes the rows that were left, once"
     assert sizes[0] == [8] * 5
-    assert [size for each in sizes[1:] for size in each[:-1]] == [8] * (len(sizes[1]) + len(sizes[2]) - 2)
+    assert len(sizes[1]) > 1
+    assert sizes[1][:-1] == [8] * (len(sizes[1]) - 1)
 
 
 def test_a_lower_threshold_can_be_named_when_the_files_are_run(made):
@@ -106,7 +106,7 @@ def test_a_lower_threshold_can_be_named_when_the_files_are_run(made):
     with torch.no_grad():
         expected = make_student().backbone(**batches(40)[0]).logits
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
-    assert set(where.tolist()) == {3}
+    assert set(where.tolist()) == {2}
     for wrong in (0, 1.5, True):
         with pytest.raises(ValueError, match="above 0 and up to 1"):
             StagedModel(made[0] / "onnx", threshold=wrong)
@@ -117,16 +117,17 @@ def test_the_report_says_where_rows_leave(made, answers):
     layers = answers[1].float()
     assert report.of("pytorch").exits.mean_layers == pytest.approx(layers.mean().item(), abs=1e-4)
     exits = report.of("onnx").exits
-    assert (exits.threshold, exits.depth, exits.agreement) == (0.6, 3, 1.0)
+    assert (exits.threshold, exits.depth, exits.agreement) == (0.008, 2, 1.0)
     assert report.of("onnx").max_difference <= 1e-4
     assert report.of("onnx").file == "stage_*.onnx"
     assert report.of("int8").file == "int8_stage_*.onnx"
     found, where = StagedModel(folder / "onnx" / "int8_stage_01.onnx").predict(batches(8), batch_size=8)
-    assert (found - answers[0]).abs().max() < 0.5
-    assert report.of("int8").exits.agreement == pytest.approx((where == layers).float().mean().item(), abs=0.1)
+    assert (found.argmax(-1) == answers[0].argmax(-1)).float().mean() >= 0.8
+    assert (where == layers).float().mean() >= 0.6
+    assert report.of("int8").exits.agreement >= 0.6
     sizes = [path.stat().st_size for path in (folder / "onnx").glob("stage_*.onnx")]
     assert report.of("onnx").size_mb == pytest.approx(sum(sizes) / 1e6, abs=1e-4)
-    assert "below 0.6, after so many of 3 layers on average: " in " ".join(report.table().split())
+    assert "below 0.008, after so many of 2 layers on average: " in " ".join(report.table().split())
     assert ExportReport.load(folder / "onnx" / "export.json") == report
 
 
@@ -134,15 +135,15 @@ def test_each_file_holds_its_own_blocks_alone(made):
     folder = made[0] / "onnx"
     verify(folder)
     names = {path.name for path in folder.iterdir()}
-    assert {f"{kind}stage_0{n}.onnx" for kind in ("", "int8_") for n in (1, 2, 3)} <= names
+    assert {f"{kind}stage_0{n}.onnx" for kind in ("", "int8_") for n in (1, 2)} <= names
     assert "model.onnx" not in names
-    for number in (1, 2, 3):
+    for number in (1, 2):
         layers = int8_layers(folder / f"stage_0{number}.onnx")
         blocks = {name.split(".layer.")[1].split(".")[0] for name in layers if ".layer." in name}
         assert blocks == {str(number - 1)}
         assert any("word_embeddings" in name for name in layers) == (number == 1)
-        assert any(name == f"exits.{number}.narrow" for name in layers) == (number < 3)
-        assert any(name == "backbone.classifier" for name in layers) == (number == 3)
+        assert any(name == f"exits.{number}.narrow" for name in layers) == (number < 2)
+        assert any(name == "backbone.classifier" for name in layers) == (number == 2)
 
 
 def test_the_cards_lines_run_without_torch_and_this_library(made, tmp_path, answers):
@@ -176,7 +177,7 @@ def test_stages_that_are_missing_are_refused(made, tmp_path):
     for path in (made[0] / "onnx").iterdir():
         if path.name != "stage_02.onnx":
             (tmp_path / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(ValueError, match=r"holds 2 files of stages, and its config.json has exits at \[1, 2\]"):
+    with pytest.raises(ValueError, match=r"holds 1 files of stages, and its config.json has exits at \[1\]"):
         StagedModel(tmp_path)
 
 
@@ -208,16 +209,18 @@ def test_a_wrong_logit_at_any_head_is_refused_though_no_row_leaves_there(made, m
     def broken(model, folder, *, inputs):
         for path in (made[0] / "onnx").glob("stage_*.onnx"):
             shutil.copy(path, folder)
-        proto = onnx.load(str(folder / "stage_02.onnx"))
+        proto = onnx.load(str(folder / "stage_01.onnx"))
         for tensor in proto.graph.initializer:
-            if tensor.name.endswith("exits.2.classifier.bias"):
+            if tensor.name.endswith("exits.1.classifier.bias"):
                 tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + 1, tensor.name))
-        onnx.save_model(proto, folder / "stage_02.onnx")
+        onnx.save_model(proto, folder / "stage_01.onnx")
         return sorted(folder.glob("stage_*.onnx"))
 
     monkeypatch.setattr("hfdistill.exporters.gate.to_stages", broken)
     options = {"data": make_dataset(8), "int8": None, "exit_threshold": 1e-6}
-    with pytest.raises(QualityGateError, match=r"stage_\*\.onnx differs from the PyTorch student by up to 1 "):
+    with pytest.raises(
+        QualityGateError, match=r"stage_\*\.onnx differs from the PyTorch student by up to 1 "
+    ):
         export(made[0] / "student", tmp_path / "o", **options)
     assert not (tmp_path / "o").exists()
 
