@@ -346,9 +346,12 @@ class _EightBits:
     feed: list[Arrays]
 
     def layers(self) -> list[str]:
-        """Return the names of what is rounded."""
+        """Return the names of what is rounded; of several files each with that of its file before it."""
         named = int8_layers if self.engine == "onnx" else quantisable
-        return [name for source in self.sources for name in named(source)]
+        return [f"{self._prefix(source)}{name}" for source in self.sources for name in named(source)]
+
+    def _prefix(self, source: Path) -> str:
+        return "" if len(self.sources) == 1 else f"{source.stem}/"
 
     def write(self, folder: Path, floating: Collection[str] = ()) -> Runtime:
         """Write files with some layers in float32 into a folder, and return them as a model."""
@@ -356,10 +359,12 @@ class _EightBits:
         for source, path in zip(self.sources, paths, strict=True):
             path.unlink(missing_ok=True)  # the file before it may still be read
             path.with_suffix(".bin").unlink(missing_ok=True)
+            start = self._prefix(source)
+            kept = [name.removeprefix(start) for name in floating if name.startswith(start)]
             if self.engine == "onnx":
-                to_int8(source, path, scheme=self.scheme, floating=floating)
+                to_int8(source, path, scheme=self.scheme, floating=kept)
             else:
-                to_openvino_int8(source, path, batches=self.feed, floating=floating)
+                to_openvino_int8(source, path, batches=self.feed, floating=kept)
         if len(paths) > 1:
             return StagedModel(paths[0], config=self.sources[0].parent)
         return OnnxModel(paths[0]) if self.engine == "onnx" else OpenVinoModel(paths[0])

@@ -490,7 +490,7 @@ class DistillationTrainer(CheckpointingTrainer):
             for norm in norms:
                 fine = fine & torch.isfinite(torch.as_tensor(norm, device=fine.device))
         if self.args.world_size > 1:  # and end in the same step, where one of them is interrupted
-            going = fine.new_tensor(self._interrupts.requested is None)
+            going = torch.tensor(self._interrupts.requested is None).to(fine.device, non_blocking=True)
             both = self.accelerator.reduce(torch.stack([fine, going]).float(), "sum") == self.args.world_size
             fine, self._interrupts.agreed = both[0], not both[1]
         if not fine:

@@ -1,5 +1,6 @@
 """Students with exits as one ONNX graph a stage: the same logits, the same exits, in any batches."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -32,8 +33,8 @@ def make_student():
     with torch.no_grad():
         for head in model.exits.values():
             for layer in (head.narrow, head.value, head.dense, head.classifier):
-                layer.weight.mul_(12)
-    model.exit_threshold = 0.008  # 21 of 40 rows leave; none is within 0.002 of it
+                layer.weight.mul_(5)
+    model.exit_threshold = 0.25  # 20 of 40 rows leave; none is within 0.02 of it
     return model
 
 
@@ -117,7 +118,7 @@ def test_the_report_says_where_rows_leave(made, answers):
     layers = answers[1].float()
     assert report.of("pytorch").exits.mean_layers == pytest.approx(layers.mean().item(), abs=1e-4)
     exits = report.of("onnx").exits
-    assert (exits.threshold, exits.depth, exits.agreement) == (0.008, 2, 1.0)
+    assert (exits.threshold, exits.depth, exits.agreement) == (0.25, 2, 1.0)
     assert report.of("onnx").max_difference <= 1e-4
     assert report.of("onnx").file == "stage_*.onnx"
     assert report.of("int8").file == "int8_stage_*.onnx"
@@ -127,7 +128,7 @@ def test_the_report_says_where_rows_leave(made, answers):
     assert report.of("int8").exits.agreement >= 0.6
     sizes = [path.stat().st_size for path in (folder / "onnx").glob("stage_*.onnx")]
     assert report.of("onnx").size_mb == pytest.approx(sum(sizes) / 1e6, abs=1e-4)
-    assert "below 0.008, after so many of 2 layers on average: " in " ".join(report.table().split())
+    assert "below 0.25, after so many of 2 layers on average: " in " ".join(report.table().split())
     assert ExportReport.load(folder / "onnx" / "export.json") == report
 
 
@@ -142,7 +143,7 @@ def test_each_file_holds_its_own_blocks_alone(made):
         blocks = {name.split(".layer.")[1].split(".")[0] for name in layers if ".layer." in name}
         assert blocks == {str(number - 1)}
         assert any("word_embeddings" in name for name in layers) == (number == 1)
-        assert any(name == f"exits.{number}.narrow" for name in layers) == (number < 2)
+        assert any(name == f"exits.{number}.dense" for name in layers) == (number < 2)
         assert any(name == "backbone.classifier" for name in layers) == (number == 2)
 
 
@@ -211,7 +212,7 @@ def test_a_wrong_logit_at_any_head_is_refused_though_no_row_leaves_there(made, m
             shutil.copy(path, folder)
         proto = onnx.load(str(folder / "stage_01.onnx"))
         for tensor in proto.graph.initializer:
-            if tensor.name.endswith("exits.1.classifier.bias"):
+            if tensor.name.endswith("exits.1.classifier.weight"):
                 tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + 1, tensor.name))
         onnx.save_model(proto, folder / "stage_01.onnx")
         return sorted(folder.glob("stage_*.onnx"))
@@ -219,10 +220,34 @@ def test_a_wrong_logit_at_any_head_is_refused_though_no_row_leaves_there(made, m
     monkeypatch.setattr("hfdistill.exporters.gate.to_stages", broken)
     options = {"data": make_dataset(8), "int8": None, "exit_threshold": 1e-6}
     with pytest.raises(
-        QualityGateError, match=r"stage_\*\.onnx differs from the PyTorch student by up to 1 "
+        QualityGateError, match=r"stage_\*\.onnx differs from the PyTorch student by up to 2\."
     ):
         export(made[0] / "student", tmp_path / "o", **options)
     assert not (tmp_path / "o").exists()
+
+
+def test_layers_that_stay_float32_are_named_with_their_stage(made, monkeypatch, tmp_path):
+    """Nodes of two stages may have one name."""
+    import shutil
+
+    gate = "hfdistill.exporters.gate"
+
+    def rounded(source, path, *, scheme, floating=()):
+        shutil.copy(source, path)
+        kept[path.name].append(sorted(floating))
+
+    sources = sorted((made[0] / "onnx").glob("stage_*.onnx"))
+    kept = {f"int8_{source.name}": [] for source in sources}
+    monkeypatch.setattr(f"{gate}.to_int8", rounded)
+    eight = importlib.import_module(gate)._EightBits(
+        "onnx", "dynamic", sources, [tmp_path / name for name in kept], []
+    )
+    layers = eight.layers()
+    assert len(set(layers)) == len(layers) == sum(len(int8_layers(source)) for source in sources)
+    shutil.copy(made[0] / "onnx" / "config.json", tmp_path)
+    eight.write(tmp_path, [layers[1], layers[-1]])
+    first, last = int8_layers(sources[0])[1], int8_layers(sources[1])[-1]
+    assert kept == {"int8_stage_01.onnx": [[first]], "int8_stage_02.onnx": [[last]]}
 
 
 @pytest.mark.slow
