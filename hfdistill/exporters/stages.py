@@ -99,8 +99,8 @@ class Stage(nn.Module):
         """
         if hidden_states is not None:
             inputs = {"input_ids": attention_mask}
-        parts, passed = blocks(self.backbone), {}
-        hooks = []
+        parts, hooks = blocks(self.backbone), []
+        passed: dict[str, Tensor] = {}
         if hidden_states is not None:
             hooks.append(
                 parts[self.first].register_forward_pre_hook(_feeding(hidden_states), with_kwargs=True)

@@ -128,7 +128,7 @@ def rows_of(sizes, steps):
 
 def run(name, options, *, steps, compiled=False, profiler=None):
     """Train for some steps; return seconds of one, and the peak of the device's memory in MB."""
-    sizes, skip = TINY if options.dry_run else SIZES, SKIP[compiled]
+    sizes, skip = TINY if options.dry_run else SIZES, 2 if options.dry_run else SKIP[compiled]
     device = device_of(dry_run=options.dry_run)
     marks = Marks(device, skip=skip, profiler=profiler)
     with tempfile.TemporaryDirectory() as folder:
@@ -167,7 +167,7 @@ def run(name, options, *, steps, compiled=False, profiler=None):
     return seconds, peak
 
 
-def waits(name, options, *, steps=4):
+def waits(name, options, *, steps=2):
     """Return how often Python waited for the device in a step, and how often it read a number of a tensor."""
     cuda = torch.cuda.is_available()
     kinds = [torch.profiler.ProfilerActivity.CPU, *[torch.profiler.ProfilerActivity.CUDA] * cuda]

@@ -103,7 +103,7 @@ def make(tmp_path):
         LOGITS,
         LOGITS + HiddenMSE() + MiniLMv2(),
         LOGITS + AttentionKL() + RKD(),
-        CrossEntropy() + DIST(),
+        CrossEntropy() + DIST(inter=0),
         KD(weight_by="label") + LogitMSE(),
     ],
     ids=str,
