@@ -1,7 +1,7 @@
 """Milliseconds of a batch by engine: PyTorch, ONNX and OpenVINO, float32 and int8, on 1, 2, … threads.
 
-python -m tests.benchmarks.latency --student out/student --teacher ../shared/models/minilm-l6-sst2 \
-    --data ../shared/data/sst2 --threads 1 2 --out out/latency.json
+python -m tests.benchmarks.latency --student out/student --data ../shared/data/sst2 \
+    --teacher ../shared/models/minilm-l6-sst2 --threads 1 2 --out out/latency.json
 
 The student is exported to the engines that are installed; one with exits (`with_exits`, with a threshold) as
 its stages, and beside it the same student without them. Every number of threads is a process of its own. Rows
@@ -27,7 +27,7 @@ import torch
 from datasets import disable_progress_bars
 from transformers import AutoTokenizer
 
-from hfdistill import StagedModel, export, load, load_classifier
+from hfdistill import StagedModel, export, load, load_classifier, shrink
 from hfdistill.exporters import OnnxModel, OpenVinoModel
 
 FILES = {
@@ -39,9 +39,17 @@ FILES = {
 STAGES = {"exits, ONNX": "exits/stage_01.onnx", "exits, ONNX int8": "exits/int8_stage_01.onnx"}
 
 
+def cut(teacher, folder):
+    """Write three layers of the teacher, untrained: they take as long, and what they answer means nothing."""
+    shrink(load_classifier(teacher), layers=3).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(teacher).save_pretrained(folder)
+    return str(folder)
+
+
 def exported(options, folder):
     """Export the student to every engine that is installed, and say what each lost."""
     rows = load(options.data)["validation"]
+    rows = rows.select(range(min(options.rows or len(rows), len(rows))))
     model, tokenizer = load_classifier(options.student), AutoTokenizer.from_pretrained(options.student)
     plain = getattr(model, "backbone", model)
     settings = {"data": rows, "tokenizer": tokenizer, "speed": False, "max_drop": 100}
@@ -140,12 +148,13 @@ def table(threads, results):
 def main(words=None):
     """Export, time, print the tables and write the numbers."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--student", required=True, help="folder of a student, with exits or without")
+    parser.add_argument("--student", help="folder of a student, with exits or without; default three layers")
     parser.add_argument("--teacher", required=True)
     parser.add_argument("--data", required=True, help="folder with train.parquet and validation.parquet")
     parser.add_argument("--exit_threshold", type=float)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2, os.cpu_count() or 1])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--rows", type=int, help="to compare answers on; default all")
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", default="out/latency.json")
@@ -157,6 +166,8 @@ def main(words=None):
         return
     found = {}
     with tempfile.TemporaryDirectory() as scratch:
+        if options.student is None:
+            options.student = cut(options.teacher, Path(scratch, "cut"))
         reports = exported(options, Path(scratch))
         for threads in dict.fromkeys(options.threads):
             part = Path(scratch, f"{threads}.json")
@@ -166,7 +177,8 @@ def main(words=None):
                 "tests.benchmarks.latency",
                 *(sys.argv[1:] if words is None else words),
             ]
-            command += ["--folder", scratch, "--out", str(part), "--threads", str(threads)]
+            command += ["--student", options.student, "--folder", scratch]
+            command += ["--out", str(part), "--threads", str(threads)]
             subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
             found[threads] = json.loads(part.read_text())
             print("\n".join(table(threads, found[threads])), flush=True)
