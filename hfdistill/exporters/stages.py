@@ -327,7 +327,7 @@ def checked_threshold(threshold: float | None) -> float:
     if threshold is None:
         raise ValueError(
             "This student has exits and no threshold, so no row would leave early. Choose one by exit_curve "
-            "and type exit_threshold=0.3, say (--exit-threshold 0.3; on a page export: {exit_threshold: 0.3})."
+            "and type exit_threshold=0.3 (--exit-threshold 0.3; on a page export: {exit_threshold: 0.3})."
         )
     if isinstance(threshold, bool) or not 0 < threshold <= 1:
         raise ValueError(
