@@ -136,9 +136,7 @@ def export(
     check_request(folder, data=data, int8=int8, max_drop=max_drop)
     if data is not None:
         check_rows(data, "export")
-    model = _on_cpu(student, "student", label_names)
-    check_architecture(model)
-    set_threshold(model, exit_threshold, engine=engine)
+    model = _checked_student(student, label_names, exit_threshold, engine=engine)
     tokenizer = tokenizer or _tokenizer(student, "student")
     staged = _stage(folder)
     try:
@@ -260,6 +258,16 @@ def _on_cpu(source: Source, role: str, label_names: Sequence[str] | None) -> Pre
     if not has_names(class_names(own.config)):
         load_classifier(own, label_names=label_names)
     return cast(PreTrainedModel, own.to("cpu", torch.float32).eval())
+
+
+def _checked_student(
+    source: Source, label_names: Sequence[str] | None, exit_threshold: float | None, *, engine: str
+) -> PreTrainedModel:
+    """Return the student on the CPU, with its threshold, or refuse it."""
+    model = _on_cpu(source, "student", label_names)
+    check_architecture(model)
+    set_threshold(model, exit_threshold, engine=engine)
+    return model
 
 
 def _teacher(teacher: Source | Contender, tokenizer: Any, label_names: Sequence[str] | None) -> Contender:
