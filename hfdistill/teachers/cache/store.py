@@ -24,7 +24,7 @@ from torch import Tensor
 from hfdistill.files.checkpoint import fsync
 from hfdistill.files.plain_data import printable
 from hfdistill.network.trace import Tap
-from hfdistill.teachers.cache.contents import FACTS, CacheError, Contents, read_facts, refuse_public
+from hfdistill.teachers.cache.contents import FACTS, CacheError, Contents, column, read_facts, refuse_public
 from hfdistill.teachers.cache.keys import KEY_BYTES, Ints
 
 try:
@@ -241,11 +241,6 @@ class Store:
 def chunk_of(keys: NDArray[np.uint8]) -> str:
     """The name of some rows that are worked on together: 32 hexadecimal digits."""
     return hashlib.blake2b(np.ascontiguousarray(keys).tobytes(), digest_size=16).hexdigest()
-
-
-def column(tap: Tap) -> str:
-    """The name of a tap's readings in a shard."""
-    return f"{tap.kind}.{tap.layer}"
 
 
 class _Table:
