@@ -142,11 +142,11 @@ def one_row(term, s, t, relation_heads):
     return divergence(own, other) + values
 
 
-@pytest.mark.parametrize(("scale", "within"), [(1.0, 1e-6), (3.0, 5e-6)])
 @pytest.mark.parametrize("term", TERMS)
-def test_1000_random_cases_are_within_1e_6_of_a_float64_reference(term, scale, within):
+def test_1000_random_cases_are_within_1e_6_of_a_float64_reference(term):
     """Scores of size 20, at scale 3, have lost 1e-6 to float32 before anything is compared."""
     for number in range(1000):
+        scale, within = (1.0, 1e-6) if number < 500 else (3.0, 5e-6)
         random, draw, rows, tokens, mask = case(number, scale=scale)
         heads, widths = int(random.integers(1, 4)), 2 * random.integers(1, 5, size=2)
         s, t = ({(kind, 1): draw(rows, heads, tokens, int(w)) for kind in EACH} for w in widths)
