@@ -190,10 +190,15 @@ def in_order_of(labels: Tensor, columns: list[int] | None) -> Tensor:
     """
     if columns is None:
         return labels
-    order = torch.tensor(columns, device=labels.device)
+    order = torch.tensor(columns).to(labels.device, non_blocking=True)
     if labels.dim() == 1 or not labels.is_floating_point():
         return order[labels.clamp(min=0)].where(labels >= 0, labels)
     return labels[:, order.argsort()]
+
+
+def in_columns(logits: Tensor, columns: list[int]) -> Tensor:
+    """Return logits (…, C) in another order of classes, without waiting for their device."""
+    return logits.index_select(-1, torch.tensor(columns).to(logits.device, non_blocking=True))
 
 
 def _by_name(own: Sequence[str], theirs: Sequence[str]) -> list[int]:
