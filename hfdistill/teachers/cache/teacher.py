@@ -36,7 +36,8 @@ from hfdistill.teachers.cache.manifest import (
     warn_of_other_versions,
 )
 from hfdistill.teachers.cache.readings import padded, unpadded
-from hfdistill.teachers.cache.store import Store, column
+from hfdistill.teachers.cache.shard import column
+from hfdistill.teachers.cache.store import Store
 
 CHECKED_ROWS = 8
 OWN_COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
