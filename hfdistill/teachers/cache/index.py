@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -100,6 +101,8 @@ class _Run:
 
     def __init__(self, rows: int, first: Entries, *, blocks: Entries | None, file: IO[bytes] | None) -> None:
         self._rows, self._first, self._blocks, self._file = rows, first, blocks, file
+        if file is not None:
+            weakref.finalize(self, file.close)
 
     def __len__(self) -> int:
         return self._rows
