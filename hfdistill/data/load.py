@@ -126,34 +126,40 @@ def load(
         raise ValueError(
             f"on_bad_row is {on_bad_row!r}, which is unknown. Pass on_bad_row='raise' or 'drop'."
         )
-    options = FileOptions(encoding, delimiter, quotes, on_bad_row)
-    raw, from_text = read(source, config, options, streaming=streaming)
+    reading = FileOptions(encoding, delimiter, quotes, on_bad_row)
+    raw, from_text = read(source, config, reading, streaming=streaming)
     rows = {name: first_rows(name, part) for name, part in raw.items()} if streaming else raw
-    columns = list(dict.fromkeys(name for part in rows.values() for name in part.column_names))
-    one_label = label if label is None or isinstance(label, str) else None
-    of_words = None
-    if label is None or isinstance(label, str):
-        of_words = word_columns(rows, text=text, text_pair=text_pair, label=one_label)
-    target: str | list[str] | None
-    if of_words is not None:
-        texts, target = [of_words[0]], of_words[1]
-        splits = read_words(rows, *of_words, names=label_names, on_bad_row=on_bad_row)
-    else:
-        texts = text_columns(columns, text, text_pair)
-        target = _label_column([name for name in columns if name not in texts], label, rows)
-        splits = _read_texts(rows, texts, target, label_names, from_text, on_bad_row)
+    options: dict[str, Any] = {"names": label_names, "from_text": from_text, "on_bad_row": on_bad_row}
+    splits, texts, target = _read(rows, text=text, text_pair=text_pair, label=label, **options)
     if not streaming:
         return _chosen(source, DatasetDict(splits), split)
-    numbered = {"names": label_names, "from_text": from_text, "on_bad_row": on_bad_row}
-    streams: Any = IterableDatasetDict(
-        {
-            name: streamed(
-                part, rows[name], split=name, like=splits[name], texts=texts, label=target, **numbered
-            )
-            for name, part in raw.items()
-        }
-    )
+    streams: Any = IterableDatasetDict()
+    for name, part in raw.items():
+        streams[name] = streamed(
+            part, rows[name], split=name, like=splits[name], texts=texts, label=target, **options
+        )
     return _chosen(source, streams, split)
+
+
+def _read(
+    rows: dict[str, Dataset],
+    *,
+    text: str | None,
+    text_pair: str | None,
+    label: str | Sequence[str] | None,
+    names: Sequence[str] | None,
+    from_text: bool,
+    on_bad_row: str,
+) -> tuple[dict[str, Dataset], list[str], str | list[str] | None]:
+    """Return splits with their final columns, and which those of texts and labels were."""
+    if label is None or isinstance(label, str):
+        of_words = word_columns(rows, text=text, text_pair=text_pair, label=label)
+        if of_words is not None:
+            return read_words(rows, *of_words, names=names, on_bad_row=on_bad_row), [of_words[0]], of_words[1]
+    columns = list(dict.fromkeys(name for part in rows.values() for name in part.column_names))
+    texts = text_columns(columns, text, text_pair)
+    target = _label_column([name for name in columns if name not in texts], label, rows)
+    return _read_texts(rows, texts, target, names, from_text, on_bad_row), texts, target
 
 
 def _read_texts(
