@@ -10,7 +10,7 @@ THREADS = $(shell $(VENV)/bin/python -c 'from hfdistill.recipe.threads import ma
 # neighbours stay on one process, which then makes what they share once; one that is done takes from the other
 SPREAD := -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help quickstart test test-latest lock fix check docs slow
+.PHONY: help quickstart test test-latest lock fix check docs slow coverage shuffled mutants
 
 help:        ## show this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
@@ -53,3 +53,15 @@ docs: $(READY)  ## build the reference from the docstrings, in build/docs; a war
 
 slow: $(READY)  ## the tests that train for minutes
 	HF_HUB_OFFLINE=1 $(RUN) pytest -m slow --timeout=1800
+
+coverage: $(READY)  ## which lines and branches the fast suite executes
+	$(RUN) coverage erase
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) pytest $(SPREAD) --cov --cov-report=term --cov-report=html:build/coverage
+
+shuffled: $(READY)  ## the fast suite 20 times, in another order each time
+	for run in $$(seq 20); do \
+	  HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) pytest $(SPREAD) -q -p randomly --randomly-dont-reset-seed || exit 1; \
+	done
+
+mutants: $(READY)  ## whether the tests notice changed lines of losses, label spaces, cache, checkpoints and readers
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) tests.mutation

@@ -101,7 +101,8 @@ def test_rows_in_memory_and_streams_of_the_users_own():
         load(nameless)
 
 
-def test_several_files_a_split_and_a_shuffled_pass(tmp_path):
+def test_several_files_a_split_and_a_shuffled_pass(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
     for number in range(3):
         write_rows(
             tmp_path / f"train-{number}-of-3.parquet",

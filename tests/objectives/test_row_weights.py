@@ -50,6 +50,9 @@ def test_shifted_kd_by_hand():
 
 def test_weights_by_hand():
     labels = torch.tensor([1, -100])
+    entropy = -sum(p * LOG(p) for p in (0.6, 0.3, 0.1))
+    assert trust(TEACHER, labels, by="entropy").tolist() == pytest.approx([1 - entropy / LOG(3)] * 2)
+    assert trust(torch.zeros(1, 4), labels[:1], by="entropy").item() == pytest.approx(0, abs=1e-6)
     assert trust(TEACHER, labels, by="confidence").tolist() == pytest.approx([0.6, 0.6])
     assert trust(TEACHER, labels, by="label").tolist() == pytest.approx([1 / (1 - LOG(0.3)), 1])
 

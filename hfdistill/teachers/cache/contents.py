@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from hfdistill.files.checkpoint import seal
-from hfdistill.files.plain_data import read_json, write_atomically
+from hfdistill.files.plain_data import build, printable, read_json, write_atomically
 from hfdistill.network.trace import Tap
 
 SCHEMA = 1
@@ -79,6 +79,30 @@ class Contents:
         return cls(**{**named, "taps": frozenset(Tap(kind, layer) for kind, layer in named["taps"])})
 
 
+@dataclass(frozen=True)
+class _Versions:
+    """What decides how a recorded forward pass rounded."""
+
+    transformers: str
+    attention: Any
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What a recording says of itself, by name and type; a sha256 alone proves neither."""
+
+    schema: int
+    fingerprint: str
+    contents: dict[str, Any]
+    shapes: dict[str, tuple[int, ...]]
+    inputs: tuple[str, ...]
+    accepts: tuple[str, ...] | None
+    renamed: dict[str, str] | None
+    same_tokens: bool
+    config: dict[str, Any] | None
+    versions: _Versions
+
+
 def identity_of(fingerprint: str, contents: Contents) -> str:
     """The name of the folder that holds a teacher's answers: who answered, and what is kept.
 
@@ -102,13 +126,26 @@ def read_facts(folder: Path) -> dict[str, Any]:
             raise ValueError("its own sha256 is another")
         if facts["schema"] != SCHEMA:
             raise ValueError(f"schema {facts['schema']!r} is not known; a newer hfdistill may know it")
-        Contents.of(facts["contents"])
+        build(_Facts, facts, FACTS)
+        _check_shapes(facts["shapes"], Contents.of(facts["contents"]))
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         raise CacheError(
             f"{path} cannot be read ({error}). Record again with hfdistill.record(teacher, dataset, "
             "folder=...): the shards beside it that are whole stay."
         ) from error
     return facts
+
+
+def column(tap: Tap) -> str:
+    """The name of a tap's readings in a shard."""
+    return f"{tap.kind}.{tap.layer}"
+
+
+def _check_shapes(shapes: dict[str, list[int]], contents: Contents) -> None:
+    """Refuse shapes of other tensors than the contents have, and shapes that are none."""
+    names = {"logits", *map(column, contents.taps)}
+    if shapes.keys() != names or any(size < 0 for shape in shapes.values() for size in shape):
+        raise ValueError(f"shapes should be those of {sorted(names)}, found {printable(shapes)}")
 
 
 def make_folder(root: Path, name: str) -> Path:

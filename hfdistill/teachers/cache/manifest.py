@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,18 +78,31 @@ def plain_config(config: Any) -> dict[str, Any] | None:
         return None
     settings = config.to_dict() if isinstance(config, PretrainedConfig) else dict(vars(config))
     kinds = (str, int, float, bool, list, dict, type(None))
-    return {name: value for name, value in settings.items() if name[0] != "_" and isinstance(value, kinds)}
+    return {
+        name: value
+        for name, value in settings.items()
+        if not name.startswith("_") and isinstance(value, kinds)
+    }
 
 
 def config_from(settings: dict[str, Any] | None) -> Any:
-    """Return the inverse of `plain_config`; code that a config names is never run."""
+    """Return the inverse of `plain_config`; code that a config names is never run.
+
+    Raises:
+        CacheError: for settings of which no config can be made.
+    """
     if settings is None:
         return None
-    known = {name: value for name, value in settings.items() if name[0] != "_" and name != "auto_map"}
+    known = {n: value for n, value in settings.items() if not n.startswith("_") and n != "auto_map"}
     try:
-        return AutoConfig.for_model(**known)
-    except (ValueError, TypeError):
+        with suppress(Exception):  # an architecture that this Transformers does not have, or checks otherwise
+            return AutoConfig.for_model(**known)
         return PretrainedConfig(**known)
+    except Exception as error:  # each config checks by errors of its own
+        raise CacheError(
+            f"The recorded config cannot be read ({error}). Type CachedTeacher(folder, teacher=...), or "
+            "record again with hfdistill.record(teacher, dataset, folder=...)."
+        ) from error
 
 
 def versions_of(teacher: Teacher) -> dict[str, Any]:

@@ -10,14 +10,9 @@ import torch
 from torch import Tensor
 
 from hfdistill.network.trace import Tap
-from hfdistill.teachers.cache.contents import CacheError
+from hfdistill.teachers.cache.contents import CacheError, column
 
 KEYS, LENGTHS, LOGITS = "keys", "lengths", "logits"
-
-
-def column(tap: Tap) -> str:
-    """The name of a tap's readings in a shard."""
-    return f"{tap.kind}.{tap.layer}"
 
 
 class Shard:

@@ -29,10 +29,10 @@ from torch import Tensor
 from hfdistill.files.checkpoint import fsync
 from hfdistill.files.plain_data import printable
 from hfdistill.network.trace import Tap
-from hfdistill.teachers.cache.contents import FACTS, CacheError, Contents, read_facts, refuse_public
+from hfdistill.teachers.cache.contents import FACTS, CacheError, Contents, column, read_facts, refuse_public
 from hfdistill.teachers.cache.index import Index
 from hfdistill.teachers.cache.keys import KEY_BYTES, Ints
-from hfdistill.teachers.cache.shard import KEYS, LENGTHS, LOGITS, Shard, column
+from hfdistill.teachers.cache.shard import KEYS, LENGTHS, LOGITS, Shard
 
 try:
     import fcntl

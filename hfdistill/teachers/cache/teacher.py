@@ -21,6 +21,7 @@ from hfdistill.teachers.cache.contents import (
     SCHEMA,
     CacheError,
     Contents,
+    column,
     identity_of,
     make_folder,
     write_facts,
@@ -36,7 +37,6 @@ from hfdistill.teachers.cache.manifest import (
     warn_of_other_versions,
 )
 from hfdistill.teachers.cache.readings import padded, unpadded
-from hfdistill.teachers.cache.shard import column
 from hfdistill.teachers.cache.store import Store
 
 CHECKED_ROWS = 8

@@ -158,6 +158,31 @@ def test_hostile_facts_are_refused(tmp_path, text):
         CachedTeacher(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"renamed": [1]}, "renamed"),
+        ({"fingerprint": 3}, "fingerprint should be str"),
+        ({"shapes": {"hidden.1": [16]}}, r"shapes should be those of \['hidden.1', 'logits'\]"),
+        ({"shapes": {"hidden.1": [16], "logits": [-2]}}, "shapes should be"),
+        ({"versions": {"transformers": "5"}}, r"lacks \['attention'\]"),
+        ({"config": {"": 1, "id2label": 5}}, "config cannot be read"),
+        ({"config": {"model_type": "bert", "id2label": 5}}, "config cannot be read"),
+    ],
+    ids=str,
+)
+def test_facts_of_other_types_are_refused_whatever_their_sha256(recording, change, words):
+    path, text = recording.folder / FACTS, recording.files[FACTS].decode()
+    facts = {**json.loads(text), **change}
+    facts.pop("sha256")
+    path.write_text(json.dumps({**facts, "sha256": seal(facts)}))
+    try:
+        with pytest.raises(CacheError, match=f"{words}.*hfdistill.record"):
+            CachedTeacher(recording.folder)
+    finally:
+        path.write_text(text)
+
+
 def sealed(shard, tensors):
     """A shard whose sha256 is right and whose content is not."""
     import hashlib
