@@ -108,7 +108,7 @@ def _near(name: str, folder: Path) -> str | None:
 def _read_hub(name: str, config: str | None, *, streaming: bool) -> dict[str, Any]:
     try:
         with reaching(name):
-            return dict(load_dataset(name, config, streaming=streaming))
+            return dict(load_dataset(name, config, **({"streaming": True} if streaming else {})))
     except (HubUnreachable, FileNotFoundError) as error:
         near = _near(Path(name).parts[0], Path())
         if near is None:
