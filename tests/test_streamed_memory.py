@@ -1,4 +1,4 @@
-"""Memory does not grow with the rows that are recorded and learned from. Slow: 2 CPU minutes, `pytest -m slow`."""
+"""Memory does not grow with the rows that are recorded and learned from. Slow (2 CPU minutes): `-m slow`."""
 
 import json
 import os

@@ -16,11 +16,17 @@ student:
 data: {source: two, streaming: true}
 training:
   output_dir: out
-  max_steps: 3
+  max_steps: 2
   use_cpu: true
   disable_tqdm: true
 measure: {speed: false, baseline: true}
 """
+
+
+@pytest.fixture(autouse=True)
+def no_sleep(monkeypatch):
+    """datasets sleeps five seconds where reading a shuffled parquet file ends."""
+    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
 
 
 def test_a_page_is_trained_on_a_stream(here, monkeypatch, capsys):
@@ -34,7 +40,7 @@ def test_a_page_is_trained_on_a_stream(here, monkeypatch, capsys):
     )
     report = run_recipe(read_recipe("page.yaml"))
     assert [type(data) for data in seen] == [IterableDataset] * 2  # the student's and the baseline's
-    assert "a stream to learn from, of which the first" in capsys.readouterr().out
+    assert "a stream to learn from, of which the first" in capsys.readouterr().err
     notes = json.loads((here / "out" / "student" / "report.json").read_text())["notes"]
     assert "rows" not in notes
     assert report.student.accuracy is not None
