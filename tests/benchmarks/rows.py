@@ -4,8 +4,8 @@ python -m tests.benchmarks.rows --sizes 10000 100000 1000000 --simulated 1000000
 
 Each size runs in a process of its own: a tiny teacher (2 layers of width 32, 200 words) answers made-up texts
 of 4 to 12 words, which come from a generator and are never held; then all answers are replayed, 32 rows a
-batch, and a tiny student takes a thousand steps on them. Seconds are those of the CPU. The simulated size has real
-files with random keys and logits, of which only opening and lookups are timed.
+batch, and a tiny student takes a thousand steps on them. Seconds are those of the CPU. The simulated size has
+real files with random keys and logits, of which only opening and lookups are timed.
 """
 
 import argparse
