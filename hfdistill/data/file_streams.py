@@ -29,13 +29,13 @@ def stream_files(split: str, files: Sequence[Path], options: FileOptions) -> Ite
         ValueError: for Excel sheets and JSON arrays, which can only be read whole.
     """
     kind = KINDS[suffix_of(files[0])]
-    if kind == "excel" or (kind == "json" and (array := next(filter(_is_array, files), None))):
-        name = files[0].name if kind == "excel" else array.name
-        what = "an Excel sheet" if kind == "excel" else "one JSON array"
-        raise ValueError(
-            f"{name} is {what}, which can only be read whole. Save it as .jsonl (an object a line), .csv or "
-            ".parquet, or load it without streaming=True."
-        )
+    for file in files:
+        if kind == "excel" or (kind == "json" and _is_array(file)):
+            what = "an Excel sheet" if kind == "excel" else "one JSON array"
+            raise ValueError(
+                f"{file.name} is {what}, which can only be read whole. Save it as .jsonl (an object a line), "
+                ".csv or .parquet, or load it without streaming=True."
+            )
     if kind == "parquet":
         names = [glob.escape(str(file.absolute())) for file in files]
         return load_dataset("parquet", data_files={split: names}, split=split, streaming=True)
