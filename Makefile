@@ -26,7 +26,7 @@ quickstart: $(READY)  ## distil a classifier, with no Hub and no account
 	$(RUN) accelerate.commands.launch --num_cpu_threads_per_process $(THREADS) recipes/quickstart.py
 
 test: $(READY)  ## the fast suite: no Hub, no GPU; a process for each core, at most 4
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) pytest $(SPREAD)
+	PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) pytest $(SPREAD)
 
 lock:        ## write the lock anew: the newest versions of everything
 	python3 -m venv $(LATEST)

@@ -1,11 +1,16 @@
-"""Work in a forked child, which may be killed: what a process leaves, without starting another Python."""
+"""Work in forked children: what a killed process leaves, what two do together, with no new Python started."""
 
 import itertools
 import os
 import signal
+import socket
+import sys
+import traceback
+import warnings
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState
 
 import hfdistill
 
@@ -42,3 +47,45 @@ def killed_at(micro_batch, work):
     status = in_child(dying)
     assert os.WIFSIGNALED(status), "the work was over before it could be killed"
     assert os.WTERMSIG(status) == signal.SIGKILL
+
+
+def on_two_processes(work, folder):
+    """Run `work` in two children, which find each other as those of `accelerate launch` do: by gloo, on CPU.
+
+    What they print lies in the folder, as output-0.txt and output-1.txt.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+    environment |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    outputs = [folder / f"output-{rank}.txt" for rank in range(2)]
+    children = [
+        _started(work, path, {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank, path in enumerate(outputs)
+    ]
+    ends = [os.waitpid(child, 0)[1] for child in children]
+    assert ends == [0, 0], "\n".join(path.read_text()[-3000:] for path in outputs)
+
+
+def _started(work, output, environment):
+    """Fork a child in the state of a process that a launcher has just started, and return its number."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT), 1)
+        os.dup2(1, 2)
+        sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1)
+        os.environ.update(environment)
+        torch.set_num_threads(1)  # the threads of the parent are not there
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        warnings.resetwarnings()
+        work()
+        torch.distributed.destroy_process_group()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)

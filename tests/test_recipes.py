@@ -19,6 +19,7 @@ from tests.forked import killed_at, needs_fork
 from tests.word_material import make_named_words
 
 LINES = {"sst2": 81, "quickstart": 82, "pareto": 153}
+pytestmark = pytest.mark.usefixtures("dots")
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 
 

@@ -1,4 +1,4 @@
-"""Plain data: dataclasses from JSON, text files written whole, names on one line."""
+"""Plain data: dataclasses from JSON, files and folders written whole, names on one line."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import json
 import math
 import os
 import re
+import shutil
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin
 from uuid import uuid4
@@ -100,6 +102,20 @@ def write_atomically(path: Path, content: str | bytes) -> Path:
         staged.unlink(missing_ok=True)
         raise
     return path
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder, which takes the place of `folder` at the end of the block; not after an error.
+
+    What a killed process left of it is removed by the next one.
+    """
+    staged = folder.with_name(f"_{folder.name}")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    yield staged
+    shutil.rmtree(folder, ignore_errors=True)
+    staged.rename(folder)
 
 
 def _refuse(name: str) -> NoReturn:

@@ -282,6 +282,12 @@ def embeddings(model: Any) -> nn.Module:
     return _part(model, layout_of(model).embeddings)
 
 
+def word_embeddings(model: Any) -> nn.Module | None:
+    """Return the table of a network's word embeddings; None where it has none."""
+    table: nn.Module | None = getattr(model, "get_input_embeddings", lambda: None)()
+    return table
+
+
 def _config(model_or_config: Any) -> Any:
     model = unwrapped(model_or_config)
     config = getattr(model, "config", model)

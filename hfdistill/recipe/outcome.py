@@ -151,6 +151,8 @@ class Outcome:
             notes["labelled"] = len(rows.labelled)
         if self.run.recommended.is_on:
             notes["recommended"] = dict(self.run.recommended.choices)
+        if self.run.rounding:
+            notes["bfloat16"] = self.run.rounding
         parts = [sentence for record in self.run.records.values() for sentence in record.earlier_parts()]
         others = [
             f"{stage}: {place} {value}"

@@ -13,11 +13,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from transformers import TrainerCallback
 
 from hfdistill.files.markdown import as_yaml
 from hfdistill.files.plain_data import write_atomically
+from hfdistill.files.run_lock import only_run
 from hfdistill.network.foreign_code import allowing_pickles
 from hfdistill.recipe.check import Recipe, check, mistakes_of
 from hfdistill.recipe.page import Page, put, value_at
@@ -82,21 +82,13 @@ def search_recipe(recipe: Recipe, *, trials: int = 20, timeout: float | None = N
 
     Raises:
         ImportError: Optuna is not installed.
-        ValueError: on several processes, or beside another search there; or the journal is of another page,
+        ValueError: on several processes, or beside another run there; or the journal is of another page,
             or the page has a `goal` section.
     """
     if recipe.goal is not None:
         raise ValueError("A page with `goal:` finds its student without --search. Leave --search out.")
-    out = Path(recipe.training["output_dir"])
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(out / "search.lock", timeout=0)  # the system lets go of it where a search is killed
-        with lock, allowing_pickles(recipe.allow_pickle):
-            return _Search(recipe).best(trials=trials, timeout=timeout)
-    except Timeout as error:
-        raise ValueError(
-            f"Another search is running in {out}. Wait for it, or choose another training.output_dir."
-        ) from error
+    with only_run(Path(recipe.training["output_dir"])), allowing_pickles(recipe.allow_pickle):
+        return _Search(recipe).best(trials=trials, timeout=timeout)
 
 
 class _Search:

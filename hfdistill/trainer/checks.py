@@ -15,7 +15,7 @@ from transformers import TrainingArguments
 from hfdistill.data import FreshCopies
 from hfdistill.data.label_checks import check_labels
 from hfdistill.data.load import LABEL_NAMES
-from hfdistill.network.architectures import unwrapped
+from hfdistill.network.architectures import unwrapped, word_embeddings
 from hfdistill.network.loading import refuse_other_heads
 from hfdistill.network.task import LABELS, TaskKind
 from hfdistill.network.trace import check_taps
@@ -187,7 +187,7 @@ def check_mixup(
             "Teacher of your own names the models that read the token ids by its method embedders()."
         )
     for model in (student, *models):
-        if type(getattr(model, "get_input_embeddings", lambda: None)()) is not nn.Embedding:
+        if type(word_embeddings(model)) is not nn.Embedding:
             raise ValueError(
                 f"mixup mixes word embeddings, and {type(model).__name__} has no table of them to read "
                 "one by one. Leave mixup out, or write rows anew: augment(dataset, method)."

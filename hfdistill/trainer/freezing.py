@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 from transformers import TrainingArguments
 
+from hfdistill.network.architectures import word_embeddings
 from hfdistill.trainer.arguments import option
 
 
@@ -20,8 +19,7 @@ def freeze(student: nn.Module, args: TrainingArguments) -> None:
     """
     if not option(args, "freeze_embeddings"):
         return
-    embeddings: Any = getattr(student, "get_input_embeddings", lambda: None)
-    table = embeddings()
+    table = word_embeddings(student)
     if table is None:
         raise ValueError(
             "freeze_embeddings leaves the table of word embeddings as it is, and "

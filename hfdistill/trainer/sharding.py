@@ -9,6 +9,8 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from hfdistill.network.architectures import word_embeddings
+
 
 @dataclass(frozen=True)
 class Sharding:
@@ -51,7 +53,7 @@ class Sharding:
             zero = self.plugin.deepspeed_config["zero_optimization"]
             zero["stage3_gather_16bit_weights_on_model_save"] = True
         if self.name == "FSDP2" and self.plugin.transformer_cls_names_to_wrap is None:
-            table = getattr(student, "get_input_embeddings", lambda: None)()
+            table = word_embeddings(student)
             layers = [part for part in student.modules() if not any(each is table for each in part.modules())]
             named = getattr(student, "_no_split_modules", None) or ()
             there = {type(part).__name__ for part in layers}

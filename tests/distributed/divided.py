@@ -43,7 +43,8 @@ FSDP2 = {
     "FSDP_OFFLOAD_PARAMS": "false",
 }
 KINDS = ["logits", "inside", "ema", "peer", "theseus", "exits", "loaded"]
-STEPS = 20
+STEPS, FEW = 20, 6
+"""Optimizer steps of the slow test, and of the fast one."""
 
 
 @contextlib.contextmanager
@@ -63,7 +64,6 @@ def passing_for_gpus(**settings: str):
 def make(folder: Path, kind: str, processes: int, **options) -> DistillationTrainer:
     """21 rows in windows of 16: two steps an epoch, of which the second is cut short."""
     settings = {
-        "max_steps": STEPS,
         "per_device_train_batch_size": 8 // processes,
         "gradient_accumulation_steps": 2,
         "learning_rate": 0.1,
@@ -99,9 +99,9 @@ def make(folder: Path, kind: str, processes: int, **options) -> DistillationTrai
     )  # fmt: skip
 
 
-def trained(folder: Path, kind: str, processes: int) -> None:
+def trained(folder: Path, kind: str, processes: int, steps: int = STEPS) -> None:
     """One run; what it saves lies in a folder of its kind."""
-    trainer = make(folder, kind, processes)
+    trainer = make(folder, kind, processes, max_steps=steps)
     trainer.train()
     trainer.save_model(str(folder / kind))
     if trainer.is_world_process_zero():
@@ -112,13 +112,13 @@ def trained(folder: Path, kind: str, processes: int) -> None:
 
 
 def resumed(folder: Path, kind: str, processes: int) -> None:
-    """A run that goes on from its seventh step, in the middle of an epoch; and one from a damaged one."""
-    options = {"save_strategy": "steps", "save_steps": 7, "max_steps": 10, "optim": "adamw_torch"}
-    options |= {"eval_strategy": "steps", "eval_steps": 7, "load_best_model_at_end": True}
+    """A run that goes on from its third step, in the middle of an epoch; and one from a damaged one."""
+    options = {"save_strategy": "steps", "save_steps": 3, "max_steps": 5, "optim": "adamw_torch"}
+    options |= {"eval_strategy": "steps", "eval_steps": 3, "load_best_model_at_end": True}
     straight = make(folder / "straight", kind, processes, **options, learning_rate=1e-3)
     straight.train()
     straight.save_model(str(folder / "straight" / kind))
-    checkpoint = folder / "straight" / kind / "checkpoint-7"
+    checkpoint = folder / "straight" / kind / "checkpoint-3"
     again = make(folder / "straight", kind, processes, **options, learning_rate=1e-3)
     again.train(resume_from_checkpoint=str(checkpoint))
     again.save_model(str(folder / "again" / kind))
@@ -149,7 +149,8 @@ def run(folder: Path, processes: int, kinds: list[str], again: list[str]) -> Non
 def main(folder: Path, processes: int) -> None:
     """What the fast suite looks at: one kind under FSDP2, after others in the same processes."""
     with passing_for_gpus(**FSDP2) if processes > 1 else contextlib.nullcontext():
-        run(folder, processes, ["inside"], ["ema"])
+        trained(folder, "inside", processes, FEW)
+        resumed(folder, "ema", processes)
 
 
 if __name__ == "__main__":

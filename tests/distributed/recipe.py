@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from transformers import BertModel
 
-from tests.conftest import make_bert, make_dataset, make_tokenizer
+from hfdistill.evaluation import plots
+from hfdistill.files.plain_data import write_atomically
+from tests.conftest import DOT, make_bert, make_dataset, make_tokenizer
 from tests.distributed.launched import ROOT
 
 
@@ -41,4 +43,5 @@ def main(folder: Path, processes: int) -> None:
     ):
         patch.setattr(sys, "argv", words)
         patch.setattr(sys, "stdout", out)
+        patch.setattr(plots, "write_picture", lambda make, path: write_atomically(path, DOT))
         runpy.run_path(str(ROOT / "recipes" / "sst2.py"), run_name="__main__")

@@ -70,9 +70,9 @@ def test_info_nce_by_hand():
     assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_rkd_is_within_1e_6_of_a_float64_reference_in_1000_random_cases(pooling):
+def test_rkd_is_within_1e_6_of_a_float64_reference_in_1000_random_cases():
     for number in range(1000):
+        pooling = "mean" if number < 500 else "cls"
         random, draw, rows, tokens, mask = case(number)
         widths = random.integers(1, 9, size=2)
         s, t = (draw(rows, tokens, int(width)) for width in widths)
@@ -83,9 +83,9 @@ def test_rkd_is_within_1e_6_of_a_float64_reference_in_1000_random_cases(pooling)
         assert got == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_info_nce_is_within_1e_6_of_a_float64_reference_in_1000_random_cases(pooling):
+def test_info_nce_is_within_1e_6_of_a_float64_reference_in_1000_random_cases():
     for number in range(1000):
+        pooling = "mean" if number < 500 else "cls"
         random, draw, rows, tokens, mask = case(number)
         widths = random.integers(1, 9, size=2)
         s, t = (draw(rows, tokens, int(width)) for width in widths)

@@ -241,7 +241,7 @@ def test_two_searches_do_not_run_in_one_folder(here, monkeypatch):
     found = []
 
     def prepared(search, recipe):
-        with pytest.raises(ValueError, match="Another search is running in out"):
+        with pytest.raises(ValueError, match="Another run writes to out now"):
             search_recipe(read())
         found.append(recipe)
         raise KeyboardInterrupt

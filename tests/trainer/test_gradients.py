@@ -1,5 +1,7 @@
 """The gradient of an optimizer step does not depend on how its rows are split."""
 
+import functools
+
 import pytest
 import torch
 from datasets import Dataset
@@ -7,7 +9,7 @@ from transformers import Trainer
 
 from hfdistill import KD, CrossEntropy, DistillationTrainer, LabelMSE, LogitMSE
 from tests.conftest import make_bert, make_sentences, make_tokenizer
-from tests.trainer.conftest import GradientRecorder
+from tests.trainer.conftest import GradientRecorder, quiet_arguments
 
 SPLITS = [(16, 1), (8, 2), (4, 4), (1, 16)]
 TEXTS, CLASSES = zip(*make_sentences(21), strict=True)
@@ -69,25 +71,35 @@ def gradients(case, split, arguments, trainer_class=DistillationTrainer):
     return recorder.steps, trainer
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The gradients of a case in one of its splits, trained once for all tests of this file."""
+
+    def make(case, split):
+        return gradients(case, split, lambda **o: quiet_arguments(tmp_path_factory.mktemp("run"), **o))
+
+    return functools.cache(make)
+
+
 def relative_error(found, expected):
     return ((found - expected).norm() / expected.norm()).item()
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a20_every_split_gives_the_same_gradient(case, arguments):
-    whole, _ = gradients(case, SPLITS[0], arguments)
+def test_a20_every_split_gives_the_same_gradient(case, plain):
+    whole, _ = plain(case, SPLITS[0])
     assert len(whole) == 2  # 16 rows and an uneven window of 5
     for split in SPLITS[1:]:
-        parts, _ = gradients(case, split, arguments)
+        parts, _ = plain(case, split)
         assert len(parts) == 2, split
         for part, expected in zip(parts, whole, strict=True):
             assert expected.norm() > 1e-4
             assert relative_error(part, expected) <= 1e-6, split
 
 
-def test_gradient_is_that_of_the_formula(arguments):
+def test_gradient_is_that_of_the_formula(plain):
     """0.5 * CE + 0.5 * T² * KL over the first window, by autograd on one batch."""
-    found, trainer = gradients("single label", (4, 4), arguments)
+    found, trainer = plain("single label", (4, 4))
     rows = list(trainer._get_train_sampler())[:16]
     tokenizer, student, teacher = make_tokenizer(), make_bert(2, seed=2), make_bert(3, seed=1)
     batch = tokenizer([TEXTS[i] for i in rows], padding=True, return_tensors="pt")
@@ -112,8 +124,8 @@ def test_plain_trainer_is_four_times_off(arguments):
     assert relative_error(parts[0], 4 * whole[0]) <= 1e-5
 
 
-def test_parts_add_up_to_the_loss(arguments):
-    _, trainer = gradients("unlabelled rows", (4, 4), arguments)
+def test_parts_add_up_to_the_loss(plain):
+    _, trainer = plain("unlabelled rows", (4, 4))
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert len(logs) == 2
     for entry in logs:
@@ -125,8 +137,8 @@ def test_parts_add_up_to_the_loss(arguments):
 @pytest.mark.parametrize(
     "option", [{"bf16": True}, {"activation_checkpointing": True}, {"dataloader_drop_last": True}]
 )
-def test_options_of_the_loop_are_honoured(option, arguments):
+def test_options_of_the_loop_are_honoured(option, arguments, plain):
     steps, _ = gradients("single label", (8, 2), lambda **o: arguments(**o, **option))
-    plain, _ = gradients("single label", (8, 2), arguments)
+    expected, _ = plain("single label", (8, 2))
     assert len(steps) == (1 if "dataloader_drop_last" in option else 2)
-    assert relative_error(steps[0], plain[0]) <= (0.05 if "bf16" in option else 1e-6)
+    assert relative_error(steps[0], expected[0]) <= (0.05 if "bf16" in option else 1e-6)

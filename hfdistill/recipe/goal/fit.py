@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from hfdistill.evaluation.models import Contender
 from hfdistill.evaluation.report import TITLES, show
 from hfdistill.files.plain_data import read_json, write_atomically
+from hfdistill.files.run_lock import only_run
 from hfdistill.network.foreign_code import allowing_pickles
 from hfdistill.objectives import Objective
 from hfdistill.recipe.check import Recipe, check
@@ -57,15 +57,8 @@ def fit_recipe(recipe: Recipe) -> FitResult:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("A goal is searched by trials one after the other. Start it on one process.")
     out = Path(recipe.training["output_dir"])
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(out / "goal.lock", timeout=0)
-        with lock, quiet_libraries(), allowing_pickles(recipe.allow_pickle):
-            return _Search(recipe).result()
-    except Timeout as error:
-        raise ValueError(
-            f"Another search is running in {out}. Wait for it, or choose another training.output_dir."
-        ) from error
+    with only_run(out), quiet_libraries(), allowing_pickles(recipe.allow_pickle):
+        return _Search(recipe).result()
 
 
 def check_goal(recipe: Recipe) -> Rows:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from hfdistill.evaluation.report import TITLES, Report, in_columns, show
 from hfdistill.exporters.gate import export
 from hfdistill.exporters.report import ExportReport
 from hfdistill.files.markdown import as_yaml
-from hfdistill.files.plain_data import public_name, read_json, write_atomically
+from hfdistill.files.plain_data import public_name, read_json, whole_folder, write_atomically
 from hfdistill.network.loading import load_classifier, load_tokenizer
 from hfdistill.recipe.goal.candidates import Candidate
 from hfdistill.recipe.goal.evidence import Evidence
@@ -33,7 +32,7 @@ from hfdistill.recipe.run import Run
 
 NO_GATE = 200.0
 """Points that an export may lose: in 8 bits, too, the student was judged before it was chosen."""
-FEW_ROWS = 5_000
+ENOUGH_ROWS = 5_000
 Verdict = Literal["kept", "likely", "missed"]
 
 
@@ -181,12 +180,9 @@ class Outcome:
             return list(before["history"])
         note.unlink(missing_ok=True)
         source = self.trials.student(self.choice.tried.candidate, self.look)
-        staged = self.folder.with_name("_student")
-        shutil.rmtree(staged, ignore_errors=True)
-        load_classifier(str(source), role="student").save_pretrained(staged)
-        load_tokenizer(source).save_pretrained(staged)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        staged.rename(self.folder)
+        with whole_folder(self.folder) as staged:
+            load_classifier(str(source), role="student").save_pretrained(staged)
+            load_tokenizer(source).save_pretrained(staged)
         state = source / "trainer_state.json"
         history = list(read_json(state, limit=100 * MAX_BYTES)["log_history"]) if state.is_file() else []
         write_atomically(note, json.dumps({**winner, "history": history}, indent=1))
@@ -329,7 +325,7 @@ class Outcome:
             nearest = min(larger, key=lambda tried: tried.sizes.measured[0].ms or math.inf)
             takes = f"{nearest.candidate.name} takes {nearest.sizes.nearest()}"
             yield f"More layers: {takes}, beyond {goal.limits()}."
-        if len(self.run.rows.train) < FEW_ROWS:
+        if len(self.run.rows.train) < ENOUGH_ROWS:
             yield (
                 f"More text: it learned from {len(self.run.rows.train):,} rows. Texts like them need no "
                 "labels (`unlabelled:` under `data:`, or --unlabelled)."

@@ -11,6 +11,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from hfdistill.data.in_memory import splits_in_memory
+from hfdistill.files.plain_data import whole_folder
 from hfdistill.recipe.check import check
 from hfdistill.recipe.goal.fit import fit_recipe
 from hfdistill.recipe.goal.outcome import FitResult
@@ -98,19 +99,15 @@ def _data_on_disk(data: Any, folder: Path) -> str:
     """Return the path of data: what has none is written, for a search that goes on after a kill."""
     if isinstance(data, (str, Path)):
         return str(data)
-    staged = folder.with_name("_data")
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    if isinstance(data, Mapping) and data and all(isinstance(path, (str, Path)) for path in data.values()):
-        for name, path in data.items():
-            kind = Path(path).suffixes[-2 if str(path).endswith(".gz") else -1 :]
-            shutil.copy(Path(path).expanduser(), staged / f"{name}{''.join(kind)}")
-    else:
-        splits = {"train": data} if isinstance(data, Dataset) else splits_in_memory(data)
-        for name, rows in splits.items():
-            rows.to_parquet(staged / f"{name}.parquet")
-    shutil.rmtree(folder, ignore_errors=True)
-    staged.rename(folder)
+    with whole_folder(folder) as staged:
+        if isinstance(data, Mapping) and data and all(isinstance(p, (str, Path)) for p in data.values()):
+            for name, path in data.items():
+                kind = Path(path).suffixes[-2 if str(path).endswith(".gz") else -1 :]
+                shutil.copy(Path(path).expanduser(), staged / f"{name}{''.join(kind)}")
+        else:
+            splits = {"train": data} if isinstance(data, Dataset) else splits_in_memory(data)
+            for name, rows in splits.items():
+                rows.to_parquet(staged / f"{name}.parquet")
     return str(folder)
 
 
@@ -121,10 +118,7 @@ def _teacher_on_disk(teacher: str | Path | PreTrainedModel, tokenizer: Any, fold
     if tokenizer is None:
         raise ValueError("The teacher is a model, and nothing reads its texts. Pass tokenizer=.")
     path = folder / "inputs" / "teacher"
-    staged = path.with_name("_teacher")
-    shutil.rmtree(staged, ignore_errors=True)
-    teacher.save_pretrained(staged)
-    tokenizer.save_pretrained(staged)
-    shutil.rmtree(path, ignore_errors=True)
-    staged.rename(path)
+    with whole_folder(path) as staged:
+        teacher.save_pretrained(staged)
+        tokenizer.save_pretrained(staged)
     return str(path)

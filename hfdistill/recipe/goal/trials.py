@@ -22,7 +22,7 @@ from hfdistill.evaluation.models import Contender, load_models
 from hfdistill.evaluation.predictions import checked, evaluating, predict
 from hfdistill.exporters.bench import of_many_sizes
 from hfdistill.files.checkpoint import newest_checkpoint
-from hfdistill.files.plain_data import build, read_json, write_atomically
+from hfdistill.files.plain_data import build, read_json, whole_folder, write_atomically
 from hfdistill.network.task import task_kind
 from hfdistill.recipe.check import check
 from hfdistill.recipe.goal.candidates import Candidate
@@ -189,12 +189,10 @@ class Trials:
         """Return the folder of a candidate that is not trained; it is made once."""
         folder = self._start(candidate, pruned)
         if not folder.is_dir():
-            staged = folder.with_name(f"_{folder.name}")
-            shutil.rmtree(staged, ignore_errors=True)
             model, tokenizer = self.make(candidate, pruned, fitted=True)
-            model.save_pretrained(staged)
-            tokenizer.save_pretrained(staged)
-            staged.rename(folder)
+            with whole_folder(folder) as staged:
+                model.save_pretrained(staged)
+                tokenizer.save_pretrained(staged)
         return folder
 
     def _train(self, candidate: Candidate, begins: Path, share: float) -> Path:

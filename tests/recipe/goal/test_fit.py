@@ -65,8 +65,26 @@ def search(**goal):
     return fit_recipe(check(Page("page", page(**goal))))
 
 
-def test_the_fastest_that_is_proven_is_found_without_training(here):
-    result = search(keep=0.2)
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """What a search gives and leaves in `out`, searched once for all tests."""
+    ended = {}
+
+    def make(keep):
+        if keep in ended:
+            result, folder = ended[keep]
+            shutil.copytree(folder, "out")
+            return result
+        result, folder = search(keep=keep), tmp_path_factory.mktemp("searched") / "out"
+        shutil.copytree("out", folder)
+        ended[keep] = result, folder
+        return result
+
+    return make
+
+
+def test_the_fastest_that_is_proven_is_found_without_training(here, searched):
+    result = searched(0.2)
     assert (result.name, result.verdict) == ("1 layer", "kept")
     assert [len(tried.looks) for tried in result.tried] == [1, 0, 0]
     assert result.evidence.low >= 0.2
@@ -122,14 +140,14 @@ def test_what_no_student_keeps_ends_with_the_best_and_what_would_help(here, monk
     assert history["epochs"] == 3
 
 
-def test_nothing_sees_the_rows_that_are_reported(here, monkeypatch):
+def test_nothing_sees_the_rows_that_are_reported(here, searched):
     """With other labels and texts to report on, the same is chosen from the same evidence."""
-    first = search()
+    first = searched(0.2)
     shutil.move("out", "before")
     rows = load_dataset("parquet", data_files="opinions/validation.parquet", split="train")
     other = [text.replace("film", "plot") for text in rows["text"]]
     Dataset.from_dict({"text": other, "label": rows["label"][::-1]}).to_parquet("opinions/validation.parquet")
-    second = search()
+    second = search(keep=0.2)
     assert [t.looks[0].evidence for t in first.tried if t.looks] == [
         t.looks[0].evidence for t in second.tried if t.looks
     ]
@@ -159,8 +177,8 @@ def test_nothing_is_chosen_on_a_text_that_is_reported(here):
         read_rows({"source": "opinions"}, Splits(evaluation="validation"), seed=1, choosing="dev2")
 
 
-def test_trials_of_another_teacher_or_other_rows_to_choose_on_are_refused(here):
-    search(keep=0.2)
+def test_trials_of_another_teacher_or_other_rows_to_choose_on_are_refused(here, searched):
+    searched(0.2)
     weights = load_file("teacher/model.safetensors")
     save_file(
         {**weights, "classifier.bias": weights["classifier.bias"] + 1},
@@ -214,8 +232,8 @@ def test_a_metric_that_an_export_has_not_is_measured_on_the_rows_to_report(here,
     assert made[0]._judged() is None
 
 
-def test_a_search_that_has_ended_trains_nothing_again(here, monkeypatch):
-    first = search(keep=1.0)
+def test_a_search_that_has_ended_trains_nothing_again(here, searched, monkeypatch):
+    first = searched(1.0)
     monkeypatch.setattr(trying.Trials, "_train", lambda *_: pytest.fail("the winner is trained again"))
     again = search(keep=1.0)
     assert (again.name, again.evidence) == (first.name, first.evidence)
@@ -223,9 +241,9 @@ def test_a_search_that_has_ended_trains_nothing_again(here, monkeypatch):
     assert json.loads((here / "out/goal/chosen.json").read_text())["history"][-1]["epoch"] == 3
 
 
-def test_a_search_that_was_killed_goes_on(here, monkeypatch):
+def test_a_search_that_was_killed_goes_on(here, searched, monkeypatch):
     """Killed in the middle of the last training, it measures no size again, and ends with the same bits."""
-    straight = search(keep=1.0)
+    straight = searched(1.0)
     shutil.move("out", "straight")
     stop = trying.StopAt.on_step_end
 
@@ -285,7 +303,7 @@ def test_rows_without_labels(here):
         rows.remove_columns("label").to_parquet(f"opinions/{split}.parquet")
     with pytest.raises(ValueError, match="metric is accuracy, and the rows to choose on have no labels"):
         search(metric="accuracy")
-    shutil.rmtree("out")
+    assert not (here / "out").exists()
     result = search(metric=None, keep=0.2)
     assert result.verdict == "kept"
     assert result.report.student.metrics is None
