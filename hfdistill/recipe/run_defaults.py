@@ -47,6 +47,7 @@ def is_worth_recording(recipe: Recipe, rows: Rows, args: Any) -> bool:
     epochs = args.num_train_epochs if args.max_steps <= 0 else rows_read / max(1, len(rows.train))
     machines = args.world_size > int(os.environ.get("LOCAL_WORLD_SIZE", args.world_size))  # without one disk?
     is_plain = not (is_chain or is_rewritten or args.mixup or machines)
+    is_plain = is_plain and rows.stream is None  # how often its rows come is not known
     return is_model and is_plain and epochs > 1 and can_be_recorded(recipe, rows)
 
 
