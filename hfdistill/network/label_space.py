@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -259,5 +260,6 @@ def some(names: Sequence[str], limit: int = 6) -> str:
 
 def short(value: Any) -> str:
     """Return a value for a message, control characters shown as escapes, cut at 60 characters."""
+    value = value.item() if isinstance(value, np.generic) else value
     shown = repr(value[:60] if isinstance(value, (str, list)) else value)
     return shown if len(shown) <= 80 else f"{shown[:80]}…"

@@ -144,7 +144,9 @@ class Outcome:
     def _notes(self, trained: DistillationTrainer) -> dict[str, Any]:
         """Return what the report remembers of the run."""
         rows, training = self.run.rows, self.page.get("training", {})
-        notes = {"objective": str(trained.objective), "recipe": self.page, "rows": len(rows.train)}
+        notes: dict[str, Any] = {"objective": str(trained.objective), "recipe": self.page}
+        if rows.stream is None:
+            notes["rows"] = len(rows.train)
         if len(rows.labelled) < len(rows.train):
             notes["labelled"] = len(rows.labelled)
         if self.run.recommended.is_on:

@@ -187,10 +187,10 @@ class Run:
         rows, source = self.rows, public_name(str(self.recipe.load["source"]))
         held = " kept back" if rows.is_drawn else f" of {rows.evaluation.split or 'another split'}"
         more = f" ({len(rows.labelled):,} with labels)" if len(rows.labelled) < len(rows.train) else ""
-        self.terminal.line(
-            f"{source}: {len(rows.train):,} rows to learn from{more}, {len(rows.evaluation):,}{held} to "
-            "measure on"
-        )
+        learned = f"{len(rows.train):,} rows to learn from{more}"
+        if rows.stream is not None:
+            learned = f"a stream to learn from, of which the first {len(rows.train):,} rows are looked at now"
+        self.terminal.line(f"{source}: {learned}, {len(rows.evaluation):,}{held} to measure on")
         if "bf16" not in self.recipe.training and self.args.bf16:
             self.terminal.line(
                 "bfloat16, which is fast on this machine; training.bf16=false computes in float32"
@@ -405,7 +405,9 @@ class Run:
         args = dataclasses.replace(self.args, **changes, output_dir=str(folder), push_to_hub=False)
         rows, labels_alone = self.builder.rows, teacher is None and objective is None
         answerable = self.answerable if teacher is not None else None
-        if teacher is not None and answerable is None:
+        if rows.stream is not None:
+            answerable, labels_alone = rows.stream, False
+        elif teacher is not None and answerable is None:
             answerable = self.recommended.with_copies(rows.train, teacher, tokenizer)
         scores: Callable | None = task_scores(rows.task) if "label" in rows.evaluation.column_names else None
         return DistillationTrainer(

@@ -128,7 +128,7 @@ class DistillationTrainer(CheckpointingTrainer):
         self._reader = Reader.of(args, getattr(model, "config", None), self.teacher, options, label_map)
         options["data_collator"] = self._reader.collate(tokenizer)
         for name in ("train_dataset", "eval_dataset"):
-            checks.check_data_kind(options.get(name), split=name)
+            checks.check_data_kind(options.get(name), args, split=name)
             options[name] = self._reader(options.get(name), tokenizer, name)
         super().__init__(model, args, **options)
         end_in_order()
@@ -281,8 +281,6 @@ class DistillationTrainer(CheckpointingTrainer):
                 part.set_epoch(self._epoch)
         if not self._teacher_is_checked:
             self._check_teacher()
-        # Data without a length can end within an accumulation window: what it left must not join a step.
-        self.model.zero_grad()
 
     def _check_teacher(self) -> None:
         """Log the teacher's accuracy on the first rows of the evaluation data, once a run."""
@@ -381,7 +379,7 @@ class DistillationTrainer(CheckpointingTrainer):
     ) -> tuple[list[Any], Tensor | None]:
         """Begin an optimizer step: its micro-batches, and each term's count over them, on all processes."""
         batches = [self._own_rows(dict(batch)) for batch in itertools.islice(epoch_iterator, num_batches)]
-        if not batches:
+        if len(batches) < num_batches:  # data without a length ends within an accumulation window
             return [], None
         self._objectives.set_progress(min(1.0, self.state.global_step / max(1, self.state.max_steps)))
         self._extra_parameters.zero_grad()
