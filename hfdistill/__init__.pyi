@@ -34,6 +34,7 @@ from .evaluation.speed import SpeedPlan as SpeedPlan
 from .exporters.gate import QualityGateError as QualityGateError
 from .exporters.gate import export as export
 from .exporters.report import ExportReport as ExportReport
+from .exporters.stages import StagedModel as StagedModel
 from .files.checkpoint import CheckpointError as CheckpointError
 from .files.checkpoint import newest_checkpoint as newest_checkpoint
 from .files.hub import HubUnreachable as HubUnreachable

@@ -33,6 +33,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--calibration", metavar="FILE",
         help="texts that 8 bits are fitted to, best the training rows; default those of --data",
     )  # fmt: skip
+    parser.add_argument(
+        "--exit-threshold", type=float, metavar="T",
+        help="of a student with exits: rows leave where the uncertainty is below it; default the student's",
+    )  # fmt: skip
     parser.add_argument("--no-speed", action="store_true", help="time nothing")
 
 
@@ -58,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
             speed=not args.no_speed,
             max_length=args.max_length,
             label_names=args.label_names,
+            exit_threshold=args.exit_threshold,
         )
     print(report.table())
     return 0

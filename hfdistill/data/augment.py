@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from datasets import Dataset, List, Value, concatenate_datasets
+from datasets import Dataset, IterableDataset, List, Value, concatenate_datasets
 from datasets.fingerprint import generate_random_fingerprint
 
 from hfdistill.data.augmentations import Augmentation, as_augmentation
@@ -117,6 +117,12 @@ class Writer:
         cls, dataset: Any, method: Method, *, seed: int, columns: Sequence[str] | None, keep_labels: bool
     ) -> Writer:
         """Return a writer for this data; see `augment` for arguments and errors."""
+        if isinstance(dataset, IterableDataset):
+            raise TypeError(
+                "Text is written anew by the numbers of its rows, and a stream (IterableDataset) has none. "
+                "Load the rows without streaming=True, or write new ones as they come: "
+                "stream.map(function, batched=True)."
+            )
         if not isinstance(dataset, Dataset):
             raise TypeError(
                 f"Text is written anew row by row of a datasets.Dataset, found {type(dataset).__name__}. "

@@ -37,7 +37,7 @@ def splits_in_memory(source: Any) -> dict[str, Dataset]:
         splits = {str(name): _dataset(part) for name, part in source.items()}
     else:
         rows = _dataset(source)
-        splits = {str(getattr(source, "split", None) or "train"): rows}
+        splits = {_split_name(source): rows}
     for name, rows in splits.items():
         if not len(rows):
             raise ValueError(
@@ -45,6 +45,18 @@ def splits_in_memory(source: Any) -> dict[str, Dataset]:
                 "kept nothing, or a file that was cut."
             )
     return {name: _plain(rows) for name, rows in splits.items()}
+
+
+def streams_in_memory(source: Any) -> dict[str, IterableDataset]:
+    """Return the splits of streams, or of rows in memory, as streams."""
+    parts = source if isinstance(source, Mapping) and source else {_split_name(source): source}
+    if all(isinstance(part, IterableDataset) for part in parts.values()):
+        return {str(name): part for name, part in parts.items()}
+    return {name: rows.to_iterable_dataset() for name, rows in splits_in_memory(source).items()}
+
+
+def _split_name(source: Any) -> str:
+    return str(getattr(source, "split", None) or "train")
 
 
 def _is_split(name: Any, part: Any) -> bool:
@@ -57,8 +69,8 @@ def _is_split(name: Any, part: Any) -> bool:
 def _dataset(source: Any) -> Dataset:
     if isinstance(source, IterableDataset):
         raise ValueError(
-            "The data passed to load is streamed (IterableDataset), and class names need all rows. "
-            "Load it without streaming=True, or pass Dataset.from_list(list(data))."
+            "The data passed to load is a stream (IterableDataset). Type load(data, streaming=True), or hold "
+            "its rows in memory: Dataset.from_list(list(data))."
         )
     if isinstance(source, Dataset):
         return source
@@ -69,9 +81,9 @@ def _dataset(source: Any) -> Dataset:
     if hasattr(source, "to_arrow") and hasattr(source, "columns"):
         return Dataset(source.to_arrow())
     if isinstance(source, Mapping):
-        return _from_columns(source)
+        return from_columns(source)
     if isinstance(source, Sequence) or hasattr(source, "__array__"):
-        return _from_rows(list(source))
+        return from_rows(list(source))
     kind = f"{type(source).__module__}.{type(source).__qualname__}"
     raise ValueError(f"load cannot read rows from {kind}. {_WAYS}")
 
@@ -85,7 +97,8 @@ def _from_frame(frame: Any) -> Dataset:
     return _made({name: frame.iloc[:, place] for place, name in enumerate(names)})
 
 
-def _from_columns(source: Mapping[Any, Any]) -> Dataset:
+def from_columns(source: Mapping[Any, Any]) -> Dataset:
+    """Return the rows of a dict of columns."""
     single = [name for name, values in source.items() if isinstance(values, str) or not _is_list(values)]
     if single:
         raise ValueError(
@@ -104,7 +117,7 @@ def _is_list(values: Any) -> bool:
     return isinstance(values, Sequence) or (hasattr(values, "__len__") and hasattr(values, "__getitem__"))
 
 
-def _from_rows(rows: list[Any]) -> Dataset:
+def from_rows(rows: list[Any]) -> Dataset:
     """Return the columns of dicts, pairs (text, label) or texts; a key that a row lacks is None there."""
     if not rows:
         return Dataset.from_dict({"text": []})

@@ -73,6 +73,52 @@ def _final_labels(
     return numbered, ClassLabel(names=final), final
 
 
+def further_labels(
+    split: str,
+    rows: Dataset,
+    *,
+    column: str | list[str],
+    feature: Any,
+    names: Sequence[str] | None,
+    from_text: bool,
+) -> list[Any]:
+    """Return the labels of a part of the rows, None where one is missing, as those of the first rows are.
+
+    Args:
+        split: what messages call it.
+        rows: the part.
+        column: of the labels, or several of 0 and 1.
+        feature: of the labels of the first rows.
+        names: of the classes, where the data does not name them.
+        from_text: whether every value is a string because of the kind of file.
+
+    Raises:
+        ValueError: for labels of another kind.
+    """
+    if isinstance(column, list):
+        return list(_rows_of_flags(split, rows, column))
+    values: Values = {split: [_plain(value) for value in rows[column][:]]}
+    if getattr(feature, "dtype", None) == "float32":
+        numbers = (_parsed(values) if from_text else values)[split]
+        if all(value is None or isinstance(value, (int, float)) for value in numbers):
+            return [None if value is None else float(value) for value in numbers]
+    final, own, _ = _final_labels({split: rows}, values, column, names, from_text)
+    if own != feature and any(value is not None for value in values[split]):
+        raise ValueError(
+            f"Column {column!r} of split {split!r} holds {_kind(own)}, and the first rows {_kind(feature)}. "
+            "Make its labels all strings, all numbers, or all lists; name classes with label_names=."
+        )
+    return final[split]
+
+
+def _kind(feature: Any) -> str:
+    if isinstance(feature, ClassLabel):
+        return f"the classes {feature.names}"
+    if isinstance(feature, (List, LargeList)):
+        return "lists"
+    return "real values" if feature.dtype == "float32" else "class numbers"
+
+
 def indicator_columns(raw: Mapping[str, Dataset], columns: Sequence[str]) -> list[str]:
     """Return the columns that say of each class whether a row is of it; none where that is not clear.
 

@@ -8,13 +8,13 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import pyarrow as pa
-import pyarrow.compute as pc
-from datasets import Dataset, DatasetDict, LargeList, List, Value
+from datasets import Dataset, DatasetDict, IterableDatasetDict, List
 
 from hfdistill.data.label_columns import indicator_columns, joined_labels, read_labels, with_class_names
 from hfdistill.data.sources import read
+from hfdistill.data.streams import first_rows, streamed
 from hfdistill.data.table_files import SPLIT_NAMES, FileOptions
+from hfdistill.data.text_rows import build_split
 from hfdistill.data.word_labels import read_words, word_columns
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def load(
     encoding: str | None = None,
     delimiter: str | None = None,
     quotes: bool | None = None,
+    streaming: bool = False,
 ) -> DatasetDict:
     """Return splits with the columns `text`, `text_pair` (for pairs), `label` (where there are any) alone.
 
@@ -96,8 +97,14 @@ def load(
         quotes: False where quotation marks are letters of a csv or tsv; True where they enclose cells even if
             the lines within a cell look like rows themselves, which is refused by default.
 
+        streaming: Read rows when they are needed, in memory that does not grow with them; nothing is written
+            to disk. What the columns hold is settled on the first 1,000 rows of each split, and later rows
+            that do not fit are refused with their numbers. Names of classes have to come with the data or in
+            `label_names`. An Excel sheet or a JSON array is read whole and refused.
+
     Returns:
-        The splits by name: `train`, `validation`, `test`, or whatever else the files are called.
+        The splits by name: `train`, `validation`, `test`, or whatever else the files are called; of
+        `IterableDataset`s where they are streamed.
 
     Raises:
         HubUnreachable: The Hub gave no answer.
@@ -119,32 +126,68 @@ def load(
         raise ValueError(
             f"on_bad_row is {on_bad_row!r}, which is unknown. Pass on_bad_row='raise' or 'drop'."
         )
-    raw, from_text = read(source, config, FileOptions(encoding, delimiter, quotes, on_bad_row))
-    columns = list(dict.fromkeys(name for rows in raw.values() for name in rows.column_names))
-    one_label = label if label is None or isinstance(label, str) else None
-    of_words = None
+    reading = FileOptions(encoding, delimiter, quotes, on_bad_row)
+    raw, from_text = read(source, config, reading, streaming=streaming)
+    rows = {name: first_rows(name, part) for name, part in raw.items()} if streaming else raw
+    options: dict[str, Any] = {"names": label_names, "from_text": from_text, "on_bad_row": on_bad_row}
+    splits, texts, target = _read(rows, text=text, text_pair=text_pair, label=label, **options)
+    if not streaming:
+        return _chosen(source, DatasetDict(splits), split)
+    streams: Any = IterableDatasetDict()
+    for name, part in raw.items():
+        streams[name] = streamed(
+            part, rows[name], split=name, like=splits[name], texts=texts, label=target, **options
+        )
+    return _chosen(source, streams, split)
+
+
+def _read(
+    rows: dict[str, Dataset],
+    *,
+    text: str | None,
+    text_pair: str | None,
+    label: str | Sequence[str] | None,
+    names: Sequence[str] | None,
+    from_text: bool,
+    on_bad_row: str,
+) -> tuple[dict[str, Dataset], list[str], str | list[str] | None]:
+    """Return splits with their final columns, and which those of texts and labels were."""
     if label is None or isinstance(label, str):
-        of_words = word_columns(raw, text=text, text_pair=text_pair, label=one_label)
-    if of_words is not None:
-        read_splits = read_words(raw, *of_words, names=label_names, on_bad_row=on_bad_row)
-        return _chosen(source, read_splits, split)
+        of_words = word_columns(rows, text=text, text_pair=text_pair, label=label)
+        if of_words is not None:
+            return read_words(rows, *of_words, names=names, on_bad_row=on_bad_row), [of_words[0]], of_words[1]
+    columns = list(dict.fromkeys(name for part in rows.values() for name in part.column_names))
     texts = text_columns(columns, text, text_pair)
-    target = _label_column([name for name in columns if name not in texts], label, raw)
+    target = _label_column([name for name in columns if name not in texts], label, rows)
+    return _read_texts(rows, texts, target, names, from_text, on_bad_row), texts, target
+
+
+def _read_texts(
+    rows: dict[str, Dataset],
+    texts: list[str],
+    target: str | list[str] | None,
+    names: Sequence[str] | None,
+    from_text: bool,
+    on_bad_row: str,
+) -> dict[str, Dataset]:
+    """Return splits of texts with their final columns."""
     labels: dict[str, list[Any]] = {}
     feature, class_names = None, None
     if isinstance(target, list):
-        labels, feature, class_names = joined_labels(raw, target, names=label_names)
+        labels, feature, class_names = joined_labels(rows, target, names=names)
     elif target is not None:
-        labels, feature, class_names = read_labels(raw, column=target, names=label_names, from_text=from_text)
-    splits = {name: _build(name, raw[name], texts, labels.get(name), feature, on_bad_row) for name in raw}
+        labels, feature, class_names = read_labels(rows, column=target, names=names, from_text=from_text)
+    splits = {
+        name: build_split(name, rows[name], texts, labels.get(name), feature, on_bad_row) for name in rows
+    }
     if isinstance(feature, List) and class_names:
-        splits = {name: with_class_names(rows, class_names) for name, rows in splits.items()}
-    return _chosen(source, splits, split)
+        splits = {name: with_class_names(part, class_names) for name, part in splits.items()}
+    return splits
 
 
-def _chosen(source: Any, splits: dict[str, Dataset], split: str | None) -> DatasetDict:
+def _chosen(source: Any, splits: DatasetDict, split: str | None) -> DatasetDict:
     _check_split(source, list(splits), split)
-    return DatasetDict(splits if split is None else {split: splits[split]})
+    return splits if split is None else type(splits)({split: splits[split]})
 
 
 def _check_split(source: Any, names: list[str], split: str | None) -> None:
@@ -237,88 +280,3 @@ def _label_column(
         return indicators
     logger.warning("none of the columns %s has a usual name for labels: loaded as unlabelled text", columns)
     return None
-
-
-def _build(
-    split: str, rows: Dataset, texts: list[str], labels: list[Any] | None, feature: Any, on_bad_row: str
-) -> Dataset:
-    """Return one split with its final columns, without bad rows or with an error that names them."""
-    missing = [name for name in texts if name not in rows.column_names]
-    if missing:
-        raise ValueError(
-            f"Split {split!r} has no column {missing[0]!r}, found {rows.column_names}; other splits have it. "
-            "Give the column one name in all files."
-        )
-    columns = ["text", "text_pair"][: len(texts)]
-    rows = rows.select_columns(texts).rename_columns(dict(zip(texts, columns, strict=True)))
-    bad: dict[str, list[int]] = {}
-    kinds = {column: _nested(rows.features[column]) for column in columns}
-    for column in columns:
-        rows, bad[column] = _as_strings(rows, column)
-    if labels is not None:
-        bad["label"] = [i for i, value in enumerate(labels) if value is None]
-        blank = [0.0] * feature.length if isinstance(feature, List) else 0
-        rows = rows.add_column(
-            "label", [blank if value is None else value for value in labels], feature=feature
-        )
-        columns.append("label")
-    return _without_bad_rows(split, rows.select_columns(columns), bad, kinds, on_bad_row)
-
-
-def _nested(feature: Any) -> str:
-    """The end of a sentence that says what a column of lists or objects holds."""
-    if isinstance(feature, (List, LargeList)):
-        return f": it holds lists{_nested(feature.feature).replace(': it holds objects', ' of objects')}"
-    if isinstance(feature, dict):
-        return f": it holds objects with the keys {list(feature)}, of which one may be a column of its own"
-    return ""
-
-
-def _as_strings(rows: Dataset, column: str) -> tuple[Dataset, list[int]]:
-    """Return the split with `column` as strings, and the rows that have no readable text there."""
-    dtype = getattr(rows.features[column], "dtype", None)
-    if dtype not in ("string", "large_string"):
-        values = rows[column][:]
-        bad = [i for i, value in enumerate(values) if not isinstance(value, str)]
-        texts = [value if isinstance(value, str) else "" for value in values]
-        rows = rows.add_column("_readable", texts, feature=Value("string")).remove_columns(column)
-        return rows.rename_column("_readable", column), bad
-    stored = rows.with_format("arrow")[:].column(column)
-    bad = pc.indices_nonzero(pc.is_null(stored)).to_pylist()
-    try:
-        stored.validate(full=True)
-    except pa.ArrowInvalid:
-        bad = [i for i, raw in enumerate(stored.cast(pa.large_binary()).to_pylist()) if not _is_utf8(raw)]
-    return rows if dtype == "string" else rows.cast_column(column, Value("string")), bad
-
-
-def _is_utf8(raw: bytes | None) -> bool:
-    try:
-        return raw is not None and raw.decode() is not None
-    except UnicodeDecodeError:
-        return False
-
-
-def _without_bad_rows(
-    split: str, rows: Dataset, bad: dict[str, list[int]], kinds: dict[str, str], on_bad_row: str
-) -> Dataset:
-    reasons = [
-        f"{len(places):,} of {len(rows):,} rows of split {split!r} have no "
-        f"{'value' if column == 'label' else 'readable string'} in {column!r} (first rows {places[:5]})"
-        f"{kinds.get(column, '')}"
-        for column, places in bad.items()
-        if places
-    ]
-    if not reasons:
-        return rows
-    reason = "; ".join(reasons)
-    dropped = {i for places in bad.values() for i in places}
-    if on_bad_row == "raise" or len(dropped) == len(rows):
-        fix = 'Repair them, or leave them out with on_bad_row="drop"'
-        if len(dropped) == len(rows):
-            fix = "No other row is left: choose another column with text= or label=, or repair them"
-        raise ValueError(
-            f"{reason}: None, NaN, a number or bytes that are not UTF-8 cannot be learned from. {fix}."
-        )
-    logger.warning("%s: dropped", reason)
-    return rows.select([i for i in range(len(rows)) if i not in dropped])

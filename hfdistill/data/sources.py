@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_dataset
+from datasets import load_dataset
 
 from hfdistill.data.encodings import suffix_of
-from hfdistill.data.in_memory import is_in_memory, splits_in_memory
+from hfdistill.data.file_streams import stream_files
+from hfdistill.data.in_memory import is_in_memory, splits_in_memory, streams_in_memory
 from hfdistill.data.table_files import KINDS, SPLIT_NAMES, FileOptions, read_files
 from hfdistill.files.hub import HubUnreachable, reaching
 
@@ -31,20 +32,26 @@ _INSTEAD = {
 }
 
 
-def read(source: Any, config: str | None, options: FileOptions) -> tuple[dict[str, Dataset], bool]:
-    """Return the raw splits, and whether every value in them is a string because of the kind of file."""
+def read(
+    source: Any, config: str | None, options: FileOptions, *, streaming: bool = False
+) -> tuple[dict[str, Any], bool]:
+    """Return the raw splits, and whether every value in them is a string because of the kind of file.
+
+    They are `Dataset`s, or `IterableDataset`s where they are streamed.
+    """
     splits: Mapping[str, list[Path]]
     if (files := _files_of(source)) is not None:
         splits = files
     elif is_in_memory(source):
-        return splits_in_memory(source), False
+        return (streams_in_memory if streaming else splits_in_memory)(source), False
     else:
         path = _local_path(source)
         if path is None:
-            return _read_hub(str(source), config), False
+            return _read_hub(str(source), config, streaming=streaming), False
         splits = _split_files(path)
     of_strings = KINDS[suffix_of(next(iter(splits.values()))[0])] in ("csv", "excel")
-    return {name: read_files(name, paths, options) for name, paths in splits.items()}, of_strings
+    reader: Any = stream_files if streaming else read_files
+    return {name: reader(name, paths, options) for name, paths in splits.items()}, of_strings
 
 
 def _files_of(source: Any) -> dict[str, list[Path]] | None:
@@ -98,10 +105,10 @@ def _near(name: str, folder: Path) -> str | None:
     return str(folder / close[0]) if close else None
 
 
-def _read_hub(name: str, config: str | None) -> dict[str, Dataset]:
+def _read_hub(name: str, config: str | None, *, streaming: bool) -> dict[str, Any]:
     try:
         with reaching(name):
-            return dict(load_dataset(name, config))
+            return dict(load_dataset(name, config, **({"streaming": True} if streaming else {})))
     except (HubUnreachable, FileNotFoundError) as error:
         near = _near(Path(name).parts[0], Path())
         if near is None:

@@ -175,12 +175,7 @@ def _read_excel(files: Sequence[Path]) -> Dataset:
 
 def _read_csv(split: str, files: Sequence[Path], options: FileOptions) -> Dataset:
     layouts = [options.layout(file) for file in files]
-    for file, layout in zip(files, layouts, strict=True):
-        if set(layout.names) != set(layouts[0].names):
-            raise ValueError(
-                f"{file.name} has the columns {list(layout.names)}, and {files[0].name} of the same split "
-                f"{list(layouts[0].names)}. Give the columns one name in all files."
-            )
+    check_same_columns(files, layouts)
     builder = _CsvBuilder(
         data_files={split: [glob.escape(str(file.absolute())) for file in files]},
         layouts=tuple(layouts),
@@ -199,6 +194,20 @@ def _read_csv(split: str, files: Sequence[Path], options: FileOptions) -> Datase
     if not builder.info.splits[split].num_examples:
         raise ValueError(f"{files[0].name} (split {split!r}) holds no rows. {_ROWS}")
     return builder.as_dataset(split=split)
+
+
+def check_same_columns(files: Sequence[Path], layouts: Sequence[CsvLayout]) -> None:
+    """Refuse csv files of one split whose columns are not called alike.
+
+    Raises:
+        ValueError: naming both.
+    """
+    for file, layout in zip(files, layouts, strict=True):
+        if set(layout.names) != set(layouts[0].names):
+            raise ValueError(
+                f"{file.name} has the columns {list(layout.names)}, and {files[0].name} of the same split "
+                f"{list(layouts[0].names)}. Give the columns one name in all files."
+            )
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
 
 from hfdistill.data.label_doubts import doubts
+from hfdistill.data.text_rows import DROP_ALL
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def read_words(
     """
     labelled = {split: rows for split, rows in raw.items() if tags in rows.column_names}
     feature = None if tags is None else _feature(labelled, tags, names)
-    splits = {s: _split(s, rows, words, tags, feature, on_bad_row) for s, rows in raw.items()}
+    splits = {s: split_of_words(s, rows, words, tags, feature, on_bad_row) for s, rows in raw.items()}
     labels = {
         split: [label for row in rows["label"] for label in row]
         for split, rows in splits.items()
@@ -94,7 +95,10 @@ def _feature(raw: Mapping[str, Dataset], tags: str, names: Sequence[str] | None)
     return Value("int64") if names is None else ClassLabel(names=list(names))
 
 
-def _split(split: str, rows: Dataset, words: str, tags: str | None, feature: Any, on_bad_row: str) -> Dataset:
+def split_of_words(
+    split: str, rows: Dataset, words: str, tags: str | None, feature: Any, on_bad_row: str
+) -> Dataset:
+    """Return one split with its final columns; see `read_words`. `feature` is that of one label."""
     if words not in rows.column_names:
         raise ValueError(f"Split {split!r} has no column {words!r}, found {rows.column_names}.")
     columns: dict[str, Any] = {"tokens": rows[words][:]}
@@ -111,7 +115,7 @@ def _split(split: str, rows: Dataset, words: str, tags: str | None, feature: Any
             f"{len(bad):,} of {len(rows):,} rows of split {split!r} have no words, no labels, or not as many "
             f"labels as words (first rows {sorted(bad)[:5]})"
         )
-        if on_bad_row == "raise" or not indices:
+        if on_bad_row == "raise" or (not indices and on_bad_row != DROP_ALL):
             raise ValueError(f'{reason}. Repair them, or leave them out with on_bad_row="drop".')
         logger.warning("%s: dropped", reason)
     chosen = {name: [values[i] for i in indices] for name, values in columns.items()}

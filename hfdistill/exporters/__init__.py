@@ -4,3 +4,4 @@ from hfdistill.exporters.gate import QualityGateError, export
 from hfdistill.exporters.onnx import OnnxModel
 from hfdistill.exporters.openvino import OpenVinoModel
 from hfdistill.exporters.report import ExportReport, Format
+from hfdistill.exporters.stages import StagedModel

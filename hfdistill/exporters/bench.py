@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -12,18 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from torch import nn
 
 from hfdistill.evaluation.metrics.gold_labels import gold
-from hfdistill.evaluation.metrics.scores import fidelity, pearson, scores
+from hfdistill.evaluation.metrics.scores import Array, fidelity, pearson, scores
 from hfdistill.evaluation.models import Contender, LoadedModel, load_models
-from hfdistill.evaluation.predictions import evaluating, predict, speeds
+from hfdistill.evaluation.predictions import evaluating, outputs, predict, speeds
 from hfdistill.evaluation.report import Speed
 from hfdistill.evaluation.speed import SpeedPlan, environment, size_mb
 from hfdistill.exporters import onnx, openvino
 from hfdistill.exporters.onnx import OnnxModel
 from hfdistill.exporters.openvino import OpenVinoModel
-from hfdistill.exporters.report import ExportReport, Format, Mixed
-from hfdistill.network.architectures import longest_input
+from hfdistill.exporters.report import Exits, ExportReport, Format, Mixed
+from hfdistill.exporters.stages import PATTERNS, StagedModel, heads_of
+from hfdistill.network.architectures import ModelSpec, longest_input
 from hfdistill.network.inputs import accepted_inputs
 from hfdistill.network.task import task_kind
 
@@ -38,7 +40,7 @@ FILES = {
 """Names of the files of the formats that are no PyTorch models."""
 
 
-Runtime = OnnxModel | OpenVinoModel
+Runtime = OnnxModel | OpenVinoModel | StagedModel
 
 
 def made_up_rows(config: Any) -> dict[str, list[list[int]]]:
@@ -76,14 +78,30 @@ class Bench:
         self.mixed: dict[str, Mixed] = {}
         self.batches = list(of_many_sizes(self.count))
         self.labels, self.known = gold(self.data, self.models["pytorch"].config, {})
+        self.logits: dict[str, Array] = {}
+        self.heads: dict[str, Array] = {}  # of a student with exits: the logits of all heads side by side
+        self.layers: dict[str, Array] = {}  # and where each row leaves
         with evaluating(self.models):
-            self.logits = {name: predict(loaded, self.batches) for name, loaded in self.models.items()}
+            for name in self.models:
+                self._answer(name)
         self.largest = float(np.abs(self.logits["pytorch"]).max())
 
     def replace(self, name: str, model: Runtime) -> None:
         """Take another file for a format, and let it answer the rows."""
         self.models[name] = as_onnx(self.models["pytorch"], name, model)
-        self.logits[name] = predict(self.models[name], self.batches)
+        self._answer(name)
+
+    def _answer(self, name: str) -> None:
+        """Let a format answer the rows; a student with exits also by all of its heads."""
+        loaded = self.models[name]
+        self.logits[name] = predict(loaded, self.batches)
+        heads = heads_of(loaded.model)
+        if heads is loaded.model:
+            return
+        self.heads[name] = predict(replace(loaded, model=_Heads(heads)), self.batches)
+        self.layers[name] = np.concatenate(
+            [output["exit_layers"].numpy() for _, output in outputs(loaded, self.batches)]
+        )
 
     def drop(self, name: str) -> float | None:
         """Return the points that a format loses to the PyTorch student; of agreement without labels."""
@@ -112,10 +130,11 @@ class Bench:
         )
 
     def _format(self, name: str, staged: Path, speed: Speed | None) -> Format:
-        file = FILES.get(name)
+        file = (PATTERNS if "pytorch" in self.layers else FILES).get(name)
         other = name not in ("teacher", "pytorch")
-        mb = file_mb(staged / file) if file else size_mb(self.models[name].model)
-        difference = np.abs(self.logits[name] - self.logits["pytorch"]).max() if other else None
+        mb = files_mb(staged.glob(file)) if file else size_mb(self.models[name].model)
+        answers = self.heads or self.logits
+        difference = np.abs(answers[name] - answers["pytorch"]).max() if other else None
         beside = name != "teacher" and "teacher" in self.models
         return Format(
             name=name,
@@ -128,6 +147,20 @@ class Bench:
             teacher_agreement=self._closeness(name, "teacher") if beside else None,
             speed=speed,
             mixed=self.mixed.get(name),
+            exits=self._exits(name),
+        )
+
+    def _exits(self, name: str) -> Exits | None:
+        """Return where the rows leave."""
+        if name not in self.layers:
+            return None
+        student: Any = self.models["pytorch"].model
+        layers = self.layers[name]
+        return Exits(
+            threshold=student.exit_threshold,
+            depth=ModelSpec.of(student).depth,
+            mean_layers=round(float(layers.mean()), 4),
+            agreement=float((layers == self.layers["pytorch"]).mean()),
         )
 
     def _closeness(self, name: str, other: str) -> float | None:
@@ -143,10 +176,23 @@ class Bench:
         return scores(self.task, self.logits[name][self.known], self.labels[self.known])[METRICS[self.task]]
 
 
-def file_mb(path: Path) -> float:
-    """Return the megabytes of an exported network, with the weights that lie beside it."""
-    files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
-    return sum(file.stat().st_size for file in files) / 1e6
+class _Heads(nn.Module):
+    """A function of a batch as a model."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, function: Callable[..., dict[str, torch.Tensor]]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self.function(**inputs)
+
+
+def files_mb(paths: Iterable[Path]) -> float:
+    """Return the megabytes of the files of an exported network, with the weights that lie beside them."""
+    files = [file for path in paths for file in (path, path.with_suffix(".bin"))]
+    return sum(file.stat().st_size for file in files if file.suffix != ".bin" or file.is_file()) / 1e6
 
 
 def _loaded(

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from hfdistill.evaluation.measure import check_rows
 from hfdistill.evaluation.models import Contender
 from hfdistill.evaluation.report import PERCENT, TITLES
-from hfdistill.exporters.bench import FILES, Bench, Runtime, file_mb
+from hfdistill.exporters.bench import FILES, Bench, Runtime, files_mb
 from hfdistill.exporters.mixed import SENSITIVITY_ROWS, by_loss, calibration_rows
 from hfdistill.exporters.onnx import OnnxModel, int8_layers, require_packages, to_int8, to_onnx
 from hfdistill.exporters.openvino import (
@@ -29,6 +29,7 @@ from hfdistill.exporters.openvino import (
     to_openvino_int8,
 )
 from hfdistill.exporters.report import ExportReport, Mixed
+from hfdistill.exporters.stages import INT8_STAGE, StagedModel, checked_threshold, to_stages
 from hfdistill.files.checkpoint import REPLACED, publish
 from hfdistill.files.plain_data import public_name, write_atomically
 from hfdistill.network.architectures import longest_input
@@ -36,6 +37,7 @@ from hfdistill.network.inputs import ModelInputs, name_padding
 from hfdistill.network.label_space import class_names, has_names
 from hfdistill.network.loading import Source, load_classifier
 from hfdistill.network.task import task_kind
+from hfdistill.students.early_exit import EarlyExitForSequenceClassification
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 TOLERANCE = 1e-4
@@ -71,6 +73,7 @@ def export(
     speed: bool = True,
     max_length: int | None = None,
     label_names: Sequence[str] | None = None,
+    exit_threshold: float | None = None,
 ) -> ExportReport:
     """Write a student as ONNX or for OpenVINO, and prove on real rows that it still answers as it did.
 
@@ -79,6 +82,11 @@ def export(
     a whole, or not at all: an earlier export of that name stays until the new one has passed.
 
     With engine="openvino" it holds openvino_model.xml and openvino_model_int8.xml instead, with a .bin each.
+
+    Of a student with exits it holds a graph for each stage: stage_01.onnx reads token ids and ends at the
+    first exit, stage_02.onnx goes on from its hidden states to the next one, …; int8_stage_01.onnx, … are the
+    same in 8 bits. `StagedModel`, `hfdistill predict` and the lines on the card send on the rows alone that
+    are not sure at the threshold. The logits of all heads are compared with PyTorch's.
 
     The float32 file must give the PyTorch logits to 1e-4. The int8 one may lose `max_drop` points of
     accuracy (exact matches for several labels, a hundredth of Pearson's correlation for regression), or of
@@ -105,6 +113,8 @@ def export(
         speed: time all formats.
         max_length: tokens per row, at most; tokenizer.json then cuts there.
         label_names: names of the classes 0, 1, … of models that have none (LABEL_0 …); config.json gets them.
+        exit_threshold: of a student with exits: rows leave at an exit whose uncertainty is below it; default
+            the student's own. config.json gets it.
 
     Returns:
         The report; `print(report.table())`.
@@ -112,8 +122,8 @@ def export(
     Raises:
         QualityGateError: too much is lost, with the numbers.
         ModuleNotFoundError: 'hfdistill[export]' is not installed, or 'hfdistill[openvino]'.
-        ValueError: no rows for int8, another engine's scheme, no fast tokenizer, or a folder that holds other
-            things.
+        ValueError: no rows for int8, another engine's scheme, no fast tokenizer, a folder that holds other
+            things, exits without a threshold or for OpenVINO, or a threshold without exits.
 
     Example:
         >>> export("out/student", "out/onnx", data=dev)  # doctest: +SKIP
@@ -126,8 +136,7 @@ def export(
     check_request(folder, data=data, int8=int8, max_drop=max_drop)
     if data is not None:
         check_rows(data, "export")
-    model = _on_cpu(student, "student", label_names)
-    check_architecture(model)
+    model = _checked_student(student, label_names, exit_threshold, engine=engine)
     tokenizer = tokenizer or _tokenizer(student, "student")
     staged = _stage(folder)
     try:
@@ -211,6 +220,28 @@ def check_architecture(model: PreTrainedModel) -> None:
         )
 
 
+def set_threshold(model: PreTrainedModel, threshold: float | None, *, engine: str = "onnx") -> None:
+    """Let rows of a model with exits leave at a threshold, or at its own where none is named.
+
+    Raises:
+        ValueError: for exits without a threshold or for another engine than ONNX Runtime, a threshold that is
+            out of range, and one for a model without exits.
+    """
+    if not isinstance(model, EarlyExitForSequenceClassification):
+        if threshold is not None:
+            raise ValueError(
+                f"exit_threshold is {threshold!r}, and a {type(model).__name__} has no exits. Build it with "
+                "with_exits(model), or leave exit_threshold out."
+            )
+        return
+    if engine != "onnx":
+        raise ValueError(
+            f"engine is {engine!r}, and the stages of a student with exits are run by ONNX Runtime alone. "
+            "Export with engine='onnx', or export model.backbone, with its tokenizer."
+        )
+    model.exit_threshold = checked_threshold(model.exit_threshold if threshold is None else threshold)
+
+
 def check_tokenizer(tokenizer: Any) -> None:
     """Refuse a tokenizer that Transformers alone can run."""
     if not getattr(tokenizer, "is_fast", False):
@@ -227,6 +258,16 @@ def _on_cpu(source: Source, role: str, label_names: Sequence[str] | None) -> Pre
     if not has_names(class_names(own.config)):
         load_classifier(own, label_names=label_names)
     return cast(PreTrainedModel, own.to("cpu", torch.float32).eval())
+
+
+def _checked_student(
+    source: Source, label_names: Sequence[str] | None, exit_threshold: float | None, *, engine: str
+) -> PreTrainedModel:
+    """Return the student on the CPU, with its threshold, or refuse it."""
+    model = _on_cpu(source, "student", label_names)
+    check_architecture(model)
+    set_threshold(model, exit_threshold, engine=engine)
+    return model
 
 
 def _teacher(teacher: Source | Contender, tokenizer: Any, label_names: Sequence[str] | None) -> Contender:
@@ -304,28 +345,37 @@ def _feed(rows: Dataset | None, reads: ModelInputs, max_length: int) -> list[Arr
 
 @dataclass(frozen=True)
 class _EightBits:
-    """How an ONNX file in float32 becomes one of an engine in 8 bits."""
+    """How the float32 files of an engine become files in 8 bits: one, or one for each stage."""
 
     engine: str
     scheme: str
-    source: Path
-    path: Path
+    sources: list[Path]
+    paths: list[Path]
     feed: list[Arrays]
 
     def layers(self) -> list[str]:
-        """Return the names of what is rounded."""
-        return (int8_layers if self.engine == "onnx" else quantisable)(self.source)
+        """Return the names of what is rounded; of several files each with that of its file before it."""
+        named = int8_layers if self.engine == "onnx" else quantisable
+        return [f"{self._prefix(source)}{name}" for source in self.sources for name in named(source)]
 
-    def write(self, path: Path, floating: Collection[str] = ()) -> Runtime:
-        """Write a file with some layers in float32, and return it as a model."""
-        path = path.with_suffix(self.path.suffix)
-        path.unlink(missing_ok=True)  # the file before it may still be read
-        path.with_suffix(".bin").unlink(missing_ok=True)
-        if self.engine == "onnx":
-            to_int8(self.source, path, scheme=self.scheme, floating=floating)
-            return OnnxModel(path)
-        to_openvino_int8(self.source, path, batches=self.feed, floating=floating)
-        return OpenVinoModel(path)
+    def _prefix(self, source: Path) -> str:
+        return "" if len(self.sources) == 1 else f"{source.stem}/"
+
+    def write(self, folder: Path, floating: Collection[str] = ()) -> Runtime:
+        """Write files with some layers in float32 into a folder, and return them as a model."""
+        paths = [folder / path.name for path in self.paths]
+        for source, path in zip(self.sources, paths, strict=True):
+            path.unlink(missing_ok=True)  # the file before it may still be read
+            path.with_suffix(".bin").unlink(missing_ok=True)
+            start = self._prefix(source)
+            kept = [name.removeprefix(start) for name in floating if name.startswith(start)]
+            if self.engine == "onnx":
+                to_int8(source, path, scheme=self.scheme, floating=kept)
+            else:
+                to_openvino_int8(source, path, batches=self.feed, floating=kept)
+        if len(paths) > 1:
+            return StagedModel(paths[0], config=self.sources[0].parent)
+        return OnnxModel(paths[0]) if self.engine == "onnx" else OpenVinoModel(paths[0])
 
 
 def _files(
@@ -333,19 +383,26 @@ def _files(
     feed: list[Arrays],
 ) -> tuple[dict[str, Runtime], _EightBits | None]:  # fmt: skip
     """Write an engine's files, and give them as models, with how its 8 bits are made."""
-    source = (staged if engine == "onnx" else staged.parent) / FILES["onnx"]
-    to_onnx(model, source, inputs=_fed(reads))
-    files: dict[str, Runtime] = {}
-    if engine == "onnx":
-        files["onnx"] = OnnxModel(source)
+    scheme = SCHEMES[engine][0] if int8 == "auto" else int8
+    if isinstance(model, EarlyExitForSequenceClassification):
+        sources = to_stages(model, staged, inputs=_fed(reads))
+        plain: Runtime = StagedModel(staged)
+        paths = [staged / INT8_STAGE.format(number) for number in range(1, len(sources) + 1)]
     else:
-        to_openvino(source, staged / FILES["openvino"])
-        files["openvino"] = OpenVinoModel(staged / FILES["openvino"], precision="f32")
-    if int8 is None:
-        return files, None
-    name, scheme = EIGHT_BITS[engine], SCHEMES[engine][0] if int8 == "auto" else int8
-    eight = _EightBits(engine, scheme, source, staged / FILES[name], feed)
-    return {**files, name: eight.write(eight.path)}, eight
+        sources = [(staged if engine == "onnx" else staged.parent) / FILES["onnx"]]
+        to_onnx(model, sources[0], inputs=_fed(reads))
+        paths = [staged / FILES[EIGHT_BITS[engine]]]
+        plain = OnnxModel(sources[0]) if engine == "onnx" else _openvino(sources[0], staged)
+    if scheme is None:
+        return {engine: plain}, None
+    eight = _EightBits(engine, scheme, sources, paths, feed)
+    return {engine: plain, EIGHT_BITS[engine]: eight.write(staged)}, eight
+
+
+def _openvino(source: Path, staged: Path) -> OpenVinoModel:
+    """Write an ONNX file as OpenVINO's, and give it as a model."""
+    to_openvino(source, staged / FILES["openvino"])
+    return OpenVinoModel(staged / FILES["openvino"], precision="f32")
 
 
 def _leave_floating(bench: Bench, eight: _EightBits | None, max_drop: float) -> None:
@@ -353,13 +410,13 @@ def _leave_floating(bench: Bench, eight: _EightBits | None, max_drop: float) -> 
     if eight is None:
         return
     name, plain = EIGHT_BITS[eight.engine], bench.models[eight.engine].model
-    drop, mb = bench.drop(name), file_mb(eight.path)
+    drop, mb, folder = bench.drop(name), files_mb(eight.paths), eight.paths[0].parent
     if drop is None or drop <= max_drop:
         return
     order = by_loss(eight.write, eight.layers(), plain, eight.feed)
     step = -(-len(order) // STEPS)
     for count in range(step, len(order), step):
-        bench.replace(name, eight.write(eight.path, order[:count]))
+        bench.replace(name, eight.write(folder, order[:count]))
         rows = min(SENSITIVITY_ROWS, len(eight.feed))
         bench.mixed[name] = Mixed(tuple(order[:count]), len(order), drop, round(mb, 4), rows)
         left = bench.drop(name)

@@ -14,13 +14,14 @@ from datasets import Dataset
 from hfdistill.data.encode import encode
 from hfdistill.evaluation.speed import spread
 from hfdistill.exporters.openvino import Arrays
+from hfdistill.exporters.stages import heads_of
 from hfdistill.network.inputs import ModelInputs
 
 CALIBRATION_ROWS = 300
 SENSITIVITY_ROWS = 64
 """Rows on which layers are compared; each layer takes a file of its own."""
 Write = Callable[[Path, Collection[str]], Any]
-"""(path, names of the layers that stay float32) → the file as a model"""
+"""(folder, names of the layers that stay float32) → the files as a model"""
 
 
 def calibration_rows(
@@ -50,7 +51,7 @@ def by_loss(write: Write, layers: Sequence[str], plain: Any, batches: Sequence[A
     """Return layers, the one first that moves the logits most when it alone is rounded to 8 bits.
 
     Args:
-        write: writes a file in 8 bits and returns it as a model.
+        write: writes files in 8 bits into a folder and returns them as a model.
         layers: names of all layers that can be rounded.
         plain: the same network in float32.
         batches: what both are fed.
@@ -59,15 +60,16 @@ def by_loss(write: Write, layers: Sequence[str], plain: Any, batches: Sequence[A
     right = _logits(plain, rows)
     moved: dict[str, float] = {}
     with TemporaryDirectory() as scratch:
-        for number, name in enumerate(layers):
-            file = write(Path(scratch, str(number)), [other for other in layers if other != name])
-            moved[name] = float(np.square(_logits(file, rows) - right).mean())
+        for name in layers:
+            rounded = write(Path(scratch), [other for other in layers if other != name])
+            moved[name] = float(np.square(_logits(rounded, rows) - right).mean())
             for written in Path(scratch).iterdir():
                 written.unlink()
     return sorted(layers, key=lambda name: -moved[name])
 
 
 def _logits(model: Any, batches: Sequence[Arrays]) -> np.ndarray[Any, Any]:
-    """Return the logits of all rows, (rows, C)."""
-    answers = [model(**{name: torch.from_numpy(ids) for name, ids in batch.items()}) for batch in batches]
+    """Return the logits of all rows, (rows, C); of a student with exits those of all its heads."""
+    answer = heads_of(model)
+    answers = [answer(**{name: torch.from_numpy(ids) for name, ids in batch.items()}) for batch in batches]
     return np.concatenate([answer["logits"].numpy() for answer in answers])

@@ -8,7 +8,7 @@ import importlib.util
 import io
 import logging
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,31 +42,49 @@ def to_onnx(model: PreTrainedModel, path: Path, *, inputs: tuple[str, ...]) -> N
     Raises:
         ValueError: the file would be larger than 2 GB, or holds what ONNX Runtime alone does not run.
     """
+    to_graph(plain(model), path, sample=sample_of(inputs), outputs=("logits",), name=type(model).__name__)
+
+
+def sample_of(inputs: Iterable[str]) -> dict[str, Tensor]:
+    """Return a batch to trace a network with: two rows, and what they say is of no account."""
+    ids = torch.arange(16).reshape(2, 8) % 4 + 1
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    sample = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+    return {name: sample[name] for name in inputs}
+
+
+def to_graph(
+    network: Any, path: Path, *, sample: Mapping[str, Tensor], outputs: tuple[str, ...], name: str
+) -> None:
+    """Write a network that gives named tensors as one ONNX file; see `to_onnx`.
+
+    Args:
+        network: in float32 on the CPU; it is traced as it is.
+        path: of the new file.
+        sample: a batch of what it reads.
+        outputs: what it gives, in this order.
+        name: what messages call it.
+    """
     import onnx
     from onnx_ir import serde
     from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
-    ids = torch.arange(16).reshape(2, 8) % 4 + 1  # the tracer needs two rows; what they say is of no account
-    mask = torch.ones_like(ids)
-    mask[1, 5:] = 0
-    sample = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
-    sample = {name: sample[name] for name in inputs}
     with quiet():
         try:
-            graph = OnnxExporter().export(_plain(model), sample, config=OnnxConfig(dynamic=True)).program
+            graph = OnnxExporter().export(network, dict(sample), config=OnnxConfig(dynamic=True)).program
         except Exception as error:
-            raise _not_exported(model, error) from error
+            raise _not_exported(name, error) from error
         proto = serde.serialize_model(graph)
-    outputs = [value.name for value in proto.graph.output]
-    if outputs != ["logits"]:
-        raise _not_exported(model, f"its graph gives {', '.join(outputs)}, where logits alone are read")
-    del proto.graph.value_info[
-        :
-    ]  # what was inferred under other names of the axes; quantize_dynamic trips over it
+    given = tuple(value.name for value in proto.graph.output)
+    if given != outputs:
+        raise _not_exported(name, f"its graph gives {', '.join(given)}, where {', '.join(outputs)} are read")
+    # what was inferred under other names of the axes; quantize_dynamic trips over it
+    del proto.graph.value_info[:]
     for value in [*proto.graph.input, *proto.graph.output]:
-        for axis, name in zip(value.type.tensor_type.shape.dim, ("batch", "tokens"), strict=True):
+        for axis, free in zip(value.type.tensor_type.shape.dim, ("batch", "tokens"), strict=False):
             if axis.dim_param:
-                axis.dim_param = name
+                axis.dim_param = free
     _name_layers(proto.graph)
     for noted in [proto, proto.graph, *proto.graph.node, *proto.graph.input, *proto.graph.output]:
         noted.doc_string = ""
@@ -108,27 +126,27 @@ def int8_layers(source: Path) -> list[str]:
     return [node.name for node in layers_of(onnx.load(str(source)).graph)]
 
 
-def _plain(model: PreTrainedModel) -> PreTrainedModel:
+def plain(model: Any) -> Any:
     """Return a float32 copy that gives logits alone and has attention as two products and a softmax.
 
     Runtimes know how to fuse and to quantise these. The exporter writes `scaled_dot_product_attention` with
     further steps for rows that may look at nothing. A text has no such rows, and the steps cost int8 a tenth
     of its time.
     """
-    plain = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    copied = copy.deepcopy(model).to("cpu", torch.float32).eval()
     for setting in ("use_cache", "use_mems_eval"):  # of decoders and XLNet: outputs beside the logits
-        if hasattr(plain.config, setting):
-            setattr(plain.config, setting, False)
+        if hasattr(copied.config, setting):
+            setattr(copied.config, setting, False)
     with contextlib.suppress(ValueError, ImportError, NotImplementedError):  # some have one way alone
-        plain.set_attn_implementation("eager")
-    return plain
+        copied.set_attn_implementation("eager")
+    return copied
 
 
-def _not_exported(model: PreTrainedModel, reason: object) -> ValueError:
+def _not_exported(name: str, reason: object) -> ValueError:
     """Return the error for a network that has no ONNX form here."""
     lines = str(reason).strip().splitlines() or [""]
     return ValueError(
-        f"A {type(model).__name__} cannot be written as ONNX: the exporter of Transformers does not get "
+        f"A {name} cannot be written as ONNX: the exporter of Transformers does not get "
         f"through it ({lines[0][:200]}). Run it in PyTorch, or export a student of another kind, such as "
         "one that shrink cuts from BERT, RoBERTa or DistilBERT."
     )
@@ -198,13 +216,7 @@ class OnnxModel(nn.Module):
 
     def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
         super().__init__()
-        require_packages()
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or torch.get_num_threads()
-        options.log_severity_level = 3  # errors alone
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.session = session(path, threads)
         self.inputs = tuple(value.name for value in self.session.get_inputs())
 
     def forward(
@@ -215,6 +227,17 @@ class OnnxModel(nn.Module):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": types}
         (logits,) = self.session.run(["logits"], {name: inputs[name].numpy() for name in self.inputs})
         return {"logits": torch.from_numpy(logits)}
+
+
+def session(path: str | Path, threads: int | None) -> Any:
+    """Return an ONNX file ready to run on the CPU; by default with as many threads as torch uses."""
+    require_packages()
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.log_severity_level = 3  # errors alone
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -42,6 +43,33 @@ for logits in session.run(["logits"], feed)[0]:
 """
 
 
+STAGES_USAGE = """import json
+from glob import glob
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+folder = "FOLDER"
+tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
+stages = [onnxruntime.InferenceSession(path) for path in sorted(glob(f"{folder}/MODEL"))]
+config = json.load(open(f"{folder}/config.json"))
+
+texts = tokenizer.encode_batch(["a film that warms the heart", "dull and flat"])
+columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+feed = {i.name: np.array([getattr(t, columns[i.name]) for t in texts]) for i in stages[0].get_inputs()}
+rows, answers = np.arange(len(texts)), {}
+for stage in stages:
+    out = dict(zip([o.name for o in stage.get_outputs()], stage.run(None, feed)))
+    answers |= dict(zip(rows, out["logits"]))
+    unsure = out.get("uncertainty", np.zeros(len(rows))) >= config["exit_threshold"]
+    if not unsure.any():
+        break
+    rows, mask = rows[unsure], feed["attention_mask"][unsure]
+    feed = {"hidden_states": out["next_hidden_states"][unsure], "attention_mask": mask}
+for row in range(len(texts)):
+    print(config["id2label"][str(answers[row].argmax())], answers[row])
+"""
 OPENVINO_USAGE = USAGE.replace("import onnxruntime\n", "import openvino\n")
 OPENVINO_USAGE = OPENVINO_USAGE.replace(
     'session = onnxruntime.InferenceSession(f"{folder}/MODEL")',
@@ -75,20 +103,39 @@ class Mixed:
 
 
 @dataclass(frozen=True)
+class Exits:
+    """Where the rows leave a student with exits.
+
+    Args:
+        threshold: rows leave at an exit whose uncertainty is below it.
+        depth: layers of the student.
+        mean_layers: blocks that a row goes through, on average.
+        agreement: share of rows that leave where they leave the PyTorch student.
+    """
+
+    threshold: float
+    depth: int
+    mean_layers: float
+    agreement: float
+
+
+@dataclass(frozen=True)
 class Format:
     """One way to run the student, or the teacher.
 
     Args:
         name: "teacher", "pytorch", "onnx", "int8", "openvino" or "openvino_int8".
-        file: in the exported folder; None for a PyTorch model.
-        size_mb: megabytes (1e6 bytes) of its file.
+        file: in the exported folder; of a student with exits the pattern of the files of its stages; None
+            for a PyTorch model.
+        size_mb: megabytes (1e6 bytes) of its file, or of all of them.
         quality: the report's metric on the labelled rows; None without labels.
         drop: what it lost to the PyTorch student, in points; of agreement where there are no labels.
-        max_difference: largest difference of a logit from the PyTorch student's.
+        max_difference: largest difference of a logit from the PyTorch student's, at any head.
         agreement: share of rows whose answer is the PyTorch student's; for regression Pearson's correlation.
         teacher_agreement: the same with the teacher.
         speed: None where speed was not asked for.
         mixed: which layers stay float32 in a file of 8 bits; None where none had to.
+        exits: where the rows leave; None for a model without exits.
     """
 
     name: str
@@ -101,6 +148,7 @@ class Format:
     teacher_agreement: float | None
     speed: Speed | None
     mixed: Mixed | None = None
+    exits: Exits | None = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +193,8 @@ class ExportReport:
         rows = [[escape(cell) for cell in self._cells(exported)] for exported in self.formats]
         best = self.formats[-1]
         openvino = best.name.startswith("openvino")
-        usage = (OPENVINO_USAGE if openvino else USAGE).replace("MODEL", str(best.file))
+        plain = USAGE if best.exits is None else STAGES_USAGE
+        usage = (OPENVINO_USAGE if openvino else plain).replace("MODEL", str(best.file))
         usage = usage.replace("FOLDER", "path/to/this/folder")
         usage = usage.replace("OPTIONS", EXACT if best.name == "openvino" else "")
         engine, tag = ("OpenVINO", "openvino") if openvino else ("ONNX Runtime", "onnx")
@@ -206,12 +255,30 @@ class ExportReport:
             f" Milliseconds: one row alone, {speed.latency_rows} rows; rows/s: batches of "
             f"{speed.batch_size}; tokenization is not timed."
         )  # fmt: skip
+        exits = _leaving(self.formats)
         mixed = "".join(f" {_mixture(each, unit)}" for each in self.formats if each.mixed is not None)
         return (
             f"On {on}, in batches of 1 to 8; a loss over {self.max_drop:g} {unit} would have failed."
-            f"{mixed}{timed} "
+            f"{exits}{mixed}{timed} "
             f"{e.cpu}, {e.threads} of {e.cores} cores used, torch {e.torch}, {libraries}, {e.date[:10]}."
         )
+
+
+def _leaving(formats: Sequence[Format]) -> str:
+    """Return after how many layers the rows leave, by format; "" without exits."""
+    exits = {each.name: each.exits for each in formats if each.exits is not None}
+    if not exits:
+        return ""
+    first = next(iter(exits.values()))
+    where = ", ".join(
+        f"{each.mean_layers:.2f} as {name}"
+        + ("" if name == "pytorch" else f" (the same exit on {100 * each.agreement:.1f} %)")
+        for name, each in exits.items()
+    )
+    return (
+        f" Rows leave where the uncertainty is below {first.threshold:g}, after so many of {first.depth} "
+        f"layers on average: {where}."
+    )
 
 
 def _mixture(exported: Format, unit: str) -> str:

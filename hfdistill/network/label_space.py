@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -189,10 +190,15 @@ def in_order_of(labels: Tensor, columns: list[int] | None) -> Tensor:
     """
     if columns is None:
         return labels
-    order = torch.tensor(columns, device=labels.device)
+    order = torch.tensor(columns).to(labels.device, non_blocking=True)
     if labels.dim() == 1 or not labels.is_floating_point():
         return order[labels.clamp(min=0)].where(labels >= 0, labels)
     return labels[:, order.argsort()]
+
+
+def in_columns(logits: Tensor, columns: list[int]) -> Tensor:
+    """Return logits (…, C) in another order of classes, without waiting for their device."""
+    return logits.index_select(-1, torch.tensor(columns).to(logits.device, non_blocking=True))
 
 
 def _by_name(own: Sequence[str], theirs: Sequence[str]) -> list[int]:
@@ -254,5 +260,6 @@ def some(names: Sequence[str], limit: int = 6) -> str:
 
 def short(value: Any) -> str:
     """Return a value for a message, control characters shown as escapes, cut at 60 characters."""
+    value = value.item() if isinstance(value, np.generic) else value
     shown = repr(value[:60] if isinstance(value, (str, list)) else value)
     return shown if len(shown) <= 80 else f"{shown[:80]}…"

@@ -74,13 +74,13 @@ def missing(labels: Tensor) -> Tensor:
     return labels.isnan() if labels.dim() == 1 else (labels == -100) | labels.isnan()
 
 
-def unlabelled(rows: int, classes: int, task: TaskKind) -> Tensor:
+def unlabelled(
+    rows: int, classes: int, task: TaskKind, *, device: torch.device | str | None = None
+) -> Tensor:
     """Make missing labels, for a batch that came without: (B,); multi-label (B, C); tokens (B, 1)."""
-    if task == "token":
-        return torch.full((rows, 1), -100)
-    if task == "multi_label":
-        return torch.full((rows, classes), -100.0)
-    return torch.full((rows,), math.nan) if task == "regression" else torch.full((rows,), -100)
+    shape = {"token": (rows, 1), "multi_label": (rows, classes)}.get(task, (rows,))
+    fill: float = {"multi_label": -100.0, "regression": math.nan}.get(task, -100)
+    return torch.full(shape, fill, device=device)
 
 
 def as_targets(labels: Tensor, task: TaskKind) -> Tensor:

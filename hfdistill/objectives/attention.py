@@ -133,12 +133,21 @@ def _divergence(own: Tensor, other: Tensor, mask: Tensor) -> tuple[Tensor, Tenso
     e -= mean
     grown = e.expm1()
     v = (grown - e).mul_(p).sum(-1, keepdim=True)
-    if not bool(v.isfinite().all()):  # so far apart that exp(e) overflows: then nothing cancels
-        q = own.softmax(-1)
-        value = _log_sum(own, q) - _log_sum(other, p) - mean.squeeze(-1)
-        return (value * share).sum(-1), q.sub_(p).mul_(share[:, :, None])
-    slope = grown.sub_(v).mul_(p).mul_(share[:, :, None] / (1 + v))
-    return (v.squeeze(-1).log1p() * share).sum(-1), slope
+    fine = v.isfinite()
+    if reads_back_for_free(v.device.type) and bool(fine.all()):
+        slope = grown.sub_(v).mul_(p).mul_(share[:, :, None] / (1 + v))
+        return (v.squeeze(-1).log1p() * share).sum(-1), slope
+    # Where exp(e) overflows, scores are so far apart that nothing cancels.
+    q = own.softmax(-1)
+    apart = _log_sum(own, q) - _log_sum(other, p) - mean.squeeze(-1)
+    value = v.squeeze(-1).log1p().where(fine.squeeze(-1), apart)
+    slope = grown.sub_(v).mul_(p).div_(1 + v).where(fine, q.sub_(p))
+    return (value * share).sum(-1), slope.mul_(share[:, :, None])
+
+
+def reads_back_for_free(device: str) -> bool:
+    """Return whether Python waits for nothing when it reads a number there; on a GPU it does for all work."""
+    return device == "cpu"
 
 
 def _log_sum(scores: Tensor, shares: Tensor) -> Tensor:

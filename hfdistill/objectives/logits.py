@@ -160,8 +160,9 @@ class LabelMSE(Objective):
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
         """Return the mean over labelled rows; see `Objective.forward`."""
-        known = ~missing(labels)
-        total = (student.logits.float().view(-1)[known] - labels.float()[known]).square().sum()
+        known, values = ~missing(labels), student.logits.float().view(-1)
+        gold = labels.float().where(known, values.detach())  # a NaN left in would reach the gradient
+        total = (values - gold).square().sum()
         return total / self.count(labels).clamp(min=TINY)
 
 

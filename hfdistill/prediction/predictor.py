@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 _WORDS = "words"
 FLOAT32 = "openvino_model.xml"
+STAGES = ("stage_01.onnx", "int8_stage_01.onnx")
+"""The first files of a student with exits, which stand for all of its stages."""
 Texts = Mapping[str, Sequence[Any]]
 """Columns `text`[, `text_pair`], or `tokens`, of some rows."""
 
@@ -35,8 +37,11 @@ class Network(Protocol):
     def encode(self, texts: Texts) -> list[dict[str, list[int]]]:
         """Return the token ids of each row, and what else is read with them."""
 
-    def logits(self, rows: Sequence[dict[str, list[int]]]) -> list[Tensor]:
-        """Return each row's logits (C,), or (words, C) where words are labelled, NaN for one not read."""
+    def logits(self, rows: Sequence[dict[str, list[int]]], *, batch_size: int) -> list[Tensor]:
+        """Return each row's logits (C,), or (words, C) where words are labelled, NaN for one not read.
+
+        Rows are answered `batch_size` at a time, in their order.
+        """
 
 
 @dataclass(frozen=True)
@@ -58,9 +63,7 @@ class Predictor:
         """
         rows = self.network.encode(texts)
         order = sorted(range(len(rows)), key=lambda row: -len(rows[row]["input_ids"]))
-        answers: list[Tensor] = []
-        for start in range(0, len(order), self.batch_size):
-            answers += self.network.logits([rows[row] for row in order[start : start + self.batch_size]])
+        answers = self.network.logits([rows[row] for row in order], batch_size=self.batch_size)
         return [answers[place] for place in np.argsort(order)]
 
 
@@ -75,7 +78,7 @@ def load_predictor(
 
     Args:
         student: Hub id, a folder that holds a model and its tokenizer, or one that `export` wrote, of which
-            the float32 network is taken, or a file of it.
+            the float32 network is taken, or a file of it; int8_stage_01.onnx stands for all stages in 8 bits.
         max_length: tokens per row, at most.
         batch_size: rows that are answered at once.
         label_names: names of its classes 0, 1, …; default those of its config.
@@ -128,7 +131,8 @@ def _names(config: Any, label_names: Sequence[str] | None) -> list[str]:
 def _exported_file(student: Path) -> Path | None:
     if student.suffix in (".onnx", ".xml") and student.is_file():
         return student
-    files = [student / name for name in ("model.onnx", FLOAT32) if (student / name).is_file()]
+    names = ("model.onnx", FLOAT32, STAGES[0])
+    files = [student / name for name in names if (student / name).is_file()]
     return files[0] if files and not (student / "model.safetensors").is_file() else None
 
 
@@ -157,8 +161,11 @@ class _Torch:
             row[_WORDS] = numbers
         return rows
 
+    def logits(self, rows: Sequence[dict[str, list[int]]], *, batch_size: int) -> list[Tensor]:
+        return [answer for some in _batches(rows, batch_size) for answer in self._answer(some)]
+
     @torch.inference_mode()
-    def logits(self, rows: Sequence[dict[str, list[int]]]) -> list[Tensor]:
+    def _answer(self, rows: Sequence[dict[str, list[int]]]) -> list[Tensor]:
         columns = {name: [row[name] for row in rows] for name in rows[0] if name != _WORDS}
         batch = self.inputs.pad(columns, range(len(rows)))
         numbers = batch.pop("labels", None)
@@ -173,15 +180,21 @@ class _Torch:
 
 
 class _Exported:
-    """By ONNX Runtime or OpenVINO and tokenizer.json, which cuts where `export` was asked to."""
+    """By ONNX Runtime or OpenVINO and tokenizer.json, which cuts where `export` was asked to.
+
+    Of a student with exits, rows that go on are put together with those of later batches.
+    """
 
     def __init__(self, path: Path, max_length: int | None) -> None:
         from hfdistill.exporters.onnx import OnnxModel
         from hfdistill.exporters.openvino import OpenVinoModel
+        from hfdistill.exporters.stages import StagedModel
 
-        self.model: Any = (
-            OnnxModel(path) if path.suffix == ".onnx" else OpenVinoModel(path, precision=_precision(path))
-        )
+        self.model: Any
+        if path.suffix == ".xml":
+            self.model = OpenVinoModel(path, precision=_precision(path))
+        else:
+            self.model = StagedModel(path) if path.name in STAGES else OnnxModel(path)
         self.tokenizer = Tokenizer.from_file(str(path.parent / "tokenizer.json"))
         padding = self.tokenizer.padding or {}
         self.pad_id, self.left = padding.get("pad_id", 0), padding.get("direction") == "left"
@@ -199,7 +212,14 @@ class _Exported:
         encodings = self.tokenizer.encode_batch(list(inputs))
         return [{"input_ids": e.ids, "token_type_ids": e.type_ids} for e in encodings]
 
-    def logits(self, rows: Sequence[dict[str, list[int]]]) -> list[Tensor]:
+    def logits(self, rows: Sequence[dict[str, list[int]]], *, batch_size: int) -> list[Tensor]:
+        batches = map(self._padded, _batches(rows, batch_size))
+        if hasattr(self.model, "predict"):
+            return list(_finite(self.model.predict(batches, batch_size=batch_size)[0]))
+        return [answer for batch in batches for answer in _finite(self.model(**batch)["logits"].float())]
+
+    def _padded(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, Tensor]:
+        """Return rows as a batch."""
         longest = max(1, *(len(row["input_ids"]) for row in rows))
         ids, types, mask = (torch.zeros(len(rows), longest, dtype=torch.long) for _ in range(3))
         ids.fill_(self.pad_id)
@@ -209,8 +229,13 @@ class _Exported:
             ids[place, span] = torch.tensor(row["input_ids"])
             types[place, span] = torch.tensor(row["token_type_ids"])
             mask[place, span] = 1
-        logits: Tensor = self.model(input_ids=ids, attention_mask=mask, token_type_ids=types)["logits"]
-        return list(_finite(logits.float()))
+        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+
+
+def _batches(rows: Sequence[dict[str, list[int]]], size: int) -> Iterator[Sequence[dict[str, list[int]]]]:
+    """Yield rows, so many at a time."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
 
 
 def _precision(path: Path) -> str | None:

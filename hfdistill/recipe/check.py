@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from hfdistill.recipe.page import Page, RecipeError, Where, hint, read_page
 from hfdistill.recipe.schema import Card, Measurement, Splits, Student
 from hfdistill.recipe.search_space import Dimension, dimensions
 from hfdistill.recipe.signatures import parameters_by_inspection
+from hfdistill.recipe.stream_mistakes import stream_mistakes
 from hfdistill.schedules import moments
 
 REQUIRED = ("teacher", "student", "data", "training")
@@ -150,7 +151,7 @@ class _Checker(Binder):
         options = self._options(section, teacher)
         own = Splits.__dataclass_fields__
         splits = self._made(("data",), Splits, {k: v for k, v in data.items() if k in own})
-        self._origins(section.get("teacher"), students)
+        self._check_together(section, data, training, teacher, students)
         generations, allow_pickle = options.pop("generations", 1), options.pop("allow_pickle", False)
         blend = self._objective(
             section.get("objective"),
@@ -358,6 +359,20 @@ class _Checker(Binder):
             text = f"keeps a teacher's answers, and {why}. Leave it out."
             self.page.refuse(("teacher_cache",), text)
         return options
+
+    def _check_together(
+        self,
+        section: Mapping[Any, Any],
+        data: Mapping[str, Any],
+        training: Mapping[str, Any],
+        teacher: Chosen | None,
+        students: Sequence[Student | None],
+    ) -> None:
+        """Refuse what each section may say, and what does not go with another."""
+        self._origins(section.get("teacher"), students)
+        if data.get("streaming"):
+            for where, text in stream_mistakes(data, training, teacher, students, goal="goal" in section):
+                self.page.refuse(where, text)
 
     def _origins(self, teacher: Any, students: Iterable[Student | None]) -> None:
         """Refuse a student that is made of a model where none is named."""

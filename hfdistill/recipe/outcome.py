@@ -144,11 +144,15 @@ class Outcome:
     def _notes(self, trained: DistillationTrainer) -> dict[str, Any]:
         """Return what the report remembers of the run."""
         rows, training = self.run.rows, self.page.get("training", {})
-        notes = {"objective": str(trained.objective), "recipe": self.page, "rows": len(rows.train)}
+        notes: dict[str, Any] = {"objective": str(trained.objective), "recipe": self.page}
+        if rows.stream is None:
+            notes["rows"] = len(rows.train)
         if len(rows.labelled) < len(rows.train):
             notes["labelled"] = len(rows.labelled)
         if self.run.recommended.is_on:
             notes["recommended"] = dict(self.run.recommended.choices)
+        if self.run.rounding:
+            notes["bfloat16"] = self.run.rounding
         parts = [sentence for record in self.run.records.values() for sentence in record.earlier_parts()]
         others = [
             f"{stage}: {place} {value}"

@@ -24,6 +24,8 @@ RATE_WITHOUT_ATTENTION = 1e-3
 WARMUP = 0.1
 FEW_ROWS = 5000
 """Rows up to which half of them are written anew in each epoch."""
+MANY_CLASSES, RATE_OF_MANY = 20, 5e-4
+"""Classes from which on no row is written anew, and the rate of a cut student then."""
 FIT_ROWS = (128, 1500)
 """Texts that a student is fitted to, at least and at most."""
 FIT_SHARE = 16
@@ -89,8 +91,9 @@ class Recommended:
         """Return the training arguments that the page leaves open.
 
         A student of its teacher's width keeps the teacher's word embeddings; without a teacher all weights
-        learn. The rate is 3e-4 for a student of width 384 and 32 rows a step; it falls with the width (Yang
-        et al. 2022, arXiv 2203.03466), and with the root of the rows (Malladi et al. 2022, arXiv 2205.10287).
+        learn. The rate is 3e-4 for a student of width 384 and 32 rows a step, 5e-4 from 20 classes on; it
+        falls with the width (Yang et al. 2022, arXiv 2203.03466), and with the root of the rows (Malladi et
+        al. 2022, arXiv 2205.10287).
 
         Args:
             plan: of the student, or of the assistant.
@@ -120,9 +123,11 @@ class Recommended:
             settings["learning_rate"], why = RATE_WITHOUT_ATTENTION, f"a {plan.kind} student"
         elif plan.kind == "shrink" and spec is not None:
             batch = rows_a_step(self.args)
-            rate = RATE * min(1.0, WIDTH / spec.width) * min(1.0, (batch / BATCH) ** 0.5)
+            classes = many_classes(self.rows)
+            rate = RATE_OF_MANY if classes else RATE
+            rate *= min(1.0, WIDTH / spec.width) * min(1.0, (batch / BATCH) ** 0.5)
             settings["learning_rate"] = float(f"{rate:.2g}")
-            why = f"width {spec.width}, {batch} rows a step"
+            why = f"width {spec.width}, {batch} rows a step" + (f", {classes} classes" if classes else "")
         else:
             return settings
         self.choices["rate"] = f"learning rate {settings['learning_rate']:g} ({why})"
@@ -169,6 +174,8 @@ class Recommended:
             return None
         if self.recipe.splits.augment or self.args.mixup:
             return "the page has augmentations of its own"
+        if classes := many_classes(self.rows):
+            return f"{classes} classes are many; up to {MANY_CLASSES - 1}"
         return None if len(rows) <= FEW_ROWS else f"{len(rows):,} rows are more than {FEW_ROWS:,}"
 
     def summary(self, objective: Any, left_out: list[str]) -> str:
@@ -182,6 +189,17 @@ class Recommended:
             reasons = "; ".join(printable(reason, limit=200) for reason in left_out)
             self.choices["left out"] = f"nothing more of the teacher is compared: {reasons}"
         return "; ".join([f"recommended: {objective}", *self.choices.values()])
+
+
+def many_classes(rows: Rows) -> int:
+    """Return the number of classes where it is large, else 0; 0 of rows that have no labels.
+
+    Args:
+        rows: of the run.
+    """
+    is_classified = rows.task == "single_label" and "label" in rows.labelled.column_names
+    classes = len(rows.class_names()) if is_classified else 0
+    return classes if classes >= MANY_CLASSES else 0
 
 
 def rows_a_step(args: Any) -> int:

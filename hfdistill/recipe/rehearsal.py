@@ -15,7 +15,13 @@ from uuid import uuid4
 
 from transformers import PreTrainedModel, set_seed
 
-from hfdistill.exporters.gate import check_architecture, check_engine, check_request, check_tokenizer
+from hfdistill.exporters.gate import (
+    check_architecture,
+    check_engine,
+    check_request,
+    check_tokenizer,
+    set_threshold,
+)
 from hfdistill.files.plain_data import printable
 from hfdistill.network.loading import load_tokenizer
 from hfdistill.recipe import schema
@@ -51,6 +57,9 @@ def rehearse(run: Run, *, thoroughly: bool = False) -> None:
             rehearsal.train_baseline()
         if recipe.export is not None:
             check_architecture(rehearsal.model)
+            options = recipe.export
+            threshold, engine = options.get("exit_threshold"), options.get("engine", "onnx")
+            set_threshold(rehearsal.model, threshold, engine=engine)
             check_tokenizer(rehearsal.tokenizer)
     set_seed(run.args.seed)
 

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from datasets import Dataset, List, concatenate_datasets
+from datasets import Dataset, IterableDataset, List, NamedSplit, concatenate_datasets
 
 from hfdistill.data import Chain, augment, load
+from hfdistill.data.label_columns import multi_hot_names, with_class_names
 from hfdistill.data.unlabelled_texts import apart_from
 from hfdistill.network.label_space import some
 from hfdistill.recipe import schema
@@ -20,6 +21,9 @@ from hfdistill.recipe.schema import Splits
 logger = logging.getLogger(__name__)
 
 SMOKE_ROWS = 16
+FIRST_ROWS = 10_000
+"""Rows of a stream that are held in memory: to look at before training, and to shuffle among."""
+
 HELD_OUT = "holdout"
 """The split that rows are said to be of which no file holds: they were kept back from the training rows."""
 
@@ -42,6 +46,8 @@ class Rows:
         origin: the rows of which these are a few; None where these are all.
         choosing: rows on which students are compared, which nothing learns from and which are not reported;
             None where nothing is chosen.
+        stream: what the student learns from where it is streamed; `train` and `labelled` are then its first
+            rows, for what looks at rows before. None where all are held.
     """
 
     train: Dataset
@@ -50,6 +56,7 @@ class Rows:
     is_drawn: bool = False
     origin: Rows | None = None
     choosing: Dataset | None = None
+    stream: IterableDataset | None = None
 
     @property
     def task(self) -> Task:
@@ -96,7 +103,12 @@ class Rows:
             rows.select(range(min(half, len(rows)))) for rows in (self.labelled, self.evaluation)
         )
         return replace(
-            self, train=self.train.select(ends), labelled=labelled, evaluation=evaluation, origin=self
+            self,
+            train=self.train.select(ends),
+            labelled=labelled,
+            evaluation=evaluation,
+            origin=self,
+            stream=None,
         )
 
     def fingerprint(self) -> str:
@@ -129,15 +141,11 @@ def read_rows(
         ValueError: for a split that is not there, too few rows, or text that does not go with the labelled
             rows.
     """
+    if loading.get("streaming"):
+        return _read_stream(loading, splits, seed=seed, smoke=smoke, searching=searching)
     data = load(**loading)
     _check_choosing(data, splits, choosing)
-    for name in [n for n in (splits.train, splits.evaluation) if n is not None and n not in data]:
-        raise ValueError(f"The data has no split {name!r}, found {list(data)}. Name one under `data:`.")
-    if splits.evaluation == splits.train:
-        raise ValueError(
-            f"The split {splits.train!r} would be both learned from and measured on. Leave `evaluation:` "
-            "out: a share of the rows is kept back where there is no other split."
-        )
+    _check_splits(data, splits)
     train, evaluation = _divided(data, splits, seed=seed, searching=searching)
     limits = (SMOKE_ROWS, SMOKE_ROWS) if smoke else (splits.train_rows, splits.evaluation_rows)
     is_drawn = str(evaluation.split) == HELD_OUT or (limits[1] or len(evaluation)) < len(evaluation)
@@ -159,6 +167,63 @@ def read_rows(
     if chosen is not None and splits.unlabelled is not None:
         joined = apart_from(joined, chosen)
     return Rows(joined, labelled, evaluation, is_drawn, choosing=chosen)
+
+
+def _check_splits(data: Mapping[str, Any], splits: Splits) -> None:
+    """Refuse splits that are not there, and one that is learned from and measured on.
+
+    Raises:
+        ValueError: naming it.
+    """
+    for name in [n for n in (splits.train, splits.evaluation) if n is not None and n not in data]:
+        raise ValueError(f"The data has no split {name!r}, found {list(data)}. Name one under `data:`.")
+    if splits.evaluation == splits.train:
+        raise ValueError(
+            f"The split {splits.train!r} would be both learned from and measured on. Leave `evaluation:` "
+            "out: a share of the rows is kept back where there is no other split."
+        )
+
+
+def _evaluation_split(data: Mapping[str, Any], splits: Splits, *, searching: bool) -> str | None:
+    """Return the split to measure on; None where a share of the training rows is kept back."""
+    usual = (n for n in ("validation", "test") if n in data and n != splits.train)
+    other = splits.evaluation or next(usual, None)
+    if searching and other == "test":
+        other = "validation" if "validation" in data and splits.train != "validation" else None
+    return other
+
+
+def _read_stream(
+    loading: Mapping[str, Any], splits: Splits, *, seed: int, smoke: bool, searching: bool
+) -> Rows:
+    """Read the rows to measure on, and the first of those to learn from, which come as they are needed.
+
+    Each pass takes the rows in another order, drawn among 10,000 at a time.
+
+    Raises:
+        ValueError: where there is no split to measure on.
+    """
+    data: Any = load(**loading)
+    _check_splits(data, splits)
+    other = _evaluation_split(data, splits, searching=searching)
+    if other is None:
+        raise ValueError(
+            f"The data has one split to read, {splits.train!r}, and a stream keeps no rows back. Give a file "
+            "of rows to measure on, as in source: {train: a.parquet, validation: b.parquet}."
+        )
+    stream, evaluation = data[splits.train], _held(data[other], other)
+    first = _held(stream.take(SMOKE_ROWS if smoke else FIRST_ROWS), splits.train)
+    wanted = SMOKE_ROWS if smoke else splits.evaluation_rows
+    is_drawn = (wanted or len(evaluation)) < len(evaluation)
+    shuffled = None if smoke else stream.shuffle(seed=seed, buffer_size=FIRST_ROWS)
+    return Rows(first, first, drawn(evaluation, wanted, seed), is_drawn, stream=shuffled)
+
+
+def _held(stream: IterableDataset, split: str) -> Dataset:
+    """Return the rows of a stream in memory."""
+    rows = Dataset.from_list(list(stream), features=stream.features, split=NamedSplit(split))
+    names = multi_hot_names(stream)
+    return rows if names is None else with_class_names(rows, names)
 
 
 def _check_choosing(data: Mapping[str, Dataset], splits: Splits, choosing: float | str | None) -> None:
@@ -209,10 +274,7 @@ def _choosing(rows: Dataset, choosing: float | Dataset, seed: int) -> tuple[Data
 def _divided(data: Any, splits: Splits, *, seed: int, searching: bool) -> tuple[Dataset, Dataset]:
     """Return the rows to learn from and those to measure on, of two splits or of one."""
     train = data[splits.train]
-    usual = (n for n in ("validation", "test") if n in data and n != splits.train)
-    other = splits.evaluation or next(usual, None)
-    if searching and other == "test":
-        other = "validation" if "validation" in data and splits.train != "validation" else None
+    other = _evaluation_split(data, splits, searching=searching)
     if other is not None:
         if len(data[other]) == 0:
             raise ValueError(f"The split {other!r} has no row to measure on. Name another: `evaluation: …`.")

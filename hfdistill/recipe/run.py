@@ -26,6 +26,7 @@ from hfdistill.recipe.models import ModelBuilder
 from hfdistill.recipe.page import Mistake, RecipeError
 from hfdistill.recipe.page_facts import PAGE, by_name, deciding_facts, refuse_other_page, task_scores
 from hfdistill.recipe.recommended import Recommended
+from hfdistill.recipe.rounding import MOST_CHANGED, MOST_MOVED, roundings
 from hfdistill.recipe.rows import Rows, read_rows
 from hfdistill.recipe.run_defaults import ANSWERS, DEFAULTS, is_worth_recording, precision
 from hfdistill.recipe.schema import Student
@@ -170,6 +171,7 @@ class Run:
         elif self.is_recorded or (smoke and "teacher_cache" in self.options):
             self.options["teacher_cache"] = str(Path(self.args.output_dir, ANSWERS))
         self.records: dict[str, TrainingRecord] = {}
+        self.rounding: list[str] = []
         self.repository: str | None = None
         self.is_prepared = False
 
@@ -185,10 +187,10 @@ class Run:
         rows, source = self.rows, public_name(str(self.recipe.load["source"]))
         held = " kept back" if rows.is_drawn else f" of {rows.evaluation.split or 'another split'}"
         more = f" ({len(rows.labelled):,} with labels)" if len(rows.labelled) < len(rows.train) else ""
-        self.terminal.line(
-            f"{source}: {len(rows.train):,} rows to learn from{more}, {len(rows.evaluation):,}{held} to "
-            "measure on"
-        )
+        learned = f"{len(rows.train):,} rows to learn from{more}"
+        if rows.stream is not None:
+            learned = f"a stream to learn from, of which the first {len(rows.train):,} rows are looked at now"
+        self.terminal.line(f"{source}: {learned}, {len(rows.evaluation):,}{held} to measure on")
         if "bf16" not in self.recipe.training and self.args.bf16:
             self.terminal.line(
                 "bfloat16, which is fast on this machine; training.bf16=false computes in float32"
@@ -211,6 +213,31 @@ class Run:
             name = args.hub_model_id or Path(args.output_dir).absolute().name
             self.repository = make_repository(name, private=args.hub_private_repo, token=args.hub_token)
         self.teacher, self.source = self._teacher()
+        self._look_at_rounding()
+
+    def _look_at_rounding(self) -> None:
+        """Say what bfloat16 does to the teacher's answers; compute in float32 where that is much.
+
+        What the page says of bf16 is done in any case.
+        """
+        silent = "bf16" not in self.recipe.training
+        if not self.args.bf16 or not (silent or self.terminal.speaks):
+            return
+        args = self.args
+        found = roundings(
+            self.teacher, self.rows.train, source=self.source, device=args.device, max_length=args.max_length
+        )
+        for number, each in enumerate(found, start=1):
+            whose = "the teacher's" if len(found) == 1 else f"member {number}'s"
+            self.rounding.append(f"bfloat16 moves {whose} {each}")
+            self.terminal.line(self.rounding[-1])
+        if silent and not all(each.is_small for each in found):
+            self.args = dataclasses.replace(args, bf16=False)
+            self.rounding.append(
+                f"that is much (above {100 * MOST_CHANGED:g} % of the answers, or {MOST_MOVED:g} standard "
+                "deviations on average): float32 was computed in from there on"
+            )
+            self.terminal.line(f"! {self.rounding[-1]}; training.bf16=true computes in bfloat16 in any case")
 
     def train_student(self, *, callbacks: Sequence[Any] = ()) -> DistillationTrainer:
         """Train the student by the teacher, or by the last of a chain that begins with it."""
@@ -378,7 +405,9 @@ class Run:
         args = dataclasses.replace(self.args, **changes, output_dir=str(folder), push_to_hub=False)
         rows, labels_alone = self.builder.rows, teacher is None and objective is None
         answerable = self.answerable if teacher is not None else None
-        if teacher is not None and answerable is None:
+        if rows.stream is not None:
+            answerable, labels_alone = rows.stream, False
+        elif teacher is not None and answerable is None:
             answerable = self.recommended.with_copies(rows.train, teacher, tokenizer)
         scores: Callable | None = task_scores(rows.task) if "label" in rows.evaluation.column_names else None
         return DistillationTrainer(

@@ -8,7 +8,7 @@ from typing import Any
 
 from hfdistill.recipe import schema
 from hfdistill.recipe.check import RECOMMENDED, Recipe
-from hfdistill.recipe.recommended import FEW_ROWS, rows_a_step
+from hfdistill.recipe.recommended import FEW_ROWS, many_classes, rows_a_step
 from hfdistill.recipe.rows import Rows
 from hfdistill.trainer.arguments import fast_bf16
 
@@ -42,11 +42,12 @@ def is_worth_recording(recipe: Recipe, rows: Rows, args: Any) -> bool:
     live = {"pretrained", "finetune"}  # others are asked about texts, have members, or change
     is_model = recipe.teacher is not None and recipe.teacher[0] in live
     is_chain = bool(recipe.assistants) or recipe.generations > 1 or recipe.theseus is not None
-    is_rewritten = recipe.objective == RECOMMENDED and len(rows.train) <= FEW_ROWS
+    is_rewritten = recipe.objective == RECOMMENDED and len(rows.train) <= FEW_ROWS and not many_classes(rows)
     rows_read = args.max_steps * rows_a_step(args)
     epochs = args.num_train_epochs if args.max_steps <= 0 else rows_read / max(1, len(rows.train))
     machines = args.world_size > int(os.environ.get("LOCAL_WORLD_SIZE", args.world_size))  # without one disk?
     is_plain = not (is_chain or is_rewritten or args.mixup or machines)
+    is_plain = is_plain and rows.stream is None  # how often its rows come is not known
     return is_model and is_plain and epochs > 1 and can_be_recorded(recipe, rows)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hfdistill.recipe.run import Run
-from hfdistill.recipe.run_defaults import ANSWERS, can_be_recorded
+from hfdistill.recipe.run_defaults import ANSWERS, can_be_recorded, precision
 
 
 def trial_page(
@@ -32,4 +32,6 @@ def trial_page(
     if can_be_recorded(recipe, run.rows) and not others_teach:
         made.setdefault("teacher_cache", str(folder / ANSWERS))
     made["training"] |= {"load_best_model_at_end": False, "teacher_check_rows": 0}
+    if precision(recipe.training).get("bf16") and not run.args.bf16:  # which moves this teacher too far
+        made["training"]["bf16"] = False
     return made | {"measure": None, "export": None}

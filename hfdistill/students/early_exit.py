@@ -83,10 +83,6 @@ class EarlyExitForSequenceClassification(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
-    no_onnx = (
-        "Which blocks a model with exits runs depends on the row, and an ONNX graph runs them all. "
-        "Export model.backbone, with its tokenizer."
-    )
 
     def __init__(self, config: EarlyExitConfig) -> None:
         super().__init__(config)
@@ -216,8 +212,10 @@ def with_exits(
         >>> model.config.exits
         [2, 3]
 
+    `export` writes it as a graph for each stage, and `StagedModel` runs these.
+
     When to use it: rows of mixed difficulty, answered one by one or in small batches on a CPU. Not where
-    every row must take the same time, or for export: which blocks run depends on the data.
+    every row must take the same time: which blocks run depends on the data.
     """
     model = load_classifier(model if isinstance(model, (str, Path)) else network(model), role="model")
     anatomy, layout = ModelSpec.of(model), layout_of(model)

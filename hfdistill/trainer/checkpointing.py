@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import safe_open
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerState
-from transformers.trainer_utils import HubStrategy, TrainOutput
+from transformers.trainer_utils import HubStrategy, TrainOutput, has_length
 
 from hfdistill.files import checkpoint
 from hfdistill.files.checkpoint import CheckpointError
@@ -22,6 +22,7 @@ from hfdistill.trainer.arguments import option
 from hfdistill.trainer.best_metric import check_best_metric
 from hfdistill.trainer.failed_save import telling_failed_writes
 from hfdistill.trainer.interrupts import Interrupts
+from hfdistill.trainer.passes import Passes
 from hfdistill.trainer.publishing import Publisher
 from hfdistill.trainer.sharding import Sharding
 from hfdistill.trainer.skipped_steps import SkippedSteps
@@ -40,6 +41,10 @@ class RunEvents(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """The next epoch begins, or the rest of one that is resumed."""
         self.trainer.begin_epoch()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """The data are at their end, or the run is."""
+        self.trainer.end_epoch(is_cut=control.should_training_stop or control.should_epoch_stop)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """The optimizer has moved, and nothing is logged or saved yet."""
@@ -64,6 +69,7 @@ class CheckpointingTrainer(Trainer):
         self._began = 0.0
         self._epoch = 0
         self._steps_an_epoch = 1
+        self._passes: Passes | None = None  # through data without a length
         super().__init__(*positional, callbacks=[RunEvents(self), *(callbacks or [])], **options)
         self._publisher = Publisher(self.args)
         self._interrupts = Interrupts(self._newest_of_this_run)
@@ -97,6 +103,11 @@ class CheckpointingTrainer(Trainer):
     def begin_epoch(self) -> None:
         """Count the epoch, from 0."""
         self._epoch += 1
+
+    def end_epoch(self, *, is_cut: bool) -> None:
+        """Count the steps of a pass through data without a length, unless something else has ended it."""
+        if self._passes is not None and not is_cut:
+            self._passes.end(number=self._epoch, step=self.state.global_step)
 
     def end_step(self) -> None:
         """Hear that the optimizer has moved."""
@@ -221,15 +232,22 @@ class CheckpointingTrainer(Trainer):
     def set_initial_training_values(self, args: Any, dataloader: Any) -> tuple[Any, ...]:
         """As Trainer's; no epoch is left for a run that is resumed at its end.
 
-        Trainer takes one step more where that end lies within an epoch.
+        Trainer takes one step more where that end lies within an epoch. A pass through data without a length
+        is an epoch, once the checkpoint that the run goes on from knows its steps.
         """
-        epochs, self._steps_an_epoch, *others, max_steps = super().set_initial_training_values(
+        epochs, self._steps_an_epoch, *others, batches, max_steps = super().set_initial_training_values(
             args, dataloader
         )
+        self._passes = None if has_length(dataloader) else Passes()
+        if self._passes is not None and not args.ignore_data_skip:
+            self._passes.load(self._resumed)
+            if self._passes.steps is not None:
+                self._steps_an_epoch = self._passes.steps
+                batches = self._passes.steps * args.gradient_accumulation_steps
         if self._resumed is not None:
             done = TrainerState.load_from_json(str(self._resumed / "trainer_state.json")).global_step
             epochs = min(epochs, done // self._steps_an_epoch) if done >= max_steps else epochs
-        return (epochs, self._steps_an_epoch, *others, max_steps)
+        return (epochs, self._steps_an_epoch, *others, batches, max_steps)
 
     # ---- saving ----
 
@@ -278,6 +296,8 @@ class CheckpointingTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         self._find_best(run_dir, staged=staging / name)
         if self.args.should_save:
+            if self._passes is not None:
+                self._passes.save(staging / name)
             self.state.save_to_json(str(staging / name / "trainer_state.json"))
             checkpoint.publish(staging / name, run_dir / name, run={**self.run_facts(), "began": self._began})
             keep = (str(run_dir / name), self.state.best_model_checkpoint)

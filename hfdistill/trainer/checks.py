@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch import nn
 from transformers import TrainingArguments
 
@@ -26,6 +26,7 @@ from hfdistill.trainer.label_guard import plain
 from hfdistill.trainer.launch import refuse_lost_processes
 from hfdistill.trainer.row_doubts import say_doubts
 from hfdistill.trainer.sharding import Sharding
+from hfdistill.trainer.streams import first_rows, settle_stream
 from hfdistill.trainer.theseus import replacements
 
 logger = logging.getLogger(__name__)
@@ -45,14 +46,16 @@ def refuse_processes(args: TrainingArguments) -> None:
         )
 
 
-def check_data_kind(data: Any, *, split: str) -> None:
-    """Refuse what is not a data set of rows, before anything reads it.
+def check_data_kind(data: Any, args: TrainingArguments, *, split: str) -> None:
+    """Refuse what is not a data set of rows, before anything reads it, and what no run can do with a stream.
 
     Raises:
         TypeError: naming what it is and what to type.
-        ValueError: for one without a row.
+        ValueError: for one without a row; see `settle_stream`.
     """
     kind = type(data).__name__
+    if split == "train_dataset":
+        settle_stream(data, args)
     if kind == "DataFrame":
         raise TypeError(
             f"{split} is a DataFrame of {type(data).__module__.split('.')[0]}, not a dataset. Type "
@@ -245,31 +248,42 @@ def check_data(
     for split, data in {"train_dataset": train, **sets}.items():
         if objective.needs_teacher:
             reader.check_columns(data, split=split)
-        blanks = data.blanks if isinstance(data, FreshCopies) else {}
-        data = data.rows if isinstance(data, FreshCopies) else data
-        own = reads_by_itself(reader.args, reader.collator, data)
-        if not own:
-            check_columns(data, read=read, split=split)
-        if isinstance(data, list) and config is not None:
-            names = [*(reader.args.label_names or []), *LABELS]
-            name = next((name for name in names if name in data[0]), None)
-            check_labels([plain(row[name]) for row in data if name in row], config, split=split)
-        if config is not None and not own and isinstance(data, (Dataset, list)):
-            reader.check_tokens(data, split=split)
-        if not isinstance(data, Dataset) or config is None:
-            continue
-        column, known = reader.labels.column_of(data), 0
-        if column is not None:
-            known = check_labels(data.with_format(None)[column][:], config, split=split)
-            check_labels([blanks[column]] if column in blanks else [], config, split=f"{split}, new copies")
-        if split == "train_dataset" and not known and objective.needs_labels and not own:
-            raise ValueError(
-                f"train_dataset has no labelled row (columns {data.column_names}), but {objective} reads "
-                f"hard labels. {_where_labels_may_be(data, column)}To learn from the teacher alone, type "
-                "objective=KD(temperature=4)."
-            )
+        _check_rows(data, split=split, config=config, objective=objective, reader=reader, read=read)
     if reader.args.process_index == 0:
         say_doubts(train, evaluation, config=config, label=reader.labels.column_of(train))
+
+
+def _check_rows(
+    data: Any, *, split: str, config: Any, objective: Blend, reader: Reader, read: Collection[str]
+) -> None:
+    """Look through one set of rows; through the first rows of a stream."""
+    blanks = data.blanks if isinstance(data, FreshCopies) else {}
+    data = data.rows if isinstance(data, FreshCopies) else data
+    own, streamed = reads_by_itself(reader.args, reader.collator, data), isinstance(data, IterableDataset)
+    if streamed and not own:
+        data = first_rows(data, split=split)
+    if not own:
+        check_columns(data, read=read, split=split)
+    if isinstance(data, list) and config is not None:
+        names = [*(reader.args.label_names or []), *LABELS]
+        name = next((name for name in names if name in data[0]), None)
+        check_labels([plain(row[name]) for row in data if name in row], config, split=split)
+    if config is not None and not own and isinstance(data, (Dataset, list)):
+        reader.check_tokens(data, split=split)
+    if not isinstance(data, Dataset) or config is None:
+        return
+    column, known = reader.labels.column_of(data), 0
+    if column is not None:
+        known = check_labels(data.with_format(None)[column][:], config, split=split)
+        check_labels([blanks[column]] if column in blanks else [], config, split=f"{split}, new copies")
+    if streamed and column is not None:
+        return  # its labels may come later
+    if split == "train_dataset" and not known and objective.needs_labels and not own:
+        raise ValueError(
+            f"train_dataset has no labelled row (columns {data.column_names}), but {objective} reads hard "
+            f"labels. {_where_labels_may_be(data, column)}To learn from the teacher alone, type "
+            "objective=KD(temperature=4)."
+        )
 
 
 def check_columns(data: Any, *, read: Collection[str], split: str) -> None:

@@ -129,7 +129,7 @@ class DistillationTrainer(CheckpointingTrainer):
         self._reader = Reader.of(args, getattr(model, "config", None), self.teacher, options, label_map)
         options["data_collator"] = self._reader.collate(tokenizer)
         for name in ("train_dataset", "eval_dataset"):
-            checks.check_data_kind(options.get(name), split=name)
+            checks.check_data_kind(options.get(name), args, split=name)
             options[name] = self._reader(options.get(name), tokenizer, name)
         super().__init__(model, args, **options)
         end_in_order()
@@ -282,8 +282,6 @@ class DistillationTrainer(CheckpointingTrainer):
                 part.set_epoch(self._epoch)
         if not self._teacher_is_checked:
             self._check_teacher()
-        # Data without a length can end within an accumulation window: what it left must not join a step.
-        self.model.zero_grad()
 
     def _check_teacher(self) -> None:
         """Log the teacher's accuracy on the first rows of the evaluation data, once a run."""
@@ -368,7 +366,7 @@ class DistillationTrainer(CheckpointingTrainer):
         """Return the batch's labels in the task's shape; missing ones where there are none."""
         labels = batch.get(self._label_name)
         if labels is None:
-            labels = tasks.unlabelled(rows(batch), self._classes, self.task).to(self.args.device)
+            labels = tasks.unlabelled(rows(batch), self._classes, self.task, device=self.args.device)
         labels = tasks.as_targets(labels, self.task)
         if self.task != "token":
             return labels
@@ -382,7 +380,7 @@ class DistillationTrainer(CheckpointingTrainer):
     ) -> tuple[list[Any], Tensor | None]:
         """Begin an optimizer step: its micro-batches, and each term's count over them, on all processes."""
         batches = [self._own_rows(dict(batch)) for batch in itertools.islice(epoch_iterator, num_batches)]
-        if not batches:
+        if len(batches) < num_batches:  # data without a length ends within an accumulation window
             return [], None
         self._objectives.set_progress(min(1.0, self.state.global_step / max(1, self.state.max_steps)))
         self._extra_parameters.zero_grad()
@@ -446,7 +444,7 @@ class DistillationTrainer(CheckpointingTrainer):
         student = run(model, batch, accepts=self._student_inputs, taps=student_taps)
         asks = self._objectives.needs_teacher_now
         teacher = self._ask_teacher(batch, teacher_taps, labels) if asks else Trace(student.logits.detach())
-        weights = torch.tensor(self._objectives.weights, device=student.logits.device)
+        weights = torch.tensor(self._objectives.weights).to(student.logits.device, non_blocking=True)
         if num_items_in_batch is not None:  # DDP, FSDP and ZeRO average gradients over processes
             counts = self._objectives.counts(labels) if number is None else self._loss_window.counts[number]
             total = torch.as_tensor(num_items_in_batch, device=weights.device)
@@ -473,7 +471,7 @@ class DistillationTrainer(CheckpointingTrainer):
             trace = self.teacher.trace(batch, taps=taps) if taps else self.teacher.trace(batch)
         if self._columns is None:
             return trace
-        return dataclasses.replace(trace, logits=trace.logits[..., self._columns])
+        return dataclasses.replace(trace, logits=spaces.in_columns(trace.logits, self._columns))
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """Trainer's last call before the optimizer moves: clip the rest, and stop at what is not finite."""
@@ -491,7 +489,7 @@ class DistillationTrainer(CheckpointingTrainer):
             for norm in norms:
                 fine = fine & torch.isfinite(torch.as_tensor(norm, device=fine.device))
         if self.args.world_size > 1:  # and end in the same step, where one of them is interrupted
-            going = fine.new_tensor(self._interrupts.requested is None)
+            going = torch.tensor(self._interrupts.requested is None).to(fine.device, non_blocking=True)
             both = self.accelerator.reduce(torch.stack([fine, going]).float(), "sum") == self.args.world_size
             fine, self._interrupts.agreed = both[0], not both[1]
         if not fine:

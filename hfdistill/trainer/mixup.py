@@ -33,8 +33,8 @@ def with_mixtures(batch: dict[str, Any], *, alpha: float, random: np.random.Gene
         random: draws the partners and λ.
     """
     size, ids = rows(batch), batch["input_ids"]
-    partner = torch.from_numpy(random.permutation(size)).to(ids.device)
-    share = torch.from_numpy(random.beta(alpha, alpha, size)).to(ids.device, torch.float32)
+    partner = torch.from_numpy(random.permutation(size)).to(ids.device, non_blocking=True)
+    share = torch.from_numpy(random.beta(alpha, alpha, size)).to(ids.device, torch.float32, non_blocking=True)
     mask = batch.get("attention_mask", torch.ones_like(ids))
     mixed = {"attention_mask": torch.cat([mask, mask | mask[partner]])}
     for name, value in batch.items():

@@ -9,13 +9,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 BENCHMARKS = {
     "step_time": "a step of ours beside one by hand and plain fine-tuning",
     "cache_time": "what a recorded teacher costs and spares",
     "inside": "hidden states and attention beside output_attentions on eager",
     "pruned": "a smaller vocabulary",
     "whole_run": "a whole distillation beside a loop by hand and TextBrewer",
+    "latency": "milliseconds of a batch by engine and threads",
+    "gpu": "a step on a GPU, where there is one",
 }
+
+WRITES = {"whole_run", "latency", "gpu"}
+"""Those that write their numbers by themselves."""
 
 
 def main(args):
@@ -24,17 +31,16 @@ def main(args):
     folder.mkdir(parents=True, exist_ok=True)
     for name in args.only or BENCHMARKS:
         print(f"## {name}: {BENCHMARKS[name]}", flush=True)
-        command = [
-            sys.executable,
-            "-m",
-            f"tests.benchmarks.{name}",
-            "--data",
-            args.data,
-            "--teacher",
-            args.teacher,
-        ]
+        command = [sys.executable, "-m", f"tests.benchmarks.{name}"]
+        if name == "gpu" and not torch.cuda.is_available():
+            print("There is no GPU here: not measured.\n", flush=True)
+            continue
+        if name != "gpu":
+            command += ["--data", args.data, "--teacher", args.teacher]
+        if name in WRITES:
+            command += ["--out", str(folder / f"{name}.json")]
         if name == "whole_run":
-            command += ["--out", str(folder / f"{name}.json"), "--rows", str(args.rows)]
+            command += ["--rows", str(args.rows)]
         done = subprocess.run(
             command,
             env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -1,13 +1,14 @@
 import csv
 import io
 import logging
-import random
 
 import pytest
 from datasets import Value
+from hypothesis import strategies as st
 
 from hfdistill.data import load
 from hfdistill.data.csv_files import BadLine, CsvRows, csv_layout
+from tests.any_input import holds_for
 from tests.data.conftest import messages, write
 
 
@@ -27,60 +28,47 @@ def test_cells_are_read_as_they_are_written(tmp_path):
     assert rows.features["label"] == Value("int64")
 
 
+PARTS = ["a", "b ", '"', '""', ",", ";", "\t", "|", "\n", "\r\n", "\r", "é", "\U0001f600", "\0", " ", "1"]
+WORDS = ["warm", "tale,", 'so "good"', "1", "\n", "dull;", "end.", '"', "l'été"]
+
+
+@st.composite
+def written_with_quotes(draw):
+    """A table of any cells, how it is written, and its bytes."""
+    columns = draw(st.integers(1, 4))
+    cell = st.lists(st.sampled_from(PARTS), max_size=6).map("".join)
+    table = draw(st.lists(st.lists(cell, min_size=columns, max_size=columns), min_size=1, max_size=8))
+    delimiter, text = draw(st.sampled_from(",;\t|")), io.StringIO(newline="")
+    quoting = draw(st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]))
+    ends = draw(st.sampled_from(["\n", "\r\n"]))
+    writer = csv.writer(text, delimiter=delimiter, quoting=quoting, lineterminator=ends)
+    writer.writerows([[f"column {i}" for i in range(columns)], *table])
+    return table, delimiter, text.getvalue().encode(draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"])))
+
+
 def test_whatever_a_writer_of_csv_writes_is_read_back(tmp_path):
-    """200 tables of random cells, delimiters, line ends and quoting: each is read as it was written."""
-    draw = random.Random(0)
-    letters = [
-        "a",
-        "b ",
-        '"',
-        '""',
-        ",",
-        ";",
-        "\t",
-        "|",
-        "\n",
-        "\r\n",
-        "\r",
-        "é",
-        "\U0001f600",
-        "\0",
-        " ",
-        "1",
-    ]
-    for number in range(200):
-        columns = draw.randint(1, 4)
-        delimiter = draw.choice(",;\t|")
-        names = [f"column {i}" for i in range(columns)]
-        table = [
-            ["".join(draw.choices(letters, k=draw.randint(0, 6))) for _ in names]
-            for _ in range(draw.randint(1, 8))
-        ]
-        quoting = draw.choice([csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])
-        text = io.StringIO(newline="")
-        writer = csv.writer(
-            text, delimiter=delimiter, quoting=quoting, lineterminator=draw.choice(["\n", "\r\n"])
-        )
-        writer.writerows([names, *table])
-        encoding = draw.choice(["utf-8", "utf-8-sig", "utf-16"])
-        content = text.getvalue().encode(encoding)
-        _, rows, bad = read(tmp_path, content, f"{number}.csv", delimiter=delimiter, quotes=True)
-        assert (rows, bad) == (table, []), (number, text.getvalue())
+    """Tables of any cells, delimiters, line ends and quoting are read as they were written."""
+
+    def check(written):
+        table, delimiter, content = written
+        _, rows, bad = read(tmp_path, content, delimiter=delimiter, quotes=True)
+        assert (rows, bad) == (table, [])
+
+    holds_for(written_with_quotes(), check, examples=100)
 
 
 def test_whatever_a_writer_quotes_at_need_is_read_without_an_option(tmp_path):
     """Words with quotation marks, commas and line breaks, quoted where needed only, as pandas does."""
-    draw = random.Random(1)
-    words = ["warm", "tale,", 'so "good"', "1", "\n", "dull;", "end.", '"', "l'été"]
-    for number in range(200):
-        table = [
-            [" ".join(draw.choices(words, k=draw.randint(1, 9))), draw.choice(["pos", "neg"])]
-            for _ in range(draw.randint(2, 12))
-        ]
+    texts = st.lists(st.sampled_from(WORDS), min_size=1, max_size=9).map(" ".join)
+    row = st.tuples(texts, st.sampled_from(["pos", "neg"])).map(list)
+
+    def check(table):
         text = io.StringIO(newline="")
         csv.writer(text).writerows([["text", "label"], *table])
-        layout, rows, bad = read(tmp_path, text.getvalue(), f"{number}.csv")
-        assert (layout.delimiter, rows, bad) == (",", table, []), (number, text.getvalue())
+        layout, rows, bad = read(tmp_path, text.getvalue())
+        assert (layout.delimiter, rows, bad) == (",", table, [])
+
+    holds_for(st.lists(row, min_size=2, max_size=12), check, examples=100)
 
 
 TOO_MANY = "has 3 cells where the header has 2 (label, text)"

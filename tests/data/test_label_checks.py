@@ -2,12 +2,13 @@
 
 import math
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from hfdistill import LabelSpaceError
-from hfdistill.data.label_checks import check_labels
+from hfdistill.data.label_checks import check_labels, check_one_output
 from tests.network.test_label_space import HOSTILE, MULTI, NAMED, REGRESSION, config
 
 NAN = math.nan
@@ -95,3 +96,25 @@ def test_a_hundred_thousand_rows_are_looked_through_in_a_second(labels, student)
     start = time.process_time()
     assert check_labels(labels, student, split="train_dataset") >= 50_000
     assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "is_clear"),
+    [
+        ([0, 1, 0], False),
+        ([1.0, np.int64(0), -100, NAN, None], False),
+        ([0, 1, 2], True),
+        ([0.5, -100], True),
+        ([-100, NAN, None, "1"], True),
+    ],
+    ids=str,
+)
+def test_zeros_and_ones_for_one_output_may_be_values_or_a_class(labels, is_clear):
+    model = SimpleNamespace(num_labels=1, problem_type=None)
+    if is_clear:
+        check_one_output([], labels, model, split="train")
+    else:
+        with pytest.raises(LabelSpaceError, match=r"train has the labels 0, 1(.0)?, .*problem_type = "):
+            check_one_output([], labels, model, split="train")
+    model.problem_type = "regression"
+    check_one_output([], labels, model, split="train")

@@ -5,7 +5,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value, concatenate_datasets
 
 from hfdistill.data import load
-from hfdistill.data.label_columns import multi_hot_names
+from hfdistill.data.label_columns import indicator_columns, multi_hot_names
 from tests.data.conftest import messages, write, write_rows
 
 
@@ -247,6 +247,19 @@ def test_several_columns_of_zeros_and_ones_are_a_multi_label_task(tmp_path, capl
     assert messages(caplog) == []
     named = load(folder, label=["threat", "toxic"], label_names=["Threat", "Toxic"])["train"]
     assert multi_hot_names(named) == ["Threat", "Toxic"]
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int64", "bool", "string", "float32"])
+def test_the_type_of_a_column_of_zeros_and_ones_says_whether_it_is_a_flag(kind):
+    """Of values of float nobody knows whether they are shares."""
+    values = {"string": ["0", "1"], "bool": [False, True]}.get(kind, [0, 1])
+    columns = {name: Value(kind) for name in ("toxic", "insult")}
+    rows = Dataset.from_dict({"text": ["a", "b"], "toxic": values, "insult": values[::-1]})
+    rows = rows.cast(Features({"text": Value("string"), **columns}))
+    found = indicator_columns({"train": rows}, list(columns))
+    assert found == ([] if kind == "float32" else list(columns))
+    with_numbers = rows.add_column("id", [1, 2])
+    assert indicator_columns({"train": with_numbers}, [*columns, "id"]) == found
 
 
 def test_names_of_multi_hot_rows_outlive_what_is_done_with_the_rows(tmp_path):

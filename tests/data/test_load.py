@@ -17,6 +17,13 @@ needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason="the real data sets 
 @pytest.mark.parametrize(
     ("columns", "told", "expected"),
     [
+        (["text_pair", "text", "label"], {}, ["text", "text_pair", "label"]),
+        (["question1", "question2", "label"], {}, ["question1", "question2", "label"]),
+        (["passage", "query", "label"], {}, ["query", "passage", "label"]),
+        (["text2", "text1", "label"], {}, ["text1", "text2", "label"]),
+        (["text_b", "text_a", "label"], {}, ["text_a", "text_b", "label"]),
+        (["Sentence_B", "Sentence_A", "label"], {}, ["Sentence_A", "Sentence_B", "label"]),
+        (["sentence_1", "sentence_2", "label"], {}, ["sentence_1", "sentence_2", "label"]),
         (["idx", "Sentence", "LABEL"], {}, ["Sentence", "LABEL"]),
         (["sentence2", "sentence1", "label"], {}, ["sentence1", "sentence2", "label"]),
         (["question", "sentence", "label"], {}, ["question", "sentence", "label"]),

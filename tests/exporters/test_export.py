@@ -30,7 +30,6 @@ from hfdistill import (
     cnn_from_teacher,
     export,
     static_from_teacher,
-    with_exits,
 )
 from hfdistill.exporters.onnx import OnnxModel, check_file, int8_layers, require_packages, to_int8
 from hfdistill.exporters.report import USAGE
@@ -210,7 +209,6 @@ def test_a_light_student_of_pairs(tmp_path, make):
 @pytest.mark.parametrize(
     ("student", "match"),
     [
-        (lambda: with_exits(make_bert(2)), r"Export model\.backbone"),
         (lambda: bilstm_from_teacher(make_bert(1), make_tokenizer()), "no ONNX form here"),
         (lambda: BertForTokenClassification(make_bert(1).config), "labels words"),
     ],

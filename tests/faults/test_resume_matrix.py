@@ -24,7 +24,12 @@ from hfdistill import (
 from hfdistill.data.augmentations import Delete
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore:This DataLoader will create:UserWarning"
+    ),  # of a machine with one core
+]
 DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
 WITH_PROJECTION = CrossEntropy() + 0.5 * KD() + 0.1 * HiddenMSE(projection="linear")
 ORDERS = {

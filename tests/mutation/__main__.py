@@ -21,8 +21,9 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -41,21 +42,27 @@ AREAS = {
     ),
     "cache": (
         ["hfdistill/teachers/cache"],
-        ["tests/teachers/cache", "tests/trainer/test_teacher_cache.py"],
+        ["tests/teachers/cache", "tests/teachers/test_between.py"]
+        + [f"tests/trainer/test_{name}.py" for name in ("teacher_cache", "mixup")],
     ),
     "checkpoints": (
         [f"hfdistill/files/{name}.py" for name in ("checkpoint", "settings", "run_lock", "plain_data")]
         + [f"hfdistill/trainer/{name}.py" for name in ("checkpointing", "failed_save")],
-        [f"tests/files/test_{name}.py" for name in ("checkpoint", "checkpoint_crashes", "settings")]
-        + ["tests/trainer/test_checkpointing.py"]
+        [
+            f"tests/files/test_{name}.py"
+            for name in ("checkpoint", "checkpoint_crashes", "plain_data", "settings")
+        ]
+        + [f"tests/trainer/test_{name}.py" for name in ("checkpointing", "failed_save", "publishing")]
+        + ["tests/evaluation/test_report.py", "tests/evaluation/test_card.py", "tests/test_doctests.py"]
         + [f"tests/faults/test_{name}.py" for name in ("c_machine", "d_hostile")],
     ),
     "readers": (
         [f"hfdistill/data/{name}_files.py" for name in ("csv", "json", "row", "table", "text")]
         + [f"hfdistill/data/{name}.py" for name in ("sources", "load", "label_columns", "label_checks")],
-        ["tests/data"],
+        ["tests/data", "tests/prediction/test_label_file.py", "tests/trainer/test_class_names.py"],
     ),
 }
+WHY = "why.txt"
 OPTIONS = ["-q", "-s", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist"]
 # what was imported before cannot be rewritten, and need not be
 OPTIONS += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
@@ -66,15 +73,18 @@ def start(work, folder):
     pid = os.fork()
     if pid == 0:
         code = 1
-        with contextlib.suppress(BaseException):
+        try:
             os.setsid()
-            output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
+            silence = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(silence, 1)
+            os.dup2(silence, 2)
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + 8 * 2**30, -1))
             code = work()
-        os._exit(code)
+        except BaseException:
+            (folder / WHY).write_text(traceback.format_exc())
+        finally:
+            os._exit(code)
     return pid
 
 
@@ -99,19 +109,24 @@ class Tests:
 
     def __init__(self, files, folder, study):
         self.files, self.folder, self.study = files, folder, study
-        self.items, self.failed, self.seconds, self.tracer = [], False, Counter(), None
+        self.items, self.failed, self.seconds, self.tracer, self.context = [], False, Counter(), None, ""
 
     def pytest_runtest_logreport(self, report):
         self.failed |= report.failed
+        if report.failed:
+            (self.folder / WHY).write_text(f"{report.nodeid}\n{report.longreprtext}")
         self.seconds[report.nodeid] += report.duration
 
     def pytest_runtest_setup(self, item):
-        if self.tracer:  # what a fixture executes may be of use to every test of the file
-            self.tracer.switch_context(item.nodeid.partition("::")[0])
+        self.switch(item.nodeid.partition("::")[0])  # a fixture may be of use to every test of the file
 
     def pytest_runtest_call(self, item):
+        self.switch(item.nodeid)
+
+    def switch(self, context):
+        self.context = context
         if self.tracer:
-            self.tracer.switch_context(item.nodeid)
+            self.tracer.switch_context(context)
 
     def run(self, items):
         """Run some tests until one fails: 1 then, else 0."""
@@ -131,12 +146,14 @@ class Tests:
         """Which tests execute which lines of the modules, and the seconds that each takes."""
         import coverage
 
-        data, times = self.folder / "coverage", self.folder / "times.json"
+        times = self.folder / "times.json"
 
         def work():
-            self.tracer = coverage.Coverage(str(data), include=[str(ROOT / file) for file in self.files])
-            self.tracer.start()
+            self.trace()
+            os.register_at_fork(after_in_child=self.trace)
+            leave, os._exit = os._exit, self.leave
             failed = self.run(self.items)
+            os._exit = leave
             self.tracer.stop()
             self.tracer.save()
             times.write_text(json.dumps({"seconds": self.seconds, "modules": list(sys.modules)}))
@@ -144,19 +161,43 @@ class Tests:
 
         if in_child(work, limit=3600, folder=self.folder) != 0:
             times.unlink(missing_ok=True)
-            print((self.folder / "output.txt").read_text()[-3000:], flush=True)
             os._exit(1)
-        read = coverage.CoverageData(str(data))
-        read.read()
-        lines = {file: read.contexts_by_lineno(str(ROOT / file)) for file in self.files}
+        lines = {file: defaultdict(set) for file in self.files}
+        for path in self.folder.glob("coverage.*"):
+            read = coverage.CoverageData(str(path))
+            read.read()
+            for file in self.files:
+                for line, tests in read.contexts_by_lineno(str(ROOT / file)).items():
+                    lines[file][line].update(tests)
         return lines, Counter(json.loads(times.read_text())["seconds"])
 
+    def trace(self):
+        """Begin to write down lines: in this process, and in the children of a test."""
+        import coverage
+
+        before, files = self.tracer, [str(ROOT / file) for file in self.files]
+        if before:
+            before.stop()
+        data = str(self.folder / f"coverage.{os.getpid()}")
+        self.tracer = coverage.Coverage(data, include=files, config_file=False)
+        self.tracer.start()
+        if before:
+            self.tracer.switch_context(self.context)
+
+    def leave(self, code, leave=os._exit):
+        """End a child of a test as `os._exit` does, and keep the lines."""
+        with contextlib.suppress(Exception):
+            self.tracer.stop()
+            self.tracer.save()
+        leave(code)
+
     def that_reach(self, mutant):
-        """The tests that execute a mutant's line, those of a file of its name first."""
+        """The tests that execute a mutant's line, those of a file of its name first; or these alone."""
         reached = set(self.lines[mutant["file"]].get(mutant["line"], ()))
         own = Path(mutant["file"]).stem
+        of_its_file = [one for one in self.items if own in one.nodeid.partition("::")[0]]
         items = [one for one in self.items if {one.nodeid, one.nodeid.partition("::")[0]} & reached]
-        return sorted(items, key=lambda item: own not in item.nodeid.partition("::")[0])
+        return sorted(items, key=lambda item: item not in of_its_file) or of_its_file
 
     def limit(self, items):
         return 30 + 10 * sum(self.seconds[item.nodeid] for item in items)
@@ -229,7 +270,8 @@ def study(area, drawn, folder):
         yield from zip(inside, map(json.loads, lines), strict=False)
     os.waitpid(pid, 0)
     if not (folder / "times.json").exists():
-        raise SystemExit(f"The tests of {area} fail unchanged:\n{(child / 'output.txt').read_text()[-3000:]}")
+        why = [(place / WHY).read_text() for place in (folder, child) if (place / WHY).exists()]
+        raise SystemExit("\n".join([f"The tests of {area} fail unchanged:", *why]))
     written = json.loads((folder / "times.json").read_text())
     import_all(written["modules"])
     limit = 60 + 10 * sum(written["seconds"].values())

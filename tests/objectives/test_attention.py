@@ -243,6 +243,25 @@ def test_distributions_that_are_far_apart_are_still_compared(term, scale):
     assert all(x.grad is None or x.grad.isfinite().all() for x in student.values())
 
 
+def test_what_waits_for_no_device_computes_the_same(monkeypatch):
+    """On a GPU the choice between the two forms of the divergence is made row by row, on the device."""
+    torch.manual_seed(0)
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]).bool()
+    padding = torch.zeros(2, 1, 4).masked_fill(~mask[:, None], attention.MASKED)
+    for factor, within in ((1.0, 1e-6), (200.0, 1e-4)):  # exp overflows in some rows
+        own, other = (factor * torch.randn(2, 4, 4) + padding for _ in range(2))
+        exact_p, exact_q = (x.double().softmax(-1) for x in (other, own))
+        logs = [x.double().log_softmax(-1) for x in (other, own)]
+        each = (exact_p * (logs[0] - logs[1])).where(exact_p > 0, 0.0).sum(-1)
+        expected = (each * mask).sum(-1) / mask.sum(-1)
+        for free in (True, False):
+            monkeypatch.setattr(attention, "reads_back_for_free", lambda device, free=free: free)
+            found, slope = attention._divergence(own.clone(), other.clone(), mask)
+            torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=within)
+            share = (mask / mask.sum(-1, keepdim=True))[:, :, None]
+            torch.testing.assert_close(slope.double(), (exact_q - exact_p) * share, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("term", TERMS)
 def test_autocast_around_a_term_does_not_reach_it(term, dtype):

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from datasets import concatenate_datasets
+from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
 from transformers import AlbertConfig, AlbertForSequenceClassification
 
 from hfdistill import (
@@ -19,6 +19,7 @@ from hfdistill import (
 )
 from hfdistill.recipe import RecipeError, read_recipe
 from hfdistill.recipe import recommended as module
+from hfdistill.recipe.rows import Rows
 from hfdistill.recipe.run import Run, run_recipe
 from tests.conftest import make_bert
 
@@ -142,6 +143,12 @@ def test_copies_with_terms_of_ones_own(trained):
     assert student.trainer.train_dataset.in_place
 
 
+def of_classes(classes):
+    """Sixty-four rows of so many classes."""
+    rows = {"text": [f"number {i}" for i in range(64)], "label": [i % classes for i in range(64)]}
+    return Dataset.from_dict(rows, Features(text=Value("string"), label=ClassLabel(num_classes=classes)))
+
+
 def decided(**changes):
     """A `Recommended` of a page, with a stand-in for rows and arguments."""
     page = {
@@ -158,7 +165,7 @@ def decided(**changes):
     rows = changes.pop("rows", load("two")["train"])
     args |= {name: changes.pop(name) for name in list(changes) if name in args}
     recipe = SimpleNamespace(**{**page, **changes})
-    return module.Recommended(recipe, SimpleNamespace(train=rows), SimpleNamespace(**args))
+    return module.Recommended(recipe, Rows(rows, rows, rows), SimpleNamespace(**args))
 
 
 @pytest.mark.parametrize(
@@ -182,6 +189,19 @@ def test_the_rate_falls_with_width_and_with_few_rows_a_step(here, width, options
     assert chosen.settings(plan, model, is_taught=True) == {**settings, "freeze_embeddings": True}
     narrow = SimpleNamespace(kind="shrink", arguments={"layers": 2, "heads": 1}, changes={})
     assert chosen.settings(narrow, model, is_taught=True) == settings
+
+
+@pytest.mark.parametrize(("classes", "rate"), [(19, 3e-4), (20, 5e-4), (64, 5e-4)])
+def test_many_classes_take_a_higher_rate(here, classes, rate):
+    chosen = decided(rows=of_classes(classes))
+    assert chosen.settings(chosen.recipe.student, make_bert(1), is_taught=True)["learning_rate"] == rate
+    told = f", {classes} classes" if classes > 19 else ""
+    assert chosen.choices["rate"] == f"learning rate {rate:g} (width 16, 32 rows a step{told})"
+
+
+def test_rows_without_labels_have_no_number_of_classes(here):
+    rows = of_classes(20).remove_columns("label")
+    assert module.many_classes(Rows(rows, rows, rows)) == 0
 
 
 @pytest.mark.parametrize(("kind", "rate"), [("static", 1e-3), ("bilstm", 1e-3), ("pretrained", None)])
@@ -237,15 +257,16 @@ def test_why_a_student_is_not_fitted(here):
         ({"few": 63}, "64 rows are more than 63"),
         ({"mask": None}, "student and teacher have no mask token in common"),
         ({"mask": "<mask>"}, "student and teacher have no mask token in common"),
+        ({"rows": of_classes(20)}, "20 classes are many; up to 19"),
         ({"words": True}, "the data holds words with a label each"),
     ],
 )
 def test_why_no_row_is_written_anew(here, monkeypatch, changes, reason):
     monkeypatch.setattr(module, "FEW_ROWS", changes.pop("few", 5000))
     mask = SimpleNamespace(mask_token=changes.pop("mask", "[MASK]"))
-    rows = load("two")["train"]
+    rows = changes.pop("rows", None) or load("two")["train"]
     rows = rows.rename_column("text", "tokens") if changes.pop("words", False) else rows
-    chosen = decided(**changes)
+    chosen = decided(rows=rows, **changes)
     teacher = SimpleNamespace(tokenizer=SimpleNamespace(mask_token="[MASK]"))
     assert chosen.with_copies(rows, teacher, mask) is rows
     assert chosen.choices["copies"] == f"no row is written anew: {reason}"

@@ -40,7 +40,7 @@ def untrained(here, monkeypatch):
         (["assistants=[{shrink: {layers: 7}}]"], "layers=7 does not fit"),
         (["objective=[kd, {hidden_mse: {layers: '1:2, 2:9'}}]"], "9"),
         (["student={bilstm: {}}", "export={}"], "no ONNX form"),
-        ([f"student={EXITS}", "export={}"], "depends on the row"),
+        ([f"student={EXITS}", "export={}"], "exits and no threshold"),
         (["data.source=nowhere.csv"], "nowhere.csv"),
         (["data.text=body"], "no column 'body'"),
         (["data.label=verdct"], "Did you mean label='verdict'"),

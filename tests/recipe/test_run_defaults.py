@@ -64,6 +64,13 @@ def test_a_teacher_whose_answers_are_read_twice_is_recorded(sections, recorded):
     assert ("teacher_cache" in run.options) is recorded
 
 
+def test_a_teacher_of_many_classes_is_recorded_where_few_rows_would_be_written_anew(monkeypatch):
+    run = run_of(student={"static": {}}, objective="recommended")
+    assert is_worth_recording(run.recipe, run.rows, run.args) is False
+    monkeypatch.setattr("hfdistill.recipe.recommended.MANY_CLASSES", 2)
+    assert is_worth_recording(run.recipe, run.rows, run.args) is True
+
+
 def test_processes_of_several_machines_record_where_the_page_says(monkeypatch):
     run = run_of()
     args = SimpleNamespace(**{name: getattr(run.args, name) for name in READ}, world_size=2)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import IterableDataset
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
@@ -30,6 +33,9 @@ from hfdistill.teachers.cache.teacher import CachedTeacher
 logger = logging.getLogger(__name__)
 
 SHARD_BYTES = 64_000_000
+ROWS_PER_WINDOW = 4 * ROWS_PER_SHARD
+"""Rows of a stream that are held in memory and sorted by length."""
+
 _SCANNED = 1000
 Collate = Callable[[list[Any]], Any]
 
@@ -53,10 +59,14 @@ def record(
     share the work. Each shard of up to 4,096 rows is written whole or not at all, and named by its content:
     the shards of two folders, copied into one, are one recording.
 
+    A stream (a data set without a length) is read once, 16,384 rows at a time, which are sorted and asked
+    about as above. The memory that this takes does not grow with the rows.
+
     Args:
         teacher: a model, a Hub id, a path or a `Teacher`. It is asked where it lies; one that is named moves
             to this process's accelerator first.
-        dataset: rows with `input_ids`, or a `datasets.Dataset` with `text` (and `text_pair`).
+        dataset: rows with `input_ids`, or a `datasets.Dataset` or `IterableDataset` with `text` (and
+            `text_pair`).
         folder: where the answers go, into a folder of this teacher and these contents (made for its owner
             alone).
         tokenizer: reads the text and pads; or a collator of one's own, for rows that need one.
@@ -87,7 +97,8 @@ def record(
         live.to(_own_device())
     data, collate = _readable(dataset, tokenizer, live, max_length)
     cached = CachedTeacher(folder, teacher=live, contents=contents)
-    record_missing(cached, data, collate, tokens_per_batch=tokens_per_batch, budget_mb=budget_mb)
+    work = record_missing if hasattr(data, "__len__") else record_stream
+    work(cached, data, collate, tokens_per_batch=tokens_per_batch, budget_mb=budget_mb)
     cached.drop_live_teacher()
     return cached
 
@@ -100,12 +111,12 @@ def record_missing(
     tokens_per_batch: int = 8192,
     budget_mb: float = 1000.0,
     progress: bool = True,
-) -> None:
-    """Record the rows that are missing."""
+) -> float:
+    """Record the rows that are missing, and return how many bytes they took."""
     keys, lengths = _scan(cached, dataset, collate)
     missing = np.flatnonzero(cached.missing(keys))
     if not len(missing):
-        return
+        return 0.0
     if cached.teacher is None:
         raise CacheError(cached.missing_message(len(missing), of=len(keys)))
     new = missing[np.sort(np.unique(keys[missing], axis=0, return_index=True)[1])]
@@ -115,7 +126,7 @@ def record_missing(
     assert store is not None  # noqa: S101 - opened by check_deterministic
     store.sweep()
     missing = _longest_first(np.flatnonzero(cached.missing(keys)), keys, lengths)
-    _check_room(store, lengths[missing], budget_mb)
+    size = _check_room(store, lengths[missing], budget_mb)
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1  # they cut alike, whatever each has seen recorded
     cut = _longest_first(np.arange(len(keys)), keys, lengths) if several else missing
     # the calls of a function may be slow, and few enough to be shared
@@ -129,6 +140,43 @@ def record_missing(
     missing = np.flatnonzero(cached.missing(keys))
     if len(missing):
         raise CacheError(cached.missing_message(len(missing), of=len(keys)))
+    return size
+
+
+def record_stream(
+    cached: CachedTeacher,
+    rows: Iterable[Any],
+    collate: Collate,
+    *,
+    tokens_per_batch: int = 8192,
+    budget_mb: float = 1000.0,
+    progress: bool = True,
+) -> None:
+    """Record the rows of a stream that are missing, a window of them after the other.
+
+    Raises:
+        ValueError: for a stream without a row.
+    """
+    size, left = 0.0, iter(rows)
+    with tqdm(desc="Recording the teacher", unit=" rows", disable=not progress) as bar:
+        while window := list(islice(left, ROWS_PER_WINDOW)):
+            below = size <= budget_mb * 1e6
+            size += record_missing(
+                cached,
+                window,
+                collate,
+                tokens_per_batch=tokens_per_batch,
+                budget_mb=math.inf,
+                progress=False,
+            )
+            if below and size > budget_mb * 1e6:
+                logger.warning(_OVER_BUDGET, bar.n + len(window), size / 1e6, cached.folder, budget_mb)
+            bar.update(len(window))
+        if not bar.n:
+            raise ValueError(
+                "The stream holds no row to record: what made it is at its end (a generator that was read "
+                "once), or a filter kept nothing. Give it anew."
+            )
 
 
 def count_missing(cached: CachedTeacher, dataset: Any, collate: Collate) -> int:
@@ -279,7 +327,12 @@ def _bytes(store: Store, lengths: Ints) -> float:
     return len(lengths) * a_row + wide * (len(lengths) if store.contents.pooled else float(lengths.sum()))
 
 
-def _check_room(store: Store, lengths: Ints, budget_mb: float) -> None:
+def _check_room(store: Store, lengths: Ints, budget_mb: float) -> float:
+    """Return how many bytes rows of these lengths will take.
+
+    Raises:
+        CacheError: where they are not free.
+    """
     size = _bytes(store, lengths)
     free = shutil.disk_usage(store.folder).free
     message = (
@@ -296,11 +349,20 @@ def _check_room(store: Store, lengths: Ints, budget_mb: float) -> None:
         message,
         budget_mb,
     )
+    return size
+
+
+_OVER_BUDGET = (
+    "The teacher's answers to %s rows of the stream take %.1f MB in %s, more than budget_mb=%s; "
+    "Contents(dtype='float16'), pooled='mean' or fewer taps take less"
+)
 
 
 def _readable(dataset: Any, tokenizer: Any, live: Any, max_length: int | None) -> tuple[Any, Collate]:
     """Return the rows as ids, and what makes batches of them."""
     columns = getattr(dataset, "column_names", None) or []
+    if isinstance(dataset, IterableDataset):
+        columns = columns or list(next(iter(dataset), {}))  # a stream may not know them
     if tokenizer is None:
         raise ValueError(
             "record needs what reads and pads the rows. Type tokenizer=AutoTokenizer.from_pretrained(...), "

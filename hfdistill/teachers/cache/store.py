@@ -2,6 +2,9 @@
 
 A shard is a safetensors file whose name is its own sha256: whoever writes the same rows writes the same file,
 so writers need no lock, and a reader sees any change. sha256 finds accidents, not an attacker.
+
+What is held in memory hardly grows with the rows: the keys are in an `Index`, and answers beyond the first
+megabytes stay in their files. A recording of 10⁷ rows of two classes takes some 15 MB.
 """
 
 from __future__ import annotations
@@ -10,22 +13,26 @@ import hashlib
 import logging
 import os
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load, load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from hfdistill.files.checkpoint import fsync
 from hfdistill.files.plain_data import printable
 from hfdistill.network.trace import Tap
 from hfdistill.teachers.cache.contents import FACTS, CacheError, Contents, column, read_facts, refuse_public
+from hfdistill.teachers.cache.index import Index
 from hfdistill.teachers.cache.keys import KEY_BYTES, Ints
+from hfdistill.teachers.cache.shard import KEYS, LENGTHS, LOGITS, Shard
 
 try:
     import fcntl
@@ -38,8 +45,10 @@ CLAIMS = "claims"
 BROKEN = "broken-"
 PART = re.compile(r"\.([0-9a-f]{32})\.[0-9a-f]{32}\.part")
 _SHARD = re.compile(r"shard-([0-9a-f]{64})\.safetensors")
-_NO_KEYS = np.zeros((0, KEY_BYTES), np.uint8)
 ROWS_PER_SHARD = 4096
+BYTES_IN_MEMORY = 16_000_000
+"""Logits that are held in memory; those of further shards are read from their files, some µs a row."""
+
 _HEADER_LIMIT = 100_000
 
 
@@ -55,58 +64,70 @@ class Store:
         self.folder, self.facts = folder, read_facts(folder)
         self.contents = Contents.of(self.facts["contents"])
         self._known: set[str] = set()
-        self._shards: list[dict[str, Tensor]] = []
-        self._held: list[dict[str, Tensor]] = []
-        self._table = self._fresh = self._tabled([])
+        self._shards: list[Shard] = []
+        self._starts: list[int] = []  # the place of each shard's first row
+        self._index = Index(folder)
+        self._bytes_held = 0
+        self._unwritten: list[dict[str, Tensor]] = []
+        self._fresh: list[tuple[Shard, int]] = []  # the rows of those, and their place by key
+        self._fresh_places: dict[bytes, int] = {}
         self.refresh()
 
     def __len__(self) -> int:
-        return len(self._table.first) + len(self._fresh.first)
+        return len(self._index) + len(self._fresh)
 
     def refresh(self) -> None:
         """Take in the shards that were published since; set damaged ones aside."""
-        shards = []
+        self._index.add(self._new_shards())
+
+    def _new_shards(self) -> Iterator[NDArray[np.uint8]]:
+        """Take in one shard after the other, and yield its keys."""
         for path in sorted(self.folder.iterdir()):
             if path.name in self._known:
                 continue
             self._known.add(path.name)
             match = _SHARD.fullmatch(path.name)
             if match and path.is_file() and not path.is_symlink():
-                shards += self._read(path, sha256=match[1])
+                keys = self._take_in(path, sha256=match[1])
+                if keys is not None:
+                    yield keys
             elif not (path.name in (FACTS, CLAIMS) or path.name.startswith((BROKEN, "."))):
                 logger.warning("%s is not a part of a cache and is left alone", printable(repr(path.name)))
-        if shards:
-            self._shards += shards
-            self._table = self._tabled(self._shards)
 
     def hold(self, tensors: dict[str, Tensor]) -> None:
         """Keep rows in memory, found like the others, until `flush`."""
-        self._held.append(tensors)
-        self._fresh = self._tabled(self._held)
-        if sum(len(shard["keys"]) for shard in self._held) >= ROWS_PER_SHARD:
+        self._unwritten.append(tensors)
+        shard = self._shard(tensors)
+        for row, key in enumerate(tensors[KEYS].numpy()):
+            self._fresh_places[key.tobytes()] = len(self._fresh)
+            self._fresh.append((shard, row))
+        if len(self._fresh) >= ROWS_PER_SHARD:
             self.flush()
 
     def flush(self) -> None:
         """Publish the rows held in memory as a shard."""
-        if not self._held:
+        if not self._unwritten:
             return
-        whole = {name: torch.cat([shard[name] for shard in self._held]) for name in self._held[0]}
-        chunk = chunk_of(whole["keys"].numpy())
+        whole = {name: torch.cat([part[name] for part in self._unwritten]) for name in self._unwritten[0]}
+        chunk = chunk_of(whole[KEYS].numpy())
         with self.claim(chunk, wait=True):  # or another process's sweep takes the file for a dead writer's
             self.publish(whole, chunk=chunk)
-        self._held = []
-        self._fresh = self._tabled([])
+        self._unwritten, self._fresh, self._fresh_places = [], [], {}
 
-    def _tabled(self, shards: list[dict[str, Tensor]]) -> _Table:
-        return _Table(list(shards), pooled=self.contents.pooled is not None)
+    def _shard(self, tensors: dict[str, Tensor], **options: Any) -> Shard:
+        return Shard(tensors, pooled=self.contents.pooled is not None, **options)
 
-    def _read(self, path: Path, *, sha256: str) -> list[dict[str, Tensor]]:
+    def _take_in(self, path: Path, *, sha256: str) -> NDArray[np.uint8] | None:
+        """Return the keys of a shard, which is found from then on; None for one that cannot be read."""
         try:
-            tensors = self._checked(path.read_bytes(), sha256=sha256)
-            if self.contents.taps:
-                tensors = load_file(path)  # mapped: the readings stay on disk
-                tensors |= {name: tensors[name].clone() for name in ("keys", "lengths", "logits")}
-            return [tensors]
+            content = path.read_bytes()
+            tensors = self._checked(content, sha256=sha256)
+            size = tensors[LOGITS].nbytes
+            held = self._bytes_held + size <= BYTES_IN_MEMORY
+            self._shards.append(self._shard(tensors, file=(path, content), held=held))
+            self._starts.append(self._starts[-1] + self._shards[-2].rows if self._starts else 0)
+            self._bytes_held += size if held else 0
+            return tensors[KEYS].numpy()
         except _UnsoundError as error:
             logger.warning("%s is set aside, its rows are recorded again: %s", path, error)
             with suppress(OSError):
@@ -114,7 +135,7 @@ class Store:
         except Exception as error:  # the disk's, which safetensors wraps: the file may be sound
             logger.warning("%s cannot be read now: %s", path, error)
         self._known.discard(path.name)
-        return []
+        return None
 
     def _checked(self, content: bytes, *, sha256: str) -> dict[str, Tensor]:
         if hashlib.sha256(content).hexdigest() != sha256:
@@ -135,9 +156,9 @@ class Store:
         rows, dtype = len(tensors["keys"]), self.contents.torch_dtype
         tokens = int(tensors["lengths"].sum())
         expected: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
-            "keys": ((rows, KEY_BYTES), torch.uint8),
-            "lengths": ((rows,), torch.int32),
-            "logits": ((rows, *self.facts["shapes"]["logits"]), dtype),
+            KEYS: ((rows, KEY_BYTES), torch.uint8),
+            LENGTHS: ((rows,), torch.int32),
+            LOGITS: ((rows, *self.facts["shapes"]["logits"]), dtype),
         }
         for tap in self.contents.taps:
             name = column(tap)
@@ -151,31 +172,28 @@ class Store:
 
     def find(self, keys: NDArray[np.uint8]) -> Ints:
         """Return each row's place, -1 without one, until the next `hold` or `flush`; (B, 16) → (B,)."""
-        places = self._table.find(keys)
-        left = np.flatnonzero(places < 0)
-        held = self._fresh.find(keys[left])
-        places[left] = np.where(held < 0, -1, held + len(self._table.first))
+        places = self._index.find(keys)
+        for row in np.flatnonzero(places < 0) if self._fresh else ():
+            place = self._fresh_places.get(keys[row].tobytes())
+            places[row] = -1 if place is None else len(self._index) + place
         return places
+
+    def _row(self, place: int) -> tuple[Shard, int]:
+        """Return the shard of a place, and the row in it."""
+        if place >= len(self._index):
+            return self._fresh[place - len(self._index)]
+        number = bisect_right(self._starts, place) - 1
+        return self._shards[number], place - self._starts[number]
 
     def logits(self, places: Ints) -> Tensor:
         """Return the logits (B, C)."""
-        published, rows = places < (size := len(self._table.first)), torch.from_numpy(places)
-        if published.all():
-            return self._table.logits[rows]
-        parts = [self._table.logits[rows[published]]] if published.any() else []
-        parts.append(self._fresh.logits[rows[~published] - size])
-        order = np.concatenate([np.flatnonzero(published), np.flatnonzero(~published)])
-        return torch.cat(parts)[torch.from_numpy(np.argsort(order))]
+        rows = map(self._row, places.tolist())
+        return torch.stack([shard.logits(row) for shard, row in rows])
 
     def readings(self, tap: Tap, places: Ints) -> list[Tensor]:
         """Return one reading per row: (tokens, …), or (1, D) where they are pooled."""
-        size = len(self._table.first)
-        return [
-            self._table.reading(column(tap), place)
-            if place < size
-            else self._fresh.reading(column(tap), place - size)
-            for place in places.tolist()
-        ]
+        rows = map(self._row, places.tolist())
+        return [shard.reading(tap, row) for shard, row in rows]
 
     def publish(self, tensors: dict[str, Tensor], *, chunk: str) -> None:
         """Write a shard, and put it in place with one rename.
@@ -241,37 +259,3 @@ class Store:
 def chunk_of(keys: NDArray[np.uint8]) -> str:
     """The name of some rows that are worked on together: 32 hexadecimal digits."""
     return hashlib.blake2b(np.ascontiguousarray(keys).tobytes(), digest_size=16).hexdigest()
-
-
-class _Table:
-    """Keys in order, as two integers of 8 bytes: the first is searched, the second must agree too."""
-
-    def __init__(self, shards: list[dict[str, Tensor]], *, pooled: bool) -> None:
-        self.shards = shards
-        keys = torch.cat([shard["keys"] for shard in shards]).numpy() if shards else _NO_KEYS
-        pairs = _pairs(keys)
-        self._place = np.argsort(pairs[:, 0], kind="stable")
-        self.first, self._second = np.ascontiguousarray(pairs[self._place, 0]), pairs[self._place, 1]
-        self.logits = torch.cat([shard["logits"] for shard in shards]) if shards else torch.zeros(0, 0)
-        self.spans: list[tuple[int, int, int]] = []  # of each row: its shard, first token, tokens
-        for number, shard in enumerate(shards):
-            if any("." in name for name in shard):
-                lengths = torch.ones_like(shard["lengths"]) if pooled else shard["lengths"]
-                starts = lengths.cumsum(0) - lengths
-                self.spans += zip([number] * len(lengths), starts.tolist(), lengths.tolist(), strict=True)
-
-    def reading(self, name: str, place: int) -> Tensor:
-        shard, start, length = self.spans[place]
-        return self.shards[shard][name][start : start + length]
-
-    def find(self, keys: NDArray[np.uint8]) -> Ints:
-        if not len(self.first):
-            return np.full(len(keys), -1)
-        pairs = _pairs(keys)
-        at = np.searchsorted(self.first, pairs[:, 0]).clip(max=len(self.first) - 1)
-        same = (self.first[at] == pairs[:, 0]) & (self._second[at] == pairs[:, 1])
-        return np.where(same, self._place[at], -1)
-
-
-def _pairs(keys: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    return np.ascontiguousarray(keys).view("<u8")

@@ -237,8 +237,11 @@ class CachedTeacher(Teacher):
         places = self.store.find(rows.keys)
         pooled = self.contents.pooled is not None
         stored = {tap: self.store.readings(tap, places) for tap in taps}
-        readings = {tap: padded(tap, parts, rows, pooled=pooled).to(device) for tap, parts in stored.items()}
-        return Trace(self.store.logits(places).to(device, torch.float32), mask, readings)
+        readings = {
+            tap: padded(tap, parts, rows, pooled=pooled).to(device, non_blocking=True)
+            for tap, parts in stored.items()
+        }
+        return Trace(self.store.logits(places).to(device, torch.float32, non_blocking=True), mask, readings)
 
     # ---- a live teacher ----
 

@@ -17,10 +17,14 @@ def teacher(seed=1, **options):
     return make_bert(3, seed=seed, **options)
 
 
-def encoded(rows=24, **options):
+def texts(rows=24):
     data = make_dataset(rows)
-    texts = [f"{row['text']} {'and it was ' * (i // 8)}".strip() for i, row in enumerate(data)]
-    return encode(Dataset.from_dict({"text": texts, "label": data["label"]}), make_tokenizer(), **options)
+    longer = [f"{row['text']} {'and it was ' * (i // 8)}".strip() for i, row in enumerate(data)]
+    return Dataset.from_dict({"text": longer, "label": data["label"]})
+
+
+def encoded(rows=24, **options):
+    return encode(texts(rows), make_tokenizer(), **options)
 
 
 def batch_of(data, rows=None, *, side="right", to=None):

@@ -375,3 +375,27 @@ def test_rows_on_disk_and_rows_held_in_memory_answer_one_batch(tmp_path, content
     cached.store.flush()
     assert len(cached.store) == 16
     same_traces(cached.trace(mixed, taps=contents.taps), found, where=mixed["attention_mask"])
+
+
+def test_what_another_records_meanwhile_is_not_asked_again(tmp_path, monkeypatch):
+    """Another process has answered the first batches of a chunk by the time it is ours: the rest is asked."""
+    data, claim, asked, own = encoded(), store.Store.claim, [], []
+    longest = sorted(range(24), key=lambda i: -len(data[i]["input_ids"]))[:8]
+
+    def late(folder, chunk, *, wait):
+        if not own:
+            own.append("the other's turn")
+            recorded(tmp_path, data.select(longest))
+            asked.clear()
+        return claim(folder, chunk, wait=wait)
+
+    def answers(cached, batch, *, names=None):
+        asked.append(len(batch["input_ids"]))
+        return answer(cached, batch, names=names)
+
+    answer = CachedTeacher.answers
+    monkeypatch.setattr(store.Store, "claim", late)
+    monkeypatch.setattr(CachedTeacher, "answers", answers)
+    recorded(tmp_path, data)
+    assert all(hits(tmp_path, batch_of(data)))
+    assert sum(asked) == 16

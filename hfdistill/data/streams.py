@@ -1,0 +1,147 @@
+"""`load(..., streaming=True)`: the columns and labels of `load`, of rows that are read as they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from datasets import ClassLabel, Dataset, Features, IterableDataset
+
+from hfdistill.data.in_memory import from_columns, from_rows
+from hfdistill.data.label_columns import further_labels
+from hfdistill.data.text_rows import DROP_ALL, build_split
+from hfdistill.data.word_labels import split_of_words
+
+ROWS_AT_ONCE = 1000
+"""Rows that are read together; the first of them settle what the columns hold."""
+
+
+def first_rows(split: str, stream: IterableDataset) -> Dataset:
+    """Return the first rows of a raw stream.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    rows = list(islice(stream, ROWS_AT_ONCE))
+    if not rows:
+        raise ValueError(
+            f"Split {split!r} holds no rows. Look at what made it: a filter, or a file that was cut."
+        )
+    return from_rows(rows) if stream.features is None else Dataset.from_list(rows, features=stream.features)
+
+
+def streamed(
+    stream: IterableDataset,
+    first: Dataset,
+    *,
+    split: str,
+    like: Dataset,
+    texts: list[str],
+    label: str | list[str] | None,
+    names: Sequence[str] | None,
+    from_text: bool,
+    on_bad_row: str,
+) -> IterableDataset:
+    """Return a raw stream with the columns that its first rows have after `load`.
+
+    Args:
+        stream: of raw rows.
+        first: its first rows.
+        split: its name.
+        like: these as `load` gives them.
+        texts: the columns of texts, or the one of lists of words.
+        label: the column of labels, or several.
+        names: of the classes, as the user gave them.
+        from_text: whether every value is a string because of the kind of file.
+        on_bad_row: "raise" or "drop".
+
+    Raises:
+        ValueError: for names of classes that would have to be collected from all rows.
+    """
+    feature = like.features.get("label")
+    inner = getattr(feature, "feature", feature)
+    if isinstance(label, str) and feature is not None and names is None:
+        _check_named(first, label, inner, split=split)
+    reading = Reading(
+        split=split,
+        columns=stream.features,
+        texts=texts,
+        label=label if feature is not None else None,
+        feature=feature,
+        of_words="tokens" in like.column_names,
+        names=names,
+        from_text=from_text,
+        on_bad_row=DROP_ALL if on_bad_row == "drop" else on_bad_row,
+    )
+    rows = stream.map(
+        reading,
+        batched=True,
+        batch_size=ROWS_AT_ONCE,
+        with_indices=True,
+        remove_columns=first.column_names,
+        features=like.features,
+    )
+    rows.info.description = like.info.description  # names of several labels
+    return rows
+
+
+def _check_named(first: Dataset, column: str, feature: Any, *, split: str) -> None:
+    """Refuse classes that are named by their strings alone: the numbers depend on all of them."""
+    raw = first.features[column]
+    declared = isinstance(getattr(raw, "feature", raw), ClassLabel)
+    if isinstance(feature, ClassLabel) and not declared:
+        raise ValueError(
+            f"The labels of column {column!r} are strings, which are numbered in the order of all their "
+            f"names, and a stream does not know them all. Type label_names={feature.names[:20]!r}, which the "
+            f"first {len(first):,} rows of split {split!r} have, and those that come later."
+        )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Reads a part of a stream's rows as its first ones were read."""
+
+    split: str
+    columns: Features | None
+    texts: list[str]
+    label: str | list[str] | None
+    feature: Any
+    of_words: bool
+    names: Sequence[str] | None
+    from_text: bool
+    on_bad_row: str
+
+    def __call__(self, batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
+        """Return the final columns of a part.
+
+        Raises:
+            ValueError: for rows that do not fit, with the number of the first row of the part.
+        """
+        rows = from_columns(batch) if self.columns is None else Dataset.from_dict(batch, self.columns)
+        try:
+            built = self._built(rows)
+        except ValueError as error:
+            if not numbers[0]:
+                raise
+            raise ValueError(f"{error} (Row 0 is row {numbers[0]:,} of the stream here.)") from None
+        final: dict[str, list[Any]] = built[:]
+        return final
+
+    def _built(self, rows: Dataset) -> Dataset:
+        if self.of_words:
+            inner = getattr(self.feature, "feature", None)
+            label = self.label if isinstance(self.label, str) else None
+            return split_of_words(self.split, rows, self.texts[0], label, inner, self.on_bad_row)
+        labels = None
+        if self.label is not None:
+            labels = further_labels(
+                self.split,
+                rows,
+                column=self.label,
+                feature=self.feature,
+                names=self.names,
+                from_text=self.from_text,
+            )
+        return build_split(self.split, rows, self.texts, labels, self.feature, self.on_bad_row)

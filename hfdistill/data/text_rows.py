@@ -1,0 +1,101 @@
+"""`build_split` makes the text columns of `load`, without rows that cannot be learned from."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, LargeList, List, Value
+
+logger = logging.getLogger(__name__)
+
+DROP_ALL = "drop all"
+"""As "drop", also where no row is left: these are a part of the rows."""
+
+
+def build_split(
+    split: str, rows: Dataset, texts: list[str], labels: list[Any] | None, feature: Any, on_bad_row: str
+) -> Dataset:
+    """Return one split with its final columns, without bad rows or with an error that names them."""
+    missing = [name for name in texts if name not in rows.column_names]
+    if missing:
+        raise ValueError(
+            f"Split {split!r} has no column {missing[0]!r}, found {rows.column_names}; other splits have it. "
+            "Give the column one name in all files."
+        )
+    columns = ["text", "text_pair"][: len(texts)]
+    rows = rows.select_columns(texts).rename_columns(dict(zip(texts, columns, strict=True)))
+    bad: dict[str, list[int]] = {}
+    kinds = {column: _nested(rows.features[column]) for column in columns}
+    for column in columns:
+        rows, bad[column] = _as_strings(rows, column)
+    if labels is not None:
+        bad["label"] = [i for i, value in enumerate(labels) if value is None]
+        blank = [0.0] * feature.length if isinstance(feature, List) else 0
+        rows = rows.add_column(
+            "label", [blank if value is None else value for value in labels], feature=feature
+        )
+        columns.append("label")
+    return _without_bad_rows(split, rows.select_columns(columns), bad, kinds, on_bad_row)
+
+
+def _nested(feature: Any) -> str:
+    """The end of a sentence that says what a column of lists or objects holds."""
+    if isinstance(feature, (List, LargeList)):
+        return f": it holds lists{_nested(feature.feature).replace(': it holds objects', ' of objects')}"
+    if isinstance(feature, dict):
+        return f": it holds objects with the keys {list(feature)}, of which one may be a column of its own"
+    return ""
+
+
+def _as_strings(rows: Dataset, column: str) -> tuple[Dataset, list[int]]:
+    """Return the split with `column` as strings, and the rows that have no readable text there."""
+    dtype = getattr(rows.features[column], "dtype", None)
+    if dtype not in ("string", "large_string"):
+        values = rows[column][:]
+        bad = [i for i, value in enumerate(values) if not isinstance(value, str)]
+        texts = [value if isinstance(value, str) else "" for value in values]
+        rows = rows.add_column("_readable", texts, feature=Value("string")).remove_columns(column)
+        return rows.rename_column("_readable", column), bad
+    stored = rows.with_format("arrow")[:].column(column)
+    bad = pc.indices_nonzero(pc.is_null(stored)).to_pylist()
+    try:
+        stored.validate(full=True)
+    except pa.ArrowInvalid:
+        bad = [i for i, raw in enumerate(stored.cast(pa.large_binary()).to_pylist()) if not _is_utf8(raw)]
+    return rows if dtype == "string" else rows.cast_column(column, Value("string")), bad
+
+
+def _is_utf8(raw: bytes | None) -> bool:
+    try:
+        return raw is not None and raw.decode() is not None
+    except UnicodeDecodeError:
+        return False
+
+
+def _without_bad_rows(
+    split: str, rows: Dataset, bad: dict[str, list[int]], kinds: dict[str, str], on_bad_row: str
+) -> Dataset:
+    reasons = [
+        f"{len(places):,} of {len(rows):,} rows of split {split!r} have no "
+        f"{'value' if column == 'label' else 'readable string'} in {column!r} (first rows {places[:5]})"
+        f"{kinds.get(column, '')}"
+        for column, places in bad.items()
+        if places
+    ]
+    if not reasons:
+        return rows
+    reason = "; ".join(reasons)
+    dropped = {i for places in bad.values() for i in places}
+    none_left = len(dropped) == len(rows) and on_bad_row != DROP_ALL
+    if on_bad_row == "raise" or none_left:
+        fix = 'Repair them, or leave them out with on_bad_row="drop"'
+        if none_left:
+            fix = "No other row is left: choose another column with text= or label=, or repair them"
+        raise ValueError(
+            f"{reason}: None, NaN, a number or bytes that are not UTF-8 cannot be learned from. {fix}."
+        )
+    logger.warning("%s: dropped", reason)
+    return rows.select([i for i in range(len(rows)) if i not in dropped])

@@ -1,0 +1,381 @@
+"""A student with exits as ONNX: a graph for each stage, and a runner that sends on the unsure rows."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig
+
+from hfdistill.exporters.onnx import plain, quiet, sample_of, session, to_graph
+from hfdistill.network.architectures import ModelSpec, blocks
+from hfdistill.network.inputs import accepted_inputs
+from hfdistill.students.early_exit import EarlyExitForSequenceClassification
+from hfdistill.students.early_exit_forward import uncertainty
+
+FLOAT32_STAGE, INT8_STAGE = "stage_{:02}.onnx", "int8_stage_{:02}.onnx"
+"""Names of the files, numbered from 1."""
+PATTERNS = {"onnx": "stage_*.onnx", "int8": "int8_stage_*.onnx"}
+"""The files of a format."""
+ON = "next_hidden_states"
+"""What a graph calls the hidden states that the next one reads."""
+Array = np.ndarray[Any, Any]
+
+
+def to_stages(
+    model: EarlyExitForSequenceClassification, folder: Path, *, inputs: tuple[str, ...]
+) -> list[Path]:
+    """Write a model with exits as one ONNX file a stage, and return the files.
+
+    The first graph reads token ids and ends at the first exit; each graph after it reads `hidden_states` and
+    `attention_mask` and ends at the next exit, the last one at the model's own head. All give `logits`; all
+    but the last also `uncertainty` (B,), which is compared with the threshold, and `next_hidden_states`.
+
+    Raises:
+        ValueError: see `hfdistill.exporters.onnx.to_graph`.
+    """
+    copied = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    copied.backbone = plain(copied.backbone)
+    stages, paths = _stages(copied), []
+    sample = sample_of([name for name in inputs if name in accepted_inputs(copied.backbone)])
+    width = ModelSpec.of(copied).width
+    for number, stage in enumerate(stages, start=1):
+        read = sample if number == 1 else {
+            "hidden_states": torch.rand(*sample["input_ids"].shape, width),
+            "attention_mask": sample["attention_mask"],
+        }  # fmt: skip
+        given = ("logits",) if stage.is_last else ("logits", "uncertainty", ON)
+        paths.append(folder / FLOAT32_STAGE.format(number))
+        with stage.alone():
+            to_graph(stage, paths[-1], sample=read, outputs=given, name=type(model).__name__)
+    return paths
+
+
+class Stage(nn.Module):
+    """The blocks of a model with exits between two of its heads, and the second of the heads.
+
+    Args:
+        model: with exits, attention as two products; blocks are switched off in it while a stage is alone.
+        first: blocks before the stage.
+        last: the block whose head ends the stage.
+        gives_tuple: of each block, whether it returns a tuple that begins with the hidden states.
+    """
+
+    def __init__(self, model: Any, *, first: int, last: int, gives_tuple: Sequence[bool]) -> None:
+        super().__init__()
+        self.backbone, self.exits, self.config = model.backbone, model.exits, model.config
+        self.first, self.last, self.gives_tuple = first, last, gives_tuple
+        self.is_last = last == len(gives_tuple)
+        self._multi_label = model.config.problem_type == "multi_label_classification"
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While open, the blocks of other stages pass the hidden states on as they are."""
+        parts = blocks(self.backbone)
+        others = [i for i in range(len(parts)) if not self.first <= i < self.last]
+        for i in others:
+            parts[i].forward = _passing(self.gives_tuple[i])
+        try:
+            yield
+        finally:
+            for i in others:
+                del parts[i].forward
+
+    def forward(
+        self, attention_mask: Tensor, hidden_states: Tensor | None = None, **inputs: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the logits of the stage's head; of an exit also how unsure they are, and the hidden states.
+
+        What comes before `hidden_states` is computed of no ids in particular, is read by nothing, and the
+        exporter leaves it out.
+        """
+        if hidden_states is not None:
+            inputs = {"input_ids": attention_mask}
+        parts, hooks = blocks(self.backbone), []
+        passed: dict[str, Tensor] = {}
+        if hidden_states is not None:
+            hooks.append(
+                parts[self.first].register_forward_pre_hook(_feeding(hidden_states), with_kwargs=True)
+            )
+        if not self.is_last:
+            hooks.append(parts[self.last].register_forward_pre_hook(_keeping(passed), with_kwargs=True))
+        try:
+            logits = self.backbone(attention_mask=attention_mask, **inputs).logits
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if self.is_last:
+            return {"logits": logits}
+        logits = self.exits[str(self.last)](passed[ON], attention_mask)
+        unsure = uncertainty(logits, multi_label=self._multi_label)
+        return {"logits": logits, "uncertainty": unsure, ON: passed[ON]}
+
+
+def _stages(model: Any) -> list[Stage]:
+    """Return the stages of a model with exits, in order."""
+    gives_tuple: list[bool] = []
+    hooks = [
+        block.register_forward_hook(
+            lambda _block, _args, output: gives_tuple.append(isinstance(output, tuple))
+        )
+        for block in blocks(model)
+    ]
+    with torch.no_grad(), quiet():
+        model.backbone(**sample_of(["input_ids", "attention_mask"]))
+    for hook in hooks:
+        hook.remove()
+    ends = [0, *model.config.exits, len(gives_tuple)]
+    return [
+        Stage(model, first=first, last=last, gives_tuple=gives_tuple)
+        for first, last in itertools.pairwise(ends)
+    ]
+
+
+def _hidden(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """Return the hidden states among a block's arguments."""
+    hidden: Tensor = args[0] if args else kwargs["hidden_states"]
+    return hidden
+
+
+def _passing(gives_tuple: bool) -> Any:
+    """Return a forward that gives back the hidden states, as the block in its place would."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        hidden = _hidden(args, kwargs)
+        return (hidden,) if gives_tuple else hidden
+
+    return forward
+
+
+def _feeding(hidden: Tensor) -> Any:
+    """Return a hook that lets a block read other hidden states."""
+
+    def hook(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
+
+    return hook
+
+
+def _keeping(passed: dict[str, Tensor]) -> Any:
+    """Return a hook that keeps what a block is about to read."""
+
+    def hook(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        passed[ON] = _hidden(args, kwargs)
+
+    return hook
+
+
+@dataclass
+class _Rows:
+    """Rows on their way: their numbers, and what the next stage reads of them."""
+
+    numbers: Array
+    feed: dict[str, Array]
+
+    def part(self, rows: Any) -> _Rows:
+        """Return some of the rows, cut behind the last token of the longest."""
+        mask = self.feed["attention_mask"][rows]
+        used = np.flatnonzero(mask.any(0))
+        length = used[-1] + 1 if len(used) else 1
+        return _Rows(self.numbers[rows], {name: each[rows][:, :length] for name, each in self.feed.items()})
+
+
+class StagedModel(nn.Module):
+    """The ONNX files of a student with exits, as a model on one CPU: token ids in, logits out.
+
+    A row leaves at the first exit whose uncertainty is below the threshold; the graphs after it compute the
+    other rows alone.
+
+    Args:
+        source: the folder that `export` wrote, of which the float32 files are taken; or one of its files:
+            int8_stage_01.onnx stands for those in 8 bits.
+        threshold: above 0 and up to 1; default that of the folder's config.json.
+        threads: threads inside an operator; default as many as torch uses.
+        config: the folder of config.json; default that of the files.
+
+    Raises:
+        ValueError: for a threshold out of range or none at all, and files that do not fit the config.
+
+    Example:
+        >>> model = StagedModel("onnx", threshold=0.3)  # doctest: +SKIP
+        >>> answer = model(**tokenizer(["a warm film"], return_tensors="pt"))  # doctest: +SKIP
+        >>> answer["logits"], answer["exit_layers"]  # doctest: +SKIP
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(
+        self,
+        source: str | Path,
+        *,
+        threshold: float | None = None,
+        threads: int | None = None,
+        config: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        source = Path(source)
+        folder = source if source.is_dir() else source.parent
+        eight = source.is_file() and source.name.startswith("int8_")
+        paths = sorted(folder.glob(PATTERNS["int8" if eight else "onnx"]))
+        described: Any = AutoConfig.from_pretrained(str(config or folder), trust_remote_code=False)
+        self.layers = [*getattr(described, "exits", ()), ModelSpec.of(described).depth]
+        if len(paths) != len(self.layers) or len(paths) < 2:
+            raise ValueError(
+                f"{folder.name} holds {len(paths)} files of stages, and its config.json has exits at "
+                f"{self.layers[:-1]}: one file each and one for the rest are needed. Export the student "
+                "again."
+            )
+        self.threshold = checked_threshold(described.exit_threshold if threshold is None else threshold)
+        self.classes = described.num_labels
+        self.sessions = [session(path, threads) for path in paths]
+        self.inputs = tuple(value.name for value in self.sessions[0].get_inputs())
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return logits (B, C) and exit_layers (B,) of ids and mask (B, T); token types are 0 by default."""
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None:
+            batch["token_type_ids"] = token_type_ids
+        logits, layers = self.predict([batch])
+        return {"logits": logits, "exit_layers": layers}
+
+    def predict(
+        self, batches: Iterable[Mapping[str, Tensor]], *, batch_size: int = 32
+    ) -> tuple[Tensor, Tensor]:
+        """Return the logits (rows, C) of all rows of some batches, and the layer at which each left (rows,).
+
+        The rows that go on are put together with those of later batches, so that later stages compute full
+        batches too. Of each stage at most `batch_size` rows and those of a batch wait.
+
+        Args:
+            batches: padded; rows of like length are best in one batch, as `hfdistill predict` has them.
+            batch_size: rows that a stage after the first computes at once.
+        """
+        waiting: list[list[_Rows]] = [[] for _ in self.sessions]
+        answers: list[tuple[Array, Array, int]] = []
+        count = 0
+        for batch in batches:
+            feed = self._feed(batch)
+            numbers = np.arange(count, count := count + len(feed["attention_mask"]))
+            self._advance(0, _Rows(numbers, feed), waiting, answers)
+            for stage in range(1, len(waiting)):
+                self._work(stage, waiting, answers, batch_size=batch_size, least=batch_size)
+        for stage in range(1, len(waiting)):
+            self._work(stage, waiting, answers, batch_size=batch_size, least=1)
+        logits = np.zeros((count, self.classes), np.float32)
+        layers = np.zeros(count, np.int64)
+        for numbers, some, stage in answers:
+            logits[numbers], layers[numbers] = some, self.layers[stage]
+        return torch.from_numpy(logits), torch.from_numpy(layers)
+
+    def heads(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return the logits of all heads side by side, the exits' first: (B, heads * C). No row leaves."""
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None:
+            batch["token_type_ids"] = token_type_ids
+        feed, parts = self._feed(batch), []
+        for one in self.sessions:
+            given = _run(one, feed)
+            parts.append(torch.from_numpy(given["logits"]))
+            if ON in given:
+                feed = {"hidden_states": given[ON], "attention_mask": feed["attention_mask"]}
+        return {"logits": torch.cat(parts, -1)}
+
+    def _feed(self, batch: Mapping[str, Tensor]) -> dict[str, Array]:
+        """Return what the first graph reads of a batch."""
+        types = batch.get("token_type_ids", torch.zeros_like(batch["input_ids"]))
+        return {name: {**batch, "token_type_ids": types}[name].numpy() for name in self.inputs}
+
+    def _work(
+        self, stage: int, waiting: list[list[_Rows]], answers: list[tuple[Array, Array, int]], *,
+        batch_size: int, least: int,
+    ) -> None:  # fmt: skip
+        """Compute a stage on the rows that wait for it, while there are at least so many."""
+        while sum(len(some.numbers) for some in waiting[stage]) >= least:
+            rows = _joined(waiting[stage])
+            waiting[stage] = [rows.part(slice(batch_size, None))] if len(rows.numbers) > batch_size else []
+            self._advance(stage, rows.part(slice(batch_size)), waiting, answers)
+
+    def _advance(
+        self, stage: int, rows: _Rows, waiting: list[list[_Rows]], answers: list[tuple[Array, Array, int]]
+    ) -> None:
+        """Compute a stage: sure rows have their answer, the others wait for the next one."""
+        given = _run(self.sessions[stage], rows.feed)
+        if ON not in given:
+            answers.append((rows.numbers, given["logits"], stage))
+            return
+        sure = given["uncertainty"] < self.threshold
+        answers.append((rows.numbers[sure], given["logits"][sure], stage))
+        if not sure.all():
+            feed = {"hidden_states": given[ON], "attention_mask": rows.feed["attention_mask"]}
+            waiting[stage + 1].append(_Rows(rows.numbers, feed).part(~sure))
+
+
+def checked_threshold(threshold: float | None) -> float:
+    """Return a threshold, or raise an error where there is none or it is out of range."""
+    if threshold is None:
+        raise ValueError(
+            "This student has exits and no threshold, so no row would leave early. Choose one by exit_curve "
+            "and type exit_threshold=0.3 (--exit-threshold 0.3; on a page export: {exit_threshold: 0.3})."
+        )
+    if isinstance(threshold, bool) or not 0 < threshold <= 1:
+        raise ValueError(
+            f"exit_threshold lies above 0 and up to 1, found {threshold!r}: rows whose uncertainty is below "
+            "it leave. Usual: 0.1 to 0.5."
+        )
+    return float(threshold)
+
+
+def heads_of(model: Any) -> Any:
+    """Return what gives the logits of every head of a model with exits side by side; another model as it is.
+
+    Args:
+        model: in PyTorch, or a `StagedModel`.
+    """
+    if isinstance(model, StagedModel):
+        return model.heads
+    if not isinstance(model, EarlyExitForSequenceClassification):
+        return model
+    view = copy.copy(model)
+    view.config = copy.copy(model.config)
+    view.exit_threshold = None
+
+    def heads(**inputs: Tensor) -> dict[str, Tensor]:
+        output = view(**inputs)
+        return {"logits": torch.cat([*output.exit_logits, output.logits], -1)}
+
+    return heads
+
+
+def _run(one: Any, feed: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the outputs of a graph by their names."""
+    names = [value.name for value in one.get_outputs()]
+    read = {value.name: feed[value.name] for value in one.get_inputs()}
+    return dict(zip(names, one.run(names, read), strict=True))
+
+
+def _joined(parts: Sequence[_Rows]) -> _Rows:
+    """Return rows of several batches as one, padded behind to the longest."""
+    if len(parts) == 1:
+        return parts[0]
+    longest = max(part.feed["attention_mask"].shape[1] for part in parts)
+    feed = {
+        name: np.concatenate([_padded(part.feed[name], longest) for part in parts]) for name in parts[0].feed
+    }
+    return _Rows(np.concatenate([part.numbers for part in parts]), feed)
+
+
+def _padded(values: Array, length: int) -> Array:
+    room = [(0, 0), (0, length - values.shape[1]), *[(0, 0)] * (values.ndim - 2)]
+    return np.pad(values, room)

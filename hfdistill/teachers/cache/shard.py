@@ -1,0 +1,96 @@
+"""The answers of one shard: in memory, or left in their file and read row by row."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hfdistill.network.trace import Tap
+from hfdistill.teachers.cache.contents import CacheError, column
+
+KEYS, LENGTHS, LOGITS = "keys", "lengths", "logits"
+
+
+class Shard:
+    """Rows whose logits and readings are asked for one at a time.
+
+    Args:
+        tensors: what it holds. The keys are not kept.
+        pooled: whether its readings are one vector a row.
+        file: where all of it is written, and its content; None keeps everything in memory.
+        held: whether logits and lengths are kept in memory beside a file.
+    """
+
+    def __init__(
+        self,
+        tensors: dict[str, Tensor],
+        *,
+        pooled: bool,
+        file: tuple[Path, bytes] | None = None,
+        held: bool = True,
+    ) -> None:
+        self.rows, self._pooled, self._path = len(tensors[KEYS]), pooled, None if file is None else file[0]
+        self._layout = {} if file is None else _layout(tensors, file[1])
+        kept = (
+            [] if not held else [LENGTHS, LOGITS] if file is not None else [n for n in tensors if n != KEYS]
+        )
+        # a copy, unless all is kept: a view would hold the whole file's content
+        self._held = {name: tensors[name] if file is None else tensors[name].clone() for name in kept}
+        self._ends = self._held[LENGTHS].cumsum(0, dtype=torch.int32) if held else None
+
+    def logits(self, row: int) -> Tensor:
+        """Return a row's logits (C,)."""
+        return self._read(LOGITS, row, row + 1)[0]
+
+    def reading(self, tap: Tap, row: int) -> Tensor:
+        """Return a row's reading: (tokens, …), or (1, D) where they are pooled."""
+        if self._pooled:
+            return self._read(column(tap), row, row + 1)
+        ends = self._read(LENGTHS, 0, row + 1).cumsum(0) if self._ends is None else self._ends
+        return self._read(column(tap), int(ends[row - 1]) if row else 0, int(ends[row]))
+
+    def _read(self, name: str, start: int, stop: int) -> Tensor:
+        """Return some of a column's rows, or of its tokens."""
+        if name in self._held:
+            return self._held[name][start:stop]
+        begin, shape, dtype = self._layout[name]
+        width = dtype.itemsize * int(torch.Size(shape).numel())
+        content = self._bytes(begin + start * width, (stop - start) * width)
+        if not content:
+            return torch.empty(0, *shape, dtype=dtype)
+        return torch.frombuffer(bytearray(content), dtype=dtype).view(-1, *shape)
+
+    def _bytes(self, offset: int, size: int) -> bytes:
+        assert self._path is not None  # noqa: S101 - what has no file is held
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            try:
+                os.lseek(descriptor, offset, os.SEEK_SET)
+                content = os.read(descriptor, size)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise CacheError(
+                f"{self._path} was there when the recording was opened and cannot be read now ({error}). Put "
+                "it back, or record again: rows whose shards are whole are not asked about again."
+            ) from error
+        if len(content) != size:
+            raise CacheError(
+                f"{self._path} is shorter than when the recording was opened. Put it back, or record again: "
+                "rows whose shards are whole are not asked about again."
+            )
+        return content
+
+
+def _layout(tensors: dict[str, Tensor], content: bytes) -> dict[str, tuple[int, torch.Size, torch.dtype]]:
+    """Return where each tensor begins in a safetensors file, the shape of a row of it, and its dtype."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    return {
+        name: (8 + size + header[name]["data_offsets"][0], value.shape[1:], value.dtype)
+        for name, value in tensors.items()
+    }

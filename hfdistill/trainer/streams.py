@@ -1,0 +1,65 @@
+"""A stream, which is read once a pass and has no length, as the data of a run."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+from torch.utils.data import IterableDataset as TorchIterable
+from transformers import TrainingArguments
+
+LOOKED_AT = 64
+"""Rows of a stream that are checked before the first step."""
+
+
+def is_stream(data: Any) -> bool:
+    """Whether data has no length and can only be read from its beginning."""
+    return isinstance(data, (TorchIterable, IterableDataset)) and not hasattr(data, "__len__")
+
+
+def settle_stream(data: Any, args: TrainingArguments) -> None:
+    """Refuse what a run cannot do with a stream of training rows; nothing happens for other data.
+
+    Each process then reads the stream for itself: what one reads for all has to be of one width.
+
+    Raises:
+        ValueError: with what to type.
+    """
+    if not is_stream(data):
+        return
+    size = args.train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size)
+    if args.max_steps <= 0:
+        raise ValueError(
+            f"train_dataset is a stream ({type(data).__name__}), whose rows nobody can count before its end, "
+            f"and the learning rate has to know the last step. Type max_steps=rows * epochs / {size}, as in "
+            f"max_steps={-(-3 * 100_000 // size)} for three epochs of 100,000 rows."
+        )
+    if args.train_sampling_strategy == "group_by_length":
+        raise ValueError(
+            "train_sampling_strategy='group_by_length' needs the lengths of all rows, and train_dataset is a "
+            f"stream ({type(data).__name__}). Leave it out; stream.shuffle(seed=0, buffer_size=10_000) puts "
+            "rows in another order in each pass."
+        )
+    if args.world_size > 1 and args.accelerator_config.dispatch_batches is None:
+        args.accelerator_config.dispatch_batches = False
+
+
+def first_rows(data: IterableDataset, *, split: str) -> Dataset:
+    """Return the first rows of a stream, which are checked for all.
+
+    Raises:
+        ValueError: for a stream without a row.
+    """
+    rows = list(islice(data, LOOKED_AT))
+    if not rows:
+        raise ValueError(
+            f"{split} is a stream that has no row: what made it is at its end (a generator that was read "
+            "once), or a filter kept nothing. Give it anew."
+        )
+    plain = [{name: _plain(value) for name, value in row.items()} for row in rows]
+    return Dataset.from_list(plain, features=data.features)
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
