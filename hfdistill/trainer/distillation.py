@@ -46,7 +46,7 @@ from hfdistill.objectives import Blend, Objective
 from hfdistill.teachers import CachedTeacher, Teacher, as_teacher
 from hfdistill.trainer import checks
 from hfdistill.trainer.arguments import option
-from hfdistill.trainer.batches import REPEATED, end_in_order, length_grouped, own_rows, rows
+from hfdistill.trainer.batches import REPEATED, length_grouped, own_rows, rows
 from hfdistill.trainer.changing_teacher import broadcast_teacher, changing, load_teacher, save_teacher
 from hfdistill.trainer.checkpointing import CheckpointingTrainer
 from hfdistill.trainer.description import described
@@ -58,6 +58,7 @@ from hfdistill.trainer.joint_objective import JointObjective, own_objective
 from hfdistill.trainer.label_guard import guarded
 from hfdistill.trainer.loss_window import LossWindow, NonFiniteError
 from hfdistill.trainer.mixup import SHARE, Mixup
+from hfdistill.trainer.process_end import end_in_order
 from hfdistill.trainer.run_facts import facts_of_run
 from hfdistill.trainer.teacher_cache import TeacherCache, asked_members, publish_answers
 from hfdistill.trainer.teacher_check import judge_teacher, rows_to_check
