@@ -440,8 +440,7 @@ class DistillationTrainer(CheckpointingTrainer):
         """
         batch, labels = self._inputs(inputs), self._targets(inputs)
         number = batch.pop(MICRO_BATCH, None)  # None for a batch of the user's own
-        student_taps, teacher_taps = self.blend.taps()
-        asks = self._objectives.needs_teacher_now
+        (student_taps, teacher_taps), asks = self.blend.taps(), self._objectives.needs_teacher_now
         is_recorded = asks and isinstance(self.teacher, CachedTeacher)  # and reads ids back from the device
         teacher = self._ask_teacher(batch, teacher_taps, labels) if is_recorded else None
         student = run(model, batch, accepts=self._student_inputs, taps=student_taps)
