@@ -1,5 +1,7 @@
 """Training on a stream is training on its rows: the same weights, also when it is resumed."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
@@ -8,6 +10,7 @@ from hfdistill import Delete, DistillationTrainer, FreshCopies
 from hfdistill.data import encode
 from hfdistill.files.checkpoint import CheckpointError
 from hfdistill.network.label_space import LabelSpaceError
+from hfdistill.trainer.streams import check_measured, settle_stream
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 from tests.trainer.conftest import quiet_arguments
 
@@ -132,6 +135,22 @@ def test_the_first_rows_are_checked(tmp_path, change, error, message, split):
         return
     with pytest.raises(error, match=message):
         build(tmp_path, **data)
+
+
+def test_several_processes_read_it_each_and_do_not_measure_on_it(tmp_path, caplog):
+    args = quiet_arguments(tmp_path, max_steps=2, per_device_train_batch_size=4)
+    two = SimpleNamespace(**{**vars(args), "world_size": 2, "train_batch_size": 4, "process_index": 0})
+    stream = texts().to_iterable_dataset()
+    for data in (stream, {"a": texts(), "b": stream}):
+        with pytest.raises(ValueError, match="eval_dataset is a stream, and 2 processes"):
+            check_measured(data, two)
+        check_measured(data, args)
+    check_measured({"a": texts()}, two)
+    settle_stream(texts(), two)
+    assert two.accelerator_config.dispatch_batches is None
+    settle_stream(stream, two)
+    assert two.accelerator_config.dispatch_batches is False
+    assert "no multiple of 8, each pass ends with some of its first rows once more" in caplog.text
 
 
 def test_labels_that_come_late_are_enough(tmp_path):
