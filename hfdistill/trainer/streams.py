@@ -64,9 +64,9 @@ def settle_stream(data: Any, args: TrainingArguments) -> None:
         args.accelerator_config.dispatch_batches = False
     if args.world_size > 1 and not args.dataloader_drop_last and args.process_index == 0:
         logger.warning(
-            "train_dataset is a stream: where its rows are no multiple of %d, each pass ends with some of its "
-            "first rows once more, so that all processes have as many. dataloader_drop_last=True leaves its "
-            "last rows out instead.",
+            "train_dataset is a stream: where its rows are no multiple of %d, each pass ends with some of "
+            "its first rows once more, so that all processes have as many. dataloader_drop_last=True leaves "
+            "its last rows out instead.",
             args.train_batch_size * args.world_size,
         )
 
