@@ -6,7 +6,18 @@ import pytest
 import torch
 from datasets import Dataset, IterableDataset
 
-from hfdistill import Delete, DistillationTrainer, FreshCopies
+from hfdistill import (
+    Delete,
+    DistillationTrainer,
+    FreshCopies,
+    Refit,
+    augment,
+    few_shot,
+    measure,
+    out_of_fold,
+    prune_vocabulary,
+    shrink,
+)
 from hfdistill.data import encode
 from hfdistill.files.checkpoint import CheckpointError
 from hfdistill.network.label_space import LabelSpaceError
@@ -160,6 +171,30 @@ def test_labels_that_come_late_are_enough(tmp_path):
     build(tmp_path, Dataset.from_list(late).to_iterable_dataset())
 
 
-def test_copies_of_a_stream_are_refused():
-    with pytest.raises(TypeError, match="stream"):
-        FreshCopies(texts().to_iterable_dataset(), Delete(p=0.1))
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda rows: FreshCopies(rows, Delete(p=0.1)), "writes rows anew by their numbers"),
+        (lambda rows: augment(rows, Delete(p=0.1)), "writes rows anew by their numbers"),
+        (
+            lambda rows: shrink(make_bert(3), layers=2, fit=Refit(rows), tokenizer=make_tokenizer()),
+            "fit= draws",
+        ),
+        (lambda rows: out_of_fold(rows, tokenizer=make_tokenizer(), fit=print), "deals all rows into folds"),
+        (lambda rows: few_shot("encoder", examples=rows), "fits its classifier to all examples"),
+        (lambda rows: measure(make_bert(2), rows, tokenizer=make_tokenizer()), "needs a datasets.Dataset"),
+    ],
+    ids=["fresh copies", "augment", "fit", "folds", "few shot", "measure"],
+)
+def test_what_needs_rows_in_memory_says_so(use, message):
+    with pytest.raises(TypeError, match=message):
+        use(texts().to_iterable_dataset())
+
+
+def test_a_vocabulary_is_counted_over_a_stream():
+    corpus = texts().select_columns(["text"])
+    cut = [
+        prune_vocabulary(make_bert(2), make_tokenizer(), rows)[1].get_vocab()
+        for rows in (corpus, corpus.to_iterable_dataset())
+    ]
+    assert cut[0] == cut[1]
