@@ -82,6 +82,23 @@ def test_a_run_resumes_in_the_middle_of_any_pass(tmp_path, at, accumulation):
     assert resumed.state.global_step == 12
 
 
+def test_each_pass_has_an_order_of_its_own(tmp_path):
+    trainer = build(tmp_path, texts().to_iterable_dataset().shuffle(seed=3, buffer_size=9), max_steps=10)
+    take, seen = trainer.get_batch_samples, []
+
+    def spy(*arguments):
+        batches, total = take(*arguments)
+        for batch in batches:
+            pairs = zip(batch["input_ids"], batch["attention_mask"], strict=True)
+            seen.extend(ids[mask.bool()].tolist() for ids, mask in pairs)
+        return batches, total
+
+    trainer.get_batch_samples = spy
+    trainer.train()
+    assert seen[:20] != seen[20:]
+    assert sorted(seen[:20]) == sorted(seen[20:])
+
+
 def test_a_later_pass_may_begin_anew(tmp_path):
     stream, options = texts().to_iterable_dataset(), {"save_strategy": "steps", "save_steps": 7}
     build(tmp_path, stream, **options).train()
