@@ -72,7 +72,7 @@ def test_a_disk_without_room_for_the_places_is_told(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("hfdistill.teachers.cache.index._made", full)
-    with pytest.raises(CacheError, match="No space left on device.*Make room"):
+    with pytest.raises(CacheError, match=r"No space left on device.*Make room"):
         CachedTeacher(tmp_path)
 
 
