@@ -181,16 +181,14 @@ def refuse_other_heads(architecture: str, *, role: str) -> None:
         )
 
 
-def load_student(
-    source: Source, *, like: Any = None, label_names: Sequence[str] | None = None
-) -> PreTrainedModel:
+def load_student(source: Source, *, like: Any = None) -> PreTrainedModel:
     """Load a classifier to train: with a head of its own, or an encoder with a new one of `like`'s classes.
 
     Raises:
         MissingHead: for an encoder where no teacher says which classes there are.
     """
     try:
-        return load_classifier(source, role="student", label_names=label_names)
+        return load_classifier(source, role="student")
     except MissingHead:
         if like is None:
             raise

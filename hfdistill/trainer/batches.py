@@ -1,23 +1,16 @@
-"""Rows, batches and processes: the order of rows, what accelerate deals out, and how processes end."""
+"""Rows and batches: the order of rows, and what accelerate deals out."""
 
 from __future__ import annotations
 
-import atexit
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from transformers import TrainingArguments
 
 from hfdistill.data import LengthGroupedSampler, row_lengths
 from hfdistill.trainer.arguments import option
-
-if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-    # First imported when a process group is there, as DistributedDataParallel would do it, it holds the group
-    # and its threads to the end.
-    import torch._dynamo
 
 REPEATED = "hfdistill_repeated"
 """Batch key of rows that a process only repeats to keep step with the others; they weigh nothing."""
@@ -65,18 +58,3 @@ def length_grouped(data: Any, args: TrainingArguments, *, window: int) -> Length
     size = len(data) if lengths is None else None
     seed = args.seed if args.data_seed is None else args.data_seed
     return LengthGroupedSampler(lengths, size=size, group_size=window, seed=seed)
-
-
-def end_in_order() -> None:
-    """Have gloo's process group ended before Python is torn down; other backends are left alone.
-
-    Its threads may hold tensors still, and one that lets go of them in a Python half gone aborts the process
-    after all its work is done (pytorch/pytorch#179291).
-    """
-    atexit.unregister(_end_gloo)  # once, however many trainers there were
-    atexit.register(_end_gloo)
-
-
-def _end_gloo() -> None:
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_backend() == "gloo":
-        distributed.destroy_process_group()

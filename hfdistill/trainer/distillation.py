@@ -43,10 +43,10 @@ from hfdistill.network.loading import load_student
 from hfdistill.network.tokenizers import tokenizer_print
 from hfdistill.network.trace import Batch, Tap, Trace, run
 from hfdistill.objectives import Blend, Objective
-from hfdistill.teachers import Teacher, as_teacher
+from hfdistill.teachers import CachedTeacher, Teacher, as_teacher
 from hfdistill.trainer import checks
 from hfdistill.trainer.arguments import option
-from hfdistill.trainer.batches import REPEATED, end_in_order, length_grouped, own_rows, rows
+from hfdistill.trainer.batches import REPEATED, length_grouped, own_rows, rows
 from hfdistill.trainer.changing_teacher import broadcast_teacher, changing, load_teacher, save_teacher
 from hfdistill.trainer.checkpointing import CheckpointingTrainer
 from hfdistill.trainer.description import described
@@ -58,6 +58,7 @@ from hfdistill.trainer.joint_objective import JointObjective, own_objective
 from hfdistill.trainer.label_guard import guarded
 from hfdistill.trainer.loss_window import LossWindow, NonFiniteError
 from hfdistill.trainer.mixup import SHARE, Mixup
+from hfdistill.trainer.process_end import end_in_order
 from hfdistill.trainer.run_facts import facts_of_run
 from hfdistill.trainer.teacher_cache import TeacherCache, asked_members, publish_answers
 from hfdistill.trainer.teacher_check import judge_teacher, rows_to_check
@@ -439,10 +440,13 @@ class DistillationTrainer(CheckpointingTrainer):
         """
         batch, labels = self._inputs(inputs), self._targets(inputs)
         number = batch.pop(MICRO_BATCH, None)  # None for a batch of the user's own
-        student_taps, teacher_taps = self.blend.taps()
+        (student_taps, teacher_taps), asks = self.blend.taps(), self._objectives.needs_teacher_now
+        is_recorded = asks and isinstance(self.teacher, CachedTeacher)  # and reads ids back from the device
+        teacher = self._ask_teacher(batch, teacher_taps, labels) if is_recorded else None
         student = run(model, batch, accepts=self._student_inputs, taps=student_taps)
-        asks = self._objectives.needs_teacher_now
-        teacher = self._ask_teacher(batch, teacher_taps, labels) if asks else Trace(student.logits.detach())
+        if teacher is None:
+            own = Trace(student.logits.detach())
+            teacher = self._ask_teacher(batch, teacher_taps, labels) if asks else own
         weights = torch.tensor(self._objectives.weights).to(student.logits.device, non_blocking=True)
         if num_items_in_batch is not None:  # DDP, FSDP and ZeRO average gradients over processes
             counts = self._objectives.counts(labels) if number is None else self._loss_window.counts[number]

@@ -37,11 +37,6 @@ class Sharding:
         """Whether FSDP or DeepSpeed holds the optimizer, which then takes the student's weights alone."""
         return bool(self.name)
 
-    @property
-    def of_weights(self) -> bool:
-        """Whether each process holds a part of the weights, and not all of them."""
-        return self.name.startswith("FSDP") or self.name == "ZeRO-3"
-
     def settle(self, student: Any) -> None:
         """Fill in what accelerate's settings leave open, or leave to what does not work.
 

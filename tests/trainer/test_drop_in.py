@@ -24,7 +24,10 @@ from transformers import (
 from hfdistill import DistillationTrainer
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 
-TRAINERS = pytest.mark.parametrize("trainer_class", [Trainer, DistillationTrainer])
+# What the script does under plain Trainer, `-m slow` shows: it is here to be the same script.
+TRAINERS = pytest.mark.parametrize(
+    "trainer_class", [pytest.param(Trainer, marks=pytest.mark.slow), DistillationTrainer]
+)
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing`:FutureWarning",  # peft 0.21 reads the old name
 )

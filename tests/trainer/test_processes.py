@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from hfdistill.trainer import process_end
+
 GROUP = "distributed.init_process_group('gloo', store=distributed.HashStore(), rank=0, world_size=1)"
 ENDS = {
     "a group": f"{GROUP}; end_in_order(); end_in_order()",
@@ -15,15 +17,18 @@ ENDS = {
     "no group": "end_in_order(); end_in_order()",
     "a model in DDP": f"{GROUP}; end_in_order(); "
     "nn.parallel.DistributedDataParallel(nn.Linear(2, 2))(torch.ones(1, 2)).sum().backward()",
-    "without ours": f"{GROUP}; end_in_order(); atexit.unregister(batches._end_gloo)",
+    "without ours": f"{GROUP}; end_in_order(); atexit.unregister(process_end._end_gloo)",
 }
 LEAVING = """
-import atexit, json, os, sys
+import atexit, importlib.util, json, os, sys
 from pathlib import Path
 import torch
 from torch import distributed, nn
-from hfdistill.trainer import batches
-from hfdistill.trainer.batches import end_in_order
+
+spec = importlib.util.spec_from_file_location("process_end", sys.argv[2])  # without the rest of the package
+process_end = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(process_end)
+end_in_order = process_end.end_in_order
 
 def threads():
     return sum("gloo" in one.read_text() for one in Path("/proc/self/task").glob("*/comm"))
@@ -44,8 +49,8 @@ for name, code in json.loads(sys.argv[1]).items():
 def printed():
     if not hasattr(os, "fork"):
         pytest.skip("needs os.fork")
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "WORLD_SIZE": "2"}
-    command = [sys.executable, "-c", LEAVING, json.dumps(ENDS)]
+    environment = {**os.environ, "WORLD_SIZE": "2"}
+    command = [sys.executable, "-c", LEAVING, json.dumps(ENDS), process_end.__file__]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=True)
     return done.stdout.splitlines()
 

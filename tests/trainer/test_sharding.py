@@ -18,19 +18,19 @@ def accelerator(**plugins):
 
 
 @pytest.mark.parametrize(
-    ("plugins", "name", "of_weights"),
+    ("plugins", "name"),
     [
-        ({}, "", False),
-        ({"deepspeed_plugin": None}, "", False),
-        ({"deepspeed_plugin": SimpleNamespace(zero_stage=1)}, "ZeRO-1", False),
-        ({"deepspeed_plugin": SimpleNamespace(zero_stage=3)}, "ZeRO-3", True),
-        ({"fsdp_plugin": SimpleNamespace(fsdp_version=2)}, "FSDP2", True),
-        ({"fsdp_plugin": SimpleNamespace(fsdp_version=1), "deepspeed_plugin": None}, "FSDP1", True),
+        ({}, ""),
+        ({"deepspeed_plugin": None}, ""),
+        ({"deepspeed_plugin": SimpleNamespace(zero_stage=1)}, "ZeRO-1"),
+        ({"deepspeed_plugin": SimpleNamespace(zero_stage=3)}, "ZeRO-3"),
+        ({"fsdp_plugin": SimpleNamespace(fsdp_version=2)}, "FSDP2"),
+        ({"fsdp_plugin": SimpleNamespace(fsdp_version=1), "deepspeed_plugin": None}, "FSDP1"),
     ],
 )
-def test_the_accelerator_knows_what_was_launched(plugins, name, of_weights):
+def test_the_accelerator_knows_what_was_launched(plugins, name):
     sharding = Sharding.of(accelerator(**plugins))
-    assert (sharding.name, bool(sharding), sharding.of_weights) == (name, bool(name), of_weights)
+    assert (sharding.name, bool(sharding)) == (name, bool(name))
 
 
 def test_a_run_on_one_process_divides_nothing(arguments):
