@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 _WORDS = "words"
 FLOAT32 = "openvino_model.xml"
-STAGES = ("stage_01.onnx", "int8_stage_01.onnx")
-"""The first files of a student with exits, which stand for all of its stages."""
+STAGES = ("stage_", "int8_stage_")
+"""How the files of a student with exits begin; each stands for all stages of its format."""
 Texts = Mapping[str, Sequence[Any]]
 """Columns `text`[, `text_pair`], or `tokens`, of some rows."""
 
@@ -131,7 +131,7 @@ def _names(config: Any, label_names: Sequence[str] | None) -> list[str]:
 def _exported_file(student: Path) -> Path | None:
     if student.suffix in (".onnx", ".xml") and student.is_file():
         return student
-    names = ("model.onnx", FLOAT32, STAGES[0])
+    names = ("model.onnx", FLOAT32, "stage_01.onnx")
     files = [student / name for name in names if (student / name).is_file()]
     return files[0] if files and not (student / "model.safetensors").is_file() else None
 
@@ -194,7 +194,7 @@ class _Exported:
         if path.suffix == ".xml":
             self.model = OpenVinoModel(path, precision=_precision(path))
         else:
-            self.model = StagedModel(path) if path.name in STAGES else OnnxModel(path)
+            self.model = StagedModel(path) if path.name.startswith(STAGES) else OnnxModel(path)
         self.tokenizer = Tokenizer.from_file(str(path.parent / "tokenizer.json"))
         padding = self.tokenizer.padding or {}
         self.pad_id, self.left = padding.get("pad_id", 0), padding.get("direction") == "left"

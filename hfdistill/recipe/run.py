@@ -218,12 +218,12 @@ class Run:
     def _look_at_rounding(self) -> None:
         """Say what bfloat16 does to the teacher's answers; compute in float32 where that is much.
 
-        What the page says of bf16 is done in any case.
+        What the page says of bf16 is done in any case, and told by one process alone. Under DeepSpeed, which
+        may have divided the weights, nothing is looked at.
         """
-        silent = "bf16" not in self.recipe.training
-        if not self.args.bf16 or not (silent or self.terminal.speaks):
+        args, silent = self.args, "bf16" not in self.recipe.training
+        if not args.bf16 or args.deepspeed_plugin is not None or not (silent or self.terminal.speaks):
             return
-        args = self.args
         found = roundings(
             self.teacher, self.rows.train, source=self.source, device=args.device, max_length=args.max_length
         )

@@ -43,7 +43,7 @@ from hfdistill.network.loading import load_student
 from hfdistill.network.tokenizers import tokenizer_print
 from hfdistill.network.trace import Batch, Tap, Trace, run
 from hfdistill.objectives import Blend, Objective
-from hfdistill.teachers import Teacher, as_teacher
+from hfdistill.teachers import CachedTeacher, Teacher, as_teacher
 from hfdistill.trainer import checks
 from hfdistill.trainer.arguments import option
 from hfdistill.trainer.batches import REPEATED, length_grouped, own_rows, rows
@@ -440,10 +440,13 @@ class DistillationTrainer(CheckpointingTrainer):
         """
         batch, labels = self._inputs(inputs), self._targets(inputs)
         number = batch.pop(MICRO_BATCH, None)  # None for a batch of the user's own
-        student_taps, teacher_taps = self.blend.taps()
+        (student_taps, teacher_taps), asks = self.blend.taps(), self._objectives.needs_teacher_now
+        is_recorded = asks and isinstance(self.teacher, CachedTeacher)  # and reads ids back from the device
+        teacher = self._ask_teacher(batch, teacher_taps, labels) if is_recorded else None
         student = run(model, batch, accepts=self._student_inputs, taps=student_taps)
-        asks = self._objectives.needs_teacher_now
-        teacher = self._ask_teacher(batch, teacher_taps, labels) if asks else Trace(student.logits.detach())
+        if teacher is None:
+            own = Trace(student.logits.detach())
+            teacher = self._ask_teacher(batch, teacher_taps, labels) if asks else own
         weights = torch.tensor(self._objectives.weights).to(student.logits.device, non_blocking=True)
         if num_items_in_batch is not None:  # DDP, FSDP and ZeRO average gradients over processes
             counts = self._objectives.counts(labels) if number is None else self._loss_window.counts[number]
@@ -548,11 +551,9 @@ class DistillationTrainer(CheckpointingTrainer):
             NonFiniteError: where a row's loss is not finite, naming the rows.
         """
         self._eval_losses.start()
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        loss = self._eval_losses.mean(prefix=metric_key_prefix, step=self.state.global_step)
-        output.metrics.pop(f"{metric_key_prefix}_loss", None)
-        if loss is not None:
-            output.metrics[f"{metric_key_prefix}_loss"] = loss
+        with torch.random.fork_rng(devices=[]):  # loaders draw: what is trained next must not hang on it
+            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        self._eval_losses.replace(output.metrics, prefix=metric_key_prefix, step=self.state.global_step)
         return output
 
     # ---- checkpoints ----

@@ -166,6 +166,8 @@ def test_predictions_of_a_file_by_the_command_line(made, answers, tmp_path):
     data = make_dataset(40)
     predicted = load_predictor(made[0] / "onnx", batch_size=8).predict({"text": data["text"][:]})
     torch.testing.assert_close(torch.stack(predicted), answers[0], atol=1e-4, rtol=0)
+    last = load_predictor(made[0] / "onnx" / "stage_02.onnx").predict({"text": data["text"][:8]})
+    torch.testing.assert_close(torch.stack(last), answers[0][:8], atol=1e-4, rtol=0)
     Dataset.from_dict({"text": data["text"][:]}).to_csv(tmp_path / "rows.csv")
     words = ["predict", str(made[0] / "onnx"), str(tmp_path / "rows.csv"), "--out", str(tmp_path / "o.jsonl")]
     assert main(words) == 0

@@ -13,7 +13,7 @@ import pytest
 import torch
 from datasets import Dataset
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import TrainerCallback
+from transformers import BertForSequenceClassification, TrainerCallback
 
 import hfdistill
 from hfdistill import (
@@ -21,6 +21,7 @@ from hfdistill import (
     KD,
     RKD,
     AttentionKL,
+    CachedTeacher,
     CrossEntropy,
     DistillationArguments,
     DistillationTrainer,
@@ -123,6 +124,27 @@ def test_other_widths_and_other_orders_of_classes(make):
 def test_recorded_answers(make, tmp_path):
     trainer = make(make_bert(1), teacher=make_bert(2), objective=LOGITS, teacher_cache=tmp_path / "answers")
     assert reads(trainer) == dict.fromkeys(IN_THE_CHECK, 1)
+
+
+def test_recorded_answers_are_looked_up_before_the_student_is_at_work(make, tmp_path, monkeypatch):
+    """By ids that a GPU gives back at once only where it has nothing to do; a live teacher comes second."""
+    order = []
+    trace, forward = CachedTeacher.trace, BertForSequenceClassification.forward
+
+    def looked_up(self, *args, **kwargs):
+        order.append("answers")
+        return trace(self, *args, **kwargs)
+
+    def computed(self, *args, **kwargs):
+        order.append("student" if self.config.num_hidden_layers == 1 else "teacher")
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(CachedTeacher, "trace", looked_up)
+    monkeypatch.setattr(BertForSequenceClassification, "forward", computed)
+    for cache, expected in ((None, ["student", "teacher"]), (tmp_path / "a", ["answers", "student"])):
+        trainer = make(make_bert(1), teacher=make_bert(2), objective=LOGITS, teacher_cache=cache)
+        trainer.train()
+        assert order[-6:] == 3 * expected
 
 
 def test_rows_without_labels_and_mixtures_of_rows(make):
