@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -118,7 +119,11 @@ def test_smoke_and_check(here, capsys):
 
 
 def test_cached_answers_teach_as_the_live_teacher_does(here, capsys):
+    assert main(["cache", "teacher", "answers", "--data", "two", "--streaming"]) == 0
+    assert re.fullmatch(r"answers: the teacher's answers to \d+ texts\n", capsys.readouterr().out)
+    shards = sorted(here.glob("answers/*/shard-*"))
     assert main(["cache", "teacher", "answers", "--data", "two"]) == 0
+    assert sorted(here.glob("answers/*/shard-*")) == shards
     assert capsys.readouterr().out == "answers: the teacher's answers to 64 rows\n"
     words = [
         "train",

@@ -35,7 +35,7 @@ def test_python_blocks_run_in_order(tmp_path, monkeypatch, capsys):
     (tmp_path / "stanfordnlp" / "sst2").mkdir(parents=True)
     make_dataset(32).to_parquet("stanfordnlp/sst2/train.parquet")
     make_dataset(20).to_parquet("stanfordnlp/sst2/validation.parquet")
-    assert len(BLOCKS) == 13
+    assert len(BLOCKS) == 14
     for block in BLOCKS:
         exec(compile(block, "README.md", "exec"), {"__name__": "readme"})  # noqa: S102
     said = capsys.readouterr().out

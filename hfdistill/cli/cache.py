@@ -15,6 +15,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("teacher", help="Hub id or folder")
     parser.add_argument("folder", help="where to keep the answers; a second call adds to them")
     add_data_flags(parser)
+    parser.add_argument(
+        "--streaming",
+        action="store_true",
+        help="read rows as they are needed, in memory that does not grow with them; --rows: the first",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,6 +30,10 @@ def run(args: argparse.Namespace) -> int:
 
     tokenizer = AutoTokenizer.from_pretrained(args.teacher, trust_remote_code=False)
     data = rows(args, usual="train")
-    record(args.teacher, data, folder=args.folder, tokenizer=tokenizer, max_length=args.max_length)
-    print(f"{printable(args.folder)}: the teacher's answers to {len(data):,} rows")
+    options = {"folder": args.folder, "tokenizer": tokenizer, "max_length": args.max_length}
+    cached = record(args.teacher, data, **options)
+    rows_or_texts = (
+        f"{len(data):,} rows" if hasattr(data, "__len__") else f"{len(cached.store or ()):,} texts"
+    )
+    print(f"{printable(args.folder)}: the teacher's answers to {rows_or_texts}")
     return 0

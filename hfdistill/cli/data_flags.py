@@ -61,12 +61,15 @@ def rows(args: argparse.Namespace, *, usual: str = "validation") -> Any:
         label=args.label[0] if args.label and len(args.label) == 1 else args.label,
         config=args.config,
         label_names=args.label_names,
+        streaming=getattr(args, "streaming", False),
         **file_options(args),
     )
     split = args.split or next((name for name in (usual, "test") if name in data), next(iter(data)))
     if split not in data:
         raise ValueError(f"The data has no split {split!r}, found {list(data)}. Name one with --split.")
     chosen = data[split]
+    if getattr(args, "streaming", False):
+        return chosen if args.rows is None else chosen.take(args.rows)
     if args.rows is not None and args.rows < len(chosen):
         chosen = chosen.shuffle(seed=0).select(range(args.rows))
     return chosen

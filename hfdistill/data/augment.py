@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from datasets import Dataset, IterableDataset, List, Value, concatenate_datasets
+from datasets import Dataset, List, Value, concatenate_datasets
 from datasets.fingerprint import generate_random_fingerprint
 
 from hfdistill.data.augmentations import Augmentation, as_augmentation
+from hfdistill.data.held_rows import refuse_stream
 from hfdistill.network.task import LABELS
 
 logger = logging.getLogger(__name__)
@@ -117,12 +118,7 @@ class Writer:
         cls, dataset: Any, method: Method, *, seed: int, columns: Sequence[str] | None, keep_labels: bool
     ) -> Writer:
         """Return a writer for this data; see `augment` for arguments and errors."""
-        if isinstance(dataset, IterableDataset):
-            raise TypeError(
-                "Text is written anew by the numbers of its rows, and a stream (IterableDataset) has none. "
-                "Load the rows without streaming=True, or write new ones as they come: "
-                "stream.map(function, batched=True)."
-            )
+        refuse_stream(dataset, "augment, or FreshCopies,", why="writes rows anew by their numbers")
         if not isinstance(dataset, Dataset):
             raise TypeError(
                 f"Text is written anew row by row of a datasets.Dataset, found {type(dataset).__name__}. "

@@ -371,7 +371,7 @@ class _Checker(Binder):
         """Refuse what each section may say, and what does not go with another."""
         self._origins(section.get("teacher"), students)
         if data.get("streaming"):
-            for where, text in stream_mistakes(data, training, teacher, students, goal="goal" in section):
+            for where, text in stream_mistakes(data, training, teacher, goal="goal" in section):
                 self.page.refuse(where, text)
 
     def _origins(self, teacher: Any, students: Iterable[Student | None]) -> None:

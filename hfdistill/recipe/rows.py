@@ -118,10 +118,11 @@ class Rows:
             digest.update(repr(batch).encode())
         return digest.hexdigest()
 
-    def texts(self) -> Dataset:
-        """Return the training rows without labels, as a corpus."""
+    def texts(self) -> Dataset | IterableDataset:
+        """Return all training rows without labels, as a corpus."""
         names = [name for name in ("text", "text_pair") if name in self.train.column_names]
-        return self.train.select_columns(names) if names else self.train
+        rows = self.train if self.stream is None else self.stream
+        return rows.select_columns(names) if names else rows
 
 
 def read_rows(

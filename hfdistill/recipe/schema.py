@@ -124,7 +124,9 @@ LOWEST = {
 MEASURED = frozenset({"width", "heads", "ffn", "size"})
 """Arguments of a student whose parts are chosen by what they are worth on training rows."""
 DATA = (_component("hfdistill.data.load:load", "split"), _component(f"{_HERE}:Splits"))
-UNLABELLED = _component("hfdistill.data.load:load", "split", "label", "label_names", beside=f"{_HERE}:Text")
+UNLABELLED = _component(
+    "hfdistill.data.load:load", "split", "label", "label_names", "streaming", beside=f"{_HERE}:Text"
+)
 TRAINING = (
     _component("transformers.training_args:TrainingArguments"),
     _component("hfdistill.trainer.arguments:DistillationArguments"),

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hfdistill.recipe import schema
 from hfdistill.recipe.page import Where
-from hfdistill.recipe.schema import Student
 
 _DRAWN = ("train_rows", "labelled_rows", "unlabelled", "augment", "fresh_copies", "holdout")
 """Keys of `data` that draw among all rows, or add to them."""
-
-_COUNTED = ("static", "prune_vocabulary")
-"""Students, and changes to them, that are made of the words of all rows."""
 
 
 def stream_mistakes(
     data: Mapping[str, Any],
     training: Mapping[str, Any],
     teacher: tuple[str, dict[str, Any]] | None,
-    students: Sequence[Student | None],
     *,
     goal: bool,
 ) -> Iterator[tuple[Where, str]]:
@@ -48,7 +43,3 @@ def stream_mistakes(
     if kind is not None and kind in schema.TEACHERS and schema.TEACHERS[kind].reads_text:
         text = "is asked about every text before the first step. Leave streaming out of `data:`."
         yield ("teacher", kind), text
-    for student in students:
-        names = [] if student is None else [student.kind, *student.changes]
-        for name in [name for name in names if name in _COUNTED]:
-            yield ("student", name), "is made of the words of all rows. Leave streaming out of `data:`."

@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from torch import Tensor
 
+from hfdistill.data.held_rows import refuse_stream
 from hfdistill.data.load import load, text_columns
 from hfdistill.data.unlabelled_texts import load_texts
 from hfdistill.network.architectures import longest_input
@@ -43,6 +44,7 @@ def calibration(texts: Any, *, tokenizer: Any, model: Any, rows: int | None, max
         TypeError: for something that holds no texts.
         ValueError: for too few texts, texts without a tokenizer, or columns that are not found.
     """
+    refuse_stream(texts, "fit=", why="draws texts among all rows")
     ready = _batches(texts)
     if ready is not None:
         return _split_batches(ready)

@@ -10,6 +10,7 @@ from datasets import ClassLabel, Dataset, Value
 
 from hfdistill.data.align import classes_of, names_of
 from hfdistill.data.encode import encode
+from hfdistill.data.held_rows import refuse_stream
 from hfdistill.network.label_space import class_ids
 from hfdistill.teachers.base import as_teacher
 from hfdistill.teachers.folds import FoldTeacher, assign_folds, text_key
@@ -60,6 +61,7 @@ def out_of_fold(
         >>> teacher = out_of_fold(train, tokenizer=tokenizer, fit=fit)  # doctest: +SKIP
         >>> DistillationTrainer(student, args, teacher=teacher, train_dataset=train)  # doctest: +SKIP
     """
+    refuse_stream(train, "out_of_fold", why="deals all rows into folds")
     limit = None
     if "input_ids" in train.column_names:
         ids = train["input_ids"][:]

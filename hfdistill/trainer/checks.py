@@ -26,7 +26,7 @@ from hfdistill.trainer.label_guard import plain
 from hfdistill.trainer.launch import refuse_lost_processes
 from hfdistill.trainer.row_doubts import say_doubts
 from hfdistill.trainer.sharding import Sharding
-from hfdistill.trainer.streams import first_rows, settle_stream
+from hfdistill.trainer.streams import check_measured, first_rows, settle_stream
 from hfdistill.trainer.theseus import replacements
 
 logger = logging.getLogger(__name__)
@@ -54,8 +54,7 @@ def check_data_kind(data: Any, args: TrainingArguments, *, split: str) -> None:
         ValueError: for one without a row; see `settle_stream`.
     """
     kind = type(data).__name__
-    if split == "train_dataset":
-        settle_stream(data, args)
+    (settle_stream if split == "train_dataset" else check_measured)(data, args)
     if kind == "DataFrame":
         raise TypeError(
             f"{split} is a DataFrame of {type(data).__module__.split('.')[0]}, not a dataset. Type "

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from itertools import islice
 from typing import Any
 
 from datasets import Dataset, IterableDataset
 from torch.utils.data import IterableDataset as TorchIterable
 from transformers import TrainingArguments
+
+logger = logging.getLogger(__name__)
 
 LOOKED_AT = 64
 """Rows of a stream that are checked before the first step."""
@@ -18,10 +21,26 @@ def is_stream(data: Any) -> bool:
     return isinstance(data, (TorchIterable, IterableDataset)) and not hasattr(data, "__len__")
 
 
+def check_measured(data: Any, args: TrainingArguments) -> None:
+    """Refuse to measure on a stream by several processes, of which some would count its last rows twice.
+
+    Raises:
+        ValueError: with what to type.
+    """
+    sets = data.values() if isinstance(data, dict) else [data]
+    if args.world_size > 1 and any(map(is_stream, sets)):
+        raise ValueError(
+            f"eval_dataset is a stream, and {args.world_size} processes cannot tell which rows at its end "
+            "they share, so that some would count twice. Hold its rows in memory: load(...) without "
+            "streaming=True, or Dataset.from_list(list(stream))."
+        )
+
+
 def settle_stream(data: Any, args: TrainingArguments) -> None:
     """Refuse what a run cannot do with a stream of training rows; nothing happens for other data.
 
-    Each process then reads the stream for itself: what one reads for all has to be of one width.
+    Each of several processes then reads the stream for itself: what one reads for all has to be of one
+    width.
 
     Raises:
         ValueError: with what to type.
@@ -43,6 +62,13 @@ def settle_stream(data: Any, args: TrainingArguments) -> None:
         )
     if args.world_size > 1 and args.accelerator_config.dispatch_batches is None:
         args.accelerator_config.dispatch_batches = False
+    if args.world_size > 1 and not args.dataloader_drop_last and args.process_index == 0:
+        logger.warning(
+            "train_dataset is a stream: where its rows are no multiple of %d, each pass ends with some of "
+            "its first rows once more, so that all processes have as many. dataloader_drop_last=True leaves "
+            "its last rows out instead.",
+            args.train_batch_size * args.world_size,
+        )
 
 
 def first_rows(data: IterableDataset, *, split: str) -> Dataset:

@@ -143,7 +143,12 @@ def simulate(rows, folder):
 
     folder.mkdir(parents=True, mode=0o700)
     facts = {"fingerprint": "simulated", "inputs": ["input_ids"], "accepts": ["input_ids"], "renamed": {}}
-    facts |= {"same_tokens": True, "config": None, "versions": {}, "shapes": {"logits": [2]}}
+    facts |= {
+        "same_tokens": True,
+        "config": None,
+        "versions": {"transformers": "", "attention": None},
+        "shapes": {"logits": [2]},
+    }
     write_facts(folder, {"schema": SCHEMA, "contents": Contents().plain(), **facts})
     draw, known = np.random.default_rng(0), []
     for first in range(0, rows, ROWS_PER_SHARD):

@@ -1,13 +1,27 @@
 """Training on a stream is training on its rows: the same weights, also when it is resumed."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
 
-from hfdistill import Delete, DistillationTrainer, FreshCopies
+from hfdistill import (
+    Delete,
+    DistillationTrainer,
+    FreshCopies,
+    Refit,
+    augment,
+    few_shot,
+    measure,
+    out_of_fold,
+    prune_vocabulary,
+    shrink,
+)
 from hfdistill.data import encode
 from hfdistill.files.checkpoint import CheckpointError
 from hfdistill.network.label_space import LabelSpaceError
+from hfdistill.trainer.streams import check_measured, settle_stream
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 from tests.trainer.conftest import quiet_arguments
 
@@ -66,6 +80,23 @@ def test_a_run_resumes_in_the_middle_of_any_pass(tmp_path, at, accumulation):
     resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{at}"))
     assert torch.equal(weights(resumed), weights(straight))
     assert resumed.state.global_step == 12
+
+
+def test_each_pass_has_an_order_of_its_own(tmp_path):
+    trainer = build(tmp_path, texts().to_iterable_dataset().shuffle(seed=3, buffer_size=9), max_steps=10)
+    take, seen = trainer.get_batch_samples, []
+
+    def spy(*arguments):
+        batches, total = take(*arguments)
+        for batch in batches:
+            pairs = zip(batch["input_ids"], batch["attention_mask"], strict=True)
+            seen.extend(ids[mask.bool()].tolist() for ids, mask in pairs)
+        return batches, total
+
+    trainer.get_batch_samples = spy
+    trainer.train()
+    assert seen[:20] != seen[20:]
+    assert sorted(seen[:20]) == sorted(seen[20:])
 
 
 def test_a_later_pass_may_begin_anew(tmp_path):
@@ -134,6 +165,22 @@ def test_the_first_rows_are_checked(tmp_path, change, error, message, split):
         build(tmp_path, **data)
 
 
+def test_several_processes_read_it_each_and_do_not_measure_on_it(tmp_path, caplog):
+    args = quiet_arguments(tmp_path, max_steps=2, per_device_train_batch_size=4)
+    two = SimpleNamespace(**{**vars(args), "world_size": 2, "train_batch_size": 4, "process_index": 0})
+    stream = texts().to_iterable_dataset()
+    for data in (stream, {"a": texts(), "b": stream}):
+        with pytest.raises(ValueError, match="eval_dataset is a stream, and 2 processes"):
+            check_measured(data, two)
+        check_measured(data, args)
+    check_measured({"a": texts()}, two)
+    settle_stream(texts(), two)
+    assert two.accelerator_config.dispatch_batches is None
+    settle_stream(stream, two)
+    assert two.accelerator_config.dispatch_batches is False
+    assert "no multiple of 8, each pass ends with some of its first rows once more" in caplog.text
+
+
 def test_labels_that_come_late_are_enough(tmp_path):
     late = [
         {"text": row["text"], "label": -100 if i < 70 else row["label"]} for i, row in enumerate(texts(80))
@@ -141,6 +188,30 @@ def test_labels_that_come_late_are_enough(tmp_path):
     build(tmp_path, Dataset.from_list(late).to_iterable_dataset())
 
 
-def test_copies_of_a_stream_are_refused():
-    with pytest.raises(TypeError, match="stream"):
-        FreshCopies(texts().to_iterable_dataset(), Delete(p=0.1))
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda rows: FreshCopies(rows, Delete(p=0.1)), "writes rows anew by their numbers"),
+        (lambda rows: augment(rows, Delete(p=0.1)), "writes rows anew by their numbers"),
+        (
+            lambda rows: shrink(make_bert(3), layers=2, fit=Refit(rows), tokenizer=make_tokenizer()),
+            "fit= draws",
+        ),
+        (lambda rows: out_of_fold(rows, tokenizer=make_tokenizer(), fit=print), "deals all rows into folds"),
+        (lambda rows: few_shot("encoder", examples=rows), "fits its classifier to all examples"),
+        (lambda rows: measure(make_bert(2), rows, tokenizer=make_tokenizer()), "needs a datasets.Dataset"),
+    ],
+    ids=["fresh copies", "augment", "fit", "folds", "few shot", "measure"],
+)
+def test_what_needs_rows_in_memory_says_so(use, message):
+    with pytest.raises(TypeError, match=message):
+        use(texts().to_iterable_dataset())
+
+
+def test_a_vocabulary_is_counted_over_a_stream():
+    corpus = texts().select_columns(["text"])
+    cut = [
+        prune_vocabulary(make_bert(2), make_tokenizer(), rows)[1].get_vocab()
+        for rows in (corpus, corpus.to_iterable_dataset())
+    ]
+    assert cut[0] == cut[1]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.special import log_expit, log_softmax
 from scipy.stats import rankdata
+from sklearn.metrics import f1_score
 
 from hfdistill.evaluation.metrics.agreement import agreement
 from hfdistill.evaluation.metrics.calibration import expected_calibration_error
@@ -105,24 +106,10 @@ def _single_label(x: Array, labels: Array) -> Scores:
     return {
         "accuracy": accuracy,
         "accuracy_se": math.sqrt(accuracy * (1 - accuracy) / len(labels)),
-        "macro_f1": _macro_f1(labels, predicted),
+        "macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
         "ece": expected_calibration_error(np.exp(log_p), labels),
         "nll": float(-log_p[np.arange(len(labels)), labels].mean()),
     }
-
-
-def _macro_f1(labels: Array, predicted: Array) -> float:
-    """Return the mean F1 of the classes that occur: scikit-learn's, in a time that a bootstrap can spend."""
-    classes = 1 + max(labels.max(), predicted.max())
-    right = np.bincount(labels[labels == predicted], minlength=classes)
-    true, named = (np.bincount(ids, minlength=classes) for ids in (labels, predicted))
-    return float(_f1(right, true, named)[true + named > 0].mean())
-
-
-def _f1(right: Array, true: Array, named: Array) -> Array:
-    """Return 2·right / (true + named) from counts; 0 where both are 0."""
-    total = true + named
-    return np.where(total > 0, 2 * right / np.maximum(total, 1), 0.0)
 
 
 def _multi_label(x: Array, labels: Array) -> Scores:
@@ -131,7 +118,7 @@ def _multi_label(x: Array, labels: Array) -> Scores:
     return {
         "subset_accuracy": accuracy,
         "subset_accuracy_se": math.sqrt(accuracy * (1 - accuracy) / len(labels)),
-        "micro_f1": float(_f1((truth & predicted).sum(), truth.sum(), predicted.sum())),
-        "macro_f1": float(_f1((truth & predicted).sum(0), truth.sum(0), predicted.sum(0)).mean()),
+        "micro_f1": float(f1_score(truth, predicted, average="micro", zero_division=0)),
+        "macro_f1": float(f1_score(truth, predicted, average="macro", zero_division=0)),
         "nll": float(-np.where(truth, log_expit(x), log_expit(-x)).mean()),
     }

@@ -77,8 +77,18 @@ class Store:
         return len(self._index) + len(self._fresh)
 
     def refresh(self) -> None:
-        """Take in the shards that were published since; set damaged ones aside."""
-        self._index.add(self._new_shards())
+        """Take in the shards that were published since; set damaged ones aside.
+
+        Raises:
+            CacheError: where the disk has no room for the places of the rows, 24 bytes each.
+        """
+        try:
+            self._index.add(self._new_shards())
+        except OSError as error:
+            raise CacheError(
+                f"The places of the rows of {self.folder} could not be written beside them ({error}): they "
+                "take 24 bytes a row until the process ends. Make room, then type the same command again."
+            ) from error
 
     def _new_shards(self) -> Iterator[NDArray[np.uint8]]:
         """Take in one shard after the other, and yield its keys."""

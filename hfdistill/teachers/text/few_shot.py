@@ -16,6 +16,7 @@ from datasets import concatenate_datasets
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from hfdistill.data.held_rows import refuse_stream
 from hfdistill.data.load import load
 from hfdistill.files.plain_data import public_name, read_json, write_atomically
 from hfdistill.network.label_space import some
@@ -182,6 +183,7 @@ def few_shot(
         ...                    {"refund": ["my money"], "card lost": ["I lost it"]})  # doctest: +SKIP
         >>> DistillationTrainer(student, args, teacher=teacher, objective=KD(), ...)  # doctest: +SKIP
     """
+    refuse_stream(examples, "few_shot", why="fits its classifier to all examples")
     options: dict[str, Any] = {"batch_size": batch_size, "cache": cache, "limit": limit, "prior": prior}
     options["calibrate"] = calibrate
     if isinstance(encoder, (str, Path)) and Path(encoder, FACTS).is_file():

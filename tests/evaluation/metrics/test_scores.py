@@ -4,7 +4,6 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn import metrics
 
 from hfdistill.evaluation.metrics.compare import errors
 from hfdistill.evaluation.metrics.scores import fidelity, paired_interval, pearson, scores
@@ -35,20 +34,6 @@ def test_multi_label_scores_by_hand():
         ]
     )
     assert found["nll"] == pytest.approx(expected, abs=1e-12)
-
-
-def test_f1_is_that_of_scikit_learn():
-    """Also where classes have no rows, or no predictions."""
-    rng = np.random.default_rng(0)
-    for classes in range(2, 12):
-        logits, labels = rng.normal(size=(9, classes)), rng.integers(0, classes, size=9)
-        found = scores("single_label", logits, labels)["macro_f1"]
-        assert found == pytest.approx(metrics.f1_score(labels, logits.argmax(1), average="macro"), abs=1e-15)
-        truth, own = np.eye(classes)[labels], logits > 1
-        found = scores("multi_label", logits - 1, truth)
-        for average in ("micro", "macro"):
-            expected = metrics.f1_score(truth, own, average=average, zero_division=0)
-            assert found[f"{average}_f1"] == pytest.approx(expected, abs=1e-15)
 
 
 def test_regression_scores_equal_scipy():

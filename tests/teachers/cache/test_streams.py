@@ -65,6 +65,17 @@ def test_answers_left_in_their_files_are_those_held_in_memory(tmp_path, contents
     assert not any(shard._held for shard in left.store._shards)
 
 
+def test_a_disk_without_room_for_the_places_is_told(tmp_path, monkeypatch):
+    recorded(tmp_path)
+
+    def full(*parts):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("hfdistill.teachers.cache.index._made", full)
+    with pytest.raises(CacheError, match=r"No space left on device.*Make room"):
+        CachedTeacher(tmp_path)
+
+
 def test_a_shard_that_goes_away_is_named(tmp_path, monkeypatch):
     data = encoded()
     recorded(tmp_path, data)
