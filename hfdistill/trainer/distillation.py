@@ -551,11 +551,9 @@ class DistillationTrainer(CheckpointingTrainer):
             NonFiniteError: where a row's loss is not finite, naming the rows.
         """
         self._eval_losses.start()
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        loss = self._eval_losses.mean(prefix=metric_key_prefix, step=self.state.global_step)
-        output.metrics.pop(f"{metric_key_prefix}_loss", None)
-        if loss is not None:
-            output.metrics[f"{metric_key_prefix}_loss"] = loss
+        with torch.random.fork_rng(devices=[]):  # loaders draw: what is trained next must not hang on it
+            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        self._eval_losses.replace(output.metrics, prefix=metric_key_prefix, step=self.state.global_step)
         return output
 
     # ---- checkpoints ----

@@ -63,6 +63,17 @@ class EvalLosses:
         known = sums[:, 1].sum()
         return (sums[:, 0].sum() / known).item() if known > 0 else None
 
+    def replace(self, metrics: dict[str, Any], *, prefix: str, step: int) -> None:
+        """End the evaluation, and put its mean in the place of Trainer's; without labels there is none.
+
+        Raises:
+            NonFiniteError: as `mean`.
+        """
+        loss = self.mean(prefix=prefix, step=step)
+        metrics.pop(f"{prefix}_loss", None)
+        if loss is not None:
+            metrics[f"{prefix}_loss"] = loss
+
     def _of_rows(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return (B, 2): for each row, or for the batch of a user's loss, the sum and number of losses."""
         if self._user_loss is None:

@@ -1,5 +1,7 @@
 """The loops of the table of faults at full length: `pytest -m slow tests/faults/test_long_loops.py`."""
 
+import functools
+import json
 import os
 import random
 import shutil
@@ -7,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,12 @@ import torch
 from safetensors.torch import load_file
 
 from hfdistill import CheckpointError
+from hfdistill.cli import main
 from hfdistill.files.checkpoint import newest_complete, verify
 from tests.distributed.launched import launch
 from tests.faults import trained
 from tests.forked import in_child, needs_fork
+from tests.recipe import material
 
 pytestmark = pytest.mark.slow
 KILLS, KILLS_OF_TWO = 150, 50
@@ -101,6 +105,84 @@ def test_c1_two_processes_killed_at_random_moments(tmp_path):
         assert same(last_weights(run), last_weights(tmp_path / "whole")), trial
         shutil.rmtree(run)
     print(f"{KILLS_OF_TWO} of {KILLS_OF_TWO} resumed; went on from step: {sorted(steps)}")
+
+
+CHAIN = """teacher: {finetune: {encoder: encoder, epochs: 2}}
+student:
+  shrink: {layers: 2}
+data: two
+objective: [{cross_entropy: {weight: 0.5}}, {kd: {weight: 0.5, temperature: 4}}]
+teacher_cache: out/answers
+training:
+  output_dir: out
+  num_train_epochs: 2
+  per_device_train_batch_size: 16
+  save_strategy: steps
+  save_steps: 2
+  seed: 3
+  use_cpu: true
+  disable_tqdm: true
+measure: {speed: false, baseline: true}
+"""
+EXPORT = "export: {int8: dynamic}\n"
+
+
+def made_by(command, folder):
+    """What `hfdistill train` leaves in a folder: weights, states, answers, exports, the report."""
+    work = functools.partial(run_command, command, folder)
+    assert in_child(work) == 0
+    out, kinds = folder / "out", (".safetensors", ".pt", ".pth", ".onnx", ".yaml")
+    made = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.suffix in kinds}
+    report = json.loads((out / "student" / "report.json").read_text())
+    report["environment"].pop("date")
+    return {**made, "report": report}
+
+
+def run_command(command, folder):
+    os.chdir(folder)
+    with (folder / "log.txt").open("a") as log, redirect_stdout(log), redirect_stderr(log):
+        assert main(command) == 0
+
+
+@needs_fork
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize(("page", "kills"), [(CHAIN, 25), (CHAIN + EXPORT, 5)], ids=["", "exported"])
+def test_c1_a_whole_chain_killed_at_random_moments(tmp_path, monkeypatch, dots, page, kills):
+    """Teacher, recording, student, baseline, report (and export): the same command ends at the same bytes."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    things = material.make(tmp_path / "things")
+
+    def here(name):
+        (folder := tmp_path / name).mkdir()
+        for path in things.iterdir():
+            (folder / path.name).symlink_to(path)
+        (folder / "page.yaml").write_text(page)
+        return folder
+
+    command, began = ["train", "page.yaml"], time.monotonic()
+    whole = made_by(command, here("whole"))
+    seconds, dice, stages = time.monotonic() - began, random.Random(18), []
+    for trial in range(kills):
+        folder = here(str(trial))
+        pid = os.fork()
+        if pid == 0:
+            torch.set_num_threads(1)
+            try:
+                run_command(command, folder)
+            finally:
+                os._exit(0)
+        time.sleep(dice.uniform(0, seconds))
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        done = ("teacher", "answers", "student", "baseline", "student/report.json")
+        stages.append(sum((folder / "out" / name).exists() for name in done))
+        made = made_by(command, folder)
+        assert made.keys() == whole.keys(), trial
+        assert [name for name in whole if made[name] != whole[name]] == [], trial
+        shutil.rmtree(folder)
+    print(f"{kills} of {kills} ended at the same bytes; killed in stage: {sorted(stages)}")
+    assert len(set(stages)) > min(3, kills // 4), "the moments are not spread over the chain"
 
 
 def processes_of(folder):

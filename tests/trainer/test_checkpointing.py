@@ -37,7 +37,7 @@ def build(folder, **options):
         "logging_steps": 1,
         "seed": 3,
     }
-    extra = {name: options.pop(name) for name in ("objective", "teacher") if name in options}
+    extra = {n: options.pop(n) for n in ("objective", "teacher", "eval_dataset") if n in options}
     return DistillationTrainer(
         make_bert(2, seed=2, **DROPOUT),
         DistillationArguments(str(folder), **{**settings, **options}),
@@ -138,6 +138,17 @@ def test_a_checkpoint_within_an_epoch_or_at_its_end_resumes_bit_for_bit(tmp_path
             {e["step"]: e["loss"] for e in t.state.log_history if "loss" in e} for t in (whole, resumed)
         ]
         assert losses[0] == losses[1]
+
+
+def test_what_is_evaluated_does_not_move_what_is_trained(straight, tmp_path):
+    """A checkpoint of the last step of an epoch lies before its evaluation: a resumed run leaves that out."""
+    evaluated = build(tmp_path, eval_strategy="epoch", eval_dataset=make_dataset(9))
+    evaluated.train()
+    assert sum("eval_loss" in entry for entry in evaluated.state.log_history) == 2
+    assert torch.equal(flat(evaluated), flat(straight))
+    resumed = build(tmp_path, eval_strategy="epoch", eval_dataset=make_dataset(9), save_strategy="no")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert torch.equal(flat(resumed), flat(straight))
 
 
 def test_c7_a_damaged_checkpoint_is_passed_over(straight, tmp_path, caplog):
