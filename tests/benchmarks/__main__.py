@@ -15,6 +15,7 @@ BENCHMARKS = {
     "step_time": "a step of ours beside one by hand and plain fine-tuning",
     "cache_time": "what a recorded teacher costs and spares",
     "inside": "hidden states and attention beside output_attentions on eager",
+    "peak_memory": "the memory of training with a live and a recorded teacher",
     "pruned": "a smaller vocabulary",
     "rows": "10 thousand to 10 million rows, streamed: seconds of the CPU, disk and memory",
     "whole_run": "a whole distillation beside a loop by hand and TextBrewer",

@@ -54,9 +54,12 @@ FSDP2 = {
     "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
     "fsdp_cpu_ram_efficient_loading": "false",
 }
-WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "aten::nonzero")
-READS = "aten::_local_scalar_dense"
-"""What Python reads of a tensor, on any device; on a GPU each is one of WAITS too."""
+WAITS = {
+    "cuda": ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize"),
+    "cpu": ("aten::nonzero", "aten::masked_select"),  # what would wait on a GPU, beside READS
+}
+READS = ("aten::_local_scalar_dense",)
+"""What Python reads of a tensor, on any device; on a GPU each is a wait, too."""
 SIZES = {"width": 768, "depth": 12, "heads": 12, "vocabulary": 30522, "tokens": 128, "batch": 64}
 TINY = {"width": 16, "depth": 4, "heads": 2, "vocabulary": 50, "tokens": 8, "batch": 4}
 SKIP = {False: 5, True: 15}
@@ -167,15 +170,22 @@ def run(name, options, *, steps, compiled=False, profiler=None):
     return seconds, peak
 
 
-def waits(name, options, *, steps=2):
+def waits(name, options):
     """Return how often Python waited for the device in a step, and how often it read a number of a tensor."""
-    cuda = torch.cuda.is_available()
-    kinds = [torch.profiler.ProfilerActivity.CPU, *[torch.profiler.ProfilerActivity.CUDA] * cuda]
-    profiler = torch.profiler.profile(activities=kinds)
+    device, steps = device_of(dry_run=options.dry_run), 2 if options.dry_run else 8
+    kinds = [torch.profiler.ProfilerActivity.CPU]
+    kinds += [torch.profiler.ProfilerActivity.CUDA] * (device == "cuda")
+    empty, profiler = (torch.profiler.profile(activities=kinds) for _ in range(2))
+    empty.start()
+    empty.stop()  # which may wait by itself
     run(name, options, steps=steps, profiler=profiler)
-    counts = {event.key: event.count for event in profiler.key_averages()}
-    waited = sum(counts.get(key, 0) for key in WAITS if cuda or key.startswith("aten"))
-    return {"waits": waited / steps, "reads": counts.get(READS, 0) / steps}
+    parts = {"waits": WAITS[device], "reads": READS}
+    return {part: (counted(profiler, keys) - counted(empty, keys)) / steps for part, keys in parts.items()}
+
+
+def counted(profiler, keys):
+    """Return how many events of these names a profiler has seen."""
+    return sum(event.count for event in profiler.key_averages() if event.key in keys)
 
 
 def in_a_process(name, options, *, seconds, fsdp=False):

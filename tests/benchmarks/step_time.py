@@ -83,8 +83,8 @@ def settings(steps, bf16, **options):
     )
 
 
-def build(kind, args, rows, encoded, tokenizer, teacher, layers):
-    student = shrink(teacher, layers=layers)
+def build(kind, args, encoded, tokenizer, teacher, layers, *, student_of=None):
+    student = shrink(student_of or teacher, layers=layers)
     clock = Clock(skip=3)
     shared = {"train_dataset": encoded, "processing_class": tokenizer, "callbacks": [clock]}
     if kind == "plain":
@@ -122,7 +122,7 @@ def main():
     for _ in range(options.rounds):
         for name, (kind, extra) in kinds.items():
             args = settings(options.steps + 3, options.bf16, **extra)
-            trainer, clock = build(kind, args, rows, encoded, tokenizer, teacher, options.layers)
+            trainer, clock = build(kind, args, encoded, tokenizer, teacher, options.layers)
             trainer.train()
             seconds[name].append(clock.seconds())
     base = "by hand"
