@@ -226,7 +226,7 @@ def test_errors_are_one_line_without_a_traceback(here, capsys, words, said):
 
 COMMANDS = """
 import json, os, runpy, sys
-import torch, datasets, transformers.trainer  # nothing of hfdistill: each command brings it
+import torch, datasets, evaluate, transformers.trainer  # nothing of hfdistill: each command brings it
 for words in json.loads(sys.argv[1]):
     child = os.fork()
     if not child:

@@ -42,7 +42,7 @@ AREAS = {
     ),
     "cache": (
         ["hfdistill/teachers/cache"],
-        ["tests/teachers/cache", "tests/teachers/test_between.py"]
+        ["tests/teachers/cache", "tests/teachers/test_between.py", "tests/teachers/text/test_teacher.py"]
         + [f"tests/trainer/test_{name}.py" for name in ("teacher_cache", "mixup")],
     ),
     "checkpoints": (

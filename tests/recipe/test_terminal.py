@@ -21,6 +21,7 @@ data: {source: reviews.csv, text: review, label: verdict, holdout: 0.25}
 training: {output_dir: out, max_steps: 12, per_device_train_batch_size: 4, use_cpu: true}
 measure: {speed: false, baseline: true}
 """
+EPOCHS_OF_TWO_STEPS = ["training.per_device_train_batch_size=16"]
 
 
 def run(*overrides):
@@ -82,23 +83,21 @@ def test_the_libraries_speak_as_before_once_a_run_is_over(here):
     assert (transformers.utils.logging.get_verbosity(), datasets.are_progress_bars_disabled()) == before
 
 
-def test_a_teacher_with_nothing_to_teach_is_told_again_at_the_end_and_on_the_card(here, capsys, monkeypatch):
+def test_a_teacher_with_nothing_to_teach_is_told_again_at_the_end_and_on_the_card(here, untrained, capsys):
     run("teacher=untrained", "training.max_steps=1", "measure={speed: false}")
     err = capsys.readouterr().err
     assert "It has nothing to teach" in " ".join(err.partition("measure: 10 rows")[2].split())
     assert "It has nothing to teach" in Path("out/student/README.md").read_text()
 
 
-@pytest.fixture(autouse=True)
-def untrained(request):
+@pytest.fixture
+def untrained(here):
     """A teacher that answers the same class whatever it reads."""
-    if "here" in request.fixturenames:
-        here = request.getfixturevalue("here")
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(here / "teacher")
-        model.config.id2label, model.config.label2id = {0: "bad", 1: "good"}, {"bad": 0, "good": 1}
-        model.classifier.weight.data.zero_()
-        model.save_pretrained(here / "untrained")
-        transformers.AutoTokenizer.from_pretrained(here / "teacher").save_pretrained(here / "untrained")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(here / "teacher")
+    model.config.id2label, model.config.label2id = {0: "bad", 1: "good"}, {"bad": 0, "good": 1}
+    model.classifier.weight.data.zero_()
+    model.save_pretrained(here / "untrained")
+    transformers.AutoTokenizer.from_pretrained(here / "teacher").save_pretrained(here / "untrained")
 
 
 def stopping(at):
@@ -155,11 +154,9 @@ def test_ctrl_c_before_a_checkpoint_and_outside_of_training(here, monkeypatch):
 
 
 def test_a_checkpoint_is_saved_each_epoch_and_after_some_minutes(here):
-    run("measure=null", "training.save_total_limit=9")
-    assert sorted(path.name for path in Path("out/student").glob("checkpoint-*")) == [
-        "checkpoint-12",
-        "checkpoint-8",
-    ]
+    run("measure=null", *EPOCHS_OF_TWO_STEPS, "training.max_steps=3", "training.save_total_limit=9")
+    checkpoints = sorted(path.name for path in Path("out/student").glob("checkpoint-*"))
+    assert checkpoints == ["checkpoint-2", "checkpoint-3"]
     often, control = FrequentCheckpoints(seconds=-1), transformers.TrainerControl()
     state, args = (
         transformers.TrainerState(global_step=3),
@@ -175,9 +172,9 @@ def test_a_checkpoint_is_saved_each_epoch_and_after_some_minutes(here):
 
 
 def test_two_checkpoints_stay_and_a_page_may_want_none(here):
-    run("measure=null", "training.max_steps=25", "training.per_device_train_batch_size=8")
+    run("measure=null", *EPOCHS_OF_TWO_STEPS, "training.max_steps=7")
     assert len(list(Path("out/student").glob("checkpoint-*"))) == 2
-    run("measure=null", "training.output_dir=none", "training.save_strategy=no")
+    run("measure=null", "training.output_dir=none", "training.max_steps=1", "training.save_strategy=no")
     assert not list(Path("none").rglob("checkpoint-*"))
 
 

@@ -34,17 +34,16 @@ class Shard:
         held: bool = True,
     ) -> None:
         self.rows, self._pooled, self._path = len(tensors[KEYS]), pooled, None if file is None else file[0]
-        self._layout = {} if file is None else _layout(tensors, file[1])
+        self._layout = _layout(tensors, None if file is None else file[1])
         kept = (
             [] if not held else [LENGTHS, LOGITS] if file is not None else [n for n in tensors if n != KEYS]
         )
-        # a copy, unless all is kept: a view would hold the whole file's content
-        self._held = {name: tensors[name] if file is None else tensors[name].clone() for name in kept}
-        self._ends = self._held[LENGTHS].cumsum(0, dtype=torch.int32) if held else None
+        self._held = {name: tensors[name].contiguous().numpy().tobytes() for name in kept}
+        self._ends = tensors[LENGTHS].cumsum(0, dtype=torch.int32) if held else None
 
-    def logits(self, row: int) -> Tensor:
-        """Return a row's logits (C,)."""
-        return self._read(LOGITS, row, row + 1)[0]
+    def logits(self, row: int) -> bytes:
+        """Return a row's logits as they are stored."""
+        return self._content(LOGITS, row, row + 1)
 
     def reading(self, tap: Tap, row: int) -> Tensor:
         """Return a row's reading: (tokens, …), or (1, D) where they are pooled."""
@@ -55,14 +54,19 @@ class Shard:
 
     def _read(self, name: str, start: int, stop: int) -> Tensor:
         """Return some of a column's rows, or of its tokens."""
-        if name in self._held:
-            return self._held[name][start:stop]
-        begin, shape, dtype = self._layout[name]
-        width = dtype.itemsize * int(torch.Size(shape).numel())
-        content = self._bytes(begin + start * width, (stop - start) * width)
+        _, shape, dtype = self._layout[name]
+        content = self._content(name, start, stop)
         if not content:
             return torch.empty(0, *shape, dtype=dtype)
         return torch.frombuffer(bytearray(content), dtype=dtype).view(-1, *shape)
+
+    def _content(self, name: str, start: int, stop: int) -> bytes:
+        begin, shape, dtype = self._layout[name]
+        width = dtype.itemsize * shape.numel()
+        held = self._held.get(name)
+        if held is not None:
+            return held[start * width : stop * width]
+        return self._bytes(begin + start * width, (stop - start) * width)
 
     def _bytes(self, offset: int, size: int) -> bytes:
         assert self._path is not None  # noqa: S101 - what has no file is held
@@ -86,11 +90,13 @@ class Shard:
         return content
 
 
-def _layout(tensors: dict[str, Tensor], content: bytes) -> dict[str, tuple[int, torch.Size, torch.dtype]]:
+def _layout(
+    tensors: dict[str, Tensor], content: bytes | None
+) -> dict[str, tuple[int, torch.Size, torch.dtype]]:
     """Return where each tensor begins in a safetensors file, the shape of a row of it, and its dtype."""
-    size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + size])
-    return {
-        name: (8 + size + header[name]["data_offsets"][0], value.shape[1:], value.dtype)
-        for name, value in tensors.items()
-    }
+    begins = dict.fromkeys(tensors, 0)
+    if content is not None:
+        size = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + size])
+        begins = {name: 8 + size + header[name]["data_offsets"][0] for name in tensors}
+    return {name: (begins[name], value.shape[1:], value.dtype) for name, value in tensors.items()}

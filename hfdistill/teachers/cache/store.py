@@ -205,7 +205,8 @@ class Store:
     def logits(self, places: Ints) -> Tensor:
         """Return the logits (B, C)."""
         rows = map(self._row, places.tolist())
-        return torch.stack([shard.logits(row) for shard, row in rows])
+        content = bytearray().join([shard.logits(row) for shard, row in rows])
+        return torch.frombuffer(content, dtype=self.contents.torch_dtype).view(len(places), -1)
 
     def readings(self, tap: Tap, places: Ints) -> list[Tensor]:
         """Return one reading per row: (tokens, …), or (1, D) where they are pooled."""

@@ -224,6 +224,7 @@ def test_data_without_a_path_keeps_its_columns(here, source):
 
 
 def test_a_metric_that_an_export_has_not_is_measured_on_the_rows_to_report(here, monkeypatch):
+    monkeypatch.setattr("hfdistill.recipe.goal.evidence.DRAWS", 15)
     made, result_of = [], fitting.Outcome.result
     monkeypatch.setattr(fitting.Outcome, "result", lambda self: made.append(self) or result_of(self))
     result = search(metric="macro_f1", keep=0.2)

@@ -1,5 +1,6 @@
 """Recorded answers are the live teacher's, and those of no other teacher, text or settings."""
 
+import dataclasses
 import shutil
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 
+import hfdistill.teachers.cache.recording as recording
 import hfdistill.teachers.cache.store as store
 from hfdistill import CachedTeacher, CacheError, Contents, ModelTeacher, Tap, Teacher, Trace, record
 from hfdistill.data import encode
@@ -399,3 +401,30 @@ def test_what_another_records_meanwhile_is_not_asked_again(tmp_path, monkeypatch
     recorded(tmp_path, data)
     assert all(hits(tmp_path, batch_of(data)))
     assert sum(asked) == 16
+
+
+def test_answers_are_published_in_a_twentieth_of_the_time(monkeypatch):
+    now, written = [100.0], []
+
+    def publish(tensors, *, chunk):
+        now[0] += 2
+        written.append((tensors["keys"].tolist(), chunk))
+
+    monkeypatch.setattr(recording.time, "monotonic", lambda: now[0])
+    pace = recording._Pace(SimpleNamespace(publish=publish), "chunk")
+    assert pace.is_due()
+    assert pace.publish([{"keys": torch.tensor([1])}, {"keys": torch.tensor([2, 3])}]) == []
+    assert written == [([1, 2, 3], "chunk")]
+    for waited, is_due in ((0, False), (39.9, False), (40, True), (70, True)):
+        now[0] = 102 + waited
+        assert pace.is_due() is is_due, waited
+    assert pace.publish([]) == []
+    assert len(written) == 1
+
+
+def test_what_is_recorded_does_not_change_its_name():
+    """A folder is named by its contents."""
+    contents = Contents(taps={Tap("hidden", 1)})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        contents.dtype = "float16"
+    assert {contents, Contents(taps=[Tap("hidden", 1)])} == {contents}
