@@ -73,6 +73,36 @@ def _final_labels(
     return numbered, ClassLabel(names=final), final
 
 
+def is_by_name(
+    raw: Mapping[str, Dataset], column: str, *, names: Sequence[str] | None, from_text: bool
+) -> bool | None:
+    """Whether labels are names, or numbers that spell names, and no class numbers; None where both may come.
+
+    It hangs on all of them: of classes named "1", "2" and "3" the numbers 1 and 2 are names, unless there is
+    a 0. Both may come where the data declares its classes.
+    """
+    present: Values = {}
+    for split, rows in raw.items():
+        labels = [_plain(value) for value in rows[column][:]] if column in rows.column_names else []
+        if not all_hidden(labels):
+            present[split] = [value for value in labels if value is not None]
+    features = [raw[split].features[column] for split in present]
+    if any(isinstance(value, list) for labels in present.values() for value in labels):
+        return any(_holds_names(raw[split], column) for split in present)
+    if any(isinstance(feature, ClassLabel) for feature in features):
+        return None
+    values = [value for labels in (_parsed(present) if from_text else present).values() for value in labels]
+    if any(isinstance(value, str) for value in values):
+        return True
+    return all(value % 1 == 0 for value in values) and _spelled({"": values}, names) is not None
+
+
+def _holds_names(rows: Dataset, column: str) -> bool:
+    """Whether lists of labels hold names of classes, and no 0 and 1 a class."""
+    declared = isinstance(getattr(rows.features[column], "feature", None), ClassLabel)
+    return declared or any(isinstance(value, str) for row in rows[column][:] for value in row or ())
+
+
 def further_labels(
     split: str,
     rows: Dataset,
@@ -80,6 +110,7 @@ def further_labels(
     column: str | list[str],
     feature: Any,
     names: Sequence[str] | None,
+    by_name: bool | None,
     from_text: bool,
 ) -> list[Any]:
     """Return the labels of a part of the rows, None where one is missing, as those of the first rows are.
@@ -90,6 +121,7 @@ def further_labels(
         column: of the labels, or several of 0 and 1.
         feature: of the labels of the first rows.
         names: of the classes, where the data does not name them.
+        by_name: what `is_by_name` says of the first rows.
         from_text: whether every value is a string because of the kind of file.
 
     Raises:
@@ -102,13 +134,44 @@ def further_labels(
         numbers = (_parsed(values) if from_text else values)[split]
         if all(value is None or isinstance(value, (int, float)) for value in numbers):
             return [None if value is None else float(value) for value in numbers]
+    scalars = not any(isinstance(value, list) for value in values[split])
+    if isinstance(feature, ClassLabel) and scalars:
+        return _further_classes(split, values[split], column, feature.names, by_name, from_text)
+    if isinstance(feature, List) and by_name and not any(values[split]):  # rows of no class have no names
+        return [None if value is None else [0.0] * feature.length for value in values[split]]
+    if isinstance(feature, List) and not scalars and by_name != _holds_names(rows, column):
+        raise _other_kind(split, column, *_LISTS[:: 1 if by_name else -1])
     final, own, _ = _final_labels({split: rows}, values, column, names, from_text)
     if own != feature and any(value is not None for value in values[split]):
-        raise ValueError(
-            f"Column {column!r} of split {split!r} holds {_kind(own)}, and the first rows {_kind(feature)}. "
-            "Make its labels all strings, all numbers, or all lists; name classes with label_names=."
-        )
+        raise _other_kind(split, column, _kind(own), _kind(feature))
     return final[split]
+
+
+_LISTS = ("lists of 0 and 1", "lists of names")
+
+
+def _further_classes(
+    split: str, values: list[Any], column: str, names: list[str], by_name: bool | None, from_text: bool
+) -> list[int | None]:
+    """Return class numbers, of names or of numbers as the first rows have them."""
+    parsed = (_parsed({split: values}) if from_text else {split: values})[split]
+    if by_name is None:
+        by_name = any(isinstance(value, str) for value in parsed)
+    if by_name:
+        pairs = zip(values, parsed, strict=True)
+        kept = [v if v is None or v in names or isinstance(p, str) else f"{p:.15g}" for v, p in pairs]
+        return _numbered(split, kept, names)
+    if any(isinstance(value, str) or (value or 0) % 1 for value in parsed):
+        raise _other_kind(split, column, "names or real values", "class numbers")
+    _named(split, parsed, names)
+    return [None if value is None else int(value) for value in parsed]
+
+
+def _other_kind(split: str, column: str, here: str, before: str) -> ValueError:
+    return ValueError(
+        f"Column {column!r} of split {split!r} holds {here}, and the first rows {before}. "
+        "Make its labels all strings, all numbers, or all lists; name classes with label_names=."
+    )
 
 
 def _kind(feature: Any) -> str:
@@ -239,11 +302,16 @@ def _visible(raw: dict[str, Dataset], column: str) -> Values:
     for split, rows in raw.items():
         if column in rows.column_names:
             labels = [_plain(value) for value in rows[column][:]]
-            if all(value in (None, -1, "-1") for value in labels):
+            if all_hidden(labels):
                 logger.warning("split %r has hidden labels only: its column %r is dropped", split, column)
             else:
                 values[split] = labels
     return values
+
+
+def all_hidden(labels: Sequence[Any]) -> bool:
+    """Whether each label is missing, or the -1 that marks a hidden one."""
+    return all(_plain(value) in (None, -1, "-1") for value in labels)
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from datasets import Dataset, DatasetDict, IterableDatasetDict, List
 
-from hfdistill.data.label_columns import indicator_columns, joined_labels, read_labels, with_class_names
+from hfdistill.data.label_columns import (
+    indicator_columns,
+    is_by_name,
+    joined_labels,
+    read_labels,
+    with_class_names,
+)
 from hfdistill.data.sources import read
 from hfdistill.data.streams import first_rows, streamed
 from hfdistill.data.table_files import SPLIT_NAMES, FileOptions
@@ -133,6 +139,8 @@ def load(
     splits, texts, target = _read(rows, text=text, text_pair=text_pair, label=label, **options)
     if not streaming:
         return _chosen(source, DatasetDict(splits), split)
+    named = {"names": label_names, "from_text": from_text}
+    options["by_name"] = is_by_name(rows, target, **named) if isinstance(target, str) else None
     streams: Any = IterableDatasetDict()
     for name, part in raw.items():
         streams[name] = streamed(

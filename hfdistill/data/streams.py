@@ -10,7 +10,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Features, IterableDataset
 
 from hfdistill.data.in_memory import from_columns, from_rows
-from hfdistill.data.label_columns import further_labels
+from hfdistill.data.label_columns import all_hidden, further_labels
 from hfdistill.data.text_rows import DROP_ALL, build_split
 from hfdistill.data.word_labels import split_of_words
 
@@ -41,6 +41,7 @@ def streamed(
     texts: list[str],
     label: str | list[str] | None,
     names: Sequence[str] | None,
+    by_name: bool | None,
     from_text: bool,
     on_bad_row: str,
 ) -> IterableDataset:
@@ -54,6 +55,7 @@ def streamed(
         texts: the columns of texts, or the one of lists of words.
         label: the column of labels, or several.
         names: of the classes, as the user gave them.
+        by_name: whether labels are names; see `is_by_name`.
         from_text: whether every value is a string because of the kind of file.
         on_bad_row: "raise" or "drop".
 
@@ -68,10 +70,11 @@ def streamed(
         split=split,
         columns=stream.features,
         texts=texts,
-        label=label if feature is not None else None,
+        label=label,
         feature=feature,
         of_words="tokens" in like.column_names,
         names=names,
+        by_name=by_name,
         from_text=from_text,
         on_bad_row=DROP_ALL if on_bad_row == "drop" else on_bad_row,
     )
@@ -110,6 +113,7 @@ class Reading:
     feature: Any
     of_words: bool
     names: Sequence[str] | None
+    by_name: bool | None
     from_text: bool
     on_bad_row: str
 
@@ -135,13 +139,27 @@ class Reading:
             label = self.label if isinstance(self.label, str) else None
             return split_of_words(self.split, rows, self.texts[0], label, inner, self.on_bad_row)
         labels = None
-        if self.label is not None:
+        if self.feature is None:
+            self._check_hidden(rows)
+        elif self.label is not None:
             labels = further_labels(
                 self.split,
                 rows,
                 column=self.label,
                 feature=self.feature,
                 names=self.names,
+                by_name=self.by_name,
                 from_text=self.from_text,
             )
         return build_split(self.split, rows, self.texts, labels, self.feature, self.on_bad_row)
+
+    def _check_hidden(self, rows: Dataset) -> None:
+        """Refuse labels where the first rows have none, and their column was left out."""
+        columns = [self.label] if isinstance(self.label, str) else self.label or []
+        for column in (name for name in columns if name in rows.column_names):
+            if not all_hidden(rows[column][:]):
+                raise ValueError(
+                    f"Column {column!r} of split {self.split!r} holds labels, and its first rows hide theirs "
+                    "(-1 or nothing), which left the column out. Put rows with labels first, or leave out "
+                    "those without."
+                )

@@ -105,7 +105,18 @@ class CheckpointingTrainer(Trainer):
         self._epoch += 1
 
     def end_epoch(self, *, is_cut: bool) -> None:
-        """Count the steps of a pass through data without a length, unless something else has ended it."""
+        """Count the steps of a pass through data without a length, unless something else has ended it.
+
+        Raises:
+            ValueError: where it is too short for one step, which Trainer takes for the end of the run.
+        """
+        if self._passes is not None and not self.state.global_step and not self.control.should_epoch_stop:
+            raise ValueError(
+                "train_dataset is a stream that ended before the first step, which takes "
+                f"{self.args.gradient_accumulation_steps} batches of {self.args.train_batch_size} rows on "
+                "each process. Lower gradient_accumulation_steps, or look at what made the stream: a filter, "
+                "or a generator that was read before."
+            )
         if self._passes is not None and not is_cut:
             self._passes.end(number=self._epoch, step=self.state.global_step)
 

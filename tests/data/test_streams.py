@@ -182,3 +182,39 @@ def test_nothing_is_written(tmp_path, monkeypatch):
     path = csv(tmp_path, label=NUMBERS)
     assert len(list(load(path, streaming=True)["train"])) == ROWS
     assert not [file for file in cache.rglob("*") if file.is_file() and file.suffix != ".lock"]
+
+
+@pytest.mark.parametrize(
+    ("file", "labels", "names"),
+    [
+        (csv, [*([0, 1, 2] * 8), 1], ["1", "2", "3"]),
+        (jsonl, [*([0, 1, 2] * 8), 1], ["1", "2", "3"]),
+        (csv, [*([1, 2, 3] * 8), 1], ["1", "2", "3"]),
+        (csv, [*(["01", "two"] * 12), "01"], ["01", "two"]),
+        (jsonl, [*([["x"], ["y", "x"]] * 12), []], ["x", "y"]),
+    ],
+    ids=["numbers", "json numbers", "spelled", "names", "no class"],
+)
+def test_few_rows_are_read_as_all_rows_are(tmp_path, file, labels, names):
+    """The last part has no 0, no name that is not a number, or no class: alone it would read otherwise."""
+    path = file(tmp_path, label=labels)
+    read, stream = (load(path, label_names=names, streaming=s)["train"] for s in (False, True))
+    assert list(stream) == list(read)
+    assert stream.features == read.features
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "message"),
+    [
+        ([*([1, 2] * 12), 0], ["1", "2"], "'0' in row 4"),
+        ([*([0, 1] * 12), "good"], ["bad", "good"], "names or real values, and the first rows class numbers"),
+        ([*([["x"]] * 20), *[[0, 1]] * 5], ["x", "y"], "lists of 0 and 1, and the first rows lists of names"),
+        ([*([[0, 1]] * 20), *[["x"]] * 5], ["x", "y"], "lists of names, and the first rows lists of 0 and 1"),
+        ([*([-1] * 20), *[1] * 5], None, "holds labels, and its first rows hide theirs.*Row 0 is row 20"),
+    ],
+    ids=["spelled", "numbers", "names", "flags", "hidden"],
+)
+def test_later_labels_are_never_read_in_another_way(tmp_path, labels, names, message):
+    stream = load(jsonl(tmp_path, label=labels[:ROWS]), streaming=True, label_names=names)["train"]
+    with pytest.raises(ValueError, match=message):
+        list(stream)

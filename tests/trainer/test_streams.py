@@ -119,6 +119,12 @@ def test_a_stream_of_another_length_each_time_is_not_gone_on_with(tmp_path):
         resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-11"))
 
 
+def test_a_stream_too_short_for_a_step_is_no_run(tmp_path):
+    trainer = build(tmp_path, texts(8).to_iterable_dataset(), gradient_accumulation_steps=4)
+    with pytest.raises(ValueError, match="ended before the first step, which takes 4 batches of 4 rows"):
+        trainer.train()
+
+
 def test_evaluation_rows_may_be_a_stream(tmp_path):
     rows = texts()
     data = {"in memory": rows, "streamed": rows.to_iterable_dataset()}

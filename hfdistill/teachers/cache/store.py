@@ -63,15 +63,19 @@ class Store:
         refuse_public(folder)
         self.folder, self.facts = folder, read_facts(folder)
         self.contents = Contents.of(self.facts["contents"])
-        self._known: set[str] = set()
-        self._shards: list[Shard] = []
-        self._starts: list[int] = []  # the place of each shard's first row
-        self._index = Index(folder)
-        self._bytes_held = 0
+        self._forget()
         self._unwritten: list[dict[str, Tensor]] = []
         self._fresh: list[tuple[Shard, int]] = []  # the rows of those, and their place by key
         self._fresh_places: dict[bytes, int] = {}
         self.refresh()
+
+    def _forget(self) -> None:
+        """Know of no shard, as before the first `refresh`."""
+        self._known: set[str] = set()
+        self._shards: list[Shard] = []
+        self._starts: list[int] = []  # the place of each shard's first row
+        self._index = Index(self.folder)
+        self._bytes_held = 0
 
     def __len__(self) -> int:
         return len(self._index) + len(self._fresh)
@@ -84,7 +88,10 @@ class Store:
         """
         try:
             self._index.add(self._new_shards())
-        except OSError as error:
+        except BaseException as error:  # Ctrl-C, too
+            self._forget()  # after half of it, rows would be given the answers of others
+            if not isinstance(error, OSError):
+                raise
             raise CacheError(
                 f"The places of the rows of {self.folder} could not be written beside them ({error}): they "
                 "take 24 bytes a row until the process ends. Make room, then type the same command again."

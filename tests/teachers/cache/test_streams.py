@@ -5,6 +5,7 @@ from datasets import IterableDataset
 
 from hfdistill import CachedTeacher, CacheError, record
 from hfdistill.teachers.cache import recording, store
+from hfdistill.teachers.cache.index import Index
 from tests.conftest import make_tokenizer
 from tests.teachers.cache.cached import (
     INSIDE,
@@ -74,6 +75,27 @@ def test_a_disk_without_room_for_the_places_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("hfdistill.teachers.cache.index._made", full)
     with pytest.raises(CacheError, match=r"No space left on device.*Make room"):
         CachedTeacher(tmp_path)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_refresh_that_is_cut_short_mixes_no_answers(tmp_path, monkeypatch, error):
+    """Rows of another shard would stand where those of the one that was cut short were to come."""
+    data, add = encoded(), Index.add
+    open_before = recorded(tmp_path, data.select(range(4)))
+    recorded(tmp_path, data.select(range(4, 12)))
+
+    def cut_short(index, blocks):
+        next(iter(blocks))
+        raise error
+
+    monkeypatch.setattr(Index, "add", cut_short)
+    with pytest.raises((CacheError, KeyboardInterrupt)):
+        open_before.store.refresh()
+    monkeypatch.setattr(Index, "add", add)
+    recorded(tmp_path, data.select(range(12, 20)))
+    open_before.store.refresh()
+    batch = batch_of(data, range(20))
+    same_traces(open_before.trace(batch), CachedTeacher(tmp_path).trace(batch), where=batch["attention_mask"])
 
 
 def test_a_shard_that_goes_away_is_named(tmp_path, monkeypatch):
