@@ -69,6 +69,10 @@ class Store:
         self._fresh_places: dict[bytes, int] = {}
         self.refresh()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Open the folder anew in a copy, and in another process: an open file cannot be sent there."""
+        return type(self), (self.folder,)
+
     def _forget(self) -> None:
         """Know of no shard, as before the first `refresh`."""
         self._known: set[str] = set()
