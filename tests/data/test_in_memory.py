@@ -98,7 +98,7 @@ def test_strings_among_numbers_are_named_where_the_column_is_used(caplog):
         ([("a", "x"), "b"], "Row 1 of the list passed to load is 'b'"),
         (3, "cannot read rows from builtins.int"),
         (None, "cannot read rows from builtins.NoneType"),
-        (Dataset.from_dict(COLUMNS).to_iterable_dataset(), "is streamed"),
+        (Dataset.from_dict(COLUMNS).to_iterable_dataset(), "is a stream .*streaming=True"),
     ],
 )
 def test_what_cannot_be_read_says_what_to_pass(source, words):
