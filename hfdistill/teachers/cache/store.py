@@ -4,7 +4,7 @@ A shard is a safetensors file whose name is its own sha256: whoever writes the s
 so writers need no lock, and a reader sees any change. sha256 finds accidents, not an attacker.
 
 What is held in memory hardly grows with the rows: the keys are in an `Index`, and answers beyond the first
-megabytes stay in their files. A recording of 10⁷ rows of two classes takes some 15 MB.
+megabytes stay in their files. A recording of 10⁷ rows of two classes takes some 60 MB.
 """
 
 from __future__ import annotations
@@ -68,6 +68,10 @@ class Store:
         self._fresh: list[tuple[Shard, int]] = []  # the rows of those, and their place by key
         self._fresh_places: dict[bytes, int] = {}
         self.refresh()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Open the folder anew in a copy, and in another process: an open file cannot be sent there."""
+        return type(self), (self.folder,)
 
     def _forget(self) -> None:
         """Know of no shard, as before the first `refresh`."""
