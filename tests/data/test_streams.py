@@ -206,6 +206,13 @@ def test_few_rows_are_read_as_all_rows_are(tmp_path, file, labels, names):
     assert stream.features == read.features
 
 
+def test_classes_that_the_data_declares_may_stand_in_another_order():
+    rows = Dataset.from_dict({"text": [f"row {i}" for i in range(ROWS)], "label": NUMBERS})
+    rows = rows.cast_column("label", ClassLabel(names=["1", "2", "3"]))
+    read, stream = (load(rows, label_names=["3", "2", "1"], streaming=s)["train"] for s in (False, True))
+    assert [row["label"] for row in stream] == read["label"][:] == [2 - number for number in NUMBERS]
+
+
 @pytest.mark.parametrize(
     ("labels", "names", "message"),
     [
