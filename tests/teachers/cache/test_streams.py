@@ -80,6 +80,12 @@ def test_a_disk_without_room_for_the_places_is_told(tmp_path, monkeypatch):
         CachedTeacher(tmp_path)
 
 
+def test_no_rows_have_no_answers(tmp_path):
+    data = encoded()
+    batch = {name: value[:0] for name, value in batch_of(data).items()}
+    assert recorded(tmp_path, data).trace(batch).logits.shape == (0, 2)
+
+
 def test_a_teacher_whose_places_are_in_files_can_be_copied_and_sent(tmp_path, monkeypatch):
     monkeypatch.setattr(index, "ROWS_IN_MEMORY", 4)
     data = encoded()
