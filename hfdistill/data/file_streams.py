@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,16 @@ from datasets import Features, IterableDataset, NamedSplit, Value, load_dataset
 from hfdistill.data.csv_files import BadLine, CsvLayout
 from hfdistill.data.encodings import open_bytes, suffix_of, text_encoding
 from hfdistill.data.json_files import json_rows
-from hfdistill.data.table_files import KINDS, FileOptions, bad_lines_message, check_same_columns, csv_tables
+from hfdistill.data.table_files import (
+    KINDS,
+    FileOptions,
+    bad_lines_message,
+    bad_lines_summary,
+    check_same_columns,
+    csv_tables,
+)
+
+logger = logging.getLogger(__name__)
 
 _SCANNED = 1000
 """Rows of a JSON file that show which keys its objects have."""
@@ -63,11 +73,15 @@ def _csv_rows(files: list[tuple[str, CsvLayout]], on_bad_row: str) -> Iterator[d
 
 def _rows_of_csv(file: Path, layout: CsvLayout, on_bad_row: str) -> Iterator[dict[str, str]]:
     """Yield the rows of a csv file, up to the first line that is none, unless such lines are left out."""
-    rows = 0
+    rows, is_first = 0, True
 
     def refuse(line: BadLine) -> None:
+        nonlocal is_first
         if on_bad_row == "raise" or line.late:
             raise ValueError(bad_lines_message(file, layout, [line], rows=rows))
+        if is_first:  # there may be many, in each pass
+            logger.warning("%s: dropped, as such lines after it are", bad_lines_summary(file, [line]))
+        is_first = False
 
     for table in csv_tables(file, layout, refuse):
         rows += len(table)

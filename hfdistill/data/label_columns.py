@@ -136,6 +136,9 @@ def further_labels(
             return [None if value is None else float(value) for value in numbers]
     scalars = not any(isinstance(value, list) for value in values[split])
     if isinstance(feature, ClassLabel) and scalars:
+        own = rows.features[column]
+        if isinstance(own, ClassLabel):  # whose order label_names may have changed
+            return _numbered(split, _named(split, values[split], own.names), feature.names)
         return _further_classes(split, values[split], column, feature.names, by_name, from_text)
     if isinstance(feature, List) and by_name and not any(values[split]):  # rows of no class have no names
         return [None if value is None else [0.0] * feature.length for value in values[split]]

@@ -139,8 +139,10 @@ def load(
     splits, texts, target = _read(rows, text=text, text_pair=text_pair, label=label, **options)
     if not streaming:
         return _chosen(source, DatasetDict(splits), split)
-    named = {"names": label_names, "from_text": from_text}
-    options["by_name"] = is_by_name(rows, target, **named) if isinstance(target, str) else None
+    if isinstance(target, str):
+        options["by_name"] = is_by_name(rows, target, names=label_names, from_text=from_text)
+    else:
+        options["by_name"] = None
     streams: Any = IterableDatasetDict()
     for name, part in raw.items():
         streams[name] = streamed(

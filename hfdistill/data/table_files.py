@@ -247,7 +247,7 @@ class _CsvBuilder(ArrowBasedBuilder):
             if bad and (self.config.on_bad_row == "raise" or any(line.late for line in bad)):
                 raise ValueError(bad_lines_message(file, layout, bad, rows=rows))
             if bad:
-                messages.append(f"{_summary(file, bad)}: dropped")
+                messages.append(f"{bad_lines_summary(file, bad)}: dropped")
         self.info.description = json.dumps(messages) if messages else ""
 
 
@@ -265,7 +265,8 @@ def _small_tables(rows: Iterator[list[str]], names: list[str]) -> Iterator[pa.Ta
         yield pa.table([pa.array(cells, pa.string()) for cells in zip(*batch, strict=True)], names=names)
 
 
-def _summary(file: Path, bad: Sequence[BadLine]) -> str:
+def bad_lines_summary(file: Path, bad: Sequence[BadLine]) -> str:
+    """Return how many lines are not rows, and the first of them."""
     several = (
         f"{len(bad):,} lines of {file.name} are not rows; the first:" if len(bad) > 1 else f"{file.name},"
     )
@@ -286,6 +287,6 @@ def bad_lines_message(file: Path, layout: CsvLayout, bad: Sequence[BadLine], *, 
             way += ", and if they do enclose those lines, quotes=True"
     if not rows and len(bad) > 1 and len({line.reason for line in bad}) == 1 and "cell" in bad[0].reason:
         way = "All lines are so: give the header a name for each cell, or pass another delimiter="
-        return f"{_summary(file, bad)}. {way}."
+        return f"{bad_lines_summary(file, bad)}. {way}."
     drop = "" if any(line.late for line in bad) else '; on_bad_row="drop" leaves such lines out'
-    return f"{_summary(file, bad)}. {way}{drop}."
+    return f"{bad_lines_summary(file, bad)}. {way}{drop}."

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -329,7 +330,7 @@ def checked_threshold(threshold: float | None) -> float:
             "This student has exits and no threshold, so no row would leave early. Choose one by exit_curve "
             "and type exit_threshold=0.3 (--exit-threshold 0.3; on a page export: {exit_threshold: 0.3})."
         )
-    if isinstance(threshold, bool) or not 0 < threshold <= 1:
+    if isinstance(threshold, bool) or not isinstance(threshold, Real) or not 0 < threshold <= 1:
         raise ValueError(
             f"exit_threshold lies above 0 and up to 1, found {threshold!r}: rows whose uncertainty is below "
             "it leave. Usual: 0.1 to 0.5."

@@ -155,13 +155,16 @@ def test_bad_rows_are_left_out_where_that_is_asked_for(tmp_path, caplog):
     assert any("5 of 5 rows" in message and "dropped" in message for message in messages(caplog))
 
 
-def test_a_line_that_is_no_row_is_met_on_the_way(tmp_path):
-    lines = ["text,label", *[f"a film,{i}" for i in NUMBERS], "one,too,many"]
+def test_a_line_that_is_no_row_is_met_on_the_way(tmp_path, caplog):
+    lines = ["text,label", *[f"a film,{i}" for i in NUMBERS], "one,too,many", "two,too,many"]
     write(tmp_path, {"train.csv": "\n".join(lines) + "\n"})
     with pytest.raises(ValueError, match=f"line {ROWS + 2} "):
         list(load(tmp_path / "train.csv", streaming=True)["train"])
     dropped = load(tmp_path / "train.csv", streaming=True, on_bad_row="drop")["train"]
     assert len(list(dropped)) == ROWS
+    (message,) = {each for each in messages(caplog) if "too,many" in each}
+    assert f"line {ROWS + 2} " in message
+    assert message.endswith(": dropped, as such lines after it are")
 
 
 def test_what_can_only_be_read_whole(tmp_path):
@@ -201,6 +204,13 @@ def test_few_rows_are_read_as_all_rows_are(tmp_path, file, labels, names):
     read, stream = (load(path, label_names=names, streaming=s)["train"] for s in (False, True))
     assert list(stream) == list(read)
     assert stream.features == read.features
+
+
+def test_classes_that_the_data_declares_may_stand_in_another_order():
+    rows = Dataset.from_dict({"text": [f"row {i}" for i in range(ROWS)], "label": NUMBERS})
+    rows = rows.cast_column("label", ClassLabel(names=["1", "2", "3"]))
+    read, stream = (load(rows, label_names=["3", "2", "1"], streaming=s)["train"] for s in (False, True))
+    assert [row["label"] for row in stream] == read["label"][:] == [2 - number for number in NUMBERS]
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,7 @@ def test_stages_that_are_missing_are_refused(made, tmp_path):
     [
         (lambda: with_exits(make_bert(2)), {}, "exits and no threshold"),
         (lambda: with_exits(make_bert(2)), {"exit_threshold": 1.5}, "above 0 and up to 1"),
+        (lambda: with_exits(make_bert(2)), {"exit_threshold": "0.3"}, "above 0 and up to 1"),
         (lambda: make_bert(2), {"exit_threshold": 0.3}, "BertForSequenceClassification has no exits"),
         (make_student, {"engine": "openvino"}, "run by ONNX Runtime alone"),
     ],

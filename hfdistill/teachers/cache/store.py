@@ -69,6 +69,10 @@ class Store:
         self._fresh_places: dict[bytes, int] = {}
         self.refresh()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Open the folder anew in a copy, and in another process: an open file cannot be sent there."""
+        return type(self), (self.folder,)
+
     def _forget(self) -> None:
         """Know of no shard, as before the first `refresh`."""
         self._known: set[str] = set()
@@ -206,7 +210,10 @@ class Store:
         """Return the logits (B, C)."""
         rows = map(self._row, places.tolist())
         content = bytearray().join([shard.logits(row) for shard, row in rows])
-        return torch.frombuffer(content, dtype=self.contents.torch_dtype).view(len(places), -1)
+        shape, dtype = self.facts["shapes"][LOGITS], self.contents.torch_dtype
+        if not content:  # of no rows, which frombuffer refuses
+            return torch.empty(len(places), *shape, dtype=dtype)
+        return torch.frombuffer(content, dtype=dtype).view(len(places), *shape)
 
     def readings(self, tap: Tap, places: Ints) -> list[Tensor]:
         """Return one reading per row: (tokens, …), or (1, D) where they are pooled."""

@@ -1,10 +1,13 @@
 """A stream is recorded as rows in memory are, and answers are read from files as from memory."""
 
+import copy
+import pickle
+
 import pytest
 from datasets import IterableDataset
 
 from hfdistill import CachedTeacher, CacheError, record
-from hfdistill.teachers.cache import recording, store
+from hfdistill.teachers.cache import index, recording, store
 from hfdistill.teachers.cache.index import Index
 from tests.conftest import make_tokenizer
 from tests.teachers.cache.cached import (
@@ -77,6 +80,20 @@ def test_a_disk_without_room_for_the_places_is_told(tmp_path, monkeypatch):
         CachedTeacher(tmp_path)
 
 
+def test_no_rows_have_no_answers(tmp_path):
+    data = encoded()
+    batch = {name: value[:0] for name, value in batch_of(data).items()}
+    assert recorded(tmp_path, data).trace(batch).logits.shape == (0, 2)
+
+
+def test_a_teacher_whose_places_are_in_files_can_be_copied_and_sent(tmp_path, monkeypatch):
+    monkeypatch.setattr(index, "ROWS_IN_MEMORY", 4)
+    data = encoded()
+    teacher, batch = recorded(tmp_path, data), batch_of(data)
+    for other in (copy.deepcopy(teacher), pickle.loads(pickle.dumps(teacher))):
+        same_traces(other.trace(batch), teacher.trace(batch))
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_refresh_that_is_cut_short_mixes_no_answers(tmp_path, monkeypatch, error):
     """Rows of another shard would stand where those of the one that was cut short were to come."""
@@ -84,7 +101,7 @@ def test_a_refresh_that_is_cut_short_mixes_no_answers(tmp_path, monkeypatch, err
     open_before = recorded(tmp_path, data.select(range(4)))
     recorded(tmp_path, data.select(range(4, 12)))
 
-    def cut_short(index, blocks):
+    def cut_short(self, blocks):
         next(iter(blocks))
         raise error
 
