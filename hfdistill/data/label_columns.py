@@ -350,11 +350,9 @@ def _named(
     count = 1 << 63 if names is None else len(names)  # what int64 holds
     bad = next((i for i, value in enumerate(labels) if value is not None and not 0 <= value < count), None)
     if bad is not None:
-        room = (
-            "0 or more, below 2**63,"
-            if names is None
-            else f"0 to {len(names) - 1} for the names {list(names)}"
-        )
+        room = "0 or more, below 2**63"
+        if names is not None:
+            room = f"0 to {len(names) - 1} for the names {list(names)}"
         raise ValueError(
             f"Split {split!r} has the label {labels[bad]} in row {rows[bad] if rows else bad}, a class "
             f"number is {room}. If it marks hidden labels, remove those rows; if it is a class, number the "

@@ -295,8 +295,8 @@ class StagedModel(nn.Module):
 
     def _feed(self, batch: Mapping[str, Tensor]) -> dict[str, Array]:
         """Return what the first graph reads of a batch."""
-        types = batch.get("token_type_ids", torch.zeros_like(batch["input_ids"]))
-        return {name: {**batch, "token_type_ids": types}[name].numpy() for name in self.inputs}
+        read = {"token_type_ids": torch.zeros_like(batch["input_ids"]), **batch}
+        return {name: read[name].to("cpu", torch.int64).numpy() for name in self.inputs}
 
     def _work(
         self, stage: int, waiting: list[list[_Rows]], answers: list[tuple[Array, Array, int]], *,

@@ -249,7 +249,8 @@ class CheckpointingTrainer(Trainer):
         epochs, self._steps_an_epoch, *others, batches, max_steps = super().set_initial_training_values(
             args, dataloader
         )
-        self._passes = None if has_length(dataloader) else Passes()
+        rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        self._passes = None if has_length(dataloader) else Passes(rows=rows)
         if self._passes is not None and not args.ignore_data_skip:
             self._passes.load(self._resumed)
             if self._passes.steps is not None:

@@ -15,9 +15,13 @@ class Passes:
 
     Trainer takes the whole run for one epoch where data has no length: it would skip as many batches as the
     run has seen, which leads beyond the end of a stream that was read through before.
+
+    Args:
+        rows: of an optimizer step, on all processes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, rows: int) -> None:
+        self.rows = rows
         self.steps: int | None = None
         """Optimizer steps of a pass; None until one has ended."""
 
@@ -25,12 +29,19 @@ class Passes:
         """Read what a checkpoint says; nothing for a run that begins.
 
         Raises:
-            CheckpointError: where passes had several lengths.
+            CheckpointError: where passes had several lengths, or a step had another number of rows.
         """
         self.steps = None
         if folder is None or not (folder / PASSES).is_file():
             return
-        self.steps = read_json(folder / PASSES, limit=1000)["steps"]
+        seen = read_json(folder / PASSES, limit=1000)
+        self.steps = seen["steps"]
+        if seen["rows"] != self.rows:
+            raise CheckpointError(
+                f"The run in {folder} took {seen['rows']} rows a step from its stream, and this one takes "
+                f"{self.rows}, so where it stood cannot be told. Type ignore_data_skip=True to begin a pass "
+                "anew."
+            )
         if self.steps == 0:
             raise CheckpointError(
                 f"The stream of the run in {folder} has given another number of batches in one pass than in "
@@ -46,4 +57,4 @@ class Passes:
     def save(self, folder: Path) -> None:
         """Write it into a checkpoint, once a pass has ended."""
         if self.steps is not None:
-            write_atomically(folder / PASSES, f'{{"steps": {self.steps}}}\n')
+            write_atomically(folder / PASSES, f'{{"steps": {self.steps}, "rows": {self.rows}}}\n')

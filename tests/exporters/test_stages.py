@@ -71,6 +71,8 @@ def test_rows_leave_where_they_leave_in_pytorch_with_the_same_logits(made, answe
         found = [model(**batch) for batch in batches(size)]
         torch.testing.assert_close(torch.cat([f["logits"] for f in found]), logits, atol=1e-4, rtol=0)
         assert torch.cat([f["exit_layers"] for f in found]).tolist() == layers.tolist()
+    found = model(**{name: ids.to(torch.int32) for name, ids in batches(7)[0].items()})
+    torch.testing.assert_close(found["logits"], logits[:7], atol=1e-4, rtol=0)
 
 
 def test_rows_of_several_batches_go_on_together(made, answers):

@@ -21,6 +21,7 @@ from hfdistill import (
 from hfdistill.data import encode
 from hfdistill.files.checkpoint import CheckpointError
 from hfdistill.network.label_space import LabelSpaceError
+from hfdistill.trainer.passes import Passes
 from hfdistill.trainer.streams import check_measured, settle_stream
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 from tests.trainer.conftest import quiet_arguments
@@ -117,6 +118,18 @@ def test_a_stream_of_another_length_each_time_is_not_gone_on_with(tmp_path):
     resumed = build(tmp_path, IterableDataset.from_generator(rows), **options)
     with pytest.raises(CheckpointError, match="another number of batches in one pass"):
         resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-11"))
+
+
+def test_a_stream_is_not_gone_on_with_in_steps_of_other_rows(tmp_path):
+    """Its place was counted in steps; `allow_changed=True` lets a run take others."""
+    passes = Passes(rows=4)
+    passes.end(number=0, step=5)
+    passes.save(tmp_path)
+    again = Passes(rows=4)
+    again.load(tmp_path)
+    assert again.steps == 5
+    with pytest.raises(CheckpointError, match=r"took 4 rows a step .* takes 8.*ignore_data_skip=True"):
+        Passes(rows=8).load(tmp_path)
 
 
 def test_a_stream_too_short_for_a_step_is_no_run(tmp_path):
