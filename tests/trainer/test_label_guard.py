@@ -1,4 +1,4 @@
-"""Labels that are not the student's are refused as a batch is collated, by the row where that can be found."""
+"""Labels that are not the student's are refused as a batch is collated, by the row where it is found."""
 
 from types import SimpleNamespace
 
