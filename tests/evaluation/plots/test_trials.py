@@ -34,3 +34,12 @@ def test_it_is_written_beside_the_card(tmp_path):
     again = save(draw_trials(TRIALS, goal=98.0, max_ms=5.0), tmp_path / "again.png")
     assert path.read_bytes() == again.read_bytes()
     assert write_trials(tmp_path / "none", TRIALS[3:], goal=98.0) is not None
+
+
+def test_a_name_without_a_place_takes_none_from_the_others():
+    """The largest picture is the last that is tried, and names there all that have a place."""
+    long = [*TRIALS[:3], Trial("x" * 400, 7.5, 90.0, False)]
+    made = draw_trials(long, goal=98.0, max_ms=5.0)
+    assert made.get_size_inches()[1] == 15.0
+    assert texts_of(made) >= {"1 layer", "3 layers", "static"}
+    assert not any("xxxx" in name for name in texts_of(made))
