@@ -223,7 +223,7 @@ def test_a_traceback_is_shown_where_it_is_asked_for(capsys, monkeypatch):
     assert main(words) == 1
     assert "--page is 'page.txt', and a page ends in .yaml. Type --page page.yaml." in capsys.readouterr().err
     monkeypatch.setenv("HFDISTILL_TRACEBACK", "1")
-    with pytest.raises(ValueError, match="a page ends in .yaml"):
+    with pytest.raises(ValueError, match=r"a page ends in .yaml"):
         main(words)
 
 

@@ -33,14 +33,15 @@ def test_a_file_without_rows_is_refused(tmp_path):
 
 def test_a_row_with_a_column_that_the_header_lacks_is_refused_and_no_file_is_left(tmp_path):
     new = {"prediction": pa.array(["y"])}
-    with (
-        pytest.raises(ValueError, match=r"A row has \['more'\].*Write a .jsonl file"),
-        writing(tmp_path / "out.csv") as writer,
-    ):
-        writer.write([{"text": "a", "note": None}], new)
-        writer.write([{"text": "b", "more": 1}], new)
+    first = [{"text": "a", "note": None}]
+
+    def written(second):
+        with writing(tmp_path / "out.csv") as writer:
+            writer.write(first, new)
+            writer.write(second, new)
+
+    with pytest.raises(ValueError, match=r"A row has \['more'\].*Write a .jsonl file"):
+        written([{"text": "b", "more": 1}])
     assert list(tmp_path.iterdir()) == []
-    with writing(tmp_path / "out.csv") as writer:
-        writer.write([{"text": "a", "note": None}], new)
-        writer.write([{"text": "b"}], new)
+    written([{"text": "b"}])
     assert (tmp_path / "out.csv").read_text() == "text,note,prediction\na,,y\nb,,y\n"

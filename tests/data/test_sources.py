@@ -268,7 +268,7 @@ def test_a_file_that_changes_is_read_again(tmp_path):
 
 def test_splits_by_path_are_files_of_one_kind(tmp_path):
     write(tmp_path, {"a.csv": "text,label\na,x\n", "b.jsonl": '{"text": "c", "label": "x"}\n', "c/d.csv": ""})
-    with pytest.raises(ValueError, match="files of the splits are of several kinds.*Make them one kind"):
+    with pytest.raises(ValueError, match=r"files of the splits are of several kinds.*Make them one kind"):
         load({"train": tmp_path / "a.csv", "test": tmp_path / "b.jsonl"})
-    with pytest.raises(FileNotFoundError, match="There is no file .*c', the path of split 'test'"):
+    with pytest.raises(FileNotFoundError, match=r"There is no file .*c', the path of split 'test'"):
         load({"train": tmp_path / "a.csv", "test": tmp_path / "c"})

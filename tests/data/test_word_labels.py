@@ -160,7 +160,11 @@ def test_named_labels_are_read(tokenizer):
 @pytest.mark.parametrize(
     ("names", "options", "message"),
     [
-        ((["O", "B-X"], ["O", "B-X"]), {"label_names": ["a", "b"]}, "carry the names .* Leave label_names out"),
+        (
+            (["O", "B-X"], ["O", "B-X"]),
+            {"label_names": ["a", "b"]},
+            "carry the names .* Leave label_names out",
+        ),
         ((["O", "B-X"], ["B-X", "O"]), {}, "The splits name the classes of 'ner_tags' differently"),
     ],
 )

@@ -68,7 +68,9 @@ def test_a_plan_without_work_is_refused():
 
 def test_models_on_several_devices_are_not_compared():
     models = {"student": SimpleNamespace(device="cpu"), "teacher": SimpleNamespace(device="cuda:0")}
-    with pytest.raises(ValueError, match="found student on cpu, teacher on cuda:0. Move the models together"):
+    with pytest.raises(
+        ValueError, match=r"found student on cpu, teacher on cuda:0. Move the models together"
+    ):
         compare_speeds(models, None, rows=4, plan=SpeedPlan())
 
 

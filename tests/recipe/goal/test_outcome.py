@@ -107,16 +107,16 @@ def test_what_is_reported_is_what_the_form_that_runs_keeps(monkeypatch):
     monkeypatch.setattr(Outcome, "_judged", lambda self: 0.25)
     files = exported(
         "accuracy",
-        int8=SimpleNamespace(quality=0.72, teacher_agreement=0.85, speed=SimpleNamespace(latency_ms_p50=1.25)),
+        int8=SimpleNamespace(
+            quality=0.72, teacher_agreement=0.85, speed=SimpleNamespace(latency_ms_p50=1.25)
+        ),
         teacher=SimpleNamespace(quality=0.9),
     )
     runs = tried("2 layers", 0.99, form="int8")
     assert outcome(best=runs)._reported(report_of(), files) == pytest.approx(0.8)
     assert outcome(best=runs, metric="agreement")._reported(report_of(), files) == 0.85
     assert outcome(best=runs, metric="macro_f1")._reported(report_of(), files) == 0.25
-    worthless = exported(
-        "accuracy", int8=SimpleNamespace(quality=0.7), teacher=SimpleNamespace(quality=0.0)
-    )
+    worthless = exported("accuracy", int8=SimpleNamespace(quality=0.7), teacher=SimpleNamespace(quality=0.0))
     assert outcome(best=runs)._reported(report_of(), worthless) is None
     assert outcome(metric="agreement")._reported(report_of(agreement=0.7), files) == 0.7
     assert outcome(metric="agreement")._reported(report_of(), None) is None
