@@ -243,14 +243,12 @@ class StagedModel(nn.Module):
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Return logits (B, C) and exit_layers (B,) of ids and mask (B, T); token types are 0 by default."""
-        batch = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if token_type_ids is not None:
-            batch["token_type_ids"] = token_type_ids
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         logits, layers = self.predict([batch])
         return {"logits": logits, "exit_layers": layers}
 
     def predict(
-        self, batches: Iterable[Mapping[str, Tensor]], *, batch_size: int = 32
+        self, batches: Iterable[Mapping[str, Tensor | None]], *, batch_size: int = 32
     ) -> tuple[Tensor, Tensor]:
         """Return the logits (rows, C) of all rows of some batches, and the layer at which each left (rows,).
 
@@ -282,9 +280,7 @@ class StagedModel(nn.Module):
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Return the logits of all heads side by side, the exits' first: (B, heads * C). No row leaves."""
-        batch = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if token_type_ids is not None:
-            batch["token_type_ids"] = token_type_ids
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         feed, parts = self._feed(batch), []
         for one in self.sessions:
             given = _run(one, feed)
@@ -293,9 +289,10 @@ class StagedModel(nn.Module):
                 feed = {"hidden_states": given[ON], "attention_mask": feed["attention_mask"]}
         return {"logits": torch.cat(parts, -1)}
 
-    def _feed(self, batch: Mapping[str, Tensor]) -> dict[str, Array]:
+    def _feed(self, batch: Mapping[str, Tensor | None]) -> dict[str, Array]:
         """Return what the first graph reads of a batch."""
-        read = {"token_type_ids": torch.zeros_like(batch["input_ids"]), **batch}
+        read = {name: value for name, value in batch.items() if value is not None}
+        read.setdefault("token_type_ids", torch.zeros_like(read["input_ids"]))
         return {name: read[name].to("cpu", torch.int64).numpy() for name in self.inputs}
 
     def _work(

@@ -56,3 +56,14 @@ def make(folder):
     lines = [f"{text},{('bad', 'good')[label]}" for text, label in make_sentences(40)]
     (folder / "reviews.csv").write_text("\n".join(["review,verdict", *lines]) + "\n")
     return folder
+
+
+# A page as Python reads it, of the folders that `here` has.
+TRAINING = {"output_dir": "out", "num_train_epochs": 2, "per_device_train_batch_size": 16, "use_cpu": True}
+VALUES = {
+    "teacher": "teacher",
+    "student": {"shrink": {"layers": 1}},
+    "data": "two",
+    "objective": [{"kd": {}}],
+    "training": TRAINING,
+}

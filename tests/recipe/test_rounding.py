@@ -13,16 +13,11 @@ from hfdistill.recipe.page import Page
 from hfdistill.recipe.rounding import Rounding, roundings
 from hfdistill.recipe.run import Run
 from tests.conftest import make_bert, make_dataset, make_tokenizer
+from tests.recipe import material
 
 PAGE = ""
-TRAINING = {"output_dir": "out", "num_train_epochs": 1, "per_device_train_batch_size": 16, "use_cpu": True}
-VALUES = {
-    "teacher": "teacher",
-    "student": {"shrink": {"layers": 1}},
-    "data": "two",
-    "objective": [{"kd": {}}],
-    "training": TRAINING,
-}
+TRAINING = {**material.TRAINING, "num_train_epochs": 1}
+VALUES = {**material.VALUES, "training": TRAINING}
 
 
 def run_of(**sections):

@@ -10,18 +10,11 @@ from hfdistill.recipe.check import check
 from hfdistill.recipe.page import Page
 from hfdistill.recipe.run import Run
 from hfdistill.recipe.run_defaults import is_worth_recording, precision
+from tests.recipe.material import TRAINING, VALUES
 
 pytestmark = pytest.mark.usefixtures("here")
 PAGE = ""
 READ = ("max_steps", "train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "mixup")
-TRAINING = {"output_dir": "out", "num_train_epochs": 2, "per_device_train_batch_size": 16, "use_cpu": True}
-VALUES = {
-    "teacher": "teacher",
-    "student": {"shrink": {"layers": 1}},
-    "data": "two",
-    "objective": [{"kd": {}}],
-    "training": TRAINING,
-}
 
 
 def run_of(**sections):
