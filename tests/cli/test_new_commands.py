@@ -1,13 +1,16 @@
 """`hfdistill init`, `predict` and `compare`, and what is said of mistyped words."""
 
+import argparse
 import csv
 import json
+from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import hfdistill
-from hfdistill.cli import main
+from hfdistill.cli import _as_flags, main
 from hfdistill.evaluation.report import Report
 from hfdistill.evaluation.side_by_side import side_by_side
 from tests.conftest import make_bert, make_sentences, make_tokenizer
@@ -213,3 +216,35 @@ def test_what_the_library_calls_an_argument_is_a_flag_here(here, capsys, words, 
     (here / "two.csv").write_text("text;x|label\na;b|1\n")
     assert main(words) == 1
     assert flags in capsys.readouterr().err
+
+
+def test_a_traceback_is_shown_where_it_is_asked_for(capsys, monkeypatch):
+    words = ["init", "data", "--page", "page.txt"]
+    assert main(words) == 1
+    assert "--page is 'page.txt', and a page ends in .yaml. Type --page page.yaml." in capsys.readouterr().err
+    monkeypatch.setenv("HFDISTILL_TRACEBACK", "1")
+    with pytest.raises(ValueError, match=r"a page ends in .yaml"):
+        main(words)
+
+
+def test_an_argument_that_the_command_lacks_stays_as_it_is():
+    args = argparse.Namespace(text="body")
+    assert _as_flags("Pass text='what they wrote' and quotes=False.", args) == (
+        "Pass --text 'what they wrote' and quotes=False."
+    )
+
+
+def test_predict_counts_what_it_left_out(capsys, monkeypatch):
+    classes = Counter({f"LABEL_{number}": 20 - number for number in range(12)})
+    done = SimpleNamespace(rows=1200, classes=classes, without_text=3, dropped=2)
+    monkeypatch.setattr("hfdistill.prediction.label_file.predict", lambda *places, **options: done)
+    assert main(["predict", "student", "mail.csv", "--out", "labelled.csv"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("labelled.csv: 1,200 rows in ")
+    assert lines[1] == "         20  LABEL_0"
+    assert lines[11:] == [
+        "  and 2 more classes",
+        "3 rows hold no text and have no prediction",
+        "2 lines of mail.csv are not rows and were left out",
+        "The student's classes have no names. Type them: --label-names NAME NAME …",
+    ]

@@ -117,3 +117,15 @@ def test_the_same_rows_have_the_same_fingerprint(caplog):
     assert len(prints) == 1
     assert load(ROWS[::-1])["train"]._fingerprint not in prints
     assert messages(caplog) == []
+
+
+def test_a_frame_that_gives_arrow_is_read():
+    class Frame:
+        columns = ("text", "label")
+
+        def to_arrow(self):
+            return pa.table({"text": ["good", "bad"], "label": ["y", "x"]})
+
+    rows = load(Frame())["train"]
+    assert rows.to_list() == [{"text": "good", "label": 1}, {"text": "bad", "label": 0}]
+    assert rows.features["label"].names == ["x", "y"]

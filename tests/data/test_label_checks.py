@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hfdistill import LabelSpaceError
-from hfdistill.data.label_checks import check_labels, check_one_output
+from hfdistill.data.label_checks import _check_rows_of_tokens, check_labels, check_one_output
 from tests.network.test_label_space import HOSTILE, MULTI, NAMED, REGRESSION, config
 
 NAN = math.nan
@@ -118,3 +118,9 @@ def test_zeros_and_ones_for_one_output_may_be_values_or_a_class(labels, is_clear
             check_one_output([], labels, model, split="train")
     model.problem_type = "regression"
     check_one_output([], labels, model, split="train")
+
+
+def test_rows_of_tokens_without_labels_are_passed_over():
+    assert _check_rows_of_tokens([None, [0, -100, 1], None], 3, "train") == 1
+    with pytest.raises(LabelSpaceError, match="train, row 1: 2 is one label, but the student labels every"):
+        _check_rows_of_tokens([None, 2], 3, "train")

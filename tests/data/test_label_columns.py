@@ -5,7 +5,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value, concatenate_datasets
 
 from hfdistill.data import load
-from hfdistill.data.label_columns import indicator_columns, multi_hot_names
+from hfdistill.data.label_columns import indicator_columns, joined_labels, multi_hot_names
 from tests.data.conftest import messages, write, write_rows
 
 
@@ -354,3 +354,20 @@ def test_numbers_that_no_class_can_have_are_refused(tmp_path):
     (tmp_path / "ids.csv").write_text("text,label\na,1\nb,99999999999999999999\n")
     with pytest.raises(ValueError, match=r"label 99999999999999999999 in row 1, a class number is 0 or more"):
         load(tmp_path / "ids.csv")
+
+
+def test_a_split_that_lacks_one_of_several_label_columns_is_refused_and_one_that_lacks_all_has_no_labels():
+    train = {"text": ["x", "y"], "a": [1, 0], "b": [1, 1]}
+    half = Dataset.from_dict({"text": ["z"], "a": [1]})
+    with pytest.raises(ValueError, match=r"Split 'test' lacks the label column 'b'.*Give all files the same"):
+        joined_labels({"train": Dataset.from_dict(train), "test": half}, ["a", "b"], names=None)
+    none = Dataset.from_dict({"text": ["z"]})
+    splits = {"train": Dataset.from_dict(train), "test": none}
+    assert joined_labels(splits, ["a", "b"], names=None)[0] == {"train": [[1.0, 1.0], [0.0, 1.0]]}
+    assert indicator_columns(splits, ["a", "b"]) == ["a", "b"]
+
+
+def test_a_description_that_is_other_json_names_no_class():
+    rows = Dataset.from_dict({"text": ["x"], "label": [[1.0, 0.0]]})
+    rows.info.description = '{"rows": 3}\n[1]\nplain words'
+    assert multi_hot_names(rows) is None

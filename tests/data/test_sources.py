@@ -264,3 +264,11 @@ def test_a_file_that_changes_is_read_again(tmp_path):
     assert load(tmp_path)["train"][0]["text"] == "a"
     write(tmp_path, {"train.csv": "text\nb\n"})
     assert load(tmp_path)["train"][0]["text"] == "b"
+
+
+def test_splits_by_path_are_files_of_one_kind(tmp_path):
+    write(tmp_path, {"a.csv": "text,label\na,x\n", "b.jsonl": '{"text": "c", "label": "x"}\n', "c/d.csv": ""})
+    with pytest.raises(ValueError, match=r"files of the splits are of several kinds.*Make them one kind"):
+        load({"train": tmp_path / "a.csv", "test": tmp_path / "b.jsonl"})
+    with pytest.raises(FileNotFoundError, match=r"There is no file .*c', the path of split 'test'"):
+        load({"train": tmp_path / "a.csv", "test": tmp_path / "c"})

@@ -6,6 +6,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from hfdistill.data import encode, load
+from hfdistill.data.word_labels import split_of_words
 from hfdistill.network.task import UNKNOWN
 from tests.conftest import make_tokenizer
 from tests.word_material import TAGS, make_named_words, make_words
@@ -154,3 +155,29 @@ def test_named_labels_are_read(tokenizer):
     features = Features({"tokens": List(Value("string")), "label": List(ClassLabel(names=["O", "B"]))})
     data = Dataset.from_dict({"tokens": [["a", "b"]], "label": [[0, 1]]}, features=features)
     assert encode(data, tokenizer)["labels"][:] == [[-100, 0, 1, -100]]
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "message"),
+    [
+        (
+            (["O", "B-X"], ["O", "B-X"]),
+            {"label_names": ["a", "b"]},
+            "carry the names .* Leave label_names out",
+        ),
+        ((["O", "B-X"], ["B-X", "O"]), {}, "The splits name the classes of 'ner_tags' differently"),
+    ],
+)
+def test_names_that_contradict_those_of_the_data_are_refused(names, options, message):
+    splits = {}
+    for split, own in zip(("train", "test"), names, strict=True):
+        features = Features({"tokens": List(Value("string")), "ner_tags": List(ClassLabel(names=own))})
+        splits[split] = Dataset.from_dict({"tokens": [["a"]], "ner_tags": [[0]]}, features=features)
+    with pytest.raises(ValueError, match=message):
+        load(DatasetDict(splits), **options)
+
+
+def test_a_split_without_the_words_is_named():
+    rows = Dataset.from_dict({"text": ["a"]})
+    with pytest.raises(ValueError, match=r"Split 'test' has no column 'tokens', found \['text'\]"):
+        split_of_words("test", rows, "tokens", None, None, "raise")

@@ -6,6 +6,7 @@ import pytest
 
 from hfdistill import compare_runs, compare_students, write_section
 from hfdistill.evaluation.report import Speed
+from hfdistill.evaluation.side_by_side import side_by_side
 from tests.conftest import make_report
 
 
@@ -103,3 +104,55 @@ def test_a_page_without_its_two_lines_is_left_alone(tmp_path, content):
     with pytest.raises(ValueError, match="once each, in this order"):
         write_section(page, "one", "text")
     assert page.read_text() == content
+
+
+def test_what_was_not_timed_has_no_pace(report):
+    def untimed(found):
+        return dataclasses.replace(
+            found,
+            student=dataclasses.replace(found.student, speed=None),
+            teacher=dataclasses.replace(found.teacher, speed=None),
+        )
+
+    lines = compare_students({"a": [untimed(report)]}).splitlines()
+    assert lines[3].endswith("|  |  |  |  |")
+    assert lines[-1].endswith("MB: 1e6 bytes of float32 weights.")
+
+
+def test_a_correlation_differs_by_no_points(report):
+    runs = {}
+    for name, value in (("plain", 0.5), ("taught", 0.75)):
+        student = dataclasses.replace(
+            report.student, metrics={"pearson": value}, fidelity={"pearson_teacher": 0.9}
+        )
+        runs[name] = [dataclasses.replace(report, task="regression", student=student)]
+    table = compare_runs(runs, baseline="plain")
+    assert "| +0.250 |" in table.splitlines()[-1]
+
+
+def test_two_models_side_by_side(report):
+    """The verdict follows the interval; a table is there where there is something to list."""
+    timed = side_by_side(report, "one", "other").splitlines()
+    assert timed[0].split()[-2:] == ["ms", "rows/s"]
+    (row,) = (line for line in timed if line.startswith("A  "))
+    assert row.split()[-2] == f"{report.student.speed.latency_ms_p50:.1f}"
+    first = report.differences[0]
+    for low, high, verdict in (
+        (-0.1, 0.3, "do not tell which one is better"),
+        (0.1, 0.3, "A is better"),
+        (-0.3, -0.1, "B is better"),
+    ):
+        clear = dataclasses.replace(first, mean=(low + high) / 2, low=low, high=high)
+        text = side_by_side(dataclasses.replace(report, differences=(clear,)), "one", "other")
+        assert text.count("is better") == 1
+        assert verdict in text
+    bare = dataclasses.replace(report, classes=())
+    assert "A alone right" not in side_by_side(bare, "one", "other")
+    unlabelled = dataclasses.replace(report.data, labelled_rows=0)
+    same = dataclasses.replace(report, data=unlabelled, confusions=())
+    assert "Where they differ" not in side_by_side(same, "one", "other")
+    near = dataclasses.replace(report.student, fidelity={"pearson_teacher": 0.875})
+    values = dataclasses.replace(bare, task="regression", student=near)
+    assert "their numbers correlate by 0.875 (Pearson)" in side_by_side(values, "one", "other")
+    with pytest.raises(ValueError, match="needs a report of two models"):
+        side_by_side(dataclasses.replace(report, teacher=None), "one", "other")

@@ -1,8 +1,10 @@
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from hfdistill.evaluation import speed
 from hfdistill.evaluation.speed import SpeedPlan, compare_speeds, size_mb, spread
 from tests.conftest import make_bert
 
@@ -62,3 +64,22 @@ def test_throughput_keeps_to_its_seconds():
 def test_a_plan_without_work_is_refused():
     with pytest.raises(ValueError, match="numbers above 0"):
         SpeedPlan(repeats=0)
+
+
+def test_models_on_several_devices_are_not_compared():
+    models = {"student": SimpleNamespace(device="cpu"), "teacher": SimpleNamespace(device="cuda:0")}
+    with pytest.raises(
+        ValueError, match=r"found student on cpu, teacher on cuda:0. Move the models together"
+    ):
+        compare_speeds(models, None, rows=4, plan=SpeedPlan())
+
+
+@pytest.mark.parametrize("listing", [None, "flags: x\n", "model name : A processor\n"])
+def test_a_processor_has_a_name_on_every_machine(monkeypatch, tmp_path, listing):
+    path = tmp_path / "cpuinfo"
+    if listing is not None:
+        path.write_text(listing, encoding="utf-8")
+    monkeypatch.setattr(speed, "Path", lambda _: path)
+    monkeypatch.setattr(speed.platform, "processor", lambda: "")
+    monkeypatch.setattr(speed.platform, "machine", lambda: "riscv")
+    assert speed._cpu_name() == ("A processor" if "name" in (listing or "") else "riscv")

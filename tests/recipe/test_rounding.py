@@ -84,3 +84,16 @@ def test_what_the_page_says_of_bf16_is_done(here, monkeypatch):
     run = run_of(training={**TRAINING, "bf16": False})
     run.prepare_teacher()
     assert run.rounding == []
+
+
+def test_values_are_counted_and_not_said_to_change():
+    values = Rounding(40, 0.5, 0.25, 2.0, None)
+    assert str(values) == (
+        "logits by 0.25 on average and 0.5 at most, where their standard deviation is 2 (40 values)"
+    )
+
+
+@pytest.mark.parametrize("teacher", [make_bert(1, seed=1), object()], ids=["no tokenizer", "no teacher"])
+def test_what_cannot_be_asked_is_not_rounded(teacher):
+    device = torch.device("cpu")
+    assert list(roundings(teacher, make_dataset(4), source=None, device=device, max_length=8)) == []

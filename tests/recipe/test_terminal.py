@@ -2,7 +2,9 @@
 
 import logging
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -207,3 +209,21 @@ def test_the_commands_name_columns_and_split_where_no_rows_were_kept_back(here, 
     (command,) = [line for line in capsys.readouterr().err.splitlines() if " hfdistill measure " in line]
     assert "--data named --split validation --text body --label kind" in command
     assert main([*command.split()[1:], "--no-speed"]) == 0
+
+
+def test_a_bar_is_drawn_on_a_terminal_alone(monkeypatch, capsys):
+    progress = Progress(Terminal(1), "student")
+    state = SimpleNamespace(global_step=2, max_steps=10, is_world_process_zero=True)
+    progress.on_train_begin(None, state, None)
+    assert progress.bar is None
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    progress.on_train_begin(None, state, None)
+    assert (progress.bar.n, progress.bar.total) == (2, 10)
+    state.global_step = 5
+    progress.on_step_end(None, state, None)
+    assert progress.bar.n == 5
+    progress.on_train_end(None, state, None)
+    assert progress.bar is None
+    assert "student, 10 steps, goes on from step 2" in capsys.readouterr().err
+    Terminal(1, speaks=False).command("hfdistill predict")
+    assert capsys.readouterr().err == ""

@@ -62,3 +62,35 @@ def test_a_run_says_in_one_line_that_it_takes_fewer_threads(machine, monkeypatch
 def test_the_idle_cores_of_this_machine():
     idle, cores = threads.idle_cores(0.05)
     assert 0 <= idle <= cores
+
+
+def test_more_idle_cores_than_threads_change_nothing_and_other_processes_are_silent(
+    machine, monkeypatch, capsys
+):
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: pytest.fail("the number is changed"))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    machine([100, 0, 0, 0], LOCAL_RANK="1")
+    threads.use_idle_cores()
+    assert capsys.readouterr().err == ""
+    machine([100, 0, 0, 0], LOCAL_RANK="0")
+    threads.use_idle_cores()
+    assert capsys.readouterr().err.startswith("threads: 3, since 3.0 of 4 cores are idle")
+
+
+def test_a_shell_reads_the_number_alone(machine, capsys):
+    machine([100, 0, 0, 0])
+    threads.main()
+    out, err = capsys.readouterr()
+    assert out == "3\n"
+    assert err.startswith("threads: 3, since")
+    machine([0, 0, 0, 0])
+    threads.main()
+    assert capsys.readouterr() == ("4\n", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "cores"), [("150000 100000", 1.5), ("max 100000", float("inf")), ("odd", float("inf"))]
+)
+def test_the_share_of_a_container_is_read(monkeypatch, content, cores):
+    monkeypatch.setattr(threads.Path, "read_text", lambda self, encoding: content)
+    assert threads._quota() == cores

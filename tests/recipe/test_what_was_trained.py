@@ -149,3 +149,26 @@ def test_what_decides_no_weight_is_no_change():
     one = {"training": {"output_dir": "a", "save_steps": 1, "seed": 1}, "measure": {"speed": True}}
     other = {"training": {"output_dir": "b", "logging_steps": 5, "seed": 2}, "export": {}}
     assert changes(one, other) == {"training.seed": "1 → 2"}
+
+
+def test_a_page_beside_a_student_without_a_record_made_its_first_steps(tmp_path):
+    (tmp_path / "student").mkdir()
+    (tmp_path / "student" / "recipe.yaml").write_text("training: {learning_rate: 0.1}\n", encoding="utf-8")
+    record = TrainingRecord(tmp_path, "student", {"training": {"learning_rate": 0.2, "output_dir": "o"}})
+    record.begin(7)
+    assert [part["after"] for part in record.parts] == [0, 7]
+    assert record.parts[0]["page"] == {"training": {"learning_rate": 0.1}}
+    (sentence,) = record.earlier_parts()
+    assert "steps 1 to 7" in sentence
+    assert "training.learning_rate 0.1 → 0.2" in sentence
+
+
+def test_parts_that_say_what_the_page_says_are_no_others(tmp_path):
+    pages = [{"teacher": "a"}, {"teacher": "b"}]
+    TrainingRecord(tmp_path, "student", pages[0]).begin(0)
+    TrainingRecord(tmp_path, "student", pages[1]).begin(5)
+    record = TrainingRecord(tmp_path, "student", pages[0])
+    record.begin(9)
+    assert [part["after"] for part in record.parts] == [0, 5, 9]
+    assert record.earlier_parts() == ["student, steps 6 to 9, then → now: teacher b → a"]
+    assert record.trained_page() == {"teacher": "a"}

@@ -33,17 +33,19 @@ def place_labels(axes: Any, spots: Sequence[tuple[float, float, float]], labels:
     centres = [tuple(axes.transData.transform((x, y))) for x, y, _ in spots]
     discs = [(*centre, radius * scale) for centre, (_, _, radius) in zip(centres, spots, strict=True)]
     taken: list[Box] = []
+    complete = True
     for number, label in sorted(labels.items(), key=lambda item: -centres[item[0]][0]):
         width, height = _size(axes, label)
         near = list(_around(discs[number], width, height, scale))
         free = [box for box in near if _within(box, inside) and not any(_meet(box, other) for other in taken)]
         clear = [box for box in free if not any(_covers(box, disc) for disc in discs)]
         if not free:
-            return False
+            complete = False
+            continue
         box = (clear or free)[0]
         taken.append(box)
         _write(axes, label, spots[number], discs[number], box, scale)
-    return True
+    return complete
 
 
 def _size(axes: Any, label: str) -> tuple[float, float]:

@@ -85,3 +85,16 @@ def test_what_was_not_timed_is_refused(report, tmp_path):
     with pytest.raises(ValueError, match=r"png or svg.*'pdf'"):
         write_frontier(tmp_path / "a.pdf", {"a": [report]})
     assert write_frontier(tmp_path / "a.svg", {"a": [report]}).read_text().startswith("<?xml")
+
+
+def test_the_largest_picture_is_the_last_that_is_tried(report, monkeypatch):
+    heights = []
+
+    def nowhere(axes, spots, labels):
+        heights.append(axes.figure.get_size_inches()[1])
+        return False
+
+    monkeypatch.setattr("hfdistill.evaluation.plots.frontier.place_labels", nowhere)
+    made = draw_frontier(students(report, WHERE))
+    assert heights == [6.0, 9.0, 13.0, 18.0]
+    assert made.get_size_inches()[1] == 18.0

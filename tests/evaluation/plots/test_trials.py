@@ -1,6 +1,7 @@
 """The picture of a search: every candidate is drawn and named, also where nothing was looked at."""
 
-from hfdistill.evaluation.plots.style import save
+from hfdistill.evaluation.plots.label_placement import place_labels
+from hfdistill.evaluation.plots.style import figure, save
 from hfdistill.evaluation.plots.trials import Trial, draw_trials, write_trials
 
 TRIALS = [
@@ -34,3 +35,23 @@ def test_it_is_written_beside_the_card(tmp_path):
     again = save(draw_trials(TRIALS, goal=98.0, max_ms=5.0), tmp_path / "again.png")
     assert path.read_bytes() == again.read_bytes()
     assert write_trials(tmp_path / "none", TRIALS[3:], goal=98.0) is not None
+
+
+def test_a_name_without_a_place_takes_none_from_the_others():
+    axes = figure(4, 4).add_subplot()
+    axes.set(xlim=(0, 10), ylim=(0, 10))
+    assert not place_labels(axes, [(9, 5, 3), (2, 5, 3)], {0: "x" * 400, 1: "static"})
+    assert [child.get_text() for child in axes.texts] == ["static"]
+
+
+def test_the_largest_picture_is_the_last_that_is_tried(monkeypatch):
+    heights = []
+
+    def nowhere(axes, spots, labels):
+        heights.append(axes.figure.get_size_inches()[1])
+        return False
+
+    monkeypatch.setattr("hfdistill.evaluation.plots.trials.place_labels", nowhere)
+    made = draw_trials(TRIALS[3:], goal=98.0)
+    assert heights == [5.6, 8.0, 11.0, 15.0]
+    assert made.get_size_inches()[1] == 15.0

@@ -1,0 +1,47 @@
+"""Files of rows, read and written piece by piece."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hfdistill.data.row_files import RowFile, writing
+from hfdistill.data.table_files import FileOptions
+from tests.data.conftest import write
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        (".", FileNotFoundError, "is a folder, and rows of one file are read"),
+        ("none.csv", FileNotFoundError, "'none.csv' does not exist"),
+        ("a.docx", ValueError, "a.docx is not a file of rows: only .*csv"),
+    ],
+)
+def test_what_is_no_file_of_rows_is_refused(tmp_path, name, error, message):
+    write(tmp_path, {"a.docx": "x"})
+    with pytest.raises(error, match=message):
+        RowFile(tmp_path / name, FileOptions())
+
+
+def test_a_file_without_rows_is_refused(tmp_path):
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "empty.parquet")
+    empty = RowFile(tmp_path / "empty.parquet", FileOptions())
+    for ask in (empty.count, empty.columns):
+        with pytest.raises(ValueError, match=r"empty.parquet holds no rows\. Check that it was written"):
+            ask()
+
+
+def test_a_row_with_a_column_that_the_header_lacks_is_refused_and_no_file_is_left(tmp_path):
+    new = {"prediction": pa.array(["y"])}
+    first = [{"text": "a", "note": None}]
+
+    def written(second):
+        with writing(tmp_path / "out.csv") as writer:
+            writer.write(first, new)
+            writer.write(second, new)
+
+    with pytest.raises(ValueError, match=r"A row has \['more'\].*Write a .jsonl file"):
+        written([{"text": "b", "more": 1}])
+    assert list(tmp_path.iterdir()) == []
+    written([{"text": "b"}])
+    assert (tmp_path / "out.csv").read_text() == "text,note,prediction\na,,y\nb,,y\n"
