@@ -128,3 +128,23 @@ def test_a_language_model_as_teacher_is_refused_and_the_way_out_named(tmp_path):
     for teacher in (model, ModelTeacher(model), tmp_path):
         with pytest.raises(MissingHead, match=r"language model \(GPT2LMHeadModel\).*hfdistill\.prompted"):
             as_teacher(teacher)
+
+
+def test_a_whole_model_beside_an_adapter_is_the_model(tmp_path):
+    adapted(tmp_path, make_bert(seed=1), names=["classifier"])
+    assert adapters.adapter_settings(tmp_path / "adapter")["peft_type"] == "LORA"
+    assert adapters.adapter_settings(tmp_path) is None
+    make_bert(seed=4).save_pretrained(tmp_path / "adapter")
+    assert adapters.adapter_settings(tmp_path / "adapter") is None
+
+
+def test_classes_that_no_config_names_are_numbered_and_may_be_named(tmp_path):
+    labels = {i: f"class {i}" for i in range(3)}
+    adapted(tmp_path, make_bert(seed=1, labels=labels), names=["classifier"])
+    make_bert(seed=1).config.save_pretrained(tmp_path / "base")  # which has two classes
+    folder = tmp_path / "adapter"
+    assert load_classifier(folder).config.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
+    named = load_classifier(folder, new_head=["a", "b", "c"]).config
+    assert (named.id2label, named.label2id) == ({0: "a", 1: "b", 2: "c"}, {"a": 0, "b": 1, "c": 2})
+    with pytest.raises(ValueError, match="an adapter with a head of 3 classes, and 2 are asked for"):
+        load_classifier(folder, new_head=["a", "b"])

@@ -6,7 +6,9 @@ import pytest
 import torch
 from transformers import BertModel
 
-from hfdistill.network.loading import load_classifier
+from hfdistill.network import foreign_code
+from hfdistill.network.foreign_code import PickledWeights, allowing_pickles, reading_weights
+from hfdistill.network.loading import MissingHead, auto_class, load_classifier, load_student
 from tests.conftest import make_bert
 
 CANARY = """
@@ -85,3 +87,56 @@ def test_d3_code_that_comes_with_a_model_is_never_run(folder, tmp_path, model_ty
         with pytest.raises(ValueError, match="trust_remote_code"):
             load_classifier(folder)
     assert not canary.exists()
+
+
+def test_a_task_is_one_of_two(folder):
+    assert auto_class(folder).__name__ == "AutoModelForSequenceClassification"
+    assert auto_class(folder, task="token").__name__ == "AutoModelForTokenClassification"
+    with pytest.raises(ValueError, match=r"task is 'sequence' .* or 'token' .*, found 'words'"):
+        auto_class(folder, task="words")
+
+
+def test_an_encoder_to_train_gets_the_classes_of_a_teacher_or_none(tmp_path):
+    make_bert().bert.save_pretrained(tmp_path)
+    with pytest.raises(MissingHead, match="is an encoder without a trained classifier"):
+        load_student(tmp_path)
+    student = load_student(tmp_path, like=make_bert(labels={0: "a", 1: "b", 2: "c"}).config)
+    assert student.config.id2label == {0: "a", 1: "b", 2: "c"}
+
+
+def test_only_a_name_with_a_slash_is_a_kernel_of_the_hub(folder):
+    edit_config(folder, attn_implementation="sdpa")
+    with reading_weights(folder) as options:
+        assert options == {"use_safetensors": True}
+    edit_config(folder, attn_implementation={"text": "org/kernel"})
+    with (
+        pytest.raises(ValueError, match="names 'org/kernel' as attn_implementation, a kernel of the Hub"),
+        reading_weights(folder),
+    ):
+        pass
+
+
+def test_an_error_while_a_pickle_is_read_that_is_not_about_pickles_stays(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    weights = reading_weights(folder)
+    with allowing_pickles():
+        assert weights.__enter__() == {"use_safetensors": False, "weights_only": True}
+    error = RuntimeError("no room")
+    assert not weights.__exit__(RuntimeError, error, None)  # it goes on as it was
+
+
+@pytest.mark.parametrize("files", [{"model.safetensors", "pytorch_model.bin"}, {"pytorch_model.bin"}, set()])
+def test_a_repository_is_read_as_safetensors_where_it_has_some(files, monkeypatch):
+    monkeypatch.setattr(
+        foreign_code, "cached_file", lambda source, name, **_: name if name in files else None
+    )
+    monkeypatch.setattr(foreign_code, "has_file", lambda source, name: name in files)
+    pickled = files == {"pytorch_model.bin"}
+    with allowing_pickles(), reading_weights("org/model") as options:
+        assert options["use_safetensors"] is not pickled
+    if pickled:
+        with (
+            pytest.raises(PickledWeights, match=r"'org/model' has its weights in pytorch_model\.bin alone"),
+            reading_weights("org/model"),
+        ):
+            pass

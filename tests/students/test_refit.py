@@ -17,6 +17,7 @@ from hfdistill.students import refit as refitting
 from hfdistill.students.activations import Place, read
 from hfdistill.students.least_squares import NormalEquations
 from hfdistill.students.refit import answer_error
+from hfdistill.students.refit_search import best_layers
 from hfdistill.students.refit_steps import Cut, block_steps, head_steps, reads_first_token
 from hfdistill.students.shrink import shrink
 from tests.conftest import make_bert, make_dataset, make_sentences
@@ -355,3 +356,25 @@ def test_a_layout_without_sums_is_refused(monkeypatch):
 def test_options_that_make_no_sense(options, message):
     with pytest.raises(ValueError, match=message):
         Refit(["a"], **options)
+
+
+def test_the_best_blocks_are_looked_for_one_by_one_where_choices_are_many():
+    tried = []
+
+    def error(layers):
+        tried.append(list(layers))
+        return abs(sum(layers) - 30) + 0.01 * len(layers)
+
+    assert best_layers(error, depth=12, count=6, anchored=True)[0] == 1
+    assert {len(layers) for layers in tried} == {11, 10, 9, 8, 7, 6}
+    assert all(layers[0] == 1 for layers in tried)
+    assert len(tried) == 11 + 10 + 9 + 8 + 7 + 6
+    tried.clear()
+    assert best_layers(error, depth=4, count=4) == [1, 2, 3, 4]
+    assert tried == []  # there is one choice
+
+
+@pytest.mark.parametrize("count", [0, 5, True, "2"])
+def test_a_count_of_blocks_that_there_are_not_is_refused(count):
+    with pytest.raises(ValueError, match=r"found layers=.* for a teacher of 4. Write layers=3"):
+        best_layers(sum, depth=4, count=count)

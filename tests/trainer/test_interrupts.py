@@ -2,12 +2,15 @@
 
 import os
 import signal
+import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import TrainerCallback
 
 from hfdistill import DistillationTrainer
+from hfdistill.trainer.interrupts import Interrupts
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 
 DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
@@ -130,3 +133,55 @@ def test_an_interrupt_that_nobody_signalled_is_told_likewise(build):
 
     with pytest.raises(KeyboardInterrupt, match="Interrupted before the first step"):
         build(Interrupted()).train()
+
+
+def stop():
+    stops = Interrupts(lambda: None)
+    stops._process = os.getpid()
+    return stops
+
+
+def test_signals_are_heard_in_the_main_thread_alone():
+    stops, seen = stop(), []
+
+    def watched():
+        with stops.watching(processes=1):
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=watched)
+    thread.start()
+    thread.join()
+    assert seen == [signal.getsignal(signal.SIGTERM)]
+    assert seen != [stops._on_signal]
+
+
+def test_a_handler_that_is_set_during_the_run_stays():
+    stops, other = stop(), lambda number, frame: None
+    before = signal.getsignal(signal.SIGUSR1)
+    try:
+        with stops.watching(processes=1):
+            assert signal.getsignal(signal.SIGUSR1) == stops._on_signal
+            signal.signal(signal.SIGUSR1, other)
+        assert signal.getsignal(signal.SIGUSR1) is other
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_worker_of_the_data_loader_leaves_the_signal_to_its_run():
+    stops = stop()
+    stops._process += 1
+    stops._on_signal(signal.SIGINT, None)
+    assert stops.requested is None
+    stops._process = os.getpid()
+    stops._on_signal(signal.SIGINT, None)
+    assert stops.requested is signal.SIGINT
+
+
+def test_a_signal_in_the_last_step_ends_what_would_follow():
+    stops, args = stop(), SimpleNamespace(world_size=1)
+    stops.on_train_end(args, None, None)
+    stops._on_signal(signal.SIGUSR1, None)
+    with pytest.raises(SystemExit) as left:
+        stops.on_train_end(args, None, None)
+    assert left.value.code == 75

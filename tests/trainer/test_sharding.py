@@ -1,14 +1,19 @@
 """What divides the student is asked of the accelerator, and what cannot be divided is refused."""
 
+import contextlib
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers.integrations import deepspeed
 
 from hfdistill import KD, CrossEntropy, DistillationTrainer, HiddenMSE, Peer, Theseus
+from hfdistill.files.checkpoint import CheckpointError
+from hfdistill.network import divided
 from hfdistill.network.divided import make_whole, own_part, whole, whole_models, whole_parameters
 from hfdistill.trainer.checks import check_replacements
+from hfdistill.trainer.extra_parameters import ExtraParameters
 from hfdistill.trainer.sharding import Sharding
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 
@@ -157,3 +162,71 @@ def test_what_is_whole_stays_as_it_is():
     assert all(one is other for one, other in zip(before, whole_parameters(model), strict=True))
     assert whole(0.5) == 0.5
     assert own_part(before[0]) is before[0]
+
+
+def test_what_zero3_divides_is_gathered_and_given_back_whole(monkeypatch):
+    monkeypatch.setattr(divided, "_is_partitioned", lambda parameter: parameter.dim() == 2)
+    monkeypatch.setattr(divided, "_gathered", contextlib.nullcontext)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    model[1].weight = model[0].weight.requires_grad_(False)
+    before, bias = model[0].weight, model[0].bias
+    parts = list(whole_parameters(model))
+    assert [tuple(part.shape) for part in parts] == [(3, 3), (3,), (3,)]
+    assert torch.equal(parts[0], before)
+    assert make_whole(model) is model
+    assert model[0].weight is not before
+    assert torch.equal(model[0].weight, before)
+    assert model[1].weight is model[0].weight  # still tied
+    assert not model[0].weight.requires_grad
+    assert model[0].bias is bias
+
+
+def test_a_model_that_deepspeed_trains_stays_divided():
+    model = torch.nn.Linear(2, 2)
+    model.ds_id, before = 0, model.weight
+    assert make_whole(model).weight is before
+    assert make_whole("no model") == "no model"
+
+
+def test_a_dtensor_is_read_whole_or_in_its_own_part():
+    divided_tensor = SimpleNamespace(full_tensor=lambda: torch.ones(4), to_local=lambda: torch.ones(2))
+    assert whole(divided_tensor).tolist() == [1.0] * 4
+    assert own_part(divided_tensor).tolist() == [1.0] * 2
+
+
+def bound_projections(width=4):
+    """A blend whose own optimizer has moved it once, as under FSDP2."""
+    term = torch.nn.Linear(3, width, bias=False)
+    term.again = term.weight  # one tensor by two names
+    extra = ExtraParameters(term)
+    extra._own = torch.optim.AdamW(term.parameters(), lr=0.1)
+    term(torch.ones(2, 3)).sum().backward()
+    extra.step(SimpleNamespace(param_groups=[{"lr": 0.5}]))
+    return extra
+
+
+def test_projections_and_an_optimizer_of_their_own_go_on_from_a_checkpoint(tmp_path):
+    one, other = bound_projections(), bound_projections()
+    assert one._own.param_groups[0]["lr"] == 0.5
+    one.save(tmp_path)
+    assert set(load_file(tmp_path / "objective.safetensors")) == {"weight"}
+    other.load(tmp_path)
+    for extra in (one, other):
+        extra.objective(torch.full((2, 3), 0.3)).sum().backward()
+        extra.step(SimpleNamespace(param_groups=[{"lr": 0.1}]))
+    assert torch.equal(other.objective.weight, one.objective.weight)
+    moments = [extra._own.state_dict()["state"][0] for extra in (one, other)]
+    assert [float(each["step"]) for each in moments] == [2.0, 2.0]
+    assert torch.equal(moments[0]["exp_avg"], moments[1]["exp_avg"])
+
+
+def test_a_checkpoint_of_other_projections_or_without_their_optimizer_is_refused(tmp_path):
+    extra = bound_projections()
+    with pytest.raises(CheckpointError, match=r"was not saved under FSDP or DeepSpeed"):
+        extra.load(tmp_path)
+    extra.save(tmp_path)
+    with pytest.raises(CheckpointError, match=r"\(objective.safetensors holds others\)"):
+        bound_projections(width=5).load(tmp_path)
+    (tmp_path / "objective.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"\(objective.safetensors is missing\)"):
+        extra.load(tmp_path)

@@ -196,9 +196,8 @@ def _folder_facts(folder: Path) -> dict[str, Any]:
 def _pooling_of(config: dict[str, Any], folder: Path) -> Pooling:
     chosen = [name for name, value in config.items() if name.startswith("pooling_mode") and value is True]
     if "pooling_mode" in config:  # as newer versions write it
-        chosen = [
-            f"pooling_mode_{config['pooling_mode']}_token{'s' if config['pooling_mode'] == 'mean' else ''}"
-        ]
+        mode, ends = str(config["pooling_mode"]), {"mean": "_tokens", "cls": "_token"}
+        chosen = [f"pooling_mode_{mode}{ends.get(mode, '')}"]
     if len(chosen) != 1 or chosen[0] not in _POOLINGS:
         raise ValueError(
             f"{folder.name} pools by {', '.join(chosen) or 'nothing known'}; mean, cls and last are known. "

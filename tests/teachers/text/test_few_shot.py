@@ -172,3 +172,76 @@ def test_descriptions_and_templates_are_checked():
         read_classes({"a": "one", "b": " "})
     with pytest.raises(ValueError, match="no single place"):
         read_templates("This is it.")
+
+
+def write_json(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def saved_encoder(encoder, folder, **options):
+    Embedder(encoder, tokenizer=make_tokenizer(), **options).save(folder)
+    return folder
+
+
+def test_a_dtype_is_a_floating_one_of_torch_or_its_name(encoder, tmp_path):
+    folder = saved_encoder(encoder, tmp_path)
+    assert Embedder(folder, dtype="bfloat16").model.dtype is torch.bfloat16
+    assert Embedder(folder, dtype=torch.float16, device="cpu").model.dtype is torch.float16
+    for name in ("int64", "float33", "nn"):
+        with pytest.raises(ValueError, match=f"dtype is '{name}', which is none of torch. Type float32"):
+            Embedder(folder, dtype=name)
+
+
+def test_pooling_by_the_last_real_token_whatever_the_batch(encoder):
+    tokenizer = make_tokenizer()
+    embedder = Embedder(encoder, tokenizer=tokenizer, pooling="last")
+    texts = ["a great film", "the plot was dull and cold"]
+    for text, vector in zip(texts, embedder(texts), strict=True):
+        hidden = encoder(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        torch.testing.assert_close(vector, F.normalize(hidden[-1], dim=0), atol=1e-5, rtol=0)
+    assert embedder([]).shape == (0, 16)
+    with pytest.raises(ValueError, match=r"object \(BertModel\) and came without what reads its text"):
+        Embedder(encoder)
+
+
+@pytest.mark.parametrize("mode", ["mean", "cls", "lasttoken"])
+def test_pooling_is_read_as_older_and_newer_versions_write_it(encoder, tmp_path, mode):
+    folder = saved_encoder(encoder, tmp_path)
+    wanted = {"mean": "mean", "cls": "cls", "lasttoken": "last"}[mode]
+    (folder / "sentence_bert_config.json").unlink()
+    own = f"pooling_mode_{mode}_tokens" if mode == "mean" else f"pooling_mode_{mode}"
+    for config in ({own.replace("cls", "cls_token"): True}, {"pooling_mode": mode}):
+        write_json(folder / "1_Pooling" / "config.json", config)
+        assert Embedder(folder).pooling == wanted
+    assert Embedder(folder).max_length == 32  # the model's own
+    for config, name in (
+        ({"pooling_mode_max_tokens": True}, "pooling_mode_max_tokens"),
+        ({"pooling_mode": ["mean", "max"]}, "pooling_mode_.*mean.*max.*"),
+        ({}, "nothing known"),
+    ):
+        write_json(folder / "1_Pooling" / "config.json", config)
+        with pytest.raises(ValueError, match=f"pools by {name}; mean, cls and last are known"):
+            Embedder(folder)
+
+
+def test_a_folder_of_one_module_is_pooled_by_the_mean_and_of_others_refused(encoder, tmp_path):
+    folder = saved_encoder(encoder, tmp_path, pooling="cls")
+    modules = json.loads((folder / "modules.json").read_text())
+    write_json(folder / "modules.json", modules[:1])
+    assert Embedder(folder).pooling == "mean"
+    write_json(
+        folder / "modules.json", [modules[0], {**modules[1], "type": "sentence_transformers.models.Dense"}]
+    )
+    with pytest.raises(ValueError, match="of the modules Transformer, Dense, and only Transformer, Pooling"):
+        Embedder(folder)
+
+
+def test_a_head_that_has_seen_no_example_is_saved_and_read(encoder, tmp_path):
+    embedder = Embedder(encoder, tokenizer=make_tokenizer())
+    teacher = few_shot(embedder, CLASSES, cache=tmp_path / "cache")
+    teacher.save(tmp_path / "saved")
+    again = few_shot(tmp_path / "saved", cache=tmp_path / "other")
+    assert again.classifier.seen == {}
+    texts = ["a great film", "a dull plot"]
+    torch.testing.assert_close(again.logits(texts), teacher.logits(texts))

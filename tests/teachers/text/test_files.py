@@ -262,3 +262,34 @@ def test_answers_are_written_for_pairs_and_read_again(tmp_path):
     with pytest.raises(ValueError, match=r"in \.jsonl"):
         write_answers(teacher, pairs, tmp_path / "p.csv")
     assert Opinions.classes == CLASSES
+
+
+def test_lines_without_text_pass_and_rows_that_are_no_objects_are_refused(tmp_path):
+    path = tmp_path / "a.jsonl"
+    rows = [json.dumps(row) for row in with_texts([{"probabilities": row.tolist()} for row in WANTED])]
+    path.write_text("\n\n  \n".join(rows) + "\n\n")
+    assert torch.allclose(answers_from(path, CLASSES).probabilities(TEXTS), WANTED)
+    path.write_text(rows[0] + "\n\n[1, 2]\n")
+    with pytest.raises(AnswerError, match=r"a\.jsonl, line 3 is \[1, 2\], no object\. Write \{"):
+        answers_from(path, CLASSES)
+    whole = tmp_path / "a.json"
+    whole.write_text('{"text": "a"}')
+    with pytest.raises(AnswerError, match=r"a\.json is not an array of objects"):
+        answers_from(whole, CLASSES)
+    whole.write_text("[{")
+    with pytest.raises(AnswerError, match=r"a\.json is not JSON .* Write an array of objects"):
+        answers_from(whole, CLASSES)
+
+
+def test_columns_of_the_classes_may_be_named_one_by_one(tmp_path):
+    rows = with_texts([{"negative": no, "positive": yes} for no, yes in WANTED.tolist()])
+    path = jsonl(tmp_path / "a.jsonl", rows)
+    teacher = answers_from(path, ["positive", "negative"], answer=["negative", "positive"])
+    assert torch.allclose(teacher.probabilities(TEXTS), WANTED.flip(1))
+
+
+def test_each_token_of_an_api_has_its_logarithm(tmp_path):
+    top = [{"token": "positive", "logprob": -0.1}, {"token": "negative"}]
+    path = jsonl(tmp_path / "a.jsonl", [{"text": "a", "top_logprobs": top}])
+    with pytest.raises(AnswerError, match='each entry needs "token" and "logprob", found'):
+        answers_from(path, CLASSES)

@@ -101,3 +101,22 @@ def test_a_global_that_the_function_reads_has_a_part(monkeypatch):
 def test_what_cannot_be_told_apart_asks_for_a_name():
     with pytest.raises(UnknownIdentityError, match=r"reads a generator, .* name='intents, prompt 3'"):
         identity_of_function(closed_over(row for row in [1]))
+
+
+class Named:
+    def __init__(self, name):
+        self.name = name
+
+    def fingerprint(self):
+        return self.name
+
+
+def test_a_value_of_its_own_fingerprint_a_tokenizer_and_one_seen_twice_tell_functions_apart():
+    tokenizer, other = make_tokenizer(), make_tokenizer()
+    other.add_tokens(["<new>"])
+    assert identity_of_function(closed_over(tokenizer)) == identity_of_function(closed_over(make_tokenizer()))
+    assert identity_of_function(closed_over(tokenizer)) != identity_of_function(closed_over(other))
+    assert identity_of_function(closed_over(Named("a"))) == identity_of_function(closed_over(Named("a")))
+    assert identity_of_function(closed_over(Named("a"))) != identity_of_function(closed_over(Named("b")))
+    one, two = Asker("p"), Asker("q")
+    assert identity_of_function(closed_over([one, one])) != identity_of_function(closed_over([one, two]))

@@ -100,3 +100,18 @@ def test_answers_for_training_rows_alone_are_enough(tmp_path):
     assert not any("teacher_accuracy" in line for line in trainer.state.log_history)
     seen = train(teacher, tmp_path / "seen", evaluation=data)
     assert any(line.get("teacher_accuracy") == 1.0 for line in seen.state.log_history)
+
+
+def test_only_one_label_a_row_can_be_ranked_and_pairs_are_read_as_pairs(tmp_path):
+    several = TextTeacher(lambda texts: [[0.9, 0.9]] * len(texts), CLASSES, cache=tmp_path, multi_label=True)
+    data = Dataset.from_dict({"text": list("abc"), "text_pair": list("fed")})
+    with pytest.raises(
+        ValueError, match="keep_surest ranks rows of one label, and this teacher gives several"
+    ):
+        keep_surest(data, several)
+
+    def second(pairs):
+        return shares([other for _, other in pairs])
+
+    teacher = TextTeacher(second, CLASSES, cache=tmp_path)
+    assert keep_surest(data, teacher, keep=0.3)["text"][:] == ["a"]  # beside f: 0.9 of the second class

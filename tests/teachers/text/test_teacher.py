@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import TrainingArguments
 
 from hfdistill import KD, CacheError, DistillationTrainer, Ensemble, HiddenMSE, ModelTeacher, Tap, record
-from hfdistill.teachers.text.calibration import Calibration, fit_calibration
+from hfdistill.teachers.text.calibration import Calibration, fit_calibration, label_ids
 from hfdistill.teachers.text.teacher import AskedFunction, TextTeacher
 from hfdistill.teachers.text.values import AnswerError
 from tests.conftest import BAD, make_bert, make_byte_tokenizer, make_dataset, make_roberta, make_tokenizer
@@ -284,3 +284,52 @@ def test_calibrate_is_fitted_when_the_teacher_is_first_asked(tmp_path):
         TextTeacher(function, cache=tmp_path, calibrate=(["a"], ["fine"])).logits(["a"])
     with pytest.raises(ValueError, match="above 0"):
         Calibration(math.inf)
+
+
+def test_what_cannot_be_asked_is_told_at_construction(tmp_path):
+    with pytest.raises(ValueError, match=r"found function and classes=None\. Type TextTeacher\(answer"):
+        TextTeacher(lambda texts: texts, cache=tmp_path)
+    with pytest.raises(ValueError, match=r"found str and classes=\['no', 'yes'\]"):
+        TextTeacher("a model", ["no", "yes"], cache=tmp_path)
+    for options in ({"batch_size": -1}, {"limit": 0}, {"limit": 2.5}):
+        (name, value), *_ = options.items()
+        with pytest.raises(ValueError, match=f"{name} is a number of texts from 1 up, found {value}"):
+            TextTeacher(Opinions(), cache=tmp_path, **options)
+    with pytest.raises(ValueError, match="calibrate= has 1 texts and 2 labels"):
+        TextTeacher(Opinions(), cache=tmp_path, calibrate=(["a"], [0, 1])).logits(["a bad film"])
+    assert not TextTeacher(Opinions(), cache=tmp_path).drop_live_teacher()
+
+
+def test_a_limit_holds_where_rows_were_not_counted_before(tmp_path):
+    teacher = TextTeacher(Opinions(), cache=tmp_path, limit=3, repeatable=False)
+    teacher._count(3)
+    with pytest.raises(CacheError, match=r"limit=3 texts were asked about, and there are more"):
+        teacher._count(1)
+
+
+def test_labels_and_scores_side_by_side_are_answers_of_each_text(tmp_path):
+    def answer(texts):
+        return ["positive"] * len(texts), [0.75] * len(texts)
+
+    teacher = TextTeacher(answer, CLASSES, cache=tmp_path)
+    assert teacher.probabilities(["a", "b", "c"]).flatten().tolist() == pytest.approx([0.25, 0.75] * 3)
+
+
+def test_a_prior_names_each_class_and_sums_to_one():
+    with pytest.raises(
+        ValueError, match="prior gives each class a share, and 'odd', 'positive' do not match"
+    ):
+        Calibration.of_prior({"negative": 0.5, "odd": 0.5}, CLASSES)
+    with pytest.raises(ValueError, match=r"shares lie above 0 and sum to 1. Divide counts by their sum"):
+        Calibration.of_prior([30, 70], CLASSES)
+    with pytest.raises(ValueError, match="calibrate= has no row with a label"):
+        fit_calibration(torch.zeros(2, 2), torch.tensor([-100, -100]))
+
+
+def test_labels_are_read_by_name_or_number():
+    assert label_ids(["Positive ", 0, None, -100], CLASSES).tolist() == [1, 0, -100, -100]
+    assert label_ids([[1, 0], [True, False]], CLASSES, multi_label=True).tolist() == [[1.0, 0.0]] * 2
+    with pytest.raises(
+        ValueError, match="Row 1 is labelled 'odd', and the classes are 'negative', 'positive'"
+    ):
+        label_ids([0, "odd"], CLASSES)
