@@ -8,11 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import Dataset, DatasetDict
 
 import hfdistill
 from hfdistill.cli import _as_flags, main
+from hfdistill.data.table_files import FileOptions
 from hfdistill.evaluation.report import Report
 from hfdistill.evaluation.side_by_side import side_by_side
+from hfdistill.recipe import draft
 from tests.conftest import make_bert, make_sentences, make_tokenizer
 from tests.recipe import material
 
@@ -248,3 +251,15 @@ def test_predict_counts_what_it_left_out(capsys, monkeypatch):
         "2 lines of mail.csv are not rows and were left out",
         "The student's classes have no names. Type them: --label-names NAME NAME …",
     ]
+
+
+def test_a_page_is_drafted_of_words_and_of_texts_under_other_names():
+    words = DatasetDict(train=Dataset.from_dict({"tokens": [["a"]], "tags": [[0]]}))
+    assert draft._columns(words, None, None, "tags") == draft._Columns(None, None, "tags", [])
+    facts = draft._Facts(rows=1, tokens=1, foreign=False, words=True, measured=True, classes=None)
+    named = draft._Columns(None, None, None, [])
+    lines = draft._data_lines("rows.csv", named, FileOptions(on_bad_row="drop"), facts)
+    assert lines == ["data:", "  source: rows.csv", "  on_bad_row: drop"]
+    summary = draft._summary(words, named, facts)
+    assert summary[0] == "rows: train 1"
+    assert not any(line.startswith(("text:", "label:")) for line in summary)

@@ -5,6 +5,7 @@ from transformers import AutoTokenizer
 
 import hfdistill
 from hfdistill.cli import main
+from hfdistill.cli.shrink import _layers
 from tests.conftest import make_sentences
 from tests.recipe import material
 
@@ -40,3 +41,7 @@ def test_it_says_what_to_type(here, capsys):
     assert "Type --fit TEXTS, too" in capsys.readouterr().err
     assert main(["shrink", "teacher", "small", "--layers", "2"]) == 0
     assert "Type --data with labelled rows" in capsys.readouterr().out
+
+
+def test_layers_are_a_number_or_numbers_or_none():
+    assert [_layers(text) for text in (None, "3", "2, 4,6")] == [None, 3, [2, 4, 6]]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from hfdistill.data import load
 from hfdistill.data.csv_files import BadLine, CsvRows, csv_layout
+from hfdistill.data.encodings import undecodable
 from tests.any_input import holds_for
 from tests.data.conftest import messages, write
 
@@ -301,3 +302,10 @@ def test_a_header_that_no_line_fits_is_said_to_be_so(tmp_path, content):
     write(tmp_path, {"train.csv": content})
     with pytest.raises(ValueError, match="All lines are so: give the header a name for each cell"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32-le"])
+def test_encodings_without_lines_name_another_encoding(tmp_path, encoding):
+    (tmp_path / "a.csv").write_bytes(b"text\xff\n")
+    message = undecodable(tmp_path / "a.csv", encoding)
+    assert message == (f"a.csv cannot be read as {encoding}. Leave encoding= out, or name the file's own.")

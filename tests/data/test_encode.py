@@ -1,5 +1,6 @@
 import logging
 
+import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset, load_dataset
 from datasets.fingerprint import Hasher
@@ -7,6 +8,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from hfdistill.data import encode
+from hfdistill.data.encode import _fits
 from tests.conftest import BAD, GOOD, PLAIN, SPECIAL, make_dataset, make_tokenizer
 
 LONG = " ".join(["the film was very good"] * 20)
@@ -159,3 +161,18 @@ def test_the_cache_knows_the_whole_tokenizer_and_no_more(tmp_path, caplog):
     assert len({other._fingerprint for other in others} | {first._fingerprint}) == 6
     assert others[0][0]["input_ids"] != first[0]["input_ids"]
     assert Hasher.hash(make_tokenizer()) == Hasher.hash(used)
+
+
+@pytest.mark.parametrize(
+    ("column", "size", "fits"),
+    [
+        (["a", "b"], 4, True),
+        ([[0, 3], [1]], 4, True),
+        ([[0, 4], [1]], 4, False),
+        ([[-1]], 4, False),
+        ([[0], []], 4, False),
+        ([[9]], None, True),
+    ],
+)
+def test_ids_fit_a_table_of_embeddings(column, size, fits):
+    assert _fits(pa.chunked_array([pa.array(column)]), size) is fits

@@ -4,6 +4,7 @@ import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value, concatenate_datasets
 
+from hfdistill.data import label_columns as module
 from hfdistill.data import load
 from hfdistill.data.label_columns import indicator_columns, joined_labels, multi_hot_names
 from tests.data.conftest import messages, write, write_rows
@@ -371,3 +372,19 @@ def test_a_description_that_is_other_json_names_no_class():
     rows = Dataset.from_dict({"text": ["x"], "label": [[1.0, 0.0]]})
     rows.info.description = '{"rows": 3}\n[1]\nplain words'
     assert multi_hot_names(rows) is None
+
+
+def test_labels_of_further_rows_of_a_stream():
+    assert module._further_classes("train", ["b", "a", None], "label", ["a", "b"], None, False) == [
+        1,
+        0,
+        None,
+    ]
+    assert module._further_classes("train", [1, 0, None], "label", ["a", "b"], None, False) == [1, 0, None]
+    kinds = [ClassLabel(names=["a"]), List(Value("string")), Value("float32"), Value("int64")]
+    assert [module._kind(kind) for kind in kinds] == [
+        "the classes ['a']",
+        "lists",
+        "real values",
+        "class numbers",
+    ]

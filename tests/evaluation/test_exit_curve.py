@@ -38,3 +38,10 @@ def test_a_curve_that_cannot_be_drawn(model, options, error, words):
         options["tokenizer"] = make_tokenizer()
     with pytest.raises(error, match=words):
         exit_curve(model(), make_dataset(), **options)
+
+
+def test_a_model_of_several_labels_is_refused():
+    model = with_exits(make_bert(2))
+    model.config.problem_type = "multi_label_classification"
+    with pytest.raises(ValueError, match="scores one label a row; this model answers several"):
+        exit_curve(model, make_dataset(4), [0.5], tokenizer=make_tokenizer())

@@ -1,10 +1,13 @@
 """Pages as they are read: what YAML says, and what nobody should have sent."""
 
 import time
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from hfdistill.recipe.page import MAX_BYTES, RecipeError, hint, read_page
+from hfdistill.recipe.page_facts import by_name, task_scores
 
 
 def page(tmp_path, text, *overrides):
@@ -167,3 +170,19 @@ def test_hints_name_the_nearest_or_all():
     assert hint("temprature", ["temperature", "weight"]) == "Did you mean temperature?"
     assert hint("KD", ["kd", "dkd"]) == "Did you mean kd?"
     assert hint("zzz", ["kd", "dkd"]) == "Choose from: kd, dkd."
+
+
+def test_members_of_an_ensemble_have_names_or_numbers():
+    assert by_name({"one": 1, "two": 2}) == (["one", "two"], [1, 2])
+    assert by_name([5, 6]) == ([0, 1], [5, 6])
+    assert by_name(None) == ([], [])
+
+
+def test_rows_without_labels_have_no_score():
+    def scored(labels):
+        logits = np.array([[0.0, 1.0], [2.0, 0.0]])
+        return task_scores("single_label")(SimpleNamespace(predictions=logits, label_ids=np.array(labels)))
+
+    assert scored([-100, -100]) == {}
+    assert scored([1, -100]) == {"accuracy": 1.0}
+    assert scored([1, 1]) == {"accuracy": 0.5}

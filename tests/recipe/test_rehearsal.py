@@ -1,11 +1,14 @@
 """What can be known before anything is trained is told before anything is trained."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from datasets import Dataset, Features, List, Value
 
 from hfdistill import DistillationTrainer
-from hfdistill.recipe import RecipeError, read_recipe
+from hfdistill.recipe import RecipeError, read_recipe, rehearsal
+from hfdistill.recipe.rows import Rows
 from hfdistill.recipe.run import check_recipe, run_recipe
 from tests.conftest import make_bert, make_tokenizer
 
@@ -146,3 +149,30 @@ def test_a_folder_or_a_mistyped_page_is_told_with_the_pages_that_are_there(here)
     Path("empty").mkdir()
     with pytest.raises(RecipeError, match=r"empty: cannot be read .*hfdistill init FILE"):
         read_recipe("empty")
+
+
+def test_packages_that_a_report_lacks_are_said(monkeypatch):
+    monkeypatch.setattr(rehearsal, "find_spec", lambda name: None)
+    lines = []
+    run = SimpleNamespace(
+        recipe=SimpleNamespace(export=None, measurement={}),
+        rows=SimpleNamespace(task="token"),
+        terminal=SimpleNamespace(line=lines.append),
+    )
+    rehearsal._check_packages(run)
+    assert lines == [
+        "no pictures will be drawn: pip install 'hfdistill[plots]'",
+        "no entity F1 will be measured: pip install 'hfdistill[tokens]'",
+    ]
+    monkeypatch.setattr(rehearsal, "find_spec", lambda name: "there")
+    rehearsal._check_packages(run)
+    assert len(lines) == 2
+
+
+def test_rows_of_several_labels_or_of_none_make_no_new_classifier():
+    features = Features({"text": Value("string"), "label": List(Value("float32"), length=2)})
+    several = Dataset.from_dict({"text": ["a"], "label": [[1.0, 0.0]]}, features=features)
+    assert Rows(several, several, several).task == "multi_label"
+    for rows in (several, several.remove_columns("label")):
+        with pytest.raises(ValueError, match=r"the data has neither. Fine-tune a model elsewhere"):
+            Rows(rows, rows, rows).class_names()

@@ -256,3 +256,18 @@ def test_two_searches_do_not_run_in_one_folder(here, monkeypatch):
 def test_a_page_with_ranges_trains_as_it_is(here):
     run_recipe(read())
     assert (here / "out" / "student" / "model.safetensors").is_file()
+
+
+def test_whole_numbers_are_drawn_whole():
+    drawn = []
+    trial = SimpleNamespace(suggest_int=lambda *ends, log: drawn.append((*ends, log)) or 3)
+    assert Dimension("student.shrink.layers", low=1.0, high=6.0, whole=True).suggested(trial) == 3
+    assert drawn == [("student.shrink.layers", 1, 6, False)]
+
+
+def test_a_loss_without_weight_is_searched_at_its_temperature_alone():
+    page = {"training": {}, "objective": [{"cross_entropy": {"weight": 0.5}}, {"kd": {"weight": 0}}]}
+    paths = [dimension.path for dimension in usual(page, lambda page: [])]
+    assert "objective.cross_entropy.weight" in paths
+    assert "objective.kd.weight" not in paths
+    assert "objective.kd.temperature" in paths

@@ -9,6 +9,7 @@ from hfdistill.recipe import RecipeError, read_recipe
 from hfdistill.recipe.rows import read_rows
 from hfdistill.recipe.run import run_recipe
 from hfdistill.recipe.schema import Splits
+from hfdistill.recipe.stream_mistakes import stream_mistakes
 
 PAGE = """teacher: teacher
 student:
@@ -77,3 +78,10 @@ def test_the_rows_that_a_page_streams(here):
 def test_what_a_page_cannot_ask_of_a_stream(here, override, message):
     with pytest.raises(RecipeError, match=message):
         read_recipe("page.yaml", overrides=[override])
+
+
+def test_a_goal_is_not_searched_in_a_stream():
+    assert list(stream_mistakes({}, {"max_steps": 5}, None, goal=True)) == [
+        (("goal",), "compares students on parts of all rows. Leave streaming out of `data:`.")
+    ]
+    assert list(stream_mistakes({}, {"max_steps": 5}, None, goal=False)) == []

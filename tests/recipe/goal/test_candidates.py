@@ -3,6 +3,7 @@
 import pytest
 from transformers import AlbertConfig, AlbertForSequenceClassification
 
+from hfdistill.recipe.goal import candidates as module
 from hfdistill.recipe.goal.candidates import candidates
 from hfdistill.recipe.goal.sizing import WAYS, Scale, Size, Sizes
 from hfdistill.recipe.goal.target import Goal
@@ -82,3 +83,13 @@ def test_only_ways_that_could_help_are_measured(limits, plain, tried):
     assert worth == tried
     assert [way for way in WAYS[1:] if scale._is_worth_it(way, table, made)] == [w for w in tried if not w[1]]
     assert [way for way in WAYS if scale._is_worth_it(way, {}, cut)] == [("pytorch", False)]
+
+
+def test_an_architecture_without_layers_leaves_the_students_without_attention(monkeypatch):
+    def unknown(model):
+        raise ValueError("no list of layers")
+
+    monkeypatch.setattr(module.ModelSpec, "of", unknown)
+    assert [one.name for one in candidates(make_bert(2), ["layers", "static"])] == ["static"]
+    with pytest.raises(ValueError, match="no list of layers"):
+        candidates(make_bert(2), ["layers"])

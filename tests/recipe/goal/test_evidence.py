@@ -122,3 +122,9 @@ def test_rungs_get_narrower_and_longer(count):
     assert looks(plan) == sum(rung.candidates for rung in plan)
     trained = sum(rung.candidates * (rung.share - before.share) for before, rung in itertools.pairwise(plan))
     assert count < 3 or trained <= 0.45 * count  # of training all of them in full
+
+
+def test_draws_without_a_metric_leave_the_share_unknown(monkeypatch):
+    monkeypatch.setattr(module, "_value", lambda *_: None)
+    logits = np.zeros((4, 2))
+    assert module._bootstrap("single_label", "macro_f1", logits, logits, np.zeros(4, dtype=int)) == 1.0

@@ -1,8 +1,12 @@
 """What a goal can say, and what it refuses before anything is looked at."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from hfdistill.recipe.check import check
+from hfdistill.recipe.goal import fit as fitting
+from hfdistill.recipe.goal import page as pages
 from hfdistill.recipe.goal.target import Goal
 from hfdistill.recipe.page import Page, RecipeError
 
@@ -100,3 +104,40 @@ def test_what_a_goal_does_not_go_with_is_a_mistake_of_the_page(sections, match):
     with pytest.raises(RecipeError, match=match) as caught:
         check(Page("page", {**PAGE, **sections}))
     assert not any("lacks the section student" in str(mistake) for mistake in caught.value.mistakes)
+
+
+PAGE = {
+    "teacher": {"pretrained": {"source": "teacher"}},
+    "data": {"source": "data"},
+    "training": {"output_dir": "out"},
+    "goal": {"max_ms": 5},
+}
+
+
+def test_a_goal_is_searched_on_one_process(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"one after the other. Start it on one process"):
+        fitting.fit_recipe(check(Page("goal", PAGE)))
+
+
+@pytest.mark.parametrize(
+    ("task", "columns", "names"),
+    [
+        ("regression", ["text", "label"], ["label_mse", "logit_mse"]),
+        ("single_label", ["text", "label"], ["cross_entropy", "kd"]),
+        ("single_label", ["text"], ["kd"]),
+    ],
+)
+def test_students_learn_from_recorded_answers_where_a_page_names_no_loss(task, columns, names):
+    rows = SimpleNamespace(task=task, labelled=SimpleNamespace(column_names=columns))
+    recipe = fitting._with_objective(check(Page("goal", PAGE)), rows)
+    assert [next(iter(term)) for term in recipe.page["objective"]] == names
+
+
+def test_paths_and_losses_stand_on_the_page_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr("hfdistill.recipe.goal.fit.fit_recipe", lambda recipe: recipe)
+    monkeypatch.setattr(pages, "fit_recipe", lambda recipe: recipe, raising=False)
+    recipe = pages.fit_student("rows.csv", "teacher", tmp_path, max_ms=5, objective=[{"kd": {"weight": 1.0}}])
+    assert recipe.page["data"]["source"] == "rows.csv"
+    assert recipe.page["teacher"] == {"pretrained": {"source": "teacher"}}
+    assert recipe.page["objective"] == [{"kd": {"weight": 1.0}}]
