@@ -90,6 +90,8 @@ def _hashes(data: Dataset) -> Iterator[int]:
     """Yield a number for each row's tokens, the same for the same tokens within this process."""
     for table in data.select_columns(["input_ids"]).with_format("arrow").iter(batch_size=50_000):
         column = table.column("input_ids").combine_chunks()
+        if pyarrow.types.is_fixed_size_list(column.type):
+            column = column.cast(pyarrow.list_(column.type.value_type))
         if not (pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type)):
             return
         ends = column.offsets.to_numpy()

@@ -398,3 +398,16 @@ def test_other_settings_are_refused_and_each_difference_is_listed(good):
     assert "columns" not in text
     assert "Choose a new output_dir" in text
     assert "allow_changed=True" in text
+
+
+def test_a_link_to_a_checkpoint_is_deleted_and_what_it_leads_to_is_not(tmp_path):
+    elsewhere = tmp_path / "elsewhere" / "checkpoint-1"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "model.safetensors").write_bytes(b"weights")
+    run = tmp_path / "run"
+    for number in (2, 3):
+        (run / f"checkpoint-{number}").mkdir(parents=True)
+    (run / "checkpoint-1").symlink_to(elsewhere)
+    checkpoint.rotate(run, limit=1, protected=())
+    assert [folder.name for folder in run.glob("checkpoint-*")] == ["checkpoint-3"]
+    assert (elsewhere / "model.safetensors").read_bytes() == b"weights"

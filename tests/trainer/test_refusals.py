@@ -5,7 +5,7 @@ import logging
 import pandas as pd
 import pytest
 import torch
-from datasets import Dataset, DatasetDict, Value
+from datasets import Dataset, DatasetDict, Features, List, Value
 from torch.utils.data import Dataset as TorchDataset
 from transformers import (
     BertConfig,
@@ -27,7 +27,10 @@ from hfdistill import (
 )
 from hfdistill.network.inputs import accepted_inputs
 from hfdistill.network.trace import run
+from hfdistill.objectives.base import as_blend
 from hfdistill.trainer.checks import check_cache, check_mixup
+from hfdistill.trainer.description import described
+from hfdistill.trainer.row_doubts import say_doubts
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 
 
@@ -293,3 +296,22 @@ def test_mixtures_need_a_table_of_word_embeddings_and_a_share_above_0():
 def test_an_objective_and_a_loss_function_are_each_the_whole_loss(build):
     with pytest.raises(ValueError, match="Both objective and compute_loss_func are given"):
         build(objective=KD(), compute_loss_func=lambda outputs, labels, **others: outputs.logits.sum())
+
+
+def test_a_trainer_is_described_by_each_set_of_rows_whatever_it_is():
+    text = described(
+        make_bert(1), None, as_blend(KD()), iter([]), {"near": [1, 2], "far": [3] * 1500, "no": None}
+    )
+    assert "teacher: None\n" in text
+    assert "train_dataset: list_iterator, length not known" in text
+    assert text.endswith("eval_dataset: near: 2 rows, far: 1,500 rows, no: None")
+
+
+def test_rows_of_one_length_are_looked_through_like_others(caplog):
+    rows = {"input_ids": [[2, 5, 3], [2, 5, 3]], "label": [0, 1]}
+    for length in (-1, 3):
+        caplog.clear()
+        features = Features({"input_ids": List(Value("int64"), length=length), "label": Value("int64")})
+        data = Dataset.from_dict(rows, features=features)
+        say_doubts(data, None, config=make_bert(1).config, label="label")
+        assert "1 rows of train_dataset repeat the text of an earlier row" in caplog.text

@@ -57,3 +57,10 @@ def test_a_folder_that_cannot_be_written_to_is_done_without(tmp_path):
     keys, made = drawn(1000), Index(tmp_path / "not there")
     made.add([keys])
     assert np.array_equal(made.find(keys), np.arange(1000))
+
+
+def test_a_system_that_reads_at_no_offset_seeks_first(tmp_path, monkeypatch):
+    keys, made = drawn(1000), Index(tmp_path)
+    made.add([keys])
+    monkeypatch.delattr(index.os, "pread")
+    assert np.array_equal(made.find(keys[::-1]), np.arange(1000)[::-1])

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from datasets import Dataset
 from sklearn.linear_model import LogisticRegression
 from transformers import BertConfig, BertModel
 
 from hfdistill.teachers.text.class_names import plain_words, read_classes, read_templates
 from hfdistill.teachers.text.embedding import Embedder
-from hfdistill.teachers.text.few_shot import few_shot
+from hfdistill.teachers.text.few_shot import _read_examples, few_shot
 from hfdistill.teachers.text.teacher import TextTeacher
 from tests.conftest import BAD, GOOD, make_dataset, make_tokenizer
 from tests.teachers.text.test_teacher import train
@@ -245,3 +246,16 @@ def test_a_head_that_has_seen_no_example_is_saved_and_read(encoder, tmp_path):
     assert again.classifier.seen == {}
     texts = ["a great film", "a dull plot"]
     torch.testing.assert_close(again.logits(texts), teacher.logits(texts))
+
+
+def test_files_and_pairs_are_examples_and_rows_without_a_label_are_none(tmp_path):
+    rows = [{"text": "great film", "label": "positive"}, {"text": "dull plot", "label": "negative"}]
+    path = tmp_path / "examples.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    wanted = ["great film", "dull plot"], [1, 0], ["negative", "positive"]
+    assert _read_examples(path) == _read_examples(str(path)) == wanted
+    pairs = Dataset.from_dict({"text": ["a", "b", "c"], "text_pair": ["d", "e", "f"], "label": [1, -100, 0]})
+    assert _read_examples(pairs) == ([("a", "d"), ("c", "f")], [1, 0], [])
+    assert _read_examples(None) == ([], [], [])
+    with pytest.raises(ValueError, match="examples has 2 texts and 1 labels"):
+        _read_examples((["a", "b"], [0]))

@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 
 from hfdistill import KD, CacheError, DistillationTrainer, Ensemble, HiddenMSE, ModelTeacher, Tap, record
 from hfdistill.teachers.text.calibration import Calibration, fit_calibration, label_ids
-from hfdistill.teachers.text.teacher import AskedFunction, TextTeacher
+from hfdistill.teachers.text.teacher import AskedFunction, TextTeacher, _labelled
 from hfdistill.teachers.text.values import AnswerError
 from tests.conftest import BAD, make_bert, make_byte_tokenizer, make_dataset, make_roberta, make_tokenizer
 
@@ -333,3 +333,9 @@ def test_labels_are_read_by_name_or_number():
         ValueError, match="Row 1 is labelled 'odd', and the classes are 'negative', 'positive'"
     ):
         label_ids([0, "odd"], CLASSES)
+
+
+def test_labelled_rows_to_calibrate_by_may_be_pairs():
+    data = Dataset.from_dict({"text": ["a", "b"], "text_pair": ["c", "d"], "label": [1, 0]})
+    assert _labelled(data) == ([("a", "c"), ("b", "d")], [1, 0])
+    assert _labelled(data.remove_columns("text_pair")) == (["a", "b"], [1, 0])

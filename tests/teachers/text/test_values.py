@@ -122,3 +122,8 @@ def test_classes_need_names_of_their_own():
         AnswerReader(["yes"])
     with pytest.raises(ValueError, match="two or more"):
         AnswerReader("yes")
+
+
+def test_two_tuples_that_are_no_labels_and_confidences_are_two_answers():
+    torch.testing.assert_close(read(([0.7, 0.2, 0.1], [0, 1, 0])).softmax(-1), WANTED, atol=1e-6, rtol=0)
+    assert read((["joy", "joy", "anger"], ["sadness"])).argmax(-1).tolist() == [1, 2]
