@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hfdistill import RKD, InfoNCE, Tap
+from hfdistill.objectives.between_rows import _direction
 from tests.objectives.inside import bound, case, log_softmax, value
 
 ONE = "1:1"
@@ -149,3 +150,11 @@ def test_widths_and_tokens_may_differ():
 def test_values_out_of_range_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_projections_are_made_when_the_widths_are_known():
+    with pytest.raises(RuntimeError, match=r"InfoNCE\(\) is not bound yet"):
+        _direction(None, torch.zeros(2, 2))
+    project = torch.nn.Linear(2, 2, bias=False)
+    project.weight.data = 3 * torch.eye(2)
+    assert _direction(project, torch.tensor([[3.0, 4.0]]))[0].tolist() == pytest.approx([0.6, 0.8])

@@ -23,6 +23,7 @@ from hfdistill.students.cnn import CNNForSequenceClassification, cnn_from_teache
 from hfdistill.students.configs import BiLSTMConfig, CNNConfig, StaticConfig
 from hfdistill.students.static import StaticForSequenceClassification, static_from_teacher
 from hfdistill.students.vocabulary import prune_vocabulary
+from hfdistill.students.weight_copy import load_weights
 from tests.conftest import make_bert, make_dataset, make_sentences, make_tokenizer
 from tests.network.test_architectures import tiny
 from tests.students.conftest import wordpiece
@@ -270,3 +271,12 @@ def test_a_teacher_that_labels_tokens_is_refused(kind):
     teacher = tiny("bert", auto=AutoModelForTokenClassification)
     with pytest.raises(ValueError, match=r"labels tokens.*shrink\(teacher, layers=3\)"):
         MAKERS[kind](teacher, make_tokenizer())
+
+
+def test_weights_that_do_not_fit_are_named():
+    model = make_bert(1)
+    state = {**model.state_dict(), "odd": torch.zeros(1)}
+    with pytest.raises(ValueError, match=r"(?s)do not fit a BertForSequenceClassification built .*odd"):
+        load_weights(model, state)
+    load_weights(model, make_bert(1, seed=4).state_dict())
+    assert torch.equal(model.classifier.weight, make_bert(1, seed=4).classifier.weight)

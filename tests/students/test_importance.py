@@ -6,7 +6,8 @@ from torch.nn import functional as F
 from transformers import AutoModelForTokenClassification
 
 from hfdistill.network.architectures import blocks, layout_of
-from hfdistill.students.importance import block_importance, most_important, taylor_importance
+from hfdistill.students.calibration import _batches
+from hfdistill.students.importance import _loss, block_importance, most_important, taylor_importance
 from hfdistill.students.shrink import shrink
 from tests.network.test_architectures import TINY, batch, tiny
 
@@ -133,3 +134,24 @@ def test_data_that_is_none(data):
     for measured in (block_importance, taylor_importance):
         with pytest.raises(ValueError, match=r"data holds none.*return_tensors='pt'"):
             measured(tiny("bert"), data)
+
+
+def test_the_loss_of_real_values_is_their_size():
+    values = tiny("bert", id2label={0: "score"}, label2id={"score": 0}, problem_type="regression")
+    assert _loss(values, BATCHES[0]).item() == pytest.approx(float(answers(values, BATCHES[0]).abs().sum()))
+
+
+def test_batches_are_told_from_texts():
+    inputs = {**batch(), "labels": torch.tensor([0])}
+    assert [set(one) for one in _batches(inputs)] == [set(batch())]
+    assert [set(one) for one in _batches([inputs, batch()])] == [set(batch())] * 2
+    for texts in ("a text", ["a text"], {"text": ["a"]}, 3, [], [{"input_ids": [1, 2]}]):
+        assert _batches(texts) is None
+
+
+def test_batches_of_a_data_loader_are_drawn_once():
+    rows = [{"input_ids": torch.tensor([2, number, 3]), "labels": number} for number in range(5, 9)]
+    drawn = _batches(torch.utils.data.DataLoader(rows, batch_size=3, shuffle=True))
+    assert [one["input_ids"].shape for one in drawn] == [(3, 3), (1, 3)]
+    assert sorted(int(row[1]) for one in drawn for row in one["input_ids"]) == [5, 6, 7, 8]
+    assert not any("labels" in one for one in drawn)

@@ -28,7 +28,7 @@ from hfdistill.evaluation.measure import Contender
 from hfdistill.students.corpus import token_counts
 from hfdistill.students.subword_models import BPE
 from hfdistill.students.vocabulary import prune_vocabulary
-from tests.conftest import make_bert, make_dataset
+from tests.conftest import make_bert, make_dataset, make_tokenizer
 from tests.network.test_architectures import TINY, tiny
 from tests.students.conftest import LIKED, OTHER, SPECIAL, byte_bpe, made, suffix_bpe, unigram, wordpiece
 from tests.students.test_attention_free import arguments
@@ -385,3 +385,25 @@ def test_a_student_with_fewer_words_learns_from_a_teacher_with_all(tmp_path):
     assert all(torch.equal(before[name], weight) for name, weight in teacher.state_dict().items())
     trained = measure(Contender(student, tokenizer=new), data, **both).student.fidelity["agreement"]
     assert trained > max(0.8, untrained)
+
+
+def test_a_corpus_of_rows_counts_the_text_columns_of_each():
+    tokenizer = make_tokenizer()
+    rows = [{"text": "good film", "text_pair": "film", "label": 1}, ("good", "plot"), "plot"]
+    counts = token_counts(tokenizer, rows, size=len(tokenizer))
+    ids = tokenizer.convert_tokens_to_ids(["good", "film", "plot"])
+    assert counts[ids].tolist() == [2, 2, 2]
+    assert counts.sum() == 6
+    assert torch.equal(token_counts(tokenizer, {"a": rows[:1], "b": rows[1:]}, size=len(tokenizer)), counts)
+    with pytest.raises(TypeError, match=r"holds \[\], which is neither a text nor a pair of texts"):
+        token_counts(tokenizer, [{"label": 1}], size=len(tokenizer))
+
+
+def test_a_table_that_its_config_does_not_count_is_refused():
+    model = make_bert(1)
+    rows = model.config.vocab_size
+    model.config.vocab_size = rows + 2
+    with pytest.raises(
+        ValueError, match=rf"has {rows} rows .* says {rows + 2}.*resize_token_embeddings\({rows}\)"
+    ):
+        prune_vocabulary(model, make_tokenizer(), ["good film"])

@@ -146,3 +146,17 @@ def test_what_cannot_be_mixed_is_refused(tmp_path):
     for options, said in cases:
         with pytest.raises(ValueError, match=said):
             build(tmp_path / "run", **options)
+
+
+def test_what_is_of_each_token_of_each_row_or_of_the_batch_is_mixed_so():
+    batch = {
+        "input_ids": torch.tensor([[2, 5, 3], [2, 6, 0]]),
+        "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]]),
+        "labels": torch.tensor([0, 1, -100, -100]), "weight": torch.tensor([0.5, 2.0]),
+        "scale": torch.tensor(2.0), "name": "a batch",
+    }  # fmt: skip
+    mixed = with_mixtures(batch, alpha=0.4, random=np.random.default_rng(0))
+    assert mixed["labels"] is batch["labels"]
+    assert mixed["weight"].tolist() == [0.5, 2.0, 0.5, 2.0]
+    assert mixed["scale"] is batch["scale"]
+    assert mixed["name"] == "a batch"

@@ -2,14 +2,17 @@
 
 import json
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load
+from transformers.trainer_utils import HubStrategy
 
 import hfdistill
 from hfdistill import DistillationTrainer, PublishError
+from hfdistill.trainer.checkpointing import CheckpointingTrainer
 from tests.conftest import make_bert, make_dataset, make_report, make_tokenizer
 from tests.files.hub_server import HubServer, connected
 
@@ -116,3 +119,43 @@ def test_checkpoints_to_go_on_from_are_pushed_where_asked(build, hub):
     files = hub.repositories["me/student"]
     assert "last-checkpoint/optimizer.pt" in files
     assert not [name for name in files if "/" not in name and name.endswith((".bin", ".pt", ".pth"))]
+
+
+class Pushes:
+    """Stands for a trainer whose checkpoint is in place."""
+
+    _push = CheckpointingTrainer._push_from_checkpoint
+
+    def __init__(self, *, busy=False, first=True, staging=None, tokenizer=None, **options):
+        self.pushed, self._staging, self._began, self.hub_model_id = [], staging, 0.0, "me/student"
+        settings = {
+            "hub_strategy": HubStrategy.EVERY_SAVE,
+            "hub_always_push": False,
+            "save_strategy": "epoch",
+        }
+        self.args = SimpleNamespace(output_dir="run", **{**settings, **options})
+        self.state, self.control = SimpleNamespace(global_step=7, epoch=2.0), None
+        self.processing_class, self.is_world_process_zero = tokenizer, lambda: first
+        self.callback_handler = SimpleNamespace(on_push_begin=lambda *events: None)
+        self._publisher = SimpleNamespace(
+            is_busy=busy,
+            report_failures=lambda: None,
+            push_checkpoint=lambda folder, repository, message, began: self.pushed.append(message),
+        )
+
+    def messages(self):
+        self._push("run/checkpoint-7")
+        return self.pushed
+
+
+def test_which_checkpoints_are_pushed_and_under_which_message():
+    assert Pushes().messages() == ["Training in progress, epoch 2"]
+    assert Pushes(save_strategy="steps").messages() == ["Training in progress, step 7"]
+    assert Pushes(busy=True, hub_always_push=True).messages() == ["Training in progress, epoch 2"]
+    for left_out in (
+        {"busy": True},
+        {"hub_strategy": HubStrategy.END},
+        {"staging": "run/.staging"},
+        {"first": False},
+    ):
+        assert Pushes(**left_out).messages() == []

@@ -16,9 +16,18 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from hfdistill import KD, CrossEntropy, DistillationTrainer, LabelSpaceError, Teacher
+from hfdistill import (
+    KD,
+    CrossEntropy,
+    DistillationTrainer,
+    EMATeacher,
+    LabelSpaceError,
+    ModelTeacher,
+    Teacher,
+)
 from hfdistill.network.inputs import accepted_inputs
 from hfdistill.network.trace import run
+from hfdistill.trainer.checks import check_cache, check_mixup
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 
 
@@ -255,3 +264,32 @@ def test_a_run_whose_batch_was_lowered_goes_on_with_the_same_script(build, argum
     assert resumed.state.global_step == 4
     for one, other in zip(straight.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_answers_are_kept_of_a_teacher_that_is_there_and_stays():
+    with pytest.raises(ValueError, match="keeps a teacher's answers, and teacher=None"):
+        check_cache(None, "single_label")
+    with pytest.raises(ValueError, match="EMATeacher changes with every step: its answers cannot be kept"):
+        check_cache(EMATeacher(), "single_label")
+    with pytest.raises(ValueError, match="one answer a text, and this teacher answers each token"):
+        check_cache(ModelTeacher(make_bert(1)), "token")
+
+
+def test_mixtures_need_a_table_of_word_embeddings_and_a_share_above_0():
+    teacher, student = ModelTeacher(make_bert(1)), make_bert(1)
+    settings = {"student": student, "task": "single_label", "cached": False}
+    check_mixup(0.4, teacher, **settings)
+    with pytest.raises(ValueError, match=r"above 0, found 0. Type mixup=0\.4"):
+        check_mixup(0, teacher, **settings)
+
+    class Table(torch.nn.Embedding):
+        """Reads otherwise."""
+
+    student.set_input_embeddings(Table(40, 16))
+    with pytest.raises(ValueError, match="BertForSequenceClassification has no table of them to read one by"):
+        check_mixup(0.4, teacher, **settings)
+
+
+def test_an_objective_and_a_loss_function_are_each_the_whole_loss(build):
+    with pytest.raises(ValueError, match="Both objective and compute_loss_func are given"):
+        build(objective=KD(), compute_loss_func=lambda outputs, labels, **others: outputs.logits.sum())

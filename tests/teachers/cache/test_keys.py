@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from hfdistill.teachers.cache.keys import chosen, pushed, rows_of
+from hfdistill import CacheError, EMATeacher, ModelTeacher
+from hfdistill.teachers.cache.keys import chosen, other_reading, pushed, rows_of
+from hfdistill.teachers.cache.manifest import print_of
+from tests.conftest import make_bert
 
 IDS = [[2, 5, 3], [2, 6, 7, 8, 3], [2, 3]]
 
@@ -120,3 +123,25 @@ def test_nothing_to_read():
 def test_many_rows_have_as_many_keys():
     ids = torch.from_numpy(np.arange(100_000).reshape(-1, 1).repeat(2, axis=1))
     assert len(set(keys({"input_ids": ids}))) == 100_000
+
+
+def test_rows_without_a_column_of_tokens_have_empty_spans():
+    rows = rows_of({"input_ids": torch.zeros(2, 0, dtype=torch.long)})
+    assert (rows.starts.tolist(), rows.ends.tolist(), rows.width) == ([0, 0], [0, 0], 0)
+
+
+def test_a_batch_of_embeddings_has_no_other_reading():
+    inputs = {"inputs_embeds": torch.zeros(3, 2, 4)}
+    same, alike = other_reading(inputs)
+    assert same.keys() == inputs.keys()
+    assert alike.tolist() == [False] * 3
+
+
+def test_a_teacher_that_changes_or_reads_labels_has_no_answers_to_record():
+    with pytest.raises(CacheError, match="EMATeacher changes as it goes: there is nothing to record"):
+        print_of(EMATeacher())
+    trusted = ModelTeacher(make_bert(1))
+    assert print_of(trusted) == trusted.fingerprint()
+    trusted.wants_labels = True
+    with pytest.raises(CacheError, match="answers of this ModelTeacher depend on the gold labels"):
+        print_of(trusted)

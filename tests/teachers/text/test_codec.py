@@ -43,3 +43,11 @@ def test_eight_bytes_take_one_number():
 
 def test_a_codec_is_one_more_like_it_when_it_was_pickled():
     assert pickle.loads(pickle.dumps(TextCodec()))("abc")["input_ids"] == TextCodec()("abc")["input_ids"]
+
+
+def test_it_has_no_table_of_tokens():
+    codec = TextCodec()
+    assert codec.get_vocab() == {"[PAD]": 0}
+    assert (codec.vocab_size, len(codec), codec.added_tokens_decoder) == (1, 1, {})
+    assert codec.convert_tokens_to_ids(["a", "b"]) == [0, 0]
+    assert codec.convert_tokens_to_ids("[PAD]") == codec.pad_token_id == 0

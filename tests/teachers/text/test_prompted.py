@@ -138,3 +138,17 @@ def test_mistakes_are_told():
         PromptedClassifier(model, tokenizer, PROMPT, {"a": "good", "b": "good"})
     with pytest.raises(ValueError, match=r"The prompt alone has .* Shorten it"):
         PromptedClassifier(model, tokenizer, "so " * 300 + "{text}", CLASSES).prompt_ids("a")
+
+
+def test_a_model_in_a_folder_brings_its_tokenizer_and_an_object_has_to_be_given_one(tmp_path):
+    config = GPT2Config(vocab_size=300, n_embd=16, n_layer=1, n_head=2, n_positions=256)
+    torch.manual_seed(0)
+    model, tokenizer = GPT2LMHeadModel(config).eval(), read_bytes()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    settings = {"prompt": PROMPT, "classes": CLASSES}
+    of_folder = prompted(tmp_path / "model", **settings, cache=tmp_path / "a", dtype="float32")
+    of_object = prompted(model, **settings, tokenizer=tokenizer, cache=tmp_path / "b")
+    torch.testing.assert_close(of_folder.logits(TEXTS[:3]), of_object.logits(TEXTS[:3]))
+    with pytest.raises(ValueError, match=r"came without a tokenizer\. Type tokenizer=AutoTokenizer"):
+        prompted(model, **settings)
