@@ -263,3 +263,28 @@ def test_a_page_is_drafted_of_words_and_of_texts_under_other_names():
     summary = draft._summary(words, named, facts)
     assert summary[0] == "rows: train 1"
     assert not any(line.startswith(("text:", "label:")) for line in summary)
+
+
+def test_numbers_alone_are_no_page():
+    rows = DatasetDict(train=Dataset.from_dict({"a": [1, 2], "b": [0.5, 1.5]}))
+    with pytest.raises(ValueError, match="text="):
+        draft._columns(rows, None, None, None)
+
+
+def test_export_reads_rows_to_calibrate_from_their_training_split(monkeypatch, capsys):
+    asked = []
+
+    def rows(args, *, usual="validation"):
+        asked.append((args.data, args.split, usual))
+        return args.data
+
+    def exported(student, folder, **options):
+        asked.append((options["calibration"], options["data"]))
+        return SimpleNamespace(table=lambda: "the table")
+
+    monkeypatch.setattr("hfdistill.cli.export.rows", rows)
+    monkeypatch.setattr("hfdistill.exporters.export", exported)
+    words = ["export", "student", "onnx", "--data", "two", "--split", "test", "--calibration", "more"]
+    assert main(words) == 0
+    assert asked == [("more", None, "train"), ("two", "test", "validation"), ("more", "two")]
+    assert capsys.readouterr().out == "the table\n"

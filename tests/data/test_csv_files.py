@@ -1,6 +1,8 @@
 import csv
 import io
 import logging
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from datasets import Value
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from hfdistill.data import load
 from hfdistill.data.csv_files import BadLine, CsvRows, csv_layout
 from hfdistill.data.encodings import undecodable
+from hfdistill.data.table_files import bad_lines_message
 from tests.any_input import holds_for
 from tests.data.conftest import messages, write
 
@@ -309,3 +312,12 @@ def test_encodings_without_lines_name_another_encoding(tmp_path, encoding):
     (tmp_path / "a.csv").write_bytes(b"text\xff\n")
     message = undecodable(tmp_path / "a.csv", encoding)
     assert message == (f"a.csv cannot be read as {encoding}. Leave encoding= out, or name the file's own.")
+
+
+def test_where_quotation_marks_are_letters_none_are_asked_for():
+    layout = SimpleNamespace(quotes=False, delimiter=";")
+    bad = [BadLine(3, "has 4 cells, not 2", "a;b;c;d\n")]
+    assert bad_lines_message(Path("a.csv"), layout, bad, rows=5) == (
+        "a.csv, line 3 has 4 cells, not 2: 'a;b;c;d'. Take ';' and line breaks out of the cells, or save the "
+        'file as .jsonl; on_bad_row="drop" leaves such lines out.'
+    )

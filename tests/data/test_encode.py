@@ -1,4 +1,5 @@
 import logging
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -8,7 +9,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from hfdistill.data import encode
-from hfdistill.data.encode import _fits
+from hfdistill.data.encode import WordEncoder, _fits
 from tests.conftest import BAD, GOOD, PLAIN, SPECIAL, make_dataset, make_tokenizer
 
 LONG = " ".join(["the film was very good"] * 20)
@@ -176,3 +177,12 @@ def test_the_cache_knows_the_whole_tokenizer_and_no_more(tmp_path, caplog):
 )
 def test_ids_fit_a_table_of_embeddings(column, size, fits):
     assert _fits(pa.chunked_array([pa.array(column)]), size) is fits
+
+
+def test_a_tokenizer_that_cannot_tell_words_apart_is_refused():
+    encoder = object.__new__(WordEncoder)
+    object.__setattr__(encoder, "tokenizer", SimpleNamespace(is_fast=False))
+    with pytest.raises(
+        ValueError, match=r"SimpleNamespace cannot tell which word a token is of\. Load the fast"
+    ):
+        encoder._columns({"tokens": [["a"]]}, [0])

@@ -388,3 +388,14 @@ def test_labels_of_further_rows_of_a_stream():
         "real values",
         "class numbers",
     ]
+
+
+def test_rows_of_a_stream_without_any_class_are_rows_of_zeros():
+    options = {"column": "label", "names": None, "from_text": False}
+    rows = Dataset.from_dict({"label": [[], None, []]})
+    feature = List(Value("float32"), length=2)
+    labels = module.further_labels("train", rows, feature=feature, by_name=True, **options)
+    assert labels == [[0.0, 0.0], None, [0.0, 0.0]]
+    words = Dataset.from_dict({"label": ["a"]})
+    with pytest.raises(ValueError, match=r"'label' of split 'train'"):
+        module.further_labels("train", words, feature=Value("float32"), by_name=False, **options)

@@ -8,8 +8,11 @@ from datasets import Dataset, Features, List, Value
 
 from hfdistill import DistillationTrainer
 from hfdistill.recipe import RecipeError, read_recipe, rehearsal
+from hfdistill.recipe import rows as row_module
+from hfdistill.recipe.models import ModelBuilder
 from hfdistill.recipe.rows import Rows
 from hfdistill.recipe.run import check_recipe, run_recipe
+from hfdistill.recipe.schema import Student
 from tests.conftest import make_bert, make_tokenizer
 
 PAGE = """teacher: {finetune: {encoder: encoder, epochs: 1}}
@@ -176,3 +179,21 @@ def test_rows_of_several_labels_or_of_none_make_no_new_classifier():
     for rows in (several, several.remove_columns("label")):
         with pytest.raises(ValueError, match=r"the data has neither. Fine-tune a model elsewhere"):
             Rows(rows, rows, rows).class_names()
+
+
+def test_splits_that_hold_nothing_or_are_not_there_are_refused(monkeypatch):
+    train, none = Dataset.from_dict({"text": ["a"]}), Dataset.from_dict({"text": []})
+    monkeypatch.setattr(row_module, "_evaluation_split", lambda *_, **__: "test")
+    with pytest.raises(ValueError, match=r"The split 'test' has no row to measure on\. Name another"):
+        row_module._divided(
+            {"train": train, "test": none}, SimpleNamespace(train="train"), seed=0, searching=False
+        )
+    monkeypatch.setattr(row_module, "load", lambda **_: {"train": train})
+    unlabelled = {"source": "texts", "split": "extra"}
+    with pytest.raises(ValueError, match=r"has no split 'extra', found \['train'\]\. Name one"):
+        row_module._with_text(train, unlabelled, evaluation=train, seed=0, smoke=False)
+
+
+def test_a_student_of_nothing_that_has_a_tokenizer_is_refused():
+    with pytest.raises(ValueError, match=r"names a folder with a tokenizer\. Name a teacher"):
+        ModelBuilder.student(None, Student("shrink", {"layers": 2}), of=None, origin=None, like=None)

@@ -10,6 +10,7 @@ import yaml
 from hfdistill.cli import main
 from hfdistill.recipe import RecipeError, read_recipe
 from hfdistill.recipe import search as searching
+from hfdistill.recipe import trial_page as trial_module
 from hfdistill.recipe.check import mistakes_of
 from hfdistill.recipe.run import Run, run_recipe
 from hfdistill.recipe.search import search_recipe
@@ -271,3 +272,16 @@ def test_a_loss_without_weight_is_searched_at_its_temperature_alone():
     assert "objective.cross_entropy.weight" in paths
     assert "objective.kd.weight" not in paths
     assert "objective.kd.temperature" in paths
+
+
+@pytest.mark.parametrize(("used", "expected"), [(False, False), (True, None)])
+def test_trials_compute_as_precisely_as_the_run_that_made_their_teacher(monkeypatch, used, expected):
+    monkeypatch.setattr(trial_module, "can_be_recorded", lambda recipe, rows: False)
+    monkeypatch.setattr(trial_module, "precision", lambda training: {"bf16": True})
+    page = {"training": {"output_dir": "out"}, "export": {}}
+    recipe = SimpleNamespace(teacher=None, assistants=(), generations=1, training=page["training"])
+    run = SimpleNamespace(recipe=recipe, rows=None, args=SimpleNamespace(bf16=used))
+    made = trial_module.trial_page(page, run, Path("answers"))
+    assert made["training"].get("bf16") is expected
+    assert (made["measure"], made["export"]) == (None, None)
+    assert page["training"] == {"output_dir": "out"}

@@ -1,5 +1,6 @@
 """What is read from source is what Python itself says of the loaded object."""
 
+import ast
 import dataclasses
 import importlib
 import inspect
@@ -9,7 +10,13 @@ import pytest
 from hfdistill import DistillationArguments
 from hfdistill.objectives import registered
 from hfdistill.recipe import schema
-from hfdistill.recipe.signatures import parameters_by_inspection, parameters_of, summary_of, type_error
+from hfdistill.recipe.signatures import (
+    _of_fields,
+    parameters_by_inspection,
+    parameters_of,
+    summary_of,
+    type_error,
+)
 
 ALL = {
     kind.target
@@ -106,3 +113,9 @@ def test_what_is_not_there_is_no_signature():
         parameters_of("hfdistill.files.plain_data:missing")
     with pytest.raises(LookupError, match="no package"):
         parameters_of("nowhere_at_all.module:name")
+
+
+def test_fields_that_no_argument_sets_are_none():
+    lines = ["x: int", "_y: int = 1", "z: ClassVar[int] = 2", "w: int = field(init=False)", "v: float = 3.0"]
+    fields = _of_fields(ast.parse("\n    ".join(["class A:", *lines])).body[0], "a")
+    assert [one.name for one in fields] == ["x", "v"]

@@ -1,9 +1,12 @@
 """Which students are tried of a teacher, and which way to run one is the first within the limits."""
 
+from types import SimpleNamespace
+
 import pytest
 from transformers import AlbertConfig, AlbertForSequenceClassification
 
 from hfdistill.recipe.goal import candidates as module
+from hfdistill.recipe.goal import sizing
 from hfdistill.recipe.goal.candidates import candidates
 from hfdistill.recipe.goal.sizing import WAYS, Scale, Size, Sizes
 from hfdistill.recipe.goal.target import Goal
@@ -93,3 +96,22 @@ def test_an_architecture_without_layers_leaves_the_students_without_attention(mo
     assert [one.name for one in candidates(make_bert(2), ["layers", "static"])] == ["static"]
     with pytest.raises(ValueError, match="no list of layers"):
         candidates(make_bert(2), ["layers"])
+
+
+def test_half_the_tokens_take_the_time_of_all(monkeypatch):
+    monkeypatch.setattr(sizing, "in_form", lambda network, form, folder: (network, 5.12345))
+    monkeypatch.setattr(sizing, "_milliseconds", lambda loaded: pytest.fail("it is timed again"))
+    bench = sizing._Bench(None, None, None)
+    bench.networks[True] = "made before"
+    size = bench.size("onnx", True, {("onnx", False): Size("onnx", False, 3.5, 9.0)})
+    assert size == Size("onnx", True, 3.5, 5.123)
+
+
+def test_a_candidate_that_runs_in_no_form_says_why(monkeypatch):
+    def broken(*_):
+        raise TypeError("no such\n  layer")
+
+    monkeypatch.setattr(sizing._Bench, "size", broken)
+    scale = SimpleNamespace(goal=Goal(max_ms=5), _is_worth_it=lambda *_: True)
+    with pytest.raises(ValueError, match=r"^no such layer$"):
+        Scale._measured(scale, None, Sizes(()))
