@@ -63,7 +63,7 @@ def check_settings(
             f"{folder} holds runs of other settings ({'; '.join(changed)}), whose reports would pass for "
             "these. Type another --output_dir, or delete that folder."
         )
-    if int(now.get("process_index", 0)) == 0:
+    if not any(getattr(one, "process_index", 0) for one in settings):  # the first of several writes
         write_atomically(path, json.dumps(now, indent=1))
 
 

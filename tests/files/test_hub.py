@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import hfdistill
 from hfdistill import PublishError, push_to_hub
-from hfdistill.files.hub import published
+from hfdistill.files.hub import published, publishing
 from tests.conftest import make_bert, make_report, make_tokenizer
 from tests.files.hub_server import HubServer, connected
 
@@ -179,3 +179,10 @@ def test_a_hub_that_is_silent_is_named(made, hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(hfdistill.HubUnreachable, match="cannot be reached to publish 'me/student'"):
         push_to_hub(made, "me/student")
+
+
+def test_an_error_that_is_no_answer_of_the_hub_stays_as_it_is():
+    with pytest.raises(ZeroDivisionError, match=r"^no part$"), publishing("me/student"):
+        raise ZeroDivisionError("no part")
+    with pytest.raises(PublishError, match=r"^as told$"), publishing("me/student"):
+        raise PublishError("as told")

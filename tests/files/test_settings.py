@@ -50,3 +50,19 @@ def test_a_start_that_left_nothing_binds_nobody(tmp_path):
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(ValueError, match="dataset films → misspelt"):
         check_settings(tmp_path, Study("misspelt"), args)
+
+
+class OfSecondProcess(Study):
+    """Settings as the second of several processes has them, by a property as in training arguments."""
+
+    process_index = 1
+
+
+def test_the_first_of_several_processes_writes(tmp_path):
+    check_settings(tmp_path, OfSecondProcess())
+    assert list(tmp_path.iterdir()) == []
+    check_settings(tmp_path, Study())
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+    (tmp_path / "report.json").touch()
+    with pytest.raises(ValueError, match="dataset films → songs"):
+        check_settings(tmp_path, OfSecondProcess("songs"))

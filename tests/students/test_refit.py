@@ -18,7 +18,7 @@ from hfdistill.students.activations import Place, read
 from hfdistill.students.least_squares import NormalEquations
 from hfdistill.students.refit import answer_error
 from hfdistill.students.refit_search import best_layers
-from hfdistill.students.refit_steps import Cut, block_steps, head_steps, reads_first_token
+from hfdistill.students.refit_steps import Cut, Group, block_steps, head_steps, reads_first_token
 from hfdistill.students.shrink import shrink
 from tests.conftest import make_bert, make_dataset, make_sentences
 from tests.network.test_architectures import TINY, batch, tiny
@@ -378,3 +378,7 @@ def test_the_best_blocks_are_looked_for_one_by_one_where_choices_are_many():
 def test_a_count_of_blocks_that_there_are_not_is_refused(count):
     with pytest.raises(ValueError, match=r"found layers=.* for a teacher of 4. Write layers=3"):
         best_layers(sum, depth=4, count=count)
+
+
+def test_a_head_without_a_layer_reads_no_token():
+    assert not reads_first_token(make_bert(1), Group((), student=1, teacher=2), batch())
