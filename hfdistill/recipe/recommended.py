@@ -15,6 +15,7 @@ from hfdistill.recipe.rows import Rows
 from hfdistill.recipe.schema import STUDENTS, Student
 from hfdistill.students.calibration import HELD_OUT
 from hfdistill.students.refit import Refit, check_refit
+from hfdistill.trainer.arguments import rows_a_step
 
 RATE, WIDTH, BATCH = 3e-4, 384, 32
 """The learning rate of a student that was cut from its teacher, and the width and the rows of a step at which
@@ -174,9 +175,7 @@ class Recommended:
             return None
         if self.recipe.splits.augment or self.args.mixup:
             return "the page has augmentations of its own"
-        if classes := many_classes(self.rows):
-            return f"{classes} classes are many; up to {MANY_CLASSES - 1}"
-        return None if len(rows) <= FEW_ROWS else f"{len(rows):,} rows are more than {FEW_ROWS:,}"
+        return enough_rows(self.rows)
 
     def summary(self, objective: Any, left_out: list[str]) -> str:
         """Return one line of what was chosen and why.
@@ -191,6 +190,18 @@ class Recommended:
         return "; ".join([f"recommended: {objective}", *self.choices.values()])
 
 
+def enough_rows(rows: Rows) -> str | None:
+    """Return why rows do without copies, unless a page asks for them; None where half are written anew.
+
+    Args:
+        rows: of the run.
+    """
+    if classes := many_classes(rows):
+        return f"{classes} classes are many; up to {MANY_CLASSES - 1}"
+    count = len(rows.train)
+    return None if count <= FEW_ROWS else f"{count:,} rows are more than {FEW_ROWS:,}"
+
+
 def many_classes(rows: Rows) -> int:
     """Return the number of classes where it is large, else 0; 0 of rows that have no labels.
 
@@ -200,11 +211,6 @@ def many_classes(rows: Rows) -> int:
     is_classified = rows.task == "single_label" and "label" in rows.labelled.column_names
     classes = len(rows.class_names()) if is_classified else 0
     return classes if classes >= MANY_CLASSES else 0
-
-
-def rows_a_step(args: Any) -> int:
-    """Return the rows of an optimizer step, on all processes."""
-    return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
 
 
 def _tokenizers(teacher: Any) -> list[Any]:

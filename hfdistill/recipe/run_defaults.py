@@ -8,9 +8,9 @@ from typing import Any
 
 from hfdistill.recipe import schema
 from hfdistill.recipe.check import RECOMMENDED, Recipe
-from hfdistill.recipe.recommended import FEW_ROWS, many_classes, rows_a_step
+from hfdistill.recipe.recommended import enough_rows
 from hfdistill.recipe.rows import Rows
-from hfdistill.trainer.arguments import fast_bf16
+from hfdistill.trainer.arguments import fast_bf16, rows_a_step
 
 DEFAULTS = {"report_to": "none", "logging_steps": 0.05, "save_total_limit": 2, "disable_tqdm": True}
 """What a page says under `training` where it says nothing: twenty losses a run, two checkpoints kept."""
@@ -42,7 +42,7 @@ def is_worth_recording(recipe: Recipe, rows: Rows, args: Any) -> bool:
     live = {"pretrained", "finetune"}  # others are asked about texts, have members, or change
     is_model = recipe.teacher is not None and recipe.teacher[0] in live
     is_chain = bool(recipe.assistants) or recipe.generations > 1 or recipe.theseus is not None
-    is_rewritten = recipe.objective == RECOMMENDED and len(rows.train) <= FEW_ROWS and not many_classes(rows)
+    is_rewritten = recipe.objective == RECOMMENDED and enough_rows(rows) is None
     rows_read = args.max_steps * rows_a_step(args)
     epochs = args.num_train_epochs if args.max_steps <= 0 else rows_read / max(1, len(rows.train))
     machines = args.world_size > int(os.environ.get("LOCAL_WORLD_SIZE", args.world_size))  # without one disk?

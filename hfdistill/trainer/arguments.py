@@ -89,6 +89,11 @@ def fast_bf16(*, use_cpu: bool = False) -> bool:
     return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
+def rows_a_step(args: TrainingArguments) -> int:
+    """Return the rows of an optimizer step, on all processes."""
+    return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
+
+
 def option(args: TrainingArguments, name: str) -> Any:
     """Return a field of DistillationArguments, or its default where `args` are plain TrainingArguments."""
     default = next(f.default for f in fields(DistillationArguments) if f.name == name)
