@@ -102,7 +102,6 @@ def load(
             of these, the semicolon and the bar that the first lines fit; a guess is logged.
         quotes: False where quotation marks are letters of a csv or tsv; True where they enclose cells even if
             the lines within a cell look like rows themselves, which is refused by default.
-
         streaming: Read rows when they are needed, in memory that does not grow with them; nothing is written
             to disk. What the columns hold is settled on the first 1,000 rows of each split, and later rows
             that do not fit are refused with their numbers. Names of classes have to come with the data or in
@@ -139,10 +138,9 @@ def load(
     splits, texts, target = _read(rows, text=text, text_pair=text_pair, label=label, **options)
     if not streaming:
         return _chosen(source, DatasetDict(splits), split)
+    options["by_name"] = None
     if isinstance(target, str):
         options["by_name"] = is_by_name(rows, target, names=label_names, from_text=from_text)
-    else:
-        options["by_name"] = None
     streams: Any = IterableDatasetDict()
     for name, part in raw.items():
         streams[name] = streamed(

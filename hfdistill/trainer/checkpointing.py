@@ -18,7 +18,7 @@ from hfdistill.files import checkpoint
 from hfdistill.files.checkpoint import CheckpointError
 from hfdistill.files.hub import publishing
 from hfdistill.files.run_lock import FolderInUse, only_run
-from hfdistill.trainer.arguments import option
+from hfdistill.trainer.arguments import option, rows_a_step
 from hfdistill.trainer.best_metric import check_best_metric
 from hfdistill.trainer.failed_save import telling_failed_writes
 from hfdistill.trainer.interrupts import Interrupts
@@ -249,8 +249,7 @@ class CheckpointingTrainer(Trainer):
         epochs, self._steps_an_epoch, *others, batches, max_steps = super().set_initial_training_values(
             args, dataloader
         )
-        rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        self._passes = None if has_length(dataloader) else Passes(rows=rows)
+        self._passes = None if has_length(dataloader) else Passes(rows=rows_a_step(args))
         if self._passes is not None and not args.ignore_data_skip:
             self._passes.load(self._resumed)
             if self._passes.steps is not None:

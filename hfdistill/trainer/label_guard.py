@@ -74,5 +74,5 @@ def _fit(labels: Tensor, config: Any) -> bool:
 
 
 def plain(label: Any) -> Any:
-    """Return a label of a torch or numpy kind as Python's."""
+    """Return a label, or another value of a row, of a torch or numpy kind as Python's."""
     return label.tolist() if hasattr(label, "tolist") else label

@@ -10,6 +10,9 @@ from datasets import Dataset, IterableDataset
 from torch.utils.data import IterableDataset as TorchIterable
 from transformers import TrainingArguments
 
+from hfdistill.trainer.arguments import rows_a_step
+from hfdistill.trainer.label_guard import plain
+
 logger = logging.getLogger(__name__)
 
 LOOKED_AT = 64
@@ -47,7 +50,7 @@ def settle_stream(data: Any, args: TrainingArguments) -> None:
     """
     if not is_stream(data):
         return
-    size = args.train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size)
+    size = rows_a_step(args)
     if args.max_steps <= 0:
         raise ValueError(
             f"train_dataset is a stream ({type(data).__name__}), whose rows nobody can count before its end, "
@@ -83,9 +86,5 @@ def first_rows(data: IterableDataset, *, split: str) -> Dataset:
             f"{split} is a stream that has no row: what made it is at its end (a generator that was read "
             "once), or a filter kept nothing. Give it anew."
         )
-    plain = [{name: _plain(value) for name, value in row.items()} for row in rows]
-    return Dataset.from_list(plain, features=data.features)
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else value
+    rows = [{name: plain(value) for name, value in row.items()} for row in rows]
+    return Dataset.from_list(rows, features=data.features)
