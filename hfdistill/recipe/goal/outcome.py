@@ -77,8 +77,8 @@ class Choice:
     def best(cls, tried: Iterable[Tried], share: float) -> Choice:
         """Choose where nothing is proven, among all looks at all candidates.
 
-        Where some lie at the goal, the likeliest to lie there: the same distance tells more where the interval
-        is narrower. Else the one that keeps most. Of equal ones the later look.
+        Where some lie at the goal, the likeliest to lie there: the same distance tells more within a narrow
+        interval. Else the one that keeps most. Of equal ones the later look.
 
         Args:
             tried: what was looked at, at least one.
