@@ -33,6 +33,10 @@ def usage_section(report: Report, model_name: str) -> str:
         if report.student.architecture.startswith("transformers.")
         else "import hfdistill  # knows this architecture\n"
     )
+    cut = "truncation=True"
+    if report.data.max_length is not None:
+        cut += f", max_length={report.data.max_length}"
+    call = _CALL[report.task] + ("" if report.task == "token" else f", {cut}")
     turn = {
         "single_label": "logits.softmax(-1)",
         "multi_label": "logits.sigmoid()",
@@ -45,7 +49,7 @@ def usage_section(report: Report, model_name: str) -> str:
 ```python
 {own}from transformers import pipeline
 
-classify = pipeline("{hub_task(report)}", model="{model}"{_CALL[report.task]})
+classify = pipeline("{hub_task(report)}", model="{model}"{call})
 print(classify({text}))
 ```
 
@@ -58,6 +62,6 @@ from transformers import {auto}, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained("{model}")
 model = {auto}.from_pretrained("{model}")
 with torch.inference_mode():
-    logits = model(**tokenizer({texts}, return_tensors="pt")).logits
+    logits = model(**tokenizer({texts}, {cut}, return_tensors="pt")).logits
 print({turn}, model.config.id2label)
 ```"""
