@@ -116,9 +116,8 @@ def _loaded(
         adapter = adapter_settings(source)
     if adapter is not None:
         return name_architecture(_adapted(source, adapter, new_head=new_head, role=role))
-    options = {}
-    if new_head is not None:
-        options = {"id2label": dict(enumerate(new_head)), "label2id": {n: i for i, n in enumerate(new_head)}}
+    names = dict(enumerate(new_head or ()))
+    options = {"id2label": names, "label2id": {n: i for i, n in names.items()}} if names else {}
     with reaching(str(source)), whole_models(), reading_weights(source, role=role) as weights:
         model, loading = auto_class(source, task=task).from_pretrained(
             str(source),
@@ -130,18 +129,17 @@ def _loaded(
             **weights,
         )
     missing = sorted(name for name in loading["missing_keys"] if "position_ids" not in name)
-    inside = [n for n in missing if n.startswith(f"{model.base_model_prefix}.") and ".pooler." not in n]
-    if inside:
+    if inside := [n for n in missing if n.startswith(f"{model.base_model_prefix}.") and ".pooler." not in n]:
         raise ValueError(
             f"The {role} {str(source)!r} lacks weights of its encoder ({', '.join(inside[:4])}), which would "
             "be random. Download it again, or name another model."
         )
-    if new_head is not None and (task is not None or missing or loading["mismatched_keys"]):
-        model.config.problem_type = _PROBLEM if task == "multi_label" else None  # not that of an earlier head
-    saved_as = (model.config.architectures or [""])[0]
-    if missing and new_head is None and role != "student" and saved_as.endswith(_LANGUAGE_MODELS):
-        refuse_other_heads(saved_as, role=role)
+    if new_head is not None and (task or missing or loading["mismatched_keys"]):  # not an earlier head's
+        model.config.problem_type = _PROBLEM if task == "multi_label" else None
     if missing and new_head is None:
+        saved_as = (model.config.architectures or [""])[0]
+        if role != "student" and saved_as.endswith(_LANGUAGE_MODELS):
+            refuse_other_heads(saved_as, role=role)
         raise MissingHead(
             f"The {role} {str(source)!r} is an encoder without a trained classifier: "
             f"{', '.join(missing[:4])} are missing from its weights and would be random. Fine-tune it on "
