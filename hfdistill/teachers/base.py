@@ -188,7 +188,8 @@ class ModelTeacher(Teacher):
 
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
         """Return one forward pass; see `Teacher.trace`."""
-        self.model.eval()
+        if any(part.training for part in self.model.modules()):  # `eval()` itself costs more than to look
+            self.model.eval()
         with torch.no_grad():
             return run(self.model, self.select_inputs(batch), accepts=self.model_inputs, taps=taps)
 
