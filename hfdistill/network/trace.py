@@ -163,9 +163,7 @@ def check_taps(model: nn.Module, taps: Collection[Tap]) -> None:
         pass
 
 
-def _hook(
-    network: Any, layout: Layout, anatomy: ModelSpec, tap: Tap, readings: dict[Tap, Tensor]
-) -> Any:
+def _hook(network: Any, layout: Layout, anatomy: ModelSpec, tap: Tap, readings: dict[Tap, Tensor]) -> Any:
     """Attach what reads one tap; returns its handle."""
     if tap.layer > anatomy.depth:
         raise ValueError(
