@@ -121,7 +121,7 @@ def test_a_student_that_takes_no_teacher_says_whose_tokenizer_it_reads(here):
         """A model of its own."""
 
     page = ["teacher={coin: {}}", "student={alone: {count: 1}}", "data=two"]
-    with pytest.raises(RecipeError, match=r"'alone' reads the tokenizer of a teacher's model, and there is no"):
+    with pytest.raises(RecipeError, match=r"'alone' reads the tokenizer of a teacher's model, and there is"):
         read_recipe("page.yaml", overrides=page)
     recipe = read_recipe("page.yaml", overrides=[*page, "student.alone.source=teacher"])
     assert recipe.student.arguments == {"count": 1, "source": "teacher"}
