@@ -67,11 +67,14 @@ class ModelBuilder:
         `fit` says how what is kept is fitted to the whole, where the plan does not.
 
         Raises:
-            ValueError: where nothing names a folder with a tokenizer.
+            ValueError: where nothing names a model, whose tokenizer is read.
         """
         source = plan.arguments.get("source") or origin
         if source is None:
-            raise ValueError("Neither student nor teacher names a folder with a tokenizer. Name a teacher.")
+            raise ValueError(
+                "Neither student nor teacher names a model, whose tokenizer would be read. Add source to the "
+                f"student: `{plan.kind}: {{source: …}}`."
+            )
         tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
         made_of = plan.arguments.get("source") or of
         if plan.kind == "pretrained":

@@ -205,5 +205,5 @@ def test_splits_that_hold_nothing_or_are_not_there_are_refused(monkeypatch):
 
 
 def test_a_student_of_nothing_that_has_a_tokenizer_is_refused():
-    with pytest.raises(ValueError, match=r"names a folder with a tokenizer\. Name a teacher"):
+    with pytest.raises(ValueError, match=r"names a model, whose .* `shrink: \{source: …\}`"):
         ModelBuilder.student(None, Student("shrink", {"layers": 2}), of=None, origin=None, like=None)
