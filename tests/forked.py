@@ -54,18 +54,23 @@ def on_two_processes(work, folder):
 
     What they print lies in the folder, as output-0.txt and output-1.txt.
     """
+    ends = [os.waitpid(child, 0)[1] for child in two_started(work, folder)]
+    assert ends == [0, 0], "\n".join((folder / f"output-{rank}.txt").read_text()[-3000:] for rank in range(2))
+
+
+def two_started(work, folder):
+    """Start the two children of `on_two_processes`, and return their numbers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
     environment |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    outputs = [folder / f"output-{rank}.txt" for rank in range(2)]
-    children = [
-        _started(work, path, {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank, path in enumerate(outputs)
+    return [
+        _started(
+            work, folder / f"output-{rank}.txt", {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        )
+        for rank in range(2)
     ]
-    ends = [os.waitpid(child, 0)[1] for child in children]
-    assert ends == [0, 0], "\n".join(path.read_text()[-3000:] for path in outputs)
 
 
 def _started(work, output, environment):

@@ -168,8 +168,11 @@ def loaded(path):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Good files."""
-    folder = tmp_path_factory.mktemp("good")
+    return good_files(tmp_path_factory.mktemp("good"))
+
+
+def good_files(folder):
+    """Write a good file of each kind."""
     for name, content in {"page.yaml": PAGE, "rows.csv": CSV, "answers.jsonl": ANSWERS}.items():
         (folder / name).write_text(content, newline="")
     make_report({"objective": "KD()"}).save(folder / "report.json")
