@@ -21,18 +21,23 @@ class Dying(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run(folder, *, dies=False):
-    trainer = DistillationTrainer(
+def build(folder, *, callbacks=(), **options):
+    return DistillationTrainer(
         make_bert(2, seed=2, **DROPOUT),
         DistillationArguments(
             str(folder), max_steps=STEPS, per_device_train_batch_size=4, save_strategy="steps", save_steps=1,
             learning_rate=1e-2, report_to="none", disable_tqdm=True, seed=3, use_cpu=True,
+            **options,
         ),
         teacher=make_bert(3, seed=1),
         train_dataset=make_dataset(21),
         processing_class=make_tokenizer(),
-        callbacks=[Dying()] if dies else [],
+        callbacks=list(callbacks),
     )  # fmt: skip
+
+
+def run(folder, *, dies=False):
+    trainer = build(folder, callbacks=[Dying()] if dies else [])
     trainer.train(resume_from_checkpoint=newest_checkpoint(folder))
 
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hfdistill.files.plain_data import printable
 from hfdistill.network.inputs import TOKEN_TYPES, reads_token_types, token_type_count
 from hfdistill.network.task import LABELS
 from hfdistill.network.trace import Batch, Tap, Trace
@@ -186,9 +187,21 @@ class CachedTeacher(Teacher):
 
         A row that is not recorded as it is, and is under another key that means the same to the teacher, has
         that key: a text whose token types are all zero was recorded without them, or the other way round.
+
+        Raises:
+            CacheError: where the batch has nothing that the recorded teacher reads.
         """
         inputs = self._inputs(batch)
-        rows = rows_of(inputs)
+        try:
+            rows = rows_of(inputs)
+        except ValueError as error:
+            if self.teacher is not None:
+                raise
+            raise CacheError(
+                f"The batch has {sorted(batch)}, and the recording in {self.folder} is of a teacher that "
+                f"reads {printable(self._facts()['accepts'], limit=200)}. Give batches with what was recorded, "
+                "or record them with hfdistill.record(teacher, dataset, folder=...)."
+            ) from error
         missing = self.missing(rows.keys)
         if self.store is None or not missing.any() or not self._takes_zeros():
             return rows
