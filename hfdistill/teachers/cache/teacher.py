@@ -197,9 +197,10 @@ class CachedTeacher(Teacher):
         except ValueError as error:
             if self.teacher is not None:
                 raise
+            names = printable(self._facts()["accepts"], limit=200)
             raise CacheError(
                 f"The batch has {sorted(batch)}, and the recording in {self.folder} is of a teacher that "
-                f"reads {printable(self._facts()['accepts'], limit=200)}. Give batches with what was recorded, "
+                f"reads {names}. Give batches with what was recorded, "
                 "or record them with hfdistill.record(teacher, dataset, folder=...)."
             ) from error
         missing = self.missing(rows.keys)
