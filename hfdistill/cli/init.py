@@ -17,7 +17,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "file", help="csv, tsv, jsonl, json, xlsx or parquet with texts and labels, or a folder"
     )
     parser.add_argument("--page", default="hfdistill.yaml", help="to write; default hfdistill.yaml")
-    parser.add_argument("--label", metavar="COLUMN", help="where another one is found")
+    parser.add_argument(
+        "--label",
+        metavar="COLUMN",
+        action="append",
+        help="where another one is found; several times for columns of 0 and 1 of a multi-label task",
+    )
     parser.add_argument("--encoder", help="Hub id or folder of what becomes the teacher")
     parser.add_argument("--overwrite", action="store_true", help="replace a page of that name")
     add_file_flags(parser)
@@ -39,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
             args.file,
             text=args.text,
             text_pair=args.text_pair,
-            label=args.label,
+            label=args.label[0] if args.label and len(args.label) == 1 else args.label,
             teacher=args.encoder,
             options=FileOptions(**file_options(args)),
         )

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from datasets import Dataset, DatasetDict, IterableDatasetDict, List
+from datasets import Dataset, DatasetDict, IterableDatasetDict, List, NamedSplit
 
 from hfdistill.data.label_columns import (
     indicator_columns,
@@ -95,7 +95,8 @@ def load(
         split: Return this split only. All are read, so that label names do not depend on it.
         label_names: Names of the classes 0, 1, ….
         on_bad_row: `"drop"` logs and drops rows without text or label, and lines of a csv that are not rows,
-            instead of refusing them.
+            instead of refusing them. Rows with an empty text, as a blank cell is, are dropped, too; by
+            default they stay, with a warning.
         encoding: Of csv, tsv and JSON files that are neither UTF-8 nor UTF-16 with a byte order mark, such as
             `"cp1252"`.
         delimiter: Between the cells of a csv or tsv. By default a comma (csv) or a tab (tsv), or else the one
@@ -137,6 +138,8 @@ def load(
     options: dict[str, Any] = {"names": label_names, "from_text": from_text, "on_bad_row": on_bad_row}
     splits, texts, target = _read(rows, text=text, text_pair=text_pair, label=label, **options)
     if not streaming:
+        if len(splits) > 1 or isinstance(source, (str, os.PathLike)):
+            splits = {name: _named(part, name) for name, part in splits.items()}
         return _chosen(source, DatasetDict(splits), split)
     options["by_name"] = None
     if isinstance(target, str):
@@ -191,6 +194,13 @@ def _read_texts(
     if isinstance(feature, List) and class_names:
         splits = {name: with_class_names(part, class_names) for name, part in splits.items()}
     return splits
+
+
+def _named(rows: Dataset, split: str) -> Dataset:
+    """Return rows that know which split they are, whatever read them; reports and commands go by it."""
+    if rows.split is not None:
+        return rows
+    return Dataset(rows.data, rows.info, NamedSplit(split), rows._indices, rows._fingerprint)
 
 
 def _chosen(source: Any, splits: DatasetDict, split: str | None) -> DatasetDict:

@@ -137,7 +137,8 @@ class Reading:
         if self.of_words:
             inner = getattr(self.feature, "feature", None)
             label = self.label if isinstance(self.label, str) else None
-            return split_of_words(self.split, rows, self.texts[0], label, inner, self.on_bad_row)
+            words = (rows, self.texts[0], label, inner)
+            return split_of_words(self.split, *words, self.on_bad_row, warns=False)
         labels = None
         if self.feature is None:
             self._check_hidden(rows)
@@ -151,7 +152,8 @@ class Reading:
                 by_name=self.by_name,
                 from_text=self.from_text,
             )
-        return build_split(self.split, rows, self.texts, labels, self.feature, self.on_bad_row)
+        columns = (rows, self.texts, labels, self.feature)
+        return build_split(self.split, *columns, self.on_bad_row, warns=False)  # of the first rows it was
 
     def _check_hidden(self, rows: Dataset) -> None:
         """Refuse labels where the first rows have none, and their column was left out."""

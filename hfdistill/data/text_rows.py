@@ -14,11 +14,27 @@ logger = logging.getLogger(__name__)
 DROP_ALL = "drop all"
 """As "drop", also where no row is left: these are a part of the rows."""
 
+EMPTY = (
+    "%s of %s rows of split %r have an empty text (first rows %s), and are learned from and measured on like "
+    'others, though no text tells their label. on_bad_row="drop" leaves them out'
+)
+"""The warning of rows without a letter: how many, of how many, which split, the first of them."""
+
 
 def build_split(
-    split: str, rows: Dataset, texts: list[str], labels: list[Any] | None, feature: Any, on_bad_row: str
+    split: str,
+    rows: Dataset,
+    texts: list[str],
+    labels: list[Any] | None,
+    feature: Any,
+    on_bad_row: str,
+    *,
+    warns: bool = True,
 ) -> Dataset:
-    """Return one split with its final columns, without bad rows or with an error that names them."""
+    """Return one split with its final columns, without bad rows or with an error that names them.
+
+    Rows whose texts are all empty are left out where bad rows are, else they stay, with a warning.
+    """
     missing = [name for name in texts if name not in rows.column_names]
     if missing:
         raise ValueError(
@@ -29,16 +45,22 @@ def build_split(
     rows = rows.select_columns(texts).rename_columns(dict(zip(texts, columns, strict=True)))
     bad: dict[str, list[int]] = {}
     kinds = {column: _nested(rows.features[column]) for column in columns}
+    blank = set(range(len(rows)))
     for column in columns:
-        rows, bad[column] = _as_strings(rows, column)
+        rows, bad[column], empty = _as_strings(rows, column)
+        blank &= empty
     if labels is not None:
         bad["label"] = [i for i, value in enumerate(labels) if value is None]
-        blank = [0.0] * feature.length if isinstance(feature, List) else 0
+        hidden = [0.0] * feature.length if isinstance(feature, List) else 0
         rows = rows.add_column(
-            "label", [blank if value is None else value for value in labels], feature=feature
+            "label", [hidden if value is None else value for value in labels], feature=feature
         )
         columns.append("label")
-    return _without_bad_rows(split, rows.select_columns(columns), bad, kinds, on_bad_row)
+    if on_bad_row == "raise":
+        if blank and warns and not any(bad.values()):
+            logger.warning(EMPTY, f"{len(blank):,}", f"{len(rows):,}", split, sorted(blank)[:5])
+        blank = set()
+    return _without_bad_rows(split, rows.select_columns(columns), bad, kinds, on_bad_row, blank=blank)
 
 
 def _nested(feature: Any) -> str:
@@ -50,22 +72,26 @@ def _nested(feature: Any) -> str:
     return ""
 
 
-def _as_strings(rows: Dataset, column: str) -> tuple[Dataset, list[int]]:
-    """Return the split with `column` as strings, and the rows that have no readable text there."""
+def _as_strings(rows: Dataset, column: str) -> tuple[Dataset, list[int], set[int]]:
+    """Return the split with `column` as strings, the rows without a readable text there, and empty ones."""
     dtype = getattr(rows.features[column], "dtype", None)
     if dtype not in ("string", "large_string"):
         values = rows[column][:]
         bad = [i for i, value in enumerate(values) if not isinstance(value, str)]
         texts = [value if isinstance(value, str) else "" for value in values]
         rows = rows.add_column("_readable", texts, feature=Value("string")).remove_columns(column)
-        return rows.rename_column("_readable", column), bad
+        empty = {i for i, value in enumerate(values) if isinstance(value, str) and not value.strip()}
+        return rows.rename_column("_readable", column), bad, empty
     stored = rows.with_format("arrow")[:].column(column)
     bad = pc.indices_nonzero(pc.is_null(stored)).to_pylist()
     try:
         stored.validate(full=True)
+        empty = set(pc.indices_nonzero(pc.equal(pc.utf8_trim_whitespace(stored), "")).to_pylist())
     except pa.ArrowInvalid:
-        bad = [i for i, raw in enumerate(stored.cast(pa.large_binary()).to_pylist()) if not _is_utf8(raw)]
-    return rows if dtype == "string" else rows.cast_column(column, Value("string")), bad
+        raw = stored.cast(pa.large_binary()).to_pylist()
+        bad = [i for i, letters in enumerate(raw) if not _is_utf8(letters)]
+        empty = {i for i, letters in enumerate(raw) if letters is not None and not letters.strip()}
+    return rows if dtype == "string" else rows.cast_column(column, Value("string")), bad, empty
 
 
 def _is_utf8(raw: bytes | None) -> bool:
@@ -76,7 +102,13 @@ def _is_utf8(raw: bytes | None) -> bool:
 
 
 def _without_bad_rows(
-    split: str, rows: Dataset, bad: dict[str, list[int]], kinds: dict[str, str], on_bad_row: str
+    split: str,
+    rows: Dataset,
+    bad: dict[str, list[int]],
+    kinds: dict[str, str],
+    on_bad_row: str,
+    *,
+    blank: set[int],
 ) -> Dataset:
     reasons = [
         f"{len(places):,} of {len(rows):,} rows of split {split!r} have no "
@@ -85,10 +117,15 @@ def _without_bad_rows(
         for column, places in bad.items()
         if places
     ]
+    if blank:
+        reasons.append(
+            f"{len(blank):,} of {len(rows):,} rows of split {split!r} have an empty text (first rows "
+            f"{sorted(blank)[:5]})"
+        )
     if not reasons:
         return rows
     reason = "; ".join(reasons)
-    dropped = {i for places in bad.values() for i in places}
+    dropped = {i for places in bad.values() for i in places} | blank
     none_left = len(dropped) == len(rows) and on_bad_row != DROP_ALL
     if on_bad_row == "raise" or none_left:
         fix = 'Repair them, or leave them out with on_bad_row="drop"'

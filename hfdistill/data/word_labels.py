@@ -9,7 +9,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
 
 from hfdistill.data.label_doubts import doubts
-from hfdistill.data.text_rows import DROP_ALL
+from hfdistill.data.text_rows import DROP_ALL, EMPTY
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,14 @@ def _feature(raw: Mapping[str, Dataset], tags: str, names: Sequence[str] | None)
 
 
 def split_of_words(
-    split: str, rows: Dataset, words: str, tags: str | None, feature: Any, on_bad_row: str
+    split: str,
+    rows: Dataset,
+    words: str,
+    tags: str | None,
+    feature: Any,
+    on_bad_row: str,
+    *,
+    warns: bool = True,
 ) -> Dataset:
     """Return one split with its final columns; see `read_words`. `feature` is that of one label."""
     if words not in rows.column_names:
@@ -109,6 +116,10 @@ def split_of_words(
         features["label"] = List(feature)
         pairs = zip(columns["tokens"], columns["label"], strict=True)
         bad |= {i for i, (w, y) in enumerate(pairs) if y is None or w is None or len(w) != len(y)}
+    wordless = {i for i, row in enumerate(columns["tokens"]) if row is not None and not any(row)}
+    if on_bad_row == "raise" and wordless - bad and warns:
+        logger.warning(EMPTY, f"{len(wordless):,}", f"{len(rows):,}", split, sorted(wordless)[:5])
+    bad |= wordless if on_bad_row != "raise" else set()
     indices = [i for i in range(len(rows)) if i not in bad]
     if bad:
         reason = (

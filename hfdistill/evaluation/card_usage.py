@@ -13,6 +13,12 @@ _CALL = {
     "regression": ', function_to_apply="none"',
     "token": ', aggregation_strategy="simple"',
 }
+_TURN = {
+    "single_label": "logits.softmax(-1)",
+    "multi_label": "logits.sigmoid()",
+    "regression": "logits",
+    "token": "logits.softmax(-1)",
+}
 
 
 def hub_task(report: Report) -> str:
@@ -21,7 +27,11 @@ def hub_task(report: Report) -> str:
 
 
 def usage_section(report: Report, model_name: str) -> str:
-    """Return the section "Use": code that runs the student, with the Hub's name for it where it has one."""
+    """Return the section "Use": code that runs the student, with the Hub's name for it where it has one.
+
+    It cuts texts where the measured ones were cut: `pipeline` does not by itself, and a text of more tokens
+    than the model has positions is an error deep within it.
+    """
     model = model_name if "/" in model_name and is_hub_id(model_name) else HERE
     pairs = report.data.pairs
     text = (
@@ -33,19 +43,18 @@ def usage_section(report: Report, model_name: str) -> str:
         if report.student.architecture.startswith("transformers.")
         else "import hfdistill  # knows this architecture\n"
     )
-    turn = {
-        "single_label": "logits.softmax(-1)",
-        "multi_label": "logits.sigmoid()",
-        "regression": "logits",
-        "token": "logits.softmax(-1)",
-    }[report.task]
+    cut = "truncation=True"
+    if report.data.max_length is not None:
+        cut += f", max_length={report.data.max_length}"
+    call = _CALL[report.task] + ("" if report.task == "token" else f", {cut}")
+    turn = _TURN[report.task]
     auto = f"AutoModelFor{'Token' if report.task == 'token' else 'Sequence'}Classification"
     return f"""## Use
 
 ```python
 {own}from transformers import pipeline
 
-classify = pipeline("{hub_task(report)}", model="{model}"{_CALL[report.task]})
+classify = pipeline("{hub_task(report)}", model="{model}"{call})
 print(classify({text}))
 ```
 
@@ -58,6 +67,6 @@ from transformers import {auto}, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained("{model}")
 model = {auto}.from_pretrained("{model}")
 with torch.inference_mode():
-    logits = model(**tokenizer({texts}, return_tensors="pt")).logits
+    logits = model(**tokenizer({texts}, {cut}, return_tensors="pt")).logits
 print({turn}, model.config.id2label)
 ```"""

@@ -28,6 +28,8 @@ from hfdistill.network.task import task_kind
 from hfdistill.teachers import TeacherAsModel
 
 STANDARD = SpeedPlan()
+_READERS = (None, "parquet", "csv", "table_files", "json", "text", "arrow", "generator")
+"""What `datasets` calls rows of files after the module that reads them; ours of csv is `table_files`."""
 Name = TypeVar("Name", bound=Hashable)
 
 
@@ -220,7 +222,7 @@ def _describe_data(
     lengths = [len(ids) for ids in student.rows["input_ids"]]
     name = data.info.dataset_name
     return DataReport(
-        name=None if name in (None, "parquet", "csv", "json", "text", "arrow", "generator") else name,
+        name=None if name in _READERS else name,
         split=str(data.split) if data.split else None,
         rows=len(data),
         labelled_rows=sum(n > 0 for n in labelled_words(student.rows)) if of_words else known,

@@ -388,6 +388,12 @@ def count(number: int) -> str:
     return f"{number / 1e6:.1f} M" if number >= 1e5 else f"{number:,}"
 
 
+def counted(number: float, what: str) -> str:
+    """Return a number of things: "1 row", "2,000 rows", "0.33 epochs"."""
+    shown = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    return f"{shown} {what}{'' if number == 1 else 's'}"
+
+
 def _row(role: str, model: ModelReport, columns: tuple[str, ...]) -> list[str]:
     scores = [show(model.scores.get(column), column) for column in columns]
     return [role, *scores, count(model.parameters), megabytes(model.size_mb), *times(model.speed)]

@@ -42,8 +42,8 @@ def load_adapter(source: str | Path, settings: dict[str, Any], *, load: Any, rol
     """Return the model that an adapter changes, with the adapter merged into its weights.
 
     A head that was trained with the adapter (`modules_to_save`) comes with it, and says how many classes
-    there are. Their names come from a `config.json` beside the adapter, else from the base model where it has
-    as many.
+    there are. Their names and `problem_type` come from a `config.json` beside the adapter, else from the base
+    model where it has as many.
 
     Raises:
         ModuleNotFoundError: where PEFT is not installed.
@@ -62,7 +62,8 @@ def load_adapter(source: str | Path, settings: dict[str, Any], *, load: Any, rol
             "where you trust it, and save it anew: model.save_pretrained(folder)."
         )
     try:
-        model = load(base, task, _class_names(source, Path(weights), base, task))
+        names, problem_type = _head(source, Path(weights), base, task)
+        model = load(base, task, names)
     except OSError as error:
         raise ValueError(
             f"The {role} {str(source)!r} is an adapter of {base!r}, which cannot be loaded. Write where "
@@ -78,6 +79,8 @@ def load_adapter(source: str | Path, settings: dict[str, Any], *, load: Any, rol
         )
     merged = adapted.merge_and_unload(safe_merge=True).requires_grad_(True).eval()
     merged.name_or_path = str(source)
+    if names is not None:
+        merged.config.problem_type = problem_type
     return merged
 
 
@@ -101,16 +104,16 @@ def _check(source: str | Path, settings: dict[str, Any], *, role: str) -> None:
         )
 
 
-def _class_names(source: str | Path, weights: Path, base: str, task: str) -> list[str] | None:
-    """Return the class names of a head saved with the adapter; None where the base model's is used."""
+def _head(source: str | Path, weights: Path, base: str, task: str) -> tuple[list[str] | None, str | None]:
+    """Return class names and `problem_type` of a head saved with the adapter; (None, None) for the base's."""
     count = _classes(weights, base, task)
     if count is None:
-        return None
+        return None, None
     for place in [source, base] if (Path(source) / "config.json").is_file() else [base]:
-        names = AutoConfig.from_pretrained(str(place), trust_remote_code=False).id2label
-        if len(names) == count:
-            return [names[number] for number in range(count)]
-    return [f"LABEL_{number}" for number in range(count)]
+        config = AutoConfig.from_pretrained(str(place), trust_remote_code=False)
+        if len(config.id2label) == count:
+            return [config.id2label[number] for number in range(count)], config.problem_type
+    return [f"LABEL_{number}" for number in range(count)], None
 
 
 def _classes(weights: Path, base: str, task: str) -> int | None:

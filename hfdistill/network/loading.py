@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from transformers import (
@@ -33,17 +33,23 @@ _OTHER_HEADS = (
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
 
 
+_PROBLEM = "multi_label_classification"
+
+
 class MissingHead(ValueError):  # noqa: N818
     """The weights are an encoder's: there is no trained classifier in them."""
 
 
-Task: TypeAlias = Literal["sequence", "token"]
+Task: TypeAlias = Literal["sequence", "multi_label", "token"]
 
 
 def auto_class(source: str | Path, *, task: Task | None = None) -> Any:
     """Return the class that loads a classifier: of tokens for a task "token", or where its config says so."""
-    if task not in (None, "sequence", "token"):
-        raise ValueError(f"task is 'sequence' (a label a text) or 'token' (a label a word), found {task!r}.")
+    if task not in (None, *get_args(Task)):
+        raise ValueError(
+            "task is 'sequence' (a label a text), 'multi_label' (several) or 'token' (a label a word), found "
+            f"{task!r}."
+        )
     if task is None:
         config = AutoConfig.from_pretrained(str(source), trust_remote_code=False)
         task = "token" if task_kind(config) == "token" else "sequence"
@@ -68,8 +74,9 @@ def load_classifier(
         source: Hub id, path or model.
         new_head: class names. Where the weights hold no trained head with as many classes, a new one is drawn
             at random.
-        task: "sequence" for a label a text, "token" for a label a word. None takes what the weights were
-            saved as, and "sequence" for an encoder.
+        task: "sequence" for a label a text (or a number, of one name), "multi_label" for several labels a
+            text, "token" for a label a word. None takes what the weights were saved as, and "sequence" for an
+            encoder; so does "sequence" without `new_head`.
         role: what messages call it: "teacher" or "student".
         label_names: names for the classes 0, 1, … of a model that has none (LABEL_0 …). Data, students and
             reports then go by them. A model that is an object gets them, too.
@@ -109,9 +116,8 @@ def _loaded(
         adapter = adapter_settings(source)
     if adapter is not None:
         return name_architecture(_adapted(source, adapter, new_head=new_head, role=role))
-    options = {}
-    if new_head is not None:
-        options = {"id2label": dict(enumerate(new_head)), "label2id": {n: i for i, n in enumerate(new_head)}}
+    names = dict(enumerate(new_head or ()))
+    options = {"id2label": names, "label2id": {n: i for i, n in names.items()}} if names else {}
     with reaching(str(source)), whole_models(), reading_weights(source, role=role) as weights:
         model, loading = auto_class(source, task=task).from_pretrained(
             str(source),
@@ -123,16 +129,17 @@ def _loaded(
             **weights,
         )
     missing = sorted(name for name in loading["missing_keys"] if "position_ids" not in name)
-    inside = [n for n in missing if n.startswith(f"{model.base_model_prefix}.") and ".pooler." not in n]
-    if inside:
+    if inside := [n for n in missing if n.startswith(f"{model.base_model_prefix}.") and ".pooler." not in n]:
         raise ValueError(
             f"The {role} {str(source)!r} lacks weights of its encoder ({', '.join(inside[:4])}), which would "
             "be random. Download it again, or name another model."
         )
-    saved_as = (model.config.architectures or [""])[0]
-    if missing and new_head is None and role != "student" and saved_as.endswith(_LANGUAGE_MODELS):
-        refuse_other_heads(saved_as, role=role)
+    if new_head is not None and (task or missing or loading["mismatched_keys"]):  # not an earlier head's
+        model.config.problem_type = _PROBLEM if task == "multi_label" else None
     if missing and new_head is None:
+        saved_as = (model.config.architectures or [""])[0]
+        if role != "student" and saved_as.endswith(_LANGUAGE_MODELS):
+            refuse_other_heads(saved_as, role=role)
         raise MissingHead(
             f"The {role} {str(source)!r} is an encoder without a trained classifier: "
             f"{', '.join(missing[:4])} are missing from its weights and would be random. Fine-tune it on "
@@ -192,8 +199,13 @@ def load_student(source: Source, *, like: Any = None) -> PreTrainedModel:
     except MissingHead:
         if like is None:
             raise
-        task: Task = "token" if task_kind(like) == "token" else "sequence"
-        return load_classifier(source, new_head=class_names(like), task=task, role="student")
+        return load_classifier(source, new_head=class_names(like), task=head_task(like), role="student")
+
+
+def head_task(like: Any) -> Task:
+    """Return what `load_classifier` calls the task of a model with this config."""
+    kinds: dict[str, Task] = {"token": "token", "multi_label": "multi_label"}
+    return kinds.get(task_kind(like), "sequence")
 
 
 def load_tokenizer(source: Any) -> Any:

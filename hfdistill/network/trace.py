@@ -144,11 +144,13 @@ def tapped(model: nn.Module, taps: Collection[Tap]) -> Iterator[dict[Tap, Tensor
     """
     readings: dict[Tap, Tensor] = {}
     hooks: list[Any] = []
-    if taps:
-        _refuse_compiled(model)
     try:
-        for tap in sorted(taps):
-            hooks.append(_hook(model, tap, readings))
+        if taps:
+            _refuse_compiled(model)
+            network: Any = unwrapped(model)
+            layout, anatomy = layout_of(network), ModelSpec.of(network)
+            for tap in sorted(taps):
+                hooks.append(_hook(network, layout, anatomy, tap, readings))
         yield readings
     finally:
         for hook in hooks:
@@ -161,10 +163,8 @@ def check_taps(model: nn.Module, taps: Collection[Tap]) -> None:
         pass
 
 
-def _hook(model: nn.Module, tap: Tap, readings: dict[Tap, Tensor]) -> Any:
+def _hook(network: Any, layout: Layout, anatomy: ModelSpec, tap: Tap, readings: dict[Tap, Tensor]) -> Any:
     """Attach what reads one tap; returns its handle."""
-    network: Any = unwrapped(model)
-    layout, anatomy = layout_of(network), ModelSpec.of(network)
     if tap.layer > anatomy.depth:
         raise ValueError(
             f"{tap} is out of range: this {anatomy.model_type} has {anatomy.depth} layers. "

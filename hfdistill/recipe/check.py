@@ -375,7 +375,7 @@ class _Checker(Binder):
                 self.page.refuse(where, text)
 
     def _origins(self, teacher: Any, students: Iterable[Student | None]) -> None:
-        """Refuse a student that is made of a model where none is named."""
+        """Refuse a student where no model is named of which it is made, or whose tokenizer it reads."""
         kind, arguments = next(iter(teacher.items()), (None, None)) if isinstance(teacher, dict) else (0, 0)
         named = teacher is not None
         if kind in schema.TEACHERS:
@@ -385,14 +385,15 @@ class _Checker(Binder):
             required = {name for name, parameter in takes.items() if parameter.default is parameter.empty}
             named = any(n in required or arguments.get(n) is not None for n in component.models)
         for student in students:
-            if student is None or not schema.STUDENTS[student.kind].made_of_model or named:
+            if student is None or named or student.arguments.get("source") is not None:
                 continue
-            if student.arguments.get("source") is None:
-                self.page.refuse(
-                    ("student",),
-                    f"{student.kind!r} is made of one teacher, and there is none. Say of which model: "
-                    f"`{student.kind}: {{source: …}}`, or name one under `teacher:`.",
-                )
+            is_made = schema.STUDENTS[student.kind].made_of_model
+            needs = "is made of one teacher" if is_made else "reads the tokenizer of a teacher's model"
+            self.page.refuse(
+                ("student",),
+                f"{student.kind!r} {needs}, and there is none. Say of which model: "
+                f"`{student.kind}: {{source: …}}`, or name one under `teacher:`.",
+            )
 
     def _objective(self, terms: Any, *, has_teacher: bool, exits: bool) -> Any:
         """Return the blend of a list of terms; "recommended" where there is none, but a teacher."""

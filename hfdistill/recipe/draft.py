@@ -41,7 +41,7 @@ class _Columns:
 
     text: str | None
     text_pair: str | None
-    label: str | None
+    label: str | list[str] | None
     others: list[str]
 
 
@@ -50,7 +50,7 @@ def draft_page(
     *,
     text: str | None = None,
     text_pair: str | None = None,
-    label: str | None = None,
+    label: str | list[str] | None = None,
     teacher: str | None = None,
     options: FileOptions | None = None,
 ) -> Draft:
@@ -64,7 +64,7 @@ def draft_page(
         source: a file or folder as in `load`.
         text: the text column, where it is not the one that is found.
         text_pair: the column of second texts.
-        label: the label column.
+        label: the label column, or the columns of 0 and 1 of a multi-label task.
         teacher: Hub id or folder of a classifier of these classes, or of an encoder to be fine-tuned on the
             labels first; default a usual encoder.
         options: how text files are read.
@@ -102,8 +102,9 @@ def _names(raw: Mapping[str, Dataset]) -> dict[str, None]:
 
 
 def _columns(
-    raw: Mapping[str, Dataset], text: str | None, text_pair: str | None, label: str | None
+    raw: Mapping[str, Dataset], text: str | None, text_pair: str | None, label: str | list[str] | None
 ) -> _Columns:
+    asked = [label] if isinstance(label, str) else label or []
     names = list(_names(raw))
     if {"tokens", "words"} & set(names):
         return _Columns(text, text_pair, label, [])
@@ -112,17 +113,17 @@ def _columns(
     try:
         texts = text_columns(names, text, text_pair)
     except ValueError:
-        likely = None if text is not None else _likely_text(sample, without={label})
+        likely = None if text is not None else _likely_text(sample, without={*asked})
         if likely is None:
             raise
         texts = [likely]
     left = [name for name in names if name not in texts]
     chosen = label or _likely_label(sample, left)
     pair = texts[1] if len(texts) > 1 else None
-    return _Columns(texts[0], pair, chosen, [name for name in left if name != chosen])
+    return _Columns(texts[0], pair, chosen, [name for name in left if name not in (chosen, *asked)])
 
 
-def _likely_text(sample: Mapping[str, Sequence[Any]], *, without: set[str | None]) -> str | None:
+def _likely_text(sample: Mapping[str, Sequence[Any]], *, without: set[str]) -> str | None:
     """Return the column of strings that are longest, where most differ and hold several words."""
     lengths = {}
     for name, values in sample.items():
@@ -280,7 +281,8 @@ def _summary(data: DatasetDict, columns: _Columns, facts: _Facts) -> list[str]:
         pair = f" and {columns.text_pair!r}" if columns.text_pair else ""
         lines.append(f"text: column {columns.text!r}{pair}")
     if columns.label is not None:
-        lines.append(f"label: column {columns.label!r}")
+        several = isinstance(columns.label, list)
+        lines.append(f"label: column{'s' if several else ''} {columns.label!r}")
     if facts.classes is not None:
         ordered = sorted(facts.classes.items(), key=lambda item: -item[1])
         shown = ", ".join(f"{printable(name, limit=40)} {rows:,}" for name, rows in ordered[:10])

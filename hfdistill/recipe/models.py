@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedModel, set_seed
 
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import ModelInputs
-from hfdistill.network.loading import MissingHead, Source, load_classifier, load_student
+from hfdistill.network.loading import MissingHead, Source, Task, load_classifier, load_student
 from hfdistill.recipe import schema
 from hfdistill.recipe.binding import build
 from hfdistill.recipe.rows import Rows, drawn
@@ -53,7 +53,8 @@ class ModelBuilder:
 
     def fresh(self, source: Source) -> PreTrainedModel:
         """Return a model with a new head of the data's classes."""
-        task: Any = "token" if self.rows.task == "token" else "sequence"
+        tasks: dict[str, Task] = {"token": "token", "multi_label": "multi_label"}
+        task = tasks.get(self.rows.task, "sequence")
         set_seed(self.seed)
         own = "label" in self.rows.labelled.column_names or self.classes is None
         return load_classifier(source, new_head=self.rows.class_names() if own else self.classes, task=task)
@@ -66,11 +67,14 @@ class ModelBuilder:
         `fit` says how what is kept is fitted to the whole, where the plan does not.
 
         Raises:
-            ValueError: where nothing names a folder with a tokenizer.
+            ValueError: where nothing names a model, whose tokenizer is read.
         """
         source = plan.arguments.get("source") or origin
         if source is None:
-            raise ValueError("Neither student nor teacher names a folder with a tokenizer. Name a teacher.")
+            raise ValueError(
+                "Neither student nor teacher names a model, whose tokenizer would be read. Add source to the "
+                f"student: `{plan.kind}: {{source: …}}`."
+            )
         tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
         made_of = plan.arguments.get("source") or of
         if plan.kind == "pretrained":
@@ -104,6 +108,12 @@ class ModelBuilder:
         arguments = {name: value for name, value in arguments.items() if name not in own}
         fitted = kind == "few_shot" and Path(arguments["encoder"], FEW_SHOT).is_file()
         if has_labels and not fitted and kind != "answers":
+            if self.rows.task != "single_label":
+                raise ValueError(
+                    "A teacher that is asked about texts gives each one class, and these rows have several "
+                    "labels, real values or labels of words. Name a classifier, or an encoder to fine-tune: "
+                    "`teacher: {finetune: {encoder: …}}`."
+                )
             arguments.setdefault("classes", self.rows.class_names())
             if kind == "few_shot":
                 arguments.setdefault("examples", self.rows.labelled)

@@ -28,6 +28,8 @@ from hfdistill.trainer import DistillationTrainer
 SMOKE_DROP = 200.0
 """Points; a correlation that turns round loses as many hundredths."""
 HELD_OUT_FILE = "held_out.parquet"
+READING = ("encoding", "delimiter", "quotes", "on_bad_row")
+"""What a page says of how text files are read."""
 
 
 class Outcome:
@@ -52,6 +54,7 @@ class Outcome:
         self.folder = Path(trained.args.output_dir)
         self.record = run.records["student"]
         self.page = self.record.trained_page()
+        self.exports = run.rows.task != "token" and not getattr(type(trained.model), "no_onnx", "")
         if trained.is_world_process_zero():
             write_atomically(self.folder / "recipe.yaml", as_yaml(self.page))
         baseline = None
@@ -171,19 +174,22 @@ class Outcome:
         if held_out is not None:
             return ["--data", str(held_out)]
         rows = self.run.rows
-        words = self._load_words("text", "text_pair", "label", "config")
+        words = self._load_words("text", "text_pair", "label", "config", "label_names", *READING)
         split = ["--split", str(rows.evaluation.split)] if rows.evaluation.split else []
         return ["--data", str(self.recipe.load["source"]), *split, *words]
 
     def _load_words(self, *names: str) -> list[str]:
         """Return what the page says of its data as flags: --text COLUMN."""
-        named = {f"--{name.replace('_', '-')}": self.recipe.load.get(name) for name in names}
-        return [word for flag, value in named.items() if value is not None for word in (flag, str(value))]
+        load = self.recipe.load
+        return [word for name in names for word in _flag(name, load.get(name))]
+
+    def _length_words(self) -> list[str]:
+        """Return how many tokens of a row are read, as a flag."""
+        length = (self.recipe.measurement and self.recipe.measurement.max_length) or self.args.max_length
+        return ["--max-length", str(length)] if length else []
 
     def _measure_command(self, student: str, data: list[str]) -> str:
-        words = ["hfdistill", "measure", student, *data]
-        length = (self.recipe.measurement and self.recipe.measurement.max_length) or self.args.max_length
-        return shlex.join(words + (["--max-length", str(length)] if length else []))
+        return shlex.join(["hfdistill", "measure", student, *data, *self._length_words()])
 
     def _write_card(self, report: Report, source: str) -> None:
         card, run = self.recipe.card, self.run
@@ -287,10 +293,24 @@ class Outcome:
         if self.held_out is not None:
             line(f"The rows that it was measured on are in {self.held_out}.")
         line("Next:")
-        columns = self._load_words("text", "text_pair")
+        columns = [*self._load_words("text", "text_pair", *READING), *self._length_words()]
         command(shlex.join(["hfdistill", "predict", student, "FILE.csv", *columns, "--out", "labelled.csv"]))
         command(" ".join([self._measure_command(student, data), *beside]))
-        if self.recipe.export is None:
-            command(shlex.join(["hfdistill", "export", student, str(self.onnx), *data]))
+        if self.recipe.export is None and self.exports:
+            command(
+                shlex.join(["hfdistill", "export", student, str(self.onnx), *data, *self._length_words()])
+            )
         task = "token-classification" if self.run.rows.task == "token" else "text-classification"
         command(f"transformers.pipeline({task!r}, model={student!r})  # in Python")
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    """Return a key of a page as a flag of a command; nothing for None."""
+    flag = f"--{name.replace('_', '-')}"
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        return [flag if value else flag.replace("--", "--no-", 1)]
+    if name == "label_names":
+        return [flag, *map(str, value)]
+    return [word for each in ([value] if isinstance(value, str) else value) for word in (flag, str(each))]

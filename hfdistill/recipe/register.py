@@ -54,8 +54,8 @@ def register_student(name: str, *, has_attention: bool = False) -> Callable[[Own
 
     Its keyword arguments are the keys of the page, but for those that the run gives where it takes them:
     `teacher` (the teacher's model), `tokenizer` (the teacher's), `pairs` (whether rows are pairs of texts),
-    `corpus` (a `Dataset` of the training texts) and `data` (batches of training rows). A function that takes
-    a teacher gets the key `source` too: the model to be made of in the teacher's place.
+    `corpus` (a `Dataset` of the training texts) and `data` (batches of training rows). The key `source` is
+    there too: the model to be made of in the teacher's place, whose tokenizer the student reads.
 
     Args:
         name: the key on a page.
@@ -76,7 +76,7 @@ def register_student(name: str, *, has_attention: bool = False) -> Callable[[Own
     def add(function: Own) -> Own:
         takes = inspect.signature(function).parameters
         of_teacher = "teacher" in takes
-        beside = f"{schema.__name__}:Origin" if of_teacher and "source" not in takes else None
+        beside = f"{schema.__name__}:Origin" if "source" not in takes else None
         component = Component(
             function,
             withheld=schema.RUN_ARGUMENTS & takes.keys(),

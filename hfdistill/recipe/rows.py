@@ -77,11 +77,13 @@ class Rows:
         if self.origin is not None:
             return self.origin.class_names()
         feature = self.labelled.features.get("label")
-        if feature is None or self.task == "multi_label":
+        if feature is None:
             raise ValueError(
                 "A new classifier is made for classes or real values, and the data has neither. Fine-tune a "
                 "model elsewhere, and name it: `teacher: {pretrained: {source: …}}`."
             )
+        if self.task == "multi_label":
+            return multi_hot_names(self.labelled) or [f"LABEL_{i}" for i in range(feature.length)]
         values = self.labelled["label"][:]
         if self.task == "token":
             feature, values = feature.feature, [label for row in values for label in row]

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainingArguments
 
 from hfdistill.network.architectures import unwrapped
 from hfdistill.network.divided import make_whole
@@ -178,6 +178,7 @@ class ModelTeacher(Teacher):
         self.model = name_architecture(model).requires_grad_(False).eval()
         self.config = getattr(model, "config", None)
         self._padding = getattr(self.config, "pad_token_id", None)
+        self._compiled: tuple[Any, ...] = ()  # a tuple, so that it is no part of what is saved or counted
         self.bind_tokenizer(tokenizer)
 
     def bind_tokenizer(self, tokenizer: Any) -> None:
@@ -188,9 +189,18 @@ class ModelTeacher(Teacher):
 
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
         """Return one forward pass; see `Teacher.trace`."""
-        self.model.eval()
+        if any(part.training for part in self.model.modules()):  # `eval()` itself costs more than to look
+            self.model.eval()
+        model = self._compiled[0] if self._compiled and not taps else self.model
         with torch.no_grad():
-            return run(self.model, self.select_inputs(batch), accepts=self.model_inputs, taps=taps)
+            return run(model, self.select_inputs(batch), accepts=self.model_inputs, taps=taps)
+
+    def compile_model(self, **settings: Any) -> None:
+        """Run the model through `torch.compile` from here on where nothing is read inside it.
+
+        The model itself stays as it is, so that it can still be cut, saved or looked into.
+        """
+        self._compiled = self._compiled or (torch.compile(self.model, **settings),)
 
     def inputs(self) -> frozenset[str]:
         """The arguments of the model's forward, under the names that they have in a batch."""
@@ -200,6 +210,13 @@ class ModelTeacher(Teacher):
         """Return the sha256 over config and weights; what makes the ids has no part in the answer to them."""
         padding = {"pad_token_id": self._padding}  # as it came
         return fingerprint_of(self.model, config=self.config, settings=padding)
+
+
+def compile_models(teacher: nn.Module, args: TrainingArguments) -> None:
+    """Compile the models of a teacher as the run compiles its student, where `torch_compile` is on."""
+    for part in teacher.modules() if args.torch_compile else ():
+        if isinstance(part, ModelTeacher):
+            part.compile_model(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
 
 
 def fingerprint_of(model: nn.Module, *, config: Any = None, settings: Mapping[str, Any] | None = None) -> str:

@@ -44,6 +44,7 @@ from hfdistill.network.tokenizers import tokenizer_print
 from hfdistill.network.trace import Batch, Tap, Trace, run
 from hfdistill.objectives import Blend, Objective
 from hfdistill.teachers import CachedTeacher, Teacher, as_teacher
+from hfdistill.teachers.base import compile_models
 from hfdistill.trainer import checks
 from hfdistill.trainer.arguments import option
 from hfdistill.trainer.batches import REPEATED, length_grouped, own_rows, rows
@@ -266,6 +267,7 @@ class DistillationTrainer(CheckpointingTrainer):
             broadcast_teacher(changing(self.teacher))
         if self.teacher is not None:
             self.teacher.before_training(steps=self.state.max_steps)
+            compile_models(self.teacher, self.args)
         summary = "\n".join(["Objective:", *(f"  {line}" for line in self._objectives.summary())])
         logger.info("%s", summary)
         if self.is_world_process_zero() and not self.args.disable_tqdm:

@@ -15,6 +15,8 @@ Without a GPU: --dry_run, tiny sizes on the CPU, whose numbers mean nothing.
 from __future__ import annotations
 
 import argparse
+import copy
+import functools
 import gc
 import json
 import statistics
@@ -104,8 +106,10 @@ class Marks(TrainerCallback):
         return (last - first) / steps
 
 
-def models_of(sizes):
+@functools.cache
+def models_of(dry_run):
     """Return a teacher with random weights, and a third of its layers as the student."""
+    sizes = TINY if dry_run else SIZES
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=sizes["vocabulary"],
@@ -118,8 +122,10 @@ def models_of(sizes):
     return teacher, shrink(teacher, layers=max(1, sizes["depth"] // 3))
 
 
-def rows_of(sizes, steps):
+@functools.cache
+def rows_of(dry_run, steps):
     """Return made-up rows of equal length, enough for as many steps."""
+    sizes = TINY if dry_run else SIZES
     draw = torch.Generator().manual_seed(1)
     shape = (steps * sizes["batch"], sizes["tokens"])
     ids = torch.randint(1, sizes["vocabulary"], shape, generator=draw).tolist()
@@ -150,8 +156,8 @@ def run(name, options, *, steps, compiled=False, profiler=None):
             teacher_check_rows=0,
             use_cpu=device == "cpu",
         )
-        teacher, student = models_of(sizes)
-        shared = {"train_dataset": rows_of(sizes, skip + steps), "callbacks": [marks]}
+        teacher, student = copy.deepcopy(models_of(options.dry_run))
+        shared = {"train_dataset": rows_of(options.dry_run, skip + steps), "callbacks": [marks]}
         if name == LIMIT:
             trainer = Trainer(student, args, **shared)
         elif name == "by hand":

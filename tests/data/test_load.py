@@ -3,6 +3,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from datasets import Value
@@ -117,11 +118,52 @@ def test_bad_rows_are_named_or_dropped(tmp_path, caplog):
         f"{reason}: None, NaN, a number or bytes that are not UTF-8 cannot be learned from. "
         'Repair them, or leave them out with on_bad_row="drop".'
     )
-    assert load(path, on_bad_row="drop")["validation"].to_list() == [
-        {"text": "kept", "label": 1},
-        {"text": "", "label": 0},
-    ]
-    assert messages(caplog) == [f"{reason}: dropped"]
+    assert load(path, on_bad_row="drop")["validation"].to_list() == [{"text": "kept", "label": 1}]
+    empty = "1 of 8 rows of split 'validation' have an empty text (first rows [4])"
+    assert messages(caplog) == [f"{reason}; {empty}: dropped"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "xlsx", "parquet", "columns", "pairs"])
+def test_empty_texts_are_warned_of_and_left_out_where_that_is_asked(tmp_path, caplog, kind):
+    columns = {"text": ["a", "", " \t\u00a0", "b"], "label": ["x", "y", "x", "y"]}
+    source = tmp_path / f"train.{kind}"
+    if kind == "csv":
+        source.write_text('text,label\na,x\n,y\n" \t\u00a0",x\nb,y\n', encoding="utf-8")
+    elif kind == "xlsx":
+        pd.DataFrame(columns).to_excel(source, index=False)
+    elif kind == "parquet":
+        write_rows(source, **columns)
+    else:
+        source = columns if kind == "columns" else [*map(list, zip(*columns.values(), strict=True))]
+    assert len(load(source)["train"]) == 4
+    (said,) = messages(caplog)
+    assert said.startswith("2 of 4 rows of split 'train' have an empty text (first rows [1, 2])")
+    assert said.endswith('on_bad_row="drop" leaves them out')
+    assert list(load(source, on_bad_row="drop")["train"]["text"]) == ["a", "b"]
+
+
+def test_a_pair_is_empty_where_both_texts_are(tmp_path, caplog):
+    columns = {"sentence1": ["a", "", "c", ""], "sentence2": ["a", "b", "", ""], "label": [0, 1, 0, 1]}
+    assert len(load(columns)["train"]) == 4
+    assert ["(first rows [3])" in said for said in messages(caplog)] == [True]
+    assert list(load(columns, on_bad_row="drop")["train"]["text"]) == ["a", "", "c"]
+
+
+def test_every_split_of_files_knows_its_name(tmp_path):
+    frame = pd.DataFrame({"text": ["a", "b"], "label": ["x", "y"]})
+    for name in ("train", "test"):
+        frame.to_excel(tmp_path / f"{name}.xlsx", index=False)
+    (tmp_path / "json").mkdir()
+    for name in ("train", "test"):
+        rows = frame.to_json(orient="records", lines=True)
+        (tmp_path / "json" / f"{name}.jsonl").write_bytes(rows.encode("utf-16"))
+    sources = [tmp_path, tmp_path / "json", {"train": frame, "test": frame}]
+    for source in sources:
+        assert {name: str(rows.split) for name, rows in load(source).items()} == {
+            "train": "train",
+            "test": "test",
+        }
+    assert load(frame)["train"].split is None
 
 
 def test_every_column_of_a_row_must_be_good(tmp_path):

@@ -108,13 +108,18 @@ def test_the_snippets_run(report, tmp_path, pairs, capsys):
     assert len(snippets) == 2
     for snippet in snippets:
         assert "path/to/this/folder" in snippet
+        for written in ("The text to classify.", "The first text."):  # longer than the model reads
+            snippet = snippet.replace(written, "good film " * 40)
         exec(snippet.replace("path/to/this/folder", str(tmp_path)), {})  # noqa: S102
     assert "positive" in capsys.readouterr().out
 
 
 def test_the_snippet_names_a_model_only_where_the_hub_would_find_it(report, tmp_path):
     text, _ = body_of(write_card(tmp_path, report, base_model="big", dataset="films", model_name="me/small"))
-    assert 'model="me/small")' in text
+    assert 'model="me/small", truncation=True)' in text
+    cut = dataclasses.replace(report, data=dataclasses.replace(report.data, max_length=24))
+    text, _ = body_of(write_card(tmp_path, cut, base_model="big", dataset="films"))
+    assert text.count("truncation=True, max_length=24") == 2
 
 
 def test_folders_stay_out_of_the_card(report, tmp_path):

@@ -56,13 +56,16 @@ def test_a_head_that_was_trained_with_the_adapter_comes_with_it(tmp_path, classe
 
 
 def test_names_of_classes_come_from_a_config_beside_the_adapter(tmp_path):
-    base = make_roberta(seed=1, labels={0: "bad", 1: "good", 2: "so so"})
+    kind = "multi_label_classification"
+    base = make_roberta(seed=1, labels={0: "bad", 1: "good", 2: "so so"}, problem_type=kind)
     model = adapted(tmp_path, base, names=["classifier"])
     base.config.save_pretrained(tmp_path / "adapter")
     bare = json.loads((tmp_path / "base" / "config.json").read_text())
-    (tmp_path / "base" / "config.json").write_text(json.dumps({**bare, "id2label": None, "label2id": None}))
+    bare |= {"id2label": None, "label2id": None, "problem_type": None}
+    (tmp_path / "base" / "config.json").write_text(json.dumps(bare))
     loaded = load_classifier(str(tmp_path / "adapter"))
     assert loaded.config.id2label == {0: "bad", 1: "good", 2: "so so"}
+    assert loaded.config.problem_type == kind
     torch.testing.assert_close(loaded(IDS).logits, model(IDS).logits, atol=1e-5, rtol=1e-5)
 
 

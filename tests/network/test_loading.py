@@ -9,6 +9,7 @@ from transformers import BertModel
 from hfdistill.network import foreign_code
 from hfdistill.network.foreign_code import PickledWeights, allowing_pickles, reading_weights
 from hfdistill.network.loading import MissingHead, auto_class, load_classifier, load_student
+from hfdistill.network.task import task_kind
 from tests.conftest import make_bert
 
 CANARY = """
@@ -102,6 +103,33 @@ def test_an_encoder_to_train_gets_the_classes_of_a_teacher_or_none(tmp_path):
         load_student(tmp_path)
     student = load_student(tmp_path, like=make_bert(labels={0: "a", 1: "b", 2: "c"}).config)
     assert student.config.id2label == {0: "a", 1: "b", 2: "c"}
+
+    several = make_bert(labels={0: "a", 1: "b", 2: "c"}, problem_type="multi_label_classification").config
+    assert task_kind(load_student(tmp_path, like=several).config) == "multi_label"
+
+
+@pytest.mark.parametrize(
+    ("saved", "names", "task", "kind"),
+    [
+        ("single_label_classification", ["value"], None, "regression"),
+        ("multi_label_classification", ["a", "b"], None, "single_label"),
+        ("regression", ["a", "b"], "sequence", "single_label"),
+        ("single_label_classification", ["a", "b"], "multi_label", "multi_label"),
+        ("multi_label_classification", ["a", "b", "c"], None, "multi_label"),  # its head stays
+        ("multi_label_classification", ["a", "b", "c"], "sequence", "single_label"),
+        (None, ["a"], "multi_label", "multi_label"),
+    ],
+)
+def test_a_new_head_has_the_task_that_is_asked_for_and_not_that_of_the_head_before(
+    tmp_path, saved, names, task, kind
+):
+    make_bert(labels={0: "x", 1: "y", 2: "z"}, problem_type=saved).save_pretrained(tmp_path)
+    model = load_classifier(tmp_path, new_head=names, task=task)
+    assert task_kind(model.config) == kind
+    assert list(model.config.id2label.values()) == names
+    shape = (1, len(names)) if kind == "multi_label" else (1,)
+    labels = torch.ones(shape) if kind != "single_label" else torch.ones(shape, dtype=torch.long)
+    assert torch.isfinite(model(torch.tensor([[2, 5, 3]]), labels=labels).loss)
 
 
 def test_only_a_name_with_a_slash_is_a_kernel_of_the_hub(folder):

@@ -108,6 +108,25 @@ def test_what_a_plugins_parts_take_is_checked_as_that_of_the_librarys(here):
     }
 
 
+def test_a_student_that_takes_no_teacher_says_whose_tokenizer_it_reads(here):
+    Path("plugin.py").write_text(PLUGIN)
+    assert main(["list", "teachers", "--plugin", "plugin.py"]) == 0
+
+    @register_teacher("coin")
+    class Coin(Teacher):
+        """Knows nothing, and lies in no folder."""
+
+    @register_student("alone")
+    def alone(*, count: int = 2):
+        """A model of its own."""
+
+    page = ["teacher={coin: {}}", "student={alone: {count: 1}}", "data=two"]
+    with pytest.raises(RecipeError, match=r"'alone' reads the tokenizer of a teacher's model, and there is"):
+        read_recipe("page.yaml", overrides=page)
+    recipe = read_recipe("page.yaml", overrides=[*page, "student.alone.source=teacher"])
+    assert recipe.student.arguments == {"count": 1, "source": "teacher"}
+
+
 def test_a_name_is_given_once(monkeypatch):
     with pytest.raises(ValueError, match=r"is hfdistill\.students\.shrink:shrink already"):
         register_student("shrink")(lambda teacher: teacher)

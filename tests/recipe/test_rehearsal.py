@@ -7,6 +7,7 @@ import pytest
 from datasets import Dataset, Features, List, Value
 
 from hfdistill import DistillationTrainer
+from hfdistill.data.label_columns import with_class_names
 from hfdistill.recipe import RecipeError, read_recipe, rehearsal
 from hfdistill.recipe import rows as row_module
 from hfdistill.recipe.models import ModelBuilder
@@ -172,13 +173,22 @@ def test_packages_that_a_report_lacks_are_said(monkeypatch):
     assert len(lines) == 2
 
 
-def test_rows_of_several_labels_or_of_none_make_no_new_classifier():
+def test_rows_of_several_labels_make_a_new_classifier_and_rows_of_none_do_not():
     features = Features({"text": Value("string"), "label": List(Value("float32"), length=2)})
     several = Dataset.from_dict({"text": ["a"], "label": [[1.0, 0.0]]}, features=features)
     assert Rows(several, several, several).task == "multi_label"
-    for rows in (several, several.remove_columns("label")):
-        with pytest.raises(ValueError, match=r"the data has neither. Fine-tune a model elsewhere"):
-            Rows(rows, rows, rows).class_names()
+    assert Rows(several, several, several).class_names() == ["LABEL_0", "LABEL_1"]
+    named = with_class_names(several, ["rude", "toxic"])
+    assert Rows(named, named, named).class_names() == ["rude", "toxic"]
+    texts = several.remove_columns("label")
+    with pytest.raises(ValueError, match=r"the data has neither. Fine-tune a model elsewhere"):
+        Rows(texts, texts, texts).class_names()
+    with pytest.raises(
+        ValueError, match="asked about texts gives each one class, and these rows have several"
+    ):
+        ModelBuilder(Rows(named, named, named), seed=0, max_length=None).asked(
+            "zero_shot", {"model": "org/nli"}
+        )
 
 
 def test_splits_that_hold_nothing_or_are_not_there_are_refused(monkeypatch):
@@ -195,5 +205,5 @@ def test_splits_that_hold_nothing_or_are_not_there_are_refused(monkeypatch):
 
 
 def test_a_student_of_nothing_that_has_a_tokenizer_is_refused():
-    with pytest.raises(ValueError, match=r"names a folder with a tokenizer\. Name a teacher"):
+    with pytest.raises(ValueError, match=r"names a model, whose .* `shrink: \{source: …\}`"):
         ModelBuilder.student(None, Student("shrink", {"layers": 2}), of=None, origin=None, like=None)

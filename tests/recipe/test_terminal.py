@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shlex
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,12 +10,16 @@ from types import SimpleNamespace
 import datasets
 import pytest
 import transformers
+from transformers import AutoConfig
 
 from hfdistill import DistillationTrainer
 from hfdistill.cli import main
+from hfdistill.evaluation.report import Report
 from hfdistill.recipe import read_recipe
+from hfdistill.recipe.outcome import _flag
 from hfdistill.recipe.run import Interrupted, run_recipe
 from hfdistill.recipe.terminal import FrequentCheckpoints, Progress, Terminal, duration, quiet_libraries
+from tests.conftest import make_sentences
 
 PAGE = """teacher: {finetune: {encoder: encoder, epochs: 1}}
 student:
@@ -63,6 +68,43 @@ def test_the_commands_that_are_told_at_the_end_run(here, capsys):
     (words,) = commands
     assert main([*words[1:], "--no-speed"]) == 0
     assert "10 rows" in capsys.readouterr().out
+
+
+def test_a_file_of_several_labels_goes_from_init_to_a_measured_student(here, capsys):
+    rows = [
+        f"{text};{label};{(i // 3) % 2};{i};caf\xe9" for i, (text, label) in enumerate(make_sentences(40))
+    ]
+    Path("flags.csv").write_bytes("\n".join(["note;good;long;id;where", *rows, ""]).encode("cp1252"))
+    flags = ["--label", "good", "--label", "long", "--encoding", "cp1252", "--delimiter", ";"]
+    init = ["init", "flags.csv", "--text", "note", "--encoder", "encoder", "--page", "flags.yaml"]
+    assert main([*init, *flags]) == 0
+    overrides = ["training.max_steps=2", "training.use_cpu=true", "student.shrink.layers=2"]
+    report = run_recipe(read_recipe("flags.yaml", overrides=[*overrides, "measure={speed: false}"]))
+    assert report.task == "multi_label"
+    for model in ("teacher", "student"):
+        config = AutoConfig.from_pretrained(f"out/flags/{model}")
+        assert config.problem_type == "multi_label_classification"
+        assert config.id2label == {0: "good", 1: "long"}
+    assert [entry.label for entry in report.classes] == ["good", "long"]
+    said = [
+        shlex.split(line) for line in capsys.readouterr().err.splitlines() if line.startswith("  hfdistill")
+    ]
+    commands = {words[1]: words[1:] for words in said}
+    assert commands["export"][-2:] == commands["predict"][-4:-2] == ["--max-length", "32"]
+    assert commands["predict"][3:-4] == ["--text", "note", "--encoding", "cp1252", "--delimiter", ";"]
+    assert main([*commands["measure"], "--no-speed", "--out", "again.json"]) == 0
+    again = Report.load("again.json")
+    assert again.student.scores == pytest.approx(report.student.scores)
+
+
+def test_a_command_has_the_words_that_a_page_says():
+    assert _flag("label", "verdict") == ["--label", "verdict"]
+    assert _flag("label", ["good", "long"]) == ["--label", "good", "--label", "long"]
+    assert _flag("label_names", ["no", "yes"]) == ["--label-names", "no", "yes"]
+    assert _flag("quotes", False) == ["--no-quotes"]
+    assert _flag("quotes", True) == ["--quotes"]
+    assert _flag("on_bad_row", "drop") == ["--on-bad-row", "drop"]
+    assert _flag("encoding", None) == []
 
 
 def test_a_warning_is_printed_once_and_on_one_line(capsys):

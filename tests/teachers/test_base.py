@@ -1,12 +1,15 @@
 """The frozen teacher: in eval mode at every forward, without a graph, and told apart by its fingerprint."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
-from hfdistill import ModelTeacher, Teacher, Trace
+from hfdistill import Ensemble, ModelTeacher, Tap, Teacher, Trace
 from hfdistill.teachers import as_teacher, assign_column_prefixes
+from hfdistill.teachers.base import compile_models
 from tests.conftest import make_bert, make_byte_tokenizer, make_roberta, make_tokenizer
 
 
@@ -70,6 +73,39 @@ def test_a_teacher_that_was_thawed_still_gives_no_graph():
     teacher = ModelTeacher(model)
     model.requires_grad_(True)
     assert not teacher.trace(batch()).logits.requires_grad
+
+
+def test_a_compiled_teacher_answers_alike_and_its_model_stays_as_it_is():
+    model, graphs, batch = make_bert(), [], {"input_ids": torch.tensor([[2, 5, 3]])}
+    teacher = ModelTeacher(model)
+    plain, weights, print_before = (
+        teacher.trace(batch).logits,
+        list(model.state_dict()),
+        teacher.fingerprint(),
+    )
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    teacher.compile_model(backend=backend)
+    torch.testing.assert_close(teacher.trace(batch).logits, plain)
+    compiled = len(graphs)
+    assert compiled > 0
+    readings = teacher.trace(batch, taps={Tap("hidden", 1)}).readings  # which compiled code could not give
+    assert readings[Tap("hidden", 1)].shape[:2] == (1, 3)
+    assert len(graphs) == compiled
+    assert (list(model.state_dict()), teacher.fingerprint()) == (weights, print_before)
+    assert len(list(teacher.parameters())) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_every_model_of_a_teacher_is_compiled_as_the_student_is(compiled, monkeypatch):
+    settings = []
+    monkeypatch.setattr(ModelTeacher, "compile_model", lambda self, **given: settings.append(given))
+    args = SimpleNamespace(torch_compile=compiled, torch_compile_backend="eager", torch_compile_mode=None)
+    compile_models(Ensemble([make_bert(), make_bert()]), args)
+    assert settings == [{"backend": "eager", "mode": None}] * 2 * compiled
 
 
 def test_a_student_in_the_same_graph_leaves_the_teacher_without_a_gradient():

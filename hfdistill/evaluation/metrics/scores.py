@@ -26,8 +26,8 @@ def scores(kind: str, logits: Array, labels: Array) -> Scores:
     subset_accuracy, subset_accuracy_se, micro_f1, macro_f1, nll (mean over rows and labels). regression: mse,
     pearson, spearman. token: as single_label with words as rows, but no standard error, since the words of a
     text are not drawn one by one. A standard error is `sqrt(p(1-p)/n)`. Macro F1 is the mean over classes
-    that occur in labels or predictions (scikit-learn's rule). A correlation with a constant is undefined:
-    None.
+    that occur in labels or predictions (scikit-learn's rule for one label a row, here for several, too). A
+    correlation with a constant is undefined: None.
 
     Args:
         kind: the task, as `hfdistill.network.task.task_kind` names it.
@@ -115,10 +115,13 @@ def _single_label(x: Array, labels: Array) -> Scores:
 def _multi_label(x: Array, labels: Array) -> Scores:
     predicted, truth = x > 0, labels > 0
     accuracy = agreement(predicted, truth)
+    occur = np.flatnonzero((predicted | truth).any(axis=0))
     return {
         "subset_accuracy": accuracy,
         "subset_accuracy_se": math.sqrt(accuracy * (1 - accuracy) / len(labels)),
         "micro_f1": float(f1_score(truth, predicted, average="micro", zero_division=0)),
-        "macro_f1": float(f1_score(truth, predicted, average="macro", zero_division=0)),
+        "macro_f1": float(f1_score(truth[:, occur], predicted[:, occur], average="macro", zero_division=0))
+        if len(occur)
+        else 0.0,
         "nll": float(-np.where(truth, log_expit(x), log_expit(-x)).mean()),
     }

@@ -176,9 +176,16 @@ class Trials:
         return float(self.run.args.num_train_epochs) * candidate.training["epochs"]
 
     def student(self, candidate: Candidate, look: Look) -> Path:
-        """Return the folder of a candidate's model, as it was looked at; it is made anew where it is gone."""
+        """Return the folder of a candidate's model, as it was looked at.
+
+        It is made anew where it is gone, or was trained further since: seeds and rows are the same.
+        """
         begins = self._begin(candidate, look.pruned)
-        return self._train(candidate, begins, look.share) if look.share else begins
+        if not look.share:
+            return begins
+        if any(later.share > look.share for later in self.looks(candidate)):
+            shutil.rmtree(_trained(begins), ignore_errors=True)
+        return self._train(candidate, begins, look.share)
 
     def forget(self, candidate: Candidate) -> None:
         """Remove a candidate's weights; what was measured and seen stays."""
@@ -201,7 +208,7 @@ class Trials:
         page["training"] = {
             **self.page["training"],
             "num_train_epochs": self.epochs(candidate),
-            "output_dir": str(begins.with_name(begins.name.replace("start", "trained"))),
+            "output_dir": str(_trained(begins)),
             "eval_strategy": "no",
             "save_strategy": "epoch",
             "save_total_limit": 1,
@@ -216,6 +223,11 @@ class Trials:
 
     def _start(self, candidate: Candidate, pruned: bool) -> Path:
         return self.of(candidate) / ("start-pruned" if pruned else "start")
+
+
+def _trained(begins: Path) -> Path:
+    """Return the folder of a candidate's training, beside that of what it begins with."""
+    return begins.with_name(begins.name.replace("start", "trained"))
 
 
 class StopAt(TrainerCallback):

@@ -45,7 +45,7 @@ def rows_of(inputs: Batch) -> Rows:
     neither the side nor the amount of padding has a part in it, nor what stands in the padding. A mask with
     holes is hashed too, and integers of any width are equal. Without a mask a row is hashed as it is.
     """
-    columns = {name: _plain(value) for name, value in sorted(inputs.items()) if _has_rows(value)}
+    columns = {name: _plain(value) for name, value in sorted(_on_host(inputs).items()) if _has_rows(value)}
     mask = columns.get("attention_mask")
     if mask is not None and mask.ndim == 2:
         columns.pop("attention_mask")
@@ -136,6 +136,18 @@ def chosen(batch: Mapping[str, Any], rows: Any) -> dict[str, Any]:
 
 def _has_rows(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dim() > 0
+
+
+def _on_host(inputs: Batch) -> dict[str, Any]:
+    """Return the inputs; what a device holds of one row per text and one number per token comes in one copy.
+
+    Python waits for each copy from a device.
+    """
+    remote = {n: v for n, v in inputs.items() if _has_rows(v) and v.device.type != "cpu"}
+    shape = next((value.shape for value in remote.values()), None)
+    names = [n for n, v in remote.items() if v.shape == shape and not v.is_floating_point()]
+    copies = torch.stack([inputs[name].long() for name in names]).cpu() if names else ()
+    return {**inputs, **dict(zip(names, copies, strict=True))}
 
 
 def _plain(value: Tensor) -> NDArray[Any]:

@@ -27,7 +27,7 @@ from hfdistill.teachers.cache.contents import (
     make_folder,
     write_facts,
 )
-from hfdistill.teachers.cache.keys import Rows, chosen, other_reading, pushed, rows_of
+from hfdistill.teachers.cache.keys import Ints, Rows, chosen, other_reading, pushed, rows_of
 from hfdistill.teachers.cache.manifest import (
     accepted,
     config_from,
@@ -191,26 +191,34 @@ class CachedTeacher(Teacher):
         Raises:
             CacheError: where the batch has nothing that the recorded teacher reads.
         """
+        return self._find(batch)[0]
+
+    def _find(self, batch: Batch) -> tuple[Rows, Ints]:
+        """Return the rows of a batch, and the place of each in the recording, -1 without one."""
         inputs = self._inputs(batch)
+        rows = self._rows(inputs, batch)
+        places = self._places(rows.keys)
+        if self.store is None or (places >= 0).all() or not self._takes_zeros():
+            return rows, places
+        other, alike = other_reading(inputs)
+        keys = rows_of(other).keys
+        others = self._places(keys)
+        same = (places < 0) & alike & (others >= 0)
+        rows.keys[same], places[same] = keys[same], others[same]
+        return rows, places
+
+    def _rows(self, inputs: Batch, batch: Batch) -> Rows:
         try:
-            rows = rows_of(inputs)
+            return rows_of(inputs)
         except ValueError as error:
             if self.teacher is not None:
                 raise
             names = printable(self._facts()["accepts"], limit=200)
             raise CacheError(
                 f"The batch has {sorted(batch)}, and the recording in {self.folder} is of a teacher that "
-                f"reads {names}. Give batches with what was recorded, "
-                "or record them with hfdistill.record(teacher, dataset, folder=...)."
+                f"reads {names}. Give batches with what was recorded, or record them with "
+                "hfdistill.record(teacher, dataset, folder=...)."
             ) from error
-        missing = self.missing(rows.keys)
-        if self.store is None or not missing.any() or not self._takes_zeros():
-            return rows
-        other, alike = other_reading(inputs)
-        keys = rows_of(other).keys
-        same = missing & alike & ~self.missing(keys)
-        rows.keys[same] = keys[same]
-        return rows
 
     def _takes_zeros(self) -> bool:
         """Whether the recorded teacher answers to token types of zero as to none."""
@@ -219,7 +227,10 @@ class CachedTeacher(Teacher):
 
     def missing(self, keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Return which rows are not recorded; (B, 16) → (B,)."""
-        return np.ones(len(keys), bool) if self.store is None else self.store.find(keys) < 0
+        return self._places(keys) < 0
+
+    def _places(self, keys: NDArray[np.uint8]) -> Ints:
+        return np.full(len(keys), -1) if self.store is None else self.store.find(keys)
 
     def drop_live_teacher(self) -> None:
         """Forget the live teacher; rows that are not recorded are an error from here on."""
@@ -239,16 +250,15 @@ class CachedTeacher(Teacher):
             CacheError: for rows or taps that are not recorded.
         """
         self.check_taps(taps)
-        rows = self.rows(batch)
-        missing = np.flatnonzero(self.missing(rows.keys))
-        if len(missing) and self.store is not None:
+        rows, places = self._find(batch)
+        if (places < 0).any() and self.store is not None:
             self.store.refresh()  # somebody else may have recorded them since
-            missing = np.flatnonzero(self.missing(rows.keys))
-        if len(missing):
-            self._answer_live(batch, missing, of=len(rows.keys))
+            places = self._places(rows.keys)
+        if (places < 0).any():
+            self._answer_live(batch, np.flatnonzero(places < 0), of=len(rows.keys))
+            places = self._places(rows.keys)
         mask, device = self.select_inputs(batch).get("attention_mask"), _device(batch)
         assert self.store is not None  # noqa: S101 - opened by the first answer at the latest
-        places = self.store.find(rows.keys)
         pooled = self.contents.pooled is not None
         stored = {tap: self.store.readings(tap, places) for tap in taps}
         readings = {

@@ -19,6 +19,17 @@ def test_single_label_scores_by_hand():
     assert found["ece"] == pytest.approx((0.2 + 0.4 + 0.9 + 0.3) / 4 - 0.0, abs=1e-12)
 
 
+def test_macro_f1_leaves_out_classes_that_occur_neither_in_labels_nor_in_predictions():
+    labels = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0]])
+    right = labels - 0.5
+    assert scores("multi_label", right, labels)["macro_f1"] == 1.0
+    one = scores("single_label", np.eye(3)[[0, 1, 0]], np.array([0, 1, 0]))
+    assert one["macro_f1"] == 1.0
+    right[0, 2] = 1.0  # said where it is not: it counts
+    assert scores("multi_label", right, labels)["macro_f1"] == pytest.approx(2 / 3)
+    assert scores("multi_label", -np.ones((2, 3)), np.zeros((2, 3)))["macro_f1"] == 0.0
+
+
 def test_multi_label_scores_by_hand():
     logits = np.array([[1.0, -1.0], [2.0, 3.0]])
     found = scores("multi_label", logits, np.array([[1, 0], [1, 0]]))

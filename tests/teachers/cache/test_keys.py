@@ -45,6 +45,21 @@ def test_padding_and_the_width_of_integers_have_no_part(change):
     assert len(set(keys(padded()))) == 3
 
 
+@pytest.mark.gpu
+def test_a_batch_on_a_gpu_has_the_same_keys_and_is_waited_for_once():
+    batch = padded()
+    remote = {name: value.cuda() for name, value in batch.items()}
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with pytest.warns(UserWarning, match="synchroniz") as waits:
+            keys = rows_of(remote).keys
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len([one for one in waits if "synchroniz" in str(one.message)]) == 1
+    assert (keys == rows_of(batch).keys).all()
+
+
 def test_neither_has_the_order_of_rows_or_columns():
     batch = padded()
     assert keys(chosen(batch, [2, 0])) == [keys(batch)[2], keys(batch)[0]]
