@@ -297,7 +297,8 @@ class Report:
         text = json.dumps(dataclasses.asdict(self), allow_nan=False, indent=2, sort_keys=True) + "\n"
         if len(text) > MAX_BYTES:
             raise ValueError(
-                f"The report has {len(text)} bytes, more than {MAX_BYTES}. Shorten its notes or label names."
+                f"The report has {len(text)} bytes, more than {MAX_BYTES}. "
+                "Shorten report.notes or the label names, and type report.save(path) again."
             )
         return write_atomically(Path(path), text)
 
@@ -310,7 +311,10 @@ class Report:
                 another type.
         """
         path = Path(path)
-        content = read_json(path, limit=MAX_BYTES)
+        try:
+            content = read_json(path, limit=MAX_BYTES)
+        except ValueError as error:
+            raise ValueError(f"{error} Measure again: `hfdistill measure` writes a new one.") from error
         schema = content.get("schema") if isinstance(content, dict) else None
         if type(schema) is int and schema in (1, 2):
             content, schema = {**content, "schema": SCHEMA}, SCHEMA  # what came later has a default
