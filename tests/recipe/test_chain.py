@@ -159,6 +159,13 @@ def test_rows_are_written_anew_for_the_teacher(here):
     assert len(rows.labelled) == 64 < len(rows.train)
 
 
+def test_theseus_compares_the_logits_alone_where_a_page_leaves_the_objective_open(here, capfd):
+    run("theseus={}", "objective=recommended", "student.shrink.layers=[1, 2]")
+    err = " ".join(capfd.readouterr().err.split())
+    assert "recommended: 0.5 * CrossEntropy() + 0.5 * KD(temperature=4); " in err
+    assert "the teacher's blocks stand in for those to compare" in err
+
+
 def test_theseus_needs_one_model_to_take_places_in(here):
     for override in ("teacher={ema: {}}", "assistants=[teacher]"):
         with pytest.raises(RecipeError, match="the places of one teacher's"):
