@@ -13,7 +13,7 @@ LATER := packages/(.*/tests?/|transformers/models/|torch/(_inductor|testing)/|pi
 # neighbours stay on one process, which then makes what they share once; one that is done takes from the other
 SPREAD := -n auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help quickstart test test-latest lock fix check docs slow coverage shuffled mutants
+.PHONY: help quickstart test test-latest lock fix check docs slow coverage shuffled mutants fuzz
 
 help:        ## show this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
@@ -68,3 +68,12 @@ shuffled: $(READY)  ## the fast suite 20 times, in another order each time
 
 mutants: $(READY)  ## whether the tests notice changed lines of losses, label spaces, cache, checkpoints and readers
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) tests.mutation
+
+KINDS := recording facts manifest report page csv_file answers_file
+
+fuzz: $(READY)  ## 5 minutes for each kind of file that is read: contents that reach other code, found by atheris
+	$(VENV)/bin/pip install --quiet --target build/atheris atheris
+	for kind in $(KINDS); do \
+	  PYTHONPATH=build/atheris HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
+	    $(RUN) tests.faults.fuzz $$kind -max_total_time=300 -artifact_prefix=build/ || exit 1; \
+	done

@@ -49,23 +49,27 @@ def killed_at(micro_batch, work):
     assert os.WTERMSIG(status) == signal.SIGKILL
 
 
-def on_two_processes(work, folder):
+def on_two_processes(work, folder, **options):
     """Run `work` in two children, which find each other as those of `accelerate launch` do: by gloo, on CPU.
 
     What they print lies in the folder, as output-0.txt and output-1.txt.
     """
+    ends = [os.waitpid(child, 0)[1] for child in two_started(work, folder, **options)]
+    assert ends == [0, 0], "\n".join((folder / f"output-{rank}.txt").read_text()[-3000:] for rank in range(2))
+
+
+def two_started(work, folder, *, nodes=1):
+    """Start the two children of `on_two_processes`, and return their numbers; each may be a node."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
-    environment |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    environment |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": str(2 // nodes)}
+    own = [{"RANK": str(rank), "LOCAL_RANK": str(rank if nodes == 1 else 0)} for rank in range(2)]
     outputs = [folder / f"output-{rank}.txt" for rank in range(2)]
-    children = [
-        _started(work, path, {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank, path in enumerate(outputs)
+    return [
+        _started(work, *each) for each in zip(outputs, [environment | ranks for ranks in own], strict=True)
     ]
-    ends = [os.waitpid(child, 0)[1] for child in children]
-    assert ends == [0, 0], "\n".join(path.read_text()[-3000:] for path in outputs)
 
 
 def _started(work, output, environment):

@@ -19,12 +19,13 @@ from hfdistill.files.hub import HubUnreachable, reaching
 
 _NOT_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 _SHARD = re.compile(r"-(\d+)-of-\d+$")
+_UNPACK = "Unpack it first: load(folder) reads the files in it."
 _INSTEAD = {
     ".txt": "A file of texts alone, one a line, is read by hfdistill.load_texts.",
     ".xls": "Save the sheet as .xlsx or .csv.",
     ".ods": "Save the sheet as .xlsx or .csv.",
-    ".zip": "Unpack it first.",
-    ".gz": "Unpack it first.",
+    ".zip": _UNPACK,
+    ".gz": _UNPACK,
     ".py": "Code is never run: pass the data that it makes.",
     ".arrow": "Pass datasets.Dataset.from_file(path).",
     ".feather": "Pass pandas.read_feather(path).",

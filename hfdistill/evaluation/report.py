@@ -297,7 +297,8 @@ class Report:
         text = json.dumps(dataclasses.asdict(self), allow_nan=False, indent=2, sort_keys=True) + "\n"
         if len(text) > MAX_BYTES:
             raise ValueError(
-                f"The report has {len(text)} bytes, more than {MAX_BYTES}. Shorten its notes or label names."
+                f"The report has {len(text)} bytes, more than {MAX_BYTES}. "
+                "Shorten report.notes or the label names, and type report.save(path) again."
             )
         return write_atomically(Path(path), text)
 
@@ -310,7 +311,10 @@ class Report:
                 another type.
         """
         path = Path(path)
-        content = read_json(path, limit=MAX_BYTES)
+        try:
+            content = read_json(path, limit=MAX_BYTES)
+        except ValueError as error:
+            raise ValueError(f"{error} Measure again: `hfdistill measure` writes a new one.") from error
         schema = content.get("schema") if isinstance(content, dict) else None
         if type(schema) is int and schema in (1, 2):
             content, schema = {**content, "schema": SCHEMA}, SCHEMA  # what came later has a default
@@ -382,6 +386,12 @@ def signed(share: float) -> str:
 def count(number: int) -> str:
     """Return a number of weights as people say it: "22.7 M"."""
     return f"{number / 1e6:.1f} M" if number >= 1e5 else f"{number:,}"
+
+
+def counted(number: float, what: str) -> str:
+    """Return a number of things: "1 row", "2,000 rows", "0.33 epochs"."""
+    shown = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    return f"{shown} {what}{'' if number == 1 else 's'}"
 
 
 def _row(role: str, model: ModelReport, columns: tuple[str, ...]) -> list[str]:

@@ -194,7 +194,7 @@ def check_file(path: Path) -> None:
     if foreign or outside:
         raise ValueError(
             f"{path.name} needs operators of {foreign} or weights in other files ({outside[:3]}), which ONNX "
-            "Runtime alone does not load. Export the student again with the versions of 'hfdistill[export]'."
+            "Runtime alone does not load. Type pip install 'hfdistill[export]', and `hfdistill export` again."
         )
     if not any(node.domain for node in proto.graph.node):  # the checker knows ONNX's own operators alone
         onnx.checker.check_model(proto)

@@ -27,6 +27,9 @@ REPLACED = ".old"
 _PLAIN = ("trainer_state.json", "training_args.bin")
 """What a plain Trainer leaves in every checkpoint; the second is never in ours."""
 _NAME = re.compile(rf"checkpoint-([0-9]+)({re.escape(REPLACED)})?")
+_INSTEAD = (
+    "Resume from another checkpoint: train(resume_from_checkpoint=True) takes the newest that is whole."
+)
 
 
 class CheckpointError(RuntimeError):
@@ -93,7 +96,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         if not isinstance(manifest["files"], dict) or not isinstance(manifest["run"], dict):
             raise TypeError("files and run must be objects")
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}). Resume from another checkpoint.") from error
+        raise CheckpointError(f"{path} cannot be read ({error}). {_INSTEAD}") from error
     return manifest
 
 
@@ -111,7 +114,7 @@ def verify(folder: Path) -> dict[str, Any] | None:
         if not all((folder / name).is_file() for name in _PLAIN):
             raise CheckpointError(
                 f"{folder / MANIFEST} is missing, and the folder is not a plain Trainer's (which has "
-                f"{' and '.join(_PLAIN)}). Resume from another checkpoint."
+                f"{' and '.join(_PLAIN)}). {_INSTEAD}"
             )
         _check_state(folder)
         return None
@@ -121,7 +124,7 @@ def verify(folder: Path) -> dict[str, Any] | None:
         except (ValueError, KeyError, TypeError, OSError) as error:
             wrong = f"cannot be checked ({error})"
         if wrong:
-            raise CheckpointError(f"{str(folder / name)!r} {wrong}. Resume from another checkpoint.")
+            raise CheckpointError(f"{str(folder / name)!r} {wrong}. {_INSTEAD}")
     return manifest
 
 
@@ -133,9 +136,7 @@ def _check_state(folder: Path) -> None:
         if type(step) is not int or step < 0 or (name is not None and step != int(name[1])):
             raise ValueError(f"global_step is {step!r}")
     except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path} is not that of this checkpoint ({error}). Resume from another checkpoint."
-        ) from error
+        raise CheckpointError(f"{path} is not that of this checkpoint ({error}). {_INSTEAD}") from error
 
 
 def _fault(folder: Path, name: str, facts: dict[str, Any]) -> str | None:
@@ -150,13 +151,21 @@ def _fault(folder: Path, name: str, facts: dict[str, Any]) -> str | None:
     return None if _sha256(path) == facts["sha256"] else "has changed since it was written (sha256)"
 
 
-def newest_complete(run_dir: Path) -> Path | None:
+def names_in(run_dir: Path) -> list[str]:
+    """The names of the checkpoints in a folder, whole or not."""
+    return [folder.name for folder in _in_order(run_dir)]
+
+
+def newest_complete(run_dir: Path, *, among: Collection[str] | None = None) -> Path | None:
     """The latest run's checkpoint of the highest step that verifies; damaged ones are named in the log.
 
     A folder of a plain Trainer, which has no manifest, counts where it is whole as far as can be seen. Where
-    a save was killed while it replaced a checkpoint, the replaced one counts.
+    a save was killed while it replaced a checkpoint, the replaced one counts. `among` are the names of those
+    that are looked at, all by default.
     """
     for folder in reversed(_in_order(run_dir)):
+        if among is not None and folder.name not in among:
+            continue
         try:
             verify(folder)
         except CheckpointError as error:

@@ -105,7 +105,10 @@ def read_page(path: str | Path, overrides: Iterable[str] = ()) -> Page:
         with Path(path).open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
         if len(raw) > MAX_BYTES:
-            raise ValueError(f"more than {MAX_BYTES:,} bytes, and a recipe is a page. Name the right file.")
+            raise ValueError(
+                f"more than {MAX_BYTES:,} bytes, and a recipe is a page. Name the right file, as in "
+                "`hfdistill train recipes/kd.yaml`."
+            )
         page.values = _read(raw.decode("utf-8-sig"), page.lines)
     except OSError as error:
         page.refuse((), f"cannot be read ({error.strerror}). {_pages_near(Path(path))}")
@@ -118,7 +121,9 @@ def read_page(path: str | Path, overrides: Iterable[str] = ()) -> Page:
         page.lines[("",)] = 0 if mark is None else mark.line + 1
         problem = getattr(error, "problem", None) or str(error)
         line = page.lines.pop(("",))
-        text = f"is no YAML that can be read: {printable(problem, limit=200)}."
+        text = (
+            f"is no YAML that can be read: {printable(problem, limit=200)}. `hfdistill init FILE` writes one."
+        )
         page.mistakes.append(Mistake(page.name, line or None, "", text))
     if page.mistakes:
         raise RecipeError(page.mistakes)

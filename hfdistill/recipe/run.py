@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import gather_object
 from transformers import HfArgumentParser, PreTrainedModel, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -386,9 +387,9 @@ class Run:
         trainer.add_callback(Progress(self.terminal, self._title(stage, trainer), on_begin=record.begin))
         if trainer.args.save_strategy != "no":
             trainer.add_callback(FrequentCheckpoints())
-        checkpoint = None if self.smoke else newest_checkpoint(trainer.args.output_dir)
+        is_begun = not self.smoke and newest_checkpoint(trainer.args.output_dir) is not None
         try:
-            trainer.train(resume_from_checkpoint=checkpoint)
+            trainer.train(resume_from_checkpoint=any(gather_object([is_begun])) or None)
         except KeyboardInterrupt as error:
             raise Interrupted(_stopped(stage, trainer)) from error
         trainer.save_model()

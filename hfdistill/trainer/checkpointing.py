@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ class CheckpointingTrainer(Trainer):
         """
         if self.args.world_size == 1:
             return
-        everybodys = gather_object([json.loads(json.dumps(self.run_facts()))])
+        everybodys = self._of_all(json.loads(json.dumps(self.run_facts())))
         odd = {name for facts in everybodys for name in facts if facts[name] != everybodys[0].get(name)}
         if odd:
             differ = {name: sorted({repr(facts.get(name)) for facts in everybodys}) for name in sorted(odd)}
@@ -192,17 +193,64 @@ class CheckpointingTrainer(Trainer):
             )
 
     def _find_checkpoint(self, resume_from_checkpoint: str | bool | None) -> None:
-        """Find the checkpoint to go on from, and check it."""
+        """Find the checkpoint to go on from, and check it: one for all processes, or a refusal for all."""
+        refusal: Exception | None = None
         self._resumed = None
         if resume_from_checkpoint is True:
-            self._resumed = checkpoint.newest_complete(Path(self.args.output_dir))
+            self._resumed = self._newest_of_all(Path(self.args.output_dir))
             if self._resumed is None:
-                raise ValueError(f"No valid checkpoint found in output directory ({self.args.output_dir})")
+                where = f"output directory ({self.args.output_dir})"
+                if self.args.world_size > 1:
+                    where += (
+                        " of all processes. Nodes with disks of their own need save_on_each_node=True; for a "
+                        "new run leave resume_from_checkpoint out"
+                    )
+                refusal = ValueError(f"No valid checkpoint found in {where}")
         elif resume_from_checkpoint:
             self._resumed = Path(resume_from_checkpoint)
-        if self._resumed is not None:
-            self._check_run(checkpoint.verify(self._resumed), self._resumed)
-            self._check_weights(self._resumed)
+        try:
+            if self._resumed is not None:
+                self._check_run(checkpoint.verify(self._resumed), self._resumed)
+                self._check_weights(self._resumed)
+        except CheckpointError as error:
+            refusal = error
+        self._agree_on_checkpoint(refusal)
+
+    def _newest_of_all(self, folder: Path) -> Path | None:
+        """Return the newest checkpoint that every process finds whole: nodes may have disks of their own."""
+        everybodys = self._of_all(checkpoint.names_in(folder))
+        order, names = everybodys[0], set.intersection(*map(set, everybodys))
+        while True:
+            newest = checkpoint.newest_complete(folder, among=names)
+            found = self._of_all(None if newest is None else newest.name)
+            if len(set(found)) == 1:
+                return newest
+            names.discard(max(filter(None, found), key=order.index))
+
+    def _agree_on_checkpoint(self, refusal: Exception | None) -> None:
+        """Refuse on every process what one of them cannot go on from, or would go on from otherwise.
+
+        Raises:
+            CheckpointError: naming the process, or what they have found.
+        """
+        name = None if self._resumed is None else self._resumed.name
+        everybodys = self._of_all((name, None if refusal is None else str(refusal)))
+        if refusal is not None:
+            raise refusal
+        for process, (_, text) in enumerate(everybodys):
+            if text is not None:
+                raise CheckpointError(f"Process {process} cannot go on: {text}")
+        if len({name for name, _ in everybodys}) > 1:
+            chosen = "; ".join(f"process {i}: {name or 'none'}" for i, (name, _) in enumerate(everybodys))
+            raise CheckpointError(
+                f"The processes would go on from different checkpoints ({chosen}). Type "
+                "train(resume_from_checkpoint=True), which takes the newest that all of them have; nodes "
+                "with disks of their own need save_on_each_node=True."
+            )
+
+    def _of_all(self, value: Any) -> list[Any]:
+        """Return what each process has, in their order."""
+        return [value] if self.args.world_size == 1 else list(gather_object([value]))
 
     def _newest_of_this_run(self) -> Path | None:
         """Return the newest checkpoint that this run can go on from."""
@@ -237,7 +285,8 @@ class CheckpointingTrainer(Trainer):
         if odd:
             raise CheckpointError(
                 f"The checkpoint's weights are not this model's: {', '.join(odd[:4])} stand on one side "
-                "only. Build the student as it was built for that run, or choose a new output_dir."
+                "only. Build the student as it was built for that run, or start another with train(), in a "
+                "new output_dir."
             )
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> tuple[Any, ...]:
@@ -269,12 +318,25 @@ class CheckpointingTrainer(Trainer):
         """
         folder = Path(output_dir or self.args.output_dir)
         failing = telling_failed_writes(folder, newest=self._newest_of_this_run)
-        with failing, self.sharding.saving_whole_model():
+        with failing, self.sharding.saving_whole_model(), self._saving_on_each_node():
             super().save_model(output_dir, _internal_call=True)
         if self.args.should_save:
             (folder / "training_args.bin").unlink(missing_ok=True)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    @contextlib.contextmanager
+    def _saving_on_each_node(self) -> Iterator[None]:
+        """Have weights written by each process that is to save: `save_pretrained` asks for process 0, too."""
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if not self.args.save_on_each_node or self.sharding or not hasattr(model, "should_save_on_this_rank"):
+            yield
+            return
+        model.should_save_on_this_rank = bool
+        try:
+            yield
+        finally:
+            del model.should_save_on_this_rank
 
     def _get_output_dir(self, trial: Any) -> str:
         return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
@@ -311,6 +373,8 @@ class CheckpointingTrainer(Trainer):
                 self._passes.save(staging / name)
             self.state.save_to_json(str(staging / name / "trainer_state.json"))
             checkpoint.publish(staging / name, run_dir / name, run={**self.run_facts(), "began": self._began})
+        self.accelerator.wait_for_everyone()  # nothing is deleted before each node has the new one
+        if self.args.should_save:
             keep = (str(run_dir / name), self.state.best_model_checkpoint)
             checkpoint.rotate(run_dir, limit=self.args.save_total_limit, protected=keep)
             staging.rmdir()

@@ -58,7 +58,8 @@ class EvalLosses:
         if bad:
             raise NonFiniteError(
                 f"{prefix}_loss is not finite on rows {bad[:5]} ({len(bad)} of {len(sums)}) at step {step}. "
-                "Look at these rows and at the weights."
+                "Look at these rows and at the weights; a lower learning_rate, max_grad_norm=1.0 or bf16 in "
+                "place of fp16 are the usual cures of weights that training has spoilt."
             )
         known = sums[:, 1].sum()
         return (sums[:, 0].sum() / known).item() if known > 0 else None

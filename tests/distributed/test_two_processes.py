@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from tests.conftest import make_bert, make_tokenizer
 from tests.distributed import worker
 
 
@@ -44,6 +46,23 @@ def test_evaluation_and_logged_parts_are_those_of_one_process(outcomes, case):
     for alone, together in zip(one["parts"], two["parts"], strict=True):
         assert together == pytest.approx(alone, rel=1e-6, abs=1e-6)
         assert together["loss"] == pytest.approx(sum(v for k, v in together.items() if k != "loss"), rel=1e-6)
+
+
+@pytest.mark.distributed
+def test_1_to_40_rows_are_each_counted_once(outcomes):
+    """Right answers and losses are those of the rows one by one, on one process and on two."""
+    texts, labels = zip(*worker.EVALUATED, strict=True)
+    model, tokenizer = make_bert(2, seed=2).eval(), make_tokenizer()
+    with torch.no_grad():
+        logits = torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text in texts]).double()
+    losses = torch.nn.functional.cross_entropy(logits, torch.tensor(labels), reduction="none")
+    right = (logits.argmax(-1) == torch.tensor(labels)).cumsum(0).tolist()
+    for processes in (1, 2):
+        evaluations = outcomes[processes][1]["evaluations"]
+        assert len(evaluations) == 40
+        for count, metrics in enumerate(evaluations, start=1):
+            assert metrics["eval_right"] == right[count - 1]
+            assert metrics["eval_loss"] == pytest.approx(losses[:count].mean().item(), rel=1e-6)
 
 
 @pytest.mark.distributed

@@ -39,6 +39,7 @@ from tests.trainer.conftest import GradientRecorder, quiet_arguments
 from tests.word_material import make_tagger, make_words
 
 TEXTS, CLASSES = zip(*make_sentences(24), strict=True)
+EVALUATED = make_sentences(40)
 MULTI = [[float(i % 2), float(i % 3 == 0), float(i % 5 == 0)] for i in range(24)]
 BINARY = {"problem_type": "multi_label_classification", "labels": {0: "a", 1: "b", 2: "c"}}
 
@@ -147,6 +148,15 @@ def mixtures(folder: Path, processes: int) -> dict[str, float]:
     }
 
 
+def evaluations(folder: Path, processes: int) -> list[dict[str, float]]:
+    """What an evaluation on 1 row, 2 rows, … says."""
+    trainer, _ = run(folder / "evaluated", 24, "plain", processes)
+    trainer.compute_metrics = lambda p: {"right": int((p.predictions.argmax(-1) == p.label_ids).sum())}
+    texts, classes = zip(*EVALUATED, strict=True)
+    rows = Dataset.from_dict({"text": list(texts), "label": list(classes)})
+    return [trainer.evaluate(rows.select(range(count + 1))) for count in range(len(rows))]
+
+
 def refusals(folder: Path, processes: int) -> dict[str, list[str]]:
     """What each process says where one was told something else, or meets what is no number."""
     rank = int(os.environ.get("RANK", "0"))
@@ -192,6 +202,7 @@ def main(folder: Path, processes: int) -> None:
             )
         }
     facts["mixtures"] = mixtures(folder, processes)
+    facts["evaluations"] = evaluations(folder, processes)
     saving = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 2}
     straight, _ = run(folder / "straight", 21, "plain", processes, **saving)
     straight.train()

@@ -1,6 +1,5 @@
 """A tiny run, and how it is refused."""
 
-import re
 from contextlib import contextmanager
 
 import pytest
@@ -10,9 +9,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from hfdistill import DistillationArguments, DistillationTrainer
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 from tests.trainer.conftest import quiet_arguments
-
-FIX = re.compile(r"\w=|\w\(|--\w|\bhfdistill \w+|Did you mean \w+|Usual: \d")
-"""An argument, a call, a flag or a command: what a message tells its reader to type."""
+from tests.what_to_type import FIX
 
 
 def rows(labels, text="a good film"):

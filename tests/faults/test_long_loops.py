@@ -1,47 +1,57 @@
 """The loops of the table of faults at full length: `pytest -m slow tests/faults/test_long_loops.py`."""
 
-import functools
+import itertools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from hfdistill import CheckpointError
 from hfdistill.cli import main
 from hfdistill.files.checkpoint import newest_complete, verify
 from tests.distributed.launched import launch
 from tests.faults import trained
-from tests.forked import in_child, needs_fork
+from tests.files.hub_server import HubServer, connected
+from tests.forked import in_child, needs_fork, on_two_processes, two_started
 from tests.recipe import material
 
 pytestmark = pytest.mark.slow
 KILLS, KILLS_OF_TWO = 150, 50
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that nothing happened to, and the seconds that it took."""
-    folder, began = tmp_path_factory.mktemp("whole"), time.monotonic()
+    """A run that nothing happened to, and its `pace`."""
+    folder, began = tmp_path_factory.mktemp("whole"), time.time()
     assert in_child(lambda: trained.run(folder)) == 0
-    return folder, time.monotonic() - began
+    return folder, pace(folder, began)
 
 
-def last_weights(folder):
-    return load_file(folder / f"checkpoint-{trained.STEPS}" / "model.safetensors")
+def pace(folder, began):
+    """The seconds to each checkpoint from the one before, or from the start."""
+    saved = [
+        (folder / f"checkpoint-{n + 1}" / "hfdistill.json").stat().st_mtime for n in range(trained.STEPS)
+    ]
+    return [after - before for before, after in itertools.pairwise([began, *saved])]
 
 
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def last_state(folder):
+    """The files of the last checkpoint: weights, optimizer, schedule, random states."""
+    folder = folder / f"checkpoint-{trained.STEPS}"
+    named = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert {"model.safetensors", "optimizer.pt", "scheduler.pt"} <= named.keys()
+    return {name: content for name, content in named.items() if not name.endswith(".json")}
 
 
 def newest_step(folder):
@@ -49,12 +59,27 @@ def newest_step(folder):
     return 0 if newest is None else int(newest.name.rpartition("-")[2])
 
 
+def killed(pids, run, dice, pace):
+    """Kill the processes of a run after one of its checkpoints, or the start, and before the next."""
+    saved = dice.randrange(trained.STEPS)
+    end = time.monotonic() + 60
+    while saved and not (run / f"checkpoint-{saved}").exists() and time.monotonic() < end:
+        time.sleep(0.001)
+    time.sleep(dice.uniform(0, pace[saved]))
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    for pid in pids:
+        os.waitpid(pid, 0)
+    step = newest_step(run)
+    assert step >= saved, "more than one save interval is lost"
+    return step
+
+
 @needs_fork
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_c1_killed_at_random_moments(whole, tmp_path):
     """Each run is killed, and ends at the same bytes when it is started again."""
-    dice, (folder, seconds) = random.Random(16), whole
-    steps = []
+    dice, (folder, seconds), steps = random.Random(16), whole, []
     for trial in range(KILLS):
         run = tmp_path / str(trial)
         pid = os.fork()
@@ -64,47 +89,31 @@ def test_c1_killed_at_random_moments(whole, tmp_path):
                 trained.run(run)
             finally:
                 os._exit(0)
-        begun = run / f"checkpoint-{dice.randrange(trained.STEPS)}"  # of 0 there is none: from the start on
-        waited = 0
-        while not begun.exists() and begun.name != "checkpoint-0" and waited < 60_000:
-            time.sleep(0.001)
-            waited += 1
-        time.sleep(dice.uniform(0, seconds / trained.STEPS))
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        steps.append(newest_step(run))
+        steps.append(killed([pid], run, dice, seconds))
         assert in_child(lambda: trained.run(run)) == 0  # noqa: B023
-        assert same(last_weights(run), last_weights(folder)), trial
+        assert last_state(run) == last_state(folder), trial
         shutil.rmtree(run)
     print(f"{KILLS} of {KILLS} resumed; went on from step: {sorted(steps)}")
     assert len(set(steps)) > trained.STEPS - 2, "the moments are not spread over the run"
 
 
+@needs_fork
 @pytest.mark.distributed
-@pytest.mark.timeout(7200)  # each trial starts two launches
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_c1_two_processes_killed_at_random_moments(tmp_path):
-    """The launcher and its two processes are killed at one moment, as a machine that stops does it."""
-    dice = random.Random(17)
-    assert launch("-m", "tests.faults.trained", str(tmp_path / "whole")).returncode == 0
-    words = "from tests.distributed.launched import launch; import sys; launch(*sys.argv[1:])"
-    steps = []
+    """Both processes are killed at one moment, as a machine that stops does it."""
+    dice, whole, began = random.Random(17), tmp_path / "whole", time.time()
+    on_two_processes(lambda: trained.run(whole), tmp_path)
+    seconds, steps = pace(whole, began), []
     for trial in range(KILLS_OF_TWO):
         run = tmp_path / str(trial)
-        command = [sys.executable, "-c", words, "-m", "tests.faults.trained", str(run)]
-        process = subprocess.Popen(command, cwd=Path(__file__).parents[2])
-        begun, end = run / f"checkpoint-{dice.randrange(1, trained.STEPS)}", time.monotonic() + 120
-        while not begun.exists() and time.monotonic() < end:
-            time.sleep(0.001)
-        time.sleep(dice.uniform(0, 0.2))
-        for pid in processes_of(run):
-            os.kill(pid, signal.SIGKILL)
-        process.wait()
-        steps.append(newest_step(run))
-        done = launch("-m", "tests.faults.trained", str(run))
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert same(last_weights(run), last_weights(tmp_path / "whole")), trial
+        pids = two_started(lambda: trained.run(run), tmp_path)  # noqa: B023
+        steps.append(killed(pids, run, dice, seconds))
+        on_two_processes(lambda: trained.run(run), tmp_path)  # noqa: B023
+        assert last_state(run) == last_state(whole), trial
+        print(f"kill {trial + 1} of {KILLS_OF_TWO}: resumed from step {steps[-1]}", flush=True)
         shutil.rmtree(run)
-    print(f"{KILLS_OF_TWO} of {KILLS_OF_TWO} resumed; went on from step: {sorted(steps)}")
+    assert len(set(steps)) > trained.STEPS - 2, "the moments are not spread over the run"
 
 
 CHAIN = """teacher: {finetune: {encoder: encoder, epochs: 2}}
@@ -125,74 +134,149 @@ training:
 measure: {speed: false, baseline: true}
 """
 EXPORT = "export: {int8: dynamic}\n"
+PUSH = "  push_to_hub: true\n  hub_model_id: me/small\n"
+STAGES = ("teacher", "answers", "student", "baseline", "student/report.json")
 
 
-def made_by(command, folder):
-    """What `hfdistill train` leaves in a folder: weights, states, answers, exports, the report."""
-    work = functools.partial(run_command, command, folder)
-    assert in_child(work) == 0
+def made_in(folder):
+    """What `hfdistill train` has left in a folder: weights, states, answers, exports, the report."""
     out, kinds = folder / "out", (".safetensors", ".pt", ".pth", ".onnx", ".yaml")
     made = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.suffix in kinds}
-    report = json.loads((out / "student" / "report.json").read_text())
+    return {**made, "report": undated((out / "student" / "report.json").read_bytes())}
+
+
+def undated(report):
+    """A report without the one thing that differs."""
+    report = json.loads(report)
     report["environment"].pop("date")
-    return {**made, "report": report}
+    return report
 
 
-def run_command(command, folder):
+def published(hub):
+    """What a Hub has of the student, but for dates."""
+    with hub.lock:
+        files = dict(hub.repositories.get("me/small", {}))
+    if files:
+        files["report.json"] = undated(files["report.json"])
+        files["README.md"] = re.sub(rb"\d{4}-\d\d-\d\d", b"", files["README.md"])
+    return files
+
+
+def run_page(folder):
     os.chdir(folder)
     with (folder / "log.txt").open("a") as log, redirect_stdout(log), redirect_stderr(log):
-        assert main(command) == 0
+        assert main(["train", "page.yaml"]) == 0
 
 
-@needs_fork
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-@pytest.mark.timeout(7200)
-@pytest.mark.parametrize(("page", "kills"), [(CHAIN, 25), (CHAIN + EXPORT, 5)], ids=["", "exported"])
-def test_c1_a_whole_chain_killed_at_random_moments(tmp_path, monkeypatch, dots, page, kills):
-    """Teacher, recording, student, baseline, report (and export): the same command ends at the same bytes."""
+@contextmanager
+def running(folder):
+    """`hfdistill train` in a child, which may be killed."""
+    pid = os.fork()
+    if pid == 0:
+        torch.set_num_threads(1)
+        try:
+            run_page(folder)
+        finally:
+            os._exit(0)
+    yield pid
+    os.waitpid(pid, 0)
+
+
+@pytest.fixture
+def started(tmp_path, monkeypatch, dots):
+    """Make folders with a page, and the things that it names."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
     things = material.make(tmp_path / "things")
 
-    def here(name):
+    def start(name, page):
         (folder := tmp_path / name).mkdir()
         for path in things.iterdir():
             (folder / path.name).symlink_to(path)
         (folder / "page.yaml").write_text(page)
         return folder
 
-    command, began = ["train", "page.yaml"], time.monotonic()
-    whole = made_by(command, here("whole"))
-    seconds, dice, stages = time.monotonic() - began, random.Random(18), []
+    return start
+
+
+FORKED = (
+    "ignore:This process:DeprecationWarning",
+    "ignore:Use 'content=:DeprecationWarning",
+)  # huggingface_hub 2.4
+PUSHED = CHAIN.replace("measure:", PUSH + "measure:")
+PAGES = {"": (CHAIN, 25), "exported": (CHAIN + EXPORT, 5), "pushed": (PUSHED, 10)}
+
+
+@needs_fork
+@pytest.mark.filterwarnings(*FORKED)
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize(("page", "kills"), PAGES.values(), ids=PAGES)
+def test_c1_a_whole_chain_killed_at_random_moments(started, monkeypatch, page, kills):
+    """Teacher, recording, student, baseline, report (export, push): one command ends at the same bytes."""
+    whole, began = started("whole", page), time.monotonic()
+    with HubServer(token="hf_sentinel") as hub:
+        connected(monkeypatch, hub)
+        assert in_child(lambda: run_page(whole)) == 0
+        pushed = published(hub)
+    assert bool(pushed) == (page == PUSHED)
+    seconds, made, dice, stages = time.monotonic() - began, made_in(whole), random.Random(18), []
     for trial in range(kills):
-        folder = here(str(trial))
-        pid = os.fork()
-        if pid == 0:
-            torch.set_num_threads(1)
-            try:
-                run_command(command, folder)
-            finally:
-                os._exit(0)
-        time.sleep(dice.uniform(0, seconds))
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        done = ("teacher", "answers", "student", "baseline", "student/report.json")
-        stages.append(sum((folder / "out" / name).exists() for name in done))
-        made = made_by(command, folder)
-        assert made.keys() == whole.keys(), trial
-        assert [name for name in whole if made[name] != whole[name]] == [], trial
+        folder = started(str(trial), page)
+        with HubServer(token="hf_sentinel") as hub:
+            connected(monkeypatch, hub)
+            with running(folder) as pid:
+                time.sleep(dice.uniform(0, seconds))
+                os.kill(pid, signal.SIGKILL)
+            stages.append(sum((folder / "out" / name).exists() for name in STAGES))
+            assert published(hub) in ({}, pushed), trial
+            assert in_child(lambda: run_page(folder)) == 0  # noqa: B023
+            assert published(hub) == pushed, trial
+        again = made_in(folder)
+        assert again.keys() == made.keys(), trial
+        assert [name for name in made if again[name] != made[name]] == [], trial
         shutil.rmtree(folder)
     print(f"{kills} of {kills} ended at the same bytes; killed in stage: {sorted(stages)}")
     assert len(set(stages)) > min(3, kills // 4), "the moments are not spread over the chain"
 
 
-def processes_of(folder):
-    """The processes that this test has started for a folder: its name is among their words."""
-    own, found = str(folder).encode(), []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            if own in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-    return [pid for pid in found if pid != os.getpid()]
+@needs_fork
+@pytest.mark.filterwarnings(*FORKED)
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("served", [False, True], ids=["before it is served", "before it is answered"])
+def test_c1_killed_at_every_request_of_a_push(started, monkeypatch, tmp_path, served):
+    """The Hub has nothing or all of it; the same command then publishes all of it."""
+    whole, requests = started("whole", PUSHED), []
+    with HubServer(token="hf_sentinel") as hub:
+        connected(monkeypatch, hub)
+        hub.watch = lambda request, answered: requests.append(request) if answered == served else None
+        assert in_child(lambda: run_page(whole)) == 0
+        pushed, made = published(hub), made_in(whole)
+    assert any("/commit/" in request for request in requests)
+    for nth in range(len(requests)):
+        folder = tmp_path / str(nth)
+        shutil.copytree(whole, folder, symlinks=True)
+        with HubServer(token="hf_sentinel") as hub:
+            connected(monkeypatch, hub)
+            with running(folder) as pid:
+                hub.watch = dying(pid, nth, served)
+            assert published(hub) in ({}, pushed), requests[nth]
+            hub.watch = lambda request, answered: None
+            assert in_child(lambda: run_page(folder)) == 0  # noqa: B023
+            assert published(hub) == pushed, requests[nth]
+        assert made_in(folder) == made
+        shutil.rmtree(folder)
+    print(f"{len(requests)} of {len(requests)} requests: nothing or all of it is published")
+
+
+def dying(pid, nth, served):
+    """Kill a process at its n-th request."""
+    seen = itertools.count()
+
+    def watch(request, answered):
+        if answered == served and next(seen) == nth:
+            os.kill(pid, signal.SIGKILL)
+            raise ConnectionAbortedError("the client was killed")
+
+    return watch
 
 
 @pytest.mark.distributed
@@ -241,18 +325,17 @@ def test_c7_c8_no_damage_of_a_checkpoint_is_read(whole, tmp_path, kind, count):
     verify(folder)
 
 
-def test_twenty_fresh_processes_write_the_same_bytes(tmp_path):
-    """One seed, one thread: weights, recorded answers and states of the optimizer are the same."""
-    command = [sys.executable, "-m", "tests.faults.trained"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+def test_twenty_fresh_processes_write_the_same_bytes(started):
+    """One seed, one thread: weights, states, recorded answers and reports are the same."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     seen = []
     for number in range(20):
-        folder = tmp_path / str(number)
-        subprocess.run(
-            [*command, str(folder), "records"], check=True, env=environment, cwd=Path(__file__).parents[2]
-        )
-        files = [p for p in folder.rglob("*") if p.suffix in (".safetensors", ".pt") and p.is_file()]
-        seen.append({str(path.relative_to(folder)): path.read_bytes() for path in files})
+        folder = started(str(number), CHAIN)
+        environment["HF_DATASETS_CACHE"] = str(folder / "cache")
+        command = [sys.executable, "-m", "hfdistill", "train", "page.yaml"]
+        subprocess.run(command, check=True, env=environment, cwd=folder, capture_output=True)
+        seen.append(made_in(folder))
         shutil.rmtree(folder)
     assert any("shard" in name for name in seen[0])
-    assert all(other == seen[0] for other in seen[1:])
+    assert any("optimizer.pt" in name for name in seen[0])
+    assert [number for number, made in enumerate(seen) if made != seen[0]] == []

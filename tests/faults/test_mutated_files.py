@@ -157,6 +157,15 @@ class Kind:
     place: Callable[[bytes], Path] | None = None
     """Where content is put; None for `path`."""
 
+    def put(self, content):
+        """Write content where it is read."""
+        if self.place is not None:
+            for other in self.path.parent.glob("*shard-*"):
+                other.unlink()
+        path = self.path if self.place is None else self.place(content)
+        path.write_bytes(content)
+        return path
+
 
 def rows_of(path):
     return list(CsvRows(path, csv_layout(path), lambda bad: None))
@@ -168,8 +177,11 @@ def loaded(path):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Good files."""
-    folder = tmp_path_factory.mktemp("good")
+    return good_files(tmp_path_factory.mktemp("good"))
+
+
+def good_files(folder):
+    """Write a good file of each kind."""
     for name, content in {"page.yaml": PAGE, "rows.csv": CSV, "answers.jsonl": ANSWERS}.items():
         (folder / name).write_text(content, newline="")
     make_report({"objective": "KD()"}).save(folder / "report.json")
@@ -230,7 +242,6 @@ def recording(folder):
     header, data = json.loads(content[8 : 8 + size]), content[8 + size :]
 
     def place(content):
-        path.unlink(missing_ok=True)
         return path.with_name(f"shard-{hashlib.sha256(content).hexdigest()}.safetensors")
 
     contents = changed_bytes(content) | changed_data(header).map(lambda header: shard(header, data))
@@ -282,8 +293,7 @@ def test_any_content_is_read_or_refused(folder, tmp_path, monkeypatch, caplog, m
     def check(content):
         nonlocal refused
         caplog.clear()
-        path = kind.path if kind.place is None else kind.place(content)
-        path.write_bytes(content)
+        path = kind.put(content)
         began = time.process_time()
         with Peak() as peak:
             try:
@@ -292,9 +302,6 @@ def test_any_content_is_read_or_refused(folder, tmp_path, monkeypatch, caplog, m
                 refused += 1
         assert time.process_time() - began < SECONDS
         assert peak.bytes < 2 * len(content) + BYTES
-        if kind.place is not None:
-            for other in path.parent.glob("*shard-*"):
-                other.unlink()
 
     holds_for(kind.contents, check, examples=examples if make is not load else examples // 5)
     assert refused > 0

@@ -1,9 +1,8 @@
-"""python -m tests.faults.trained FOLDER [dies | records]: a run of six steps that goes on where it stood."""
+"""python -m tests.faults.trained FOLDER [dies]: a run of six steps that goes on where it stood."""
 
 import os
 import signal
 import sys
-from pathlib import Path
 
 from transformers import TrainerCallback
 
@@ -22,21 +21,25 @@ class Dying(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run(folder, *, dies=False, records=False):
-    trainer = DistillationTrainer(
+def build(folder, *, callbacks=(), **options):
+    return DistillationTrainer(
         make_bert(2, seed=2, **DROPOUT),
         DistillationArguments(
             str(folder), max_steps=STEPS, per_device_train_batch_size=4, save_strategy="steps", save_steps=1,
             learning_rate=1e-2, report_to="none", disable_tqdm=True, seed=3, use_cpu=True,
+            **options,
         ),
         teacher=make_bert(3, seed=1),
-        teacher_cache=Path(folder, "answers") if records else None,
         train_dataset=make_dataset(21),
         processing_class=make_tokenizer(),
-        callbacks=[Dying()] if dies else [],
+        callbacks=list(callbacks),
     )  # fmt: skip
+
+
+def run(folder, *, dies=False):
+    trainer = build(folder, callbacks=[Dying()] if dies else [])
     trainer.train(resume_from_checkpoint=newest_checkpoint(folder))
 
 
 if __name__ == "__main__":
-    run(sys.argv[1], **dict.fromkeys(sys.argv[2:], True))
+    run(sys.argv[1], dies="dies" in sys.argv)

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
@@ -18,16 +19,18 @@ class HubServer:
     `repositories` maps a name to {path: bytes}, `commits` lists (name, message, paths), `branches`
     are those that were written to. A request whose
     "METHOD path" contains `failing` is answered with status 500; `headers` are those of every request.
+    `watch` is called with "METHOD path" before that is served (False), and before it is answered (True).
     """
 
     def __init__(self, *, token=None):
         self.token, self.failing, self.user = token, None, "me"
         self.repositories, self.commits, self.blobs, self.headers = {}, [], {}, []
         self.branches, self.lock = set(), threading.Lock()
+        self.watch = lambda request, served: None
 
     def __enter__(self):
         handler = type("Handler", (_Handler,), {"hub": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = _Server(("127.0.0.1", 0), handler)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -44,6 +47,12 @@ class HubServer:
         return hashlib.sha1(json.dumps(files).encode()).hexdigest()  # noqa: S324 - a git id
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exception(), ConnectionError):  # a client that was killed
+            super().handle_error(request, client_address)
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub = None
@@ -53,7 +62,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self):
         if self.headers.get("Transfer-Encoding") != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            length = int(self.headers.get("Content-Length") or 0)
+            body = self.rfile.read(length)
+            if len(body) < length:
+                raise ConnectionAbortedError("the client has gone in the middle of a request")
+            return body
         body = b""
         while size := int(self.rfile.readline(), 16):
             body += self.rfile.read(size)
@@ -62,6 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
         return body
 
     def _answer(self, content=b"", *, status=200, headers=None, code=None):
+        self.hub.watch(f"{self.command} {self.path}", True)
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         for name, value in {"Content-Length": len(body), **(headers or {})}.items():
@@ -75,6 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self):
         body, path = self._body(), unquote(urlsplit(self.path).path)
         with self.hub.lock:
+            self.hub.watch(f"{self.command} {path}", False)
             self.hub.headers.append(dict(self.headers))
             if self.hub.failing and self.hub.failing in f"{self.command} {path}":
                 return self._answer({"error": "the disk is full"}, status=500)

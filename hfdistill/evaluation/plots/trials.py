@@ -28,7 +28,7 @@ class Trial:
         admitted: whether it is within the limits; what is not was never trained.
         kept: percent of the teacher's metric with the ends of its interval and the epochs so far, at each
             look; empty where it was never looked at.
-        chosen: whether it won.
+        chosen: number of the look that won; None where none did.
     """
 
     name: str
@@ -36,7 +36,12 @@ class Trial:
     size_mb: float
     admitted: bool
     kept: tuple[tuple[float, float, float, float], ...] = ()
-    chosen: bool = False
+    chosen: int | None = None
+
+    @property
+    def shown(self) -> tuple[float, float, float, float]:
+        """The look whose interval is drawn: the one that won, else the last."""
+        return self.kept[-1 if self.chosen is None else self.chosen]
 
 
 @drawing()
@@ -46,7 +51,8 @@ def draw_trials(
     """Percent of the teacher's metric over the latency of one row, a point for each look at a candidate.
 
     Hollow points were not trained yet, filled ones were; a line joins the looks at one candidate, and bars
-    are the interval of the last. Crosses at the bottom miss the limits and were never trained.
+    are the interval of the last, or of the one that won. At the bottom are those that were never looked at:
+    crosses miss the limits, and pluses are within them, but another was proven first.
 
     Args:
         trials: at least one, whose times are known.
@@ -58,8 +64,8 @@ def draw_trials(
         A matplotlib Figure.
     """
     looked = [trial for trial in trials if trial.kept]
-    values = [value for trial in looked for seen in trial.kept for value in (seen[0], trial.kept[-1][1])]
-    low, high = min([*values, goal]), max([seen[0] for t in looked for seen in t.kept] + [goal, 100.0])
+    values = [value for trial in looked for value in (*(seen[0] for seen in trial.kept), *trial.shown[1:3])]
+    low, high = min([*values, goal]), max([*values, goal, 100.0])
     room = max(high - low, 1.0)
     floor = low - 0.12 * room
     for height in (5.6, 8.0, 11.0, 15.0):
@@ -74,7 +80,7 @@ def draw_trials(
         if max_ms is not None:
             axes.axvspan(max_ms, axes.get_xlim()[1], color="#eeeeee", zorder=0)
         spots = [_drawn(axes, trial, floor) for trial in trials]
-        _legend(made, goal)
+        _legend(made, goal, untried=any(trial.admitted and not trial.kept for trial in trials))
         if place_labels(axes, spots, {i: text(trial.name) for i, trial in enumerate(trials)}):
             break
     return made
@@ -84,25 +90,27 @@ def _drawn(axes: Any, trial: Trial, floor: float) -> tuple[float, float, float]:
     """Draw a candidate; where its label belongs."""
     x = trial.latency_ms
     if not trial.kept:
-        axes.plot(x, floor, "x", color="#777777", markersize=7, zorder=3)
+        mark, colour = ("+", COLOURS[1]) if trial.admitted else ("x", "#777777")
+        axes.plot(x, floor, mark, color=colour, markersize=7, zorder=3)
         return x, floor, RADIUS
-    colour = COLOURS[2] if trial.chosen else COLOURS[1] if trial.admitted else "#777777"
+    won = trial.chosen is not None
+    colour = COLOURS[2] if won else COLOURS[1] if trial.admitted else "#777777"
     heights = [seen[0] for seen in trial.kept]
-    last, low, high, _ = trial.kept[-1]
+    middle, low, high, _ = trial.shown
     axes.plot([x, x], [min(heights), max(heights)], color=colour, linewidth=0.8, zorder=2)
     axes.errorbar(
-        x, last, yerr=[[last - low], [high - last]], color=colour, linewidth=0.8, capsize=3, zorder=2
+        x, middle, yerr=[[middle - low], [high - middle]], color=colour, linewidth=0.8, capsize=3, zorder=2
     )
-    for kept, _, _, epochs in trial.kept:
-        face = colour if epochs else "white"
+    for number, (kept, _, _, epochs) in enumerate(trial.kept):
+        star = number == trial.chosen
         axes.plot(
-            x, kept, "*" if trial.chosen and kept == last else "o", markerfacecolor=face,
-            markeredgecolor=colour, markersize=13 if trial.chosen and kept == last else 7, zorder=4,
+            x, kept, "*" if star else "o", markerfacecolor=colour if epochs else "white",
+            markeredgecolor=colour, markersize=13 if star else 7, zorder=5 if star else 4,
         )  # fmt: skip
-    return x, last, 2 * RADIUS if trial.chosen else RADIUS
+    return x, middle, 2 * RADIUS if won else RADIUS
 
 
-def _legend(made: Any, goal: float) -> None:
+def _legend(made: Any, goal: float, *, untried: bool) -> None:
     from matplotlib.lines import Line2D
 
     blue, orange = COLOURS[1], COLOURS[2]
@@ -111,7 +119,7 @@ def _legend(made: Any, goal: float) -> None:
         ("o", blue, blue, "trained"),
         ("*", orange, orange, "chosen"),
         ("x", "#777777", "#777777", "misses the limits"),
-    ]
+    ] + [("+", blue, blue, "not reached")] * untried
     handles = [
         Line2D([], [], linestyle="", marker=m, markerfacecolor=f, markeredgecolor=e, label=label)
         for m, f, e, label in marks

@@ -27,11 +27,13 @@ class Candidate:
         name: what tables and pictures call it, such as "3 layers, half the neurons".
         plan: how it is made.
         fits: whether it is a cut that can be fitted to the teacher before it is trained.
+        is_whole: whether it is the teacher itself, of which nothing is cut.
     """
 
     name: str
     plan: Student
     fits: bool
+    is_whole: bool = False
 
     @property
     def is_cut(self) -> bool:
@@ -88,8 +90,9 @@ def candidates(teacher: Any, kinds: Collection[str] | None = None) -> list[Candi
     sizes = {name: getattr(teacher.config, field, 0) if field else 0 for name, field in fields.items()}
     depths = [spec.depth] if layout.fixed(teacher.config) else _depths(spec.depth)
     for name, arguments in _cuts(spec.depth, depths, chosen, sizes):
-        fits = bool(layout.sums) and not layout.shared and arguments != {"layers": spec.depth}
-        listed.append(Candidate(name, Student("shrink", arguments), fits))
+        whole = arguments == {"layers": spec.depth}
+        fits = bool(layout.sums) and not layout.shared and not whole
+        listed.append(Candidate(name, Student("shrink", arguments), fits, whole))
     return listed
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from hfdistill.evaluation.models import Contender
-from hfdistill.evaluation.report import TITLES, show
+from hfdistill.evaluation.report import TITLES, counted, show
 from hfdistill.files.plain_data import read_json, write_atomically
 from hfdistill.files.run_lock import only_run
 from hfdistill.network.foreign_code import allowing_pickles
@@ -21,7 +21,7 @@ from hfdistill.objectives import Objective
 from hfdistill.recipe.check import Recipe, check
 from hfdistill.recipe.goal.candidates import Candidate, candidates
 from hfdistill.recipe.goal.halving import Rung, looks, rungs
-from hfdistill.recipe.goal.outcome import Choice, FitResult, Outcome, Tried, Verdict
+from hfdistill.recipe.goal.outcome import Choice, FitResult, Outcome, Tried
 from hfdistill.recipe.goal.sizing import MAX_BYTES, Scale
 from hfdistill.recipe.goal.trials import Judge, Trials
 from hfdistill.recipe.page import Page
@@ -129,7 +129,7 @@ class _Search:
         run, rows = self.run, self.rows
         rehearse(run)
         self.terminal.line(
-            f"{len(rows.evaluation):,} rows are kept for the report: nothing is chosen on them"
+            f"{counted(len(rows.evaluation), 'row')} for the report alone, on which nothing is chosen"
         )
         self._refuse_other_page()
         run.prepare_teacher()
@@ -171,7 +171,9 @@ class _Search:
             ValueError: none is within the limits.
         """
         every = self._that_can_learn(candidates(self.run.teacher, self.goal.candidates))
-        self.terminal.heading(f"sizes: {len(every)} candidates, untrained, for {self.goal.limits()}")
+        self.terminal.heading(
+            f"sizes: {counted(len(every), 'candidate')}, untrained, for {self.goal.limits()}"
+        )
         scale = Scale(
             self.goal, self.run.rows.evaluation, self.trials.make, max_length=self.run.args.max_length
         )
@@ -180,11 +182,14 @@ class _Search:
             try:
                 sizes = scale.sizes(candidate, self.trials.of(candidate))
             except (ValueError, TypeError) as error:
+                self.trials.forget(candidate)
                 failures.append(f"{candidate.name}: cannot be made ({error})")
                 self.terminal.line(failures[-1], indent=2)
                 continue
             tried = Tried(candidate, sizes, sizes.best(self.goal))
             self.records[candidate.name] = tried
+            if tried.size is None:
+                self.trials.forget(candidate)
             words = str(tried.size) if tried.size else f"{sizes.nearest()}: misses the limits, is not trained"
             self.terminal.line(f"{candidate.name}: {words}", indent=2)
         if not self.records:
@@ -243,13 +248,11 @@ class _Search:
                     bar.update()
                     self.terminal.line(self._line(tried), indent=2)
                     if tried.evidence.low >= self.goal.share:
-                        return Choice(tried, "kept", rung.number + 1)
+                        return Choice(tried, tried.looks[-1], "kept")
                 order.sort(key=lambda tried: -tried.evidence.kept)
                 for tried in order[plan[min(rung.number + 1, len(plan) - 1)].candidates :]:
                     self.trials.forget(tried.candidate)
-        best = order[0]
-        verdict: Verdict = "likely" if best.evidence.kept >= self.goal.share else "missed"
-        return Choice(best, verdict, len(plan))
+        return Choice.best((tried for tried in self.records.values() if tried.looks), self.goal.share)
 
     def _looked_at(self, tried: Tried, rung: Rung) -> Tried:
         """Train a candidate as far as a rung says, and compare it."""
@@ -264,9 +267,9 @@ class _Search:
         return looked
 
     def _announce(self, rung: Rung, count: int) -> None:
-        epochs = self.run.args.num_train_epochs * rung.share
-        how = f"{epochs:.2g} epochs" if rung.share else "fitted to the teacher, not trained"
-        self.terminal.heading(f"rung {rung.number + 1}: {count} candidate{'s' * (count > 1)}, {how}")
+        epochs = counted(round(self.run.args.num_train_epochs * rung.share, 2), "epoch")
+        how = epochs if rung.share else "fitted to the teacher, not trained"
+        self.terminal.heading(f"rung {rung.number + 1}: {counted(count, 'candidate')}, {how}")
 
     def _line(self, tried: Tried) -> str:
         metric, seen = self.judge.metric, tried.evidence

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from hfdistill.evaluation.models import Contender
 from hfdistill.evaluation.nothing_to_teach import bounded_by_teacher
 from hfdistill.evaluation.plots import write_plots
 from hfdistill.evaluation.plots.trials import Trial, write_trials
-from hfdistill.evaluation.report import TITLES, Report, in_columns, show
+from hfdistill.evaluation.report import TITLES, Report, counted, in_columns, show
 from hfdistill.exporters.gate import export
 from hfdistill.exporters.report import ExportReport
 from hfdistill.files.markdown import as_yaml
@@ -64,14 +64,36 @@ class Choice:
 
     Args:
         tried: it.
+        look: as it was then: training may have done it harm since.
         verdict: "kept" where the whole interval lies at the goal or above, "likely" where its middle does,
             else "missed".
-        rungs: rounds that were run.
     """
 
     tried: Tried
+    look: Look
     verdict: Verdict
-    rungs: int
+
+    @classmethod
+    def best(cls, tried: Iterable[Tried], share: float) -> Choice:
+        """Choose where nothing is proven, among all looks at all candidates.
+
+        Where some lie at the goal, the likeliest to lie there: the same distance tells more within a narrow
+        interval. Else the one that keeps most. Of equal ones the later look.
+
+        Args:
+            tried: what was looked at, at least one.
+            share: what must be kept.
+        """
+        every = [(each, look) for each in tried for look in each.looks]
+        likely = [pair for pair in every if pair[1].evidence.kept >= share]
+        if not likely:
+            each, look = max(every, key=lambda pair: (pair[1].evidence.kept, pair[1].rung))
+            return cls(each, look, "missed")
+        each, look = max(
+            likely,
+            key=lambda pair: ((pair[1].evidence.kept - share) / pair[1].evidence.half, pair[1].rung),
+        )
+        return cls(each, look, "likely")
 
 
 @dataclass(frozen=True)
@@ -135,12 +157,13 @@ class Outcome:
         self.tried, self.rows, self.teacher = tried, rows, teacher
         self.out = Path(run.args.output_dir)
         self.folder = self.out / "student"
-        self.look = choice.tried.looks[-1]
+        self.look = choice.look
         self.metric = trials.judge.metric
 
     def result(self) -> FitResult:
         """Write everything, and return it."""
-        self.run.terminal.heading(f"measure: {len(self.rows.evaluation):,} rows that nothing was chosen on")
+        rows = counted(len(self.rows.evaluation), "row")
+        self.run.terminal.heading(f"measure: {rows} that nothing was chosen on")
         history = self._save_student()
         write_atomically(self.out / "best.yaml", as_yaml(self._page()))
         report = self._measured()
@@ -160,7 +183,7 @@ class Outcome:
             onnx=self.out / "onnx" if exported else None,
             name=self.choice.tried.candidate.name,
             verdict=self.choice.verdict,
-            evidence=self.choice.tried.evidence,
+            evidence=self.look.evidence,
             reported=reported,
             report=report,
             tried=self.tried,
@@ -273,42 +296,59 @@ class Outcome:
         self, report: Report, exported: ExportReport | None, reported: float | None
     ) -> Iterator[str]:
         """Yield what was found."""
-        chosen, goal, seen = self.choice.tried, self.goal, self.choice.tried.evidence
+        chosen, goal, seen = self.choice.tried, self.goal, self.look.evidence
         metric = TITLES.get(self.metric, self.metric)
         verdict = {
             "kept": f"keeps {100 * goal.share:g} % of the teacher's {metric}, proven",
             "likely": f"keeps {100 * goal.share:g} % of the teacher's {metric}, likely but not proven",
             "missed": f"the best found; it misses {100 * goal.share:g} % of the teacher's {metric}",
         }[self.choice.verdict]
-        epochs = f"after {self.look.epochs:g} epochs" if self.look.epochs else "fitted and not trained"
-        yield f"{chosen.candidate.name} ({chosen.size}), {epochs}: {verdict}."
+        untrained = "fitted and not trained" if chosen.candidate.fits else "not trained"
+        trained = f"after {counted(self.look.epochs, 'epoch')}" if self.look.epochs else untrained
+        whole = ", which is the whole teacher" if chosen.candidate.is_whole else ""
+        yield f"{chosen.candidate.name} ({chosen.size}){whole}, {trained}: {verdict}."
         yield (
-            f"Chosen on {seen.rows:,} rows: {metric} {show(seen.quality, self.metric)}, {seen} of the "
-            "teacher's; the interval allows for all that was tried."
+            f"Chosen on {counted(seen.rows, 'row')}: {metric} {show(seen.quality, self.metric)}, {seen} of "
+            "the teacher's; the interval allows for all that was tried."
         )
         if reported is not None:
-            rows = f"{len(self.rows.evaluation):,} rows that nothing was chosen on"
-            yield f"On {rows} it keeps {100 * reported:.1f} %{self._costs(report, exported)}."
-        inside = sum(tried.size is not None for tried in self.tried)
-        trained = sum(any(look.epochs for look in tried.looks) for tried in self.tried)
-        seconds = sum(look.seconds for tried in self.tried for look in tried.looks)
-        yield (
-            f"Of {len(self.tried)} candidates {inside} are within {goal.limits()}; {trained} were trained, "
-            f"{seconds:.0f} s in all trials."
-        )
+            rows = counted(len(self.rows.evaluation), "row")
+            less = self.choice.verdict != "missed" and reported < goal.share
+            yield (
+                f"On {rows} that nothing was chosen on it keeps {100 * reported:.1f} %"
+                f"{f', less than the {100 * goal.share:g} % asked for' if less else ''}"
+                f"{self._costs(report, exported)}."
+            )
+        yield self._effort()
         where = f"{self.out / 'onnx'} (ONNX) and {self.folder}" if exported else str(self.folder)
         yield f"It is in {where}, with report and card; {self.out / 'best.yaml'} trains it alone."
 
+    def _effort(self) -> str:
+        """Return how many candidates took part, and how long it took."""
+        inside = sum(tried.size is not None for tried in self.tried)
+        looked = sum(bool(tried.looks) for tried in self.tried)
+        trained = sum(any(look.epochs for look in tried.looks) for tried in self.tried)
+        seconds = sum(look.seconds for tried in self.tried for look in tried.looks)
+        return (
+            f"Candidates: {len(self.tried)}, of which {inside} within {self.goal.limits()}, {looked} tried "
+            f"and {trained} trained, {seconds:.0f} s in all trials."
+        )
+
     def _costs(self, report: Report, exported: ExportReport | None) -> str:
-        """Return what it takes beside its teacher, where it was timed: ", 3.1 ms a row"."""
+        """Return what it takes, where it was timed: ", in 3.1 ms a row"."""
         timed = report.student.speed
         if exported is not None and self.look.form != "pytorch":
             timed = exported.of(self.look.form).speed
-        return "" if timed is None else f", in {timed.latency_ms_p50:.1f} ms a row"
+        if timed is None:
+            return ""
+        shown = f", in {timed.latency_ms_p50:.1f} ms a row"
+        if self.goal.is_fast(timed.latency_ms_p50):
+            return shown
+        return f"{shown} where {self.goal.max_ms:g} were asked for: is this machine busy?"
 
     def _advice(self, report: Report) -> Iterator[str]:
         """Yield what is missing where the goal is not proven, and what would help."""
-        seen, goal = self.choice.tried.evidence, self.goal
+        seen, goal = self.look.evidence, self.goal
         if self.choice.verdict == "likely":
             margin = max(seen.kept - goal.share, 1e-4)
             rows = math.ceil(seen.rows * (seen.half / margin) ** 2)
@@ -318,7 +358,7 @@ class Outcome:
             return
         yield f"Missing: {100 * (goal.share - seen.kept):.1f} points of what the teacher keeps."
         kept = [look.evidence.kept for look in self.choice.tried.looks]
-        if len(kept) > 1 and kept[-1] - kept[-2] > 0.005:
+        if self.look == self.choice.tried.looks[-1] and len(kept) > 1 and kept[-1] - kept[-2] > 0.005:
             yield "Longer training: it was still gaining from rung to rung. Type more epochs."
         larger = [tried for tried in self.tried if tried.size is None and tried.candidate.is_cut]
         if larger:
@@ -342,7 +382,7 @@ class Outcome:
             size_mb=size.mb,
             admitted=tried.size is not None,
             kept=tuple((100 * seen.kept, 100 * seen.low, 100 * seen.high, epochs) for seen, epochs in looks),
-            chosen=tried.candidate == self.choice.tried.candidate,
+            chosen=tried.looks.index(self.look) if tried.candidate == self.choice.tried.candidate else None,
         )
 
     def _lines(self) -> dict[str, Any]:
@@ -354,9 +394,6 @@ class Outcome:
 
     def _write_card(self, report: Report) -> None:
         card, run = self.run.recipe.card, self.run
-        cut = "cut from" if self.choice.tried.candidate.is_cut else "made of"
-        fitted = ", fitted to it by least squares" if self.choice.tried.candidate.fits else ""
-        trained = "distilled from it" if self.look.epochs else "not trained"
         write_card(
             self.folder,
             report,
@@ -366,5 +403,17 @@ class Outcome:
             license=card.license,
             model_name=card.name or self.out.absolute().name,
             metadata={} if card.language is None else {"language": card.language},
-            origin=f"It was {cut} {{base}}{fitted}, {trained}, and chosen among {len(self.tried)} candidates",
+            origin=self._origin(),
         )
+
+    def _origin(self) -> str:
+        """Return the beginning of a sentence: what it was made of, what was done to it, and how it runs."""
+        candidate = self.choice.tried.candidate
+        made = "It was cut from {base}" if candidate.is_cut else "It was made of {base}"
+        if candidate.is_whole:
+            made = "It is {base} itself"
+        fitted = ", fitted to it by least squares" if candidate.fits else ""
+        trained = "distilled from it" if self.look.epochs else "not trained"
+        forms = {"pytorch": "", "onnx": ", to run as ONNX,", "int8": ", to run in 8 bits as ONNX,"}
+        among = f"and chosen among {counted(len(self.tried), 'candidate')}{forms[self.look.form]}"
+        return f"{made}{fitted}, {trained}, {among}"

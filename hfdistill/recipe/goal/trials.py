@@ -122,14 +122,20 @@ class Trials:
         self.tokens = int(run.teacher.config.vocab_size) // 2
 
     def make(self, candidate: Candidate, pruned: bool, *, fitted: bool = False) -> tuple[Any, Any]:
-        """Return a candidate's model and tokenizer, not trained."""
+        """Return a candidate's model and tokenizer, not trained.
+
+        One that is not cut is kept as well: its table of words takes a pass of the teacher.
+        """
         arguments = dict(candidate.plan.arguments)
         rows, length = self.run.rows.train, self.run.args.max_length
         if candidate.is_cut:
             fits = fitted and candidate.fits
             arguments["fit"] = Refit(rows, rows=self.texts, max_length=length) if fits else False
         changes = {"prune_vocabulary": {"keep": self.tokens}} if pruned else {}
-        return self.run.student(Student(candidate.plan.kind, arguments, changes))
+        made = self.run.student(Student(candidate.plan.kind, arguments, changes))
+        if not candidate.is_cut:
+            self._keep(made, self._start(candidate, pruned))
+        return made
 
     def look(self, candidate: Candidate, size: Size, rung: int, share: float) -> Look:
         """Train a candidate up to a share of its whole training, and compare it with the teacher.
@@ -176,9 +182,16 @@ class Trials:
         return float(self.run.args.num_train_epochs) * candidate.training["epochs"]
 
     def student(self, candidate: Candidate, look: Look) -> Path:
-        """Return the folder of a candidate's model, as it was looked at; it is made anew where it is gone."""
+        """Return the folder of a candidate's model, as it was looked at.
+
+        It is made anew where it is gone, or was trained further since: seeds and rows are the same.
+        """
         begins = self._begin(candidate, look.pruned)
-        return self._train(candidate, begins, look.share) if look.share else begins
+        if not look.share:
+            return begins
+        if any(later.share > look.share for later in self.looks(candidate)):
+            shutil.rmtree(_trained(begins), ignore_errors=True)
+        return self._train(candidate, begins, look.share)
 
     def forget(self, candidate: Candidate) -> None:
         """Remove a candidate's weights; what was measured and seen stays."""
@@ -189,11 +202,15 @@ class Trials:
         """Return the folder of a candidate that is not trained; it is made once."""
         folder = self._start(candidate, pruned)
         if not folder.is_dir():
-            model, tokenizer = self.make(candidate, pruned, fitted=True)
-            with whole_folder(folder) as staged:
-                model.save_pretrained(staged)
-                tokenizer.save_pretrained(staged)
+            made = self.make(candidate, pruned, fitted=True)
+            if candidate.is_cut:
+                self._keep(made, folder)
         return folder
+
+    def _keep(self, made: tuple[Any, Any], folder: Path) -> None:
+        with whole_folder(folder) as staged:
+            for part in made:
+                part.save_pretrained(staged)
 
     def _train(self, candidate: Candidate, begins: Path, share: float) -> Path:
         """Go on with a candidate's training up to a share of it."""
@@ -201,7 +218,7 @@ class Trials:
         page["training"] = {
             **self.page["training"],
             "num_train_epochs": self.epochs(candidate),
-            "output_dir": str(begins.with_name(begins.name.replace("start", "trained"))),
+            "output_dir": str(_trained(begins)),
             "eval_strategy": "no",
             "save_strategy": "epoch",
             "save_total_limit": 1,
@@ -216,6 +233,11 @@ class Trials:
 
     def _start(self, candidate: Candidate, pruned: bool) -> Path:
         return self.of(candidate) / ("start-pruned" if pruned else "start")
+
+
+def _trained(begins: Path) -> Path:
+    """Return the folder of a candidate's training, beside that of what it begins with."""
+    return begins.with_name(begins.name.replace("start", "trained"))
 
 
 class StopAt(TrainerCallback):

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hfdistill.files.plain_data import printable
 from hfdistill.network.inputs import TOKEN_TYPES, reads_token_types, token_type_count
 from hfdistill.network.task import LABELS
 from hfdistill.network.trace import Batch, Tap, Trace
@@ -186,13 +187,16 @@ class CachedTeacher(Teacher):
 
         A row that is not recorded as it is, and is under another key that means the same to the teacher, has
         that key: a text whose token types are all zero was recorded without them, or the other way round.
+
+        Raises:
+            CacheError: where the batch has nothing that the recorded teacher reads.
         """
         return self._find(batch)[0]
 
     def _find(self, batch: Batch) -> tuple[Rows, Ints]:
         """Return the rows of a batch, and the place of each in the recording, -1 without one."""
         inputs = self._inputs(batch)
-        rows = rows_of(inputs)
+        rows = self._rows(inputs, batch)
         places = self._places(rows.keys)
         if self.store is None or (places >= 0).all() or not self._takes_zeros():
             return rows, places
@@ -202,6 +206,19 @@ class CachedTeacher(Teacher):
         same = (places < 0) & alike & (others >= 0)
         rows.keys[same], places[same] = keys[same], others[same]
         return rows, places
+
+    def _rows(self, inputs: Batch, batch: Batch) -> Rows:
+        try:
+            return rows_of(inputs)
+        except ValueError as error:
+            if self.teacher is not None:
+                raise
+            names = printable(self._facts()["accepts"], limit=200)
+            raise CacheError(
+                f"The batch has {sorted(batch)}, and the recording in {self.folder} is of a teacher that "
+                f"reads {names}. Give batches with what was recorded, or record them with "
+                "hfdistill.record(teacher, dataset, folder=...)."
+            ) from error
 
     def _takes_zeros(self) -> bool:
         """Whether the recorded teacher answers to token types of zero as to none."""

@@ -16,6 +16,7 @@ from hfdistill.recipe.goal import fit as fitting
 from hfdistill.recipe.goal import sizing
 from hfdistill.recipe.goal import trials as trying
 from hfdistill.recipe.goal.fit import fit_recipe
+from hfdistill.recipe.goal.outcome import Choice, Outcome
 from hfdistill.recipe.goal.page import _data_on_disk as data_on_disk
 from hfdistill.recipe.page import Page
 from hfdistill.recipe.rows import read_rows
@@ -240,6 +241,23 @@ def test_a_search_that_has_ended_trains_nothing_again(here, searched, monkeypatc
     assert (again.name, again.evidence) == (first.name, first.evidence)
     assert again.report.student.metrics == first.report.student.metrics
     assert json.loads((here / "out/goal/chosen.json").read_text())["history"][-1]["epoch"] == 3
+
+
+def test_the_look_that_won_is_made_anew_where_training_went_on(here, searched, monkeypatch):
+    winner = next(tried for tried in searched(1.0).tried if len(tried.looks) == 3)
+    monkeypatch.setattr(trying.Trials, "forget", lambda *_: None)
+    save, seen = Outcome._save_student, []
+
+    def saved(self):
+        history = save(self)
+        seen.append((history[-1]["epoch"], self.trials.judge.evidence(self.folder, "pytorch").quality))
+        return history
+
+    monkeypatch.setattr(Outcome, "_save_student", saved)
+    for look in (winner.looks[2], winner.looks[1]):
+        monkeypatch.setattr(Choice, "best", lambda tried, share, look=look: Choice(winner, look, "missed"))
+        assert search(keep=1.0).evidence == look.evidence
+    assert seen == [(3, winner.looks[2].evidence.quality), (1, winner.looks[1].evidence.quality)]
 
 
 def test_a_search_that_was_killed_goes_on(here, searched, monkeypatch):

@@ -1,5 +1,6 @@
 """What is said of the student that was found, and in which form it is written and judged."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from hfdistill.recipe.goal.target import Goal
 from hfdistill.recipe.goal.trials import Look
 from hfdistill.recipe.schema import Student
 
+REPORTED = ("the rows", "to report")
 SMALL, LARGE = Size("pytorch", False, 2.0, 10.0), Size("pytorch", False, 9.0, 90.0)
 
 
@@ -35,10 +37,33 @@ def outcome(verdict="kept", *others, best=None, train=range(9000), export=None, 
         args=SimpleNamespace(output_dir="out", max_length=64),
     )
     trials = SimpleNamespace(judge=SimpleNamespace(metric=metric), tokens=700, epochs=lambda _: 3)
-    rows = SimpleNamespace(evaluation="the rows to report")
+    rows = SimpleNamespace(evaluation=REPORTED)
     goal = Goal(keep="98%", max_ms=5.0)
-    choice = Choice(best, verdict, 1)
+    choice = Choice(best, best.looks[-1], verdict)
     return Outcome(run, goal, trials, choice, (best, *others), rows, teacher="the teacher")
+
+
+def seen(name, rung, kept, spread, share=0.0):
+    look = Look(rung, "pytorch", False, Evidence(kept, 1.0, 374, spread), 5.0, share, 3 * share, "accuracy")
+    return replace(tried(name), looks=(look,))
+
+
+def test_the_likeliest_look_is_chosen_where_none_is_proven():
+    """Training may do harm, and 1.3 points above tell more than 1.7 with a wider interval."""
+    six, three, done = (
+        seen("6", 0, 0.993, 0.01),
+        seen("3", 1, 0.997, 0.02, 1 / 3),
+        seen("3", 2, 0.987, 0.02, 1.0),
+    )
+    three = replace(three, looks=(*three.looks, *done.looks))
+    worse = replace(six, looks=(*six.looks, *seen("6", 1, 0.977, 0.01, 1 / 3).looks))
+    chosen = Choice.best([three, worse], 0.98)
+    assert (chosen.tried.candidate.name, chosen.look.rung, chosen.verdict) == ("6", 0, "likely")
+    assert Choice.best([three], 0.98).look.rung == 1
+    missed = Choice.best([three, worse], 0.999)  # the one that keeps most, at whichever rung
+    assert (missed.tried.candidate.name, missed.look.rung, missed.verdict) == ("3", 1, "missed")
+    same = [seen("2", 0, 0.9, 0.01), seen("2", 1, 0.9, 0.01, 1 / 3)]
+    assert Choice.best(same, 0.95).look.rung == 1
 
 
 def report_of(agreement=None, ms=None):
@@ -95,7 +120,7 @@ def test_it_is_exported_in_the_form_that_was_judged(monkeypatch, form, asked, op
     if options is None:
         assert found is None
     else:
-        given = {"data": "the rows to report", "teacher": "the teacher"}
+        given = {"data": REPORTED, "teacher": "the teacher"}
         assert found == ((str(Path("out/student")), Path("out/onnx")), {**given, **options})
 
 
@@ -123,6 +148,37 @@ def test_what_is_reported_is_what_the_form_that_runs_keeps(monkeypatch):
     assert outcome(best=runs)._costs(report_of(ms=4.0), files) == ", in 1.2 ms a row"
     assert outcome()._costs(report_of(ms=4.0), files) == ", in 4.0 ms a row"
     assert outcome()._costs(report_of(), None) == ""
+    slow = " where 5 were asked for: is this machine busy?"
+    assert outcome()._costs(report_of(ms=60.1), None) == f", in 60.1 ms a row{slow}"
+
+
+@pytest.mark.parametrize(
+    ("cut", "form", "share", "sentence"),
+    [
+        (True, "pytorch", 1.0, "cut from {base}, fitted to it by least squares, distilled from it"),
+        (True, "int8", 0.0, "cut from {base}, fitted to it by least squares, not trained"),
+        (False, "onnx", 0.0, "{base} itself, not trained"),
+    ],
+)
+def test_what_it_is_and_how_it_runs_is_said(cut, form, share, sentence):
+    size, look = replace(SMALL, form=form), tried("x", 0.99, form=form).looks[0]
+    look = replace(look, share=share, epochs=share)
+    whole = Candidate("2 layers", Student("shrink", {"layers": 2}), fits=cut, is_whole=not cut)
+    found = outcome(best=Tried(whole, Sizes((size,)), size, (look,)))
+    runs = {"pytorch": "", "onnx": ", to run as ONNX,", "int8": ", to run in 8 bits as ONNX,"}[form]
+    assert found._origin() == f"It was {sentence}, and chosen among 1 candidate{runs}".replace(
+        "was {base}", "is {base}"
+    )
+    first, _, kept, effort, _ = found._summary(report_of(), None, 0.97)
+    what = ", which is the whole teacher, not trained" if not cut else ""
+    how = "after 1 epoch" if share else "fitted and not trained" if cut else "not trained"
+    assert first.startswith(f"2 layers ({size}){what}")
+    assert f", {how}: keeps 98 %" in first
+    assert "keeps 97.0 %, less than the 98 % asked for." in kept
+    assert (
+        effort
+        == f"Candidates: 1, of which 1 within 5 ms, 1 tried and {int(share)} trained, 5 s in all trials."
+    )
 
 
 def test_a_judge_of_another_metric_reports_nothing(monkeypatch):

@@ -183,6 +183,26 @@ def test_facts_of_other_types_are_refused_whatever_their_sha256(recording, chang
         path.write_text(text)
 
 
+@pytest.mark.parametrize("accepts", [[], ["attention_mask"], ["of_another"]])
+def test_facts_by_which_no_batch_can_be_read_are_told(recording, accepts):
+    path, text = recording.folder / FACTS, recording.files[FACTS].decode()
+    facts = {**json.loads(text), "inputs": accepts, "accepts": accepts}
+    facts.pop("sha256")
+    path.write_text(json.dumps({**facts, "sha256": seal(facts)}))
+    try:
+        with pytest.raises(CacheError, match=r"The batch has .*'input_ids'.* that reads .*hfdistill.record"):
+            CachedTeacher(recording.folder).trace(recording.batch)
+    finally:
+        path.write_text(text)
+
+
+def test_a_batch_without_what_was_recorded_is_told(recording):
+    with pytest.raises(
+        CacheError, match=r"The batch has \['labels'\], .*'input_ids'.* Give batches with what"
+    ):
+        CachedTeacher(recording.folder).trace({"labels": recording.batch["input_ids"][:, 0]})
+
+
 def sealed(shard, tensors):
     """A shard whose sha256 is right and whose content is not."""
     import hashlib
