@@ -17,7 +17,8 @@ import pytest
 from tqdm import tqdm
 
 from tests.fresh import fresh  # noqa: F401 - a fixture for all tests
-from tests.what_to_type import row_of_the_table  # noqa: F401 - a fixture for all tests
+from tests.no_pickle import nothing_reads_a_pickle  # noqa: F401 - likewise
+from tests.what_to_type import row_of_the_table  # noqa: F401 - likewise
 
 if TYPE_CHECKING:  # imported where they are used: the process that hands out the tests reads this file, too
     from datasets import Dataset

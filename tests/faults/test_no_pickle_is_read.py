@@ -4,12 +4,14 @@ import os
 import pickle
 import sys
 import traceback
+from pathlib import Path
 
 import pytest
 
 from hfdistill.cli import main
 from tests.files.hub_server import HubServer, connected
 from tests.forked import in_child, needs_fork
+from tests.no_pickle import ALLOWED, READ
 from tests.recipe.conftest import here, things  # noqa: F401 - fixtures
 
 PAGE = """teacher: teacher
@@ -20,8 +22,6 @@ teacher_cache: recorded
 training: {output_dir: out, max_steps: 2, save_strategy: steps, save_steps: 1, use_cpu: true}
 measure: {speed: false}
 """
-ALLOWED = ("torch/_weights_only_unpickler.py", "multiprocessing/")
-"""torch's reader of plain tensors, and what processes of one program tell each other."""
 
 
 def pickles_of(work):
@@ -72,6 +72,14 @@ def test_training_recording_resuming_measuring_exporting_and_publishing_read_non
 
         assert pickles_of(work) == []
         assert "model.safetensors" in hub.repositories["me/student"]
+
+
+@pytest.mark.parametrize("name", ["hfdistill/here.py", "tests/here.py"])
+def test_the_hook_of_all_tests_sees_what_we_read_and_not_what_a_test_reads(name):
+    code = compile("pickle.loads(content)", str(Path(__file__).parents[2] / name), "exec")
+    exec(code, {"pickle": pickle, "content": pickle.dumps(os.getcwd)})  # noqa: S102 - a line of that file
+    assert len(READ) == (name == "hfdistill/here.py")
+    READ.clear()
 
 
 @needs_fork
