@@ -92,9 +92,12 @@ class Bench:
         self._answer(name)
 
     def _answer(self, name: str) -> None:
-        """Let a format answer the rows; a student with exits also by all of its heads."""
+        """Let a format answer the rows; a student with exits also by all of its heads.
+
+        The teacher is no format, and so reads rows of like length together.
+        """
         loaded = self.models[name]
-        self.logits[name] = predict(loaded, self.batches)
+        self.logits[name] = predict(loaded, None if name == "teacher" else self.batches)
         heads = heads_of(loaded.model)
         if heads is loaded.model:
             return

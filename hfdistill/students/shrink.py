@@ -165,15 +165,17 @@ def _fitted(
     if plan.choose_layers:
         wanted = wanted | {"layers": _best(model, wanted, plan, batches, data)}
     student, cut = _cut(model, wanted, data=data, dtype=torch.float32)
-    started, before = time.perf_counter(), answer_error(student, model, batches[1], cut)
+    started, shown = time.perf_counter(), logger.isEnabledFor(logging.INFO)
+    before = answer_error(student, model, batches[1], cut) if shown else 0.0
     refit(student, model, cut, plan, batches)
     texts = [sum(len(batch["input_ids"]) for batch in side) for side in batches]
     student.config.shrunk_from["fitted_on"] = sum(texts)
-    logger.info(
-        "Fitted to %d texts in %.0f s; mean squared error of the answers to %d others: %.4g → %.4g",
-        *(texts[0], time.perf_counter() - started, texts[1], before),
-        answer_error(student, model, batches[1], cut),
-    )
+    if shown:  # two passes of the teacher, which are for nothing where nobody reads them
+        logger.info(
+            "Fitted to %d texts in %.0f s; mean squared error of the answers to %d others: %.4g → %.4g",
+            *(texts[0], time.perf_counter() - started, texts[1], before),
+            answer_error(student, model, batches[1], cut),
+        )
     return student, cut
 
 

@@ -182,11 +182,14 @@ class _Search:
             try:
                 sizes = scale.sizes(candidate, self.trials.of(candidate))
             except (ValueError, TypeError) as error:
+                self.trials.forget(candidate)
                 failures.append(f"{candidate.name}: cannot be made ({error})")
                 self.terminal.line(failures[-1], indent=2)
                 continue
             tried = Tried(candidate, sizes, sizes.best(self.goal))
             self.records[candidate.name] = tried
+            if tried.size is None:
+                self.trials.forget(candidate)
             words = str(tried.size) if tried.size else f"{sizes.nearest()}: misses the limits, is not trained"
             self.terminal.line(f"{candidate.name}: {words}", indent=2)
         if not self.records:

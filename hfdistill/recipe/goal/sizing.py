@@ -140,17 +140,23 @@ class Scale:
         return Sizes(tuple(table[way] for way in WAYS if way in table), "; ".join(dict.fromkeys(notes)))
 
     def _is_worth_it(self, way: Way, table: Mapping[Way, Size], candidate: Candidate) -> bool:
-        """Return whether a way could meet what the ways before it missed; 8 bits are a quarter of 32."""
+        """Return whether a way could meet what the ways before it missed.
+
+        8 bits are a quarter of 32, and without half of the tokens half of a file is left at least.
+        """
         plain, int8, goal = table.get(WAYS[0]), table.get(("int8", False)), self.goal
         if plain is None or (way[1] and not candidate.is_cut):
             return way == WAYS[0]
-        small, fast = goal.is_small(plain.mb), goal.is_fast(plain.ms)
+        small, fast, quarter = goal.is_small(plain.mb), goal.is_fast(plain.ms), goal.is_small(plain.mb / 4)
+        pruned = table.get(("pytorch", True))
+        least = plain.mb / 2 if pruned is None else pruned.mb
+        too_large = not quarter if int8 is None else goal.is_fast(int8.ms) and not goal.is_small(int8.mb)
         return {
             ("onnx", False): small and not fast,
-            ("pytorch", True): fast and not small,
-            ("onnx", True): not fast and not small,
-            ("int8", False): goal.is_small(plain.mb / 4),
-            ("int8", True): int8 is not None and goal.is_fast(int8.ms) and not goal.is_small(int8.mb),
+            ("pytorch", True): fast and not small and goal.is_small(least),
+            ("onnx", True): not fast and not small and goal.is_small(least),
+            ("int8", False): quarter,
+            ("int8", True): too_large and goal.is_small(least / 4),
         }[way]
 
 

@@ -122,14 +122,20 @@ class Trials:
         self.tokens = int(run.teacher.config.vocab_size) // 2
 
     def make(self, candidate: Candidate, pruned: bool, *, fitted: bool = False) -> tuple[Any, Any]:
-        """Return a candidate's model and tokenizer, not trained."""
+        """Return a candidate's model and tokenizer, not trained.
+
+        One that is not cut is kept as well: its table of words takes a pass of the teacher.
+        """
         arguments = dict(candidate.plan.arguments)
         rows, length = self.run.rows.train, self.run.args.max_length
         if candidate.is_cut:
             fits = fitted and candidate.fits
             arguments["fit"] = Refit(rows, rows=self.texts, max_length=length) if fits else False
         changes = {"prune_vocabulary": {"keep": self.tokens}} if pruned else {}
-        return self.run.student(Student(candidate.plan.kind, arguments, changes))
+        made = self.run.student(Student(candidate.plan.kind, arguments, changes))
+        if not candidate.is_cut:
+            self._keep(made, self._start(candidate, pruned))
+        return made
 
     def look(self, candidate: Candidate, size: Size, rung: int, share: float) -> Look:
         """Train a candidate up to a share of its whole training, and compare it with the teacher.
@@ -196,11 +202,15 @@ class Trials:
         """Return the folder of a candidate that is not trained; it is made once."""
         folder = self._start(candidate, pruned)
         if not folder.is_dir():
-            model, tokenizer = self.make(candidate, pruned, fitted=True)
-            with whole_folder(folder) as staged:
-                model.save_pretrained(staged)
-                tokenizer.save_pretrained(staged)
+            made = self.make(candidate, pruned, fitted=True)
+            if candidate.is_cut:
+                self._keep(made, folder)
         return folder
+
+    def _keep(self, made: tuple[Any, Any], folder: Path) -> None:
+        with whole_folder(folder) as staged:
+            for part in made:
+                part.save_pretrained(staged)
 
     def _train(self, candidate: Candidate, begins: Path, share: float) -> Path:
         """Go on with a candidate's training up to a share of it."""

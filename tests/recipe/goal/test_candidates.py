@@ -70,6 +70,8 @@ def test_the_first_way_within_the_limits(limits, form):
 @pytest.mark.parametrize(
     ("limits", "plain", "tried"),
     [
+        ({"max_mb": 9}, (8.0, 40.0), [("int8", True)]),
+        ({"max_mb": 4}, (8.0, 40.0), []),
         ({"max_ms": 5}, (8.0, 40.0), [("onnx", False), ("int8", False)]),
         ({"max_mb": 20}, (8.0, 40.0), [("int8", False), ("pytorch", True), ("int8", True)]),
         ({"max_ms": 5, "max_mb": 20}, (8.0, 40.0), [("int8", False), ("onnx", True), ("int8", True)]),
@@ -86,6 +88,19 @@ def test_only_ways_that_could_help_are_measured(limits, plain, tried):
     assert worth == tried
     assert [way for way in WAYS[1:] if scale._is_worth_it(way, table, made)] == [w for w in tried if not w[1]]
     assert [way for way in WAYS if scale._is_worth_it(way, {}, cut)] == [("pytorch", False)]
+
+
+def test_8_bits_of_half_the_tokens_may_fit_where_8_bits_alone_cannot(monkeypatch):
+    """12 MB are too few for a quarter of 70, and enough for a quarter of 46."""
+    sizes = {("pytorch", False): 70.0, ("int8", True): 11.6}
+    monkeypatch.setattr(
+        sizing._Bench, "size", lambda _, form, pruned, table: Size(form, pruned, 1.0, sizes[form, pruned])
+    )
+    scale = Scale(Goal(max_mb=12), make_dataset(), None, max_length=None)
+    cut = candidates(make_bert(2), ["layers"])[0]
+    assert scale._measured(cut, Sizes(())).best(scale.goal) == Size("int8", True, 1.0, 11.6)
+    table = {WAYS[0]: Size("pytorch", False, 1.0, 70.0), ("pytorch", True): Size("pytorch", True, 1.0, 60.0)}
+    assert not scale._is_worth_it(("int8", True), table, cut)  # a quarter of 60 is known to be too large
 
 
 def test_an_architecture_without_layers_leaves_the_students_without_attention(monkeypatch):
