@@ -38,6 +38,12 @@ def open_bytes(file: Path) -> IO[bytes]:
     return gzip.open(file, "rb")  # type: ignore[return-value]
 
 
+def has_mark(file: Path) -> bool:
+    """Whether a file, packed or not, begins with a byte order mark, as one that Excel saved does."""
+    with open_bytes(file) as stream:
+        return stream.read(4).startswith(tuple(mark for mark, _ in _MARKS))
+
+
 def text_encoding(file: Path, encoding: str | None) -> str:
     """Return the encoding to read a file by: the one that is asked for, else by its mark, else UTF-8."""
     if encoding is not None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, LargeList, List, Value
+from datasets import ClassLabel, Dataset, LargeList, List, NamedSplit, Value
 
 from hfdistill.data.label_doubts import check_decimal_commas, doubts
 
@@ -44,6 +44,9 @@ def _final_labels(
 ) -> tuple[Values, Any, list[str] | None]:
     features = {split: raw[split].features[column] for split in values}
     if any(isinstance(feature, (List, LargeList)) for feature in features.values()):
+        noted = [multi_hot_names(raw[split]) for split in values]
+        if names is None and noted[0] is not None and all(own == noted[0] for own in noted):
+            names = noted[0]
         return _multi_hot(
             values, {split: getattr(f, "feature", None) for split, f in features.items()}, names
         )
@@ -299,6 +302,28 @@ def multi_hot_names(rows: Any) -> list[str] | None:
     return None
 
 
+def as_split(rows: Dataset, split: str) -> Dataset:
+    """Return rows as a split of their own, with the names of their classes: `datasets` copies neither."""
+    part = Dataset.from_dict(rows[:], features=rows.features, split=NamedSplit(split))
+    names = multi_hot_names(rows)
+    return part if names is None else with_class_names(part, names)
+
+
+def with_listed_classes(rows: Dataset) -> Dataset:
+    """Return rows whose file will name their classes: those of several labels as lists of classes.
+
+    A file of 0 and 1 a class does not say which class is which. Rows without names, and those that hold
+    anything but 0 and 1, are returned as they are.
+    """
+    names = multi_hot_names(rows)
+    labels = rows["label"][:] if names and "label" in rows.column_names else []
+    if not labels or any(value not in (0, 1) for row in labels for value in row):
+        return rows
+    places = [[place for place, value in enumerate(row) if value] for row in labels]
+    feature = List(ClassLabel(names=names))
+    return rows.remove_columns("label").add_column("label", places, feature=feature)
+
+
 def _visible(raw: dict[str, Dataset], column: str) -> Values:
     """Return the label values of the splits that show any, in plain types."""
     values = {}
@@ -395,7 +420,7 @@ def _multi_hot(
     for split, feature in inner.items():
         if isinstance(feature, ClassLabel):
             flat[split] = _named(split, flat[split], feature.names, rows=where[split])
-    if any(isinstance(value, str) for labels in flat.values() for value in labels):
+    if declared is not None or any(isinstance(v, str) for labels in flat.values() for v in labels):
         final = _final_names(flat, declared, names)
         hot: Values = {s: [None if row is None else [0.0] * len(final) for row in values[s]] for s in values}
         for split in values:

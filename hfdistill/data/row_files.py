@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import os
@@ -129,7 +130,9 @@ class RowWriter(Protocol):
 
 
 @contextmanager
-def writing(path: str | os.PathLike[str], *, delimiter: str | None = None) -> Iterator[RowWriter]:
+def writing(
+    path: str | os.PathLike[str], *, delimiter: str | None = None, mark: bool = False
+) -> Iterator[RowWriter]:
     """Write a file that appears, whole, at the end of the block; after an error there is none.
 
     Lists become JSON in a cell of csv, and None an empty cell. A file of the same name stays until the new
@@ -138,6 +141,8 @@ def writing(path: str | os.PathLike[str], *, delimiter: str | None = None) -> It
     Args:
         path: its suffix, one of `WRITTEN`, decides the kind.
         delimiter: of a .csv; default a comma.
+        mark: whether a .csv or .tsv begins with a byte order mark, without which Excel takes UTF-8 for the
+            letters of its own country.
 
     Raises:
         ValueError: for another suffix, and for rows whose columns are not those of the first ones.
@@ -149,6 +154,8 @@ def writing(path: str | os.PathLike[str], *, delimiter: str | None = None) -> It
     try:
         with staged.open("xb") as stream:
             writer = _writer(path, stream, delimiter)
+            if mark and isinstance(writer, _CsvWriter):
+                stream.write(codecs.BOM_UTF8)
             yield writer
             writer.close()
             stream.flush()

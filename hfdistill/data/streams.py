@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from datasets import ClassLabel, Dataset, Features, IterableDataset
+from datasets import ClassLabel, Dataset, Features, IterableDataset, List
 
 from hfdistill.data.in_memory import from_columns, from_rows
-from hfdistill.data.label_columns import all_hidden, further_labels
+from hfdistill.data.label_columns import all_hidden, further_labels, multi_hot_names
 from hfdistill.data.text_rows import DROP_ALL, build_split
 from hfdistill.data.word_labels import split_of_words
 
@@ -65,7 +65,8 @@ def streamed(
     feature = like.features.get("label")
     inner = getattr(feature, "feature", feature)
     if isinstance(label, str) and feature is not None and names is None:
-        _check_named(first, label, inner, split=split)
+        listed = multi_hot_names(like) if by_name and isinstance(feature, List) else None
+        _check_named(first, label, listed or getattr(inner, "names", None), split=split)
     reading = Reading(
         split=split,
         columns=stream.features,
@@ -90,14 +91,14 @@ def streamed(
     return rows
 
 
-def _check_named(first: Dataset, column: str, feature: Any, *, split: str) -> None:
+def _check_named(first: Dataset, column: str, names: list[str] | None, *, split: str) -> None:
     """Refuse classes that are named by their strings alone: the numbers depend on all of them."""
     raw = first.features[column]
     declared = isinstance(getattr(raw, "feature", raw), ClassLabel)
-    if isinstance(feature, ClassLabel) and not declared:
+    if names and not declared:
         raise ValueError(
             f"The labels of column {column!r} are strings, which are numbered in the order of all their "
-            f"names, and a stream does not know them all. Type label_names={feature.names[:20]!r}, which the "
+            f"names, and a stream does not know them all. Type label_names={names[:20]!r}, which the "
             f"first {len(first):,} rows of split {split!r} have, and those that come later."
         )
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 from torch import Tensor
 from tqdm import tqdm
 
+from hfdistill.data.encodings import has_mark
 from hfdistill.data.load import text_columns
 from hfdistill.data.row_files import RowFile, Rows, check_written, names_of, values_of, writing
 from hfdistill.data.table_files import FileOptions
@@ -69,7 +70,8 @@ def predict(
       the student reads.
 
     Some thousand rows are held at once, and of these, rows of like length are answered together. `out`
-    appears when all rows are in it.
+    appears when all rows are in it. A csv is written in UTF-8, with the delimiter of a csv that was read, and
+    with a byte order mark where that one has one (Excel's "CSV UTF-8"), so that Excel reads it, too.
 
     Args:
         student: Hub id, or folder of a model or of an export; see `load_predictor`.
@@ -115,7 +117,7 @@ def predict(
     counts = Labelled()
     same = file.layout.delimiter if file.layout and source.suffix == out.suffix else None
     with (
-        writing(out, delimiter=same) as writer,
+        writing(out, delimiter=same, mark=file.layout is not None and has_mark(source)) as writer,
         tqdm(total=total, unit=" rows", leave=False, disable=None) as bar,
     ):
         for rows in file:

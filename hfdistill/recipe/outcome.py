@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from hfdistill.data.label_columns import with_listed_classes
 from hfdistill.evaluation.card import write_card
 from hfdistill.evaluation.exit_curve import exit_curve
 from hfdistill.evaluation.measure import STANDARD, measure
@@ -93,7 +94,7 @@ class Outcome:
             return None
         path = Path(self.args.output_dir, HELD_OUT_FILE)
         staged = path.with_name(f".{path.name}")
-        rows.evaluation.to_parquet(staged)
+        with_listed_classes(rows.evaluation).to_parquet(staged)
         staged.replace(path)
         return path
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from datasets import Dataset, IterableDataset, List, NamedSplit, concatenate_datasets
 
 from hfdistill.data import Chain, augment, load
-from hfdistill.data.label_columns import multi_hot_names, with_class_names
+from hfdistill.data.label_columns import as_split, multi_hot_names, with_class_names
 from hfdistill.data.unlabelled_texts import apart_from
 from hfdistill.network.label_space import some
 from hfdistill.recipe import schema
@@ -270,7 +270,7 @@ def _choosing(rows: Dataset, choosing: float | Dataset, seed: int) -> tuple[Data
             f"and each part needs {FEWEST} rows at least. Give more rows, or another share."
         )
     parts = rows.train_test_split(test_size=size, seed=seed)
-    chosen = Dataset.from_dict(parts["test"][:], features=rows.features, split=CHOOSING)
+    chosen = as_split(parts["test"], CHOOSING)
     return apart_from(parts["train"], chosen), chosen
 
 
@@ -292,8 +292,7 @@ def _divided(data: Any, splits: Splits, *, seed: int, searching: bool) -> tuple[
     why = "nothing is tuned on test rows" if "test" in data else "the data has one split"
     logger.info("%d training rows are kept back to measure on: %s.", size, why)
     # A Dataset takes its split's name where it is made, and a part of "train" would be measured as "train".
-    held_out = Dataset.from_dict(parts["test"][:], features=train.features, split=HELD_OUT)
-    return parts["train"], held_out
+    return parts["train"], as_split(parts["test"], HELD_OUT)
 
 
 def _with_text(train: Dataset, unlabelled: Any, *, evaluation: Dataset, seed: int, smoke: bool) -> Dataset:

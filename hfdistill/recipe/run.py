@@ -262,11 +262,15 @@ class Run:
             self.source = self.source or str(trainer.args.output_dir)
             options.pop("label_map", None)  # students name the classes alike
         self.last = teacher
+        objective = recipe.objective
         if recipe.theseus is not None:
             callbacks = [Theseus(self.teacher, **recipe.theseus), *callbacks]
+            if self.recommended.is_on:  # the logits alone: attention within a block cannot be read
+                objective = None
+                self.recommended.choices["left out"] = "the teacher's blocks stand in for those to compare"
         options = {"callbacks": list(callbacks)} | (options if teacher is not None else {})
         made = self.model, self.tokenizer
-        return self.fit("student", made, teacher=teacher, objective=recipe.objective, options=options)
+        return self.fit("student", made, teacher=teacher, objective=objective, options=options)
 
     def train_baseline(self) -> str:
         """Train the same student without a teacher; its folder."""
@@ -376,7 +380,7 @@ class Run:
         if not self.args.process_index:
             write_atomically(Path(self.args.output_dir, PAGE), self.facts)
         trainer = self.trainer(stage, made, teacher=teacher, objective=objective, options=options, **changes)
-        if objective is not None and self.recommended.is_on:
+        if (objective is not None or teacher is not None) and self.recommended.is_on:
             self.terminal.line(self.recommended.summary(trainer.objective, trainer.left_out))
         record = self.records[stage] = TrainingRecord(self.args.output_dir, stage, self.recipe.page)
         trainer.remove_callback(ProgressCallback)

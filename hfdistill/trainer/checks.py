@@ -133,13 +133,22 @@ def check_changing(teacher: Any, sharding: Sharding, *, fresh: bool) -> None:
         )
 
 
-def check_replacements(callbacks: Iterable[Any], sharding: Sharding) -> None:
-    """Refuse Theseus where the parameters of a block that is replaced are never put together.
+def check_replacements(callbacks: Iterable[Any], sharding: Sharding, blend: Blend) -> None:
+    """Refuse Theseus where the parameters of a block that is replaced are never put together, or are read.
 
     Raises:
-        ValueError: for ZeRO-3.
+        ValueError: for ZeRO-3, and for terms on query, key or value of the student's blocks.
     """
-    if sharding.name == "ZeRO-3" and replacements(callbacks):
+    if not replacements(callbacks):
+        return
+    inside = [tap.kind for tap in blend.taps(ever=True)[0] if tap.kind in ("query", "key", "value")]
+    if inside:
+        raise ValueError(
+            f"{blend} reads the {inside[0]} within each block of the student, and Theseus lets the teacher's "
+            "blocks compute in their place. Use terms on labels, logits and hidden states, such as "
+            "0.5 * CrossEntropy() + 0.5 * KD(temperature=4)."
+        )
+    if sharding.name == "ZeRO-3":
         raise ValueError(
             "Theseus replaces blocks of the student, and ZeRO-3 puts the parameters of a block together "
             "while it computes, at no other time. Type zero_stage: 2 in the config of accelerate: every "

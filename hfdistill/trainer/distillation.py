@@ -175,7 +175,7 @@ class DistillationTrainer(CheckpointingTrainer):
     def _make_parts(self, teacher_cache: str | Path | None) -> None:
         """Make what this run has beside its objective, once the two models are known."""
         checks.check_changing(self.teacher, self.sharding, fresh=self.model_init is not None)
-        checks.check_replacements(self.callback_handler.callbacks, self.sharding)
+        checks.check_replacements(self.callback_handler.callbacks, self.sharding, self.blend)
         if teacher_cache is not None:
             checks.check_cache(self.teacher, self.task)
         self._teacher_cache = TeacherCache(teacher_cache)

@@ -6,7 +6,13 @@ from datasets import ClassLabel, Dataset, Features, List, Value, concatenate_dat
 
 from hfdistill.data import label_columns as module
 from hfdistill.data import load
-from hfdistill.data.label_columns import indicator_columns, joined_labels, multi_hot_names
+from hfdistill.data.label_columns import (
+    as_split,
+    indicator_columns,
+    joined_labels,
+    multi_hot_names,
+    with_listed_classes,
+)
 from tests.data.conftest import messages, write, write_rows
 
 
@@ -399,3 +405,19 @@ def test_rows_of_a_stream_without_any_class_are_rows_of_zeros():
     words = Dataset.from_dict({"label": ["a"]})
     with pytest.raises(ValueError, match=r"'label' of split 'train'"):
         module.further_labels("train", words, feature=Value("float32"), by_name=False, **options)
+
+
+def test_names_of_several_labels_go_into_a_file_and_come_back(tmp_path):
+    rows = load([{"text": "x", "label": ["b"]}, {"text": "y", "label": []}], label_names=["c", "b"])["train"]
+    assert multi_hot_names(as_split(rows, "kept")) == ["c", "b"]
+    assert str(as_split(rows, "kept").split) == "kept"
+    assert multi_hot_names(load(rows)["train"]) == ["c", "b"]
+    for part in (rows, rows.select([1])):  # also where no row has a class
+        with_listed_classes(part).to_parquet(tmp_path / "rows.parquet")
+        again = load(tmp_path / "rows.parquet")["train"]
+        assert multi_hot_names(again) == ["c", "b"]
+        assert again["label"][:] == part["label"][:]
+    soft = rows.map(lambda row: {"label": [0.5, 0.0]})
+    assert with_listed_classes(soft) is soft
+    plain = load([("x", "a"), ("y", "b")])["train"]
+    assert with_listed_classes(plain) is plain

@@ -128,6 +128,12 @@ def test_names_that_only_all_rows_know(tmp_path):
         ValueError, match=re.escape("Type label_names=['bad', 'fair', 'good'], which the first 10")
     ):
         load(csv(tmp_path, label=NAMES), streaming=True)
+    lines = [{"text": f"text {i}", "tags": [["b"], [], ["a", "b"]][i % 3]} for i in range(6)]
+    (tmp_path / "several.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(ValueError, match=re.escape("Type label_names=['a', 'b'], which the first 6")):
+        load(tmp_path / "several.jsonl", label="tags", streaming=True)
+    named = load(tmp_path / "several.jsonl", label="tags", streaming=True, label_names=["a", "b", "c"])
+    assert [row["label"] for row in named["train"]][:3] == [[0.0, 1.0, 0.0], [0.0] * 3, [1.0, 1.0, 0.0]]
 
 
 @pytest.mark.parametrize(

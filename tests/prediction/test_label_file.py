@@ -74,6 +74,21 @@ def test_a_csv_keeps_its_cells_and_order_and_gets_class_and_probabilities(folder
     assert (counts.rows, counts.without_text, sum(counts.classes.values())) == (20, 0, 20)
 
 
+def test_a_csv_of_excel_is_written_so_that_excel_reads_it(folder, here):
+    rows = "text;note\r\ngood film;\u00dcberweisung\r\n"
+    for name, encoding, mark in (("a", "utf-8-sig", True), ("b", "utf-16", True), ("c", "utf-8", False)):
+        Path(f"{name}.csv").write_bytes(rows.encode(encoding))
+        predict(folder / "student", f"{name}.csv", f"{name}_out.csv")
+        written = Path(f"{name}_out.csv").read_bytes()
+        assert written.startswith(b"\xef\xbb\xbf") is mark
+        lines = written.decode("utf-8-sig").splitlines()
+        assert lines[0].startswith("text;note;prediction;")
+        assert lines[1].startswith("good film;\u00dcberweisung;")
+        predict(folder / "student", f"{name}_out.csv", "again.csv", prefix="again_")
+    predict(folder / "student", "a.csv", "a.jsonl")
+    assert Path("a.jsonl").read_bytes().startswith(b'{"text"')
+
+
 def test_rows_come_out_the_same_however_many_are_held(folder, here, monkeypatch):
     predict(folder / "student", "rows.csv", "whole.csv")
     monkeypatch.setattr("hfdistill.data.row_files._ROWS", 3)

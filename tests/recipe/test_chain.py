@@ -15,16 +15,18 @@ from hfdistill import (
     block_importance,
     load,
     load_classifier,
+    measure,
     most_important,
     shrink,
 )
 from hfdistill.data import Delete
+from hfdistill.data.label_columns import multi_hot_names, with_listed_classes
 from hfdistill.recipe import RecipeError, read_recipe, schema
 from hfdistill.recipe.models import ModelBuilder
 from hfdistill.recipe.rows import read_rows
 from hfdistill.recipe.run import run_recipe
 from hfdistill.recipe.schema import Splits
-from tests.conftest import make_bert, make_tokenizer
+from tests.conftest import make_bert, make_sentences, make_tokenizer
 
 PAGE = """teacher: teacher
 student:
@@ -157,6 +159,35 @@ def test_rows_are_written_anew_for_the_teacher(here):
     assert rows.train["text"][:] == straight["text"][:]
     assert set(rows.train["label"][64:]) == {-100}
     assert len(rows.labelled) == 64 < len(rows.train)
+
+
+def test_rows_of_several_labels_that_are_kept_back_are_measured_by_the_names_of_their_classes(here):
+    texts = [text for text, _ in make_sentences(40)]
+    lines = [
+        {"text": text, "tags": [name for name, often in (("a", 2), ("b", 3), ("c", 5)) if i % often == 0]}
+        for i, text in enumerate(texts)
+    ]
+    (here / "tags.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    rows = read_rows({"source": "tags.jsonl", "label": "tags"}, Splits(holdout=0.25), seed=1, choosing=0.4)
+    for part in (rows.train, rows.labelled, rows.evaluation, rows.choosing):
+        assert multi_hot_names(part) == ["a", "b", "c"]
+    kept = set(rows.evaluation["text"][:])
+    truth = load([line for line in lines if line["text"] in kept], label="tags")["train"]
+    with_listed_classes(rows.evaluation).to_parquet("kept.parquet")
+    kind = "multi_label_classification"
+    model = make_bert(2, seed=1, labels={0: "c", 1: "b", 2: "a"}, problem_type=kind)
+    scores = [
+        measure(model, part, tokenizer=make_tokenizer(), speed=None).student.metrics
+        for part in (truth, rows.evaluation, load("kept.parquet")["train"])
+    ]
+    assert scores[1:] == [pytest.approx(scores[0])] * 2
+
+
+def test_theseus_compares_the_logits_alone_where_a_page_leaves_the_objective_open(here, capfd):
+    run("theseus={}", "objective=recommended", "student.shrink.layers=[1, 2]")
+    err = " ".join(capfd.readouterr().err.split())
+    assert "recommended: 0.5 * CrossEntropy() + 0.5 * KD(temperature=4); " in err
+    assert "the teacher's blocks stand in for those to compare" in err
 
 
 def test_theseus_needs_one_model_to_take_places_in(here):

@@ -1,5 +1,6 @@
 """Module replacement: the teacher's blocks at rate 0, the student's at 1, and a plain model all along."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,20 @@ from transformers import (
     TrainerCallback,
 )
 
-from hfdistill import CheckpointError, CrossEntropy, DistillationTrainer, Linear, Step, Theseus, shrink
+from hfdistill import (
+    KD,
+    AttentionKL,
+    CheckpointError,
+    CrossEntropy,
+    DistillationTrainer,
+    HiddenMSE,
+    Linear,
+    MiniLMv2,
+    Step,
+    Theseus,
+    TinyBERTAttention,
+    shrink,
+)
 from hfdistill.network.architectures import blocks
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 from tests.trainer.conftest import quiet_arguments
@@ -174,6 +188,22 @@ def test_a_run_that_is_interrupted_or_never_begins_leaves_a_plain_model_too(buil
     assert all(parameter.requires_grad for parameter in trainer.model.parameters())
     assert not any("forward" in vars(block) for block in blocks(trainer.model))
     assert not trainer.model._forward_pre_hooks
+
+
+@pytest.mark.parametrize("term", [AttentionKL(), MiniLMv2(), TinyBERTAttention()], ids=repr)
+def test_terms_within_blocks_that_are_replaced_are_refused_before_the_first_step(teacher, tmp_path, term):
+    build = partial(
+        DistillationTrainer,
+        shrink(teacher, layers=[1, 2]),
+        quiet_arguments(tmp_path, max_steps=2),
+        train_dataset=make_dataset(32),
+        processing_class=make_tokenizer(),
+        callbacks=[Theseus(teacher, rate=HALF)],
+        teacher=teacher,
+    )
+    with pytest.raises(ValueError, match=r"within each block .* Theseus lets .*Use terms on labels, logits"):
+        build(objective=CrossEntropy() + 0.5 * term)
+    build(objective=CrossEntropy() + 0.5 * KD() + HiddenMSE()).train()
 
 
 def test_at_rate_1_it_is_fine_tuning_of_the_blocks(build, teacher):

@@ -11,6 +11,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from hfdistill.data.in_memory import splits_in_memory
+from hfdistill.data.label_columns import with_listed_classes
 from hfdistill.files.plain_data import whole_folder
 from hfdistill.recipe.check import check
 from hfdistill.recipe.goal.fit import fit_recipe
@@ -107,7 +108,7 @@ def _data_on_disk(data: Any, folder: Path) -> str:
         else:
             splits = {"train": data} if isinstance(data, Dataset) else splits_in_memory(data)
             for name, rows in splits.items():
-                rows.to_parquet(staged / f"{name}.parquet")
+                with_listed_classes(rows).to_parquet(staged / f"{name}.parquet")
     return str(folder)
 
 
