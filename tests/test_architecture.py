@@ -2,6 +2,7 @@
 
 import ast
 import functools
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -44,11 +45,15 @@ def level(name):
 
 @functools.cache
 def tree(path):
-    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    """The nodes of a file by their kind."""
+    by_kind = defaultdict(list)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        by_kind[type(node)].append(node)
+    return by_kind
 
 
 def nodes(path, *kinds):
-    return [node for node in tree(path) if isinstance(node, kinds)]
+    return [node for kind in kinds for node in tree(path)[kind]]
 
 
 def imported(path):
