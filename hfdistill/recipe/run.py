@@ -187,11 +187,12 @@ class Run:
         """Say what is learned from and measured on, and what the page leaves to the run."""
         rows, source = self.rows, public_name(str(self.recipe.load["source"]))
         held = " kept back" if rows.is_drawn else f" of {rows.evaluation.split or 'another split'}"
+        purpose = f"{held} to measure on" if self.recipe.goal is None else " to choose on"
         more = f" ({len(rows.labelled):,} with labels)" if len(rows.labelled) < len(rows.train) else ""
         learned = f"{len(rows.train):,} rows to learn from{more}"
         if rows.stream is not None:
             learned = f"a stream to learn from, of which the first {len(rows.train):,} rows are looked at now"
-        self.terminal.line(f"{source}: {learned}, {len(rows.evaluation):,}{held} to measure on")
+        self.terminal.line(f"{source}: {learned}, {len(rows.evaluation):,}{purpose}")
         if "bf16" not in self.recipe.training and self.args.bf16:
             self.terminal.line(
                 "bfloat16, which is fast on this machine; training.bf16=false computes in float32"
