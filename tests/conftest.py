@@ -7,6 +7,7 @@ import logging
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")  # threads to load models of some kilobytes
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import threading
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING
 import pytest
 from tqdm import tqdm
 
-from tests.no_pickle import nothing_reads_a_pickle  # noqa: F401 - a fixture for all tests
+from tests.fresh import fresh  # noqa: F401 - a fixture for all tests
+from tests.no_pickle import nothing_reads_a_pickle  # noqa: F401 - likewise
 from tests.what_to_type import row_of_the_table  # noqa: F401 - likewise
 
 if TYPE_CHECKING:  # imported where they are used: the process that hands out the tests reads this file, too
@@ -178,10 +180,16 @@ def make_dataset(rows: int = 32) -> Dataset:
     )
 
 
+def pytest_collection() -> None:
+    """Look for no garbage while all is imported, which leaves hardly any."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
-    """Leave what the imports made out of every later garbage collection: a training run ends with one."""
-    gc.collect()
+    """Leave what the imports made out of every later garbage collection, of which there are fewer."""
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    gc.enable()
 
 
 DOT = bytes.fromhex(
@@ -211,7 +219,7 @@ def _levels():
     """No level that a command set for its process is left for the next test."""
     yield
     for name, logger in logging.root.manager.loggerDict.items():
-        if name.partition(".")[0] == "hfdistill" and getattr(logger, "level", logging.NOTSET):
+        if name.startswith("hfdistill") and getattr(logger, "level", logging.NOTSET):
             logger.setLevel(logging.NOTSET)
 
 

@@ -1,9 +1,6 @@
 """What a cache or a checkpoint is found by is the same in a process with other hashes and addresses."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -27,12 +24,10 @@ def identities():
 
 
 @pytest.fixture(scope="module")
-def elsewhere():
+def elsewhere(fresh):
     code = "import json; from tests.test_another_process import identities; print(json.dumps(identities()))"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "5"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    )
+    done = fresh(code, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -44,11 +45,15 @@ def level(name):
 
 @functools.cache
 def tree(path):
-    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    """The nodes of a file by their kind."""
+    by_kind = defaultdict(list)
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        by_kind[type(node)].append(node)
+    return by_kind
 
 
 def nodes(path, *kinds):
-    return [node for node in tree(path) if isinstance(node, kinds)]
+    return [node for kind in kinds for node in tree(path)[kind]]
 
 
 def imported(path):
@@ -107,3 +112,10 @@ def test_nothing_that_a_file_holds_is_run(path):
         passed_on = {"trust_remote_code": {"False"}, "allow_pickle": {"False", "allow_pickle"}}
         value = ast.unparse(keyword.value)
         assert value in passed_on.get(keyword.arg, {value}), f"line {keyword.value.lineno}"
+
+
+@each_file
+def test_what_is_widened_is_on_the_cpu_already(path):
+    """Apple's GPUs have no float64, and others would send twice the bytes: `.cpu().double()`."""
+    wide = (".double().cpu()", ".to(torch.float64).cpu()")
+    assert not [line for line in path.read_text().splitlines() if any(order in line for order in wide)]

@@ -226,7 +226,7 @@ def test_errors_are_one_line_without_a_traceback(here, capsys, words, said):
 
 COMMANDS = """
 import json, os, runpy, sys
-import torch, datasets, evaluate, transformers.trainer  # nothing of hfdistill: each command brings it
+import datasets, evaluate, transformers.trainer  # nothing of hfdistill: each command brings it
 for words in json.loads(sys.argv[1]):
     child = os.fork()
     if not child:
@@ -237,15 +237,14 @@ for words in json.loads(sys.argv[1]):
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-def test_from_a_shell_every_command_knows_students_of_its_own(here):
+def test_from_a_shell_every_command_knows_students_of_its_own(here, fresh):
     """Each in a process that has imported nothing of the package: here the tests have imported everything."""
     teacher, tokenizer = hfdistill.load_classifier("teacher"), AutoTokenizer.from_pretrained("teacher")
     hfdistill.static_from_teacher(teacher, tokenizer, width=8).save_pretrained("static")
     tokenizer.save_pretrained("static")
     measure = ["measure", "static", "--data", "two", "--no-speed"]
     train = ["train", "good.yaml", "training.seed=7", "student=static"]
-    done = python("-c", COMMANDS, json.dumps([measure, train]), cwd=here)
+    done = fresh(COMMANDS, json.dumps([measure, train]), cwd=here)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "student minus teacher" in done.stdout
     assert "seed: 7" in (here / "out" / "student" / "recipe.yaml").read_text()

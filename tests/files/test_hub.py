@@ -3,8 +3,6 @@
 import json
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -70,15 +68,12 @@ def hub(monkeypatch):
         yield server
 
 
-def python(code, server, folder, **more):
+def python(fresh, code, server, folder, **more):
     """A new interpreter that knows the Hub by its environment alone."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "PYTEST_"))}
     environment |= {"HF_ENDPOINT": server.endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(folder / "hf")}
     environment |= {"PYTHONPATH": str(ROOT), "HF_TOKEN": SECRET, "OMP_NUM_THREADS": "1", **more}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
+    done = fresh(code, cwd=folder, environment=environment)
     assert SECRET not in done.stdout + done.stderr
     return done
 
@@ -87,14 +82,16 @@ def leaks(folder):
     return [p for p in folder.rglob("*") if p.is_file() and SECRET.encode() in p.read_bytes()]
 
 
-def test_pushed_and_pulled_through_a_server_the_student_is_the_same_to_the_bit(made, exported, tmp_path):
+def test_pushed_and_pulled_through_a_server_the_student_is_the_same_to_the_bit(
+    made, exported, tmp_path, fresh
+):
     push = ["-m", "hfdistill", "push", str(made), "me/student", "--onnx", str(exported)]
     code = f"import runpy, sys; sys.argv = {push[1:]!r}; runpy.run_module('hfdistill', run_name='__main__')"
     with HubServer(token=SECRET) as server:
-        done = python(code, server, tmp_path)
+        done = python(fresh, code, server, tmp_path)
         assert done.returncode == 0, done.stderr[-3000:]
         assert f"{server.endpoint}/me/student" in done.stdout
-        pulled = python(PULL, server, tmp_path)
+        pulled = python(fresh, PULL, server, tmp_path)
         assert pulled.returncode == 0, pulled.stderr[-3000:]
         files = server.repositories["me/student"]
     assert json.loads(pulled.stdout.splitlines()[-1])[0]["label"] in ("negative", "positive")

@@ -8,6 +8,14 @@ def _dots(dots):
     """No page of these tests renders its pictures."""
 
 
+@pytest.fixture
+def unrehearsed(monkeypatch):
+    """Runs begin without their rehearsal, which leaves nothing and changes no number: see test_rehearsal."""
+    from hfdistill.recipe import rehearsal
+
+    monkeypatch.setattr(rehearsal, "rehearse", lambda run, **_: run.describe())
+
+
 @pytest.fixture(scope="session")
 def things(tmp_path_factory):
     return material.make(tmp_path_factory.mktemp("things"))

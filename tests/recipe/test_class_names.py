@@ -9,7 +9,7 @@ from tests.conftest import make_bert, make_sentences
 from tests.recipe.material import save
 
 PAGE = """teacher: {pretrained: {source: bare, label_names: [positive, negative]}}
-student: {shrink: {layers: 2}}
+student: {shrink: {layers: 2, fit: false}}
 data: two
 training: {output_dir: out, max_steps: 2, use_cpu: true, disable_tqdm: true}
 measure: {speed: false}

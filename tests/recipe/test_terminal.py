@@ -23,11 +23,12 @@ from tests.conftest import make_sentences
 
 PAGE = """teacher: {finetune: {encoder: encoder, epochs: 1}}
 student:
-  shrink: {layers: 2}
+  shrink: {layers: 2, fit: false}
 data: {source: reviews.csv, text: review, label: verdict, holdout: 0.25}
 training: {output_dir: out, max_steps: 12, per_device_train_batch_size: 4, use_cpu: true}
 measure: {speed: false, baseline: true}
 """
+pytestmark = pytest.mark.usefixtures("unrehearsed")
 EPOCHS_OF_TWO_STEPS = ["training.per_device_train_batch_size=16"]
 
 

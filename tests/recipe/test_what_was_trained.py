@@ -13,7 +13,7 @@ from hfdistill.recipe.training_record import TrainingRecord, changes
 
 PAGE = """teacher: {finetune: {encoder: encoder, epochs: 1}}
 student:
-  shrink: {layers: 2}
+  shrink: {layers: 2, fit: false}
 data: {source: reviews.csv, text: review, label: verdict, holdout: 0.25}
 training:
   output_dir: out
@@ -22,6 +22,7 @@ training:
   use_cpu: true
 measure: {speed: false}
 """
+pytestmark = pytest.mark.usefixtures("unrehearsed")
 
 
 def run(*overrides):

@@ -40,6 +40,7 @@ def texts(count=10, rows=32, *, padding=0):
 
 
 TEXTS = texts()
+FEW = TEXTS[:3]
 
 
 @pytest.mark.parametrize("model_type", FITTED)
@@ -62,7 +63,7 @@ def test_no_step_leaves_more_and_the_answers_come_nearer(model_type, caplog):
 @pytest.mark.parametrize("model_type", FITTED)
 def test_where_nothing_was_cut_the_logits_stay(model_type):
     teacher = tiny(model_type)
-    fitted = shrink(teacher, layers=5, fit=Refit(TEXTS[:3], ridge=1e-3, sweeps=2))
+    fitted = shrink(teacher, layers=5, fit=Refit(FEW, ridge=1e-3, sweeps=2))
     with torch.no_grad():
         torch.testing.assert_close(fitted(**batch()).logits, teacher(**batch()).logits, rtol=0, atol=1e-5)
 
@@ -118,7 +119,7 @@ def test_the_weights_are_those_of_a_dense_ridge_in_float64():
 
 def test_padding_counts_nothing():
     teacher = tiny("bert")
-    short, long = (shrink(teacher, layers=2, fit=Refit(t, ridge=1e-2)) for t in (TEXTS, texts(padding=5)))
+    short, long = (shrink(teacher, layers=2, fit=Refit(t, ridge=1e-2)) for t in (FEW, texts(3, padding=5)))
     for name, value in short.state_dict().items():
         torch.testing.assert_close(value, long.state_dict()[name], rtol=1e-3, atol=2e-4)
 
@@ -138,7 +139,7 @@ def test_padding_counts_nothing():
     ids=str,
 )
 def test_what_is_behind_a_cut_is_fitted(model_type, cut):
-    teacher, data = tiny(model_type), TEXTS[:3]
+    teacher, data = tiny(model_type), FEW
     copied, fitted = shrink(teacher, **cut, data=data), shrink(teacher, **cut, data=data, fit=TEXTS)
     assert copied.config.shrunk_from == {
         k: v for k, v in fitted.config.shrunk_from.items() if k != "fitted_on"
@@ -148,7 +149,7 @@ def test_what_is_behind_a_cut_is_fitted(model_type, cut):
 
 
 def test_the_texts_serve_for_importance_too():
-    fitted = shrink(tiny("bert"), ffn=12, fit=TEXTS)
+    fitted = shrink(tiny("bert"), ffn=12, fit=FEW)
     assert fitted.config.intermediate_size == 12
 
 
@@ -178,9 +179,9 @@ def live_bytes():
 
 def test_what_is_not_held_is_read_again(monkeypatch):
     teacher = tiny("bert")
-    held = shrink(teacher, layers=2, fit=TEXTS)
+    held = shrink(teacher, layers=2, fit=FEW)
     monkeypatch.setattr(refitting, "MEMORY", 0)
-    again = shrink(teacher, layers=2, fit=TEXTS)
+    again = shrink(teacher, layers=2, fit=FEW)
     assert all(torch.equal(v, again.state_dict()[n]) for n, v in held.state_dict().items())
 
 
@@ -237,7 +238,7 @@ def test_whether_the_head_reads_the_first_token(model_type, options, first):
     steps = head_steps(student, teacher, Cut([3, 5]), batch())
     assert steps.steps[-1].name in ("classifier", "classifier.out_proj")
     assert reads_first_token(student, steps, batch()) == first
-    heavy, light = (shrink(teacher, layers=2, fit=Refit(TEXTS, first_token=w)) for w in (50.0, 1.0))
+    heavy, light = (shrink(teacher, layers=2, fit=Refit(FEW, first_token=w)) for w in (50.0, 1.0))
     same = all(torch.equal(v, light.state_dict()[n]) for n, v in heavy.state_dict().items())
     assert same != first
 
@@ -248,12 +249,12 @@ def test_the_blocks_that_leave_least_are_chosen():
     for number in (2, 3):
         for name in ("attn.Wo", "mlp.Wo"):
             teacher.model.layers[number].get_submodule(name).weight.data.zero_()
-    chosen = shrink(teacher, layers=3, fit=Refit(TEXTS, choose_layers=True))
+    chosen = shrink(teacher, layers=3, fit=Refit(FEW, choose_layers=True))
     assert chosen.config.shrunk_from["layers"] == [1, 2, 5]
     with torch.no_grad():
         torch.testing.assert_close(chosen(**batch()).logits, teacher(**batch()).logits, rtol=0, atol=1e-4)
     with pytest.raises(ValueError, match=r"found layers=\[1, 2\].*Write layers=3"):
-        shrink(teacher, layers=[1, 2], fit=Refit(TEXTS, choose_layers=True))
+        shrink(teacher, layers=[1, 2], fit=Refit(FEW, choose_layers=True))
 
 
 def test_an_encoder_without_a_head():
@@ -310,7 +311,7 @@ def test_one_batch_of_few_rows_is_refused():
 
 
 def test_the_type_is_that_which_was_asked_for():
-    assert shrink(tiny("bert"), layers=2, fit=TEXTS[:3], dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert shrink(tiny("bert"), layers=2, fit=FEW, dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """A language model scores the names of the classes as a plain loop over rows and classes does."""
 
+import functools
+
 import pytest
 import torch
 from tokenizers import decoders
@@ -43,6 +45,15 @@ def language_model(kind):
     return LlamaForCausalLM(LlamaConfig(**wide, num_key_value_heads=2)).eval()
 
 
+@functools.cache
+@torch.no_grad()
+def scores_of_a_plain_loop(kind):
+    """What such a model gives to TEXTS, less what it gives to no content."""
+    model = language_model(kind)
+    asked = PromptedClassifier(model, read_bytes(), PROMPT, CLASSES)
+    return plain_loop(model, asked, TEXTS) - plain_loop(model, asked, asked.content_free).mean(0)
+
+
 def plain_loop(model, classifier, texts):
     """One forward of prompt and name for each row and class, without padding, cache or prefix."""
     found = []
@@ -64,7 +75,7 @@ def plain_loop(model, classifier, texts):
 def test_scores_are_those_of_a_plain_loop(kind, pad, cache_prefix):
     model, tokenizer = language_model(kind), read_bytes()
     asked = PromptedClassifier(model, tokenizer, PROMPT, CLASSES, pad=pad, cache_prefix=cache_prefix)
-    wanted = plain_loop(model, asked, TEXTS) - plain_loop(model, asked, asked.content_free).mean(0)
+    wanted = scores_of_a_plain_loop(kind)
     torch.testing.assert_close(asked(TEXTS), wanted, atol=1e-5, rtol=0)
     assert float(wanted.std(0).min()) > 1e-3
     assert bool(asked.prefix) == (cache_prefix and kind != "mistral")
