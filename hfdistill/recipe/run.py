@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import gather_object
 from transformers import HfArgumentParser, PreTrainedModel, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -390,7 +389,7 @@ class Run:
             trainer.add_callback(FrequentCheckpoints())
         is_begun = not self.smoke and newest_checkpoint(trainer.args.output_dir) is not None
         try:
-            trainer.train(resume_from_checkpoint=any(gather_object([is_begun])) or None)
+            trainer.train(resume_from_checkpoint=any(trainer.of_all(is_begun)) or None)
         except KeyboardInterrupt as error:
             raise Interrupted(_stopped(stage, trainer)) from error
         trainer.save_model()

@@ -105,7 +105,7 @@ def chosen_by_two(folders):
             together.wait()
             return everybodys
 
-        return CheckpointingTrainer._newest_of_all(SimpleNamespace(_of_all=of_all), folders[rank])
+        return CheckpointingTrainer._newest_of_all(SimpleNamespace(of_all=of_all), folders[rank])
 
     with ThreadPoolExecutor(2) as pool:
         return [path and path.name for path in pool.map(choose, range(2))]
