@@ -112,3 +112,10 @@ def test_nothing_that_a_file_holds_is_run(path):
         passed_on = {"trust_remote_code": {"False"}, "allow_pickle": {"False", "allow_pickle"}}
         value = ast.unparse(keyword.value)
         assert value in passed_on.get(keyword.arg, {value}), f"line {keyword.value.lineno}"
+
+
+@each_file
+def test_what_is_widened_is_on_the_cpu_already(path):
+    """Apple's GPUs have no float64, and others would send twice the bytes: `.cpu().double()`."""
+    wide = (".double().cpu()", ".to(torch.float64).cpu()")
+    assert not [line for line in path.read_text().splitlines() if any(order in line for order in wide)]

@@ -15,10 +15,10 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
 
 import hfdistill
 from hfdistill.data.augmentations import STOP_WORDS, WORD, Augmentation, cased, check_share
-from hfdistill.files.hub import reaching
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.divided import make_whole, whole_models
 from hfdistill.network.foreign_code import reading_weights
+from hfdistill.network.model_folder import reading_model
 from hfdistill.network.tokenizers import tokenizer_print
 
 _BEGINS = ("Ġ", "▁")
@@ -165,7 +165,7 @@ def _fill_mask_model(source: Any) -> Any:
     """Return the model itself, or load it from an id or a folder."""
     if not isinstance(source, (str, Path)):
         return make_whole(source)
-    with reaching(str(source)), whole_models(), reading_weights(source) as weights:
+    with reading_model(source), whole_models(), reading_weights(source) as weights:
         model, loading = AutoModelForMaskedLM.from_pretrained(
             str(source), dtype=torch.float32, trust_remote_code=False, output_loading_info=True, **weights
         )
@@ -180,7 +180,7 @@ def _fill_mask_model(source: Any) -> Any:
 
 def _tokenizer(model: Any, tokenizer: Any) -> Any:
     if tokenizer is None and isinstance(model, (str, Path)):
-        with reaching(str(model)):
+        with reading_model(model):
             tokenizer = AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
     if tokenizer is None:
         raise ValueError(

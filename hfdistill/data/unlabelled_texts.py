@@ -242,8 +242,11 @@ def apart_from(rows: Dataset, evaluation: Dataset) -> Dataset:
 
     known = set(read(evaluation))
     indices = [row for row, digest in enumerate(read(rows)) if digest not in known]
-    if len(indices) < len(rows):
-        logger.warning("%s rows are left out: they are evaluation texts", f"{len(rows) - len(indices):,}")
+    if left := len(rows) - len(indices):
+        words = "row is left out: it is an evaluation text"
+        if left > 1:
+            words = "rows are left out: they are evaluation texts"
+        logger.warning("%s %s", f"{left:,}", words)
     return rows if len(indices) == len(rows) else rows.select(indices)
 
 

@@ -22,6 +22,7 @@ from hfdistill.evaluation.predictions import checked, evaluating, predict, speed
 from hfdistill.evaluation.report import DataReport, ModelReport, Report, Speed
 from hfdistill.evaluation.speed import SpeedPlan, embedding_parameters, environment, size_mb
 from hfdistill.files.plain_data import scrub
+from hfdistill.network.architectures import longest_input
 from hfdistill.network.label_space import class_names
 from hfdistill.network.loading import Source
 from hfdistill.network.task import task_kind
@@ -62,7 +63,7 @@ def measure(
             gained.
         tokenizer: the student's; else that of its folder. Teacher and baseline use their own folder's, else
             this one.
-        max_length: tokens per row; else each tokenizer's limit.
+        max_length: tokens per row; else each tokenizer's limit. No model reads more than it has positions.
         speed: how much to time, a `hfdistill.evaluation.speed.SpeedPlan`; None times nothing.
         notes: objective, recipe, seeds, …: plain data that is kept in the report. Folders and access tokens
             in it are removed.
@@ -74,7 +75,7 @@ def measure(
     Raises:
         TypeError: data that is no `Dataset`, such as several splits.
         ValueError: no rows, labels that are not classes of the student, models of different tasks or classes,
-            rows longer than a model can read, logits that are not finite, or no tokenizer.
+            encoded rows longer than a model can read, logits that are not finite, or no tokenizer.
 
     Example:
         >>> report = measure("out/student", dev, teacher="out/teacher")  # doctest: +SKIP
@@ -230,5 +231,13 @@ def _describe_data(
         pairs="text_pair" in data.column_names,
         tokens_p50=int(np.median(lengths)),
         tokens_max=max(lengths),
-        max_length=max_length,
+        max_length=_cut(student, max_length),
     )
+
+
+def _cut(student: LoadedModel, max_length: int | None) -> int | None:
+    """Return how many tokens of a text the student read; None for its tokenizer's own limit."""
+    bounds = [bound for bound in (max_length, longest_input(student.config)) if bound]
+    own = getattr(student.inputs.tokenizer, "model_max_length", None)
+    is_own = max_length is None and (own is None or not bounds or own <= min(bounds))
+    return None if is_own else min(bounds)

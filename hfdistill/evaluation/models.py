@@ -222,24 +222,28 @@ def encode_rows(
 ) -> dict[str, dict[str, Any]]:
     """Return the rows in each model's token ids: columns by role, only those that the model reads.
 
+    Texts are cut to what each model reads, with a warning.
+
     Raises:
-        ValueError: for text without a tokenizer, and rows longer than a model can read.
+        ValueError: for text without a tokenizer, and for encoded rows longer than a model can read.
     """
-    made: dict[tuple[int, bool], Dataset] = {}
+    made: dict[tuple[int, bool, int | None], Dataset] = {}
     columns = {}
     for role, config in configs.items():
         tokenizer, extra = inputs[role].tokenizer, inputs[role].extra_token_types
-        encoded = data if "input_ids" in data.column_names else made.get((id(tokenizer), extra))
+        room = longest_input(config)
+        limit = min((bound for bound in (max_length, room) if bound), default=None)
+        key = (id(tokenizer), extra, limit)
+        encoded = data if "input_ids" in data.column_names else made.get(key)
         if encoded is None and tokenizer is None:
             raise ValueError(
                 f"The {role} came without a tokenizer. Pass tokenizer=, or data that is already encoded."
             )
         if encoded is None:
-            encoded = encode(data, tokenizer, max_length=max_length, token_types=extra)
-            made[id(tokenizer), extra] = encoded
+            made[key] = encoded = encode(data, tokenizer, max_length=limit, token_types=extra)
         reads = inputs[role].names - set(LABELS) | ({"labels"} if task_kind(config) == "token" else set())
         columns[role] = {name: encoded[name][:] for name in encoded.column_names if name in reads}
-        longest, room = max(map(len, columns[role]["input_ids"])), longest_input(config)
+        longest = max(map(len, columns[role]["input_ids"]))
         if room is not None and 0 < room < longest:
             raise ValueError(
                 f"A row has {longest} tokens, the {role} reads {room} at most. Pass max_length={room}."

@@ -36,6 +36,7 @@ from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import ModelInputs, name_padding
 from hfdistill.network.label_space import class_names, has_names
 from hfdistill.network.loading import Source, load_classifier
+from hfdistill.network.model_folder import reading_model
 from hfdistill.network.task import task_kind
 from hfdistill.students.early_exit import EarlyExitForSequenceClassification
 
@@ -287,7 +288,8 @@ def _tokenizer(source: Source, role: str) -> Any:
         raise ValueError(
             f"The {role} came without a tokenizer. Pass tokenizer=, or its folder instead of the model."
         )
-    return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+    with reading_model(source, role="tokenizer"):
+        return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
 
 
 def _stage(folder: Path) -> Path:

@@ -15,12 +15,11 @@ from transformers import (
     PreTrainedModel,
 )
 
-from hfdistill.files.hub import reaching
 from hfdistill.network.adapters import adapter_settings, load_adapter
 from hfdistill.network.divided import make_whole, whole_models
 from hfdistill.network.foreign_code import allowing_pickles, reading_weights
 from hfdistill.network.label_space import class_names, with_names
-from hfdistill.network.model_folder import check_model_folder
+from hfdistill.network.model_folder import check_model_folder, reading_model
 from hfdistill.network.task import name_architecture, task_kind
 
 Source: TypeAlias = str | Path | PreTrainedModel
@@ -89,6 +88,7 @@ def load_classifier(
     Raises:
         HubUnreachable: where the Hub gives no answer.
         OSError: where there is no such model.
+        DamagedModel: a ValueError, where a file is not what its name says.
         MissingHead: a ValueError, where the weights hold no trained classifier and `new_head` is None.
         LabelSpaceError: for `label_names` that are not as many as the classes, which have no other names.
         PickledWeights: a ValueError, where a model has its weights in a pickle alone.
@@ -112,13 +112,13 @@ def _loaded(
     if not isinstance(source, (str, Path)):
         return name_architecture(make_whole(source))
     check_model_folder(source, role=role)
-    with reaching(str(source)):
+    with reading_model(source, role=role):
         adapter = adapter_settings(source)
     if adapter is not None:
         return name_architecture(_adapted(source, adapter, new_head=new_head, role=role))
     names = dict(enumerate(new_head or ()))
     options = {"id2label": names, "label2id": {n: i for i, n in names.items()}} if names else {}
-    with reaching(str(source)), whole_models(), reading_weights(source, role=role) as weights:
+    with reading_model(source, role=role), whole_models(), reading_weights(source, role=role) as weights:
         model, loading = auto_class(source, task=task).from_pretrained(
             str(source),
             dtype=torch.float32,
@@ -137,7 +137,7 @@ def _loaded(
     if new_head is not None and (task or missing or loading["mismatched_keys"]):  # not an earlier head's
         model.config.problem_type = _PROBLEM if task == "multi_label" else None
     if missing and new_head is None:
-        saved_as = (model.config.architectures or [""])[0]
+        saved_as = str((model.config.architectures or [""])[0])
         if role != "student" and saved_as.endswith(_LANGUAGE_MODELS):
             refuse_other_heads(saved_as, role=role)
         raise MissingHead(
@@ -219,6 +219,7 @@ def load_tokenizer(source: Any) -> Any:
     if folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         return None
     try:
-        return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+        with reading_model(source, role="tokenizer"):
+            return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
     except OSError:
         return None

@@ -3,10 +3,56 @@
 from __future__ import annotations
 
 import difflib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+from hfdistill.files.hub import reaching
+from hfdistill.files.plain_data import is_hub_id, printable
+
 _CONFIGS = ("config.json", "adapter_config.json")
-_WAY = "Name a folder that holds a config.json, or a Hub id such as textattack/bert-base-uncased-SST-2."
+_WAY = "Type a folder that holds a config.json, or a Hub id such as textattack/bert-base-uncased-SST-2."
+
+
+_DAMAGE = (
+    *(json.JSONDecodeError, UnicodeDecodeError, SafetensorError, StrictDataclassError),
+    *(AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError),
+)
+"""What readers of configs, tokenizers and weights stumble over where a file is not what its name says."""
+
+
+class DamagedModel(ValueError):  # noqa: N818
+    """The files of a model or tokenizer cannot be read as such."""
+
+
+@contextmanager
+def reading_model(source: str | os.PathLike[str], *, role: str = "model") -> Iterator[None]:
+    """Turn the many ways in which libraries stumble over a silent Hub or a damaged file into one line each.
+
+    Raises:
+        HubUnreachable: where the Hub gives no answer.
+        DamagedModel: a ValueError, where a file is not what its name says.
+    """
+    try:
+        with reaching(str(source)):
+            yield
+    except Exception as error:
+        # tokenizers raises Exception itself; of Transformers' own errors, two are of damage
+        signs = ("not a valid JSON file", "ignore_mismatched_sizes")
+        plain = type(error) is Exception or any(sign in str(error) for sign in signs)
+        if not plain and not isinstance(error, _DAMAGE):
+            raise
+        found = printable(str(error).strip().partition("\n")[0], limit=200)
+        raise DamagedModel(
+            f"The files of the {role} {str(source)!r} cannot be read ({type(error).__name__}: {found}). "
+            "Download or save it again, or name another model; what a newer library has saved needs that "
+            "library: pip install --upgrade transformers tokenizers."
+        ) from error
 
 
 def check_model_folder(source: str | Path, *, role: str = "model") -> None:
@@ -19,16 +65,21 @@ def check_model_folder(source: str | Path, *, role: str = "model") -> None:
             whose name is almost the same.
     """
     path = Path(source).expanduser()
-    if path.is_file():
+    if os.path.isfile(path):  # noqa: PTH113 - pathlib's would raise for a name that is too long
         raise FileNotFoundError(
             f"The {role} {str(source)!r} is a file, and a model is a folder. Type {str(path.parent)!r}."
         )
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - likewise
         if not any((path / name).is_file() for name in _CONFIGS):
             raise FileNotFoundError(f"The {role} {str(source)!r} holds no model. {_inside(path)}")
         return
     name = str(source)
     local = path.is_absolute() or name.startswith((".", "~")) or len(path.parts) > 2 or name.endswith("/")
+    if not local and not is_hub_id(name):
+        raise FileNotFoundError(
+            f"There is no folder '{printable(name)}' for the {role}, and no model of the Hub can have this "
+            f"name. {_WAY}"
+        )
     if local or (len(path.parts) == 2 and path.parent.is_dir()):
         raise FileNotFoundError(f"There is no folder {name!r} for the {role}. {_beside(path)}")
 

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedModel, set_seed
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import ModelInputs
 from hfdistill.network.loading import MissingHead, Source, Task, load_classifier, load_student
+from hfdistill.network.model_folder import reading_model
 from hfdistill.recipe import schema
 from hfdistill.recipe.binding import build
 from hfdistill.recipe.rows import Rows, drawn
@@ -75,7 +76,8 @@ class ModelBuilder:
                 "Neither student nor teacher names a model, whose tokenizer would be read. Add source to the "
                 f"student: `{plan.kind}: {{source: …}}`."
             )
-        tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+        with reading_model(source, role="tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
         made_of = plan.arguments.get("source") or of
         if plan.kind == "pretrained":
             model = self.start(source) if like is None else load_student(source, like=like)

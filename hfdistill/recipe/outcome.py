@@ -301,8 +301,15 @@ class Outcome:
             command(
                 shlex.join(["hfdistill", "export", student, str(self.onnx), *data, *self._length_words()])
             )
-        task = "token-classification" if self.run.rows.task == "token" else "text-classification"
-        command(f"transformers.pipeline({task!r}, model={student!r})  # in Python")
+        command(f"transformers.pipeline({self._pipeline(student, report)})  # in Python")
+
+    def _pipeline(self, student: str, report: Report | None) -> str:
+        """Return the arguments of the pipeline that reads as much of a text as was measured."""
+        if self.run.rows.task == "token":  # which cuts by itself, and takes no length
+            return f"'token-classification', model={student!r}"
+        length = self.args.max_length if report is None else report.data.max_length
+        cut = "" if length is None else f", max_length={length}"
+        return f"'text-classification', model={student!r}, truncation=True{cut}"
 
 
 def _flag(name: str, value: Any) -> list[str]:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import gather_object
 from transformers import HfArgumentParser, PreTrainedModel, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -187,11 +186,12 @@ class Run:
         """Say what is learned from and measured on, and what the page leaves to the run."""
         rows, source = self.rows, public_name(str(self.recipe.load["source"]))
         held = " kept back" if rows.is_drawn else f" of {rows.evaluation.split or 'another split'}"
+        purpose = f"{held} to measure on" if self.recipe.goal is None else " to choose on"
         more = f" ({len(rows.labelled):,} with labels)" if len(rows.labelled) < len(rows.train) else ""
         learned = f"{len(rows.train):,} rows to learn from{more}"
         if rows.stream is not None:
             learned = f"a stream to learn from, of which the first {len(rows.train):,} rows are looked at now"
-        self.terminal.line(f"{source}: {learned}, {len(rows.evaluation):,}{held} to measure on")
+        self.terminal.line(f"{source}: {learned}, {len(rows.evaluation):,}{purpose}")
         if "bf16" not in self.recipe.training and self.args.bf16:
             self.terminal.line(
                 "bfloat16, which is fast on this machine; training.bf16=false computes in float32"
@@ -389,7 +389,7 @@ class Run:
             trainer.add_callback(FrequentCheckpoints())
         is_begun = not self.smoke and newest_checkpoint(trainer.args.output_dir) is not None
         try:
-            trainer.train(resume_from_checkpoint=any(gather_object([is_begun])) or None)
+            trainer.train(resume_from_checkpoint=any(trainer.of_all(is_begun)) or None)
         except KeyboardInterrupt as error:
             raise Interrupted(_stopped(stage, trainer)) from error
         trainer.save_model()

@@ -58,12 +58,12 @@ def block_importance(model: Any, data: Batches) -> list[float]:
     rows = 0
     with _evaluating(network), torch.no_grad():
         for batch in batches:
-            whole = _logits(network, batch).double()
+            whole = _logits(network, batch).cpu().double()
             rows += len(whole)
             for number in range(1, depth + 1):
                 with _without(network, number):
-                    cut = _logits(network, batch).double()
-                totals[number - 1] += change(whole, cut).sum().cpu()
+                    cut = _logits(network, batch).cpu().double()
+                totals[number - 1] += change(whole, cut).sum()
     return [float(total) / rows for total in totals]
 
 
@@ -112,7 +112,7 @@ def taylor_importance(model: Any, data: Batches) -> Importance:
 
             def book(grad: Tensor) -> None:
                 rows = (value.detach() * grad).sum(1).unflatten(-1, (groups, -1)).sum(-1)
-                sums[kind, i] = sums.get((kind, i), 0) + rows.double().abs().sum(0).cpu()
+                sums[kind, i] = sums.get((kind, i), 0) + rows.cpu().double().abs().sum(0)
 
             value.register_hook(book)
 

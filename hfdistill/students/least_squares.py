@@ -39,9 +39,9 @@ class NormalEquations:
 
     def add(self, features: Tensor, residuals: Tensor, weights: Tensor | None = None) -> None:
         """Add n rows: features (n, P), residuals (n, D) and weights (n,), None for 1 each."""
-        rows = features.to(torch.float64).cpu()
-        left = residuals.to(torch.float64).cpu()
-        scale = torch.ones(len(rows), dtype=torch.float64) if weights is None else weights.double().cpu()
+        rows = features.cpu().to(torch.float64)
+        left = residuals.cpu().to(torch.float64)
+        scale = torch.ones(len(rows), dtype=torch.float64) if weights is None else weights.cpu().double()
         weighted = rows if weights is None else rows * scale[:, None]
         self.gram.addmm_(rows.T, weighted)
         self.cross.addmm_(weighted.T, left)

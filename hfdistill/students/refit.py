@@ -208,10 +208,10 @@ def _fields(line: Fitted) -> tuple[str, float, float, float]:
 def _change(module: nn.Linear, change: Tensor) -> None:
     """Add (P, D) to a layer's weight, and its last row to the bias where there is one."""
     with torch.no_grad():
-        weight = module.weight.double().cpu() + change[: module.in_features].T
+        weight = module.weight.cpu().double() + change[: module.in_features].T
         module.weight.copy_(weight)
         if module.bias is not None:
-            module.bias.copy_(module.bias.double().cpu() + change[-1])
+            module.bias.copy_(module.bias.cpu().double() + change[-1])
 
 
 class _Targets:
@@ -260,8 +260,8 @@ class _Sums:
             target = torch.cat(
                 [_part(value, part) for value, part in zip(theirs, step.parts, strict=True)], -1
             )
-            present = torch.cat([value.double().cpu() for value in own], -1)
-            inputs = inputs.double().cpu()
+            present = torch.cat([value.cpu().double() for value in own], -1)
+            inputs = inputs.cpu().double()
             if modules[0].bias is not None:
                 inputs = torch.cat([inputs, inputs.new_ones(*inputs.shape[:-1], 1)], -1)
             rows = weights > 0
@@ -281,7 +281,7 @@ class _Sums:
 
 def _part(value: Tensor, part: Part) -> Tensor:
     """Return the teacher's value in float64, of the entries that the student has."""
-    value = value.double().cpu()
+    value = value.cpu().double()
     return value if part.indices is None else value.index_select(-1, part.indices.cpu())
 
 
@@ -291,7 +291,7 @@ def _weights(batch: Batch, inputs: Tensor, first: float) -> Tensor:
         return torch.ones(len(inputs), dtype=torch.float64)
     mask = batch.get("attention_mask")
     weights = torch.ones(inputs.shape[:2]) if mask is None else mask
-    weights = weights.double().cpu().clone()
+    weights = weights.cpu().double().clone()
     weights[:, 0] *= first
     return weights
 
@@ -308,7 +308,7 @@ def answer_error(student: Any, teacher: Any, batches: Sequence[Batch], cut: Cut 
     total, count = 0.0, 0
     with _evaluating(teacher):
         for batch in batches:
-            one, two = (_answers(model, batch).double().cpu() for model in (student, teacher))
+            one, two = (_answers(model, batch).cpu().double() for model in (student, teacher))
             if cut is not None and one.shape != two.shape:
                 two = two.index_select(-1, cut.indices["width"][0].cpu())
             if one.dim() == 3 and "attention_mask" in batch:

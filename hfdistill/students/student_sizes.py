@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoConfig
 
-from hfdistill.files.hub import reaching
 from hfdistill.network.architectures import ModelSpec, layout_of
 from hfdistill.network.divided import whole_models
 from hfdistill.network.loading import auto_class
+from hfdistill.network.model_folder import reading_model
 from hfdistill.students.shrink import _config, _kept
 from hfdistill.students.weight_copy import refuse_exits
 
@@ -43,7 +43,7 @@ def sizes(teacher: str) -> list[Size]:
         HubUnreachable: where the Hub gives no answer.
         ValueError: where the architecture is unknown or cannot be cut, or the model has exits.
     """
-    with reaching(teacher):
+    with reading_model(teacher):
         config, kind = AutoConfig.from_pretrained(teacher, trust_remote_code=False), auto_class(teacher)
     with whole_models(), torch.device("meta"):
         model = kind.from_config(config, trust_remote_code=False)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from hfdistill.files.hub import reaching
 from hfdistill.files.plain_data import public_name
+from hfdistill.network.model_folder import reading_model
 from hfdistill.students.corpus import Corpus, token_counts
 from hfdistill.students.subword_models import Pieces, pieces_of, renumbered
 from hfdistill.students.weight_copy import empty_like, fitted, load_weights, network
@@ -100,7 +100,7 @@ def prune_vocabulary(
 
 def _tokenizer(source: Any) -> Any:
     if isinstance(source, (str, os.PathLike)):
-        with reaching(str(source)):
+        with reading_model(source):
             source = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if not getattr(source, "is_fast", False):
         raise TypeError(

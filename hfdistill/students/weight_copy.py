@@ -12,11 +12,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from hfdistill.files.hub import reaching
 from hfdistill.network.architectures import unwrapped
 from hfdistill.network.divided import make_whole, whole_models
 from hfdistill.network.foreign_code import reading_weights
 from hfdistill.network.loading import auto_class
+from hfdistill.network.model_folder import reading_model
 
 
 def network(source: Any) -> Any:
@@ -44,7 +44,7 @@ def _loaded(source: Any) -> Any:
     """Return a Transformers model."""
     if isinstance(source, (str, os.PathLike)):
         name = os.fspath(source)
-        with reaching(name), whole_models(), reading_weights(name) as weights:
+        with reading_model(name), whole_models(), reading_weights(name) as weights:
             kind = auto_class(name)
             return kind.from_pretrained(name, dtype=torch.float32, trust_remote_code=False, **weights)
     if isinstance(source, PreTrainedModel):

@@ -182,7 +182,7 @@ class CheckpointingTrainer(Trainer):
         """
         if self.args.world_size == 1:
             return
-        everybodys = self._of_all(json.loads(json.dumps(self.run_facts())))
+        everybodys = self.of_all(json.loads(json.dumps(self.run_facts())))
         odd = {name for facts in everybodys for name in facts if facts[name] != everybodys[0].get(name)}
         if odd:
             differ = {name: sorted({repr(facts.get(name)) for facts in everybodys}) for name in sorted(odd)}
@@ -218,11 +218,11 @@ class CheckpointingTrainer(Trainer):
 
     def _newest_of_all(self, folder: Path) -> Path | None:
         """Return the newest checkpoint that every process finds whole: nodes may have disks of their own."""
-        everybodys = self._of_all(checkpoint.names_in(folder))
+        everybodys = self.of_all(checkpoint.names_in(folder))
         order, names = everybodys[0], set.intersection(*map(set, everybodys))
         while True:
             newest = checkpoint.newest_complete(folder, among=names)
-            found = self._of_all(None if newest is None else newest.name)
+            found = self.of_all(None if newest is None else newest.name)
             if len(set(found)) == 1:
                 return newest
             names.discard(max(filter(None, found), key=order.index))
@@ -234,7 +234,7 @@ class CheckpointingTrainer(Trainer):
             CheckpointError: naming the process, or what they have found.
         """
         name = None if self._resumed is None else self._resumed.name
-        everybodys = self._of_all((name, None if refusal is None else str(refusal)))
+        everybodys = self.of_all((name, None if refusal is None else str(refusal)))
         if refusal is not None:
             raise refusal
         for process, (_, text) in enumerate(everybodys):
@@ -248,7 +248,7 @@ class CheckpointingTrainer(Trainer):
                 "with disks of their own need save_on_each_node=True."
             )
 
-    def _of_all(self, value: Any) -> list[Any]:
+    def of_all(self, value: Any) -> list[Any]:
         """Return what each process has, in their order."""
         return [value] if self.args.world_size == 1 else list(gather_object([value]))
 

@@ -52,7 +52,7 @@ class EvalLosses:
         Raises:
             NonFiniteError: where a row's loss is not finite, naming the rows.
         """
-        sums = torch.cat(self._sums).double().cpu() if self._sums else torch.zeros(0, 2)
+        sums = torch.cat(self._sums).cpu().double() if self._sums else torch.zeros(0, 2)
         self._sums = None
         bad = (~torch.isfinite(sums[:, 0])).nonzero().view(-1).tolist()
         if bad:

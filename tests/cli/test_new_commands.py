@@ -196,7 +196,7 @@ def test_mistyped_words_are_told_what_was_meant(capsys, words, meant):
         ("out/tinny/student", "Did you mean 'out/tiny/student'?"),
         ("out/tinny", "Did you mean 'out/tiny'?"),
         ("./teachr", "Did you mean 'teacher'?"),
-        ("two", "Name a folder that holds a config.json"),
+        ("two", "Type a folder that holds a config.json"),
         ("mail.csv", "is a file, and a model is a folder"),
     ],
 )

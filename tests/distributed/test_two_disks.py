@@ -2,11 +2,15 @@
 
 import os
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
 from hfdistill import CheckpointError
 from hfdistill.files import checkpoint
+from hfdistill.trainer.checkpointing import CheckpointingTrainer
 from tests.faults import trained
 from tests.forked import needs_fork, on_two_processes, two_started
 
@@ -87,3 +91,48 @@ def test_a_node_that_stops_between_two_publications(tmp_path):
         assert "(process 0: checkpoint-2; process 1: none)" in told[f"apart-{rank}"]
         assert "optimizer.pt' has" in told[f"damaged-{rank}"]
     assert told["damaged-0"] == f"Process 1 cannot go on: {told['damaged-1']}"
+
+
+def chosen_by_two(folders):
+    """Which checkpoint two processes with folders of their own go on from; here they are threads."""
+    told, together = [None, None], threading.Barrier(2, timeout=60)
+
+    def choose(rank):
+        def of_all(value):
+            told[rank] = value
+            together.wait()
+            everybodys = list(told)
+            together.wait()
+            return everybodys
+
+        return CheckpointingTrainer._newest_of_all(SimpleNamespace(of_all=of_all), folders[rank])
+
+    with ThreadPoolExecutor(2) as pool:
+        return [path and path.name for path in pool.map(choose, range(2))]
+
+
+@pytest.mark.parametrize(
+    ("disks", "damaged", "name"),
+    [
+        (((1, 2, 10), (1, 2, 10)), (), "checkpoint-10"),
+        (((1, 2, 10), (1, 2)), (), "checkpoint-2"),
+        (((1, 2), (1, 2, 10)), (), "checkpoint-2"),
+        (((1, 2, 10), (1, 2, 10)), ("1/checkpoint-10",), "checkpoint-2"),
+        (((1, 2, 10), (1, 2, 10)), ("0/checkpoint-2", "1/checkpoint-10"), "checkpoint-1"),
+        (((2,), (2,)), ("1/checkpoint-2",), None),
+        (((2, 3), (1, 4)), (), None),
+        (((2,), ()), (), None),
+    ],
+)
+def test_the_newest_that_each_process_finds_whole(tmp_path, disks, damaged, name):
+    folders = [tmp_path / "0", tmp_path / "1"]
+    for folder, steps in zip(folders, disks, strict=True):
+        folder.mkdir()
+        for step in steps:
+            staged = folder / checkpoint.STAGING / f"checkpoint-{step}"
+            staged.mkdir(parents=True)
+            (staged / "model.safetensors").write_bytes(b"weights")
+            checkpoint.publish(staged, folder / staged.name, run={"began": 1.0})
+    for path in damaged:
+        (tmp_path / path / "model.safetensors").write_bytes(b"wEights")
+    assert chosen_by_two(folders) == [name, name]

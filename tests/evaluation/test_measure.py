@@ -9,6 +9,7 @@ from scipy import stats
 from sklearn import metrics as sk
 from transformers import DistilBertConfig, DistilBertForSequenceClassification, Trainer, TrainingArguments
 
+from hfdistill.data.encode import encode
 from hfdistill.evaluation.measure import Contender, measure
 from hfdistill.evaluation.report import Report
 from hfdistill.evaluation.speed import SpeedPlan
@@ -285,16 +286,26 @@ def test_models_of_other_tasks_and_vocabularies_are_refused(dataset, tokenizer):
     ).teacher
 
 
+def test_texts_are_cut_to_what_each_model_reads(tokenizer, caplog):
+    long = Dataset.from_dict({"text": ["good " * 30, "bad"], "label": [1, 0]})
+    short, options = make_bert(2, max_position_embeddings=16), {"tokenizer": tokenizer, "speed": None}
+    for max_length in (None, 24):
+        found = measure(short, long, teacher=make_bert(2, seed=3), max_length=max_length, **options)
+        assert (found.data.tokens_max, found.data.max_length) == (16, 16)
+    assert "1 of 2 rows are longer than 16 tokens and were cut" in caplog.text
+    alone = measure(make_bert(2, seed=3), long, **options)
+    whole = measure(short, long, teacher=make_bert(2, seed=3), **options).teacher
+    assert whole.metrics == alone.student.metrics  # the teacher reads what it can
+    assert alone.data.max_length is None
+    assert measure(make_bert(2), long, max_length=8, **options).data.max_length == 8
+
+
 def test_a_missing_tokenizer_and_a_long_row_are_refused(dataset, tokenizer):
     with pytest.raises(ValueError, match="The student came without a tokenizer"):
         measure(make_bert(2), dataset)
-    long = Dataset.from_dict({"text": ["good " * 30], "label": [1]})
+    long = encode(Dataset.from_dict({"text": ["good " * 30], "label": [1]}), tokenizer)
     with pytest.raises(ValueError, match="has 32 tokens, the student reads 16 at most"):
         measure(make_bert(2, max_position_embeddings=16), long, tokenizer=tokenizer, speed=None)
-    found = measure(
-        make_bert(2, max_position_embeddings=16), long, tokenizer=tokenizer, max_length=16, speed=None
-    )
-    assert found.data.tokens_max == 16
 
 
 def test_notes_that_are_no_plain_numbers_are_refused_before_anything_runs(dataset):

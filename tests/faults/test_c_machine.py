@@ -304,5 +304,5 @@ def test_the_death_of_its_holder_frees_a_folder(tmp_path):
 
 def test_a_folder_that_a_run_made_in_vain_is_not_left(tmp_path):
     with only_run(tmp_path / "a" / "b"):
-        assert (tmp_path / "a" / "b" / LOCK).is_file()
+        assert (tmp_path / "a" / "b" / ".hfdistill.lock").is_file()  # by this name other versions know it
     assert not (tmp_path / "a" / "b").exists()

@@ -32,6 +32,40 @@ def test_settings_that_differ_are_refused_with_then_and_now(tmp_path):
         check_settings(tmp_path, Study(seeds=(1, 2)), args)
 
 
+MECHANICS = {
+    "output_dir": "p",
+    "logging_steps": 3,
+    "save_steps": 7,
+    "eval_steps": 9,
+    "report_to": ["mine"],
+    "run_name": "mine",
+    "push_to_hub": True,
+    "hub_model_id": "me/student",
+    "disable_tqdm": True,
+    "log_level": "error",
+    "allow_changed": True,
+    "resume_from_checkpoint": "p",
+    "load_best_model_at_end": True,
+    "dataloader_num_workers": 2,
+    "per_device_eval_batch_size": 2,
+    "teacher_check_rows": 3,
+    "metric_for_best_model": "accuracy",
+    "greater_is_better": True,
+    "use_cpu": True,
+}
+
+
+@pytest.mark.parametrize("name", MECHANICS)
+def test_what_decides_nothing_about_the_weights_may_differ(tmp_path, name):
+    args = DistillationArguments(str(tmp_path / "o"), report_to="none")
+    check_settings(tmp_path, args)
+    (tmp_path / "model.safetensors").touch()
+    before, now = getattr(args, name), MECHANICS[name]
+    setattr(args, name, not before if now is True else now)
+    assert getattr(args, name) != before
+    check_settings(tmp_path, args)
+
+
 def test_a_run_may_grow_unless_its_report_is_kept(tmp_path):
     args = DistillationArguments(str(tmp_path / "o"), num_train_epochs=2, report_to="none")
     check_settings(tmp_path, args)

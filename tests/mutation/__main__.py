@@ -54,6 +54,7 @@ AREAS = {
         ]
         + [f"tests/trainer/test_{name}.py" for name in ("checkpointing", "failed_save", "publishing")]
         + ["tests/evaluation/test_report.py", "tests/evaluation/test_card.py", "tests/test_doctests.py"]
+        + ["tests/distributed/test_two_disks.py"]
         + [f"tests/faults/test_{name}.py" for name in ("c_machine", "d_hostile")],
     ),
     "readers": (

@@ -8,9 +8,16 @@ from transformers import BertModel
 
 from hfdistill.network import foreign_code
 from hfdistill.network.foreign_code import PickledWeights, allowing_pickles, reading_weights
-from hfdistill.network.loading import MissingHead, auto_class, load_classifier, load_student
+from hfdistill.network.loading import (
+    MissingHead,
+    auto_class,
+    load_classifier,
+    load_student,
+    load_tokenizer,
+)
+from hfdistill.network.model_folder import DamagedModel
 from hfdistill.network.task import task_kind
-from tests.conftest import make_bert
+from tests.conftest import make_bert, make_tokenizer
 
 CANARY = """
 from pathlib import Path
@@ -168,3 +175,43 @@ def test_a_repository_is_read_as_safetensors_where_it_has_some(files, monkeypatc
             reading_weights("org/model"),
         ):
             pass
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "found"),
+    [
+        ("config.json", lambda content: content[:-9], "OSError: .*not a valid JSON file"),
+        (
+            "config.json",
+            lambda content: b'{"model_type": "bert", "hidden_size": []}',
+            "StrictDataclass.*hidden_size",
+        ),
+        (
+            "config.json",
+            lambda content: content.replace(b'"vocab_size": 36', b'"vocab_size": 35'),
+            "mismatched",
+        ),
+        ("model.safetensors", lambda content: content[:-9], "SafetensorError: "),
+        ("tokenizer.json", lambda content: content[:-9], "JSONDecodeError: "),
+        ("tokenizer.json", lambda content: b'{"added_tokens": [1]}', "AttributeError: "),
+    ],
+)
+def test_a_damaged_file_is_told_with_what_was_found(folder, name, change, found):
+    make_tokenizer().save_pretrained(folder)
+    read = load_tokenizer if name == "tokenizer.json" else load_classifier
+    path = folder / name
+    content = change(path.read_bytes())
+    assert content != path.read_bytes()
+    path.write_bytes(content)
+    with pytest.raises(DamagedModel, match=f"cannot be read .*{found}.*Download or save it again") as caught:
+        read(folder)
+    assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["a\0b", "x" * 5000, "\x1b[31mred", "a b/c d", "a/b\nc", "\ud800", "<script>/x", "C:\\models\\x"]
+)
+def test_d18_a_name_that_no_model_can_have_is_refused_before_the_hub_is_asked(name):
+    with pytest.raises(FileNotFoundError, match="no model of the Hub can have this name") as caught:
+        load_classifier(name)
+    assert str(caught.value).isprintable()

@@ -54,6 +54,8 @@ def test_a_session_reads_from_the_first_phase_to_what_to_type_next(here, capfd):
     commands = lines[lines.index("Next:") + 1 :]
     assert [line.split()[1] for line in commands[:3]] == ["predict", "measure", "export"]
     assert "--teacher out/teacher --baseline out/baseline" in commands[1]
+    made = "  transformers.pipeline('text-classification', model='out/student', truncation=True)  # in Python"
+    assert commands[3] == made
     assert "LOAD REPORT" not in err
     assert "it/s" not in err
     assert "%|" not in err
@@ -91,6 +93,7 @@ def test_a_file_of_several_labels_goes_from_init_to_a_measured_student(here, cap
         shlex.split(line) for line in capsys.readouterr().err.splitlines() if line.startswith("  hfdistill")
     ]
     commands = {words[1]: words[1:] for words in said}
+    assert report.data.name == "flags.csv"
     assert commands["export"][-2:] == commands["predict"][-4:-2] == ["--max-length", "32"]
     assert commands["predict"][3:-4] == ["--text", "note", "--encoding", "cp1252", "--delimiter", ";"]
     assert main([*commands["measure"], "--no-speed", "--out", "again.json"]) == 0

@@ -15,6 +15,7 @@ from datasets import Dataset
 from hfdistill.data.align import LABELS
 from hfdistill.evaluation.models import Contender, LoadedModel, load_models
 from hfdistill.evaluation.predictions import evaluating
+from hfdistill.evaluation.report import megabytes
 from hfdistill.evaluation.speed import SpeedPlan, compare_speeds, size_mb
 from hfdistill.exporters.bench import FILES, as_onnx
 from hfdistill.exporters.gate import check_architecture, onnx_files
@@ -59,7 +60,7 @@ class Size:
     def __str__(self) -> str:
         how = {"pytorch": "", "onnx": ", ONNX", "int8": ", int8"}[self.form]
         ms = "" if self.ms is None else f"{self.ms:.1f} ms, "
-        return f"{ms}{self.mb:.1f} MB{how}{', half the tokens' if self.pruned else ''}"
+        return f"{ms}{megabytes(self.mb)} MB{how}{', half the tokens' if self.pruned else ''}"
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
-from hfdistill.files.hub import reaching
 from hfdistill.files.plain_data import read_json, sha256_of, write_atomically
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.divided import make_whole, whole_models
 from hfdistill.network.foreign_code import reading_weights
 from hfdistill.network.inputs import batches_by_length, name_padding
 from hfdistill.network.loading import Source
+from hfdistill.network.model_folder import reading_model
 from hfdistill.network.tokenizers import tokenizer_print
 from hfdistill.teachers.base import fingerprint_of
 
@@ -78,7 +78,7 @@ class Embedder(nn.Module):
         dtype = as_dtype(dtype)
         if isinstance(source, (str, Path)):
             facts = _folder_facts(Path(source))
-            with reaching(str(source)), whole_models(), reading_weights(source) as weights:
+            with reading_model(source), whole_models(), reading_weights(source) as weights:
                 model = AutoModel.from_pretrained(
                     str(source), dtype=dtype or torch.float32, trust_remote_code=False, **weights
                 )

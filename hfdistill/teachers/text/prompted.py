@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from hfdistill.files.hub import reaching
 from hfdistill.files.plain_data import public_name, sha256_of
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.divided import make_whole, whole_models
@@ -20,6 +19,7 @@ from hfdistill.network.foreign_code import reading_weights
 from hfdistill.network.inputs import accepted_inputs
 from hfdistill.network.label_space import short
 from hfdistill.network.loading import Source
+from hfdistill.network.model_folder import reading_model
 from hfdistill.network.tokenizers import tokenizer_print
 from hfdistill.teachers.base import fingerprint_of
 from hfdistill.teachers.text.class_names import Classes, read_classes
@@ -290,7 +290,7 @@ def prompted(
         ...                    ["refund", "card lost"], dtype=torch.bfloat16)  # doctest: +SKIP
     """
     if isinstance(model, (str, Path)):
-        with reaching(str(model)), whole_models(), reading_weights(model) as weights:
+        with reading_model(model), whole_models(), reading_weights(model) as weights:
             loaded = AutoModelForCausalLM.from_pretrained(
                 str(model), dtype=as_dtype(dtype) or torch.float32, trust_remote_code=False, **weights
             )

@@ -1,5 +1,6 @@
 """Which students are tried of a teacher, and which way to run one is the first within the limits."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from hfdistill.recipe.goal import sizing
 from hfdistill.recipe.goal.candidates import candidates
 from hfdistill.recipe.goal.sizing import WAYS, Scale, Size, Sizes
 from hfdistill.recipe.goal.target import Goal
-from tests.conftest import make_bert, make_dataset
+from tests.conftest import make_bert, make_dataset, make_tokenizer
 
 
 def test_depths_neurons_width_and_students_without_attention():
@@ -130,3 +131,17 @@ def test_a_candidate_that_runs_in_no_form_says_why(monkeypatch):
     scale = SimpleNamespace(goal=Goal(max_ms=5), _is_worth_it=lambda *_: True)
     with pytest.raises(ValueError, match=r"^no such layer$"):
         Scale._measured(scale, None, Sizes(()))
+
+
+@pytest.mark.slow
+def test_a_model_that_is_too_slow_by_the_clock_runs_as_onnx(tmp_path):
+    """Nothing is replaced here: the hook makes PyTorch slow, and the exported graph is without it."""
+    model, tokenizer = make_bert(1), make_tokenizer()
+    model.register_forward_pre_hook(lambda *_: time.sleep(0.03))
+    scale = Scale(Goal(max_ms=20), make_dataset(), lambda *_: (model, tokenizer), max_length=16)
+    cut = candidates(make_bert(2), ["layers"])[0]
+    plain, onnx = scale.sizes(cut, tmp_path).measured
+    assert (plain.form, onnx.form) == ("pytorch", "onnx")
+    assert onnx.ms < 20 < 30 <= plain.ms
+    assert scale.sizes(cut, tmp_path).best(Goal(max_ms=1000)) == plain
+    assert scale.sizes(cut, tmp_path).best(scale.goal) == onnx

@@ -340,7 +340,12 @@ def test_the_command_and_the_page(here, capsys, monkeypatch):
         "--max-ms",
     ]
     assert main(["fit", *words, "10000", "--keep", "20%", "--epochs", "1", "--out", "fit"]) == 0
-    assert "1 layer" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "1 layer" in printed.out
+    assert "opinions: 120 rows to learn from, 30 to choose on" in printed.err
+    assert "60 rows for the report alone, on which nothing is chosen" in printed.err
+    assert "candidates, untrained" in printed.err
+    assert "1 epochs" not in printed.err
     (here / "page.yaml").write_text(PAGE)
     assert main(["train", "page.yaml", "goal.keep=20%"]) == 0
     assert (here / "out/student/report.json").exists()
