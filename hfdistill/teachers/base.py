@@ -229,6 +229,9 @@ def fingerprint_of(model: nn.Module, *, config: Any = None, settings: Mapping[st
         plain = config.to_dict() if hasattr(config, "to_dict") else vars(config)
         own = {name: value for name, value in plain.items() if name[0] != "_"}
         own.pop("transformers_version", None)  # who wrote the file, not what the model says
+        if isinstance(model, PreTrainedModel):  # as `save_pretrained` will write them
+            own["architectures"] = [type(model).__name__]
+            own["dtype"] = own.get("dtype") or str(model.dtype).removeprefix("torch.")
         own |= {name: value for name, value in (settings or {}).items() if name in own}
         digest.update(json.dumps(own, sort_keys=True, default=str).encode())
     for name, value in sorted(model.state_dict().items()):
