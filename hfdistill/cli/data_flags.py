@@ -23,10 +23,8 @@ def add_file_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_data_flags(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Add the flags for rows with labels."""
-    parser.add_argument("--data", required=required, help="Hub id, file or folder of text")
-    parser.add_argument("--split", help="else train to cache, validation or test to measure, or the only one")
+def add_label_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags for columns of labels, their classes, and the configuration that has them."""
     text = (
         "where it is not found by its usual name; several times for columns of 0 and 1 of a multi-label task"
     )
@@ -34,8 +32,15 @@ def add_data_flags(parser: argparse.ArgumentParser, *, required: bool = True) ->
     parser.add_argument(
         "--label-names", nargs="+", metavar="NAME", help="of the classes 0, 1, … where they have none"
     )
-    add_file_flags(parser)
     parser.add_argument("--config", help="the Hub data set's configuration, such as mrpc")
+
+
+def add_data_flags(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Add the flags for rows with labels."""
+    parser.add_argument("--data", required=required, help="Hub id, file or folder of text")
+    parser.add_argument("--split", help="else train to cache, validation or test to measure, or the only one")
+    add_label_flags(parser)
+    add_file_flags(parser)
     parser.add_argument("--rows", type=int, help="this many rows alone, drawn at random (seed 0)")
     parser.add_argument("--max-length", type=int, help="tokens per row")
 
@@ -44,6 +49,11 @@ def file_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return how text files are read, as arguments of `load`."""
     names = ("encoding", "delimiter", "quotes", "on_bad_row")
     return {name: getattr(args, name) for name in names}
+
+
+def label_of(args: argparse.Namespace) -> Any:
+    """Return the label column, as an argument of `load`: None, a name, or several names."""
+    return args.label[0] if args.label and len(args.label) == 1 else args.label
 
 
 def rows(args: argparse.Namespace, *, usual: str = "validation") -> Any:
@@ -58,7 +68,7 @@ def rows(args: argparse.Namespace, *, usual: str = "validation") -> Any:
         args.data,
         text=args.text,
         text_pair=args.text_pair,
-        label=args.label[0] if args.label and len(args.label) == 1 else args.label,
+        label=label_of(args),
         config=args.config,
         label_names=args.label_names,
         streaming=getattr(args, "streaming", False),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from hfdistill.cli.data_flags import add_file_flags, file_options
+from hfdistill.cli.data_flags import add_file_flags, add_label_flags, file_options, label_of
 from hfdistill.recipe.goal.target import TRAINING
 
 if TYPE_CHECKING:
@@ -31,17 +31,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--candidates", nargs="+", metavar="KIND", help="layers, neurons, width, bilstm, cnn, static"
     )
     parser.add_argument("--no-int8", action="store_true", help="try no student in 8 bits")
-    parser.add_argument("--unlabelled", metavar="TEXTS", help="file of more texts to learn from")
+    parser.add_argument(
+        "--unlabelled", metavar="TEXTS", help="file of more texts to learn from; a .txt has one a line"
+    )
     parser.add_argument("--evaluation", metavar="SPLIT", help="to report on; default validation, then test")
     parser.add_argument("--rows", type=int, help="this many training rows alone, drawn by the seed")
     parser.add_argument("--epochs", type=float, default=3.0, help="of a whole training; default 3")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--max-length", type=int, default=128, help="tokens per row; default 128")
-    parser.add_argument(
-        "--label", metavar="COLUMN", action="append", help="where it is not found by its usual name"
-    )
-    parser.add_argument("--label-names", nargs="+", metavar="NAME", help="of classes that have none")
-    parser.add_argument("--config", help="the Hub data set's configuration, such as mrpc")
+    add_label_flags(parser)
     add_file_flags(parser)
 
 
@@ -68,8 +66,7 @@ def page_of(args: argparse.Namespace) -> dict[str, Any]:
     """Return the page that the flags stand for."""
     goal = {name: getattr(args, name) for name in ("keep", "max_ms", "max_mb", "metric", "candidates")}
     goal |= {"choose": _share(args.choose), "int8": False if args.no_int8 else None}
-    label = args.label[0] if args.label and len(args.label) == 1 else args.label
-    data = {"source": args.data, "label": label, "train_rows": args.rows}
+    data = {"source": args.data, "label": label_of(args), "train_rows": args.rows}
     names = ("text", "text_pair", "config", "label_names", "evaluation", "unlabelled")
     data |= {name: getattr(args, name) for name in names} | file_options(args)
     own = {"output_dir": args.out, "num_train_epochs": args.epochs, "seed": args.seed}

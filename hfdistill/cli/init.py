@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hfdistill.cli.data_flags import add_file_flags, file_options
+from hfdistill.cli.data_flags import add_file_flags, file_options, label_of
 from hfdistill.files.plain_data import printable, write_atomically
 
 HELP = "write a page from what a file of rows holds"
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
             args.file,
             text=args.text,
             text_pair=args.text_pair,
-            label=args.label[0] if args.label and len(args.label) == 1 else args.label,
+            label=label_of(args),
             teacher=args.encoder,
             options=FileOptions(**file_options(args)),
         )

@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from transformers import AutoConfig
 from hfdistill.exporters.onnx import plain, quiet, sample_of, session, to_graph
 from hfdistill.network.architectures import ModelSpec, blocks
 from hfdistill.network.inputs import accepted_inputs
-from hfdistill.students.early_exit import EarlyExitForSequenceClassification
+from hfdistill.students.early_exit import EarlyExitForSequenceClassification, check_threshold
 from hfdistill.students.early_exit_forward import uncertainty
 
 FLOAT32_STAGE, INT8_STAGE = "stage_{:02}.onnx", "int8_stage_{:02}.onnx"
@@ -327,11 +326,7 @@ def checked_threshold(threshold: float | None) -> float:
             "This student has exits and no threshold, so no row would leave early. Choose one by exit_curve "
             "and type exit_threshold=0.3 (--exit-threshold 0.3; on a page export: {exit_threshold: 0.3})."
         )
-    if isinstance(threshold, bool) or not isinstance(threshold, Real) or not 0 < threshold <= 1:
-        raise ValueError(
-            f"exit_threshold lies above 0 and up to 1, found {threshold!r}: rows whose uncertainty is below "
-            "it leave. Usual: 0.1 to 0.5."
-        )
+    check_threshold(threshold)
     return float(threshold)
 
 

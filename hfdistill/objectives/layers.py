@@ -172,13 +172,13 @@ def check_pooling(pooling: str, *, allowed: tuple[str, ...] = POOLINGS) -> str:
     return pooling
 
 
-def linear(inputs: int, outputs: int, *, seed: int = 0) -> nn.Linear:
+def linear(inputs: int, outputs: int) -> nn.Linear:
     """Return a linear map without bias that draws nothing from the global generator.
 
     Square, it starts as the identity; otherwise uniform in ±1/√inputs, the same at every construction.
     """
     layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=False)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         if inputs == outputs:
             layer.weight.copy_(torch.eye(inputs))

@@ -6,13 +6,15 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from datasets import Dataset, IterableDataset, List, NamedSplit, concatenate_datasets
 
 from hfdistill.data import Chain, augment, load
+from hfdistill.data.encodings import suffix_of
 from hfdistill.data.label_columns import as_split, multi_hot_names, with_class_names
-from hfdistill.data.unlabelled_texts import apart_from
+from hfdistill.data.unlabelled_texts import apart_from, load_texts
 from hfdistill.network.label_space import some
 from hfdistill.recipe import schema
 from hfdistill.recipe.binding import build
@@ -301,7 +303,9 @@ def _with_text(train: Dataset, unlabelled: Any, *, evaluation: Dataset, seed: in
         return train
     arguments = dict(schema.written_out("unlabelled", unlabelled))
     split, wanted = arguments.pop("split", None), arguments.pop("rows", None)
-    data = load(**arguments)
+    file = Path(arguments["source"]).expanduser()
+    is_text = file.is_file() and suffix_of(file) == ".txt"
+    data = {"train": load_texts(file, encoding=arguments.get("encoding"))} if is_text else load(**arguments)
     split = split or ("train" if "train" in data or len(data) > 1 else next(iter(data)))
     if split not in data:
         raise ValueError(

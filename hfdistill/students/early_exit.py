@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,11 +113,8 @@ class EarlyExitForSequenceClassification(PreTrainedModel):
 
     @exit_threshold.setter
     def exit_threshold(self, value: float | None) -> None:
-        if value is not None and (isinstance(value, bool) or not 0 < value <= 1):
-            raise ValueError(
-                f"exit_threshold lies above 0 and up to 1, found {value!r}: rows whose uncertainty is below "
-                "it leave. Usual: 0.1 to 0.5; None lets none leave."
-            )
+        if value is not None:
+            check_threshold(value)
         self.config.exit_threshold = value
 
     def get_input_embeddings(self) -> nn.Module:
@@ -244,6 +242,15 @@ def with_exits(
     for part in made.exits.modules():
         made._init_weights(part)
     return made.to(model.device, model.dtype).eval()
+
+
+def check_threshold(value: Any) -> None:
+    """Refuse a threshold of uncertainty that is not a number in (0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= 1:
+        raise ValueError(
+            f"exit_threshold lies above 0 and up to 1, found {value!r}: rows whose uncertainty is below it "
+            "leave. Usual: 0.1 to 0.5."
+        )
 
 
 def _checked(layers: Any, *, depth: int) -> list[int]:

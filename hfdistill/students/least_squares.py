@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -89,13 +88,13 @@ class NormalEquations:
         return both
 
 
-def best_ridge(train: NormalEquations, held_out: NormalEquations, ridges: Sequence[float] = RIDGES) -> float:
-    """Return the ridge whose solution on `train` leaves least on `held_out`; the larger of two that tie.
+def best_ridge(train: NormalEquations, held_out: NormalEquations) -> float:
+    """Return the one of RIDGES whose solution on `train` leaves least on `held_out`; of two, the larger.
 
     The search goes from the middle one to its neighbours as long as they leave less, since the error falls
     and then rises with the ridge; the largest one, which may change nothing at all, is always compared too.
     """
-    order = sorted(ridges, reverse=True)
+    order = sorted(RIDGES, reverse=True)
 
     @cache
     def error(place: int) -> float:

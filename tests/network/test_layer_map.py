@@ -34,12 +34,11 @@ def test_pairs(layers, depths, expected):
 
 @pytest.mark.parametrize("teacher", range(1, 13))
 def test_uniform_names_the_blocks_that_shrink_keeps(teacher):
+    sizes = {"hidden_size": 4, "num_attention_heads": 1, "intermediate_size": 4, "vocab_size": 8}
+    whole = BertForSequenceClassification(BertConfig(num_hidden_layers=teacher, **sizes))
     for student in range(1, teacher + 1):
         pairs = LayerMap("uniform").resolve(student, teacher, lowest=1)
-        config = BertConfig(
-            num_hidden_layers=teacher, hidden_size=4, num_attention_heads=1, intermediate_size=4, vocab_size=8
-        )
-        cut = shrink(BertForSequenceClassification(config), layers=student).config.shrunk_from["layers"]
+        cut = shrink(whole, layers=student).config.shrunk_from["layers"]
         assert [n for _, n in pairs] == cut
         assert all(uniform(m, student_depth=student, teacher_depth=teacher) == n for m, n in pairs)
 

@@ -128,6 +128,9 @@ def test_text_without_labels_joins_the_training_rows(here):
     assert rows.train["label"][:20] == rows.labelled["label"][:]
     assert rows.train["label"][20:] == [None] * 54
     assert len(set(rows.train["text"][:64])) == len(set(read_rows(loading, Splits(), seed=0).train["text"]))
+    (here / "more.txt").write_text("a dull end\n\na DULL end\na story of some warmth\n")
+    lines = read_rows(loading, Splits(unlabelled="more.txt"), seed=0).train[64:]
+    assert lines == {"text": ["a dull end", "a story of some warmth"], "label": [None, None]}
     with pytest.raises(ValueError, match="'text_pair' is missing"):
         read_rows({"source": "pairs"}, Splits(unlabelled=text), seed=0)
 

@@ -85,18 +85,16 @@ def test_three_steps_are_those_by_hand(build):
     assert relative_error(flat(expected), flat(student())) > 1e-3
 
 
-@pytest.mark.parametrize("split", [(4, 2), (1, 8)], ids=str)
-def test_every_split_moves_all_heads_alike(build, split):
-    whole, parts = build(), build(per_device_train_batch_size=split[0], gradient_accumulation_steps=split[1])
-    whole.train(), parts.train()
-    assert relative_error(flat(parts.model), flat(whole.model)) <= 1e-6
-
-
-@pytest.mark.parametrize("option", [{"activation_checkpointing": True}, {"bf16": True}], ids=str)
-def test_options_of_the_loop_are_honoured(build, option):
-    plain, trainer = build(), build(**option)
-    plain.train(), trainer.train()
-    assert relative_error(flat(trainer.model), flat(plain.model)) <= (0.02 if "bf16" in option else 1e-6)
+def test_every_split_moves_all_heads_alike_and_so_do_options_of_the_loop(build):
+    whole = build()
+    whole.train()
+    sizes = "per_device_train_batch_size", "gradient_accumulation_steps"
+    splits = [dict(zip(sizes, split, strict=True)) for split in [(4, 2), (1, 8)]]
+    for options in [*splits, {"activation_checkpointing": True}, {"bf16": True}]:
+        trainer = build(**options)
+        trainer.train()
+        error = relative_error(flat(trainer.model), flat(whole.model))
+        assert error <= (0.02 if "bf16" in options else 1e-6), options
 
 
 def test_detached_exits_leave_the_rest_as_it_learns_without_them(build):
