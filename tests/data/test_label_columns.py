@@ -315,11 +315,11 @@ def test_flags_that_are_no_zeros_and_ones_are_refused(tmp_path, cells, words):
 
 
 def test_flags_of_other_spellings_and_hidden_ones(tmp_path, caplog):
-    write(
-        tmp_path, {"train.csv": "text,a,b\nx,True,0\ny,false,1.0\nz,1,1\n", "test.csv": "text,a,b\nx,-1,-1\n"}
-    )
+    flags = "x,True,0\ny,false,1.0\nz,1,1\nw,0.0,TRUE\nv,true,False\n"
+    write(tmp_path, {"train.csv": f"text,a,b\n{flags}", "test.csv": "text,a,b\nx,-1,-1\n"})
     splits = load(tmp_path, label=["a", "b"])
-    assert list(splits["train"]["label"]) == [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]
+    rows = [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 1.0], [1.0, 0.0]]
+    assert list(splits["train"]["label"]) == rows
     assert splits["test"].column_names == ["text"]
     assert messages(caplog) == ["split 'test' has hidden labels only: its label columns are dropped"]
     frame = {"text": ["x", "y"], "a": [True, False], "b": [False, True]}
