@@ -31,7 +31,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--candidates", nargs="+", metavar="KIND", help="layers, neurons, width, bilstm, cnn, static"
     )
     parser.add_argument("--no-int8", action="store_true", help="try no student in 8 bits")
-    parser.add_argument("--unlabelled", metavar="TEXTS", help="file of more texts to learn from")
+    parser.add_argument(
+        "--unlabelled", metavar="TEXTS", help="file of more texts to learn from; a .txt has one a line"
+    )
     parser.add_argument("--evaluation", metavar="SPLIT", help="to report on; default validation, then test")
     parser.add_argument("--rows", type=int, help="this many training rows alone, drawn by the seed")
     parser.add_argument("--epochs", type=float, default=3.0, help="of a whole training; default 3")

@@ -20,6 +20,9 @@ _INTEGER = re.compile(r"[+-]?\d+")
 _ROW_ID = re.compile(r"(?i)unnamed: \d+_*|(.*_)?(id|idx|index|guid|uuid)")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
+HIDDEN = -100
+"""The label of a row among labelled ones that nobody labelled: the teacher alone teaches there."""
+
 Values = dict[str, list[Any]]
 
 
@@ -34,7 +37,8 @@ def read_labels(
     if not values:
         return {}, None, None
     final, feature, class_names = _final_labels(raw, values, column, names, from_text)
-    for doubt in doubts(column, final, getattr(feature, "names", None), named=names is not None):
+    known = {s: [None if value == HIDDEN else value for value in labels] for s, labels in final.items()}
+    for doubt in doubts(column, known, getattr(feature, "names", None), named=names is not None):
         logger.warning("%s", doubt)
     return final, feature, class_names
 
@@ -50,8 +54,36 @@ def _final_labels(
         return _multi_hot(
             values, {split: getattr(f, "feature", None) for split, f in features.items()}, names
         )
-    declared = next((f.names for f in features.values() if isinstance(f, ClassLabel)), None)
     values = _parsed(values) if from_text else values
+    shown, marked = _without_marks(values)
+    final, feature, class_names = _final_classes(features, shown, column, names)
+    for split, places in marked.items():
+        for place in places:
+            final[split][place] = HIDDEN
+    return final, feature, class_names
+
+
+def _without_marks(values: Values) -> tuple[Values, dict[str, list[int]]]:
+    """Return classes with None where -100 says that nobody labelled the row, and where that is; numbers stay.
+
+    A real value may be -100: it is a mark among names and class numbers alone.
+    """
+    marked = {s: [i for i, v in enumerate(labels) if _is_mark(v)] for s, labels in values.items()}
+    others = [v for labels in values.values() for v in labels if v is not None and not _is_mark(v)]
+    if not any(marked.values()) or any(isinstance(value, float) for value in others):
+        return values, {}
+    return {s: [None if _is_mark(v) else v for v in labels] for s, labels in values.items()}, marked
+
+
+def _is_mark(value: Any) -> bool:
+    return value.strip() == str(HIDDEN) if isinstance(value, str) else bool(value == HIDDEN)
+
+
+def _final_classes(
+    features: dict[str, Any], values: Values, column: str, names: Sequence[str] | None
+) -> tuple[Values, Any, list[str] | None]:
+    """Return one label a row: numbers of classes, or real values."""
+    declared = next((f.names for f in features.values() if isinstance(f, ClassLabel)), None)
     for split, labels in values.items():
         own = features[split].names if isinstance(features[split], ClassLabel) else declared
         if own is not None and not any(isinstance(value, str) for value in labels):
@@ -303,10 +335,8 @@ def multi_hot_names(rows: Any) -> list[str] | None:
 
 
 def as_split(rows: Dataset, split: str) -> Dataset:
-    """Return rows as a split of their own, with the names of their classes: `datasets` copies neither."""
-    part = Dataset.from_dict(rows[:], features=rows.features, split=NamedSplit(split))
-    names = multi_hot_names(rows)
-    return part if names is None else with_class_names(part, names)
+    """Return rows as a split of their own, with all that is noted of them, such as the names of classes."""
+    return Dataset(rows.data, rows.info.copy(), NamedSplit(split), rows._indices, rows._fingerprint)
 
 
 def with_listed_classes(rows: Dataset) -> Dataset:
@@ -338,8 +368,8 @@ def _visible(raw: dict[str, Dataset], column: str) -> Values:
 
 
 def all_hidden(labels: Sequence[Any]) -> bool:
-    """Whether each label is missing, or the -1 that marks a hidden one."""
-    return all(_plain(value) in (None, -1, "-1") for value in labels)
+    """Whether each label is missing, or the -1 or -100 that marks a hidden one."""
+    return all(_plain(value) in (None, -1, "-1", HIDDEN, str(HIDDEN)) for value in labels)
 
 
 def _plain(value: Any) -> Any:
@@ -378,10 +408,11 @@ def _named(
         room = "0 or more, below 2**63"
         if names is not None:
             room = f"0 to {len(names) - 1} for the names {list(names)}"
+        mark = "write -100 there, or " if rows is None else ""
         raise ValueError(
             f"Split {split!r} has the label {labels[bad]} in row {rows[bad] if rows else bad}, a class "
-            f"number is {room}. If it marks hidden labels, remove those rows; if it is a class, number the "
-            "classes from 0 or write their names."
+            f"number is {room}. If it marks hidden labels, {mark}remove those rows; if it is a class, number "
+            "the classes from 0 or write their names."
         )
     return labels if names is None else [None if value is None else names[int(value)] for value in labels]
 

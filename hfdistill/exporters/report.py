@@ -257,8 +257,10 @@ class ExportReport:
         )  # fmt: skip
         exits = _leaving(self.formats)
         mixed = "".join(f" {_mixture(each, unit)}" for each in self.formats if each.mixed is not None)
+        gated = self.max_drop < 100  # a search has judged the file itself, and lets any loss pass
+        gate = f"; a loss over {self.max_drop:g} {unit} would have failed" if gated else ""
         return (
-            f"On {on}, in batches of 1 to 8; a loss over {self.max_drop:g} {unit} would have failed."
+            f"On {on}, in batches of 1 to 8{gate}."
             f"{exits}{mixed}{timed} "
             f"{e.cpu}, {e.threads} of {e.cores} cores used, torch {e.torch}, {libraries}, {e.date[:10]}."
         )

@@ -189,7 +189,8 @@ def _counts(train: Dataset) -> dict[str, int] | None:
         numbers = Counter(train["label"][:])
         return {name: numbers.get(place, 0) for place, name in enumerate(feature.names)}
     if getattr(feature, "dtype", "") == "int64":
-        return {str(number): rows for number, rows in sorted(Counter(train["label"][:]).items())}
+        counts = sorted(Counter(train["label"][:]).items())
+        return {str(number): rows for number, rows in counts if number >= 0}
     return None
 
 

@@ -6,13 +6,15 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from datasets import Dataset, IterableDataset, List, NamedSplit, concatenate_datasets
 
 from hfdistill.data import Chain, augment, load
-from hfdistill.data.label_columns import as_split, multi_hot_names, with_class_names
-from hfdistill.data.unlabelled_texts import apart_from
+from hfdistill.data.encodings import suffix_of
+from hfdistill.data.label_columns import HIDDEN, as_split, multi_hot_names, with_class_names
+from hfdistill.data.unlabelled_texts import apart_from, load_texts
 from hfdistill.network.label_space import some
 from hfdistill.recipe import schema
 from hfdistill.recipe.binding import build
@@ -149,14 +151,18 @@ def read_rows(
     data = load(**loading)
     _check_choosing(data, splits, choosing)
     _check_splits(data, splits)
-    train, evaluation = _divided(data, splits, seed=seed, searching=searching)
+    rows, text_only = _parted(data[splits.train])
+    train, evaluation = _divided({**data, splits.train: rows}, splits, seed=seed, searching=searching)
     limits = (SMOKE_ROWS, SMOKE_ROWS) if smoke else (splits.train_rows, splits.evaluation_rows)
     is_drawn = str(evaluation.split) == HELD_OUT or (limits[1] or len(evaluation)) < len(evaluation)
     train, evaluation = drawn(train, limits[0], seed), drawn(evaluation, limits[1], seed)
+    if text_only is not None:
+        text_only = apart_from(text_only, evaluation)
+        text_only = drawn(text_only, limits[0] and max(0, limits[0] - len(train)), seed)
     labelled = drawn(train, splits.labelled_rows, seed)
-    text_only = None
     if len(labelled) < len(train):
-        text_only = train.shuffle(seed=seed).select(range(len(labelled), len(train))).remove_columns("label")
+        rest = train.shuffle(seed=seed).select(range(len(labelled), len(train))).remove_columns("label")
+        text_only = rest if text_only is None else concatenate_datasets([rest, text_only])
     chosen = None
     if choosing is not None:
         split = apart_from(data[choosing], evaluation) if isinstance(choosing, str) else choosing
@@ -170,6 +176,16 @@ def read_rows(
     if chosen is not None and splits.unlabelled is not None:
         joined = apart_from(joined, chosen)
     return Rows(joined, labelled, evaluation, is_drawn, choosing=chosen)
+
+
+def _parted(rows: Dataset) -> tuple[Dataset, Dataset | None]:
+    """Return the rows with a label, and the texts of those that -100 marks as without; None for no such."""
+    classes = getattr(rows.features.get("label"), "dtype", None) == "int64"
+    labels = rows["label"][:] if classes else []
+    bare = [row for row, label in enumerate(labels) if label == HIDDEN]
+    if not bare or len(bare) == len(rows):
+        return rows, None
+    return rows.select(sorted({*range(len(rows))} - {*bare})), rows.select(bare).remove_columns("label")
 
 
 def _check_splits(data: Mapping[str, Any], splits: Splits) -> None:
@@ -301,7 +317,9 @@ def _with_text(train: Dataset, unlabelled: Any, *, evaluation: Dataset, seed: in
         return train
     arguments = dict(schema.written_out("unlabelled", unlabelled))
     split, wanted = arguments.pop("split", None), arguments.pop("rows", None)
-    data = load(**arguments)
+    file = Path(arguments["source"]).expanduser()
+    is_text = file.is_file() and suffix_of(file) == ".txt"
+    data = {"train": load_texts(file, encoding=arguments.get("encoding"))} if is_text else load(**arguments)
     split = split or ("train" if "train" in data or len(data) > 1 else next(iter(data)))
     if split not in data:
         raise ValueError(

@@ -323,8 +323,8 @@ class Splits:
         evaluation_rows: rows to measure on, likewise.
         holdout: share of the training rows to measure on where there is no other split.
         labelled_rows: training rows whose labels are used; on the others the teacher alone teaches.
-        unlabelled: text without labels to learn from as well: a Hub id, file or folder, or arguments of
-            `load` with `split` and `rows`. Texts that are measured on are left out.
+        unlabelled: text without labels to learn from as well: a Hub id, file or folder, a .txt of a text a
+            line, or arguments of `load` with `split` and `rows`. Texts that are measured on are left out.
         augment: how training rows are written anew for the teacher to label: augmentations, one after the
             other.
         copies: new rows of each row at most.

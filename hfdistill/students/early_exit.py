@@ -246,7 +246,7 @@ def with_exits(
 
 def check_threshold(value: Any) -> None:
     """Refuse a threshold of uncertainty that is not a number in (0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= 1:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
         raise ValueError(
             f"exit_threshold lies above 0 and up to 1, found {value!r}: rows whose uncertainty is below it "
             "leave. Usual: 0.1 to 0.5."

@@ -212,7 +212,7 @@ class CheckpointingTrainer(Trainer):
             if self._resumed is not None:
                 self._check_run(checkpoint.verify(self._resumed), self._resumed)
                 self._check_weights(self._resumed)
-        except CheckpointError as error:
+        except Exception as error:  # raised below, where the others hear of it
             refusal = error
         self._agree_on_checkpoint(refusal)
 

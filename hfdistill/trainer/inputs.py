@@ -251,9 +251,12 @@ class Reader:
         config = next((config for config in self.configs if config is not None), None)
         if config is None or not isinstance(data, Dataset) or "label" not in data.column_names:
             return data
-        if None not in data.with_format(None)["label"][:]:
+        labels = data.with_format(None)["label"][:]
+        if None not in labels:
             return data
         blank = tasks.unlabelled(1, config.num_labels, tasks.task_kind(config))[0].tolist()
+        if any(isinstance(label, list) != isinstance(blank, list) for label in labels if label is not None):
+            return data  # labels of another task, of which their check tells
         return data.map(_fill, fn_kwargs={"blank": blank}, batched=True)
 
     def _check_words(self, data: Any) -> None:

@@ -315,11 +315,11 @@ def test_flags_that_are_no_zeros_and_ones_are_refused(tmp_path, cells, words):
 
 
 def test_flags_of_other_spellings_and_hidden_ones(tmp_path, caplog):
-    write(
-        tmp_path, {"train.csv": "text,a,b\nx,True,0\ny,false,1.0\nz,1,1\n", "test.csv": "text,a,b\nx,-1,-1\n"}
-    )
+    flags = "x,True,0\ny,false,1.0\nz,1,1\nw,0.0,TRUE\nv,true,False\n"
+    write(tmp_path, {"train.csv": f"text,a,b\n{flags}", "test.csv": "text,a,b\nx,-1,-1\n"})
     splits = load(tmp_path, label=["a", "b"])
-    assert list(splits["train"]["label"]) == [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]
+    rows = [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 1.0], [1.0, 0.0]]
+    assert list(splits["train"]["label"]) == rows
     assert splits["test"].column_names == ["text"]
     assert messages(caplog) == ["split 'test' has hidden labels only: its label columns are dropped"]
     frame = {"text": ["x", "y"], "a": [True, False], "b": [False, True]}
@@ -337,7 +337,7 @@ def test_load_makes_no_label_that_is_no_class(tmp_path):
     hidden = Dataset.from_dict({"text": ["x", "y"], "label": [0, -1]}, features=features)
     with pytest.raises(ValueError, match="has the label -1 in row 1, a class number is 0 to 1"):
         load(hidden)
-    for labels, words in (([0, 2], "label 2 in row 1"), ([0, -1], "label -1"), ([0, -100], "label -100")):
+    for labels, words in (([0, 2], "label 2 in row 1"), ([0, -1], "label -1"), ([0, -99], "label -99")):
         with pytest.raises(ValueError, match=words):
             load({"text": ["x", "y"], "label": labels}, label_names=["a", "b"])
     for value in ("2", "-1", "2.0"):
@@ -421,3 +421,26 @@ def test_names_of_several_labels_go_into_a_file_and_come_back(tmp_path):
     assert with_listed_classes(soft) is soft
     plain = load([("x", "a"), ("y", "b")])["train"]
     assert with_listed_classes(plain) is plain
+
+
+@pytest.mark.parametrize("kind", ["memory", "csv"])
+def test_rows_that_nobody_labelled_are_marked_by_100_below_zero(tmp_path, caplog, kind):
+    def read(labels, **options):
+        rows = {"text": [f"text {i}" for i in range(len(labels))], "label": labels}
+        if kind == "memory":
+            return load(rows, **options)["train"]
+        lines = [f"{text},{label}" for text, label in zip(*rows.values(), strict=True)]
+        (tmp_path / "train.csv").write_text("\n".join(["text,label", *lines, ""]))
+        return load(tmp_path, **options)["train"]
+
+    marks = [-100] if kind != "memory" else ["-100", " -100 "]
+    for mark in marks:
+        named = read(["b", mark, "a", "b"], label_names=["a", "b"])
+        assert named.features["label"].names == ["a", "b"]
+        assert [row["label"] for row in named] == [1, -100, 0, 1]
+    assert [row["label"] for row in read([1, -100, 0])] == [1, -100, 0]
+    assert [row["label"] for row in read([1.5, -100.0, 0.25])] == [1.5, -100.0, 0.25]  # a real value
+    assert messages(caplog) == []
+    assert read(["b", "-100", "a"]).features["label"].names == ["a", "b"]
+    assert load(named)["train"]["label"][:] == [1, -100, 0, 1]
+    assert "label" not in read([-100, -100]).column_names

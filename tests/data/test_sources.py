@@ -216,7 +216,12 @@ def test_near_names_are_offered(tmp_path, monkeypatch):
     [
         ("rows.txt", "is read by hfdistill.load_texts"),
         ("rows.xls", "Save the sheet as .xlsx or .csv"),
+        ("rows.ods", "Save the sheet as .xlsx or .csv"),
         ("rows.zip", "Unpack it first"),
+        ("rows.tar.gz", "Unpack it first"),
+        ("rows.py", "Code is never run"),
+        ("rows.arrow", r"Pass datasets.Dataset.from_file\(path\)"),
+        ("rows.feather", r"Pass pandas.read_feather\(path\)"),
         ("rows.pkl", "Pickles are never read: pass the DataFrame"),
     ],
 )

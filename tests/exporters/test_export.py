@@ -1,5 +1,6 @@
 """Exported students: what they answer, what the gate keeps back, and what the folder holds."""
 
+import dataclasses
 import importlib
 import json
 import pickletools
@@ -143,6 +144,14 @@ def test_the_folder_holds_what_it_says_and_nothing_of_this_machine(made):
         check_file(folder / name)
     assert ExportReport.load(folder / "export.json") == made[1]
     assert not [path for path in made[0].iterdir() if path.name.startswith("_")]
+
+
+def test_a_gate_that_lets_everything_pass_is_none(made):
+    """A search for a goal has judged the file itself, and exports it whatever it loses."""
+    assert "1 to 8; a loss over" in made[1].card("student")
+    card = dataclasses.replace(made[1], max_drop=200.0).card("student")
+    assert "in batches of 1 to 8. " in card
+    assert "would have failed" not in card
 
 
 def test_fifteen_lines_with_onnxruntime_and_a_tokenizer_alone(made, tmp_path):

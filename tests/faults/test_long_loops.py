@@ -169,8 +169,8 @@ def run_page(folder):
 
 
 @contextmanager
-def running(folder):
-    """`hfdistill train` in a child, which may be killed."""
+def running(folder, *, dies=False):
+    """`hfdistill train` in a child, which may be killed, or has to be."""
     pid = os.fork()
     if pid == 0:
         torch.set_num_threads(1)
@@ -179,7 +179,8 @@ def running(folder):
         finally:
             os._exit(0)
     yield pid
-    os.waitpid(pid, 0)
+    status = os.waitpid(pid, 0)[1]
+    assert os.WIFSIGNALED(status) or not dies
 
 
 @pytest.fixture
@@ -198,10 +199,8 @@ def started(tmp_path, monkeypatch, dots):
     return start
 
 
-FORKED = (
-    "ignore:This process:DeprecationWarning",
-    "ignore:Use 'content=:DeprecationWarning",
-)  # huggingface_hub 2.4
+# the second is of huggingface_hub 2.4
+FORKED = ("ignore:This process:DeprecationWarning", "ignore:Use 'content=:DeprecationWarning")
 PUSHED = CHAIN.replace("measure:", PUSH + "measure:")
 PAGES = {"": (CHAIN, 25), "exported": (CHAIN + EXPORT, 5), "pushed": (PUSHED, 10)}
 
@@ -256,7 +255,7 @@ def test_c1_killed_at_every_request_of_a_push(started, monkeypatch, tmp_path, se
         shutil.copytree(whole, folder, symlinks=True)
         with HubServer(token="hf_sentinel") as hub:
             connected(monkeypatch, hub)
-            with running(folder) as pid:
+            with running(folder, dies=True) as pid:
                 hub.watch = dying(pid, nth, served)
             assert published(hub) in ({}, pushed), requests[nth]
             hub.watch = lambda request, answered: None

@@ -1,6 +1,7 @@
 """Networks, traces and float64 references for the objectives that look inside."""
 
 import numpy as np
+import pytest
 import torch
 
 from hfdistill import Tap, Trace
@@ -8,6 +9,8 @@ from hfdistill.network.architectures import ModelSpec
 from hfdistill.objectives import Setting
 
 EACH = ("query", "key", "value")
+every_third_case = pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
+"""Of 1000 random cases, the even of which are padded on the right; `-m slow` looks at all of them."""
 
 
 def setting(student=(), teacher=(), **changes):

@@ -128,6 +128,9 @@ def test_text_without_labels_joins_the_training_rows(here):
     assert rows.train["label"][:20] == rows.labelled["label"][:]
     assert rows.train["label"][20:] == [None] * 54
     assert len(set(rows.train["text"][:64])) == len(set(read_rows(loading, Splits(), seed=0).train["text"]))
+    (here / "more.txt").write_text("a dull end\n\na DULL end\na story of some warmth\n")
+    lines = read_rows(loading, Splits(unlabelled="more.txt"), seed=0).train[64:]
+    assert lines == {"text": ["a dull end", "a story of some warmth"], "label": [None, None]}
     with pytest.raises(ValueError, match="'text_pair' is missing"):
         read_rows({"source": "pairs"}, Splits(unlabelled=text), seed=0)
 
@@ -181,6 +184,23 @@ def test_rows_of_several_labels_that_are_kept_back_are_measured_by_the_names_of_
         for part in (truth, rows.evaluation, load("kept.parquet")["train"])
     ]
     assert scores[1:] == [pytest.approx(scores[0])] * 2
+
+
+def test_rows_of_a_file_that_nobody_labelled_join_as_text(here):
+    labels = ["positive", "negative", "-100", "-100"] * 6
+    lines = [f"{text},{label}" for (text, _), label in zip(make_sentences(24), labels, strict=True)]
+    (here / "some.csv").write_text("\n".join(["text,label", *lines, ""]))
+    rows = read_rows({"source": "some.csv"}, Splits(holdout=0.25), seed=0)
+    assert rows.class_names() == ["negative", "positive"]
+    assert (len(rows.train), len(rows.labelled), len(rows.evaluation)) == (21, 9, 3)
+    assert sum(label is not None for label in rows.train["label"][:]) == 9
+    assert {*rows.labelled["label"][:], *rows.evaluation["label"][:]} == {0, 1}
+    fewer = read_rows({"source": "some.csv"}, Splits(holdout=0.25, labelled_rows=4), seed=0)
+    assert (len(fewer.train), len(fewer.labelled)) == (21, 4)
+    assert sorted(fewer.train["text"][:]) == sorted(rows.train["text"][:])
+    report = run("data=some.csv", "measure={speed: false, baseline: true}")
+    assert report.notes["labelled"] == 11
+    assert report.data.labelled_rows == report.data.rows == 1
 
 
 def test_theseus_compares_the_logits_alone_where_a_page_leaves_the_objective_open(here, capfd):

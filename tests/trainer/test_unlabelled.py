@@ -5,7 +5,7 @@ import math
 import pytest
 from datasets import Dataset, concatenate_datasets
 
-from hfdistill import DistillationTrainer
+from hfdistill import DistillationTrainer, LabelSpaceError
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 from tests.word_material import TAGS, make_tagger, make_words
 
@@ -57,3 +57,18 @@ def test_words_without_labels_join_words_with_labels(arguments):
     assert max(label for row in trainer.train_dataset["labels"][:6] for label in row) < len(TAGS)
     assert all(label < 0 for row in trainer.train_dataset["labels"][6:] for label in row)
     trainer.train()
+
+
+@pytest.mark.parametrize(("case", "labels"), [("regression", [[1.0, 0.0]]), ("multi-label", [1])])
+def test_labels_of_another_task_beside_rows_without_one_are_told_as_such(case, labels, arguments):
+    labelled = Dataset.from_dict({"text": ["good"], "label": labels})
+    with pytest.raises(
+        LabelSpaceError, match=r"train_dataset has (a list of labels|one label) a row \(row 0"
+    ):
+        DistillationTrainer(
+            make_bert(2, **CASES[case][0]),
+            arguments(),
+            teacher=None,
+            train_dataset=concatenate_datasets([labelled, Dataset.from_dict({"text": ["film"]})]),
+            processing_class=make_tokenizer(),
+        )

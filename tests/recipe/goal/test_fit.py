@@ -360,13 +360,17 @@ def test_the_command_and_the_page(here, capsys, monkeypatch):
     assert "Type 98% or 0.98" in capsys.readouterr().err
 
 
-def test_rows_and_a_teacher_in_memory(here):
+def test_rows_and_a_teacher_in_memory(here, monkeypatch):
+    made, student = [], trying.Run.student
+    monkeypatch.setattr(trying.Run, "student", lambda run, plan: made.append(plan.kind) or student(run, plan))
     teacher = make_bert(2, seed=1, initializer_range=0.5)
     limits = {"keep": "20%", "max_ms": 10000.0, "goal": {"metric": "agreement", "candidates": ["static"]}}
     result = hfdistill.fit_student(
         opinions(120), teacher, "out", **limits, tokenizer=make_tokenizer(), training={"num_train_epochs": 1}
     )
     assert result.name == "static"
+    assert made.count("static") == 1  # its table takes a pass of the teacher, and is made once
+    assert not list((here / "out/goal").glob("*/start*"))
     assert result.tried[0].looks[0].epochs == 1.0
     assert result.report.data.rows == 12
     with pytest.raises(ValueError, match="Pass tokenizer="):

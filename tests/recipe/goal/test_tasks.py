@@ -29,7 +29,7 @@ def searched(tmp_path, monkeypatch):
     monkeypatch.setattr(evidence, "DRAWS", 40)
     monkeypatch.chdir(tmp_path)
 
-    def search(label, *, pairs=False, goal=None, leave_out=None, config=None):
+    def search(label, *, pairs=False, goal=None, leave_out=None, config=None, data=None):
         teacher, tokenizer = make_bert(2, seed=1, initializer_range=0.5, **(config or {})), make_tokenizer()
         parts = {}
         for split, count, start in (("train", 60, 0), ("validation", 40, 100), ("test", 40, 200)):
@@ -42,7 +42,7 @@ def searched(tmp_path, monkeypatch):
             rows = Dataset.from_dict(columns)
             parts[split] = rows if split == "train" else rows.filter(lambda row: row["label"] != leave_out)
         page = {
-            "data": {"source": "rows", "evaluation": "test"},
+            "data": {"source": "rows", "evaluation": "test", **(data or {})},
             "teacher": "own",
             "training": {"output_dir": "out", "num_train_epochs": 1, "max_length": 16, "use_cpu": True},
             "measure": {"speed": False},
@@ -78,11 +78,15 @@ def test_numbers_of_pairs(searched):
     assert "of the teacher's Pearson" in str(result)
 
 
-def test_several_labels_with_names(searched):
+def test_several_labels_with_names_and_texts_without(searched, tmp_path):
+    (tmp_path / "more.txt").write_text("\n".join(texts_of(20, 300)))
+
     def label(row, i):
         return [name for name, value in zip(NAMES, row, strict=True) if value > 0 or i % 9 == 0]
 
-    result = searched(label, config=named("multi_label_classification"))
+    data = {"unlabelled": "more.txt"}
+    result = searched(label, config=named("multi_label_classification"), data=data)
+    assert result.report.notes["rows"] == 60 + 20
     student, teacher = (model.metrics["micro_f1"] for model in (result.report.student, result.report.teacher))
     assert 0.7 < teacher < 1
     assert (result.verdict, result.reported) == ("kept", student / teacher)
