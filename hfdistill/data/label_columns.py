@@ -23,6 +23,8 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 HIDDEN = -100
 """The label of a row among labelled ones that nobody labelled: the teacher alone teaches there."""
 
+_HIDDEN_TEXTS = (str(HIDDEN), f"{HIDDEN:.1f}")
+
 Values = dict[str, list[Any]]
 
 
@@ -55,28 +57,35 @@ def _final_labels(
             values, {split: getattr(f, "feature", None) for split, f in features.items()}, names
         )
     values = _parsed(values) if from_text else values
-    shown, marked = _without_marks(values)
+    shown, marked = _without_marks(values, names)
     final, feature, class_names = _final_classes(features, shown, column, names)
-    for split, places in marked.items():
-        for place in places:
-            final[split][place] = HIDDEN
-    return final, feature, class_names
+    return _with_marks(final, marked), feature, class_names
 
 
-def _without_marks(values: Values) -> tuple[Values, dict[str, list[int]]]:
+def _without_marks(values: Values, names: Sequence[str] | None) -> tuple[Values, dict[str, list[int]]]:
     """Return classes with None where -100 says that nobody labelled the row, and where that is; numbers stay.
 
-    A real value may be -100: it is a mark among names and class numbers alone.
+    A real value may be -100: it is a mark among names and class numbers alone, which come as 1.0 from columns
+    that lack some.
     """
     marked = {s: [i for i, v in enumerate(labels) if _is_mark(v)] for s, labels in values.items()}
     others = [v for labels in values.values() for v in labels if v is not None and not _is_mark(v)]
-    if not any(marked.values()) or any(isinstance(value, float) for value in others):
+    real = any(isinstance(value, float) and (names is None or value % 1) for value in others)
+    if real or not any(marked.values()):
         return values, {}
     return {s: [None if _is_mark(v) else v for v in labels] for s, labels in values.items()}, marked
 
 
+def _with_marks(final: Values, marked: Mapping[str, Sequence[int]]) -> Values:
+    """Return class numbers with -100 put back where nobody labelled the row."""
+    for split, places in marked.items():
+        for place in places:
+            final[split][place] = HIDDEN
+    return final
+
+
 def _is_mark(value: Any) -> bool:
-    return value.strip() == str(HIDDEN) if isinstance(value, str) else bool(value == HIDDEN)
+    return value.strip() in _HIDDEN_TEXTS if isinstance(value, str) else bool(value == HIDDEN)
 
 
 def _final_classes(
@@ -120,7 +129,7 @@ def is_by_name(
     for split, rows in raw.items():
         labels = [_plain(value) for value in rows[column][:]] if column in rows.column_names else []
         if not all_hidden(labels):
-            present[split] = [value for value in labels if value is not None]
+            present[split] = [value for value in labels if value is not None and not _is_mark(value)]
     features = [raw[split].features[column] for split in present]
     if any(isinstance(value, list) for labels in present.values() for value in labels):
         return any(_holds_names(raw[split], column) for split in present)
@@ -172,9 +181,12 @@ def further_labels(
     scalars = not any(isinstance(value, list) for value in values[split])
     if isinstance(feature, ClassLabel) and scalars:
         own = rows.features[column]
+        shown, marked = _without_marks(values, feature.names)
         if isinstance(own, ClassLabel):  # whose order label_names may have changed
-            return _numbered(split, _named(split, values[split], own.names), feature.names)
-        return _further_classes(split, values[split], column, feature.names, by_name, from_text)
+            numbers = _numbered(split, _named(split, shown[split], own.names), feature.names)
+        else:
+            numbers = _further_classes(split, shown[split], column, feature.names, by_name, from_text)
+        return _with_marks({split: numbers}, marked)[split]
     if isinstance(feature, List) and by_name and not any(values[split]):  # rows of no class have no names
         return [None if value is None else [0.0] * feature.length for value in values[split]]
     if isinstance(feature, List) and not scalars and by_name != _holds_names(rows, column):
@@ -369,7 +381,7 @@ def _visible(raw: dict[str, Dataset], column: str) -> Values:
 
 def all_hidden(labels: Sequence[Any]) -> bool:
     """Whether each label is missing, or the -1 or -100 that marks a hidden one."""
-    return all(_plain(value) in (None, -1, "-1", HIDDEN, str(HIDDEN)) for value in labels)
+    return all(value in (None, -1, "-1") or _is_mark(value) for value in map(_plain, labels))
 
 
 def _plain(value: Any) -> Any:

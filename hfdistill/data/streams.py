@@ -10,7 +10,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Features, IterableDataset, List
 
 from hfdistill.data.in_memory import from_columns, from_rows
-from hfdistill.data.label_columns import all_hidden, further_labels, multi_hot_names
+from hfdistill.data.label_columns import HIDDEN, all_hidden, further_labels, multi_hot_names
 from hfdistill.data.text_rows import DROP_ALL, build_split
 from hfdistill.data.word_labels import split_of_words
 
@@ -29,7 +29,23 @@ def first_rows(split: str, stream: IterableDataset) -> Dataset:
         raise ValueError(
             f"Split {split!r} holds no rows. Look at what made it: a filter, or a file that was cut."
         )
-    return from_rows(rows) if stream.features is None else Dataset.from_list(rows, features=stream.features)
+    if stream.features is None:
+        return from_rows(rows)
+    return _typed({name: [row.get(name) for row in rows] for name in rows[0]}, stream.features)
+
+
+def _typed(columns: dict[str, list[Any]], features: Features) -> Dataset:
+    """Return rows of these features; classes may hold -100, which `datasets` refuses to make a class of."""
+    marked = [
+        name
+        for name, feature in features.items()
+        if isinstance(feature, ClassLabel) and HIDDEN in columns.get(name, ())
+    ]
+    others = {name: feature for name, feature in features.items() if name not in marked}
+    rows = Dataset.from_dict({name: columns[name] for name in others}, Features(others))
+    for name in marked:
+        rows = rows.add_column(name, columns[name], feature=features[name])
+    return rows.select_columns([*features]) if marked else rows
 
 
 def streamed(
@@ -124,7 +140,7 @@ class Reading:
         Raises:
             ValueError: for rows that do not fit, with the number of the first row of the part.
         """
-        rows = from_columns(batch) if self.columns is None else Dataset.from_dict(batch, self.columns)
+        rows = from_columns(batch) if self.columns is None else _typed(batch, self.columns)
         try:
             built = self._built(rows)
         except ValueError as error:

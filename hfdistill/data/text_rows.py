@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, LargeList, List, Value
+from datasets import Dataset, LargeList, List, Value
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +53,7 @@ def build_split(
         bad["label"] = [i for i, value in enumerate(labels) if value is None]
         hidden = [0.0] * feature.length if isinstance(feature, List) else 0
         values = [hidden if value is None else value for value in labels]
-        plain = Value("int64") if isinstance(feature, ClassLabel) else feature
-        rows = rows.add_column("label", values, feature=plain).cast_column("label", feature)  # knows -100
+        rows = rows.add_column("label", values, feature=feature)
         columns.append("label")
     if on_bad_row == "raise":
         if blank and warns and not any(bad.values()):

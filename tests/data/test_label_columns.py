@@ -441,6 +441,8 @@ def test_rows_that_nobody_labelled_are_marked_by_100_below_zero(tmp_path, caplog
     assert [row["label"] for row in read([1, -100, 0])] == [1, -100, 0]
     assert [row["label"] for row in read([1.5, -100.0, 0.25])] == [1.5, -100.0, 0.25]  # a real value
     assert messages(caplog) == []
+    of_a_frame = read([1.0, -100.0, 0.0], label_names=["a", "b"])  # whole numbers beside missing ones
+    assert of_a_frame["label"][:] == [1, -100, 0]
     assert read(["b", "-100", "a"]).features["label"].names == ["a", "b"]
     assert load(named)["train"]["label"][:] == [1, -100, 0, 1]
     assert "label" not in read([-100, -100]).column_names

@@ -101,6 +101,31 @@ def test_rows_in_memory_and_streams_of_the_users_own():
         load(nameless)
 
 
+@pytest.mark.parametrize("file", [parquet, csv, jsonl])
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (NUMBERS, None),
+        (NUMBERS, ["bad", "good", "fair"]),
+        (NAMES, ["bad", "fair", "good"]),
+        ([number + 1 for number in NUMBERS], ["1", "2", "3"]),
+    ],
+    ids=["numbers", "named numbers", "names", "spelled"],
+)
+def test_rows_that_nobody_labelled_are_marked_in_a_stream_as_in_a_file(tmp_path, capfd, file, labels, names):
+    """-100 stands in the first rows, in a later part, and alone in the last one."""
+    kind = type(labels[0])
+    path = file(tmp_path, label=[kind(-100) if i in (1, 12) or i > 19 else v for i, v in enumerate(labels)])
+    read, stream = (load(path, label_names=names, streaming=s)["train"] for s in (False, True))
+    assert [i for i, row in enumerate(read) if row["label"] == -100] == [1, 12, *range(20, ROWS)]
+    assert list(stream) == list(read)
+    assert stream.features == read.features
+    read.to_parquet(tmp_path / "again.parquet")  # which declares its classes
+    declared = load(tmp_path / "again.parquet", streaming=True)["train"]
+    assert list(declared) == list(read)
+    assert "Casting" not in capfd.readouterr().err  # no copy of all columns is made
+
+
 def test_several_files_a_split_and_a_shuffled_pass(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
     for number in range(3):
