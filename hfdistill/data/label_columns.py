@@ -355,11 +355,11 @@ def with_listed_classes(rows: Dataset) -> Dataset:
     """Return rows whose file will name their classes: those of several labels as lists of classes.
 
     A file of 0 and 1 a class does not say which class is which. Rows without names, and those that hold
-    anything but 0 and 1, are returned as they are.
+    anything but 0 and 1 or that lack a label, are returned as they are.
     """
     names = multi_hot_names(rows)
     labels = rows["label"][:] if names and "label" in rows.column_names else []
-    if not labels or any(value not in (0, 1) for row in labels for value in row):
+    if not labels or any(row is None or any(value not in (0, 1) for value in row) for row in labels):
         return rows
     places = [[place for place, value in enumerate(row) if value] for row in labels]
     feature = List(ClassLabel(names=names))

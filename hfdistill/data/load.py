@@ -8,9 +8,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from datasets import Dataset, DatasetDict, IterableDatasetDict, List, NamedSplit
+from datasets import Dataset, DatasetDict, IterableDatasetDict, List
 
 from hfdistill.data.label_columns import (
+    as_split,
     indicator_columns,
     is_by_name,
     joined_labels,
@@ -199,9 +200,7 @@ def _read_texts(
 
 def _named(rows: Dataset, split: str) -> Dataset:
     """Return rows that know which split they are, whatever read them; reports and commands go by it."""
-    if rows.split is not None:
-        return rows
-    return Dataset(rows.data, rows.info, NamedSplit(split), rows._indices, rows._fingerprint)
+    return rows if rows.split is not None else as_split(rows, split)
 
 
 def _chosen(source: Any, splits: DatasetDict, split: str | None) -> DatasetDict:

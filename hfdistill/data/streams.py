@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -31,15 +31,20 @@ def first_rows(split: str, stream: IterableDataset) -> Dataset:
         )
     if stream.features is None:
         return from_rows(rows)
-    return _typed({name: [row.get(name) for row in rows] for name in rows[0]}, stream.features)
+    return held(rows, stream.features)
 
 
-def _typed(columns: dict[str, list[Any]], features: Features) -> Dataset:
-    """Return rows of these features; classes may hold -100, which `datasets` refuses to make a class of."""
+def held(rows: Sequence[Mapping[str, Any]], features: Features) -> Dataset:
+    """Return rows of a stream in memory."""
+    return _typed({name: [row.get(name) for row in rows] for name in features}, features)
+
+
+def _typed(columns: Mapping[str, list[Any]], features: Features) -> Dataset:
+    """Return columns of these features; classes may hold -100, which `datasets` itself refuses there."""
     marked = [
         name
         for name, feature in features.items()
-        if isinstance(feature, ClassLabel) and HIDDEN in columns.get(name, ())
+        if isinstance(feature, ClassLabel) and HIDDEN in columns[name]
     ]
     others = {name: feature for name, feature in features.items() if name not in marked}
     rows = Dataset.from_dict({name: columns[name] for name in others}, Features(others))

@@ -75,13 +75,13 @@ def check_model_folder(source: str | Path, *, role: str = "model") -> None:
         return
     name = str(source)
     local = path.is_absolute() or name.startswith((".", "~")) or len(path.parts) > 2 or name.endswith("/")
-    if not local and not is_hub_id(name):
+    if local or (len(path.parts) == 2 and os.path.isdir(path.parent)):  # noqa: PTH112 - likewise
+        raise FileNotFoundError(f"There is no folder {name!r} for the {role}. {_beside(path)}")
+    if not is_hub_id(name):
         raise FileNotFoundError(
             f"There is no folder '{printable(name)}' for the {role}, and no model of the Hub can have this "
             f"name. {_WAY}"
         )
-    if local or (len(path.parts) == 2 and path.parent.is_dir()):
-        raise FileNotFoundError(f"There is no folder {name!r} for the {role}. {_beside(path)}")
 
 
 def _inside(folder: Path) -> str:

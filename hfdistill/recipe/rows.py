@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from datasets import Dataset, IterableDataset, List, NamedSplit, concatenate_datasets
+from datasets import Dataset, IterableDataset, List, concatenate_datasets
 
 from hfdistill.data import Chain, augment, load
 from hfdistill.data.encodings import suffix_of
 from hfdistill.data.label_columns import HIDDEN, as_split, multi_hot_names, with_class_names
+from hfdistill.data.streams import held
 from hfdistill.data.unlabelled_texts import apart_from, load_texts
 from hfdistill.network.label_space import some
 from hfdistill.recipe import schema
@@ -86,7 +87,7 @@ class Rows:
             )
         if self.task == "multi_label":
             return multi_hot_names(self.labelled) or [f"LABEL_{i}" for i in range(feature.length)]
-        values = self.labelled["label"][:]
+        values = [label for label in self.labelled["label"][:] if label != HIDDEN]
         if self.task == "token":
             feature, values = feature.feature, [label for row in values for label in row]
         names = list(getattr(feature, "names", None) or [])
@@ -240,7 +241,7 @@ def _read_stream(
 
 def _held(stream: IterableDataset, split: str) -> Dataset:
     """Return the rows of a stream in memory."""
-    rows = Dataset.from_list(list(stream), features=stream.features, split=NamedSplit(split))
+    rows = as_split(held(list(stream), stream.features), split)
     names = multi_hot_names(stream)
     return rows if names is None else with_class_names(rows, names)
 

@@ -195,6 +195,7 @@ def test_mistyped_words_are_told_what_was_meant(capsys, words, meant):
         ("out", "Did you mean 'out/tiny/student'?"),
         ("out/tinny/student", "Did you mean 'out/tiny/student'?"),
         ("out/tinny", "Did you mean 'out/tiny'?"),
+        ("out/ti ny", "Did you mean 'out/tiny'?"),
         ("./teachr", "Did you mean 'teacher'?"),
         ("two", "Type a folder that holds a config.json"),
         ("mail.csv", "is a file, and a model is a folder"),

@@ -419,6 +419,8 @@ def test_names_of_several_labels_go_into_a_file_and_come_back(tmp_path):
         assert again["label"][:] == part["label"][:]
     soft = rows.map(lambda row: {"label": [0.5, 0.0]})
     assert with_listed_classes(soft) is soft
+    more = concatenate_datasets([rows, load(["z"])["train"]])  # without a label
+    assert with_listed_classes(more) is more
     plain = load([("x", "a"), ("y", "b")])["train"]
     assert with_listed_classes(plain) is plain
 

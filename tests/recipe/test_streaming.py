@@ -10,6 +10,7 @@ from hfdistill.recipe.rows import read_rows
 from hfdistill.recipe.run import run_recipe
 from hfdistill.recipe.schema import Splits
 from hfdistill.recipe.stream_mistakes import stream_mistakes
+from tests.conftest import make_sentences
 
 PAGE = """teacher: teacher
 student:
@@ -61,6 +62,21 @@ def test_the_rows_that_a_page_streams(here):
     assert read_rows({"source": "two", "streaming": True}, Splits(), seed=3, smoke=True).stream is None
     with pytest.raises(ValueError, match="a stream keeps no rows back"):
         read_rows({"source": {"train": "two/train.parquet"}, "streaming": True}, Splits(), seed=3)
+
+
+def test_rows_of_a_stream_that_nobody_labelled_learn_from_the_teacher(here):
+    (here / "some").mkdir()
+    labels = ["positive", "negative", "-100", "-100"] * 6
+    lines = [f"{text},{label}" for (text, _), label in zip(make_sentences(24), labels, strict=True)]
+    for split in ("train", "validation"):
+        (here / "some" / f"{split}.csv").write_text("\n".join(["text,label", *lines, ""]))
+    source = {"source": "some", "streaming": True, "label_names": ["negative", "positive"]}
+    rows = read_rows(source, Splits(), seed=3)
+    for part in (rows.train, rows.evaluation, list(rows.stream)):
+        assert sorted(row["label"] for row in part) == [-100] * 12 + [0] * 6 + [1] * 6
+    assert rows.class_names() == ["negative", "positive"]
+    report = run_recipe(read_recipe("page.yaml", overrides=[f"data={json.dumps(source)}"]))
+    assert (report.data.rows, report.data.labelled_rows) == (24, 12)
 
 
 @pytest.mark.parametrize(
