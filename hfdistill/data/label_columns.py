@@ -39,7 +39,7 @@ def read_labels(
     if not values:
         return {}, None, None
     final, feature, class_names = _final_labels(raw, values, column, names, from_text)
-    known = {s: [None if value == HIDDEN else value for value in labels] for s, labels in final.items()}
+    known = {s: [None if _is_mark(value) else value for value in labels] for s, labels in final.items()}
     for doubt in doubts(column, known, getattr(feature, "names", None), named=names is not None):
         logger.warning("%s", doubt)
     return final, feature, class_names
@@ -53,11 +53,11 @@ def _final_labels(
         noted = [multi_hot_names(raw[split]) for split in values]
         if names is None and noted[0] is not None and all(own == noted[0] for own in noted):
             names = noted[0]
-        return _multi_hot(
-            values, {split: getattr(f, "feature", None) for split, f in features.items()}, names
-        )
-    values = _parsed(values) if from_text else values
-    shown, marked = _without_marks(values, names)
+        shown, marked = _without_marks(values, names)
+        inner = {split: getattr(f, "feature", None) for split, f in features.items()}
+        final, feature, class_names = _multi_hot(shown, inner, names)
+        return _with_marks(final, marked, [float(HIDDEN)] * feature.length), feature, class_names
+    shown, marked = _without_marks(_parsed(values) if from_text else values, names)
     final, feature, class_names = _final_classes(features, shown, column, names)
     return _with_marks(final, marked), feature, class_names
 
@@ -66,7 +66,7 @@ def _without_marks(values: Values, names: Sequence[str] | None) -> tuple[Values,
     """Return classes with None where -100 says that nobody labelled the row, and where that is; numbers stay.
 
     A real value may be -100: it is a mark among names and class numbers alone, which come as 1.0 from columns
-    that lack some.
+    that lack some. A list of several labels is one where all in it is -100.
     """
     marked = {s: [i for i, v in enumerate(labels) if _is_mark(v)] for s, labels in values.items()}
     others = [v for labels in values.values() for v in labels if v is not None and not _is_mark(v)]
@@ -76,15 +76,17 @@ def _without_marks(values: Values, names: Sequence[str] | None) -> tuple[Values,
     return {s: [None if _is_mark(v) else v for v in labels] for s, labels in values.items()}, marked
 
 
-def _with_marks(final: Values, marked: Mapping[str, Sequence[int]]) -> Values:
-    """Return class numbers with -100 put back where nobody labelled the row."""
+def _with_marks(final: Values, marked: Mapping[str, Sequence[int]], mark: Any = HIDDEN) -> Values:
+    """Return labels with the mark put back where nobody labelled the row."""
     for split, places in marked.items():
         for place in places:
-            final[split][place] = HIDDEN
+            final[split][place] = mark
     return final
 
 
 def _is_mark(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(map(_is_mark, value))
     return value.strip() in _HIDDEN_TEXTS if isinstance(value, str) else bool(value == HIDDEN)
 
 

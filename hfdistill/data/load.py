@@ -76,9 +76,9 @@ def load(
     with names keep them, and stay `int64` without; floats are a regression target (`float32`); lists, and
     several columns of 0 and 1, become the multi-hot `float32` rows of a multi-label task. A split whose
     labels are all hidden (-1, -100 or empty) loses the column, with a warning; among names and class numbers
-    -100 marks rows that nobody labelled, which learn from the teacher alone. Classes that differ in case or
-    spaces alone, and whatever else in a label column is probably not meant, are warned of. No code from the
-    Hub is ever run.
+    -100, or a list of it, marks rows that nobody labelled, which learn from the teacher alone. Classes that
+    differ in case or spaces alone, and whatever else in a label column is probably not meant, are warned of.
+    No code from the Hub is ever run.
 
     Rows of csv and tsv files are read exactly as they are written. A line with more or fewer cells than the
     header is refused with its number, and so is one whose quotation marks do not enclose a cell.

@@ -181,9 +181,12 @@ def read_rows(
 
 def _parted(rows: Dataset) -> tuple[Dataset, Dataset | None]:
     """Return the rows with a label, and the texts of those that -100 marks as without; None for no such."""
-    classes = getattr(rows.features.get("label"), "dtype", None) == "int64"
-    labels = rows["label"][:] if classes else []
-    bare = [row for row, label in enumerate(labels) if label == HIDDEN]
+    feature = rows.features.get("label")
+    several = isinstance(feature, List) and getattr(feature.feature, "dtype", None) == "float32"
+    classes = getattr(feature, "dtype", None) == "int64"
+    labels = rows["label"][:] if several or classes else []
+    mark = [HIDDEN] * feature.length if several else HIDDEN
+    bare = [row for row, label in enumerate(labels) if label == mark]
     if not bare or len(bare) == len(rows):
         return rows, None
     return rows.select(sorted({*range(len(rows))} - {*bare})), rows.select(bare).remove_columns("label")

@@ -448,3 +448,21 @@ def test_rows_that_nobody_labelled_are_marked_by_100_below_zero(tmp_path, caplog
     assert read(["b", "-100", "a"]).features["label"].names == ["a", "b"]
     assert load(named)["train"]["label"][:] == [1, -100, 0, 1]
     assert "label" not in read([-100, -100]).column_names
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [([[0, 1], [-100, -100], [1, 1], [1, 0]], None), ([["b"], ["-100"], ["a", "b"], ["a"]], ["a", "b"])],
+    ids=["flags", "names"],
+)
+def test_a_list_of_100s_below_zero_marks_a_row_of_several_labels(labels, names, streaming, caplog):
+    rows = {"text": ["w", "x", "y", "z"], "label": labels}
+    read = load(Dataset.from_dict(rows), label_names=names, streaming=streaming)["train"]
+    assert [row["label"] for row in read] == [[0.0, 1.0], [-100.0, -100.0], [1.0, 1.0], [1.0, 0.0]]
+    assert messages(caplog) == []
+
+
+def test_a_list_of_which_a_part_alone_is_100_below_zero_is_refused():
+    with pytest.raises(ValueError, match=r"must be multi-hot.*values from -100 to 1"):
+        load({"text": ["x", "y"], "label": [[-100, 1], [0, 1]]})

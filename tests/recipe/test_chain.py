@@ -198,6 +198,9 @@ def test_rows_of_a_file_that_nobody_labelled_join_as_text(here):
     fewer = read_rows({"source": "some.csv"}, Splits(holdout=0.25, labelled_rows=4), seed=0)
     assert (len(fewer.train), len(fewer.labelled)) == (21, 4)
     assert sorted(fewer.train["text"][:]) == sorted(rows.train["text"][:])
+    tags = [{"text": f"text {i}", "label": [[1, 0], [-100, -100]][i % 2]} for i in range(12)]
+    several = read_rows({"source": {"train": tags}}, Splits(holdout=0.5), seed=0)
+    assert (several.train["label"][:], len(several.evaluation)) == ([[1.0, 0.0]] * 3 + [None] * 6, 3)
     report = run("data=some.csv", "measure={speed: false, baseline: true}")
     assert report.notes["labelled"] == 11
     assert report.data.labelled_rows == report.data.rows == 1
