@@ -153,4 +153,4 @@ def _on_host(inputs: Batch) -> dict[str, Any]:
 def _plain(value: Tensor) -> NDArray[Any]:
     """Widen whole numbers to int64, others to float64: a collator's width has no part in the key."""
     whole = not value.is_floating_point()
-    return value.detach().to(device="cpu", dtype=torch.int64 if whole else torch.float64).numpy()
+    return value.detach().cpu().to(torch.int64 if whole else torch.float64).numpy()
