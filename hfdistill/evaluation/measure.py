@@ -22,7 +22,7 @@ from hfdistill.evaluation.predictions import checked, evaluating, predict, speed
 from hfdistill.evaluation.report import DataReport, ModelReport, Report, Speed
 from hfdistill.evaluation.speed import SpeedPlan, embedding_parameters, environment, size_mb
 from hfdistill.files.plain_data import scrub
-from hfdistill.network.architectures import longest_input
+from hfdistill.network.architectures import readable_length
 from hfdistill.network.label_space import class_names
 from hfdistill.network.loading import Source
 from hfdistill.network.task import task_kind
@@ -237,7 +237,7 @@ def _describe_data(
 
 def _cut(student: LoadedModel, max_length: int | None) -> int | None:
     """Return how many tokens of a text the student read; None for its tokenizer's own limit."""
-    bounds = [bound for bound in (max_length, longest_input(student.config)) if bound]
+    limit = readable_length(student.config, max_length)
     own = getattr(student.inputs.tokenizer, "model_max_length", None)
-    is_own = max_length is None and (own is None or not bounds or own <= min(bounds))
-    return None if is_own else min(bounds)
+    is_own = max_length is None and (own is None or limit is None or own <= limit)
+    return None if is_own else limit

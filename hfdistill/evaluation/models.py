@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from hfdistill.data.align import LABELS, align_to
 from hfdistill.data.encode import encode
 from hfdistill.files.plain_data import public_name
-from hfdistill.network.architectures import longest_input
+from hfdistill.network.architectures import longest_input, readable_length
 from hfdistill.network.inputs import ModelInputs, name_padding
 from hfdistill.network.label_space import class_names, has_names, match_labels, with_names
 from hfdistill.network.loading import Source, load_classifier, load_tokenizer
@@ -231,8 +231,7 @@ def encode_rows(
     columns = {}
     for role, config in configs.items():
         tokenizer, extra = inputs[role].tokenizer, inputs[role].extra_token_types
-        room = longest_input(config)
-        limit = min((bound for bound in (max_length, room) if bound), default=None)
+        room, limit = longest_input(config), readable_length(config, max_length)
         key = (id(tokenizer), extra, limit)
         encoded = data if "input_ids" in data.column_names else made.get(key)
         if encoded is None and tokenizer is None:

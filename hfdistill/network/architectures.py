@@ -251,6 +251,16 @@ def longest_input(model_or_config: Any) -> int | None:
     return limit - Positions.of(model_or_config).start
 
 
+def readable_length(model_or_config: Any, max_length: int | None) -> int | None:
+    """Return how many tokens of a text a model is to read; None for no limit.
+
+    Args:
+        model_or_config: whose positions are the most that it can read; None for a model without a config.
+        max_length: what was asked for; None for all that it can.
+    """
+    return min((bound for bound in (max_length, longest_input(model_or_config)) if bound), default=None)
+
+
 def blocks(model: Any) -> nn.ModuleList:
     """Return the blocks of a model, as many as it has layers; block m is at index m - 1.
 

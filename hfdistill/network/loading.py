@@ -199,13 +199,15 @@ def load_student(source: Source, *, like: Any = None) -> PreTrainedModel:
     except MissingHead:
         if like is None:
             raise
-        return load_classifier(source, new_head=class_names(like), task=head_task(like), role="student")
+        return load_classifier(
+            source, new_head=class_names(like), task=head_task(task_kind(like)), role="student"
+        )
 
 
-def head_task(like: Any) -> Task:
-    """Return what `load_classifier` calls the task of a model with this config."""
+def head_task(kind: str) -> Task:
+    """Return what `load_classifier` calls a task: one head serves a class a text and a real value."""
     kinds: dict[str, Task] = {"token": "token", "multi_label": "multi_label"}
-    return kinds.get(task_kind(like), "sequence")
+    return kinds.get(kind, "sequence")
 
 
 def load_tokenizer(source: Any) -> Any:

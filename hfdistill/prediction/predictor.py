@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from hfdistill.data.encode import Encoder, WordEncoder, room_for_text
-from hfdistill.network.architectures import longest_input
+from hfdistill.network.architectures import readable_length
 from hfdistill.network.inputs import ModelInputs, name_padding
 from hfdistill.network.label_space import class_names
 from hfdistill.network.loading import load_classifier, load_tokenizer
@@ -141,13 +141,12 @@ class _Torch:
         name_padding(model, tokenizer)
         self.model, self.inputs = model, ModelInputs.of(model, tokenizer)
         self.words = task_kind(model.config) == "token"
-        self.room = [room for room in (max_length, longest_input(model.config)) if room]
+        self.limit = readable_length(model.config, max_length)
 
     def encode(self, texts: Texts) -> list[dict[str, list[int]]]:
-        limit = min(self.room) if self.room else None
         encoder = (WordEncoder if self.words else Encoder)(
             self.inputs.tokenizer,
-            limit=room_for_text(self.inputs.tokenizer, limit, pairs="text_pair" in texts),
+            limit=room_for_text(self.inputs.tokenizer, self.limit, pairs="text_pair" in texts),
             token_types=self.inputs.extra_token_types,
             counts=False,
         )

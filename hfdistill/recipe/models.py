@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedModel, set_seed
 
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import ModelInputs
-from hfdistill.network.loading import MissingHead, Source, Task, load_classifier, load_student
+from hfdistill.network.loading import MissingHead, Source, head_task, load_classifier, load_student
 from hfdistill.network.model_folder import reading_model
 from hfdistill.recipe import schema
 from hfdistill.recipe.binding import build
@@ -54,8 +54,7 @@ class ModelBuilder:
 
     def fresh(self, source: Source) -> PreTrainedModel:
         """Return a model with a new head of the data's classes."""
-        tasks: dict[str, Task] = {"token": "token", "multi_label": "multi_label"}
-        task = tasks.get(self.rows.task, "sequence")
+        task = head_task(self.rows.task)
         set_seed(self.seed)
         own = "label" in self.rows.labelled.column_names or self.classes is None
         return load_classifier(source, new_head=self.rows.class_names() if own else self.classes, task=task)

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from hfdistill.data.encode import encode
-from hfdistill.network.architectures import longest_input
+from hfdistill.network.architectures import readable_length
 from hfdistill.network.inputs import TOKEN_TYPES
 from hfdistill.network.task import LABELS
 from hfdistill.teachers.base import as_teacher, assign_column_prefixes
@@ -371,8 +371,7 @@ def _readable(dataset: Any, tokenizer: Any, live: Any, max_length: int | None) -
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         return dataset, tokenizer
     if "text" in columns and "input_ids" not in columns:
-        rooms = [max_length, None if live.config is None else longest_input(live.config)]
-        room = min((room for room in rooms if room), default=None)
+        room = readable_length(live.config, max_length)
         pairs = "text_pair" in columns and TOKEN_TYPES in live.inputs()
         dataset = encode(dataset, tokenizer, max_length=room, token_types=pairs)
     elif "tokens" in columns and "input_ids" not in columns:
