@@ -100,12 +100,28 @@ def test_help_is_there_at_once(here):
     assert time.process_time() - started < 1
 
 
+AT_THE_END = """
+import atexit, os
+from pathlib import Path
+
+def threads():
+    return sum("gloo" in one.read_text() for one in Path("/proc/self/task").glob("*/comm"))
+
+if "RANK" in os.environ:  # what is registered first runs last
+    atexit.register(lambda: print("threads of gloo at the end:", threads(), flush=True))
+"""
+
+
 @pytest.mark.distributed
 def test_train_on_two_processes(here):
+    (here / "site").mkdir()
+    (here / "site" / "sitecustomize.py").write_text(AT_THE_END)
     names = {"teacher": "teacher", "data": "two", "training.output_dir": "o"}
     overrides = [f"{key}={here / name}" for key, name in names.items()]
-    done = launch("-m", "hfdistill", "train", str(here / "good.yaml"), *overrides)
+    words = ["-m", "hfdistill", "train", str(here / "good.yaml"), *overrides]
+    done = launch(*words, PYTHONPATH=os.pathsep.join([str(here / "site"), str(ROOT)]))
     assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("threads of gloo at the end: 0") == 2
     assert done.stdout.count("accuracy  macro F1") == 1
     assert (here / "o" / "student" / "model.safetensors").is_file()
 

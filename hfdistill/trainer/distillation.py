@@ -133,7 +133,7 @@ class DistillationTrainer(CheckpointingTrainer):
             checks.check_data_kind(options.get(name), args, split=name)
             options[name] = self._reader(options.get(name), tokenizer, name)
         super().__init__(model, args, **options)
-        end_in_order()
+        end_in_order(self)
         checks.check_models(self.model, self.teacher)
         self.blend, self.left_out = own_objective(
             objective, self.compute_loss_func, self.teacher, self.model, args, recorded=bool(teacher_cache)

@@ -12,12 +12,14 @@ from hfdistill.trainer import process_end
 
 GROUP = "distributed.init_process_group('gloo', store=distributed.HashStore(), rank=0, world_size=1)"
 ENDS = {
-    "a group": f"{GROUP}; end_in_order(); end_in_order()",
-    "a group that is ended before": f"{GROUP}; end_in_order(); distributed.destroy_process_group()",
-    "no group": "end_in_order(); end_in_order()",
-    "a model in DDP": f"{GROUP}; end_in_order(); "
-    "nn.parallel.DistributedDataParallel(nn.Linear(2, 2))(torch.ones(1, 2)).sum().backward()",
-    "without ours": f"{GROUP}; end_in_order(); atexit.unregister(process_end._end_gloo)",
+    "a group": f"{GROUP}; end_in_order(Trained()); end_in_order(Trained())",
+    "a group that is ended before": f"{GROUP}; end_in_order(Trained()); distributed.destroy_process_group()",
+    "no group": "end_in_order(Trained()); end_in_order(Trained())",
+    "a trainer that lives to the end": f"{GROUP}; trainer = Trained(); trainer.wrap(); end_in_order(trainer)",
+    "a trainer in a cycle": f"{GROUP}; trainer = Trained(); trainer.wrap(); end_in_order(trainer); "
+    "trainer.itself = trainer; del trainer",
+    "without ours": f"{GROUP}; trainer = Trained(); trainer.wrap(); end_in_order(trainer); "
+    "atexit.unregister(process_end.end_gloo)",
 }
 LEAVING = """
 import atexit, importlib.util, json, os, sys
@@ -30,8 +32,22 @@ process_end = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(process_end)
 end_in_order = process_end.end_in_order
 
+
 def threads():
     return sum("gloo" in one.read_text() for one in Path("/proc/self/task").glob("*/comm"))
+
+
+class Trained:  # what a Trainer and its Accelerator hold of a model on several processes
+    def __init__(self):
+        self.model, self.accelerator = nn.Linear(2, 2), self
+
+    def wrap(self):
+        self.model_wrapped = nn.parallel.DistributedDataParallel(self.model)
+        self.models = [self.model_wrapped]
+        self.model_wrapped(torch.ones(1, 2)).sum().backward()
+
+    def free_memory(self):
+        self.models = []
 
 
 for name, code in json.loads(sys.argv[1]).items():
@@ -39,7 +55,7 @@ for name, code in json.loads(sys.argv[1]).items():
     if not child:  # what is registered first runs last
         atexit.register(lambda: print(name, "leaves a group:", distributed.is_initialized(), flush=True))
         atexit.register(lambda: print(name, "leaves threads:", threads(), flush=True))
-        exec(code)
+        exec(code, globals())
         sys.exit()
     print(name, "ended with", os.waitpid(child, 0)[1], flush=True)
 """
@@ -61,8 +77,10 @@ def test_a_process_group_of_gloo_is_ended_before_python_is(printed, name):
     assert f"{name} ended with 0" in printed
 
 
-def test_without_it_the_group_lasts_to_the_end(printed):
+def test_without_it_the_group_and_its_threads_last_to_the_end(printed):
     assert "without ours leaves a group: True" in printed
+    if Path("/proc/self/task").is_dir():
+        assert "without ours leaves threads: 0" not in printed
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
