@@ -90,9 +90,9 @@ class NormalEquations:
 
 
 def best_ridge(train: NormalEquations, held_out: NormalEquations) -> tuple[float, float]:
-    """Return the one of RIDGES whose solution on `train` leaves least on `held_out`, and what it leaves there.
+    """Return the one of RIDGES whose solution on `train` leaves least on `held_out`, and that remainder.
 
-    Of two that leave as much, it is the larger.
+    Of two ridges that leave as much, the larger is taken.
 
     The search goes from the middle one to its neighbours as long as they leave less, since the error falls
     and then rises with the ridge; the largest one, which may change nothing at all, is always compared too.
