@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, Trainer, TrainerCallback
 
 from hfdistill import DistillationArguments, DistillationTrainer, load, load_classifier, record, shrink
 from hfdistill.data import encode
-from tests.benchmarks import clock_name, now
+from tests.benchmarks import conditions, now
 
 
 class Epochs(TrainerCallback):
@@ -130,9 +130,7 @@ def main():
     shared = {"train_dataset": encode(rows, tokenizer, max_length=128), "processing_class": tokenizer}
     teacher = load_classifier(options.teacher).eval()
     rounds = [measured(options, shared, teacher) for _ in range(options.rounds)]
-    print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {clock_name()}, bf16={options.bf16}"
-    )
+    print(conditions(bf16=options.bf16))
     print(f"{options.rows} rows, {options.epochs} epochs; load at the end: {os.getloadavg()[0]:.1f}")
     for name in rounds[0]:
         values = [found[name] for found in rounds]

@@ -26,7 +26,7 @@ from hfdistill import (
     shrink,
 )
 from hfdistill.data import encode
-from tests.benchmarks import clock_name, now
+from tests.benchmarks import conditions, now
 
 
 class HandWrittenTrainer(Trainer):
@@ -126,9 +126,7 @@ def main():
             trainer.train()
             seconds[name].append(clock.seconds())
     base = "by hand"
-    print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {clock_name()}, bf16={options.bf16}"
-    )
+    print(conditions(bf16=options.bf16))
     print(f"load at the end: {os.getloadavg()[0]:.1f}")
     for name, values in seconds.items():
         ratio = statistics.median(v / b for v, b in zip(values, seconds[base], strict=True))
