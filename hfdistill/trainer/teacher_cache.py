@@ -30,6 +30,7 @@ class TeacherCache:
 
     def __init__(self, folder: str | Path | None) -> None:
         self.folder = folder
+        self._has_let_go = False
 
     def cached(self, teacher: Teacher | None, objective: Blend, *, precision: str) -> CachedTeacher | None:
         """Return the teacher that answers from disk; None where the run's own does not and shall not.
@@ -77,10 +78,16 @@ class TeacherCache:
         sets = [as_batches(data) for data in every if data is not None and hasattr(data, "__len__")]
         if teacher.teacher is not None:
             _check_shared(teacher, sets, accelerator)
+        elif self._has_let_go and (missing := sum(count_missing(teacher, *data) for data in sets)):
+            raise CacheError(
+                f"{missing} rows are new since this trainer's last run, after which it let go of its teacher."
+                " Make another trainer of them, with the same teacher and teacher_cache: what is recorded is "
+                "not asked again."
+            )
         for rows, collate in sets:
             record_missing(teacher, rows, collate, progress=progress)
         if hasattr(train, "__len__") and not fresh:
-            live = teacher.teacher
+            live, self._has_let_go = teacher.teacher, self._has_let_go or teacher.teacher is not None
             teacher.drop_live_teacher()
             if isinstance(live, nn.Module):
                 live.to("cpu")  # it may be the user's own, who goes on with it
