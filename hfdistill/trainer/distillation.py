@@ -12,7 +12,7 @@ optimizer step is:
 
 The trainer owns what it needs for this, each an object or functions in a file of its own: `Reader` (text to
 ids), `JointObjective` (the terms of student and peer), `LossWindow` (their sums, and why a step stopped),
-`ExtraParameters` (projections, a peer), `TeacherCache`, `Mixup`, `EvalLosses`; `Theseus` is a callback.
+`ExtraParameters` (projections, a peer), `Mixup`, `EvalLosses`; `Theseus` is a callback.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ from hfdistill.trainer.inputs import REQUIRED, Reader, reads_by_itself, trainer_
 from hfdistill.trainer.joint_objective import JointObjective, own_objective
 from hfdistill.trainer.label_guard import guarded
 from hfdistill.trainer.loss_window import LossWindow, NonFiniteError
-from hfdistill.trainer.mixup import SHARE, Mixup
+from hfdistill.trainer.mixup import SHARE, Mixup, embeddings_mixed
 from hfdistill.trainer.process_end import end_in_order
 from hfdistill.trainer.run_facts import facts_of_run
-from hfdistill.trainer.teacher_cache import TeacherCache, asked_members, publish_answers
+from hfdistill.trainer.teacher_cache import asked_members, cached_teacher, publish_answers, record_teacher
 from hfdistill.trainer.teacher_check import judge_teacher, rows_to_check
 from hfdistill.trainer.theseus import replacements
 
@@ -126,12 +126,11 @@ class DistillationTrainer(CheckpointingTrainer):
         self._teacher_is_checked, self._trial_result = False, None
         if model is not None:
             model = load_student(model, like=getattr(self.teacher, "config", None))
-        tokenizer = options.get("processing_class")
         self._reader = Reader.of(args, getattr(model, "config", None), self.teacher, options, label_map)
-        options["data_collator"] = self._reader.collate(tokenizer)
+        options["data_collator"] = self._reader.make_collator()
         for name in ("train_dataset", "eval_dataset"):
             checks.check_data_kind(options.get(name), args, split=name)
-            options[name] = self._reader(options.get(name), tokenizer, name)
+            options[name] = self._reader(options.get(name), name)
         super().__init__(model, args, **options)
         end_in_order(self)
         checks.check_models(self.model, self.teacher)
@@ -178,7 +177,7 @@ class DistillationTrainer(CheckpointingTrainer):
         checks.check_replacements(self.callback_handler.callbacks, self.sharding, self.blend)
         if teacher_cache is not None:
             checks.check_cache(self.teacher, self.task)
-        self._teacher_cache = TeacherCache(teacher_cache)
+        self._cache_folder = teacher_cache
         alpha, self._mixup = option(self.args, "mixup"), None
         if alpha is not None:
             cached = teacher_cache is not None
@@ -233,9 +232,9 @@ class DistillationTrainer(CheckpointingTrainer):
     def _record_teacher(self) -> None:
         """Let the teacher answer from disk, where that is asked for."""
         precision = self.accelerator.mixed_precision
-        cached = self._teacher_cache.cached(self.teacher, self.blend, precision=precision)
+        cached = cached_teacher(self.teacher, self.blend, folder=self._cache_folder, precision=precision)
         for one in asked_members(self.teacher) if cached is None else [cached]:
-            self._teacher_cache.record(
+            record_teacher(
                 one,
                 train=self.train_dataset,
                 checked=self._rows_to_check(),
@@ -313,13 +312,13 @@ class DistillationTrainer(CheckpointingTrainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """As Trainer's; raw text is tokenised first."""
-        data = self._reader(eval_dataset, self.processing_class)
+        data = self._reader(eval_dataset)
         loader = super().get_eval_dataloader(data)
         return self._guarded(loader, self.eval_dataset if data is None else data, "eval_dataset")
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
         """As Trainer's; raw text is tokenised first."""
-        data = self._reader(test_dataset, self.processing_class)
+        data = self._reader(test_dataset)
         return self._guarded(super().get_test_dataloader(data), data, "test_dataset")
 
     def _guarded(self, loader: Any, data: Any, split: str) -> Any:
@@ -414,11 +413,10 @@ class DistillationTrainer(CheckpointingTrainer):
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """As Trainer's: the loss of one micro-batch, and its backward."""
-        mixing: Any = contextlib.nullcontext()
-        if self._mixup is not None and self.teacher is not None and SHARE in inputs:
-            models = (self.accelerator.unwrap_model(model), *self.teacher.embedders())
-            mixing = self._mixup.embeddings_mixed(models, inputs)
-        with mixing:
+        with contextlib.ExitStack() as mixing:
+            if self.teacher is not None and SHARE in inputs:
+                for each in (self.accelerator.unwrap_model(model), *self.teacher.embedders()):
+                    mixing.enter_context(embeddings_mixed(each, inputs))
             loss = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:  # the step's last micro-batch
             self._extra_parameters.average(self.accelerator)
