@@ -192,14 +192,12 @@ def further_labels(
     if isinstance(feature, List) and by_name and not any(values[split]):  # rows of no class have no names
         return [None if value is None else [0.0] * feature.length for value in values[split]]
     if isinstance(feature, List) and not scalars and by_name != _holds_names(rows, column):
-        raise _other_kind(split, column, *_LISTS[:: 1 if by_name else -1])
+        here, before = "lists of 0 and 1", "lists of names"
+        raise _other_kind(split, column, *((here, before) if by_name else (before, here)))
     final, own, _ = _final_labels({split: rows}, values, column, names, from_text)
     if own != feature and any(value is not None for value in values[split]):
         raise _other_kind(split, column, _kind(own), _kind(feature))
     return final[split]
-
-
-_LISTS = ("lists of 0 and 1", "lists of names")
 
 
 def _further_classes(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -153,9 +153,7 @@ def writing(
     staged = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         with staged.open("xb") as stream:
-            writer = _writer(path, stream, delimiter)
-            if mark and isinstance(writer, _CsvWriter):
-                stream.write(codecs.BOM_UTF8)
+            writer = _writer(path, stream, delimiter, "utf-8-sig" if mark else "utf-8")
             yield writer
             writer.close()
             stream.flush()
@@ -171,13 +169,13 @@ def check_written(path: Path) -> None:
         raise ValueError(f"{path.name}: only {', '.join(WRITTEN)} are written. Name the file so.")
 
 
-def _writer(path: Path, stream: IO[bytes], delimiter: str | None) -> RowWriter:
+def _writer(path: Path, stream: IO[bytes], delimiter: str | None, encoding: str) -> RowWriter:
     kind = path.suffix.lower()
     if kind == ".parquet":
         return _ParquetWriter(stream)
     if kind == ".jsonl":
         return _JsonWriter(stream)
-    return _CsvWriter(stream, "\t" if kind == ".tsv" else delimiter or ",")
+    return _CsvWriter(stream, "\t" if kind == ".tsv" else delimiter or ",", encoding)
 
 
 def _objects(rows: Rows) -> list[dict[str, Any]]:
@@ -199,16 +197,15 @@ class _JsonWriter:
 
 
 class _CsvWriter:
-    def __init__(self, stream: IO[bytes], delimiter: str) -> None:
-        self._stream, self._delimiter = stream, delimiter
+    def __init__(self, stream: IO[bytes], delimiter: str, encoding: str) -> None:
+        self._text = io.TextIOWrapper(stream, encoding, newline="")
+        self._writer = csv.writer(self._text, delimiter=delimiter, lineterminator="\n")
         self._names: list[str] = []
 
     def write(self, rows: Rows, new: Mapping[str, pa.Array]) -> None:
-        lines = _Lines(self._stream)
-        writer = csv.writer(lines, delimiter=self._delimiter, lineterminator="\n")
         if not self._names:
             self._names = names_of(rows)
-            writer.writerow([*self._names, *new])
+            self._writer.writerow([*self._names, *new])
         columns = [values.to_pylist() for values in new.values()]
         for place, row in enumerate(_objects(rows)):
             if unknown := row.keys() - set(self._names):
@@ -217,20 +214,10 @@ class _CsvWriter:
                     "header. Write a .jsonl file."
                 )
             cells = [row.get(name) for name in self._names] + [values[place] for values in columns]
-            writer.writerow([_cell(value) for value in cells])
+            self._writer.writerow([_cell(value) for value in cells])
 
     def close(self) -> None:
-        pass
-
-
-class _Lines:
-    """What `csv.writer` writes, as UTF-8."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-
-    def write(self, line: str) -> int:
-        return self._stream.write(line.encode())
+        self._text.detach()  # writes what is due, and leaves the file open
 
 
 def _cell(value: Any) -> str:

@@ -144,11 +144,10 @@ def _likely_label(sample: Mapping[str, Sequence[Any]], names: Sequence[str]) -> 
         if 2 <= kinds <= min(50, len(values) // 5):
             few.append(name)
     flags = all({str(v) for v in sample[name]} <= {"0", "1"} for name in few)
-    if usual or (
-        len(few) > 1 and flags
-    ):  # several columns of 0 and 1 are a multi-label task, which load finds
-        return usual[0] if usual else None
-    return few[0] if few else None
+    if usual:
+        return usual[0]
+    several = len(few) > 1 and flags  # columns of 0 and 1 are a multi-label task, which load finds
+    return None if several or not few else few[0]
 
 
 @dataclass(frozen=True)

@@ -118,13 +118,9 @@ def read_page(path: str | Path, overrides: Iterable[str] = ()) -> Page:
         page.refuse((), str(error))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        page.lines[("",)] = 0 if mark is None else mark.line + 1
-        problem = getattr(error, "problem", None) or str(error)
-        line = page.lines.pop(("",))
-        text = (
-            f"is no YAML that can be read: {printable(problem, limit=200)}. `hfdistill init FILE` writes one."
-        )
-        page.mistakes.append(Mistake(page.name, line or None, "", text))
+        problem = printable(getattr(error, "problem", None) or str(error), limit=200)
+        text = f"is no YAML that can be read: {problem}. `hfdistill init FILE` writes one."
+        page.mistakes.append(Mistake(page.name, None if mark is None else mark.line + 1, "", text))
     if page.mistakes:
         raise RecipeError(page.mistakes)
     for override in overrides:

@@ -68,15 +68,13 @@ class Rounding:
 
     def __str__(self) -> str:
         """Return half a sentence."""
-        if self.changed is None:
-            answers = f"{self.answers} values"
-        else:
-            answers = f"{round(self.changed * self.answers)} of {self.answers} answers change"
         text = (
             f"logits by {self.mean:.2g} on average and {self.largest:.2g} at most, where their standard "
             f"deviation is {self.deviation:.2g}"
         )
-        return f"{text} ({answers})" if self.changed is None else f"{text}; {answers}"
+        if self.changed is None:
+            return f"{text} ({self.answers} values)"
+        return f"{text}; {round(self.changed * self.answers)} of {self.answers} answers change"
 
 
 def roundings(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -175,12 +175,9 @@ class Run:
         self.repository: str | None = None
         self.is_prepared = False
 
-    @contextlib.contextmanager
-    def alone_in_its_folder(self) -> Iterator[None]:
-        """Hold the run's folder, for all processes of this run by its main one."""
-        others = contextlib.nullcontext()
-        with others if self.args.process_index else only_run(Path(self.args.output_dir)):
-            yield
+    def alone_in_its_folder(self) -> AbstractContextManager[Any]:
+        """While open, the run holds its folder: the main process does so for all."""
+        return nullcontext() if self.args.process_index else only_run(Path(self.args.output_dir))
 
     def describe(self) -> None:
         """Say what is learned from and measured on, and what the page leaves to the run."""
@@ -246,9 +243,8 @@ class Run:
             self.prepare()
         recipe, teacher = self.recipe, self.teacher
         if isinstance(teacher, PreTrainedModel):
-            teacher = as_lesson(
-                teacher, load_tokenizer(self.source)
-            )  # it may read other ids than the student
+            # It may read other ids than the student.
+            teacher = as_lesson(teacher, load_tokenizer(self.source))
         options = dict(self.options)
         stages = [(f"assistant-{i}", plan) for i, plan in enumerate(recipe.assistants, start=1)]
         stages += [(f"generation-{i}", recipe.student) for i in range(1, recipe.generations)]
@@ -396,8 +392,8 @@ class Run:
         return trainer
 
     def trainer(
-        self, stage: str, made: tuple[PreTrainedModel, Any], *, teacher: Any, objective: Any, options: Any,
-        folder: str | Path | None = None, **changes: Any,
+        self, stage: str, made: tuple[PreTrainedModel, Any], *, teacher: Any = None, objective: Any = None,
+        options: Any = None, folder: str | Path | None = None, **changes: Any,
     ) -> DistillationTrainer:  # fmt: skip
         """Return the trainer of one model, in a folder of its own; it checks whatever a trainer can check."""
         folder = Path(folder or self.args.output_dir, stage)

@@ -110,7 +110,6 @@ class _Search:
 
     def best(self, *, trials: int, timeout: float | None) -> Search:
         """Run what is missing to `trials`, and write the best page."""
-        import optuna
         from optuna.trial import TrialState
 
         study = self._study()
@@ -129,7 +128,7 @@ class _Search:
         page = self._page(self.page, best)
         path = write_atomically(self.out / "best.yaml", as_yaml(page))
         every = study.get_trials(deepcopy=False, states=_over())
-        pruned = sum(trial.state == optuna.trial.TrialState.PRUNED for trial in every)
+        pruned = sum(trial.state == TrialState.PRUNED for trial in every)
         lines = tuple(_line(trial, self.space) for trial in every)
         return Search(path, self.metric, best.value, len(done), pruned, lines)
 

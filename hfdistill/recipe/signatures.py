@@ -50,13 +50,9 @@ def parameters_by_inspection(function: Any) -> dict[str, inspect.Parameter]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue  # torch.nn.Module's own, of a class without __init__
         note = parameter.annotation
-        text = (
-            ""
-            if note is parameter.empty
-            else note
-            if isinstance(note, str)
-            else inspect.formatannotation(note)
-        )
+        if note is parameter.empty:
+            note = ""
+        text = note if isinstance(note, str) else inspect.formatannotation(note)
         parameters[name] = parameter.replace(annotation=text)
     return parameters
 

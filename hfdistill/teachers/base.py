@@ -157,6 +157,39 @@ class Teacher(nn.Module):
         return type(self).__name__
 
 
+class TeacherOfSeveral(Teacher):
+    """A teacher that is made of others."""
+
+    def made_of(self) -> Sequence[Teacher]:
+        """Return the teachers that it is made of."""
+        raise NotImplementedError(f"{type(self).__name__} needs a `made_of()` that returns its teachers.")
+
+    def refuse_changing(self, why_not: str) -> None:
+        """Refuse teachers that change with the student.
+
+        Raises:
+            ValueError: naming the first of them; `why_not` goes on from "changes with the student, which".
+        """
+        changing = [type(teacher).__name__ for teacher in self.made_of() if teacher.saved_as]
+        if changing:
+            raise ValueError(
+                f"{changing[0]} changes with the student, which {why_not}. Use it as the teacher itself."
+            )
+
+    def inputs(self) -> frozenset[str]:
+        """Return what any of its teachers reads."""
+        return frozenset().union(*(teacher.inputs() for teacher in self.made_of()))
+
+    def parts(self) -> Sequence[Teacher]:
+        """Return the parts of all its teachers."""
+        return tuple(part for teacher in self.made_of() for part in teacher.parts())
+
+    def bind_student(self, student: nn.Module) -> None:
+        """Tell each of its teachers."""
+        for teacher in self.made_of():
+            teacher.bind_student(student)
+
+
 class ModelTeacher(Teacher):
     """A frozen model: in `eval()` and without grad at every forward, whatever happened to it in between.
 

@@ -171,7 +171,9 @@ class Trials:
         path = self.of(candidate) / "looks.json"
         if not path.is_file():
             return ()
-        return build(_Looks, read_json(path, limit=MAX_BYTES), "looks").looks
+        content: dict[str, tuple[Look, ...]]
+        content = build(dict[str, tuple[Look, ...]], read_json(path, limit=MAX_BYTES), path.name)
+        return content["looks"]
 
     def of(self, candidate: Candidate) -> Path:
         """Return a candidate's folder."""
@@ -266,8 +268,3 @@ def _is_as_far(checkpoint: str | None, share: float) -> bool:
         return False
     state = read_json(Path(checkpoint, "trainer_state.json"), limit=100 * MAX_BYTES)
     return bool(state["global_step"] >= _steps(share, state["max_steps"]))
-
-
-@dataclass(frozen=True)
-class _Looks:
-    looks: tuple[Look, ...]

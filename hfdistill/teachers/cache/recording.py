@@ -27,6 +27,7 @@ from hfdistill.network.task import LABELS
 from hfdistill.teachers.base import as_teacher, assign_column_prefixes
 from hfdistill.teachers.cache.contents import CacheError, Contents
 from hfdistill.teachers.cache.keys import KEY_BYTES, Ints
+from hfdistill.teachers.cache.shard import joined
 from hfdistill.teachers.cache.store import ROWS_PER_SHARD, Store, chunk_of
 from hfdistill.teachers.cache.teacher import CachedTeacher
 
@@ -260,7 +261,7 @@ class _Pace:
         """Write the answers as one shard; returns what is left to write, nothing."""
         if shards:
             began = time.monotonic()
-            self.store.publish({n: torch.cat([s[n] for s in shards]) for n in shards[0]}, chunk=self.chunk)
+            self.store.publish(joined(shards), chunk=self.chunk)
             self._last = time.monotonic()
             self._took = self._last - began
         return []

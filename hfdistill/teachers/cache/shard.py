@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -88,6 +89,11 @@ class Shard:
                 "rows whose shards are whole are not asked about again."
             )
         return content
+
+
+def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the rows of several parts, of which there is one at least, in one."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _layout(

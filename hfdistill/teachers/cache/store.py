@@ -32,7 +32,7 @@ from hfdistill.network.trace import Tap
 from hfdistill.teachers.cache.contents import FACTS, CacheError, Contents, column, read_facts, refuse_public
 from hfdistill.teachers.cache.index import Index
 from hfdistill.teachers.cache.keys import KEY_BYTES, Ints
-from hfdistill.teachers.cache.shard import KEYS, LENGTHS, LOGITS, Shard
+from hfdistill.teachers.cache.shard import KEYS, LENGTHS, LOGITS, Shard, joined
 
 try:
     import fcntl
@@ -129,7 +129,7 @@ class Store:
         """Publish the rows held in memory as a shard."""
         if not self._unwritten:
             return
-        whole = {name: torch.cat([part[name] for part in self._unwritten]) for name in self._unwritten[0]}
+        whole = joined(self._unwritten)
         chunk = chunk_of(whole[KEYS].numpy())
         with self.claim(chunk, wait=True):  # or another process's sweep takes the file for a dead writer's
             self.publish(whole, chunk=chunk)

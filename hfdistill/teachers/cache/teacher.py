@@ -38,6 +38,7 @@ from hfdistill.teachers.cache.manifest import (
     warn_of_other_versions,
 )
 from hfdistill.teachers.cache.readings import padded, unpadded
+from hfdistill.teachers.cache.shard import joined
 from hfdistill.teachers.cache.store import Store
 
 CHECKED_ROWS = 8
@@ -343,7 +344,7 @@ class CachedTeacher(Teacher):
         every = np.arange(len(rows.keys))
         names = every if names is None else np.asarray(names)
         parts = [self.answers(chosen(batch, part), names=names[part]) for part in np.array_split(every, 2)]
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return joined(parts)
 
     def _side(self) -> str:
         """Return the live teacher's side of padding: "right", unless a model needs "left"."""

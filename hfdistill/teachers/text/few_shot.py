@@ -23,6 +23,7 @@ from hfdistill.network.label_space import some
 from hfdistill.network.loading import Source
 from hfdistill.teachers.text.calibration import fit_calibration, label_ids
 from hfdistill.teachers.text.class_names import Classes, read_classes, read_templates
+from hfdistill.teachers.text.codec import texts_of
 from hfdistill.teachers.text.embedding import Embedder, Pooling
 from hfdistill.teachers.text.identity import identity_of_function
 from hfdistill.teachers.text.teacher import TextTeacher, keys_of
@@ -272,9 +273,7 @@ def _read_examples(examples: Any) -> tuple[list[Any], list[Any], list[str]]:
         return [text for text, _ in pairs], [name for _, name in pairs], list(map(str, examples))
     if hasattr(examples, "column_names"):
         names = list(getattr(examples.features["label"], "names", None) or [])
-        texts, labels = examples["text"][:], examples["label"][:]
-        if "text_pair" in examples.column_names:
-            texts = list(zip(texts, examples["text_pair"][:], strict=True))
+        texts, labels = texts_of(examples), examples["label"][:]
         labelled = [row for row, label in enumerate(labels) if label is not None and label != -100]
         return [texts[row] for row in labelled], [labels[row] for row in labelled], names or _sorted(labels)
     texts, labels = (list(part) for part in examples)

@@ -21,7 +21,7 @@ from hfdistill.teachers.base import PREFIX, Teacher
 from hfdistill.teachers.cache.contents import Contents
 from hfdistill.teachers.cache.keys import Ints, Rows, rows_of
 from hfdistill.teachers.cache.teacher import OWN_COLUMNS
-from hfdistill.teachers.text.codec import TextCodec, Texts, decode_rows
+from hfdistill.teachers.text.codec import TextCodec, Texts, decode_rows, texts_of
 from hfdistill.teachers.text.file_rows import AnswerFile, read_answer_file
 from hfdistill.teachers.text.teacher import TextAnswers, class_config, keys_of
 from hfdistill.teachers.text.values import AnswerError, AnswerReader, Kind
@@ -84,9 +84,7 @@ class FileTeacher(TextAnswers):
 
     def _unanswered(self, dataset: Any) -> NDArray[np.bool_]:
         """Return which rows have no answer, (N,)."""
-        texts: Any = dataset["text"][:]
-        if "text_pair" in dataset.column_names:
-            texts = list(zip(texts, dataset["text_pair"][:], strict=True))
+        texts = texts_of(dataset)
         missing: NDArray[np.bool_] = self.store.find(keys_of(texts)) < 0 if len(texts) else np.zeros(0, bool)
         return missing
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hfdistill.network.label_space import some
+from hfdistill.teachers.text.codec import texts_of
 from hfdistill.teachers.text.teacher import TextAnswers
 
 logger = logging.getLogger(__name__)
@@ -40,9 +41,7 @@ def keep_surest(dataset: Any, teacher: TextAnswers, *, keep: float = 0.8) -> Any
         raise ValueError(
             "keep_surest ranks rows of one label, and this teacher gives several. Leave keep out."
         )
-    texts: Any = dataset["text"][:]
-    if "text_pair" in dataset.column_names:
-        texts = list(zip(texts, dataset["text_pair"][:], strict=True))
+    texts = texts_of(dataset)
     sure, chosen = teacher.probabilities(texts).max(-1)
     stays = torch.zeros(len(texts), dtype=torch.bool)
     for column in range(len(teacher.classes)):

@@ -25,9 +25,10 @@ from hfdistill.teachers.base import PREFIX, Teacher
 from hfdistill.teachers.cache.contents import FACTS, CacheError, write_facts
 from hfdistill.teachers.cache.keys import chosen, rows_of
 from hfdistill.teachers.cache.recording import record_missing
+from hfdistill.teachers.cache.shard import joined
 from hfdistill.teachers.cache.teacher import CHECKED_ROWS, CachedTeacher
 from hfdistill.teachers.text.calibration import Calibration, fit_calibration, label_ids
-from hfdistill.teachers.text.codec import TextCodec, Texts, decode_rows
+from hfdistill.teachers.text.codec import TextCodec, Texts, decode_rows, texts_of
 from hfdistill.teachers.text.identity import UnknownIdentityError, identity_of_function
 from hfdistill.teachers.text.values import AnswerError, AnswerReader, Kind
 
@@ -300,10 +301,10 @@ class TextTeacher(TextAnswers):
                 parts.append(self.answers(chosen(batch, places), names=own))
         except BaseException:
             if parts and self.store is not None:
-                self.store.hold(_joined(parts))
+                self.store.hold(joined(parts))
                 self.store.flush()
             raise
-        return _joined(parts)
+        return joined(parts)
 
     def _count(self, rows: int) -> None:
         self._calls += rows
@@ -377,10 +378,6 @@ def keys_of(texts: Texts) -> NDArray[np.uint8]:
     return rows_of(codec(*columns, padding=True, return_tensors="pt")).keys
 
 
-def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
 def _identity(answer: Answer, name: str | None) -> str:
     if name is not None:
         return f"named {name}"
@@ -393,9 +390,7 @@ def _identity(answer: Answer, name: str | None) -> str:
 def _labelled(rows: Any) -> tuple[list[Any], list[Any]]:
     """Return (texts, labels) out of a pair of lists, or of rows with columns."""
     if hasattr(rows, "column_names"):
-        pairs = "text_pair" in rows.column_names
-        texts = list(zip(rows["text"][:], rows["text_pair"][:], strict=True)) if pairs else rows["text"][:]
-        return list(texts), list(rows["label"][:])
+        return texts_of(rows), list(rows["label"][:])
     texts, labels = rows
     if len(texts) != len(labels):
         raise ValueError(f"calibrate= has {len(texts)} texts and {len(labels)} labels. Give as many of both.")
