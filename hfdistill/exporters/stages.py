@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from transformers import AutoConfig
 
 from hfdistill.exporters.onnx import plain, quiet, sample_of, session, to_graph
 from hfdistill.network.architectures import ModelSpec, blocks
+from hfdistill.network.block_calls import computing_by, first_argument, with_hidden_states
 from hfdistill.network.inputs import accepted_inputs
 from hfdistill.students.early_exit import EarlyExitForSequenceClassification, check_threshold
 from hfdistill.students.early_exit_forward import uncertainty
@@ -79,15 +80,10 @@ class Stage(nn.Module):
     @contextmanager
     def alone(self) -> Iterator[None]:
         """While open, the blocks of other stages pass the hidden states on as they are."""
-        parts = blocks(self.backbone)
-        others = [i for i in range(len(parts)) if not self.first <= i < self.last]
-        for i in others:
-            parts[i].forward = _passing(self.gives_tuple[i])
-        try:
+        numbered = list(enumerate(blocks(self.backbone)))
+        others = numbered[: self.first] + numbered[self.last :]
+        with computing_by({part: _passing(self.gives_tuple[i]) for i, part in others}):
             yield
-        finally:
-            for i in others:
-                del parts[i].forward
 
     def forward(
         self, attention_mask: Tensor, hidden_states: Tensor | None = None, **inputs: Tensor
@@ -122,16 +118,11 @@ class Stage(nn.Module):
 def _stages(model: Any) -> list[Stage]:
     """Return the stages of a model with exits, in order."""
     gives_tuple: list[bool] = []
-    hooks = [
-        block.register_forward_hook(
-            lambda _block, _args, output: gives_tuple.append(isinstance(output, tuple))
-        )
-        for block in blocks(model)
-    ]
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), quiet(), ExitStack() as hooks:
+        for block in blocks(model):
+            note = lambda _block, _args, output: gives_tuple.append(isinstance(output, tuple))  # noqa: E731
+            hooks.enter_context(block.register_forward_hook(note))
         model.backbone(**sample_of(["input_ids", "attention_mask"]))
-    for hook in hooks:
-        hook.remove()
     ends = [0, *model.config.exits, len(gives_tuple)]
     return [
         Stage(model, first=first, last=last, gives_tuple=gives_tuple)
@@ -139,17 +130,11 @@ def _stages(model: Any) -> list[Stage]:
     ]
 
 
-def _hidden(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    """Return the hidden states among a block's arguments."""
-    hidden: Tensor = args[0] if args else kwargs["hidden_states"]
-    return hidden
-
-
 def _passing(gives_tuple: bool) -> Any:
     """Return a forward that gives back the hidden states, as the block in its place would."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        hidden = _hidden(args, kwargs)
+        hidden = first_argument(args, kwargs)
         return (hidden,) if gives_tuple else hidden
 
     return forward
@@ -159,7 +144,7 @@ def _feeding(hidden: Tensor) -> Any:
     """Return a hook that lets a block read other hidden states."""
 
     def hook(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
+        return with_hidden_states(args, kwargs, hidden)
 
     return hook
 
@@ -168,7 +153,7 @@ def _keeping(passed: dict[str, Tensor]) -> Any:
     """Return a hook that keeps what a block is about to read."""
 
     def hook(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        passed[ON] = _hidden(args, kwargs)
+        passed[ON] = first_argument(args, kwargs)
 
     return hook
 

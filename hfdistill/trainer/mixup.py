@@ -62,12 +62,8 @@ def embeddings_mixed(model: nn.Module, batch: dict[str, Any]) -> Iterator[None]:
         return weight * one + (1 - weight) * other  # (2B, T, D)
 
     table: Any = model.get_input_embeddings()  # type: ignore[operator]
-    hooks = (table.register_forward_pre_hook(ask), table.register_forward_hook(mix))
-    try:
+    with table.register_forward_pre_hook(ask), table.register_forward_hook(mix):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 class Mixup:

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import TrainerCallback
 
 from hfdistill.network.architectures import ModelSpec, blocks, layout_of, unwrapped
+from hfdistill.network.block_calls import first_output, with_first_output, with_hidden_states
 from hfdistill.network.loading import Source, load_classifier
 from hfdistill.schedules import Linear, Schedule
 
@@ -178,16 +179,13 @@ class _Group:
         output: Any = None
         for predecessor in self.predecessors.children():
             if output is not None:
-                hidden = output if isinstance(output, Tensor) else output[0]
-                args, kwargs = (hidden, *args[1:]) if args else (), dict(kwargs)
-                kwargs |= {} if args else {"hidden_states": hidden}
+                args, kwargs = with_hidden_states(args, kwargs, first_output(output))
             output = predecessor(*args, **kwargs)
         if not self.apart:
             return output
         # Nothing learns from this pass; backward, and DDP's reducer, still need a parameter to end at.
-        hidden = (output if isinstance(output, Tensor) else output[0]).detach()
-        hidden = hidden + 0.0 * sum(parameter.sum() for parameter in self.block.parameters())
-        return hidden if isinstance(output, Tensor) else (hidden, *output[1:])
+        nothing = 0.0 * sum(parameter.sum() for parameter in self.block.parameters())
+        return with_first_output(output, first_output(output).detach() + nothing)
 
 
 def _checked(rate: Schedule) -> Schedule:
