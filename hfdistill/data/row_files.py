@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeAlias
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +19,7 @@ from hfdistill.data.csv_files import BadLine, CsvLayout
 from hfdistill.data.encodings import suffix_of
 from hfdistill.data.json_files import json_rows
 from hfdistill.data.table_files import KINDS, FileOptions, bad_lines_message, csv_tables, read_files
+from hfdistill.files.plain_data import whole_file
 
 Rows: TypeAlias = pa.Table | list[dict[str, Any]]
 """Some rows: of JSON as its objects, of anything else as a table."""
@@ -149,18 +149,10 @@ def writing(
     """
     path = Path(path).expanduser()
     check_written(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        with staged.open("xb") as stream:
-            writer = _writer(path, stream, delimiter, "utf-8-sig" if mark else "utf-8")
-            yield writer
-            writer.close()
-            stream.flush()
-            os.fsync(stream.fileno())
-        staged.replace(path)
-    finally:
-        staged.unlink(missing_ok=True)
+    with whole_file(path) as stream:
+        writer = _writer(path, stream, delimiter, "utf-8-sig" if mark else "utf-8")
+        yield writer
+        writer.close()
 
 
 def check_written(path: Path) -> None:

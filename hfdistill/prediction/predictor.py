@@ -190,8 +190,8 @@ class _Exported:
         from hfdistill.exporters.stages import StagedModel
 
         self.model: Any
-        if path.suffix == ".xml":
-            self.model = OpenVinoModel(path, precision=_precision(path))
+        if path.suffix == ".xml":  # float32 as the gate compared it, 8 bits as OpenVINO chooses
+            self.model = OpenVinoModel(path, precision="f32" if path.name == FLOAT32 else None)
         else:
             self.model = StagedModel(path) if path.name.startswith(STAGES) else OnnxModel(path)
         self.tokenizer = Tokenizer.from_file(str(path.parent / "tokenizer.json"))
@@ -203,12 +203,10 @@ class _Exported:
             self.tokenizer.enable_truncation(max_length)
 
     def encode(self, texts: Texts) -> list[dict[str, list[int]]]:
-        inputs = (
-            list(zip(texts["text"], texts["text_pair"], strict=True))
-            if "text_pair" in texts
-            else texts["text"]
-        )
-        encodings = self.tokenizer.encode_batch(list(inputs))
+        inputs: list[Any] = list(texts["text"])
+        if "text_pair" in texts:
+            inputs = list(zip(inputs, texts["text_pair"], strict=True))
+        encodings = self.tokenizer.encode_batch(inputs)
         return [{"input_ids": e.ids, "token_type_ids": e.type_ids} for e in encodings]
 
     def logits(self, rows: Sequence[dict[str, list[int]]], *, batch_size: int) -> list[Tensor]:
@@ -235,11 +233,6 @@ def _batches(rows: Sequence[dict[str, list[int]]], size: int) -> Iterator[Sequen
     """Yield rows, so many at a time."""
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
-
-
-def _precision(path: Path) -> str | None:
-    """Return "f32" for the float32 network, as the gate compared it; OpenVINO's own choice for 8 bits."""
-    return "f32" if path.name == FLOAT32 else None
 
 
 def _finite(logits: Tensor) -> Tensor:

@@ -76,16 +76,8 @@ def draft_page(
     options = options or FileOptions()
     raw, _ = read(source, None, options)
     columns = _columns(raw, text, text_pair, label)
-    data = load(
-        source,
-        text=columns.text,
-        text_pair=columns.text_pair,
-        label=columns.label,
-        encoding=options.encoding,
-        delimiter=options.delimiter,
-        quotes=options.quotes,
-        on_bad_row=options.on_bad_row,
-    )
+    named: dict[str, Any] = {"text": columns.text, "text_pair": columns.text_pair, "label": columns.label}
+    data = load(source, **named, **vars(options))
     train = data.get("train") or next(iter(data.values()))
     if "label" not in train.column_names:
         raise ValueError(

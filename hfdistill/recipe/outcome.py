@@ -8,6 +8,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+
 from hfdistill.data.label_columns import with_listed_classes
 from hfdistill.evaluation.card import write_card
 from hfdistill.evaluation.exit_curve import exit_curve
@@ -118,28 +120,19 @@ class Outcome:
         return None
 
     def _measured(self, trained: DistillationTrainer, baseline: str | None) -> Report:
-        plan, rows = self.recipe.measurement, self.run.rows
-        assert plan is not None  # noqa: S101 - `report` asks first
+        rows = self.run.rows
         self.run.terminal.heading(f"measure: {len(rows.evaluation):,} rows")
-        max_length = plan.max_length or self.args.max_length
-        timed = plan.speed and not self.run.smoke
-        report = measure(
-            str(self.folder),
-            rows.evaluation,
-            teacher=self._beside(self.teacher),
-            baseline=baseline,
-            max_length=max_length,
-            speed=STANDARD if timed else None,
-            notes=self._notes(trained),
-        )
-        source = str(self.recipe.load["source"])
-        data = dataclasses.replace(report.data, name=report.data.name or public_name(source))
-        report = dataclasses.replace(report, data=data)
+        models = {"teacher": self._beside(self.teacher), "baseline": baseline}
+        report = measured(self.run, self.folder, rows.evaluation, notes=self._notes(trained), **models)
         report.save(self.folder / "report.json")
         write_plots(self.folder, report, history=trained.state.log_history)
-        self._write_card(report, source)
+        name = self.run.repository or Path(self.args.output_dir).absolute().name
+        write_card_of(
+            self.run, self.folder, report, base_model=self._base(), name=name, origin=self._origin()
+        )
+        timed = report.student.speed is not None
         if "exits" in self.recipe.student.changes and timed and rows.task == "single_label":
-            curve = exit_curve(self.folder, rows.evaluation, max_length=max_length)
+            curve = exit_curve(self.folder, rows.evaluation, max_length=read_length(self.run))
             points = json.dumps([dataclasses.asdict(point) for point in curve], indent=1)
             write_atomically(self.folder / "exit_curve.json", points)
             print(*curve, sep="\n")
@@ -186,26 +179,11 @@ class Outcome:
 
     def _length_words(self) -> list[str]:
         """Return how many tokens of a row are read, as a flag."""
-        length = (self.recipe.measurement and self.recipe.measurement.max_length) or self.args.max_length
+        length = read_length(self.run)
         return ["--max-length", str(length)] if length else []
 
     def _measure_command(self, student: str, data: list[str]) -> str:
         return shlex.join(["hfdistill", "measure", student, *data, *self._length_words()])
-
-    def _write_card(self, report: Report, source: str) -> None:
-        card, run = self.recipe.card, self.run
-        name = card.name or run.repository or Path(self.args.output_dir).absolute().name
-        write_card(
-            self.folder,
-            report,
-            base_model=self._base(),
-            dataset=source,
-            dataset_license=card.dataset_license,
-            license=card.license,
-            model_name=name,
-            metadata={} if card.language is None else {"language": card.language},
-            origin=self._origin(),
-        )
 
     def _base(self) -> str:
         """Return what the student was made of, for its card."""
@@ -310,6 +288,54 @@ class Outcome:
         length = self.args.max_length if report is None else report.data.max_length
         cut = "" if length is None else f", max_length={length}"
         return f"'text-classification', model={student!r}, truncation=True{cut}"
+
+
+def read_length(run: Run) -> int | None:
+    """Return how many tokens of a text are read when a run's student is measured; None for all."""
+    plan = run.recipe.measurement
+    return (plan and plan.max_length) or run.args.max_length
+
+
+def measured(run: Run, folder: Path, rows: Dataset, *, notes: dict[str, Any], **models: Any) -> Report:
+    """Measure a run's student on some rows, as its page says, with the name of the page's data.
+
+    Args:
+        run: of the page.
+        folder: of the student.
+        rows: to measure on.
+        notes: of the report.
+        **models: the `teacher` and the `baseline` of `measure`.
+    """
+    plan = run.recipe.measurement
+    speed = STANDARD if (plan is None or plan.speed) and not run.smoke else None
+    report = measure(str(folder), rows, max_length=read_length(run), speed=speed, notes=notes, **models)
+    name = report.data.name or public_name(str(run.recipe.load["source"]))
+    return dataclasses.replace(report, data=dataclasses.replace(report.data, name=name))
+
+
+def write_card_of(run: Run, folder: Path, report: Report, *, base_model: str, name: str, origin: str) -> None:
+    """Write the card of a run's student, with what its page says under `card`; see `write_card`.
+
+    Args:
+        run: of the page.
+        folder: of the student.
+        report: of the student.
+        base_model: what it was made of.
+        name: of the student, where the page gives none.
+        origin: how it came to be.
+    """
+    card = run.recipe.card
+    write_card(
+        folder,
+        report,
+        base_model=base_model,
+        dataset=str(run.recipe.load["source"]),
+        dataset_license=card.dataset_license,
+        license=card.license,
+        model_name=card.name or name,
+        metadata={} if card.language is None else {"language": card.language},
+        origin=origin,
+    )
 
 
 def _flag(name: str, value: Any) -> list[str]:

@@ -39,6 +39,12 @@ def principal_components(table: Tensor, width: int) -> Tensor:
     return projected / projected.square().mean().sqrt()
 
 
+def word_vectors(model: Any, width: int | None) -> Tensor:
+    """Return the principal components of a model's word embeddings: (V, width), 300 wide or less for None."""
+    table = model.get_input_embeddings().weight.detach().cpu()
+    return principal_components(table, min(300, *table.shape) if width is None else width)
+
+
 def token_outputs(teacher: Any, tokenizer: Any) -> Tensor:
     """Run the teacher on each token of its vocabulary alone, and return its states: (V, D) float32.
 
