@@ -109,7 +109,7 @@ class Linear(Schedule):
             )
 
     def at(self, progress: float) -> float:
-        """The line's value, exact at both ends."""
+        """Return the line's value, exact at both ends."""
         if progress <= self.since:
             return self.start
         if progress >= self.until:

@@ -456,7 +456,7 @@ def _numbered(
 def _multi_hot(
     values: Values, inner: dict[str, Any], names: Sequence[str] | None
 ) -> tuple[Values, Any, list[str] | None]:
-    """Rows of 0 and 1, one per class, from rows of names, of numbered names, or of numbers already so."""
+    """Return rows of 0 and 1, one per class, made of names, of class numbers, or of 0 and 1 already."""
     where = {s: [i for i, row in enumerate(rows) for _ in row or ()] for s, rows in values.items()}
     flat = {s: [v for row in rows for v in row or ()] for s, rows in values.items()}
     declared = next((f.names for f in inner.values() if isinstance(f, ClassLabel)), None)

@@ -219,7 +219,7 @@ def _check_split(source: Any, names: list[str], split: str | None) -> None:
 
 
 def _existing(columns: list[str], name: str, argument: str) -> str:
-    """The column of a name, or the one whose name differs in case or spaces alone."""
+    """Return the column of a name, or the one whose name differs in case or spaces alone."""
     if name in columns:
         return name
     alike = [column for column in columns if _folded(column) == _folded(name)]

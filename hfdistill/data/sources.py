@@ -164,7 +164,7 @@ def _is_data(file: Path) -> bool:
 
 
 def _split_files(path: Path) -> Mapping[str, list[Path]]:
-    """The files of each split, by the names of the files."""
+    """Return the files of each split, by the names of the files."""
     files = _data_files(path)
     splits: dict[str, list[Path]] = {}
     for file in files:
@@ -185,6 +185,6 @@ def _split_files(path: Path) -> Mapping[str, list[Path]]:
 
 
 def _stem(file: Path) -> str:
-    """A file's name without its suffix and the number of its shard."""
+    """Return a file's name without its suffix and the number of its shard."""
     stem = Path(file.stem).stem if file.suffix.lower() == ".gz" else file.stem
     return _SHARD.sub("", stem)

@@ -269,7 +269,7 @@ def _digest(words: Sequence[str]) -> bytes:
 
 
 def _each(data: Any) -> Iterator[str]:
-    """The texts of data sets, of dicts of them, and of plain lists."""
+    """Yield the texts of data sets, of dicts of them, and of plain lists."""
     if isinstance(data, str):
         yield data
     elif isinstance(data, Mapping):
@@ -309,7 +309,7 @@ def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _pieces(whole: str, unit: Unit, *, max_words: int, margin: int) -> Iterator[Piece]:
-    """The texts of a whole, cut where they are too long, each with `margin` words on either side."""
+    """Yield the texts of a whole, cut where they are too long, with `margin` words on either side."""
     parts = [part.split() for part in (_SENTENCE.split(whole) if unit == "sentence" else [whole])]
     words, start = [word for part in parts for word in part], 0
     for part in parts:

@@ -24,7 +24,7 @@ from hfdistill.files.plain_data import write_atomically
 
 
 def compare_runs(runs: Mapping[str, Sequence[Report]], *, baseline: str | None = None) -> str:
-    """A Markdown table with a line per name: the mean over its reports, and each of them.
+    """Return a Markdown table with a line per name: the mean over its reports, and each of them.
 
     Args:
         runs: reports of the same rows by name, one per seed, in the same order of seeds.

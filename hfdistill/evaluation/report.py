@@ -371,7 +371,7 @@ def error_sentence(errors: Errors, unit: str = "rows") -> str:
 
 
 def hardware(report: Report) -> str:
-    """The machine's make, threads and libraries, in one line."""
+    """Return the machine's make, threads and libraries, in one line."""
     e = report.environment
     where = f"{e.device}, host {e.cpu}" if e.device != "cpu" else e.cpu
     versions = f"torch {e.torch}, transformers {e.transformers}"

@@ -181,7 +181,7 @@ def _throughputs(
 
 
 def _turn(models: Mapping[str, PreTrainedModel], i: int) -> list[str]:
-    """The roles, forwards in even turns and backwards in odd ones."""
+    """Return the roles, forwards in even turns and backwards in odd ones."""
     return list(models) if i % 2 == 0 else list(models)[::-1]
 
 

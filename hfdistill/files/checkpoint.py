@@ -152,12 +152,12 @@ def _fault(folder: Path, name: str, facts: dict[str, Any]) -> str | None:
 
 
 def names_in(run_dir: Path) -> list[str]:
-    """The names of the checkpoints in a folder, whole or not."""
+    """Return the names of the checkpoints in a folder, whole or not."""
     return [folder.name for folder in _in_order(run_dir)]
 
 
 def newest_complete(run_dir: Path, *, among: Collection[str] | None = None) -> Path | None:
-    """The latest run's checkpoint of the highest step that verifies; damaged ones are named in the log.
+    """Return the latest run's checkpoint of the highest step that verifies; the log names damaged ones.
 
     A folder of a plain Trainer, which has no manifest, counts where it is whole as far as can be seen. Where
     a save was killed while it replaced a checkpoint, the replaced one counts. `among` are the names of those
@@ -202,7 +202,7 @@ def _in_order(run_dir: Path) -> list[Path]:
 
 
 def _began(folder: Path) -> float:
-    """When the checkpoint's run began, in seconds since 1970; 0 where it does not say."""
+    """Return when the checkpoint's run began, in seconds since 1970; 0 where it does not say."""
     try:
         began = (read_manifest(folder) or {"run": {}})["run"].get("began", 0.0)
     except CheckpointError:
@@ -211,7 +211,7 @@ def _began(folder: Path) -> float:
 
 
 def newest_checkpoint(folder: str | Path) -> str | None:
-    """The newest whole checkpoint of a run, for `train(resume_from_checkpoint=…)`; None for a new run.
+    """Return the newest whole checkpoint, for `train(resume_from_checkpoint=…)`; None for a new run.
 
     Example:
         >>> newest_checkpoint("no/such/run") is None

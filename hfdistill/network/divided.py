@@ -82,7 +82,7 @@ def _is_partitioned(parameter: Tensor) -> bool:
 
 
 def _gathered(parameters: list[Any]) -> Any:
-    """A context in which ZeRO-3's parameters are whole on every process."""
+    """Return a context in which ZeRO-3's parameters are whole on every process."""
     import deepspeed
 
     return deepspeed.zero.GatheredParameters(parameters)

@@ -79,7 +79,7 @@ def padding_side(config: Any, tokenizer: Any) -> str:
 
 
 def on_side(tokenizer: Any, config: Any) -> Any:
-    """The tokenizer, or a copy of it that pads on the side that a model needs; see `padding_side`."""
+    """Return the tokenizer, or a copy of it that pads on the side that a model needs; see `padding_side`."""
     side = padding_side(config, tokenizer)
     if tokenizer.padding_side == side:
         return tokenizer

@@ -109,7 +109,7 @@ def uniform(layer: int, *, student_depth: int, teacher_depth: int) -> int:
 
 
 def layers_of_cut(student: Any, teacher: Any) -> str:
-    """The map from each block of a student to the teacher's block that it was cut from, or to the nearest.
+    """Return the map from a student's blocks to the teacher's that they were cut from, or to the nearest.
 
     Args:
         student: its config; `shrunk_from` names the blocks.

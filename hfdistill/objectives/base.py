@@ -116,7 +116,7 @@ class Objective(nn.Module):
     __rmul__ = __mul__
 
     def __repr__(self) -> str:
-        """The constructor call: every argument kept under its own name, less None and options left off."""
+        """Return the constructor call: every argument by name, but for None and options that are off."""
         arguments = inspect.signature(type(self)).parameters.values()
         values = {a.name: getattr(self, a.name, None) for a in arguments}
         off = {a.name for a in arguments if a.default is False and values[a.name] is False}
@@ -289,7 +289,7 @@ class Blend(nn.Module):
 
 
 def _shown(weight: float | Schedule) -> str:
-    """Exact, for two runs are told apart by their formulas; 1.0 as 1."""
+    """Return a weight to its last digit, since formulas tell runs apart; 1.0 is written as 1."""
     return repr(weight) if isinstance(weight, Schedule) else repr(weight).removesuffix(".0")
 
 

@@ -145,15 +145,13 @@ class _Checker(Binder):
         teacher = self._teacher(values.get("teacher"))
         students = [Student("pretrained", {})] if "goal" in values else self._students(values)
         data = self._data(section)
-        training = self._training(section)
+        training, theseus = self._training(section), self._theseus(section, teacher)
         after = {name: self._bound((name,), section, (what,)) for name, what in schema.AFTERWARDS.items()}
-        theseus = self._theseus(section, teacher)
         options = self._options(section, teacher)
         splits = self._made_of_fields(("data",), Splits, data)
         self._origins(section.get("teacher"), students)
-        if data.get("streaming"):
-            for where, text in stream_mistakes(data, training, teacher, goal="goal" in section):
-                self.page.refuse(where, text)
+        for where, text in stream_mistakes(data, training, teacher, goal="goal" in section):
+            self.page.refuse(where, text)
         generations, allow_pickle = options.pop("generations", 1), options.pop("allow_pickle", False)
         blend = self._objective(
             section.get("objective"),

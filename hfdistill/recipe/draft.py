@@ -127,7 +127,7 @@ def _likely_text(sample: Mapping[str, Sequence[Any]], *, without: set[str]) -> s
 
 
 def _likely_label(sample: Mapping[str, Sequence[Any]], names: Sequence[str]) -> str | None:
-    """The column with a usual name for labels, else the only one with few different values, else None."""
+    """Return the column with a usual name for labels, else the only one with few values, else None."""
     usual = [name for word in LABEL_NAMES for name in names if name.strip().casefold() == word]
     few = []
     for name in names:

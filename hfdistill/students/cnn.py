@@ -61,7 +61,7 @@ class CNNForSequenceClassification(AttentionFreeClassifier):
         return joined([self._strongest(embedded, mask) for mask in texts])
 
     def _strongest(self, embedded: Tensor, mask: Tensor) -> Tensor:
-        """The strongest answers (B, filters · windows) to one text: vectors (B, T, E) under a mask (B, T)."""
+        """Return the strongest answers (B, filters · windows) to one text: vectors (B, T, E), mask (B, T)."""
         text = (embedded * mask[..., None]).transpose(1, 2)
         strongest = []
         for filters in self.filters:

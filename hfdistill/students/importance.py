@@ -69,7 +69,7 @@ def block_importance(model: Any, data: Batches) -> list[float]:
 
 
 def most_important(importance: Sequence[float], count: int) -> list[int]:
-    """Numbers of the `count` largest, counted from 1, in order: what `shrink(layers=…)` takes.
+    """Return the numbers of the `count` largest, from 1, in order, as `shrink(layers=…)` takes them.
 
     Raises:
         ValueError: where there are fewer.
@@ -178,7 +178,7 @@ def _divergence(whole: Tensor, cut: Tensor) -> Tensor:
 
 
 def _squared(whole: Tensor, cut: Tensor) -> Tensor:
-    """Mean squared change per row, (B,)."""
+    """Return the mean squared change per row, (B,)."""
     return (whole - cut).square().mean(1)
 
 

@@ -292,7 +292,7 @@ def _weights(batch: Batch, inputs: Tensor, first: float) -> Tensor:
 
 
 def answer_error(student: Any, teacher: Any, batches: Sequence[Batch], cut: Cut | None = None) -> float:
-    """Mean squared difference of the answers: logits, or last hidden states where there is no head.
+    """Return the mean squared difference of the logits, or of last hidden states where there is no head.
 
     Args:
         student: the smaller model.

@@ -143,7 +143,7 @@ class _BlockSteps:
     names: tuple[str, str, str]
 
     def steps(self) -> Iterator[tuple[str, tuple[Part, ...]]]:
-        """Name and parts of each step."""
+        """Yield the name and the parts of each step."""
         layout = self.layout
         inputs = [path for path in (layout.query, layout.key, layout.value, layout.fused) if path]
         if inputs:

@@ -238,7 +238,7 @@ def _kept(layers: int | Sequence[int], *, anatomy: ModelSpec, layout: Layout, co
 
 
 def _spread(count: int, *, depth: int, from_first: bool) -> list[int]:
-    """The uniform map m·depth/count, halves rounded up."""
+    """Return the uniform map m·depth/count, halves rounded up."""
     if not 1 <= count <= depth:
         raise ValueError(
             f"layers={count} does not fit a teacher of {depth} layers: a student keeps some of its teacher's "
@@ -290,7 +290,7 @@ def _config(teacher: Any, *, layout: Layout, chosen: list[int]) -> Any:
 
 
 def _weights(model: Any, *, layout: Layout, chosen: list[int]) -> dict[str, Tensor]:
-    """The teacher's weights under the student's names."""
+    """Return the teacher's weights under the student's names."""
     state: dict[str, Tensor] = model.state_dict()
     if layout.shared:
         return state

@@ -174,7 +174,7 @@ def _special(config: Any) -> dict[str, list[int]]:
 
 
 def _chosen(pieces: Pieces, counts: Tensor, *, must: set[str], keep: float, special: int) -> set[str]:
-    """Pieces to keep: those that must stay, then by frequency until `keep` is reached."""
+    """Return the pieces to keep: those that must stay, then by frequency until `keep` is reached."""
     limit = keep - special if isinstance(keep, int) else len(pieces.ids)
     if len(must) > limit:
         raise ValueError(

@@ -71,7 +71,7 @@ class TeacherAsModel(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Trace:
-        """The teacher's answer, its columns under the names that each part reads."""
+        """Return the teacher's answer, its columns under the names that each part reads."""
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         known = {name: value for name, value in batch.items() if value is not None}
         prefixes = {"", *(part.prefix for part in self.teacher.parts())}

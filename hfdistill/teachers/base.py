@@ -76,7 +76,7 @@ class Teacher(nn.Module):
                 setattr(cls, name, vars(cls)[earlier])
 
     def __getattr__(self, name: str) -> Any:
-        """A method by its earlier name; see `nn.Module` for all else."""
+        """Return a method by its earlier name; see `nn.Module` for all else."""
         return getattr(self, _EARLIER_NAMES[name]) if name in _EARLIER_NAMES else super().__getattr__(name)
 
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
@@ -111,7 +111,7 @@ class Teacher(nn.Module):
         return own
 
     def inputs(self) -> frozenset[str]:
-        """Names of the batch columns it reads beside the student's, so that they are not dropped."""
+        """Return the batch columns that it reads beside the student's, so that none is dropped."""
         return frozenset()
 
     def bind_tokenizer(self, tokenizer: Any) -> None:
@@ -236,7 +236,7 @@ class ModelTeacher(Teacher):
         self._compiled = self._compiled or (torch.compile(self.model, **settings),)
 
     def inputs(self) -> frozenset[str]:
-        """The arguments of the model's forward, under the names that they have in a batch."""
+        """Return the arguments of the model's forward, under the names that they have in a batch."""
         return frozenset(self.prefix + name for name in self.model_inputs.names)
 
     def fingerprint(self) -> str:

@@ -204,7 +204,7 @@ class DistillationTrainer(CheckpointingTrainer):
         return described(self.model, self.teacher, self.blend, self.train_dataset, self.eval_dataset)
 
     def call_model_init(self, trial: Any = None) -> Any:
-        """As Trainer's."""
+        """As in Trainer."""
         model = load_student(super().call_model_init(trial))
         if hasattr(self, "blend"):
             self._bind(model)  # another student: other sizes, and projections of its own
@@ -213,7 +213,7 @@ class DistillationTrainer(CheckpointingTrainer):
     # ---- a run ----
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As Trainer's, once the teacher's answers are there; see `CheckpointingTrainer.train`.
+        """As in Trainer, once the teacher's answers are there; see `CheckpointingTrainer.train`.
 
         Raises:
             CacheError: where answers can be neither found nor recorded.
@@ -245,7 +245,7 @@ class DistillationTrainer(CheckpointingTrainer):
         self.teacher = self.teacher if cached is None else cached
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """As Trainer's, with groups for what learns beside the student.
+        """As in Trainer, with groups for what learns beside the student.
 
         Raises:
             ValueError: where the optimizer and its scheduler were made by the user.
@@ -306,18 +306,18 @@ class DistillationTrainer(CheckpointingTrainer):
     # ---- data ----
 
     def get_train_dataloader(self) -> Any:
-        """As Trainer's; labels of the user's own making are looked at batch by batch."""
+        """As in Trainer; labels of the user's own making are looked at batch by batch."""
         self._sampler = None
         return self._guarded(super().get_train_dataloader(), self.train_dataset, "train_dataset")
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """As Trainer's; raw text is tokenised first."""
+        """As in Trainer; raw text is tokenised first."""
         data = self._reader(eval_dataset)
         loader = super().get_eval_dataloader(data)
         return self._guarded(loader, self.eval_dataset if data is None else data, "eval_dataset")
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
-        """As Trainer's; raw text is tokenised first."""
+        """As in Trainer; raw text is tokenised first."""
         data = self._reader(test_dataset)
         return self._guarded(super().get_test_dataloader(data), data, "test_dataset")
 
@@ -412,7 +412,7 @@ class DistillationTrainer(CheckpointingTrainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """As Trainer's: the loss of one micro-batch, and its backward."""
+        """As in Trainer: the loss of one micro-batch, and its backward."""
         with contextlib.ExitStack() as mixing:
             if self.teacher is not None and SHARE in inputs:
                 for each in (self.accelerator.unwrap_model(model), *self.teacher.embedders()):
@@ -514,7 +514,7 @@ class DistillationTrainer(CheckpointingTrainer):
             self.teacher.after_step(self.model, step=self.state.global_step)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As Trainer's; beside `loss` stand its parts as `loss_<name>`, which add up to it."""
+        """As in Trainer; beside `loss` stand its parts as `loss_<name>`, which add up to it."""
         if "loss" in logs:
             logs |= self._loss_window.take_averages(average=lambda x: self.accelerator.reduce(x, "mean"))
         super().log(logs, start_time)
@@ -545,7 +545,7 @@ class DistillationTrainer(CheckpointingTrainer):
         return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
-        """As Trainer's; the loss is the mean over rows, exact for any number of rows and processes.
+        """As in Trainer; the loss is the mean over rows, exact for any number of rows and processes.
 
         Raises:
             NonFiniteError: where a row's loss is not finite, naming the rows.
@@ -559,7 +559,7 @@ class DistillationTrainer(CheckpointingTrainer):
     # ---- checkpoints ----
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As Trainer's; a teacher that changes stands beside the student in a folder of its own."""
+        """As in Trainer; a teacher that changes stands beside the student in a folder of its own."""
         if changing(self.teacher) and self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             save_teacher(changing(self.teacher), folder, tokenizer=self.processing_class)

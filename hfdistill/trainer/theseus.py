@@ -232,7 +232,7 @@ def _check_fit(student: Any, teacher: Any) -> None:
 
 
 def _why_unlike(teacher: Any) -> str:
-    """Why the blocks are not of one kind; "" where they are."""
+    """Return why the blocks are not of one kind; "" where they are."""
     layout, config = layout_of(teacher), teacher.config
     kinds = "its layers are of several kinds" if layout.per_layer else ""
     return layout.shared or kinds or layout.fixed(config) or layout.anchored(config)

@@ -215,7 +215,7 @@ def in_form(network: LoadedModel, form: str, folder: Path) -> tuple[LoadedModel,
 
 
 def _milliseconds(loaded: LoadedModel) -> float:
-    """The median time of a row alone."""
+    """Return the median time of a row alone."""
     models = {loaded.role: loaded}
     with evaluating(models):
         speeds = compare_speeds(

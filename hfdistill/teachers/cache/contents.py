@@ -69,7 +69,7 @@ class Contents:
         return _DTYPES[self.dtype]
 
     def plain(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return it as JSON has it."""
         return {**asdict(self), "taps": [[tap.kind, tap.layer] for tap in sorted(self.taps)]}
 
     @classmethod
@@ -104,7 +104,7 @@ class _Facts:
 
 
 def identity_of(fingerprint: str, contents: Contents) -> str:
-    """The name of the folder that holds a teacher's answers: who answered, and what is kept.
+    """Return the name of the folder of a teacher's answers: who answered, and what is kept.
 
     The tokenizer has no part in it: rows are found by their token ids.
     """
@@ -137,7 +137,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def column(tap: Tap) -> str:
-    """The name of a tap's readings in a shard."""
+    """Return the name of a tap's readings in a shard."""
     return f"{tap.kind}.{tap.layer}"
 
 

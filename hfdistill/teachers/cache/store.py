@@ -282,5 +282,5 @@ class Store:
 
 
 def chunk_of(keys: NDArray[np.uint8]) -> str:
-    """The name of some rows that are worked on together: 32 hexadecimal digits."""
+    """Return the name of some rows that are worked on together: 32 hexadecimal digits."""
     return hashlib.blake2b(np.ascontiguousarray(keys).tobytes(), digest_size=16).hexdigest()

@@ -118,7 +118,7 @@ class CachedTeacher(Teacher):
         self._rows_of = tokenizer
 
     def bind_student(self, student: Any) -> None:
-        """As the live teacher's."""
+        """Tell the live teacher."""
         if self.teacher is not None:
             self.teacher.bind_student(student)
 
@@ -320,7 +320,7 @@ class CachedTeacher(Teacher):
             self._open()
 
     def answers(self, batch: Batch, *, names: Any = None) -> dict[str, Tensor]:
-        """The live teacher's answers as a shard holds them.
+        """Return the live teacher's answers as a shard holds them.
 
         Args:
             batch: on any device.

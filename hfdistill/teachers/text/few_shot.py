@@ -212,7 +212,7 @@ def _fitted_to(
     seed: int,
     name: str | None,
 ) -> FewShotClassifier:
-    """The classifier of class names and examples; see `few_shot`."""
+    """Return the classifier of class names and examples; see `few_shot`."""
     texts, labels, named = _read_examples(examples)
     described = read_classes(classes if classes is not None else named)
     own, anchors = list(described), _anchors(embed, described, templates)

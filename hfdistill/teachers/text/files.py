@@ -49,7 +49,7 @@ class FileTeacher(TextAnswers):
         self._calibrated_by(1.0, None, None)
 
     def _calibrated_by(self, temperature: float, prior: Any, calibrate: Any) -> None:
-        """As every teacher's, on the rows alone that have an answer."""
+        """Calibrate as every such teacher does, on those rows alone that have an answer."""
         if hasattr(calibrate, "column_names"):
             calibrate = self.answered(calibrate)
         super()._calibrated_by(temperature, prior, calibrate)

@@ -191,7 +191,7 @@ def _code(code: types.CodeType) -> str:
 
 
 def _names(code: types.CodeType) -> set[str]:
-    """The names that a function and what is nested in it look up."""
+    """Return the names that a function and what is nested in it look up."""
     nested = [_names(part) for part in code.co_consts if isinstance(part, types.CodeType)]
     return set(code.co_names).union(*nested)
 

@@ -90,7 +90,7 @@ class PromptedClassifier(nn.Module):
     # ---- ids ----
 
     def _name_ids(self, name: str) -> list[int]:
-        """The tokens of a name as it follows the prompt."""
+        """Return the tokens of a name as it follows the prompt."""
         spaced = not self.chat and not self.prompt[-1:].isspace()
         ids: list[int] = self.tokenizer(f" {name}" if spaced else name, add_special_tokens=False)["input_ids"]
         return ids
@@ -142,7 +142,7 @@ class PromptedClassifier(nn.Module):
     # ---- scores ----
 
     def _scored(self, texts: list[Any]) -> Tensor:
-        """Mean log-likelihood of each name after each text's prompt: (N, C)."""
+        """Return the mean log-likelihood of each name after each text's prompt: (N, C)."""
         scores = torch.zeros(len(texts), len(self.classes))
         self.model.eval()
         ids = [self.prompt_ids(text) for text in texts]
@@ -208,7 +208,7 @@ class PromptedClassifier(nn.Module):
         return logits.float()
 
     def _prefix_states(self, rows: int) -> Any:
-        """The keys and values of the prefix, run once, for as many rows."""
+        """Return the keys and values of the prefix, run once, for as many rows."""
         tokens = torch.tensor([self.prefix], device=self.model.device)
         held = getattr(self, "_held", None)
         if held is None or held[0] != self.model.device:

@@ -65,7 +65,7 @@ class AskedFunction(Teacher):
         self.config = class_config(reader.classes, multi_label=reader.multi_label)
 
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
-        """The answers to a batch, asked in one call."""
+        """Return the answers to a batch, asked in one call."""
         own = self.select_inputs(batch)
         texts = decode_rows(own["input_ids"], own.get("attention_mask"))
         with torch.no_grad():
@@ -138,7 +138,7 @@ class TextAnswers(CachedTeacher):
         return torch.cat([self.trace(self._collate(part)).logits for part in parts])
 
     def probabilities(self, texts: Texts) -> Tensor:
-        """The calibrated answers as probabilities (N, C)."""
+        """Return the calibrated answers as probabilities (N, C)."""
         logits = self.logits(texts)
         return logits.sigmoid() if self.reader.multi_label else logits.softmax(-1)
 
@@ -151,7 +151,7 @@ class TextAnswers(CachedTeacher):
     # ---- as a teacher ----
 
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
-        """The calibrated answers; see `Teacher.trace`."""
+        """Return the calibrated answers; see `Teacher.trace`."""
         trace = super().trace(batch, taps=taps)
         return replace(trace, logits=self.calibration(trace.logits))
 
@@ -288,7 +288,7 @@ class TextTeacher(TextAnswers):
             tqdm.write(f"{cost}.")
 
     def answers(self, batch: Batch, *, names: Any = None) -> dict[str, Tensor]:
-        """The answers to a batch, a call for each `batch_size` texts; what a failing call leaves is kept."""
+        """Return the answers to a batch, in calls of `batch_size` texts; what came before a failing call stays."""
         size = len(self.rows(batch).keys)
         if size <= self.batch_size:
             self._count(size)

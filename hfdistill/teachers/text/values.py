@@ -285,7 +285,7 @@ def _as_array(answers: Any) -> Array | None:
 
 
 def _is_plain(row: Any) -> bool:
-    """A class, a pair of class and confidence, a mapping, a set: no row of numbers."""
+    """Whether it is a class, a pair of class and confidence, a mapping or a set: no row of numbers."""
     if isinstance(row, (str, Mapping, set, frozenset)) or row is None:
         return True
     return isinstance(row, (list, tuple)) and any(isinstance(value, str) or value is None for value in row)
@@ -326,7 +326,7 @@ def _listed(values: Any) -> Any:
 
 
 def _is_pair(row: Any) -> bool:
-    """A class, by name or number, and a confidence."""
+    """Whether it is a class, by name or number, with a confidence."""
     if not (isinstance(row, (tuple, list)) and len(row) == 2):
         return False
     name, share = row
