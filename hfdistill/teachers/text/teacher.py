@@ -288,7 +288,7 @@ class TextTeacher(TextAnswers):
             tqdm.write(f"{cost}.")
 
     def answers(self, batch: Batch, *, names: Any = None) -> dict[str, Tensor]:
-        """Return the answers to a batch, in calls of `batch_size` texts; what came before a failing call stays."""
+        """Return the answers to a batch, in calls of `batch_size` texts. A failing call loses no other."""
         size = len(self.rows(batch).keys)
         if size <= self.batch_size:
             self._count(size)
