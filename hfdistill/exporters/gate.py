@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hfdistill.evaluation.measure import check_rows
 from hfdistill.evaluation.models import Contender
@@ -35,8 +35,7 @@ from hfdistill.files.plain_data import public_name, write_atomically
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import ModelInputs, name_padding
 from hfdistill.network.label_space import class_names, has_names
-from hfdistill.network.loading import Source, load_classifier
-from hfdistill.network.model_folder import reading_model
+from hfdistill.network.loading import Source, load_classifier, read_tokenizer
 from hfdistill.network.task import task_kind
 from hfdistill.students.early_exit import EarlyExitForSequenceClassification
 
@@ -288,8 +287,7 @@ def _tokenizer(source: Source, role: str) -> Any:
         raise ValueError(
             f"The {role} came without a tokenizer. Pass tokenizer=, or its folder instead of the model."
         )
-    with reading_model(source, role="tokenizer"):
-        return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+    return read_tokenizer(source)
 
 
 def _stage(folder: Path) -> Path:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +13,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from hfdistill.network.architectures import unwrapped
 from hfdistill.network.divided import make_whole
+from hfdistill.network.fingerprints import fingerprint_of
 from hfdistill.network.inputs import ModelInputs, name_padding
 from hfdistill.network.loading import load_classifier, load_tokenizer, refuse_other_heads
 from hfdistill.network.task import name_architecture
@@ -250,27 +249,6 @@ def compile_models(teacher: nn.Module, args: TrainingArguments) -> None:
     for part in teacher.modules() if args.torch_compile else ():
         if isinstance(part, ModelTeacher):
             part.compile_model(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
-
-
-def fingerprint_of(model: nn.Module, *, config: Any = None, settings: Mapping[str, Any] | None = None) -> str:
-    """Return the sha256 over the config and the weights of any network.
-
-    A config or single `settings` count in place of the model's own.
-    """
-    digest, config = hashlib.sha256(), getattr(model, "config", None) if config is None else config
-    if config is not None:
-        plain = config.to_dict() if hasattr(config, "to_dict") else vars(config)
-        own = {name: value for name, value in plain.items() if name[0] != "_"}
-        own.pop("transformers_version", None)  # who wrote the file, not what the model says
-        if isinstance(model, PreTrainedModel):  # as `save_pretrained` will write them
-            own["architectures"] = [type(model).__name__]
-            own["dtype"] = own.get("dtype") or str(model.dtype).removeprefix("torch.")
-        own |= {name: value for name, value in (settings or {}).items() if name in own}
-        digest.update(json.dumps(own, sort_keys=True, default=str).encode())
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def as_teacher(source: str | Path | PreTrainedModel | nn.Module | Teacher) -> Teacher:

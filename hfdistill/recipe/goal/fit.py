@@ -16,6 +16,7 @@ from hfdistill.evaluation.models import Contender
 from hfdistill.evaluation.report import TITLES, counted, show
 from hfdistill.files.plain_data import read_json, write_atomically
 from hfdistill.files.run_lock import only_run
+from hfdistill.network.fingerprints import fingerprint_of
 from hfdistill.network.foreign_code import allowing_pickles
 from hfdistill.objectives import Objective
 from hfdistill.recipe.check import Recipe, check
@@ -32,7 +33,6 @@ from hfdistill.recipe.run import Run, arguments
 from hfdistill.recipe.schema import STUDENTS
 from hfdistill.recipe.terminal import Terminal, duration, quiet_libraries
 from hfdistill.recipe.trial_page import trial_page
-from hfdistill.teachers.base import fingerprint_of
 
 FACTS, WEIGHTS = "facts.json", "the teacher's weights"
 LENGTH = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")

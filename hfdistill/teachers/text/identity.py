@@ -19,8 +19,8 @@ from datasets.fingerprint import Hasher
 from torch import nn
 from transformers import Pipeline, PreTrainedTokenizerBase
 
+from hfdistill.network.fingerprints import fingerprint_of
 from hfdistill.network.tokenizers import tokenizer_print
-from hfdistill.teachers.base import fingerprint_of
 
 _ADDRESSES = 2**40
 _PLAIN = (str, bytes, int, float, bool, complex, type(None), range)

@@ -9,19 +9,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from hfdistill.files.plain_data import public_name, sha256_of
 from hfdistill.network.architectures import longest_input
-from hfdistill.network.divided import make_whole, whole_models
-from hfdistill.network.foreign_code import reading_weights
+from hfdistill.network.divided import make_whole
+from hfdistill.network.fingerprints import fingerprint_of
 from hfdistill.network.inputs import accepted_inputs
 from hfdistill.network.label_space import short
-from hfdistill.network.loading import Source
-from hfdistill.network.model_folder import reading_model
+from hfdistill.network.loading import Source, loading_whole, read_tokenizer
 from hfdistill.network.tokenizers import tokenizer_print
-from hfdistill.teachers.base import fingerprint_of
 from hfdistill.teachers.text.class_names import Classes, read_classes
 from hfdistill.teachers.text.embedding import as_dtype
 from hfdistill.teachers.text.teacher import TextTeacher
@@ -290,11 +288,10 @@ def prompted(
         ...                    ["refund", "card lost"], dtype=torch.bfloat16)  # doctest: +SKIP
     """
     if isinstance(model, (str, Path)):
-        with reading_model(model), whole_models(), reading_weights(model) as weights:
-            loaded = AutoModelForCausalLM.from_pretrained(
-                str(model), dtype=as_dtype(dtype) or torch.float32, trust_remote_code=False, **weights
-            )
-            tokenizer = tokenizer or AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
+        with loading_whole(model) as options:
+            options["dtype"] = as_dtype(dtype) or torch.float32
+            loaded = AutoModelForCausalLM.from_pretrained(str(model), **options)
+        tokenizer = tokenizer or read_tokenizer(model)
     else:
         loaded = make_whole(model)
     if tokenizer is None:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from hfdistill.files.plain_data import public_name, sha256_of
 from hfdistill.network.architectures import longest_input
+from hfdistill.network.fingerprints import fingerprint_of
 from hfdistill.network.inputs import accepted_inputs, batches_by_length, name_padding
 from hfdistill.network.label_space import class_names, some
 from hfdistill.network.loading import Source, load_classifier, load_tokenizer
 from hfdistill.network.tokenizers import tokenizer_print
-from hfdistill.teachers.base import fingerprint_of
 from hfdistill.teachers.text.class_names import Classes, read_classes, read_templates
 from hfdistill.teachers.text.embedding import as_dtype
 from hfdistill.teachers.text.teacher import TextTeacher
