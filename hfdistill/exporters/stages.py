@@ -246,14 +246,29 @@ class StagedModel(nn.Module):
         waiting: list[list[_Rows]] = [[] for _ in self.sessions]
         answers: list[tuple[Array, Array, int]] = []
         count = 0
+
+        def compute(stage: int, rows: _Rows) -> None:
+            """Compute a stage: sure rows have their answer, the others wait for the next one."""
+            sure, logits, unsure = self._stage(stage, rows)
+            answers.append((rows.numbers[sure], logits[sure], stage))
+            if unsure is not None:
+                waiting[stage + 1].append(unsure)
+
+        def work(*, least: int) -> None:
+            """Compute each stage on the rows that wait for it, while there are at least so many."""
+            for stage in range(1, len(waiting)):
+                while sum(len(some.numbers) for some in waiting[stage]) >= least:
+                    rows = _joined(waiting[stage])
+                    more = len(rows.numbers) > batch_size
+                    waiting[stage] = [rows.part(slice(batch_size, None))] if more else []
+                    compute(stage, rows.part(slice(batch_size)))
+
         for batch in batches:
             feed = self._feed(batch)
             numbers = np.arange(count, count := count + len(feed["attention_mask"]))
-            self._advance(0, _Rows(numbers, feed), waiting, answers)
-            for stage in range(1, len(waiting)):
-                self._work(stage, waiting, answers, batch_size=batch_size, least=batch_size)
-        for stage in range(1, len(waiting)):
-            self._work(stage, waiting, answers, batch_size=batch_size, least=1)
+            compute(0, _Rows(numbers, feed))
+            work(least=batch_size)
+        work(least=1)
         logits = np.zeros((count, self.classes), np.float32)
         layers = np.zeros(count, np.int64)
         for numbers, some, stage in answers:
@@ -279,29 +294,14 @@ class StagedModel(nn.Module):
         read.setdefault("token_type_ids", torch.zeros_like(read["input_ids"]))
         return {name: read[name].to("cpu", torch.int64).numpy() for name in self.inputs}
 
-    def _work(
-        self, stage: int, waiting: list[list[_Rows]], answers: list[tuple[Array, Array, int]], *,
-        batch_size: int, least: int,
-    ) -> None:  # fmt: skip
-        """Compute a stage on the rows that wait for it, while there are at least so many."""
-        while sum(len(some.numbers) for some in waiting[stage]) >= least:
-            rows = _joined(waiting[stage])
-            waiting[stage] = [rows.part(slice(batch_size, None))] if len(rows.numbers) > batch_size else []
-            self._advance(stage, rows.part(slice(batch_size)), waiting, answers)
-
-    def _advance(
-        self, stage: int, rows: _Rows, waiting: list[list[_Rows]], answers: list[tuple[Array, Array, int]]
-    ) -> None:
-        """Compute a stage: sure rows have their answer, the others wait for the next one."""
+    def _stage(self, stage: int, rows: _Rows) -> tuple[Array, Array, _Rows | None]:
+        """Return which rows are sure, the logits of all, and the other rows for the next stage."""
         given = _run(self.sessions[stage], rows.feed)
         if ON not in given:
-            answers.append((rows.numbers, given["logits"], stage))
-            return
+            return np.ones(len(rows.numbers), bool), given["logits"], None
         sure = given["uncertainty"] < self.threshold
-        answers.append((rows.numbers[sure], given["logits"][sure], stage))
-        if not sure.all():
-            feed = {"hidden_states": given[ON], "attention_mask": rows.feed["attention_mask"]}
-            waiting[stage + 1].append(_Rows(rows.numbers, feed).part(~sure))
+        feed = {"hidden_states": given[ON], "attention_mask": rows.feed["attention_mask"]}
+        return sure, given["logits"], None if sure.all() else _Rows(rows.numbers, feed).part(~sure)
 
 
 def checked_threshold(threshold: float | None) -> float:
