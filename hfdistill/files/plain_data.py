@@ -106,8 +106,9 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
             stream.flush()
             os.fsync(stream.fileno())
         staged.replace(path)
-    finally:
+    except BaseException:
         staged.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

@@ -169,9 +169,6 @@ class AttentionObjective(RelationObjective):
     kinds: ClassVar[tuple[str, ...]] = ("query", "key")
     reads_attention: ClassVar[bool] = True
 
-    def __init__(self, *, layers: Layers = "uniform") -> None:
-        super().__init__(layers=layers)
-
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
         """Sum over pairs of layers of the mean over rows; see `Objective.forward`."""
         pairs = zip(self.read(student, teacher, "query"), self.read(student, teacher, "key"), strict=True)

@@ -34,7 +34,7 @@ class LayerObjective(Objective):
     """True where `softmax(q kᵀ / √d)` has to be the attention of the network."""
     pooling: str = "token"
 
-    def __init__(self, *, layers: Layers) -> None:
+    def __init__(self, *, layers: Layers = "uniform") -> None:
         super().__init__()
         self._map = LayerMap(layers)
         self.layers = layers if isinstance(layers, str) else str(self._map)

@@ -144,14 +144,14 @@ class _Checker(Binder):
         section = {name: schema.written_out(name, value) for name, value in values.items()}
         teacher = self._teacher(values.get("teacher"))
         students = [Student("pretrained", {})] if "goal" in values else self._students(values)
-        data = self._data(section)
-        training, theseus = self._training(section), self._theseus(section, teacher)
+        data, training = self._data(section), self._training(section)
         after = {name: self._bound((name,), section, (what,)) for name, what in schema.AFTERWARDS.items()}
-        options = self._options(section, teacher)
+        theseus, options = self._theseus(section, teacher), self._options(section, teacher)
         splits = self._made_of_fields(("data",), Splits, data)
         self._origins(section.get("teacher"), students)
-        for where, text in stream_mistakes(data, training, teacher, goal="goal" in section):
-            self.page.refuse(where, text)
+        if data.get("streaming"):
+            for where, text in stream_mistakes(data, training, teacher, goal="goal" in section):
+                self.page.refuse(where, text)
         generations, allow_pickle = options.pop("generations", 1), options.pop("allow_pickle", False)
         blend = self._objective(
             section.get("objective"),

@@ -20,8 +20,6 @@ def stream_mistakes(
     goal: bool,
 ) -> Iterator[tuple[Where, str]]:
     """Yield where a page with `streaming: true` asks for too much, and why with what to type."""
-    if not data.get("streaming"):
-        return
     steps = training.get("max_steps", -1)
     if isinstance(steps, int) and steps <= 0:
         yield (
