@@ -229,7 +229,7 @@ class Encoder:
     def __call__(self, batch: dict[str, list[Any]], rows: list[int]) -> dict[str, list[Any]]:
         """Return the new columns of a batch whose rows have these numbers in the dataset."""
         columns = self._columns(batch, rows)
-        encoded = self._tokenize(columns, cut=False)
+        encoded = dict(self._tokenize(columns, cut=False))
         long = [
             i
             for i, ids in enumerate(encoded["input_ids"])
@@ -241,7 +241,7 @@ class Encoder:
                 for i, value in zip(long, values, strict=True):
                     encoded[key][i] = value
         self._fill_empty(encoded, rows)
-        self._finish(encoded, batch, rows)
+        self._finish(encoded, batch)
         encoded = {self.prefix + key: values for key, values in encoded.items()}
         if self.counts:
             encoded[CUT] = [False] * len(rows)
@@ -256,14 +256,11 @@ class Encoder:
             check_readable(name, batch[name], rows)
         return [batch[name] for name in names]
 
-    def _finish(self, encoded: dict[str, list[Any]], batch: dict[str, list[Any]], rows: list[int]) -> None:
+    def _finish(self, encoded: dict[str, list[Any]], batch: dict[str, list[Any]]) -> None:
         """Add what a task needs beside the ids."""
 
-    def _as_columns(self, encoding: Any) -> dict[str, list[Any]]:
-        return dict(encoding)
-
     def _tokenize(self, columns: list[list[Any]], *, cut: bool, **options: Any) -> dict[str, list[Any]]:
-        encoding = self.tokenizer(
+        encoding: dict[str, list[Any]] = self.tokenizer(
             *columns,
             truncation=cut,
             max_length=self.limit if cut else None,
@@ -272,7 +269,7 @@ class Encoder:
             verbose=False,
             **options,
         )
-        return self._as_columns(encoding)
+        return encoding
 
     def _fill_empty(self, encoded: dict[str, list[Any]], rows: list[int]) -> None:
         empty = [i for i, ids in enumerate(encoded["input_ids"]) if len(ids) == 0]
@@ -321,12 +318,10 @@ class WordEncoder(Encoder):
         return [batch["tokens"]]
 
     def _tokenize(self, columns: list[list[Any]], *, cut: bool, **options: Any) -> dict[str, list[Any]]:
-        return super()._tokenize(columns, cut=cut, is_split_into_words=True)
-
-    def _as_columns(self, encoding: Any) -> dict[str, list[Any]]:
+        encoding: Any = super()._tokenize(columns, cut=cut, is_split_into_words=True)
         return {**encoding, _WORDS: [encoding.word_ids(i) for i in range(len(encoding["input_ids"]))]}
 
-    def _finish(self, encoded: dict[str, list[Any]], batch: dict[str, list[Any]], rows: list[int]) -> None:
+    def _finish(self, encoded: dict[str, list[Any]], batch: dict[str, list[Any]]) -> None:
         pairs = zip(encoded.pop(_WORDS), _word_labels(batch), strict=True)
         encoded["labels"] = [_aligned(numbers, labels) for numbers, labels in pairs]
 

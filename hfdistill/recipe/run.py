@@ -145,7 +145,7 @@ class Run:
         speaks: bool = True,
         rows: Rows | None = None,
     ) -> None:
-        self.recipe, self.smoke, self.searching = recipe, smoke, searching
+        self.recipe, self.smoke = recipe, smoke
         self.args = arguments(recipe, smoke=smoke)
         self.terminal = Terminal(self._phases(), speaks=speaks and not self.args.process_index)
         set_seed(self.args.seed)

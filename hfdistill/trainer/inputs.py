@@ -195,7 +195,7 @@ class Reader:
         for number, config in enumerate(self.configs):
             _check_room_for(self.tokenizer, config, role="teacher" if number else "student")
         if "text" not in columns:
-            self._check_words(data)
+            self._check_words()
         token_types = "text_pair" in columns and "token_type_ids" in self.inputs
         with self.args.main_process_first(desc="tokenisation"):
             data = encode(data, self.tokenizer, max_length=self._room(), token_types=token_types)
@@ -264,7 +264,7 @@ class Reader:
             return data  # labels of another task, of which their check tells
         return data.map(_fill, fn_kwargs={"blank": blank}, batched=True)
 
-    def _check_words(self, data: Any) -> None:
+    def _check_words(self) -> None:
         """Refuse words with a label each for a model that does not label tokens."""
         if self._config is not None and tasks.task_kind(self._config) != "token":
             raise ValueError(
