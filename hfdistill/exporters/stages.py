@@ -19,7 +19,11 @@ from hfdistill.exporters.onnx import plain, quiet, sample_of, session, to_graph
 from hfdistill.network.architectures import ModelSpec, blocks
 from hfdistill.network.block_calls import computing_by, first_argument, with_hidden_states
 from hfdistill.network.inputs import accepted_inputs
-from hfdistill.students.early_exit import EarlyExitForSequenceClassification, check_threshold
+from hfdistill.students.early_exit import (
+    EarlyExitForSequenceClassification,
+    check_threshold,
+    with_threshold,
+)
 from hfdistill.students.early_exit_forward import uncertainty
 
 FLOAT32_STAGE, INT8_STAGE = "stage_{:02}.onnx", "int8_stage_{:02}.onnx"
@@ -325,9 +329,7 @@ def heads_of(model: Any) -> Any:
         return model.heads
     if not isinstance(model, EarlyExitForSequenceClassification):
         return model
-    view = copy.copy(model)
-    view.config = copy.copy(model.config)
-    view.exit_threshold = None
+    view = with_threshold(model, None)
 
     def heads(**inputs: Tensor) -> dict[str, Tensor]:
         output = view(**inputs)

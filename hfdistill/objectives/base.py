@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from hfdistill.network.architectures import ModelSpec
 from hfdistill.network.task import TaskKind, words
 from hfdistill.network.trace import Tap, Trace
-from hfdistill.schedules import Schedule, checked_progress, moments, value_at
+from hfdistill.schedules import Schedule, checked_progress, is_number, moments, value_at
 
 
 @dataclass(frozen=True)
@@ -303,11 +302,6 @@ def as_blend(objective: Objective | Blend) -> Blend:
         f"An objective is built from terms such as 0.5 * CrossEntropy() + 0.5 * KD(temperature=4); "
         f"found {type(objective).__name__}. A loss of your own is a subclass of hfdistill.Objective."
     )
-
-
-def is_number(value: object) -> bool:
-    """Whether a hyper-parameter is a finite number; text from a file and True are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def positive(value: float | Schedule, what: str, *, usual: str) -> float | Schedule:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from hfdistill.network.layer_map import Layers
 from hfdistill.network.trace import Trace
-from hfdistill.objectives.base import Setting, is_number, register
+from hfdistill.objectives.base import Setting, register
 from hfdistill.objectives.layers import LayerObjective, Pair, check_pooling, linear, mask_of, pooled
+from hfdistill.schedules import is_number
 
 logger = logging.getLogger(__name__)
 

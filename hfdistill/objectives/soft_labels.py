@@ -11,10 +11,10 @@ from torch import Tensor
 
 from hfdistill.network.task import missing
 from hfdistill.network.trace import Trace
-from hfdistill.objectives.base import Objective, Setting, is_number, positive, register
+from hfdistill.objectives.base import Objective, Setting, positive, register
 from hfdistill.objectives.logits import TINY, as_float64, refuse_standardised, standardised
 from hfdistill.objectives.row_weights import Trust, check_trust, trust
-from hfdistill.schedules import Schedule
+from hfdistill.schedules import Schedule, is_number
 
 
 class LabelledRows(Objective):

@@ -299,16 +299,25 @@ class _Checker(Binder):
             ]
         return data
 
+    def _named(self, where: Where, entry: Any, kind: str, known: Mapping[str, Any], refusal: str) -> Any:
+        """Return a list entry's name and arguments, of `name` or {name: arguments}; None after a refusal."""
+        entry = {entry: None} if isinstance(entry, str) else entry
+        if not isinstance(entry, dict) or len(entry) != 1:
+            self.page.refuse(where, refusal)
+            return None
+        ((name, arguments),) = entry.items()
+        if name not in known:
+            self._unknown((*where, name), name, kind, known)
+            return None
+        return name, arguments
+
     def _augmentation(self, where: Where, step: Any) -> KindAndArguments | None:
         """Return a name and its arguments."""
-        written = {step: None} if isinstance(step, str) else step
-        if not isinstance(written, dict) or len(written) != 1:
-            self.page.refuse(where, "is not an augmentation. Type `- delete: {p: 0.1}`, one to a dash.")
+        refusal = "is not an augmentation. Type `- delete: {p: 0.1}`, one to a dash."
+        named = self._named(where, step, "augmentation", schema.AUGMENTATIONS, refusal)
+        if named is None:
             return None
-        ((name, arguments),) = written.items()
-        if name not in schema.AUGMENTATIONS:
-            self._unknown((*where, name), name, "augmentation", schema.AUGMENTATIONS)
-            return None
+        name, arguments = named
         return name, self._bound((*where, name), {name: arguments}, (schema.AUGMENTATIONS[name],))
 
     def _theseus(self, section: Mapping[Any, Any], teacher: KindAndArguments | None) -> dict[str, Any] | None:
@@ -418,16 +427,11 @@ class _Checker(Binder):
         from hfdistill.objectives import registered  # loads torch
         from hfdistill.objectives.exits import ExitObjective
 
-        term = {term: None} if isinstance(term, str) else term
-        if not isinstance(term, dict) or len(term) != 1:
-            self.page.refuse(
-                where, "is not a term. Type `- kd: {weight: 0.5, temperature: 4}`, one term to a dash."
-            )
+        refusal = "is not a term. Type `- kd: {weight: 0.5, temperature: 4}`, one term to a dash."
+        named = self._named(where, term, "objective", registered(), refusal)
+        if named is None:
             return None
-        ((name, written),) = term.items()
-        if name not in registered():
-            self._unknown((*where, name), name, "objective", registered())
-            return None
+        name, written = named
         place = (*where, name)
         cls = registered()[name]
         if issubclass(cls, ExitObjective) and not exits:

@@ -244,6 +244,16 @@ def with_exits(
     return made.to(model.device, model.dtype).eval()
 
 
+def with_threshold(
+    model: EarlyExitForSequenceClassification, threshold: float | None
+) -> EarlyExitForSequenceClassification:
+    """Return the same weights under another threshold; the model itself is left as it is."""
+    view = copy.copy(model)
+    view.config = copy.copy(model.config)
+    view.exit_threshold = threshold
+    return view
+
+
 def check_threshold(value: Any) -> None:
     """Refuse a threshold of uncertainty that is not a number in (0, 1]."""
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
