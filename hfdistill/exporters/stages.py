@@ -97,26 +97,27 @@ class Stage(nn.Module):
         What comes before `hidden_states` is computed of no ids in particular, is read by nothing, and the
         exporter leaves it out.
         """
-        if hidden_states is not None:
-            inputs = {"input_ids": attention_mask}
-        parts, hooks = blocks(self.backbone), []
-        passed: dict[str, Tensor] = {}
-        if hidden_states is not None:
-            hooks.append(
-                parts[self.first].register_forward_pre_hook(_feeding(hidden_states), with_kwargs=True)
-            )
-        if not self.is_last:
-            hooks.append(parts[self.last].register_forward_pre_hook(_keeping(passed), with_kwargs=True))
-        try:
+        parts, passed = blocks(self.backbone), []
+
+        def keep(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            passed.append(first_argument(args, kwargs))
+
+        with ExitStack() as hooks:
+            if hidden_states is not None:
+                inputs = {"input_ids": attention_mask}
+
+                def feed(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+                    return with_hidden_states(args, kwargs, hidden_states)
+
+                hooks.enter_context(parts[self.first].register_forward_pre_hook(feed, with_kwargs=True))
+            if not self.is_last:
+                hooks.enter_context(parts[self.last].register_forward_pre_hook(keep, with_kwargs=True))
             logits = self.backbone(attention_mask=attention_mask, **inputs).logits
-        finally:
-            for hook in hooks:
-                hook.remove()
         if self.is_last:
             return {"logits": logits}
-        logits = self.exits[str(self.last)](passed[ON], attention_mask)
+        logits = self.exits[str(self.last)](passed[0], attention_mask)
         unsure = uncertainty(logits, multi_label=self._multi_label)
-        return {"logits": logits, "uncertainty": unsure, ON: passed[ON]}
+        return {"logits": logits, "uncertainty": unsure, ON: passed[0]}
 
 
 def _stages(model: Any) -> list[Stage]:
@@ -142,24 +143,6 @@ def _passing(gives_tuple: bool) -> Any:
         return (hidden,) if gives_tuple else hidden
 
     return forward
-
-
-def _feeding(hidden: Tensor) -> Any:
-    """Return a hook that lets a block read other hidden states."""
-
-    def hook(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return with_hidden_states(args, kwargs, hidden)
-
-    return hook
-
-
-def _keeping(passed: dict[str, Tensor]) -> Any:
-    """Return a hook that keeps what a block is about to read."""
-
-    def hook(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        passed[ON] = first_argument(args, kwargs)
-
-    return hook
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,6 +44,20 @@ def is_free(number: signal.Signals) -> bool:
 
 
 @contextmanager
+def handled(numbers: Iterable[signal.Signals], handler: Any) -> Iterator[None]:
+    """While open, a handler takes these signals; afterwards the one before does, unless another was set."""
+    before = {each: signal.getsignal(each) for each in numbers}
+    for each in before:
+        signal.signal(each, handler)
+    try:
+        yield
+    finally:
+        for each, usual in before.items():
+            if signal.getsignal(each) == handler:
+                signal.signal(each, usual)
+
+
+@contextmanager
 def ending_in_order() -> Iterator[None]:
     """While open, the signals of EXIT_CODES end this process as an exception does.
 
@@ -52,13 +66,5 @@ def ending_in_order() -> Iterator[None]:
     """
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     main = threading.current_thread() is threading.main_thread()
-    before = {each: signal.getsignal(each) for each in EXIT_CODES if alone and main and is_free(each)}
-    handler = EndInOrder()
-    for each in before:
-        signal.signal(each, handler)
-    try:
+    with handled([each for each in EXIT_CODES if alone and main and is_free(each)], EndInOrder()):
         yield
-    finally:
-        for each, usual in before.items():
-            if signal.getsignal(each) is handler:
-                signal.signal(each, usual)

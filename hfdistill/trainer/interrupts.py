@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from transformers import TrainerCallback
 
-from hfdistill.files.endings import EXIT_CODES, is_free
+from hfdistill.files.endings import EXIT_CODES, handled, is_free
 
 logger = logging.getLogger(__name__)
 
@@ -49,25 +49,19 @@ class Interrupts(TrainerCallback):
             SystemExit: after SIGTERM or SIGUSR1, with 143 or 75.
         """
         self.requested, self.agreed, self._at, self._process = None, False, None, os.getpid()
-        usual: dict[signal.Signals, Any] = {}
+        heard: list[signal.Signals] = []
         if threading.current_thread() is threading.main_thread():
             heard = [each for each in EXIT_CODES if is_free(each)]
             heard = heard if processes == 1 else [each for each in heard if each != signal.SIGTERM]
             if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
                 heard.append(signal.SIGINT)
-            usual = {each: signal.getsignal(each) for each in heard}
-        for each in usual:
-            signal.signal(each, self._on_signal)
         try:
-            yield
+            with handled(heard, self._on_signal):
+                yield
         except KeyboardInterrupt as error:
             if error.args:
                 raise
             raise KeyboardInterrupt(self.message()) from None
-        finally:
-            for each in usual:
-                if signal.getsignal(each) == self._on_signal:
-                    signal.signal(each, usual[each])
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if os.getpid() != self._process:  # a worker of the data loader, which inherits the handler

@@ -105,15 +105,9 @@ class _Search:
         self._prepare()
         self._measure_sizes()
         choice = self._choose()
-        return Outcome(
-            self.run,
-            self.goal,
-            self.trials,
-            choice,
-            tuple(self.records.values()),
-            self.rows,
-            teacher=self.teacher(),
-        ).result()
+        tried = tuple(self.records.values())
+        found = Outcome(self.run, self.goal, self.trials, choice, tried, self.rows, self.teacher())
+        return found.result()
 
     def teacher(self) -> Contender:
         """Return the teacher as it is measured, with the names that the page gives to its classes."""

@@ -128,6 +128,7 @@ class FitResult:
         return "\n".join(in_columns([*self.summary, *self.advice]))
 
 
+@dataclass
 class Outcome:
     """It puts the winner in its folder, measures it on rows that nothing was chosen on, and says what it is.
 
@@ -141,23 +142,19 @@ class Outcome:
         teacher: as it is measured.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        goal: Goal,
-        trials: Trials,
-        choice: Choice,
-        tried: tuple[Tried, ...],
-        rows: Rows,
-        *,
-        teacher: Contender,
-    ) -> None:
-        self.run, self.goal, self.trials, self.choice = run, goal, trials, choice
-        self.tried, self.rows, self.teacher = tried, rows, teacher
-        self.out = Path(run.args.output_dir)
+    run: Run
+    goal: Goal
+    trials: Trials
+    choice: Choice
+    tried: tuple[Tried, ...]
+    rows: Rows
+    teacher: Contender
+
+    def __post_init__(self) -> None:
+        self.out = Path(self.run.args.output_dir)
         self.folder = self.out / "student"
-        self.look = choice.look
-        self.metric = trials.judge.metric
+        self.look = self.choice.look
+        self.metric = self.trials.judge.metric
 
     def result(self) -> FitResult:
         """Write everything, and return it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -72,12 +71,9 @@ class Shard:
     def _bytes(self, offset: int, size: int) -> bytes:
         assert self._path is not None  # noqa: S101 - what has no file is held
         try:
-            descriptor = os.open(self._path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-            try:
-                os.lseek(descriptor, offset, os.SEEK_SET)
-                content = os.read(descriptor, size)
-            finally:
-                os.close(descriptor)
+            with self._path.open("rb", buffering=0) as file:
+                file.seek(offset)
+                content = file.read(size)
         except OSError as error:
             raise CacheError(
                 f"{self._path} was there when the recording was opened and cannot be read now ({error}). Put "
