@@ -166,7 +166,7 @@ class Step(Schedule):
         stages: progress → value; one of them starts at 0, and all start before 1.
 
     Raises:
-        ValueError: for no stage at 0, a stage that starts outside [0, 1), or a value that is no finite
+        ValueError: for no stage at 0, a stage that starts outside [0, 1), or a value that is not a finite
             number.
     """
 

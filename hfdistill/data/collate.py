@@ -37,7 +37,7 @@ class DistillationCollator:
 
     Raises:
         ValueError: at construction, for a tokenizer that cannot pad or a limit that leaves no room for text;
-            at a row, for a text that is no readable string.
+            at a row, for a text that is not a readable string.
 
     Example:
         >>> from transformers import AutoTokenizer

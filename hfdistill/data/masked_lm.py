@@ -39,7 +39,8 @@ class MaskedLM(Augmentation):
     The words are looked for once a text: the model reads the text with the word masked, and the text itself
     as a second sentence. All copies are drawn from them. This is the algorithm of TinyBERT's code (Jiao et
     al. 2020, arXiv 1909.10351, data_augmentation.py), but that a word of several pieces is masked as well,
-    where TinyBERT asks GloVe, and that the word itself, pieces of words and special tokens are no candidates.
+    where TinyBERT asks GloVe, and that the word itself, pieces of words and special tokens are not
+    candidates.
 
     When to use it: for copies that read like text of the task. It costs a forward of the model for each word:
     make a fixed set with `augment`, on a GPU if there is one. Not on the fly, where each epoch pays again.

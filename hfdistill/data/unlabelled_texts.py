@@ -165,7 +165,7 @@ class Gate:
     """Lets each text pass once, and none that overlaps with the evaluation texts.
 
     Args:
-        runs: number of words → digests of runs of so many words that may not occur.
+        runs: number of words n → digests of the runs of n words that may not occur.
         min_words: the fewest words of a text.
         dropped: how many texts were left out, by reason.
     """

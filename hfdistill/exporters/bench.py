@@ -94,7 +94,7 @@ class Bench:
     def _answer(self, name: str) -> None:
         """Let a format answer the rows; a student with exits also by all of its heads.
 
-        The teacher is no format, and so reads rows of like length together.
+        The teacher is not an exported format, so it reads rows of similar length together.
         """
         loaded = self.models[name]
         self.logits[name] = predict(loaded, None if name == "teacher" else self.batches)

@@ -227,7 +227,8 @@ class StagedModel(nn.Module):
         batches too. Of each stage at most `batch_size` rows and those of a batch wait.
 
         Args:
-            batches: padded; rows of like length are best in one batch, as `hfdistill predict` has them.
+            batches: padded; it is fastest where a batch holds rows of similar length, as in `hfdistill
+                predict`.
             batch_size: rows that a stage after the first computes at once.
         """
         waiting: list[list[_Rows]] = [[] for _ in self.sessions]

@@ -62,7 +62,7 @@ def ending_in_order() -> Iterator[None]:
     """While open, the signals of EXIT_CODES end this process as an exception does.
 
     Only where nobody else has set a handler for them, in the main thread and on one process alone: a launcher
-    of several sends SIGTERM where one of them has died, for which the others would wait in vain.
+    of several sends SIGTERM where one of them has died, and the others would wait for it without end.
     """
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     main = threading.current_thread() is threading.main_thread()

@@ -197,7 +197,7 @@ class ModelInputs:
         known = _known_padding(self.config)
         if known is not None and known != getattr(self.tokenizer, "pad_token_id", None):
             real = mask.bool()
-            inside = (real.cumsum(1) > 0) & (real.flip(1).cumsum(1).flip(1) > 0)  # a hole is no padding
+            inside = (real.cumsum(1) > 0) & (real.flip(1).cumsum(1).flip(1) > 0)  # a hole is not padding
             inputs["input_ids"] = ids.where(inside, known)
         if self.shifts and "position_ids" not in inputs:
             places = torch.arange(ids.shape[1], device=ids.device)

@@ -288,8 +288,8 @@ class MiniLMv2(RelationObjective):
         layers: which student layer learns from which teacher layer; the paper's student layer is the last.
 
     Raises:
-        ValueError: at construction for relation heads that are no number; at `bind` where they do not divide
-            the widths, or for layers, tokens or architectures that do not fit.
+        ValueError: at construction for relation heads that are not a number; at `bind` where they do not
+            divide the widths, or for layers, tokens or architectures that do not fit.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("query", "key", "value")

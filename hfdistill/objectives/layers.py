@@ -21,8 +21,8 @@ Pair = tuple[Tensor, Tensor]
 class LayerObjective(Objective):
     """Base class of terms that compare layers of the student with layers of the teacher.
 
-    Life as of every objective; `bind` needs the sizes of both networks. A subclass reads `kinds` at each pair
-    of its map and implements `forward`.
+    The life cycle is that of every objective; `bind` needs the sizes of both networks. A subclass reads
+    `kinds` at each pair of its map and implements `forward`.
 
     Args:
         layers: which student layer learns from which teacher layer; see `hfdistill.LayerMap`.

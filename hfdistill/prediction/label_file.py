@@ -69,7 +69,7 @@ def predict(
     - a class a word: `prediction` and `probability`, lists with an entry a word; None for words behind what
       the student reads.
 
-    Some thousand rows are held at once, and of these, rows of like length are answered together. `out`
+    Some thousand rows are held at once, and of these, rows of similar length are answered together. `out`
     appears when all rows are in it. A csv is written in UTF-8, with the delimiter of a csv that was read, and
     with a byte order mark where that one has one (Excel's "CSV UTF-8"), so that Excel reads it, too.
 

@@ -56,7 +56,7 @@ class Predictor:
     def predict(self, texts: Texts) -> list[Tensor]:
         """Return the logits of the rows, in their order: (C,), or (words, C), NaN of words that were cut off.
 
-        Rows of like length are answered together.
+        Rows of similar length are answered together.
 
         Raises:
             ValueError: for logits that are not finite.

@@ -98,7 +98,7 @@ def read_page(path: str | Path, overrides: Iterable[str] = ()) -> Page:
     aliases and keys that stand twice are refused.
 
     Raises:
-        RecipeError: where it is no such file, or no such YAML.
+        RecipeError: where the file does not exist, or is not YAML of this kind.
     """
     page = Page(printable(Path(path).name or str(path)))
     try:

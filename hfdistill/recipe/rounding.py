@@ -61,7 +61,7 @@ class Rounding:
     def is_small(self) -> bool:
         """Whether at most MOST_CHANGED of the answers change and logits move by at most MOST_MOVED.
 
-        False where a logit is no number in one of the passes.
+        False where a logit is not a number in one of the passes.
         """
         moved = self.mean <= MOST_MOVED * max(self.deviation, 1e-12) or self.mean == 0
         return moved and (self.changed or 0.0) <= MOST_CHANGED

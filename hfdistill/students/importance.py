@@ -138,7 +138,7 @@ def _loss(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
     labels = own = logits.detach().argmax(-1)
     if "labels" in batch:
         labels = batch["labels"].to(logits.device)
-        # Tokens without a label are no words; texts without one are judged by the model.
+        # Tokens without a label are not words; texts without one are judged by the model.
         if labels.dim() == 2:
             labels = labels[_mask(model, batch)].clamp(min=-100)
         else:

@@ -164,7 +164,7 @@ class _Fit:
 
     Args:
         student: reads what is fitted.
-        teacher: reads what it is fitted to.
+        teacher: gives the values that the student is fitted to.
         ridge: as in `Refit`; None to choose it for each step.
         first: weight of each text's first token.
         batches: to fit on, and held out.

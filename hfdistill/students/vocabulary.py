@@ -70,7 +70,7 @@ def prune_vocabulary(
     Raises:
         TypeError: `tokenizer` is not a fast one, or the corpus holds no texts.
         ValueError: a tokenizer of another kind, one that does not fit the model, an empty corpus, or a `keep`
-            that is no share or has no room for the tokens that must stay.
+            that is not a share or has no room for the tokens that must stay.
 
     Example:
         >>> model, tokenizer = prune_vocabulary(  # doctest: +SKIP

@@ -210,7 +210,7 @@ class ModelTeacher(Teacher):
         self.model = name_architecture(model).requires_grad_(False).eval()
         self.config = getattr(model, "config", None)
         self._padding = getattr(self.config, "pad_token_id", None)
-        self._compiled: tuple[Any, ...] = ()  # a tuple, so that it is no part of what is saved or counted
+        self._compiled: tuple[Any, ...] = ()  # a tuple, so that it is neither saved nor counted
         self.bind_tokenizer(tokenizer)
 
     def bind_tokenizer(self, tokenizer: Any) -> None:

@@ -168,7 +168,7 @@ class EMATeacher(Teacher):
         """Begin as a copy of the student.
 
         Raises:
-            TypeError: where the student is no plain Transformers model, as with a PEFT adapter.
+            TypeError: where the student is not a plain Transformers model, as with a PEFT adapter.
         """
         if not isinstance(student, PreTrainedModel):
             raise TypeError(

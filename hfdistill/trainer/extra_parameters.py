@@ -53,7 +53,7 @@ class ExtraParameters:
 
         Args:
             optimizer: the student's.
-            trainer: knows what has weight decay, and which optimizer is asked for.
+            trainer: knows which parameters decay, and which optimizer the run asks for.
             sharding: of the student.
             made: whether the optimizer was there before: the user's, or an earlier training's.
 

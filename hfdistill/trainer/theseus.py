@@ -41,8 +41,8 @@ class Theseus(TrainerCallback):
 
     Raises:
         ValueError: where the rate leaves [0, 1] or does not end at 1; and as the trainer is built, where the
-            student is not cut from this teacher, N is no multiple of M, or the blocks of the architecture are
-            not of one kind (ALBERT, ModernBERT, DeBERTa-v2 with a convolution).
+            student is not cut from this teacher, N is not a multiple of M, or the blocks of the architecture
+            are not of one kind (ALBERT, ModernBERT, DeBERTa-v2 with a convolution).
 
     Example:
         >>> from hfdistill import CrossEntropy, DistillationTrainer, Theseus, shrink

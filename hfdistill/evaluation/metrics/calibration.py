@@ -26,7 +26,7 @@ def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, *, n
         n_bins: number of bins between 0 and 1.
 
     Raises:
-        ValueError: no rows, shapes that do not fit, rows that are no probabilities, labels outside 0..C-1.
+        ValueError: no rows, shapes that do not fit, rows that are not probabilities, labels outside 0..C-1.
 
     Example:
         >>> expected_calibration_error([[0.75, 0.25], [0.25, 0.75]], [0, 1])

@@ -25,7 +25,7 @@ class Trial:
         name: beside its point.
         latency_ms: of one row.
         size_mb: of its file.
-        admitted: whether it is within the limits; what is not was never trained.
+        admitted: whether it is within the limits; candidates beyond them were never trained.
         kept: percent of the teacher's metric with the ends of its interval and the epochs so far, at each
             look; empty where it was never looked at.
         chosen: number of the look that won; None where none did.

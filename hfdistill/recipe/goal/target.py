@@ -57,7 +57,7 @@ class Goal:
     texts: int = 1000
 
     def __post_init__(self) -> None:
-        self.share  # noqa: B018 - refuses what is no share
+        self.share  # noqa: B018 - refuses what is not a share
         for name, unit in (("max_ms", "milliseconds"), ("max_mb", "megabytes")):
             value = getattr(self, name)
             if value is not None and not value > 0:

@@ -69,7 +69,7 @@ class Shard:
         return self._bytes(begin + start * width, (stop - start) * width)
 
     def _bytes(self, offset: int, size: int) -> bytes:
-        assert self._path is not None  # noqa: S101 - what has no file is held
+        assert self._path is not None  # noqa: S101 - a shard without a file is held in memory
         try:
             with self._path.open("rb", buffering=0) as file:
                 file.seek(offset)

@@ -58,8 +58,8 @@ class CachedTeacher(Teacher):
 
     Args:
         folder: what `record` was given, or the folder of one teacher in it.
-        teacher: a live teacher (model, Hub id, path or `Teacher`) that answers what is not recorded, and
-            whose answers are then recorded too. None raises `CacheError` for such rows.
+        teacher: a live teacher (model, Hub id, path or `Teacher`) that answers rows that are not recorded,
+            and whose answers are then recorded too. None raises `CacheError` for such rows.
         contents: what is kept, where `folder` holds several recordings or is new.
         tokenizer: the recorded teacher's, where it reads other token ids than the student; a live teacher
             brings its own.

@@ -171,7 +171,7 @@ def few_shot(
         name: tells an encoder that is a function from others.
         limit: texts that may be asked about at most.
         prior: share of each class.
-        calibrate: a few labelled rows that are no examples.
+        calibrate: a few labelled rows that are not among the examples.
 
     Returns:
         The teacher; `teacher.save(folder)` keeps it.

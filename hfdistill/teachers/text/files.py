@@ -214,7 +214,7 @@ def write_answers(teacher: TextAnswers, texts: Texts, file: str | Path) -> Path:
     """Write a teacher's answers to some texts, as logits by class; `answers_from` reads them bit for bit.
 
     Args:
-        teacher: asked about what is not recorded.
+        teacher: answers the texts that are not recorded.
         texts: strings or pairs.
         file: a .jsonl file.
 

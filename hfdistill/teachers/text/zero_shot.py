@@ -152,7 +152,7 @@ def zero_shot(
     arXiv 1909.00161). Scores of several descriptions of a class are averaged, and so are the probabilities
     under several templates.
 
-    A text costs a forward pass for each class, description and template; pairs of like length are batched.
+    A text costs a forward pass for each class, description and template; pairs of similar length are batched.
     For more than about twenty classes `few_shot` is much faster, and often better.
 
     Args:
