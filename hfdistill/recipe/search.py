@@ -106,7 +106,7 @@ class _Search:
         self.folder = self.out / "search"
         for dimension in self.space:
             print(f"searching {described(dimension)}")
-        self.base = self._prepared()
+        self.base = self._prepared(recipe)
 
     def best(self, *, trials: int, timeout: float | None) -> Search:
         """Run what is missing to `trials`, and write the best page."""
@@ -132,7 +132,7 @@ class _Search:
         lines = tuple(_line(trial, self.space) for trial in every)
         return Search(path, self.metric, best.value, len(done), pruned, lines)
 
-    def _prepared(self) -> dict[str, Any]:
+    def _prepared(self, recipe: Recipe) -> dict[str, Any]:
         """Return the page as every trial runs it: the teacher made, an evaluation each epoch, no report."""
         page = copy.deepcopy(self.page)
         page["training"] |= {"output_dir": str(self.folder)}

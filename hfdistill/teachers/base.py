@@ -68,7 +68,7 @@ class Teacher(nn.Module):
     """True where it knows nothing at first: in the default objective its weight rises from 0 to 1."""
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Take methods under their earlier names for what they are now."""
+        """Let a subclass override methods by their earlier names."""
         super().__init_subclass__(**options)
         for earlier, name in _EARLIER_NAMES.items():
             if earlier in vars(cls) and name not in vars(cls):
@@ -114,7 +114,7 @@ class Teacher(nn.Module):
         return frozenset()
 
     def bind_tokenizer(self, tokenizer: Any) -> None:
-        """Learn which tokenizer makes and pads the rows of `trace`: its own, or the student's."""
+        """Called with the tokenizer that makes and pads the rows of `trace`: its own, or the student's."""
 
     def parts(self) -> Sequence[Teacher]:
         """Return the teachers that read the batch: itself, unless it is made of others."""
@@ -134,13 +134,13 @@ class Teacher(nn.Module):
         return (model,) if isinstance(model, nn.Module) else ()
 
     def bind_student(self, student: nn.Module) -> None:
-        """Told of the run's student, before anything else is asked."""
+        """Called with the run's student, before anything else is asked."""
 
     def before_training(self, *, steps: int) -> None:
-        """Hear how many optimizer steps the run has, when it begins."""
+        """Called when a run begins, with its number of optimizer steps."""
 
     def after_step(self, student: nn.Module, *, step: int) -> None:
-        """Hear that the student has moved.
+        """Called when the student has moved.
 
         Args:
             student: as it is now.
@@ -152,7 +152,7 @@ class Teacher(nn.Module):
         return rows
 
     def fingerprint(self) -> str:
-        """Return what tells one teacher from another when a run is resumed; it stays as a teacher moves."""
+        """Return a text that identifies this teacher on resuming; it does not change as a teacher learns."""
         return type(self).__name__
 
 
@@ -176,7 +176,7 @@ class TeacherOfSeveral(Teacher):
             )
 
     def inputs(self) -> frozenset[str]:
-        """Return what any of its teachers reads."""
+        """Return the columns that any of its teachers reads."""
         return frozenset().union(*(teacher.inputs() for teacher in self.made_of()))
 
     def parts(self) -> Sequence[Teacher]:
@@ -239,7 +239,7 @@ class ModelTeacher(Teacher):
         return frozenset(self.prefix + name for name in self.model_inputs.names)
 
     def fingerprint(self) -> str:
-        """Return the sha256 over config and weights; what makes the ids has no part in the answer to them."""
+        """Return the sha256 over config and weights; the tokenizer has no part in the answer to given ids."""
         padding = {"pad_token_id": self._padding}  # as it came
         return fingerprint_of(self.model, config=self.config, settings=padding)
 

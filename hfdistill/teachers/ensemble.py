@@ -95,7 +95,7 @@ class Ensemble(TeacherOfSeveral):
         self.wants_labels = weights == "confidence" or any(m.wants_labels for m in self.made_of())
 
     def made_of(self) -> Sequence[Teacher]:
-        """Return its members."""
+        """Return the members."""
         return list(self.members)  # type: ignore[arg-type]
 
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
@@ -117,7 +117,7 @@ class Ensemble(TeacherOfSeveral):
         return Trace(logits=mean, attention_mask=view.attention_mask, readings=view.readings)
 
     def weigh(self, logits: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return what each member counts on each row: (K, B), summing to 1 over members.
+        """Return each member's weight on each row: (K, B), summing to 1 over members.
 
         Args:
             logits: (K, B, C), classes in the first member's order.

@@ -141,7 +141,7 @@ class FoldTeacher(TeacherOfSeveral):
 
 
 def text_key(ids: Sequence[int]) -> bytes:
-    """Return what a text is known by: a hash of its token ids, special tokens included, padding left out."""
+    """Return the key of a text: a hash of its token ids, special tokens included, padding left out."""
     return hashlib.blake2b(np.asarray(ids, dtype="<i8").tobytes(), digest_size=16).digest()
 
 

@@ -148,7 +148,7 @@ class DistillationTrainer(CheckpointingTrainer):
     # ---- before the first step ----
 
     def _bind(self, model: nn.Module) -> None:
-        """Fix task, teacher columns and what the objective reads, from the two models."""
+        """Derive the task, the teacher's columns and what the objective reads from the two models."""
         config = getattr(model, "config", None)
         self.task = tasks.name_task(config)  # before a teacher copies it
         if self.teacher is not None:
@@ -172,7 +172,7 @@ class DistillationTrainer(CheckpointingTrainer):
         freeze(model, self.args)
 
     def _make_parts(self, teacher_cache: str | Path | None) -> None:
-        """Make what this run has beside its objective, once the two models are known."""
+        """Make the parts of this run beside its objective, once both models are known."""
         checks.check_changing(self.teacher, self.sharding, fresh=self.model_init is not None)
         checks.check_replacements(self.callback_handler.callbacks, self.sharding, self.blend)
         if teacher_cache is not None:
@@ -273,7 +273,7 @@ class DistillationTrainer(CheckpointingTrainer):
             tqdm.write(summary)
 
     def begin_epoch(self) -> None:
-        """Tell sampler and data the epoch, and look at the teacher in the first.
+        """Tell the sampler and the data which epoch begins; check the teacher in the first one.
 
         accelerate cannot tell the sampler where several processes resume in the middle of an epoch.
         """
@@ -330,7 +330,7 @@ class DistillationTrainer(CheckpointingTrainer):
         return guarded(loader, data, name=self._label_name, config=config, split=split)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
-        """Make batches of like length whose order (seed, epoch) alone decide, so that resuming is exact."""
+        """Batch rows of similar length, in an order that follows from (seed, epoch): resuming is exact."""
         data = self.train_dataset if train_dataset is None else train_dataset
         window = self.get_total_train_batch_size(self.args)
         grouped = length_grouped(data, self.args, window=window)
@@ -477,7 +477,7 @@ class DistillationTrainer(CheckpointingTrainer):
         return dataclasses.replace(trace, logits=spaces.in_columns(trace.logits, self._columns))
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """Trainer's last call before the optimizer moves: clip the rest, and stop at what is not finite."""
+        """Clip the other learners too, and stop at what is not finite: the last call before a step."""
         grad_norm = whole(super()._get_grad_norm(model, grad_norm=grad_norm))
         norms = self._extra_parameters.clip(self.args.max_grad_norm)
         self._loss_window.close()
@@ -559,7 +559,7 @@ class DistillationTrainer(CheckpointingTrainer):
     # ---- checkpoints ----
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in Trainer; a teacher that changes stands beside the student in a folder of its own."""
+        """As in Trainer; a teacher that changes is saved beside the student, in a folder of its own."""
         if changing(self.teacher) and self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             save_teacher(changing(self.teacher), folder, tokenizer=self.processing_class)
@@ -578,14 +578,14 @@ class DistillationTrainer(CheckpointingTrainer):
         self._extra_parameters.load(folder)
 
     def end_run(self) -> None:
-        """Bring the teacher of the best step, where Trainer has brought its student."""
+        """Load the teacher of the best step, where Trainer has loaded the student of that step."""
         super().end_run()
         best = self.state.best_model_checkpoint
         if changing(self.teacher) and self.args.load_best_model_at_end and best is not None:
             load_teacher(changing(self.teacher), Path(best))
 
     def run_facts(self) -> dict[str, Any]:
-        """Return what decides a run's outcome, and stays when it is resumed; its length may grow."""
+        """Return what decides a run's outcome and may not change on resuming; its length may grow."""
         if self._teacher_print is None and self.teacher is not None:
             self._teacher_print = self.teacher.fingerprint()  # once: it reads every weight
         facts: dict[str, Any] = {"objective": str(self.blend), "teacher": self._teacher_print}

@@ -40,7 +40,7 @@ class Interrupts(TrainerCallback):
 
     @contextlib.contextmanager
     def watching(self, *, processes: int) -> Iterator[None]:
-        """While open, signals that would break the run off ask it to end.
+        """While open, signals that would kill the run ask it to end instead.
 
         Only where nobody else has set a handler for them, and in the main thread.
 
@@ -84,12 +84,12 @@ class Interrupts(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """End the run, now that it can be gone on with."""
+        """End the run, now that it can be resumed."""
         if self._asked(args):
             self._end()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """End what would follow a run that had no step left."""
+        """End here where the run had no step left, before anything that follows it."""
         if self._asked(args):
             self._end()
 

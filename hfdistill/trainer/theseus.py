@@ -69,7 +69,7 @@ class Theseus(TrainerCallback):
         self._now = 1.0
 
     def fingerprint(self) -> str:
-        """Return what tells one replacement from another when a run is resumed."""
+        """Return a text that differs between replacements, compared when a run is resumed."""
         return f"{self.rate!r} {self._seed}"
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
@@ -92,7 +92,7 @@ class Theseus(TrainerCallback):
         self._hook = self._student.register_forward_pre_hook(self._draw)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """Move the rate on as a step begins."""
+        """Advance the rate as a step begins."""
         self._now = self.rate(min(1.0, state.global_step / max(1, state.max_steps)))
         self._step, self._forward = state.global_step, 0
 
@@ -101,7 +101,7 @@ class Theseus(TrainerCallback):
         self.release()
 
     def freeze(self, model: nn.Module, args: Any) -> None:
-        """Keep everything but the blocks as the teacher has it, until `release`; before an optimizer is made.
+        """Freeze all but the blocks at the teacher's values until `release`; before an optimizer is made.
 
         Args:
             model: the student.

@@ -89,7 +89,7 @@ class _Versions:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What a recording says of itself, by name and type; a sha256 alone proves neither."""
+    """The facts that a recording states about itself, by name and type; a sha256 alone proves neither."""
 
     schema: int
     fingerprint: str
@@ -112,7 +112,7 @@ def identity_of(fingerprint: str, contents: Contents) -> str:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """Return what a cache says of itself.
+    """Return the facts that a cache states about itself.
 
     Raises:
         CacheError: where it cannot be read, was changed, or is of another version.
@@ -142,7 +142,7 @@ def column(tap: Tap) -> str:
 
 
 def _check_shapes(shapes: dict[str, list[int]], contents: Contents) -> None:
-    """Refuse shapes of other tensors than the contents have, and shapes that are none."""
+    """Refuse shapes of tensors that the contents do not have, and impossible shapes."""
     names = {"logits", *map(column, contents.taps)}
     if shapes.keys() != names or any(size < 0 for shape in shapes.values() for size in shape):
         raise ValueError(f"shapes should be those of {sorted(names)}, found {printable(shapes)}")

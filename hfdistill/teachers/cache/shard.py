@@ -88,7 +88,7 @@ class Shard:
 
 
 def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the rows of several parts, of which there is one at least, in one."""
+    """Return the rows of one or more parts as one."""
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 

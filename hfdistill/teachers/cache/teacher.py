@@ -114,7 +114,7 @@ class CachedTeacher(Teacher):
         warn_of_other_versions(facts["versions"], self.teacher)
 
     def bind_tokenizer(self, tokenizer: Any) -> None:
-        """Learn which tokenizer makes the rows."""
+        """Take note of the tokenizer that makes the rows."""
         self._rows_of = tokenizer
 
     def bind_student(self, student: Any) -> None:
@@ -124,7 +124,7 @@ class CachedTeacher(Teacher):
 
     @property
     def same_tokens(self) -> bool:
-        """Whether the live teacher reads the student's tokens, settled late; not where they are pooled."""
+        """Whether the live teacher reads the student's tokens, settled late; False where they are pooled."""
         same = self._same_tokens if self.teacher is None else _same_tokens(self.teacher)
         return same and not self.contents.pooled
 
@@ -133,7 +133,7 @@ class CachedTeacher(Teacher):
         self._same_tokens = same
 
     def check_taps(self, taps: Collection[Tap]) -> None:
-        """Refuse what is not recorded.
+        """Refuse taps that are not recorded.
 
         Raises:
             CacheError: naming it.
@@ -150,7 +150,7 @@ class CachedTeacher(Teacher):
         return str(self._print)
 
     def inputs(self) -> frozenset[str]:
-        """Return what the recorded teacher reads."""
+        """Return the columns that the recorded teacher reads."""
         if self.teacher is not None:
             return self.teacher.inputs()
         facts = self._facts()
@@ -222,7 +222,7 @@ class CachedTeacher(Teacher):
             ) from error
 
     def _takes_zeros(self) -> bool:
-        """Whether the recorded teacher answers to token types of zero as to none."""
+        """Whether the recorded teacher answers the same with token types of zero and without any."""
         recorded = self._facts()["accepts"]
         return recorded is not None and TOKEN_TYPES in recorded and token_type_count(self.config) > 0
 
@@ -245,7 +245,7 @@ class CachedTeacher(Teacher):
         self.teacher = None
 
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
-        """Return what was recorded; see `Teacher.trace`.
+        """Return the recorded answers; see `Teacher.trace`.
 
         Raises:
             CacheError: for rows or taps that are not recorded.
@@ -281,7 +281,7 @@ class CachedTeacher(Teacher):
             self.store.hold(self.answers(chosen(part, again)))
 
     def before_asking(self, rows: int, *, of: int, progress: bool) -> None:
-        """Hear how many rows will be asked about, before the first is.
+        """Called with the number of rows that will be asked about, before the first.
 
         Args:
             rows: that are not recorded, each text once.

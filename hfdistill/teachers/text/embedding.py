@@ -31,7 +31,7 @@ _POOLINGS: dict[str, Pooling] = {
 
 
 def as_dtype(dtype: Dtype) -> torch.dtype | None:
-    """Return a dtype of torch by its name, such as "bfloat16"; refuse a name that is none."""
+    """Return a dtype of torch by its name, such as "bfloat16"; refuse any other name."""
     if not isinstance(dtype, str):
         return dtype
     value = getattr(torch, dtype, None)
@@ -165,7 +165,7 @@ def _pairs(texts: Sequence[Any]) -> bool:
 
 
 def _folder_facts(folder: Path) -> dict[str, Any]:
-    """Return what sentence-transformers wrote beside the weights: pooling and the longest input."""
+    """Return the pooling and the longest input that sentence-transformers wrote beside the weights."""
     listed = folder / "modules.json"
     if not listed.is_file():
         return {}

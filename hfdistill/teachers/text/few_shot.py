@@ -82,7 +82,7 @@ class FewShotClassifier(nn.Module):
         return logits
 
     def fingerprint(self) -> str:
-        """sha256 over encoder, classes, head and the answers to the examples."""
+        """Return the sha256 over encoder, classes, head and the answers to the examples."""
         digest = hashlib.sha256((self.name or identity_of_function(self.encoder)).encode())
         digest.update(json.dumps(self.classes).encode())
         for tensor in (self.weight, self.bias, *(self.seen[key] for key in sorted(self.seen))):
@@ -263,7 +263,7 @@ def _anchors(encoder: Encoder, described: Mapping[str, Sequence[str]], templates
 
 
 def _read_examples(examples: Any) -> tuple[list[Any], list[Any], list[str]]:
-    """Texts, labels, and the names of the classes where the examples say them."""
+    """Return texts, labels, and the names of the classes where the examples have them."""
     if examples is None:
         return [], [], []
     if isinstance(examples, (str, Path)):

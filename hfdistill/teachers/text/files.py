@@ -49,7 +49,7 @@ class FileTeacher(TextAnswers):
         self._calibrated_by(1.0, None, None)
 
     def _calibrated_by(self, temperature: float, prior: Any, calibrate: Any) -> None:
-        """Calibrate as every such teacher does, on those rows alone that have an answer."""
+        """Calibrate like other teachers of texts, but only on rows that have an answer."""
         if hasattr(calibrate, "column_names"):
             calibrate = self.answered(calibrate)
         super()._calibrated_by(temperature, prior, calibrate)
@@ -126,10 +126,10 @@ class _Memory:
         return self._logits[torch.from_numpy(places)]
 
     def refresh(self) -> None:
-        """Nothing is added to a file that was read."""
+        """Do nothing: a file that was read does not grow."""
 
     def flush(self) -> None:
-        """Nothing is waiting to be written."""
+        """Do nothing: no answer waits to be written."""
 
 
 def answers_from(

@@ -129,7 +129,7 @@ class PromptedClassifier(nn.Module):
         return ids
 
     def _common_prefix(self) -> list[int]:
-        """Return the tokens before the text, the same for all texts; one less than agree, to be sure."""
+        """Return the tokens before the text, which all texts share; one fewer than agree, to be safe."""
         pairs = "{text_pair}" in self.prompt
         one, other = (self._ids((probe, probe) if pairs else probe) for probe in ("Zebra", "7 apples"))
         same = 0
@@ -150,7 +150,7 @@ class PromptedClassifier(nn.Module):
         return scores
 
     def _batches(self, ids: list[list[int]]) -> Iterator[list[int]]:
-        """Yield rows of like length together, those that begin with the prefix apart from others."""
+        """Yield rows of similar length together; those that begin with the prefix are kept apart."""
         shared = [self._has_prefix(row) for row in ids]
         order = sorted(range(len(ids)), key=lambda row: (shared[row], -len(ids[row])))
         start = 0
@@ -169,7 +169,7 @@ class PromptedClassifier(nn.Module):
         return bool(self.prefix) and len(ids) > len(self.prefix) and ids[: len(self.prefix)] == self.prefix
 
     def _scores(self, ids: list[list[int]]) -> Tensor:
-        """Return (B, C) of rows that all begin with the prefix, or none of which does."""
+        """Return (B, C) of rows that all begin with the prefix, or all without it."""
         shared = len(self.prefix) if self._has_prefix(ids[0]) else 0
         rest = [row[shared:] for row in ids]
         width, device = max(map(len, rest)), self.model.device
@@ -206,7 +206,7 @@ class PromptedClassifier(nn.Module):
         return logits.float()
 
     def _prefix_states(self, rows: int) -> Any:
-        """Return the keys and values of the prefix, run once, for as many rows."""
+        """Return the keys and values of the prefix, which is run once, repeated for each row."""
         tokens = torch.tensor([self.prefix], device=self.model.device)
         held = getattr(self, "_held", None)
         if held is None or held[0] != self.model.device:
@@ -225,7 +225,7 @@ class PromptedClassifier(nn.Module):
 
 
 def _written(classes: Classes | None) -> dict[str, str]:
-    """Return what the model is to write for each class: its name, or its description."""
+    """Return the text that the model is to write for each class: its name, or its description."""
     described = read_classes(classes)
     plain = not isinstance(classes, Mapping)
     return {name: name if plain else texts[0] for name, texts in described.items()}

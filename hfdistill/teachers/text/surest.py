@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def keep_surest(dataset: Any, teacher: TextAnswers, *, keep: float = 0.8) -> Any:
-    """Return the rows of whose answer the teacher is surest: the same share of each class that it chooses.
+    """Return the rows whose answers the teacher is surest of: the same share of each class that it chooses.
 
     Of the n_c rows that it gives to class c, the ceil(keep · n_c) with the largest probability stay, so that
     no class dies out because the teacher is less sure of it. Rows with a label stay in any case.

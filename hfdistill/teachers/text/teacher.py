@@ -104,7 +104,7 @@ class TextAnswers(CachedTeacher):
     _calibrate: Any
 
     def _calibrated_by(self, temperature: float, prior: Any, calibrate: Any) -> None:
-        """Take over what is done to the logits, once it is known to fit together."""
+        """Set how logits are calibrated, once the arguments are known to fit together."""
         if calibrate is not None and (prior is not None or temperature != 1):
             raise ValueError("calibrate= fits temperature and prior. Leave temperature= and prior= out.")
         self._calibrate, self._calibration = calibrate, Calibration(temperature)
@@ -118,7 +118,7 @@ class TextAnswers(CachedTeacher):
 
     @property
     def calibration(self) -> Calibration:
-        """What is done to the recorded logits; fitted at the first look, where `calibrate` was given."""
+        """The calibration of the recorded logits; fitted when first read, where `calibrate` was given."""
         if self._calibrate is not None:
             (texts, labels), self._calibrate = _labelled(self._calibrate), None
             multi_label = self.reader.multi_label
@@ -262,12 +262,12 @@ class TextTeacher(TextAnswers):
         return super().missing(keys)
 
     def drop_live_teacher(self) -> None:
-        """Put what was answered on disk; the function stays at hand for new texts."""
+        """Write the answers to disk; the function stays at hand for new texts."""
         if self.store is not None:
             self.store.flush()
 
     def before_asking(self, rows: int, *, of: int, progress: bool) -> None:
-        """Tell what it will cost, and refuse what is more than `limit`.
+        """Log what it will cost, and refuse more texts than `limit`.
 
         Raises:
             CacheError: where more texts would be asked about.
@@ -315,7 +315,7 @@ class TextTeacher(TextAnswers):
             )
 
     def check_deterministic(self, batch: Batch) -> None:
-        """Ask about a few texts twice, once a recording, and write down what the function is.
+        """Ask about a few texts twice, once per recording, and write the function's facts.
 
         Raises:
             CacheError: where the two answers differ, or the function changes as it is asked.
@@ -371,7 +371,7 @@ class TextTeacher(TextAnswers):
 
 
 def keys_of(texts: Texts) -> NDArray[np.uint8]:
-    """Return what each text, or pair, is recorded under: (N, 16)."""
+    """Return the key under which each text, or pair, is recorded: (N, 16)."""
     codec = TextCodec()
     pairs = len(texts) > 0 and not isinstance(texts[0], str)
     columns = [list(column) for column in zip(*texts, strict=True)] if pairs else [list(texts)]

@@ -106,7 +106,7 @@ class ZeroShotClassifier(nn.Module):
         return scores
 
     def _batches(self, pairs: list[tuple[str, str]]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-        """Yield pairs of like length; of a pair that is too long the text is cut, never the class."""
+        """Yield pairs of similar length; of a pair that is too long the text is cut, never the class."""
         limit = self._room if self._room < 10**6 else None
         read = self.tokenizer(
             [text for text, _ in pairs],
