@@ -99,7 +99,7 @@ def _layout(feature: Any) -> str:
 
 
 def classes_of(config: Any) -> list[str]:
-    """Return the class names that label ids go by; none for a model of values or without a config."""
+    """Return the class names in the order of label ids; none for a model of values or without a config."""
     return [] if config is None or task_kind(config) == "regression" else class_names(config)
 
 

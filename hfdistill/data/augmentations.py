@@ -60,7 +60,7 @@ class Augmentation:
 
 
 class Rewriting(Augmentation):
-    """An augmentation whose `repr` says all that it does, where it is of this library."""
+    """An augmentation of this library, whose `repr` says all that it does."""
 
     def fingerprint(self) -> str | None:
         """Return the settings and the version of this library; None for a subclass, whose code may change."""

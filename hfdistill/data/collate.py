@@ -102,7 +102,7 @@ class DistillationCollator:
         return {name: x for name, x in row.items() if name not in _TEXTS and not name.startswith(others)}
 
     def _read(self, prefix: str, texts: dict[str, list[Any]], rows: int) -> dict[str, list[Any]]:
-        """Turn texts into ids, cut to the side's limit; that some are cut is said once."""
+        """Turn texts into ids, cut to the side's limit; a cut is logged once."""
         tokenizer = self.tokenizers[prefix]
         limit = room_for_text(tokenizer, self.max_lengths[prefix], pairs=len(texts) == 2)
         ids = Encoder(tokenizer, limit=limit, token_types=False, counts=True)(texts, list(range(rows)))

@@ -180,7 +180,7 @@ def _column_names(file: Path, header: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass
 class CsvRows:
-    """The rows of a csv file, one at a time, and the lines that are none.
+    """The rows of a csv file, one at a time, and the lines that are not rows.
 
     A row has as many cells as the header. What has not is told to `on_bad_line`, and reading goes on with
     the next line; so is a line whose quotation mark nothing closes, or closes in the middle of a cell, and a
@@ -276,7 +276,7 @@ class CsvRows:
         return "has a quotation mark in the middle of a cell that quotation marks enclose"
 
     def _learn(self, cells: Sequence[str]) -> None:
-        """Remember the values of columns that have few."""
+        """Remember the values of columns with few different ones."""
         for place in self._learning:
             values, cell = self._values[place], cells[place]
             if values is not None and cell not in values:

@@ -108,7 +108,7 @@ def _encode_split(rows: Any, tokenizer: Any, max_length: int | None, token_types
 def _encoder(
     rows: Any, tokenizer: Any, max_length: int | None, token_types: bool, prefix: str
 ) -> tuple[Encoder, list[str]]:
-    """Return what tokenises these rows, and the columns that it reads."""
+    """Return the function that tokenises these rows, and the columns that it reads."""
     if not isinstance(rows, (Dataset, IterableDataset)):
         raise ValueError(
             f"encode reads a datasets.Dataset, IterableDataset or dict of them, found {type(rows).__name__}. "
@@ -250,7 +250,7 @@ class Encoder:
         return encoded
 
     def _columns(self, batch: dict[str, list[Any]], rows: list[int]) -> list[list[Any]]:
-        """Return what the tokenizer is given, once it is known to be readable."""
+        """Return the tokenizer's input, once it is known to be readable."""
         names = [name for name in ("text", "text_pair") if name in batch]
         for name in names:
             check_readable(name, batch[name], rows)
@@ -343,7 +343,7 @@ def _aligned(numbers: list[int | None], labels: list[int | None] | None) -> list
 
 
 def check_readable(name: str, texts: Sequence[Any], rows: Sequence[int]) -> None:
-    """Refuse what is no text in a column, by the numbers of its rows."""
+    """Refuse values of a column that are not text, naming their rows."""
     bad = [row for row, text in zip(rows, texts, strict=True) if not _readable(text)]
     if bad:
         raise ValueError(

@@ -188,12 +188,12 @@ def _read(
 
 
 def _named(rows: Dataset, split: str) -> Dataset:
-    """Return rows that know which split they are, whatever read them; reports and commands go by it."""
+    """Return rows with the name of their split, whatever read them; reports and commands use it."""
     return rows if rows.split is not None else as_split(rows, split)
 
 
 def _chosen(source: Any, splits: DatasetDict, split: str | None) -> DatasetDict:
-    """Return the split that is asked for alone; all of them for None."""
+    """Return only the split that is asked for; all of them for None."""
     if split is None:
         return splits
     if split in splits:

@@ -76,7 +76,7 @@ class RowFile:
         raise ValueError(bad_lines_message(self.path, self.layout, [line], rows=1))
 
     def count(self) -> int:
-        """Return how many rows there are, never 0; every one is read, but for Parquet, which says it."""
+        """Return the number of rows, never 0; all are read, except in Parquet, which stores the number."""
         if self.kind == "parquet":
             with open_parquet(self.path) as file:
                 rows = int(file.metadata.num_rows)
@@ -126,14 +126,14 @@ class RowWriter(Protocol):
         """Write some rows; the first ones decide the columns of the file."""
 
     def close(self) -> None:
-        """Write what is due at the end."""
+        """Write what belongs at the end."""
 
 
 @contextmanager
 def writing(
     path: str | os.PathLike[str], *, delimiter: str | None = None, mark: bool = False
 ) -> Iterator[RowWriter]:
-    """Write a file that appears, whole, at the end of the block; after an error there is none.
+    """Yield a writer of a file that appears, whole, at the end of the block; not after an error.
 
     Lists become JSON in a cell of csv, and None an empty cell. A file of the same name stays until the new
     one is complete.

@@ -162,7 +162,7 @@ class Piece(NamedTuple):
 
 @dataclass
 class Gate:
-    """Lets each text pass once, and none that overlaps with the evaluation texts.
+    """Lets each text pass once, unless it overlaps with the evaluation texts.
 
     Args:
         runs: number of words n → digests of the runs of n words that may not occur.
@@ -175,7 +175,7 @@ class Gate:
     dropped: Counter[str] = field(default_factory=Counter)
 
     def reasons(self) -> str:
-        """Say how many texts were left out, and why."""
+        """Return how many texts were left out, and why."""
         return ", ".join(f"{count:,} {why}" for why, count in self.dropped.items())
 
     def passed(self, pieces: Iterable[Piece], limit: int | None) -> Iterator[dict[str, str]]:
@@ -205,7 +205,7 @@ class Gate:
         return None
 
     def _overlaps(self, before: list[str], words: list[str], after: list[str]) -> bool:
-        """Whether these words are a text that may not occur, or have a part in a run that may not."""
+        """Whether these words are a forbidden text, or overlap with a forbidden run of words."""
         around, first = before + words + after, len(before)
         for size, digests in self.runs.items():
             starts = range(max(0, first - size + 1), min(first + len(words), len(around) - size + 1))
@@ -251,7 +251,7 @@ def apart_from(rows: Dataset, evaluation: Dataset) -> Dataset:
 
 
 def _runs(texts: Iterable[str], overlap: int) -> dict[int, dict[bytes, None]]:
-    """Return digests of what may not occur: under 0 of whole texts, under n of their runs of n words."""
+    """Return digests of what may not occur: key 0 for whole texts, key n for their runs of n words."""
     runs: dict[int, set[bytes]] = {}
     for text in texts:
         words = normalised(text)

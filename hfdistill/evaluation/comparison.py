@@ -139,7 +139,7 @@ def _weight(model: ModelReport) -> list[str]:
 
 
 def _pace(model: ModelReport, teacher: ModelReport) -> list[str]:
-    """Return milliseconds and rows a second, each with how many times as fast as the teacher's that is."""
+    """Return milliseconds and rows per second, each with the speed-up over the teacher."""
     if model.speed is None or teacher.speed is None:
         return ["", "", "", ""]
     own, theirs = model.speed, teacher.speed

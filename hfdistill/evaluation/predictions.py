@@ -75,7 +75,7 @@ def checked(logits: Array, loaded: LoadedModel) -> Array:
 
 
 def _of_words(logits: Tensor, batch: Batch) -> list[Tensor]:
-    """Return of each row the logits of its words, (words, C)."""
+    """Return the logits of each row's words, (words, C)."""
     mask = batch["attention_mask"]
     where, _ = words(word_labels(batch.get("labels", torch.full_like(mask, -100)), mask))
     return [row[there].cpu() for row, there in zip(logits, where, strict=True)]

@@ -87,7 +87,7 @@ class Bench:
         self.largest = float(np.abs(self.logits["pytorch"]).max())
 
     def replace(self, name: str, model: Runtime) -> None:
-        """Take another file for a format, and let it answer the rows."""
+        """Replace the file of a format, and let it answer the rows."""
         self.models[name] = as_onnx(self.models["pytorch"], name, model)
         self._answer(name)
 

@@ -179,7 +179,7 @@ def check_engine(engine: str, int8: str | None) -> None:
 
 
 def check_request(folder: Path, *, data: Dataset | None, int8: str | None, max_drop: float) -> None:
-    """Refuse what can be refused before any work; arguments as of `export`."""
+    """Refuse what can be refused before any work; the arguments are those of `export`."""
     if int8 and (data is None or len(data) == 0):
         raise ValueError(
             "int8 rounds every weight, and without rows nobody knows what that costs. Pass data= (rows that "
@@ -398,7 +398,7 @@ def _files(
 
 
 def _leave_floating(bench: Bench, eight: _EightBits | None, max_drop: float) -> None:
-    """Leave more and more layers in float32, what loses most first, until 8 bits lose little enough."""
+    """Leave more and more layers in float32, those that lose most first, until 8 bits lose little enough."""
     if eight is None:
         return
     name, plain = EIGHT_BITS[eight.engine], bench.models[eight.engine].model

@@ -283,7 +283,7 @@ class StagedModel(nn.Module):
         return {name: read[name].to("cpu", torch.int64).numpy() for name in self.inputs}
 
     def _stage(self, stage: int, rows: _Rows) -> tuple[Array, Array, _Rows | None]:
-        """Return which rows are sure, the logits of all, and the other rows for the next stage."""
+        """Return which rows are sure, the logits of all rows, and the unsure rows for the next stage."""
         given = _run(self.sessions[stage], rows.feed)
         if ON not in given:
             return np.ones(len(rows.numbers), bool), given["logits"], None
@@ -304,7 +304,7 @@ def checked_threshold(threshold: float | None) -> float:
 
 
 def heads_of(model: Any) -> Any:
-    """Return what gives the logits of every head of a model with exits side by side; another model as it is.
+    """Return a function that gives the logits of all heads of a model with exits; another model as it is.
 
     Args:
         model: in PyTorch, or a `StagedModel`.

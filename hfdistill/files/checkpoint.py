@@ -129,7 +129,7 @@ def verify(folder: Path) -> dict[str, Any] | None:
 
 
 def _check_state(folder: Path) -> None:
-    """Refuse a plain Trainer's checkpoint whose state is not that of its step: no sha256 tells of it."""
+    """Refuse a plain Trainer's checkpoint, which has no sha256, whose state is not that of its step."""
     path, name = folder / _PLAIN[0], _NAME.fullmatch(folder.name)
     try:
         step = json.loads(path.read_text(encoding="utf-8"))["global_step"]
@@ -223,7 +223,7 @@ def newest_checkpoint(folder: str | Path) -> str | None:
 
 
 def check_same_run(manifest: dict[str, Any] | None, run: dict[str, Any], *, folder: Path) -> None:
-    """Refuse to go on with another objective, teacher or label map than the checkpoint's."""
+    """Refuse to resume with another objective, teacher or label map than the checkpoint's."""
     before = (manifest or {"run": {}})["run"]
     changed = [
         f"{key}: {before[key]!r} → {now!r}"
@@ -244,7 +244,7 @@ def _as_json(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def seal(manifest: dict[str, Any]) -> str:
-    """Return the sha256 over what a manifest says."""
+    """Return the sha256 over the content of a manifest."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 

@@ -57,7 +57,7 @@ def printable(text: object, *, limit: int = 80) -> str:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name could be a Hub id ("name" or "owner/name") and is no file or folder here."""
+    """Whether a name could be a Hub id ("name" or "owner/name") and is not a file or folder here."""
     plain = re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", name, re.ASCII) is not None
     return plain and not set(name.split("/")) & {".", ".."} and not Path(name).exists()
 
@@ -172,7 +172,7 @@ def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
 
 
 def scrub(value: Any) -> Any:
-    """Plain data without access tokens, and with folders reduced to their last name.
+    """Return plain data without access tokens, and with folders reduced to their last name.
 
     Example:
         >>> scrub({"data": "/home/ada/sst2", "hub_token": "x", "rate": 0.1})

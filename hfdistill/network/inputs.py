@@ -206,7 +206,7 @@ class ModelInputs:
 
 
 def batches_by_length(lengths: Sequence[int], *, tokens: int, rows: int | None = None) -> Iterator[list[int]]:
-    """Yield row numbers in batches of like length, the longest first: at most `tokens` with padding."""
+    """Yield row numbers in batches of similar length, the longest first: at most `tokens` with padding."""
     order, start = sorted(range(len(lengths)), key=lambda row: -lengths[row]), 0
     while start < len(order):
         size = max(1, tokens // max(1, lengths[order[start]]))

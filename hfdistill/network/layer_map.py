@@ -131,7 +131,7 @@ def layers_of_cut(student: Any, teacher: Any) -> str:
 
 
 def pairs_text(pairs: Iterable[tuple[int, int]]) -> str:
-    """Return pairs as they are written: 1:2, 2:4."""
+    """Return pairs in their written form: 1:2, 2:4."""
     return ", ".join(f"{student}:{teacher}" for student, teacher in pairs)
 
 

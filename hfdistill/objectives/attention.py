@@ -146,12 +146,12 @@ def _divergence(own: Tensor, other: Tensor, mask: Tensor) -> tuple[Tensor, Tenso
 
 
 def reads_back_for_free(device: str) -> bool:
-    """Return whether Python waits for nothing when it reads a number there; on a GPU it does for all work."""
+    """Return whether reading a number from this device is free; on a GPU, Python waits for all its work."""
     return device == "cpu"
 
 
 def _log_sum(scores: Tensor, shares: Tensor) -> Tensor:
-    """log Σ exp(scores) out of the softmax that is known."""
+    """Return log Σ exp(scores), computed from the known softmax."""
     return scores.amax(-1) - shares.amax(-1).log()
 
 
@@ -163,7 +163,7 @@ def _squares(own: Tensor, other: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class AttentionObjective(RelationObjective):
-    """A term that compares the attention of every head, as query and key give it."""
+    """A term that compares the attention of every head, computed from query and key."""
 
     compare: ClassVar[Compare]
     kinds: ClassVar[tuple[str, ...]] = ("query", "key")

@@ -371,5 +371,5 @@ def _origin(cls: type) -> str:
 
 
 def registered() -> dict[str, type[Objective]]:
-    """Every registered objective by name."""
+    """Return every registered objective by name."""
     return dict(_REGISTER)

@@ -31,7 +31,7 @@ class PooledObjective(LayerObjective):
         self.pooling = check_pooling(pooling, allowed=("cls", "mean"))
 
     def bind(self, setting: Setting) -> None:
-        """Bind as every term on layers does; refuse labels of words, which one vector a row does not tell."""
+        """Bind like every term on layers; refuse labels of words, which one vector per row cannot tell."""
         if setting.task == "token":
             raise ValueError(
                 f"{self!r} compares one vector per row, and the student labels words, each by its own. Use a "

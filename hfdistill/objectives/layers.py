@@ -119,7 +119,7 @@ class LayerObjective(Objective):
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Convert to float32 what is narrower; float64 stays."""
+    """Convert narrower types to float32; float64 stays."""
     return x if x.dtype == torch.float64 else x.float()
 
 

@@ -27,7 +27,7 @@ MANY = 20
 
 @dataclass
 class Labelled:
-    """What became of a file.
+    """The outcome of labelling a file.
 
     Args:
         rows: that were written.
@@ -128,7 +128,7 @@ def predict(
 
 
 def _reader(task: TaskKind, columns: list[str], text: str | None, text_pair: str | None) -> dict[str, str]:
-    """Return the columns of the file by what the student calls them."""
+    """Return the columns of the file by the student's names for them."""
     if task == "token":
         if text_pair is not None:
             raise ValueError("A student of words reads one text. Leave the second one out.")

@@ -32,7 +32,7 @@ Texts = Mapping[str, Sequence[Any]]
 
 
 class Network(Protocol):
-    """What reads token ids; the rows of a batch need not be sorted."""
+    """A model that reads token ids; the rows of a batch need not be sorted."""
 
     def encode(self, texts: Texts) -> list[dict[str, list[int]]]:
         """Return the token ids of each row, and what else is read with them."""
@@ -179,7 +179,7 @@ class _Torch:
 
 
 class _Exported:
-    """By ONNX Runtime or OpenVINO and tokenizer.json, which cuts where `export` was asked to.
+    """A student run by ONNX Runtime or OpenVINO, with tokenizer.json, which cuts where `export` set it.
 
     Of a student with exits, rows that go on are put together with those of later batches.
     """
@@ -230,7 +230,7 @@ class _Exported:
 
 
 def _batches(rows: Sequence[dict[str, list[int]]], size: int) -> Iterator[Sequence[dict[str, list[int]]]]:
-    """Yield rows, so many at a time."""
+    """Yield rows in batches of `size`."""
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
 

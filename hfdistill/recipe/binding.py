@@ -112,12 +112,12 @@ class Binder:
         return self._made((*where, name), cls, arguments)
 
     def _made_of_fields(self, where: Where, kind: Any, values: Mapping[str, Any]) -> Any:
-        """Return a dataclass made of those values that are its fields; see `_made`."""
+        """Return the dataclass made of the values that are fields of it; see `_made`."""
         fields = kind.__dataclass_fields__
         return self._made(where, kind, **{name: value for name, value in values.items() if name in fields})
 
     def _made(self, where: Where, make: Callable[..., Any], /, *positional: Any, **arguments: Any) -> Any:
-        """Return what a constructor makes of the arguments; its complaint is a mistake of the page."""
+        """Call a constructor with the arguments; a refusal of it is noted as a mistake of the page."""
         try:
             return make(*positional, **arguments)
         except (TypeError, ValueError, OverflowError, AttributeError) as error:

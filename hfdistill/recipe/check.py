@@ -131,7 +131,7 @@ def check(page: Page) -> Recipe:
 
 
 def mistakes_of(page: Page) -> list[str]:
-    """Return what is wrong with a page, a text for each mistake; its `search` section is not looked at."""
+    """Return the mistakes of a page, one text each; its `search` section is not checked."""
     checked = Page(page.name, page.values)
     _Checker(checked).recipe(page.values)
     return [f"{mistake.where}: {mistake.text}" for mistake in checked.mistakes]
@@ -245,7 +245,7 @@ class _Checker(Binder):
         return [*plans, self._student(("student",), values["student"]) if "student" in values else None]
 
     def _student(self, where: Where, value: Any) -> Student | None:
-        """Return one of the kinds, and what is done to it."""
+        """Return the kind of student, its arguments, and the cuts that follow."""
         plan = schema.written_out("student", value)
         if plan is None:
             self.page.refuse(where, "is empty. Type student: {shrink: {layers: 3}}.")

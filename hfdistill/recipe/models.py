@@ -38,7 +38,7 @@ CALIBRATION_ROWS, CALIBRATION_BATCH = 256, 32
 
 
 class ModelBuilder:
-    """It makes teachers and students for the rows of a run.
+    """Makes teachers and students for the rows of a run.
 
     Args:
         rows: of the run.

@@ -36,7 +36,7 @@ READING = ("encoding", "delimiter", "quotes", "on_bad_row")
 
 
 class Outcome:
-    """It trains a run's student and baseline, measures them, and leaves report, card, plots and export.
+    """Trains a run's student and baseline, measures them, and writes report, card, plots and export.
 
     Args:
         run: checked, and not trained yet.
@@ -47,7 +47,7 @@ class Outcome:
         self.onnx = Path(run.args.output_dir, "onnx")
 
     def report(self) -> Report | None:
-        """Train the student, and see what it is worth.
+        """Train the student, and measure what it is worth.
 
         Returns:
             The report on the main process, where something is measured; else None.
@@ -80,7 +80,7 @@ class Outcome:
         return report
 
     def _tell_untrained(self) -> None:
-        """Say what the page asks for and nothing was trained by, since every model was finished before."""
+        """Warn of settings of the page that trained nothing, since every model was finished before."""
         if differ := self.record.untrained():
             places = ", ".join(f"{place} {value}" for place, value in differ.items())
             self.run.terminal.line(
@@ -90,7 +90,7 @@ class Outcome:
             )
 
     def _save_held_out(self) -> Path | None:
-        """Return the rows that are measured on, in a file, where they are no whole split of the data."""
+        """Write the rows that are measured on to a file, unless they are a whole split; return its path."""
         rows = self.run.rows
         if not rows.is_drawn or self.run.smoke:
             return None
@@ -139,7 +139,7 @@ class Outcome:
         return report
 
     def _notes(self, trained: DistillationTrainer) -> dict[str, Any]:
-        """Return what the report remembers of the run."""
+        """Return the notes on the run that the report keeps."""
         rows, training = self.run.rows, self.page.get("training", {})
         notes: dict[str, Any] = {"objective": str(trained.objective), "recipe": self.page}
         if rows.stream is None:
@@ -173,12 +173,12 @@ class Outcome:
         return ["--data", str(self.recipe.load["source"]), *split, *words]
 
     def _load_words(self, *names: str) -> list[str]:
-        """Return what the page says of its data as flags: --text COLUMN."""
+        """Return how the page reads its data, as flags: --text COLUMN."""
         load = self.recipe.load
         return [word for name in names for word in _flag(name, load.get(name))]
 
     def _length_words(self) -> list[str]:
-        """Return how many tokens of a row are read, as a flag."""
+        """Return the flag for how many tokens of a row are read."""
         length = read_length(self.run)
         return ["--max-length", str(length)] if length else []
 
@@ -257,7 +257,7 @@ class Outcome:
         print(push_to_hub(self.folder, repository, onnx=onnx, **options))
 
     def _tell_what_is_next(self, report: Report | None, baseline: str | None) -> None:
-        """Say what was made, where it lies, and what to type next."""
+        """Print what was made, where it is, and what to type next."""
         terminal, student = self.run.terminal, str(self.folder)
         line, command = terminal.line, terminal.command
         if self.run.smoke:

@@ -66,7 +66,7 @@ def rehearse(run: Run, *, thoroughly: bool = False) -> None:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Log nothing: what is to be said of all rows is said by the run itself."""
+    """While open, log nothing: warnings about all rows are left to the run itself."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

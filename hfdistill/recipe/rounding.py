@@ -80,7 +80,7 @@ class Rounding:
 def roundings(
     teacher: Any, rows: Dataset, *, source: str | None, device: torch.device, max_length: int | None
 ) -> list[Rounding]:
-    """Return what bfloat16 does to each model of a teacher; nothing for one that is no model.
+    """Return how bfloat16 changes the answers of each model of a teacher; nothing for one without a model.
 
     Args:
         teacher: a model, or a `Teacher`; of an ensemble each member is looked at.

@@ -133,7 +133,7 @@ class _Search:
         return Search(path, self.metric, best.value, len(done), pruned, lines)
 
     def _prepared(self, recipe: Recipe) -> dict[str, Any]:
-        """Return the page as every trial runs it: the teacher made, an evaluation each epoch, no report."""
+        """Return the page that every trial runs: the teacher made, an evaluation each epoch, no report."""
         page = copy.deepcopy(self.page)
         page["training"] |= {"output_dir": str(self.folder)}
         run = Run(check(Page("search", page)), searching=True, speaks=False)
@@ -181,7 +181,7 @@ class _Search:
         return study
 
     def _trial(self, trial: Any) -> float:
-        """Train the page with the values of a trial; what it is worth."""
+        """Train the page with the values of a trial, and return its score."""
         import optuna
 
         page = self._page(self.base, trial)
@@ -233,7 +233,7 @@ def _over() -> tuple[Any, ...]:
 
 
 def _restart(study: Any, first: Mapping[str, Any]) -> None:
-    """Queue the page as it is where nothing was tried, and again the trial that a kill cut off."""
+    """Queue the page as it is where nothing was tried yet, and a trial that was killed once more."""
     from optuna.trial import TrialState
 
     every = study.get_trials(deepcopy=False)

@@ -143,7 +143,7 @@ class EMATeacher(Teacher):
         return min(self.decay, 1 - 1 / (step + 1)) if self.warmup else self.decay
 
     def share_of_start(self, steps: int) -> float:
-        """Return the share of the first weights in the average after `step` steps: Π_t d_t."""
+        """Return the share of the first weights in the average after `steps` steps: Π_t d_t."""
         if not self.warmup:
             return float(self.decay**steps)
         switch = min(steps, int(self.decay / (1 - self.decay) + 1e-9))  # up to here d_t = t / (t + 1)

@@ -55,7 +55,7 @@ def reliability(probabilities: ArrayLike, labels: ArrayLike, *, n_bins: int = 15
 
 
 def _sums(p: np.ndarray, y: np.ndarray, n_bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows, sum of their confidences, and number of right answers in each bin; (n_bins,) each."""
+    """Return rows, summed confidences, and right answers of each bin; (n_bins,) each."""
     confidence, correct = p.max(axis=1), (p.argmax(axis=1) == y).astype(np.float64)
     edges = np.linspace(0.0, 1.0, n_bins + 1)
     bins = np.searchsorted(edges[1:-1], confidence, side="left")

@@ -48,7 +48,7 @@ class Trial:
 def draw_trials(
     trials: Sequence[Trial], *, goal: float, max_ms: float | None = None, metric: str = "metric"
 ) -> Any:
-    """Percent of the teacher's metric over the latency of one row, a point for each look at a candidate.
+    """Draw the percentage of the teacher's metric over the latency of one row, a point per look.
 
     Hollow points were not trained yet, filled ones were; a line joins the looks at one candidate, and bars
     are the interval of the last, or of the one that won. At the bottom are those that were never looked at:
@@ -87,7 +87,7 @@ def draw_trials(
 
 
 def _drawn(axes: Any, trial: Trial, floor: float) -> tuple[float, float, float]:
-    """Draw a candidate; where its label belongs."""
+    """Draw a candidate, and return where its label belongs."""
     x = trial.latency_ms
     if not trial.kept:
         mark, colour = ("+", COLOURS[1]) if trial.admitted else ("x", "#777777")

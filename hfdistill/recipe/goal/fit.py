@@ -115,11 +115,11 @@ class _Search:
         return Contender(self.run.source, label_names=self.recipe.teacher[1].get("label_names"))
 
     def seconds(self) -> float:
-        """Return the time of this start so far; trials of earlier ones are not in it."""
+        """Return the seconds since this start; trials of earlier starts are not included."""
         return time.monotonic() - self.started
 
     def _prepare(self) -> None:
-        """Check what can be known, make the teacher, and let it answer the rows to choose on."""
+        """Check what can be checked beforehand, make the teacher, and let it answer the rows to choose on."""
         run, rows = self.run, self.rows
         rehearse(run)
         self.terminal.line(

@@ -130,7 +130,7 @@ class FitResult:
 
 @dataclass
 class Outcome:
-    """It puts the winner in its folder, measures it on rows that nothing was chosen on, and says what it is.
+    """Puts the winner in its folder, measures it on rows that nothing was chosen on, and describes it.
 
     Args:
         run: of the search.
@@ -279,7 +279,7 @@ class Outcome:
     def _summary(
         self, report: Report, exported: ExportReport | None, reported: float | None
     ) -> Iterator[str]:
-        """Yield what was found."""
+        """Yield the sentences that say what was found."""
         chosen, goal, seen = self.choice.tried, self.goal, self.look.evidence
         metric = TITLES.get(self.metric, self.metric)
         verdict = {
@@ -319,7 +319,7 @@ class Outcome:
         )
 
     def _costs(self, report: Report, exported: ExportReport | None) -> str:
-        """Return what it takes, where it was timed: ", in 3.1 ms a row"."""
+        """Return the time per row, where it was measured: ", in 3.1 ms a row"."""
         timed = report.student.speed
         if exported is not None and self.look.form != "pytorch":
             timed = exported.of(self.look.form).speed
@@ -331,7 +331,7 @@ class Outcome:
         return f"{shown} where {self.goal.max_ms:g} were asked for: is this machine busy?"
 
     def _advice(self, report: Report) -> Iterator[str]:
-        """Yield what is missing where the goal is not proven, and what would help."""
+        """Yield sentences on what is missing where the goal is not proven, and what would help."""
         seen, goal = self.look.evidence, self.goal
         if self.choice.verdict == "likely":
             margin = max(seen.kept - goal.share, 1e-4)

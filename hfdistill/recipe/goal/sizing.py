@@ -89,7 +89,7 @@ class Sizes:
 
 
 class Scale:
-    """It measures candidates, one after the other, and keeps what it measured in their folders.
+    """Measures candidates one after the other, and keeps the results in their folders.
 
     What loses least comes first: the PyTorch model, the same in ONNX, in 8 bits, then with half of the
     tokens. The first that meets the limits ends it.

@@ -102,7 +102,7 @@ class Goal:
         return share
 
     def metric_of(self, task: str, *, labelled: bool) -> str:
-        """Return what is compared for a task.
+        """Return the name of the metric that is compared for a task.
 
         Args:
             task: as `hfdistill.network.task.task_kind` names it.
