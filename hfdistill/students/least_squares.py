@@ -69,7 +69,8 @@ class NormalEquations:
         if math.isinf(ridge):
             return torch.zeros_like(self.cross)
         penalty = ridge * self.gram.diagonal().mean()
-        damped = self.gram + penalty * torch.eye(len(self.gram), dtype=torch.float64)
+        damped = self.gram.clone()
+        damped.diagonal().add_(penalty)
         factor, failed = torch.linalg.cholesky_ex(damped)
         if failed:  # fewer rows than features and no penalty: the smallest of all solutions
             return torch.linalg.pinv(damped, hermitian=True) @ self.cross
@@ -88,8 +89,10 @@ class NormalEquations:
         return both
 
 
-def best_ridge(train: NormalEquations, held_out: NormalEquations) -> float:
-    """Return the one of RIDGES whose solution on `train` leaves least on `held_out`; of two, the larger.
+def best_ridge(train: NormalEquations, held_out: NormalEquations) -> tuple[float, float]:
+    """Return the one of RIDGES whose solution on `train` leaves least on `held_out`, and that remainder.
+
+    Of two ridges that leave as much, the larger is taken.
 
     The search goes from the middle one to its neighbours as long as they leave less, since the error falls
     and then rises with the ridge; the largest one, which may change nothing at all, is always compared too.
@@ -104,4 +107,5 @@ def best_ridge(train: NormalEquations, held_out: NormalEquations) -> float:
     for way in (-1, 1):
         while 0 <= best + way < len(order) and (error(best + way), best + way) < (error(best), best):
             best += way
-    return order[min((0, best), key=error)]
+    best = min((0, best), key=error)
+    return order[best], error(best)

@@ -185,9 +185,11 @@ class _Fit:
     def step(self, step: Step, targets: _Targets) -> Fitted:
         """Fit one step on all texts; the errors are those of a fit without the held-out ones."""
         fit, held_out = (_Sums.of(self, step, targets, side) for side in (0, 1))
-        ridge = best_ridge(fit.equations, held_out.equations) if self.ridge is None else self.ridge
+        if self.ridge is None:
+            ridge, after = best_ridge(fit.equations, held_out.equations)
+        else:
+            ridge, after = self.ridge, held_out.equations.remaining(fit.equations.solve(self.ridge))
         before = held_out.equations.residual
-        after = held_out.equations.remaining(fit.equations.solve(ridge))
         change = (fit.equations + held_out.equations).solve(ridge)
         outputs = 0
         for part in step.parts:

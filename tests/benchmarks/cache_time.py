@@ -8,7 +8,6 @@ import json
 import os
 import statistics
 import tempfile
-import time
 
 import torch
 from datasets import disable_progress_bars
@@ -16,6 +15,7 @@ from transformers import AutoTokenizer, Trainer, TrainerCallback
 
 from hfdistill import DistillationArguments, DistillationTrainer, load, load_classifier, record, shrink
 from hfdistill.data import encode
+from tests.benchmarks import conditions, now
 
 
 class Epochs(TrainerCallback):
@@ -25,10 +25,10 @@ class Epochs(TrainerCallback):
         self.seconds = []
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        self.began = time.perf_counter()
+        self.began = now()
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        self.seconds.append(time.perf_counter() - self.began)
+        self.seconds.append(now() - self.began)
 
 
 class PlainOnTheSameBatches(DistillationTrainer):
@@ -61,9 +61,9 @@ def plain(options, shared, teacher):
     epochs = Epochs()
     student = shrink(teacher, layers=options.layers)
     trainer = PlainOnTheSameBatches(student, settings(options), teacher=None, callbacks=[epochs], **shared)
-    began = time.perf_counter()
+    began = now()
     trainer.train()
-    return time.perf_counter() - began, epochs.seconds
+    return now() - began, epochs.seconds
 
 
 def one_pass(options, shared, teacher):
@@ -75,13 +75,13 @@ def one_pass(options, shared, teacher):
         batches.append([i for _, i in rows[-max(1, 8192 // longest) :]])
         del rows[-len(batches[-1]) :]
     tokenizer, data = shared["processing_class"], shared["train_dataset"].remove_columns("label")
-    began = time.perf_counter()
+    began = now()
     enabled = {"enabled": options.bf16, "dtype": torch.bfloat16}
     with torch.no_grad(), torch.autocast(next(teacher.parameters()).device.type, **enabled):
         for batch in batches:
             inputs = tokenizer.pad(data.__getitems__(batch), return_tensors="pt").to(teacher.device)
             answers.append(teacher(**inputs).logits.float().cpu())
-    return time.perf_counter() - began
+    return now() - began
 
 
 def cached(options, shared, teacher, folder):
@@ -90,9 +90,9 @@ def cached(options, shared, teacher, folder):
     student = shrink(teacher, layers=options.layers)
     more = {"teacher": teacher, "teacher_cache": folder, "callbacks": [epochs]}
     trainer = DistillationTrainer(student, settings(options), **more, **shared)
-    began = time.perf_counter()
+    began = now()
     trainer.train()
-    return time.perf_counter() - began, epochs.seconds
+    return now() - began, epochs.seconds
 
 
 def measured(options, shared, teacher):
@@ -102,10 +102,10 @@ def measured(options, shared, teacher):
     passed = one_pass(options, shared, teacher)
     cold, epochs = cached(options, shared, teacher, folder)
     warm, again = cached(options, shared, teacher, folder)
-    began = time.perf_counter()
+    began = now()
     tokens = {"tokenizer": shared["processing_class"]}
     record(teacher, shared["train_dataset"], folder=tempfile.mkdtemp(), **tokens)
-    recording = time.perf_counter() - began
+    recording = now() - began
     return {
         "(recording + training) / (plain training + one pass)": cold / (plain_run + passed),
         "warm training / plain training": warm / plain_run,
@@ -130,7 +130,7 @@ def main():
     shared = {"train_dataset": encode(rows, tokenizer, max_length=128), "processing_class": tokenizer}
     teacher = load_classifier(options.teacher).eval()
     rounds = [measured(options, shared, teacher) for _ in range(options.rounds)]
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, bf16={options.bf16}")
+    print(conditions(bf16=options.bf16))
     print(f"{options.rows} rows, {options.epochs} epochs; load at the end: {os.getloadavg()[0]:.1f}")
     for name in rounds[0]:
         values = [found[name] for found in rounds]

@@ -19,6 +19,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hfdistill import KD, AttentionKL, CrossEntropy, DistillationTrainer, HiddenMSE, MiniLMv2, load, shrink
 from hfdistill.data import encode
+from tests.benchmarks import conditions
 from tests.benchmarks.step_time import Clock, HandWrittenTrainer, settings
 
 LOGITS = 0.5 * CrossEntropy() + 0.5 * KD(temperature=4)
@@ -130,7 +131,7 @@ def main():
         seconds(kind, encoded, tokenizer, options, steps=1, tokens=tokens, batches=same)
         print(peak() - before)
         return
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, bf16={options.bf16}")
+    print(conditions(bf16=options.bf16))
     pairs = [(0, "recipe", "logits", {}), (0, "recipe", "logits", same)] if 0 in options.lengths else []
     pairs += [(tokens, "ours", "eager", same) for tokens in options.lengths]
     for tokens, first, second, batches in pairs:

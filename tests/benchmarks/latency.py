@@ -19,7 +19,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from transformers import AutoTokenizer
 
 from hfdistill import StagedModel, export, load, load_classifier, shrink
 from hfdistill.exporters import OnnxModel, OpenVinoModel
+from tests.benchmarks import now
 
 FILES = {
     "ONNX": "onnx/model.onnx",
@@ -107,15 +107,14 @@ def batches_of(options, size, *, full):
 
 def timed(models, batches, rounds):
     """Return the milliseconds of a batch of each model, the median of passes by turns."""
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     passes = {name: [] for name in models}
     with torch.inference_mode():
         for number in range(rounds + 1):
             for name in list(models) if number % 2 else list(models)[::-1]:
-                began = clock()
+                began = now()
                 for batch in batches:
                     models[name](**batch)
-                passes[name].append(1000 * (clock() - began) / len(batches))
+                passes[name].append(1000 * (now() - began) / len(batches))
     return {name: statistics.median(some[1:]) for name, some in passes.items()}
 
 

@@ -5,12 +5,12 @@ python -m tests.benchmarks.pruned --data FOLDER --teacher FOLDER
 
 import argparse
 import statistics
-import time
 
 import torch
 from transformers import AutoTokenizer
 
 from hfdistill import load, load_classifier, prune_vocabulary, shrink
+from tests.benchmarks import now
 
 
 class Side:
@@ -29,14 +29,14 @@ class Side:
 
     def step(self, batch):
         """Seconds of the whole step, and of the optimizer in it."""
-        start = time.perf_counter()
+        start = now()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = self.model(**batch).loss
         loss.backward()
-        before = time.perf_counter()
+        before = now()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        end = time.perf_counter()
+        end = now()
         return end - start, end - before
 
 

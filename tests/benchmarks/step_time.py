@@ -8,7 +8,6 @@ import json
 import os
 import statistics
 import tempfile
-import time
 
 import torch
 from datasets import disable_progress_bars
@@ -27,6 +26,7 @@ from hfdistill import (
     shrink,
 )
 from hfdistill.data import encode
+from tests.benchmarks import conditions, now
 
 
 class HandWrittenTrainer(Trainer):
@@ -60,7 +60,7 @@ class Clock(TrainerCallback):
         self.skip, self.marks = skip, []
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.marks.append(time.perf_counter())
+        self.marks.append(now())
 
     def seconds(self):
         kept = self.marks[self.skip :]
@@ -126,7 +126,7 @@ def main():
             trainer.train()
             seconds[name].append(clock.seconds())
     base = "by hand"
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, bf16={options.bf16}")
+    print(conditions(bf16=options.bf16))
     print(f"load at the end: {os.getloadavg()[0]:.1f}")
     for name, values in seconds.items():
         ratio = statistics.median(v / b for v, b in zip(values, seconds[base], strict=True))

@@ -19,6 +19,7 @@ from pathlib import Path
 OURS = {
     "recommended": {},
     "CE + KD, recorded": {"objective": [{"cross_entropy": {"weight": 0.5}}, {"kd": {"weight": 0.5}}]},
+    "fitted, no training": {},
 }
 BY_HAND = ("by hand, labels", "by hand, CE + KD", "TextBrewer, hidden + attention")
 LENGTH, BATCH = 128, 32
@@ -151,17 +152,32 @@ def by_textbrewer(task):
     tokenizer.save_pretrained(task["out"])
 
 
+def by_ours(name, task):
+    """Run a page, or fit a cut student to 1,500 of the rows' texts and train nothing."""
+    import hfdistill
+    from hfdistill.recipe.check import check
+    from hfdistill.recipe.page import Page
+
+    if OURS[name] or name == "recommended":
+        hfdistill.run_recipe(check(Page("page", page_of(task, OURS[name]))))
+        return
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(task["teacher"])
+    rows = hfdistill.load(task["data"])["train"].shuffle(seed=task["seed"]).select(range(task["rows"]))
+    plan = hfdistill.Refit(rows, rows=1500, max_length=LENGTH)
+    student = hfdistill.shrink(task["teacher"], layers=3, fit=plan, tokenizer=tokenizer)
+    for saved in (student, tokenizer):
+        saved.save_pretrained(Path(task["out"], "student"))
+
+
 def contend(name, task):
     """Run one contender in this process; return the folder of its student."""
     import torch
 
     torch.set_num_threads(1)
     if name in OURS:
-        import hfdistill
-        from hfdistill.recipe.check import check
-        from hfdistill.recipe.page import Page
-
-        hfdistill.run_recipe(check(Page("page", page_of(task, OURS[name]))))
+        by_ours(name, task)
     elif name.startswith("TextBrewer"):
         by_textbrewer(task)
     else:
@@ -195,20 +211,20 @@ def measure(name, task, packages):
 
 def main(args):
     """Run every contender with every seed, interleaved; print a table and write the numbers."""
-    results = []
+    names, results = args.only or [*OURS, *BY_HAND], []
     with tempfile.TemporaryDirectory() as scratch:
         install_textbrewer(args.packages)
         for seed in range(1, args.seeds + 1):
-            for name in [*OURS, *BY_HAND]:
+            for name in names:
                 task = {"teacher": args.teacher, "data": args.data, "rows": args.rows, "seed": seed}
                 task |= {"epochs": args.epochs, "out": str(Path(scratch, f"{len(results)}"))}
                 results.append({"contender": name, "seed": seed, **measure(name, task, args.packages)})
                 print(json.dumps(results[-1]), flush=True)
                 Path(args.out).write_text(json.dumps(vars(args) | {"results": results}, indent=1))
-    print(f"| {args.rows:,} rows, {args.epochs} epochs | CPU s | accuracy | times TextBrewer's CPU |")
+    print(f"| {args.rows:,} rows, {args.epochs} epochs | CPU s | accuracy | times the last one's CPU |")
     print("| --- | ---: | ---: | ---: |")
-    of = {n: [r for r in results if r["contender"] == n] for n in [*OURS, *BY_HAND]}
-    whole = statistics.median(r["cpu_s"] for r in of[BY_HAND[-1]])
+    of = {n: [r for r in results if r["contender"] == n] for n in names}
+    whole = statistics.median(r["cpu_s"] for r in of[names[-1]])
     for name, runs in of.items():
         seconds = statistics.median(r["cpu_s"] for r in runs)
         accuracy = 100 * statistics.fmean(r["accuracy"] for r in runs)
@@ -222,6 +238,7 @@ if __name__ == "__main__":
     parser.add_argument("--rows", type=int, default=6000)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", choices=[*OURS, *BY_HAND], help="contenders, in this order")
     parser.add_argument("--packages", default=str(Path(tempfile.gettempdir(), "hfdistill-benchmarks")))
     parser.add_argument("--out", default="whole_run.json")
     parser.add_argument("--contender", nargs=2, metavar=("NAME", "TASK"), help="used by the benchmark itself")

@@ -65,12 +65,17 @@ def test_the_best_ridge_is_that_of_the_held_out_rows():
     left, right, weights = rows(count=12)
     noise = right + 3 * torch.randn(right.shape, generator=torch.Generator().manual_seed(5))
     fit, held_out = summed(left, noise, weights), summed(*rows(seed=1))
-    chosen = best_ridge(fit, held_out)
-    assert held_out.remaining(fit.solve(chosen)) == min(
-        held_out.remaining(fit.solve(ridge)) for ridge in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, math.inf)
+    chosen, remaining = best_ridge(fit, held_out)
+    assert (
+        remaining
+        == held_out.remaining(fit.solve(chosen))
+        == min(
+            held_out.remaining(fit.solve(ridge)) for ridge in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, math.inf)
+        )
     )
     unrelated = summed(left, -right, weights)
-    assert best_ridge(unrelated, summed(left, right, weights)) == math.inf
+    same = summed(*rows(count=12))
+    assert best_ridge(unrelated, same) == (math.inf, same.residual)
 
 
 @pytest.mark.parametrize("ridge", [-1.0, math.nan])
