@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 
 class Schedule:
@@ -44,7 +44,7 @@ class Schedule:
             ValueError: where progress is not a number in [0, 1], or `at` gives no finite number.
         """
         value = self.at(checked_progress(progress))
-        if not _is_number(value):
+        if not is_number(value):
             raise ValueError(f"{self!r} is {value!r} at progress {progress:g}; it has to be a finite number.")
         return float(value)
 
@@ -58,8 +58,22 @@ class Schedule:
     __rmul__ = __mul__
 
 
+class _AsTyped(Schedule):
+    """A dataclass whose repr is the call that makes it, without options that are left at their default."""
+
+    def __repr__(self) -> str:
+        written = []
+        for argument in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, argument.name)
+            if not argument.kw_only:
+                written.append(_shown(value))
+            elif value != argument.default:
+                written.append(f"{argument.name}={_shown(value)}")
+        return f"{type(self).__name__}({', '.join(written)})"
+
+
 @dataclass(frozen=True, repr=False)
-class Constant(Schedule):
+class Constant(_AsTyped):
     """The same value throughout.
 
     Args:
@@ -75,12 +89,9 @@ class Constant(Schedule):
         """Return the value."""
         return self.value
 
-    def __repr__(self) -> str:
-        return f"Constant({_shown(self.value)})"
-
 
 @dataclass(frozen=True, repr=False)
-class Linear(Schedule):
+class Linear(_AsTyped):
     """A straight line from `start` to `end`; with `since` and `until`, a ramp between two levels.
 
     Args:
@@ -102,14 +113,14 @@ class Linear(Schedule):
         name = type(self).__name__
         for value in (self.start, self.end):
             _number(value, f"A value of {name}")
-        if not (_is_number(self.since) and _is_number(self.until) and 0 <= self.since < self.until <= 1):
+        if not (is_number(self.since) and is_number(self.until) and 0 <= self.since < self.until <= 1):
             raise ValueError(
                 f"{name} runs from since to until, 0 ≤ since < until ≤ 1 of the training; found "
                 f"since={self.since!r}, until={self.until!r}. Usual: {name}(0, 1, until=0.1)."
             )
 
     def at(self, progress: float) -> float:
-        """The line's value, exact at both ends."""
+        """Return the line's value, exact at both ends."""
         if progress <= self.since:
             return self.start
         if progress >= self.until:
@@ -127,12 +138,6 @@ class Linear(Schedule):
     def _between(self, share: float) -> float:
         rise = self.end - self.start
         return self.start + rise * share if share < 0.5 else self.end - rise * (1 - share)
-
-    def __repr__(self) -> str:
-        ends = [_shown(self.start), _shown(self.end)]
-        ends += [f"since={_shown(self.since)}"] if self.since != 0 else []
-        ends += [f"until={_shown(self.until)}"] if self.until != 1 else []
-        return f"{type(self).__name__}({', '.join(ends)})"
 
 
 @dataclass(frozen=True, repr=False)
@@ -161,7 +166,7 @@ class Step(Schedule):
         stages: progress → value; one of them starts at 0, and all start before 1.
 
     Raises:
-        ValueError: for no stage at 0, a stage that starts outside [0, 1), or a value that is no finite
+        ValueError: for no stage at 0, a stage that starts outside [0, 1), or a value that is not a finite
             number.
     """
 
@@ -169,7 +174,7 @@ class Step(Schedule):
 
     def __post_init__(self) -> None:
         stages = dict(self.stages)
-        if not all(_is_number(start) and 0 <= start < 1 for start in stages) or 0 not in stages:
+        if not all(is_number(start) and 0 <= start < 1 for start in stages) or 0 not in stages:
             raise ValueError(
                 f"The stages of Step start in [0, 1), the first at 0; found {list(stages)!r}. "
                 "Write Step({0: 8, 0.5: 1}) for 8 in the first half and 1 in the second."
@@ -193,7 +198,7 @@ class Step(Schedule):
 
 
 @dataclass(frozen=True, repr=False)
-class Until(Schedule):
+class Until(_AsTyped):
     """1 before `end`, 0 from there on: `Until(0.5) * HiddenMSE() + After(0.5) * KD()` is two stages.
 
     Args:
@@ -206,7 +211,7 @@ class Until(Schedule):
     end: float
 
     def __post_init__(self) -> None:
-        if not (_is_number(self.end) and 0 < self.end <= 1):
+        if not (is_number(self.end) and 0 < self.end <= 1):
             raise ValueError(f"Until(end) ends at 0 < end ≤ 1 of the training, found {self.end!r}.")
 
     def at(self, progress: float) -> float:
@@ -218,12 +223,9 @@ class Until(Schedule):
         """The end."""
         return (self.end,)
 
-    def __repr__(self) -> str:
-        return f"Until({_shown(self.end)})"
-
 
 @dataclass(frozen=True, repr=False)
-class After(Schedule):
+class After(_AsTyped):
     """0 before `start`, 1 from there on: the second stage to `Until(start)`.
 
     Args:
@@ -236,7 +238,7 @@ class After(Schedule):
     start: float
 
     def __post_init__(self) -> None:
-        if not (_is_number(self.start) and 0 <= self.start < 1):
+        if not (is_number(self.start) and 0 <= self.start < 1):
             raise ValueError(f"After(start) starts at 0 ≤ start < 1 of the training, found {self.start!r}.")
 
     def at(self, progress: float) -> float:
@@ -248,12 +250,9 @@ class After(Schedule):
         """The start."""
         return (self.start,)
 
-    def __repr__(self) -> str:
-        return f"After({_shown(self.start)})"
-
 
 @dataclass(frozen=True, repr=False)
-class Stairs(Schedule):
+class Stairs(_AsTyped):
     """Annealing KD's φ: 1/n, 2/n, …, 1 in n equal steps up to `until`, 1 from there on.
 
     Jafari, Rezagholizadeh, Sharma, Ghodsi 2021, arXiv 2104.07163: φ(T) = 1 - (T - 1)/n while the
@@ -278,7 +277,7 @@ class Stairs(Schedule):
             raise ValueError(
                 f"Stairs has a whole number of steps from 1 up, found {self.steps!r}. Usual: 10."
             )
-        if not (_is_number(self.until) and 0 < self.until <= 1):
+        if not (is_number(self.until) and 0 < self.until <= 1):
             raise ValueError(f"Stairs ends at 0 < until ≤ 1 of the training, found until={self.until!r}.")
 
     def at(self, progress: float) -> float:
@@ -290,10 +289,6 @@ class Stairs(Schedule):
     def knots(self) -> tuple[float, ...]:
         """Where each step begins."""
         return tuple(self.until * step / self.steps for step in range(self.steps))
-
-    def __repr__(self) -> str:
-        until = f", until={_shown(self.until)}" if self.until != 1 else ""
-        return f"Stairs({self.steps}{until})"
 
 
 @dataclass(frozen=True, repr=False)
@@ -336,7 +331,7 @@ def moments(schedules: Iterable[float | Schedule]) -> list[float]:
 
 def checked_progress(progress: float) -> float:
     """Return progress itself; refuse what is not a number in [0, 1]."""
-    if not _is_number(progress) or not 0 <= progress <= 1:
+    if not is_number(progress) or not 0 <= progress <= 1:
         raise ValueError(
             f"Progress is the share of optimizer steps already taken, a number in [0, 1]; found "
             f"{progress!r}. Give state.global_step / state.max_steps."
@@ -356,12 +351,13 @@ def _product(factor: float, schedules: tuple[Schedule, ...]) -> Schedule:
     return flat[0] if factor == 1 and len(flat) == 1 else Product(factor, tuple(flat))
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a hyper-parameter is a finite number; text from a file and True are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _number(value: float, what: str) -> float:
-    if not _is_number(value):
+    if not is_number(value):
         raise ValueError(f"{what} is a finite number, found {value!r}. Write Linear(8, 1).")
     return value
 

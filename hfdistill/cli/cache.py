@@ -24,13 +24,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Record the teacher, and say for how many rows."""
-    from transformers import AutoTokenizer
-
-    from hfdistill.network.model_folder import reading_model
+    from hfdistill.network.loading import read_tokenizer
     from hfdistill.teachers import record
 
-    with reading_model(args.teacher, role="tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(args.teacher, trust_remote_code=False)
+    tokenizer = read_tokenizer(args.teacher)
     data = rows(args, usual="train")
     options = {"folder": args.folder, "tokenizer": tokenizer, "max_length": args.max_length}
     cached = record(args.teacher, data, **options)

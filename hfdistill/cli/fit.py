@@ -80,7 +80,7 @@ def page_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _share(text: str | None) -> float | str | None:
-    """The value of --choose: a number, or the name of a split."""
+    """Return the value of --choose: a number, or the name of a split."""
     try:
         return None if text is None else float(text)
     except ValueError:

@@ -99,7 +99,7 @@ def _layout(feature: Any) -> str:
 
 
 def classes_of(config: Any) -> list[str]:
-    """Return the class names that label ids go by; none for a model of values or without a config."""
+    """Return the class names in the order of label ids; none for a model of values or without a config."""
     return [] if config is None or task_kind(config) == "regression" else class_names(config)
 
 
@@ -167,19 +167,15 @@ class RunLabels:
         """Return the data with its labels in the student's order of classes; see `align_labels`."""
         rows = data.rows if isinstance(data, FreshCopies) else data
         column = self.column_of(rows)
-        if column is not None and self.config is not None and not _is_of_task(rows, column, self.config):
-            return data  # which is refused where labels are checked row by row
+        if column is not None and self.config is not None:
+            task = task_kind(self.config).replace("regression", "single_label")  # one label a row, both
+            if _layout((getattr(rows, "features", None) or {}).get(column)) != task:
+                return data  # which is refused where labels are checked row by row
         if isinstance(rows, Dataset) and column is not None and self.config is not None:
             labels = rows.with_format(None)[column][:]
             check_one_output(names_of(rows, self.columns), labels, self.config, split=split)
         own = makes_labels(self.collator, rows)
         return align_labels(data, self.classes, split=split, columns=self.columns, own=own)
-
-
-def _is_of_task(data: Any, column: str, config: Any) -> bool:
-    """Whether labels are of the shape that the task has; a value a row is of the shape of a class."""
-    task = task_kind(config).replace("regression", "single_label")
-    return _layout((getattr(data, "features", None) or {}).get(column)) == task
 
 
 def align_to(data: DatasetLike, config: Any) -> DatasetLike:

@@ -138,7 +138,7 @@ class Writer:
         return cls(made, seed, texts, changing, _blanks(dataset, needed=not keep_labels), keep_labels)
 
     def copies(self, batch: dict[str, list[Any]], rows: list[int], copies: range) -> dict[str, list[Any]]:
-        """Return new rows of a batch whose rows have these numbers; none of one that would stay as it is."""
+        """Return new rows for a batch whose rows have these numbers; none for one that would not change."""
         prepared = self._prepare(batch)
         made: dict[str, list[Any]] = {name: [] for name in batch}
         for i, row in enumerate(rows):
@@ -168,7 +168,7 @@ class Writer:
         return _digest([text for name in self.texts for text in made[name]]).hex()[:16]
 
     def _value(self, name: str, old: Any, new: dict[str, str]) -> Any:
-        """Return what stands in a column of a new row."""
+        """Return the value of a column in a new row."""
         blank = name in self.blanks and (old is None or not self.keep_labels)
         return self.blanks[name] if blank else new.get(name, old)
 
@@ -244,7 +244,7 @@ def _digest(texts: Sequence[str]) -> bytes:
 
 
 def _first_ones(old: Dataset, new: Dataset, texts: Sequence[str]) -> list[int]:
-    """Return numbers of the new rows that are no old row, and no earlier new one."""
+    """Return the numbers of new rows that equal neither an old row nor an earlier new one."""
     seen: set[bytes] = set()
     numbers: list[int] = []
     for rows, keep in ((old, None), (new, numbers)):

@@ -60,7 +60,7 @@ class Augmentation:
 
 
 class Rewriting(Augmentation):
-    """An augmentation whose `repr` says all that it does, where it is of this library."""
+    """An augmentation of this library, whose `repr` says all that it does."""
 
     def fingerprint(self) -> str | None:
         """Return the settings and the version of this library; None for a subclass, whose code may change."""
@@ -222,7 +222,7 @@ class NGramSample(Rewriting):
             raise ValueError(f"NGramSample keeps 1 word or more, found longest={self.longest}.")
 
     def draw(self, prepared: Any, *, random: Random, copy: int) -> str:
-        """The run of words, or the text."""
+        """Return the run of words, or the text."""
         words = prepared.split()
         if random.random() >= self.p or len(words) < 2:
             return str(prepared)

@@ -37,7 +37,7 @@ class DistillationCollator:
 
     Raises:
         ValueError: at construction, for a tokenizer that cannot pad or a limit that leaves no room for text;
-            at a row, for a text that is no readable string.
+            at a row, for a text that is not a readable string.
 
     Example:
         >>> from transformers import AutoTokenizer
@@ -95,14 +95,14 @@ class DistillationCollator:
         return batch
 
     def _part(self, row: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-        """The columns of one side, under the names of a forward."""
+        """Return the columns of one side, under the names of a forward."""
         if prefix:
             return {name.removeprefix(prefix): x for name, x in row.items() if name.startswith(prefix)}
         others = tuple(other for other in self.tokenizers if other)
         return {name: x for name, x in row.items() if name not in _TEXTS and not name.startswith(others)}
 
     def _read(self, prefix: str, texts: dict[str, list[Any]], rows: int) -> dict[str, list[Any]]:
-        """Texts to ids, cut to the side's limit; that some are cut is said once."""
+        """Turn texts into ids, cut to the side's limit; a cut is logged once."""
         tokenizer = self.tokenizers[prefix]
         limit = room_for_text(tokenizer, self.max_lengths[prefix], pairs=len(texts) == 2)
         ids = Encoder(tokenizer, limit=limit, token_types=False, counts=True)(texts, list(range(rows)))

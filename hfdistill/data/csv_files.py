@@ -180,7 +180,7 @@ def _column_names(file: Path, header: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass
 class CsvRows:
-    """The rows of a csv file, one at a time, and the lines that are none.
+    """The rows of a csv file, one at a time, and the lines that are not rows.
 
     A row has as many cells as the header. What has not is told to `on_bad_line`, and reading goes on with
     the next line; so is a line whose quotation mark nothing closes, or closes in the middle of a cell, and a
@@ -220,7 +220,7 @@ class CsvRows:
         finally:
             csv.field_size_limit(limit)
         for line, lines, place in self._doubted:
-            if self._are_rows(lines, place, self.layout.trailing):
+            if self._are_rows(lines, place):
                 self.on_bad_line(BadLine(line, _SWALLOWED, lines[0], late=True))
 
     def _rows(self, stream: io.TextIOWrapper) -> Iterator[list[str]]:
@@ -276,7 +276,7 @@ class CsvRows:
         return "has a quotation mark in the middle of a cell that quotation marks enclose"
 
     def _learn(self, cells: Sequence[str]) -> None:
-        """Remember the values of columns that have few."""
+        """Remember the values of columns with few different ones."""
         for place in self._learning:
             values, cell = self._values[place], cells[place]
             if values is not None and cell not in values:
@@ -293,29 +293,26 @@ class CsvRows:
         place = next((i for i, cell in enumerate(cells) if self.layout.newline in cell), 0)
         if self.layout.delimiter == "\t":  # texts have no tabs
             return any("\t" in line for line in cells[place].split(self.layout.newline)[:-1])
-        if self._are_rows(lines, place, self.layout.trailing):
+        if self._are_rows(lines, place):
             return True
-        if len(self._doubted) < 1000 and self._have_cells(lines, self.layout.trailing):
+        if len(self._doubted) < 1000 and self._have_cells(lines):
             self._doubted.append((self._line + 1, list(lines), place))
         return False
 
-    def _have_cells(self, lines: Sequence[str], trailing: bool) -> bool:
-        commas = len(self.layout.names) - 1 + trailing
-        return commas > 0 and all(
-            line.count(self.layout.delimiter) == commas for line in lines if line.strip()
-        )
+    def _have_cells(self, lines: Sequence[str]) -> bool:
+        """Whether every line has as many delimiters as a row."""
+        wanted = len(self.layout.names) - 1 + self.layout.trailing
+        counts = {line.count(self.layout.delimiter) for line in lines if line.strip()}
+        return wanted > 0 and counts <= {wanted}
 
-    def _are_rows(self, lines: Sequence[str], place: int, trailing: bool) -> bool:
+    def _are_rows(self, lines: Sequence[str], place: int) -> bool:
         """Whether every line has the cells of a row, and those beside the text look as in other rows."""
-        if not self._have_cells(lines, trailing):
+        if not self._have_cells(lines):
             return False
-        judged = [i for i in range(len(self.layout.names)) if i != place and self._judges(i)]
+        columns = range(len(self.layout.names))
+        judged = [i for i in columns if i != place and (self._numeric[i] or self._values[i])]
         rows = [line.rstrip("\r\n").split(self.layout.delimiter) for line in lines if line.strip()]
         return bool(judged) and all(self._looks_usual(i, row[i]) for row in rows for i in judged)
-
-    def _judges(self, place: int) -> bool:
-        values = self._values[place]
-        return self._numeric[place] or (values is not None and bool(values))
 
     def _looks_usual(self, place: int, cell: str) -> bool:
         values = self._values[place]

@@ -108,7 +108,7 @@ def _encode_split(rows: Any, tokenizer: Any, max_length: int | None, token_types
 def _encoder(
     rows: Any, tokenizer: Any, max_length: int | None, token_types: bool, prefix: str
 ) -> tuple[Encoder, list[str]]:
-    """Return what tokenises these rows, and the columns that it reads."""
+    """Return the function that tokenises these rows, and the columns that it reads."""
     if not isinstance(rows, (Dataset, IterableDataset)):
         raise ValueError(
             f"encode reads a datasets.Dataset, IterableDataset or dict of them, found {type(rows).__name__}. "
@@ -229,7 +229,7 @@ class Encoder:
     def __call__(self, batch: dict[str, list[Any]], rows: list[int]) -> dict[str, list[Any]]:
         """Return the new columns of a batch whose rows have these numbers in the dataset."""
         columns = self._columns(batch, rows)
-        encoded = self._tokenize(columns, cut=False)
+        encoded = dict(self._tokenize(columns, cut=False))
         long = [
             i
             for i, ids in enumerate(encoded["input_ids"])
@@ -241,7 +241,7 @@ class Encoder:
                 for i, value in zip(long, values, strict=True):
                     encoded[key][i] = value
         self._fill_empty(encoded, rows)
-        self._finish(encoded, batch, rows)
+        self._finish(encoded, batch)
         encoded = {self.prefix + key: values for key, values in encoded.items()}
         if self.counts:
             encoded[CUT] = [False] * len(rows)
@@ -250,20 +250,17 @@ class Encoder:
         return encoded
 
     def _columns(self, batch: dict[str, list[Any]], rows: list[int]) -> list[list[Any]]:
-        """Return what the tokenizer is given, once it is known to be readable."""
+        """Return the tokenizer's input, once it is known to be readable."""
         names = [name for name in ("text", "text_pair") if name in batch]
         for name in names:
             check_readable(name, batch[name], rows)
         return [batch[name] for name in names]
 
-    def _finish(self, encoded: dict[str, list[Any]], batch: dict[str, list[Any]], rows: list[int]) -> None:
+    def _finish(self, encoded: dict[str, list[Any]], batch: dict[str, list[Any]]) -> None:
         """Add what a task needs beside the ids."""
 
-    def _as_columns(self, encoding: Any) -> dict[str, list[Any]]:
-        return dict(encoding)
-
     def _tokenize(self, columns: list[list[Any]], *, cut: bool, **options: Any) -> dict[str, list[Any]]:
-        encoding = self.tokenizer(
+        encoding: dict[str, list[Any]] = self.tokenizer(
             *columns,
             truncation=cut,
             max_length=self.limit if cut else None,
@@ -272,7 +269,7 @@ class Encoder:
             verbose=False,
             **options,
         )
-        return self._as_columns(encoding)
+        return encoding
 
     def _fill_empty(self, encoded: dict[str, list[Any]], rows: list[int]) -> None:
         empty = [i for i, ids in enumerate(encoded["input_ids"]) if len(ids) == 0]
@@ -321,12 +318,10 @@ class WordEncoder(Encoder):
         return [batch["tokens"]]
 
     def _tokenize(self, columns: list[list[Any]], *, cut: bool, **options: Any) -> dict[str, list[Any]]:
-        return super()._tokenize(columns, cut=cut, is_split_into_words=True)
-
-    def _as_columns(self, encoding: Any) -> dict[str, list[Any]]:
+        encoding: Any = super()._tokenize(columns, cut=cut, is_split_into_words=True)
         return {**encoding, _WORDS: [encoding.word_ids(i) for i in range(len(encoding["input_ids"]))]}
 
-    def _finish(self, encoded: dict[str, list[Any]], batch: dict[str, list[Any]], rows: list[int]) -> None:
+    def _finish(self, encoded: dict[str, list[Any]], batch: dict[str, list[Any]]) -> None:
         pairs = zip(encoded.pop(_WORDS), _word_labels(batch), strict=True)
         encoded["labels"] = [_aligned(numbers, labels) for numbers, labels in pairs]
 
@@ -348,7 +343,7 @@ def _aligned(numbers: list[int | None], labels: list[int | None] | None) -> list
 
 
 def check_readable(name: str, texts: Sequence[Any], rows: Sequence[int]) -> None:
-    """Refuse what is no text in a column, by the numbers of its rows."""
+    """Refuse values of a column that are not text, naming their rows."""
     bad = [row for row, text in zip(rows, texts, strict=True) if not _readable(text)]
     if bad:
         raise ValueError(

@@ -56,7 +56,8 @@ def stream_files(split: str, files: Sequence[Path], options: FileOptions) -> Ite
         pairs = list(zip(map(str, files), layouts, strict=True))
         arguments: dict[str, Any] = {"files": pairs, "on_bad_row": options.on_bad_row}
         return _generated(_csv_rows, split, arguments, features)
-    keys = tuple(dict.fromkeys(key for file in files for row in _first(file, options) for key in row))
+    first = (row for file in files for row in islice(json_rows(file, options.encoding), _SCANNED))
+    keys = tuple(dict.fromkeys(key for row in first for key in row))
     arguments = {"files": list(map(str, files)), "keys": keys, "encoding": options.encoding}
     return _generated(_json_rows, split, arguments, None)
 
@@ -92,10 +93,6 @@ def _json_rows(files: list[str], keys: tuple[str, ...], encoding: str | None) ->
     for name in files:
         for row in json_rows(Path(name), encoding):
             yield {key: row.get(key) for key in keys}
-
-
-def _first(file: Path, options: FileOptions) -> Iterator[dict[str, Any]]:
-    return islice(json_rows(file, options.encoding), _SCANNED)
 
 
 def _is_array(file: Path) -> bool:

@@ -16,7 +16,7 @@ Columns = dict[str, list[Any]]
 
 
 class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
-    """The rows, and `copies` rewritten ones of each that are other ones in every epoch.
+    """The rows, and `copies` rewritten ones of each, which differ from epoch to epoch.
 
     Give it to `DistillationTrainer` as `train_dataset`: it is tokenised for student and teacher, told the
     epoch, and goes on exactly where it stopped when a run is resumed. A new row is drawn from (seed, copy,
@@ -87,7 +87,7 @@ class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
         return {} if self.keep_labels else dict(self._writer.blanks)
 
     def over(self, rows: Dataset, *encoders: Callable[[Columns, list[int]], Columns]) -> FreshCopies:
-        """Return the same over rows that were made of these.
+        """Return the same copies of rows that were made of these.
 
         Args:
             rows: as many, such as the tokenised ones.
@@ -121,7 +121,7 @@ class FreshCopies(torch.utils.data.Dataset[dict[str, Any]]):
         return method.fingerprint() or f"{type(method).__name__} {self._writer.sample(self.texts)}"
 
     def fingerprint(self) -> str:
-        """Tells one way to make copies from another when a run is resumed.
+        """A text that identifies the way to make copies when a run is resumed.
 
         A method that has no fingerprint, such as a function, is told by what it writes for the first rows.
         """

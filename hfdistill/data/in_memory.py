@@ -139,7 +139,7 @@ def _is_pair(row: Any) -> bool:
 
 
 def _made(columns: Mapping[str, Any]) -> Dataset:
-    """A data set of columns; None, NaN and pandas' NA are missing, categories are their names."""
+    """Return a data set of columns; None, NaN and pandas' NA are missing, categories are their names."""
     arrays: dict[str, Any] = {}
     mixed: dict[str, list[Any]] = {}
     for name, values in columns.items():

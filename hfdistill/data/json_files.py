@@ -95,7 +95,7 @@ def _array(file: Path, content: str) -> Iterator[dict[str, Any]]:
 
 
 def json_problem(file: Path) -> str | None:
-    """Say what is wrong with a JSON file that was refused, with the line; None where its rows are sound."""
+    """Return what is wrong with a refused JSON file, with the line; None where its rows are sound."""
     try:
         for _ in json_rows(file):
             pass

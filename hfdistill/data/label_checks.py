@@ -51,7 +51,7 @@ def check_labels(labels: Sequence[Any], config: Any, *, split: str) -> int:
 
 
 def _check_value(value: Any, classes: int | None, where: str) -> bool:
-    """Whether a regression row has a value; None and NaN are none."""
+    """Whether a regression row has a value; None and NaN mean no value."""
     if value is None or (_is_real(value) and math.isnan(value)):
         return False
     if value == -100 and isinstance(value, int):
@@ -70,7 +70,7 @@ def _check_value(value: Any, classes: int | None, where: str) -> bool:
 
 
 def _check_class_id(value: Any, classes: int | None, where: str) -> bool:
-    """Whether a row has a class; -100 is none."""
+    """Whether a row has a class; -100 means no class."""
     if isinstance(value, bool) or not _is_real(value) or value % 1 != 0:
         raise LabelSpaceError(
             f"{where}: label {short(value)} is not a class id. Give whole numbers from 0, -100 for rows "

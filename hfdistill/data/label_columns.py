@@ -63,7 +63,7 @@ def _final_labels(
 
 
 def _without_marks(values: Values, names: Sequence[str] | None) -> tuple[Values, dict[str, list[int]]]:
-    """Return classes with None where -100 says that nobody labelled the row, and where that is; numbers stay.
+    """Return classes with None in the place of -100 (nobody labelled the row), and where; numbers stay.
 
     A real value may be -100: it is a mark among names and class numbers alone, which come as 1.0 from columns
     that lack some. A list of several labels is one where all in it is -100.
@@ -144,7 +144,7 @@ def is_by_name(
 
 
 def _holds_names(rows: Dataset, column: str) -> bool:
-    """Whether lists of labels hold names of classes, and no 0 and 1 a class."""
+    """Whether lists of labels hold names of classes, and not 0 and 1 for each class."""
     declared = isinstance(getattr(rows.features[column], "feature", None), ClassLabel)
     return declared or any(isinstance(value, str) for row in rows[column][:] for value in row or ())
 
@@ -192,14 +192,12 @@ def further_labels(
     if isinstance(feature, List) and by_name and not any(values[split]):  # rows of no class have no names
         return [None if value is None else [0.0] * feature.length for value in values[split]]
     if isinstance(feature, List) and not scalars and by_name != _holds_names(rows, column):
-        raise _other_kind(split, column, *_LISTS[:: 1 if by_name else -1])
+        here, before = "lists of 0 and 1", "lists of names"
+        raise _other_kind(split, column, *((here, before) if by_name else (before, here)))
     final, own, _ = _final_labels({split: rows}, values, column, names, from_text)
     if own != feature and any(value is not None for value in values[split]):
         raise _other_kind(split, column, _kind(own), _kind(feature))
     return final[split]
-
-
-_LISTS = ("lists of 0 and 1", "lists of names")
 
 
 def _further_classes(
@@ -235,7 +233,7 @@ def _kind(feature: Any) -> str:
 
 
 def indicator_columns(raw: Mapping[str, Dataset], columns: Sequence[str]) -> list[str]:
-    """Return the columns that say of each class whether a row is of it; none where that is not clear.
+    """Return the columns of 0 and 1 for each class; none where that is not clear.
 
     They are two or more of 0 and 1 (or true and false), and all other columns number the rows.
     """
@@ -259,7 +257,7 @@ _FLAGS = {"bool", "string", "large_string", *(f"{u}int{n}" for u in ("", "u") fo
 def joined_labels(
     raw: Mapping[str, Dataset], columns: Sequence[str], *, names: Sequence[str] | None
 ) -> tuple[Values, Any, list[str]]:
-    """Join one column of 0 and 1 a class, in the order of the classes: values, feature and class names.
+    """Join the columns of 0 and 1, one per class, into one: return values, feature and class names.
 
     Raises:
         ValueError: for values other than 0 and 1, and for a split that has some of the columns only.
@@ -349,7 +347,7 @@ def multi_hot_names(rows: Any) -> list[str] | None:
 
 
 def as_split(rows: Dataset, split: str) -> Dataset:
-    """Return rows as a split of their own, with all that is noted of them, such as the names of classes."""
+    """Return rows as a split of their own, with their notes, such as the names of classes."""
     return Dataset(rows.data, rows.info.copy(), NamedSplit(split), rows._indices, rows._fingerprint)
 
 
@@ -415,7 +413,7 @@ def _spelled(values: Values, names: Sequence[str] | None) -> Values | None:
 def _named(
     split: str, labels: list[Any], names: Sequence[str] | None, *, rows: Sequence[int] | None = None
 ) -> list[Any]:
-    """Class numbers by their names, checked; as they are where there are no names."""
+    """Return the numbers of named classes, checked; labels as they are where there are no names."""
     count = 1 << 63 if names is None else len(names)  # what int64 holds
     bad = next((i for i, value in enumerate(labels) if value is not None and not 0 <= value < count), None)
     if bad is not None:
@@ -458,7 +456,7 @@ def _numbered(
 def _multi_hot(
     values: Values, inner: dict[str, Any], names: Sequence[str] | None
 ) -> tuple[Values, Any, list[str] | None]:
-    """Rows of 0 and 1, one per class, from rows of names, of numbered names, or of numbers already so."""
+    """Return rows of 0 and 1, one per class, made of names, of class numbers, or of 0 and 1 already."""
     where = {s: [i for i, row in enumerate(rows) for _ in row or ()] for s, rows in values.items()}
     flat = {s: [v for row in rows for v in row or ()] for s, rows in values.items()}
     declared = next((f.names for f in inner.values() if isinstance(f, ClassLabel)), None)

@@ -16,7 +16,7 @@ _MANY = 50  # classes from which on it is asked whether the column holds classes
 def doubts(
     column: str, values: Mapping[str, Sequence[Any]], names: Sequence[str] | None, *, named: bool
 ) -> Iterator[str]:
-    """Yield a sentence for each thing in a label column that is probably not meant.
+    """Yield a sentence for each probable mistake in a label column.
 
     `named` tells whether names were asked for; `names` are those of the classes 0, 1, …, None where they have
     none.

@@ -19,7 +19,7 @@ from hfdistill.data.label_columns import (
     with_class_names,
 )
 from hfdistill.data.sources import read
-from hfdistill.data.streams import first_rows, streamed
+from hfdistill.data.streams import Reading, first_rows, streamed
 from hfdistill.data.table_files import SPLIT_NAMES, FileOptions
 from hfdistill.data.text_rows import build_split
 from hfdistill.data.word_labels import read_words, word_columns
@@ -134,8 +134,8 @@ def load(
         raise ValueError(
             f"on_bad_row is {on_bad_row!r}, which is unknown. Pass on_bad_row='raise' or 'drop'."
         )
-    reading = FileOptions(encoding, delimiter, quotes, on_bad_row)
-    raw, from_text = read(source, config, reading, streaming=streaming)
+    how = FileOptions(encoding, delimiter, quotes, on_bad_row)
+    raw, from_text = read(source, config, how, streaming=streaming)
     rows = {name: first_rows(name, part) for name, part in raw.items()} if streaming else raw
     options: dict[str, Any] = {"names": label_names, "from_text": from_text, "on_bad_row": on_bad_row}
     splits, texts, target = _read(rows, text=text, text_pair=text_pair, label=label, **options)
@@ -148,9 +148,10 @@ def load(
         options["by_name"] = is_by_name(rows, target, names=label_names, from_text=from_text)
     streams: Any = IterableDatasetDict()
     for name, part in raw.items():
-        streams[name] = streamed(
-            part, rows[name], split=name, like=splits[name], texts=texts, label=target, **options
-        )
+        like = splits[name]
+        feature, of_words = like.features.get("label"), "tokens" in like.column_names
+        reading = Reading(name, part.features, texts, target, feature, of_words, **options)
+        streams[name] = streamed(part, rows[name], like, reading)
     return _chosen(source, streams, split)
 
 
@@ -172,18 +173,6 @@ def _read(
     columns = list(dict.fromkeys(name for part in rows.values() for name in part.column_names))
     texts = text_columns(columns, text, text_pair)
     target = _label_column([name for name in columns if name not in texts], label, rows)
-    return _read_texts(rows, texts, target, names, from_text, on_bad_row), texts, target
-
-
-def _read_texts(
-    rows: dict[str, Dataset],
-    texts: list[str],
-    target: str | list[str] | None,
-    names: Sequence[str] | None,
-    from_text: bool,
-    on_bad_row: str,
-) -> dict[str, Dataset]:
-    """Return splits of texts with their final columns."""
     labels: dict[str, list[Any]] = {}
     feature, class_names = None, None
     if isinstance(target, list):
@@ -195,22 +184,21 @@ def _read_texts(
     }
     if isinstance(feature, List) and class_names:
         splits = {name: with_class_names(part, class_names) for name, part in splits.items()}
-    return splits
+    return splits, texts, target
 
 
 def _named(rows: Dataset, split: str) -> Dataset:
-    """Return rows that know which split they are, whatever read them; reports and commands go by it."""
+    """Return rows with the name of their split, whatever read them; reports and commands use it."""
     return rows if rows.split is not None else as_split(rows, split)
 
 
 def _chosen(source: Any, splits: DatasetDict, split: str | None) -> DatasetDict:
-    _check_split(source, list(splits), split)
-    return splits if split is None else type(splits)({split: splits[split]})
-
-
-def _check_split(source: Any, names: list[str], split: str | None) -> None:
-    if split is None or split in names:
-        return
+    """Return only the split that is asked for; all of them for None."""
+    if split is None:
+        return splits
+    if split in splits:
+        return type(splits)({split: splits[split]})
+    names = list(splits)
     near = [SPLIT_NAMES.get(split.lower(), ""), *difflib.get_close_matches(split, names, n=1)]
     near = [name for name in near if name in names]
     hint = f"Did you mean split={near[0]!r}?" if near else "Pass one of them as split=."
@@ -219,7 +207,7 @@ def _check_split(source: Any, names: list[str], split: str | None) -> None:
 
 
 def _existing(columns: list[str], name: str, argument: str) -> str:
-    """The column of a name, or the one whose name differs in case or spaces alone."""
+    """Return the column of a name, or the one whose name differs in case or spaces alone."""
     if name in columns:
         return name
     alike = [column for column in columns if _folded(column) == _folded(name)]

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 import hfdistill
 from hfdistill.data.augmentations import STOP_WORDS, WORD, Augmentation, cased, check_share
 from hfdistill.network.architectures import longest_input
-from hfdistill.network.divided import make_whole, whole_models
-from hfdistill.network.foreign_code import reading_weights
-from hfdistill.network.model_folder import reading_model
+from hfdistill.network.divided import make_whole
+from hfdistill.network.fingerprints import add_weights
+from hfdistill.network.loading import loading_whole, read_tokenizer
 from hfdistill.network.tokenizers import tokenizer_print
 
 _BEGINS = ("Ġ", "▁")
@@ -39,7 +39,8 @@ class MaskedLM(Augmentation):
     The words are looked for once a text: the model reads the text with the word masked, and the text itself
     as a second sentence. All copies are drawn from them. This is the algorithm of TinyBERT's code (Jiao et
     al. 2020, arXiv 1909.10351, data_augmentation.py), but that a word of several pieces is masked as well,
-    where TinyBERT asks GloVe, and that the word itself, pieces of words and special tokens are no candidates.
+    where TinyBERT asks GloVe, and that the word itself, pieces of words and special tokens are not
+    candidates.
 
     When to use it: for copies that read like text of the task. It costs a forward of the model for each word:
     make a fixed set with `augment`, on a GPU if there is one. Not on the fly, where each epoch pays again.
@@ -91,9 +92,7 @@ class MaskedLM(Augmentation):
         written = ("architectures", "dtype", "transformers_version")  # when it was saved
         config = {n: v for n, v in self.model.config.to_dict().items() if n[0] != "_" and n not in written}
         digest.update(json.dumps(config, sort_keys=True, default=str).encode())
-        for name, value in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        add_weights(digest, self.model)
         return digest.hexdigest()
 
     def prepare(self, texts: Sequence[str]) -> list[Any]:
@@ -165,10 +164,9 @@ def _fill_mask_model(source: Any) -> Any:
     """Return the model itself, or load it from an id or a folder."""
     if not isinstance(source, (str, Path)):
         return make_whole(source)
-    with reading_model(source), whole_models(), reading_weights(source) as weights:
-        model, loading = AutoModelForMaskedLM.from_pretrained(
-            str(source), dtype=torch.float32, trust_remote_code=False, output_loading_info=True, **weights
-        )
+    with loading_whole(source) as options:
+        options |= {"dtype": torch.float32, "output_loading_info": True}
+        model, loading = AutoModelForMaskedLM.from_pretrained(str(source), **options)
     if missing := sorted(loading["missing_keys"]):
         raise ValueError(
             f"{str(source)!r} holds no fill-mask model: {', '.join(missing[:4])} are missing from its "
@@ -180,8 +178,7 @@ def _fill_mask_model(source: Any) -> Any:
 
 def _tokenizer(model: Any, tokenizer: Any) -> Any:
     if tokenizer is None and isinstance(model, (str, Path)):
-        with reading_model(model):
-            tokenizer = AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
+        tokenizer = read_tokenizer(model)
     if tokenizer is None:
         raise ValueError(
             "MaskedLM was given a model without its tokenizer. Type MaskedLM(model, tokenizer), or name both "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeAlias
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +19,7 @@ from hfdistill.data.csv_files import BadLine, CsvLayout
 from hfdistill.data.encodings import suffix_of
 from hfdistill.data.json_files import json_rows
 from hfdistill.data.table_files import KINDS, FileOptions, bad_lines_message, csv_tables, read_files
+from hfdistill.files.plain_data import whole_file
 
 Rows: TypeAlias = pa.Table | list[dict[str, Any]]
 """Some rows: of JSON as its objects, of anything else as a table."""
@@ -76,7 +76,7 @@ class RowFile:
         raise ValueError(bad_lines_message(self.path, self.layout, [line], rows=1))
 
     def count(self) -> int:
-        """Return how many rows there are, never 0; every one is read, but for Parquet, which says it."""
+        """Return the number of rows, never 0; all are read, except in Parquet, which stores the number."""
         if self.kind == "parquet":
             with open_parquet(self.path) as file:
                 rows = int(file.metadata.num_rows)
@@ -126,14 +126,14 @@ class RowWriter(Protocol):
         """Write some rows; the first ones decide the columns of the file."""
 
     def close(self) -> None:
-        """Write what is due at the end."""
+        """Write what belongs at the end."""
 
 
 @contextmanager
 def writing(
     path: str | os.PathLike[str], *, delimiter: str | None = None, mark: bool = False
 ) -> Iterator[RowWriter]:
-    """Write a file that appears, whole, at the end of the block; after an error there is none.
+    """Yield a writer of a file that appears, whole, at the end of the block; not after an error.
 
     Lists become JSON in a cell of csv, and None an empty cell. A file of the same name stays until the new
     one is complete.
@@ -149,20 +149,10 @@ def writing(
     """
     path = Path(path).expanduser()
     check_written(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        with staged.open("xb") as stream:
-            writer = _writer(path, stream, delimiter)
-            if mark and isinstance(writer, _CsvWriter):
-                stream.write(codecs.BOM_UTF8)
-            yield writer
-            writer.close()
-            stream.flush()
-            os.fsync(stream.fileno())
-        staged.replace(path)
-    finally:
-        staged.unlink(missing_ok=True)
+    with whole_file(path) as stream:
+        writer = _writer(path, stream, delimiter, "utf-8-sig" if mark else "utf-8")
+        yield writer
+        writer.close()
 
 
 def check_written(path: Path) -> None:
@@ -171,13 +161,13 @@ def check_written(path: Path) -> None:
         raise ValueError(f"{path.name}: only {', '.join(WRITTEN)} are written. Name the file so.")
 
 
-def _writer(path: Path, stream: IO[bytes], delimiter: str | None) -> RowWriter:
+def _writer(path: Path, stream: IO[bytes], delimiter: str | None, encoding: str) -> RowWriter:
     kind = path.suffix.lower()
     if kind == ".parquet":
         return _ParquetWriter(stream)
     if kind == ".jsonl":
         return _JsonWriter(stream)
-    return _CsvWriter(stream, "\t" if kind == ".tsv" else delimiter or ",")
+    return _CsvWriter(stream, "\t" if kind == ".tsv" else delimiter or ",", encoding)
 
 
 def _objects(rows: Rows) -> list[dict[str, Any]]:
@@ -199,16 +189,15 @@ class _JsonWriter:
 
 
 class _CsvWriter:
-    def __init__(self, stream: IO[bytes], delimiter: str) -> None:
-        self._stream, self._delimiter = stream, delimiter
+    def __init__(self, stream: IO[bytes], delimiter: str, encoding: str) -> None:
+        self._text = io.TextIOWrapper(stream, encoding, newline="")
+        self._writer = csv.writer(self._text, delimiter=delimiter, lineterminator="\n")
         self._names: list[str] = []
 
     def write(self, rows: Rows, new: Mapping[str, pa.Array]) -> None:
-        lines = _Lines(self._stream)
-        writer = csv.writer(lines, delimiter=self._delimiter, lineterminator="\n")
         if not self._names:
             self._names = names_of(rows)
-            writer.writerow([*self._names, *new])
+            self._writer.writerow([*self._names, *new])
         columns = [values.to_pylist() for values in new.values()]
         for place, row in enumerate(_objects(rows)):
             if unknown := row.keys() - set(self._names):
@@ -217,20 +206,10 @@ class _CsvWriter:
                     "header. Write a .jsonl file."
                 )
             cells = [row.get(name) for name in self._names] + [values[place] for values in columns]
-            writer.writerow([_cell(value) for value in cells])
+            self._writer.writerow([_cell(value) for value in cells])
 
     def close(self) -> None:
-        pass
-
-
-class _Lines:
-    """What `csv.writer` writes, as UTF-8."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-
-    def write(self, line: str) -> int:
-        return self._stream.write(line.encode())
+        self._text.detach()  # writes what is due, and leaves the file open
 
 
 def _cell(value: Any) -> str:

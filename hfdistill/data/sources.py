@@ -77,7 +77,7 @@ def _files_of(source: Any) -> dict[str, list[Path]] | None:
 
 
 def _local_path(source: str | os.PathLike[str]) -> Path | None:
-    """Return the existing local path, or None for a Hub id; what is neither is refused."""
+    """Return the existing local path, or None for a Hub id; anything else is refused."""
     path = Path(source).expanduser()
     if path.exists():
         return path
@@ -101,7 +101,7 @@ def _local_path(source: str | os.PathLike[str]) -> Path | None:
 
 
 def _near(name: str, folder: Path) -> str | None:
-    """Return the path of what lies in a folder and is called almost so."""
+    """Return the path of an entry of the folder with nearly this name; None without one."""
     close = difflib.get_close_matches(name, [entry.name for entry in folder.iterdir()], n=1, cutoff=0.75)
     return str(folder / close[0]) if close else None
 
@@ -164,7 +164,7 @@ def _is_data(file: Path) -> bool:
 
 
 def _split_files(path: Path) -> Mapping[str, list[Path]]:
-    """The files of each split, by the names of the files."""
+    """Return the files of each split, by the names of the files."""
     files = _data_files(path)
     splits: dict[str, list[Path]] = {}
     for file in files:
@@ -185,6 +185,6 @@ def _split_files(path: Path) -> Mapping[str, list[Path]]:
 
 
 def _stem(file: Path) -> str:
-    """A file's name without its suffix and the number of its shard."""
+    """Return a file's name without its suffix and the number of its shard."""
     stem = Path(file.stem).stem if file.suffix.lower() == ".gz" else file.stem
     return _SHARD.sub("", stem)

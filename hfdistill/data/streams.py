@@ -53,53 +53,23 @@ def _typed(columns: Mapping[str, list[Any]], features: Features) -> Dataset:
     return rows.select_columns([*features]) if marked else rows
 
 
-def streamed(
-    stream: IterableDataset,
-    first: Dataset,
-    *,
-    split: str,
-    like: Dataset,
-    texts: list[str],
-    label: str | list[str] | None,
-    names: Sequence[str] | None,
-    by_name: bool | None,
-    from_text: bool,
-    on_bad_row: str,
-) -> IterableDataset:
+def streamed(stream: IterableDataset, first: Dataset, like: Dataset, reading: Reading) -> IterableDataset:
     """Return a raw stream with the columns that its first rows have after `load`.
 
     Args:
         stream: of raw rows.
         first: its first rows.
-        split: its name.
         like: these as `load` gives them.
-        texts: the columns of texts, or the one of lists of words.
-        label: the column of labels, or several.
-        names: of the classes, as the user gave them.
-        by_name: whether labels are names; see `is_by_name`.
-        from_text: whether every value is a string because of the kind of file.
-        on_bad_row: "raise" or "drop".
+        reading: reads the others.
 
     Raises:
         ValueError: for names of classes that would have to be collected from all rows.
     """
-    feature = like.features.get("label")
+    feature, label = reading.feature, reading.label
     inner = getattr(feature, "feature", feature)
-    if isinstance(label, str) and feature is not None and names is None:
-        listed = multi_hot_names(like) if by_name and isinstance(feature, List) else None
-        _check_named(first, label, listed or getattr(inner, "names", None), split=split)
-    reading = Reading(
-        split=split,
-        columns=stream.features,
-        texts=texts,
-        label=label,
-        feature=feature,
-        of_words="tokens" in like.column_names,
-        names=names,
-        by_name=by_name,
-        from_text=from_text,
-        on_bad_row=DROP_ALL if on_bad_row == "drop" else on_bad_row,
-    )
+    if isinstance(label, str) and feature is not None and reading.names is None:
+        listed = multi_hot_names(like) if reading.by_name and isinstance(feature, List) else None
+        _check_named(first, label, listed or getattr(inner, "names", None), split=reading.split)
     rows = stream.map(
         reading,
         batched=True,
@@ -126,7 +96,20 @@ def _check_named(first: Dataset, column: str, names: list[str] | None, *, split:
 
 @dataclass(frozen=True)
 class Reading:
-    """Reads a part of a stream's rows as its first ones were read."""
+    """Reads a part of a stream's rows as its first ones were read.
+
+    Args:
+        split: the name of the stream.
+        columns: of the raw rows; None where the stream does not know them.
+        texts: the columns of texts, or the one of lists of words.
+        label: the column of labels, or several.
+        feature: of the labels as `load` gives them; None where the first rows have none.
+        of_words: whether rows are lists of words.
+        names: of the classes, as the user gave them.
+        by_name: whether labels are names; see `is_by_name`.
+        from_text: whether every value is a string because of the kind of file.
+        on_bad_row: "raise" or "drop".
+    """
 
     split: str
     columns: Features | None
@@ -156,11 +139,12 @@ class Reading:
         return final
 
     def _built(self, rows: Dataset) -> Dataset:
+        on_bad_row = DROP_ALL if self.on_bad_row == "drop" else self.on_bad_row  # these are a part alone
         if self.of_words:
             inner = getattr(self.feature, "feature", None)
             label = self.label if isinstance(self.label, str) else None
             words = (rows, self.texts[0], label, inner)
-            return split_of_words(self.split, *words, self.on_bad_row, warns=False)
+            return split_of_words(self.split, *words, on_bad_row, warns=False)
         labels = None
         if self.feature is None:
             self._check_hidden(rows)
@@ -175,7 +159,7 @@ class Reading:
                 from_text=self.from_text,
             )
         columns = (rows, self.texts, labels, self.feature)
-        return build_split(self.split, *columns, self.on_bad_row, warns=False)  # of the first rows it was
+        return build_split(self.split, *columns, on_bad_row, warns=False)  # of the first rows it was
 
     def _check_hidden(self, rows: Dataset) -> None:
         """Refuse labels where the first rows have none, and their column was left out."""

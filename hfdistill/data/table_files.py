@@ -197,7 +197,7 @@ def _read_csv(split: str, files: Sequence[Path], options: FileOptions) -> Datase
 
 
 def check_same_columns(files: Sequence[Path], layouts: Sequence[CsvLayout]) -> None:
-    """Refuse csv files of one split whose columns are not called alike.
+    """Refuse csv files of one split whose columns have different names.
 
     Raises:
         ValueError: naming both.

@@ -29,7 +29,7 @@ _USUAL = FileOptions()
 
 
 def text_files(source: str | os.PathLike[str]) -> list[Path]:
-    """The files of texts in a folder and in those below, in the order of their names; never empty.
+    """Return the files of texts in a folder and below, sorted by name; at least one.
 
     Hidden files are passed over, and so are links that lead out of the folder, which is said.
 

@@ -63,7 +63,7 @@ def build_split(
 
 
 def _nested(feature: Any) -> str:
-    """The end of a sentence that says what a column of lists or objects holds."""
+    """Return the end of a sentence that says what a column of lists or objects holds."""
     if isinstance(feature, (List, LargeList)):
         return f": it holds lists{_nested(feature.feature).replace(': it holds objects', ' of objects')}"
     if isinstance(feature, dict):

@@ -162,10 +162,10 @@ class Piece(NamedTuple):
 
 @dataclass
 class Gate:
-    """Lets each text pass once, and none that overlaps with the evaluation texts.
+    """Lets each text pass once, unless it overlaps with the evaluation texts.
 
     Args:
-        runs: number of words → digests of runs of so many words that may not occur.
+        runs: number of words n → digests of the runs of n words that may not occur.
         min_words: the fewest words of a text.
         dropped: how many texts were left out, by reason.
     """
@@ -175,7 +175,7 @@ class Gate:
     dropped: Counter[str] = field(default_factory=Counter)
 
     def reasons(self) -> str:
-        """Say how many texts were left out, and why."""
+        """Return how many texts were left out, and why."""
         return ", ".join(f"{count:,} {why}" for why, count in self.dropped.items())
 
     def passed(self, pieces: Iterable[Piece], limit: int | None) -> Iterator[dict[str, str]]:
@@ -205,7 +205,7 @@ class Gate:
         return None
 
     def _overlaps(self, before: list[str], words: list[str], after: list[str]) -> bool:
-        """Whether these words are a text that may not occur, or have a part in a run that may not."""
+        """Whether these words are a forbidden text, or overlap with a forbidden run of words."""
         around, first = before + words + after, len(before)
         for size, digests in self.runs.items():
             starts = range(max(0, first - size + 1), min(first + len(words), len(around) - size + 1))
@@ -251,7 +251,7 @@ def apart_from(rows: Dataset, evaluation: Dataset) -> Dataset:
 
 
 def _runs(texts: Iterable[str], overlap: int) -> dict[int, dict[bytes, None]]:
-    """Return digests of what may not occur: under 0 of whole texts, under n of their runs of n words."""
+    """Return digests of what may not occur: key 0 for whole texts, key n for their runs of n words."""
     runs: dict[int, set[bytes]] = {}
     for text in texts:
         words = normalised(text)
@@ -269,7 +269,7 @@ def _digest(words: Sequence[str]) -> bytes:
 
 
 def _each(data: Any) -> Iterator[str]:
-    """The texts of data sets, of dicts of them, and of plain lists."""
+    """Yield the texts of data sets, of dicts of them, and of plain lists."""
     if isinstance(data, str):
         yield data
     elif isinstance(data, Mapping):
@@ -309,7 +309,7 @@ def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _pieces(whole: str, unit: Unit, *, max_words: int, margin: int) -> Iterator[Piece]:
-    """The texts of a whole, cut where they are too long, each with `margin` words on either side."""
+    """Yield the texts of a whole, cut where they are too long, with `margin` words on either side."""
     parts = [part.split() for part in (_SENTENCE.split(whole) if unit == "sentence" else [whole])]
     words, start = [word for part in parts for word in part], 0
     for part in parts:

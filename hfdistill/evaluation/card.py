@@ -89,7 +89,7 @@ def write_card(
         The path of the card.
 
     Raises:
-        ValueError: `metadata` is no plain data, names a field that the card fills itself, or the header is
+        ValueError: `metadata` is not plain data, names a field that the card fills itself, or the header is
             too long.
 
     Example:

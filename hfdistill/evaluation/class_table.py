@@ -42,7 +42,7 @@ def _line(c: ClassReport, report: Report) -> list[str]:
 
 
 def _weakness(c: ClassReport) -> tuple[int, float]:
-    """Return inherited errors, most first; then what was lost of the class's recall, or its recall alone."""
+    """Return a sort key: most inherited errors first, then the largest loss of recall, or the lowest one."""
     own = 2.0 if c.student_recall is None else c.student_recall
     return -(c.same_wrong or 0), own - (c.teacher_recall or 0.0)
 

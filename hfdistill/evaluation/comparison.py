@@ -24,7 +24,7 @@ from hfdistill.files.plain_data import write_atomically
 
 
 def compare_runs(runs: Mapping[str, Sequence[Report]], *, baseline: str | None = None) -> str:
-    """A Markdown table with a line per name: the mean over its reports, and each of them.
+    """Return a Markdown table with a line per name: the mean over its reports, and each of them.
 
     Args:
         runs: reports of the same rows by name, one per seed, in the same order of seeds.
@@ -139,7 +139,7 @@ def _weight(model: ModelReport) -> list[str]:
 
 
 def _pace(model: ModelReport, teacher: ModelReport) -> list[str]:
-    """Return milliseconds and rows a second, each with how many times as fast as the teacher's that is."""
+    """Return milliseconds and rows per second, each with the speed-up over the teacher."""
     if model.speed is None or teacher.speed is None:
         return ["", "", "", ""]
     own, theirs = model.speed, teacher.speed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from hfdistill.evaluation.predictions import BATCH_SIZE, evaluating, outputs, sp
 from hfdistill.evaluation.speed import SpeedPlan
 from hfdistill.network.architectures import ModelSpec
 from hfdistill.network.loading import Source, load_classifier, load_tokenizer
-from hfdistill.students.early_exit import EarlyExitForSequenceClassification
+from hfdistill.students.early_exit import EarlyExitForSequenceClassification, with_threshold
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def exit_curve(
     if not labelled.any():
         raise ValueError("exit_curve scores rows with a label, and found none. Check the label column.")
     views = {
-        str(i): replace(models["model"], model=_view(models["model"].model, threshold))
+        str(i): replace(models["model"], model=with_threshold(loaded, threshold))
         for i, threshold in enumerate((None, *thresholds))
     }
     whole = {"0": replace(models["model"], model=loaded.backbone)}
@@ -118,14 +117,6 @@ def _loaded(model: Source) -> EarlyExitForSequenceClassification:
     if loaded.config.problem_type == "multi_label_classification":
         raise ValueError("exit_curve scores one label a row; this model answers several.")
     return loaded
-
-
-def _view(model: EarlyExitForSequenceClassification, threshold: float | None) -> Any:
-    """Return the same weights under another threshold."""
-    view = copy.copy(model)
-    view.config = copy.copy(model.config)
-    view.exit_threshold = threshold
-    return view
 
 
 def _predict(view: LoadedModel) -> tuple[Array, Array]:

@@ -112,7 +112,7 @@ def measure(
 
 
 def check_rows(data: Any, caller: str) -> None:
-    """Refuse data that is no `Dataset` with rows."""
+    """Refuse data that is not a `Dataset` with rows."""
     if isinstance(data, Mapping) and all(isinstance(part, Dataset) for part in data.values()):
         names = ", ".join(map(repr, data)) or "none"
         first = next((n for n in ("validation", "test") if n in data), next(iter(data), "validation"))

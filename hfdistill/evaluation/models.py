@@ -142,7 +142,7 @@ def _contender(entry: Any) -> Contender:
 
 
 def _load(entries: Mapping[str, Contender]) -> dict[str, PreTrainedModel]:
-    """Load the models; those that are loaded go on the device of the first one that is an object."""
+    """Load the models, onto the device of the first one that is given as an object."""
     objects = (entry.model.device for entry in entries.values() if not isinstance(entry.model, (str, Path)))
     device = next(objects, torch.device("cpu"))
     models = {}
@@ -185,7 +185,7 @@ def _without_autocast(model: Any) -> Any:
 
 
 def _check_alike(configs: Mapping[str, Any], *, shared: Mapping[str, bool]) -> None:
-    """Refuse models of another task, and token ids that one model would read as other words."""
+    """Refuse models of different tasks, and token ids that mean other words to one of the models."""
     lead, first = next(iter(configs.items()))
     for role, config in configs.items():
         if task_kind(config) != task_kind(first):

@@ -7,7 +7,7 @@ from hfdistill.files.plain_data import printable
 
 
 def nothing_to_teach(report: Report) -> str:
-    """Say, in a sentence, that a teacher is no better than a guess that reads no text; "" where it is.
+    """Return a sentence that a teacher is no better than guessing without reading; "" where it is better.
 
     One label of several, and labels of words: its accuracy is at most the share of the most frequent class.
     Real values: its correlation with the labels is undefined or at most 0. Several labels a row: it finds
@@ -39,7 +39,7 @@ def nothing_to_teach(report: Report) -> str:
 
 
 def bounded_by_teacher(report: Report) -> str:
-    """Say, in a sentence, that a better student needs a better teacher; "" where it does not.
+    """Return a sentence that a better student needs a better teacher; "" where it does not.
 
     It does where one label of several is given, the student answers as its teacher on nine rows of ten, and
     the teacher is wrong on one of ten or more.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -15,24 +15,16 @@ from hfdistill.evaluation.metrics.scores import Array
 from hfdistill.evaluation.models import LoadedModel
 from hfdistill.evaluation.report import Speed
 from hfdistill.evaluation.speed import SpeedPlan, compare_speeds
+from hfdistill.network import block_calls
 from hfdistill.network.task import task_kind, word_labels, words
 from hfdistill.network.trace import Batch, logits_of
 
 BATCH_SIZE = 32
 
 
-@contextmanager
-def evaluating(models: Mapping[str, LoadedModel]) -> Iterator[None]:
-    """Switch dropout off inside; outside every module is in the mode that it was in."""
-    networks = [loaded.model for loaded in models.values()]
-    modes = [(module, module.training) for network in networks for module in network.modules()]
-    for network in networks:
-        network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+def evaluating(models: Mapping[str, LoadedModel]) -> AbstractContextManager[None]:
+    """While open, dropout is off in these models; see `hfdistill.network.block_calls.evaluating`."""
+    return block_calls.evaluating(*(loaded.model for loaded in models.values()))
 
 
 def by_length(loaded: LoadedModel) -> list[list[int]]:
@@ -83,7 +75,7 @@ def checked(logits: Array, loaded: LoadedModel) -> Array:
 
 
 def _of_words(logits: Tensor, batch: Batch) -> list[Tensor]:
-    """Return of each row the logits of its words, (words, C)."""
+    """Return the logits of each row's words, (words, C)."""
     mask = batch["attention_mask"]
     where, _ = words(word_labels(batch.get("labels", torch.full_like(mask, -100)), mask))
     return [row[there].cpu() for row, there in zip(logits, where, strict=True)]

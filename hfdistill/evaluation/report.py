@@ -73,7 +73,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Bin:
-    """Answers of like confidence: how many, the mean of their confidences, and the share that is right."""
+    """Answers of similar confidence: how many, their mean confidence, and the share that is right."""
 
     rows: int
     confidence: float
@@ -208,7 +208,7 @@ class DataReport:
 
     @property
     def scored(self) -> str:
-        """What quality was scored on: "872 rows", or words where these are labelled."""
+        """The number of rows or words that quality was scored on: "872 rows"."""
         if self.labelled_words is None:
             return f"{self.labelled_rows:,} rows"
         return f"{self.labelled_words:,} words"
@@ -343,7 +343,7 @@ def in_columns(sentences: Sequence[str], *, width: int = WIDTH) -> list[str]:
 
 
 def show(value: float | None, metric: str) -> str:
-    """Return a metric as people read it: shares in percent, a dash where there is none."""
+    """Return a metric for people to read: shares in percent, a dash where there is none."""
     if value is None:
         return "-"
     return f"{100 * value:.1f} %" if metric in PERCENT else f"{value:.3f}"
@@ -371,7 +371,7 @@ def error_sentence(errors: Errors, unit: str = "rows") -> str:
 
 
 def hardware(report: Report) -> str:
-    """The machine's make, threads and libraries, in one line."""
+    """Return the machine's make, threads and libraries, in one line."""
     e = report.environment
     where = f"{e.device}, host {e.cpu}" if e.device != "cpu" else e.cpu
     versions = f"torch {e.torch}, transformers {e.transformers}"

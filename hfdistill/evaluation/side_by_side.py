@@ -77,7 +77,7 @@ def _agreement(report: Report) -> list[str]:
 
 
 def _by_class(report: Report) -> list[str]:
-    """Return rows of each class that one model alone gets right, the most first."""
+    """Return a line per class on the rows that only one model gets right, the most first."""
     if not report.classes:
         return []
     unit = "decisions" if report.task == "multi_label" else "words" if report.task == "token" else "rows"
@@ -98,7 +98,7 @@ def _by_class(report: Report) -> list[str]:
 
 
 def _both_wrong(one: ClassReport) -> int:
-    """Return rows that both get wrong, each in its way."""
+    """Return the number of rows that both get wrong, in different ways."""
     return (one.teacher_wrong or 0) - (one.same_wrong or 0) - (one.corrected or 0)
 
 

@@ -142,7 +142,7 @@ def environment(device: torch.device) -> Environment:
 
 
 def _warm_up(model: PreTrainedModel, collate: Collate, role: str, *, rows: int, plan: SpeedPlan) -> float:
-    """Run single rows and two batches; seconds that a batch takes once warm."""
+    """Run single rows and two batches; return the seconds that a batch takes once warm."""
     for row in spread(rows, min(plan.latency_rows, 5)):
         _seconds(model, [collate(role, [row])])
     batch = [collate(role, spread(rows, plan.batch_size))]
@@ -181,7 +181,7 @@ def _throughputs(
 
 
 def _turn(models: Mapping[str, PreTrainedModel], i: int) -> list[str]:
-    """The roles, forwards in even turns and backwards in odd ones."""
+    """Return the roles, forwards in even turns and backwards in odd ones."""
     return list(models) if i % 2 == 0 else list(models)[::-1]
 
 

@@ -87,14 +87,14 @@ class Bench:
         self.largest = float(np.abs(self.logits["pytorch"]).max())
 
     def replace(self, name: str, model: Runtime) -> None:
-        """Take another file for a format, and let it answer the rows."""
+        """Replace the file of a format, and let it answer the rows."""
         self.models[name] = as_onnx(self.models["pytorch"], name, model)
         self._answer(name)
 
     def _answer(self, name: str) -> None:
         """Let a format answer the rows; a student with exits also by all of its heads.
 
-        The teacher is no format, and so reads rows of like length together.
+        The teacher is not an exported format, so it reads rows of similar length together.
         """
         loaded = self.models[name]
         self.logits[name] = predict(loaded, None if name == "teacher" else self.batches)

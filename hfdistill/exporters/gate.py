@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hfdistill.evaluation.measure import check_rows
 from hfdistill.evaluation.models import Contender
@@ -35,8 +35,7 @@ from hfdistill.files.plain_data import public_name, write_atomically
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import ModelInputs, name_padding
 from hfdistill.network.label_space import class_names, has_names
-from hfdistill.network.loading import Source, load_classifier
-from hfdistill.network.model_folder import reading_model
+from hfdistill.network.loading import Source, load_classifier, read_tokenizer
 from hfdistill.network.task import task_kind
 from hfdistill.students.early_exit import EarlyExitForSequenceClassification
 
@@ -180,7 +179,7 @@ def check_engine(engine: str, int8: str | None) -> None:
 
 
 def check_request(folder: Path, *, data: Dataset | None, int8: str | None, max_drop: float) -> None:
-    """Refuse what can be refused before any work; arguments as of `export`."""
+    """Refuse what can be refused before any work; the arguments are those of `export`."""
     if int8 and (data is None or len(data) == 0):
         raise ValueError(
             "int8 rounds every weight, and without rows nobody knows what that costs. Pass data= (rows that "
@@ -288,8 +287,7 @@ def _tokenizer(source: Source, role: str) -> Any:
         raise ValueError(
             f"The {role} came without a tokenizer. Pass tokenizer=, or its folder instead of the model."
         )
-    with reading_model(source, role="tokenizer"):
-        return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+    return read_tokenizer(source)
 
 
 def _stage(folder: Path) -> Path:
@@ -312,7 +310,8 @@ def _write(
 ) -> tuple[dict[str, Contender | Runtime], _EightBits | None]:  # fmt: skip
     """Write the files, and give every format of the student as a model, with how its 8 bits are made."""
     reads = _write_beside(model, staged, tokenizer=tokenizer, max_length=max_length)
-    feed = _feed(rows if int8 else None, reads, max_length)
+    calibrated, inputs = int8 and rows is not None, _fed(reads)
+    feed = calibration_rows(rows, reads, inputs=inputs, max_length=max_length) if calibrated else []
     files, eight = _files(model, staged, reads=reads, engine=engine, int8=int8, feed=feed)
     return {"pytorch": Contender(model, tokenizer), **files}, eight
 
@@ -338,11 +337,6 @@ def _write_beside(model: PreTrainedModel, staged: Path, *, tokenizer: Any, max_l
 def _fed(reads: ModelInputs) -> tuple[str, ...]:
     """Return the names of what an exported network is fed."""
     return tuple(name for name in INPUTS if name in reads.names)
-
-
-def _feed(rows: Dataset | None, reads: ModelInputs, max_length: int) -> list[Arrays]:
-    """Return what 8 bits are calibrated on; nothing without rows."""
-    return [] if rows is None else calibration_rows(rows, reads, inputs=_fed(reads), max_length=max_length)
 
 
 @dataclass(frozen=True)
@@ -391,24 +385,20 @@ def _files(
         plain: Runtime = StagedModel(staged)
         paths = [staged / INT8_STAGE.format(number) for number in range(1, len(sources) + 1)]
     else:
-        sources = [(staged if engine == "onnx" else staged.parent) / FILES["onnx"]]
-        to_onnx(model, sources[0], inputs=_fed(reads))
-        paths = [staged / FILES[EIGHT_BITS[engine]]]
-        plain = OnnxModel(sources[0]) if engine == "onnx" else _openvino(sources[0], staged)
+        source, file = (staged if engine == "onnx" else staged.parent) / FILES["onnx"], staged / FILES[engine]
+        to_onnx(model, source, inputs=_fed(reads))
+        sources, paths = [source], [staged / FILES[EIGHT_BITS[engine]]]
+        if engine == "openvino":
+            to_openvino(source, file)
+        plain = OnnxModel(file) if engine == "onnx" else OpenVinoModel(file, precision="f32")
     if scheme is None:
         return {engine: plain}, None
     eight = _EightBits(engine, scheme, sources, paths, feed)
     return {engine: plain, EIGHT_BITS[engine]: eight.write(staged)}, eight
 
 
-def _openvino(source: Path, staged: Path) -> OpenVinoModel:
-    """Write an ONNX file as OpenVINO's, and give it as a model."""
-    to_openvino(source, staged / FILES["openvino"])
-    return OpenVinoModel(staged / FILES["openvino"], precision="f32")
-
-
 def _leave_floating(bench: Bench, eight: _EightBits | None, max_drop: float) -> None:
-    """Leave more and more layers in float32, what loses most first, until 8 bits lose little enough."""
+    """Leave more and more layers in float32, those that lose most first, until 8 bits lose little enough."""
     if eight is None:
         return
     name, plain = EIGHT_BITS[eight.engine], bench.models[eight.engine].model

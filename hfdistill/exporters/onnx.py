@@ -46,7 +46,7 @@ def to_onnx(model: PreTrainedModel, path: Path, *, inputs: tuple[str, ...]) -> N
 
 
 def sample_of(inputs: Iterable[str]) -> dict[str, Tensor]:
-    """Return a batch to trace a network with: two rows, and what they say is of no account."""
+    """Return a batch to trace a network with: two rows of arbitrary tokens."""
     ids = torch.arange(16).reshape(2, 8) % 4 + 1
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0

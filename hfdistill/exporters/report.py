@@ -176,7 +176,7 @@ class ExportReport:
     environment: Environment
 
     def of(self, name: str) -> Format:
-        """A format by its name."""
+        """Return a format by its name."""
         return next(exported for exported in self.formats if exported.name == name)
 
     def table(self) -> str:

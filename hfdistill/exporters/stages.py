@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,13 @@ from transformers import AutoConfig
 
 from hfdistill.exporters.onnx import plain, quiet, sample_of, session, to_graph
 from hfdistill.network.architectures import ModelSpec, blocks
+from hfdistill.network.block_calls import computing_by, first_argument, with_hidden_states
 from hfdistill.network.inputs import accepted_inputs
-from hfdistill.students.early_exit import EarlyExitForSequenceClassification, check_threshold
+from hfdistill.students.early_exit import (
+    EarlyExitForSequenceClassification,
+    check_threshold,
+    with_threshold,
+)
 from hfdistill.students.early_exit_forward import uncertainty
 
 FLOAT32_STAGE, INT8_STAGE = "stage_{:02}.onnx", "int8_stage_{:02}.onnx"
@@ -79,15 +84,10 @@ class Stage(nn.Module):
     @contextmanager
     def alone(self) -> Iterator[None]:
         """While open, the blocks of other stages pass the hidden states on as they are."""
-        parts = blocks(self.backbone)
-        others = [i for i in range(len(parts)) if not self.first <= i < self.last]
-        for i in others:
-            parts[i].forward = _passing(self.gives_tuple[i])
-        try:
+        numbered = list(enumerate(blocks(self.backbone)))
+        others = numbered[: self.first] + numbered[self.last :]
+        with computing_by({part: _passing(self.gives_tuple[i]) for i, part in others}):
             yield
-        finally:
-            for i in others:
-                del parts[i].forward
 
     def forward(
         self, attention_mask: Tensor, hidden_states: Tensor | None = None, **inputs: Tensor
@@ -97,41 +97,37 @@ class Stage(nn.Module):
         What comes before `hidden_states` is computed of no ids in particular, is read by nothing, and the
         exporter leaves it out.
         """
-        if hidden_states is not None:
-            inputs = {"input_ids": attention_mask}
-        parts, hooks = blocks(self.backbone), []
-        passed: dict[str, Tensor] = {}
-        if hidden_states is not None:
-            hooks.append(
-                parts[self.first].register_forward_pre_hook(_feeding(hidden_states), with_kwargs=True)
-            )
-        if not self.is_last:
-            hooks.append(parts[self.last].register_forward_pre_hook(_keeping(passed), with_kwargs=True))
-        try:
+        parts, passed = blocks(self.backbone), []
+
+        def keep(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            passed.append(first_argument(args, kwargs))
+
+        with ExitStack() as hooks:
+            if hidden_states is not None:
+                inputs = {"input_ids": attention_mask}
+
+                def feed(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+                    return with_hidden_states(args, kwargs, hidden_states)
+
+                hooks.enter_context(parts[self.first].register_forward_pre_hook(feed, with_kwargs=True))
+            if not self.is_last:
+                hooks.enter_context(parts[self.last].register_forward_pre_hook(keep, with_kwargs=True))
             logits = self.backbone(attention_mask=attention_mask, **inputs).logits
-        finally:
-            for hook in hooks:
-                hook.remove()
         if self.is_last:
             return {"logits": logits}
-        logits = self.exits[str(self.last)](passed[ON], attention_mask)
+        logits = self.exits[str(self.last)](passed[0], attention_mask)
         unsure = uncertainty(logits, multi_label=self._multi_label)
-        return {"logits": logits, "uncertainty": unsure, ON: passed[ON]}
+        return {"logits": logits, "uncertainty": unsure, ON: passed[0]}
 
 
 def _stages(model: Any) -> list[Stage]:
     """Return the stages of a model with exits, in order."""
     gives_tuple: list[bool] = []
-    hooks = [
-        block.register_forward_hook(
-            lambda _block, _args, output: gives_tuple.append(isinstance(output, tuple))
-        )
-        for block in blocks(model)
-    ]
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), quiet(), ExitStack() as hooks:
+        for block in blocks(model):
+            note = lambda _block, _args, output: gives_tuple.append(isinstance(output, tuple))  # noqa: E731
+            hooks.enter_context(block.register_forward_hook(note))
         model.backbone(**sample_of(["input_ids", "attention_mask"]))
-    for hook in hooks:
-        hook.remove()
     ends = [0, *model.config.exits, len(gives_tuple)]
     return [
         Stage(model, first=first, last=last, gives_tuple=gives_tuple)
@@ -139,38 +135,14 @@ def _stages(model: Any) -> list[Stage]:
     ]
 
 
-def _hidden(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    """Return the hidden states among a block's arguments."""
-    hidden: Tensor = args[0] if args else kwargs["hidden_states"]
-    return hidden
-
-
 def _passing(gives_tuple: bool) -> Any:
     """Return a forward that gives back the hidden states, as the block in its place would."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        hidden = _hidden(args, kwargs)
+        hidden = first_argument(args, kwargs)
         return (hidden,) if gives_tuple else hidden
 
     return forward
-
-
-def _feeding(hidden: Tensor) -> Any:
-    """Return a hook that lets a block read other hidden states."""
-
-    def hook(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
-
-    return hook
-
-
-def _keeping(passed: dict[str, Tensor]) -> Any:
-    """Return a hook that keeps what a block is about to read."""
-
-    def hook(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        passed[ON] = _hidden(args, kwargs)
-
-    return hook
 
 
 @dataclass
@@ -255,20 +227,36 @@ class StagedModel(nn.Module):
         batches too. Of each stage at most `batch_size` rows and those of a batch wait.
 
         Args:
-            batches: padded; rows of like length are best in one batch, as `hfdistill predict` has them.
+            batches: padded; it is fastest where a batch holds rows of similar length, as in `hfdistill
+                predict`.
             batch_size: rows that a stage after the first computes at once.
         """
         waiting: list[list[_Rows]] = [[] for _ in self.sessions]
         answers: list[tuple[Array, Array, int]] = []
         count = 0
+
+        def compute(stage: int, rows: _Rows) -> None:
+            """Compute a stage: sure rows have their answer, the others wait for the next one."""
+            sure, logits, unsure = self._stage(stage, rows)
+            answers.append((rows.numbers[sure], logits[sure], stage))
+            if unsure is not None:
+                waiting[stage + 1].append(unsure)
+
+        def work(*, least: int) -> None:
+            """Compute each stage on the rows that wait for it, while there are at least so many."""
+            for stage in range(1, len(waiting)):
+                while sum(len(some.numbers) for some in waiting[stage]) >= least:
+                    rows = _joined(waiting[stage])
+                    more = len(rows.numbers) > batch_size
+                    waiting[stage] = [rows.part(slice(batch_size, None))] if more else []
+                    compute(stage, rows.part(slice(batch_size)))
+
         for batch in batches:
             feed = self._feed(batch)
             numbers = np.arange(count, count := count + len(feed["attention_mask"]))
-            self._advance(0, _Rows(numbers, feed), waiting, answers)
-            for stage in range(1, len(waiting)):
-                self._work(stage, waiting, answers, batch_size=batch_size, least=batch_size)
-        for stage in range(1, len(waiting)):
-            self._work(stage, waiting, answers, batch_size=batch_size, least=1)
+            compute(0, _Rows(numbers, feed))
+            work(least=batch_size)
+        work(least=1)
         logits = np.zeros((count, self.classes), np.float32)
         layers = np.zeros(count, np.int64)
         for numbers, some, stage in answers:
@@ -294,29 +282,14 @@ class StagedModel(nn.Module):
         read.setdefault("token_type_ids", torch.zeros_like(read["input_ids"]))
         return {name: read[name].to("cpu", torch.int64).numpy() for name in self.inputs}
 
-    def _work(
-        self, stage: int, waiting: list[list[_Rows]], answers: list[tuple[Array, Array, int]], *,
-        batch_size: int, least: int,
-    ) -> None:  # fmt: skip
-        """Compute a stage on the rows that wait for it, while there are at least so many."""
-        while sum(len(some.numbers) for some in waiting[stage]) >= least:
-            rows = _joined(waiting[stage])
-            waiting[stage] = [rows.part(slice(batch_size, None))] if len(rows.numbers) > batch_size else []
-            self._advance(stage, rows.part(slice(batch_size)), waiting, answers)
-
-    def _advance(
-        self, stage: int, rows: _Rows, waiting: list[list[_Rows]], answers: list[tuple[Array, Array, int]]
-    ) -> None:
-        """Compute a stage: sure rows have their answer, the others wait for the next one."""
+    def _stage(self, stage: int, rows: _Rows) -> tuple[Array, Array, _Rows | None]:
+        """Return which rows are sure, the logits of all rows, and the unsure rows for the next stage."""
         given = _run(self.sessions[stage], rows.feed)
         if ON not in given:
-            answers.append((rows.numbers, given["logits"], stage))
-            return
+            return np.ones(len(rows.numbers), bool), given["logits"], None
         sure = given["uncertainty"] < self.threshold
-        answers.append((rows.numbers[sure], given["logits"][sure], stage))
-        if not sure.all():
-            feed = {"hidden_states": given[ON], "attention_mask": rows.feed["attention_mask"]}
-            waiting[stage + 1].append(_Rows(rows.numbers, feed).part(~sure))
+        feed = {"hidden_states": given[ON], "attention_mask": rows.feed["attention_mask"]}
+        return sure, given["logits"], None if sure.all() else _Rows(rows.numbers, feed).part(~sure)
 
 
 def checked_threshold(threshold: float | None) -> float:
@@ -331,7 +304,7 @@ def checked_threshold(threshold: float | None) -> float:
 
 
 def heads_of(model: Any) -> Any:
-    """Return what gives the logits of every head of a model with exits side by side; another model as it is.
+    """Return a function that gives the logits of all heads of a model with exits; another model as it is.
 
     Args:
         model: in PyTorch, or a `StagedModel`.
@@ -340,9 +313,7 @@ def heads_of(model: Any) -> Any:
         return model.heads
     if not isinstance(model, EarlyExitForSequenceClassification):
         return model
-    view = copy.copy(model)
-    view.config = copy.copy(model.config)
-    view.exit_threshold = None
+    view = with_threshold(model, None)
 
     def heads(**inputs: Tensor) -> dict[str, Tensor]:
         output = view(**inputs)

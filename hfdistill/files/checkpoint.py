@@ -129,7 +129,7 @@ def verify(folder: Path) -> dict[str, Any] | None:
 
 
 def _check_state(folder: Path) -> None:
-    """Refuse a plain Trainer's checkpoint whose state is not that of its step: no sha256 tells of it."""
+    """Refuse a plain Trainer's checkpoint, which has no sha256, whose state is not that of its step."""
     path, name = folder / _PLAIN[0], _NAME.fullmatch(folder.name)
     try:
         step = json.loads(path.read_text(encoding="utf-8"))["global_step"]
@@ -152,12 +152,12 @@ def _fault(folder: Path, name: str, facts: dict[str, Any]) -> str | None:
 
 
 def names_in(run_dir: Path) -> list[str]:
-    """The names of the checkpoints in a folder, whole or not."""
+    """Return the names of the checkpoints in a folder, whole or not."""
     return [folder.name for folder in _in_order(run_dir)]
 
 
 def newest_complete(run_dir: Path, *, among: Collection[str] | None = None) -> Path | None:
-    """The latest run's checkpoint of the highest step that verifies; damaged ones are named in the log.
+    """Return the latest run's checkpoint of the highest step that verifies; the log names damaged ones.
 
     A folder of a plain Trainer, which has no manifest, counts where it is whole as far as can be seen. Where
     a save was killed while it replaced a checkpoint, the replaced one counts. `among` are the names of those
@@ -202,7 +202,7 @@ def _in_order(run_dir: Path) -> list[Path]:
 
 
 def _began(folder: Path) -> float:
-    """When the checkpoint's run began, in seconds since 1970; 0 where it does not say."""
+    """Return when the checkpoint's run began, in seconds since 1970; 0 where it does not say."""
     try:
         began = (read_manifest(folder) or {"run": {}})["run"].get("began", 0.0)
     except CheckpointError:
@@ -211,7 +211,7 @@ def _began(folder: Path) -> float:
 
 
 def newest_checkpoint(folder: str | Path) -> str | None:
-    """The newest whole checkpoint of a run, for `train(resume_from_checkpoint=…)`; None for a new run.
+    """Return the newest whole checkpoint, for `train(resume_from_checkpoint=…)`; None for a new run.
 
     Example:
         >>> newest_checkpoint("no/such/run") is None
@@ -223,7 +223,7 @@ def newest_checkpoint(folder: str | Path) -> str | None:
 
 
 def check_same_run(manifest: dict[str, Any] | None, run: dict[str, Any], *, folder: Path) -> None:
-    """Refuse to go on with another objective, teacher or label map than the checkpoint's."""
+    """Refuse to resume with another objective, teacher or label map than the checkpoint's."""
     before = (manifest or {"run": {}})["run"]
     changed = [
         f"{key}: {before[key]!r} → {now!r}"
@@ -244,7 +244,7 @@ def _as_json(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def seal(manifest: dict[str, Any]) -> str:
-    """Return the sha256 over what a manifest says."""
+    """Return the sha256 over the content of a manifest."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 

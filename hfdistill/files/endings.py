@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,21 +44,27 @@ def is_free(number: signal.Signals) -> bool:
 
 
 @contextmanager
-def ending_in_order() -> Iterator[None]:
-    """While open, the signals of EXIT_CODES end this process as an exception does.
-
-    Only where nobody else has set a handler for them, in the main thread and on one process alone: a launcher
-    of several sends SIGTERM where one of them has died, for which the others would wait in vain.
-    """
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    main = threading.current_thread() is threading.main_thread()
-    before = {each: signal.getsignal(each) for each in EXIT_CODES if alone and main and is_free(each)}
-    handler = EndInOrder()
+def handled(numbers: Iterable[signal.Signals], handler: Any) -> Iterator[None]:
+    """While open, a handler takes these signals; afterwards the one before does, unless another was set."""
+    before = {each: signal.getsignal(each) for each in numbers}
     for each in before:
         signal.signal(each, handler)
     try:
         yield
     finally:
         for each, usual in before.items():
-            if signal.getsignal(each) is handler:
+            if signal.getsignal(each) == handler:
                 signal.signal(each, usual)
+
+
+@contextmanager
+def ending_in_order() -> Iterator[None]:
+    """While open, the signals of EXIT_CODES end this process as an exception does.
+
+    Only where nobody else has set a handler for them, in the main thread and on one process alone: a launcher
+    of several sends SIGTERM where one of them has died, and the others would wait for it without end.
+    """
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    main = threading.current_thread() is threading.main_thread()
+    with handled([each for each in EXIT_CODES if alone and main and is_free(each)], EndInOrder()):
+        yield

@@ -92,14 +92,14 @@ def push_to_hub(
 
 
 def _content(path: Path, repository: str) -> str | bytes:
-    """Return a file by its path; the student's card with the name that its model has from now on."""
+    """Return the content of a file; of the student's card, with the name that the model has on the Hub."""
     if path.name != "README.md" or not repository:
         return str(path)
     return path.read_text(encoding="utf-8").replace(f'"{HERE}"', f'"{repository}"').encode()
 
 
 def make_repository(repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
-    """Make a repository where there is none, and so see that its name and the account will do.
+    """Make a repository where there is none, which also checks its name and the account.
 
     Returns:
         Its name with its owner's.
@@ -132,7 +132,7 @@ def published(folder: Path) -> list[str]:
 
 
 def withheld(folder: Path) -> list[str]:
-    """Return patterns of what stays here: WITHHELD, and each file that is a pickle under another name."""
+    """Return patterns of files that are not uploaded: WITHHELD, and pickles under other names."""
     patterns = list(WITHHELD)
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
@@ -142,7 +142,7 @@ def withheld(folder: Path) -> list[str]:
 
 
 def _is_pickle(path: Path) -> bool:
-    """Say by its content whether a file is a pickle of protocol 2 or later, or torch's archive of one."""
+    """Return whether a file's content is a pickle of protocol 2 or later, or torch's archive of one."""
     with path.open("rb") as stream:
         start = stream.read(9)
     if start[:2] == b"PK" and zipfile.is_zipfile(path):

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_origin
+from typing import IO, Any, NoReturn, get_args, get_origin
 from uuid import uuid4
 
 _SECRET_KEY = re.compile(r"(?i)(^|_)(token|secret|password|passwd|api_?key|credentials?)$")
@@ -57,7 +57,7 @@ def printable(text: object, *, limit: int = 80) -> str:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name could be a Hub id ("name" or "owner/name") and is no file or folder here."""
+    """Whether a name could be a Hub id ("name" or "owner/name") and is not a file or folder here."""
     plain = re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", name, re.ASCII) is not None
     return plain and not set(name.split("/")) & {".", ".."} and not Path(name).exists()
 
@@ -90,18 +90,25 @@ def telling_name(name: str) -> str:
 
 def write_atomically(path: Path, content: str | bytes) -> Path:
     """Write a file, text as UTF-8: readers see the old content or the new, never a part. Makes its folder."""
+    with whole_file(path) as stream:
+        stream.write(content.encode("utf-8") if isinstance(content, str) else content)
+    return path
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a file to write, which takes the place of `path` at the end of the block; not after an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         with staged.open("xb") as stream:
-            stream.write(content.encode("utf-8") if isinstance(content, str) else content)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         staged.replace(path)
     except BaseException:
         staged.unlink(missing_ok=True)
         raise
-    return path
 
 
 @contextmanager
@@ -165,7 +172,7 @@ def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
 
 
 def scrub(value: Any) -> Any:
-    """Plain data without access tokens, and with folders reduced to their last name.
+    """Return plain data without access tokens, and with folders reduced to their last name.
 
     Example:
         >>> scrub({"data": "/home/ada/sst2", "hub_token": "x", "rate": 0.1})

@@ -54,7 +54,7 @@ def only_run(folder: Path) -> Iterator[None]:
 
 
 def _locked(path: Path) -> int | None:
-    """Return a descriptor that holds the lock; None where there can be none."""
+    """Return a descriptor that holds the lock; None where locking is not possible."""
     while fcntl is not None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:

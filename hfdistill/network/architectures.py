@@ -284,6 +284,18 @@ def blocks(model: Any) -> nn.ModuleList:
     return modules
 
 
+def blocks_path(model: Any) -> str:
+    """Return the name of the list of a model's blocks among all modules of the model.
+
+    Example:
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> blocks_path(BertForSequenceClassification(BertConfig(num_hidden_layers=1, hidden_size=24)))
+        'bert.encoder.layer'
+    """
+    there = _part(model, layout_of(model).blocks)
+    return next(name for name, module in model.named_modules() if module is there)
+
+
 def embeddings(model: Any) -> nn.Module:
     """Return the embedding module of a model.
 

@@ -18,7 +18,7 @@ def whole(value: Any) -> Any:
 
 
 def own_part(value: Tensor) -> Tensor:
-    """Return what this process holds of a tensor."""
+    """Return the part of a tensor that this process holds."""
     local = getattr(value, "to_local", None)
     part: Tensor = value if local is None else local()
     return part
@@ -82,7 +82,7 @@ def _is_partitioned(parameter: Tensor) -> bool:
 
 
 def _gathered(parameters: list[Any]) -> Any:
-    """A context in which ZeRO-3's parameters are whole on every process."""
+    """Return a context in which ZeRO-3's parameters are whole on every process."""
     import deepspeed
 
     return deepspeed.zero.GatheredParameters(parameters)

@@ -110,7 +110,7 @@ def _implementations(config: Any) -> Iterator[tuple[str, str]]:
 
 
 def _pickles_alone(source: str | Path) -> str | None:
-    """Return the pickle of a model that has no safetensors; None for one that has, or has neither."""
+    """Return the pickle of a model without safetensors; None for any other model."""
     folder = Path(source).expanduser()
     if folder.is_dir():
         if any(folder.glob("*.safetensors")) or any((folder / name).is_file() for name in _SAFE):

@@ -79,7 +79,7 @@ def padding_side(config: Any, tokenizer: Any) -> str:
 
 
 def on_side(tokenizer: Any, config: Any) -> Any:
-    """The tokenizer, or a copy of it that pads on the side that a model needs; see `padding_side`."""
+    """Return the tokenizer, or a copy of it that pads on the side that a model needs; see `padding_side`."""
     side = padding_side(config, tokenizer)
     if tokenizer.padding_side == side:
         return tokenizer
@@ -197,7 +197,7 @@ class ModelInputs:
         known = _known_padding(self.config)
         if known is not None and known != getattr(self.tokenizer, "pad_token_id", None):
             real = mask.bool()
-            inside = (real.cumsum(1) > 0) & (real.flip(1).cumsum(1).flip(1) > 0)  # a hole is no padding
+            inside = (real.cumsum(1) > 0) & (real.flip(1).cumsum(1).flip(1) > 0)  # a hole is not padding
             inputs["input_ids"] = ids.where(inside, known)
         if self.shifts and "position_ids" not in inputs:
             places = torch.arange(ids.shape[1], device=ids.device)
@@ -206,7 +206,7 @@ class ModelInputs:
 
 
 def batches_by_length(lengths: Sequence[int], *, tokens: int, rows: int | None = None) -> Iterator[list[int]]:
-    """Yield row numbers in batches of like length, the longest first: at most `tokens` with padding."""
+    """Yield row numbers in batches of similar length, the longest first: at most `tokens` with padding."""
     order, start = sorted(range(len(lengths)), key=lambda row: -lengths[row]), 0
     while start < len(order):
         size = max(1, tokens // max(1, lengths[order[start]]))

@@ -109,7 +109,7 @@ def uniform(layer: int, *, student_depth: int, teacher_depth: int) -> int:
 
 
 def layers_of_cut(student: Any, teacher: Any) -> str:
-    """The map from each block of a student to the teacher's block that it was cut from, or to the nearest.
+    """Return the map from a student's blocks to the teacher's that they were cut from, or to the nearest.
 
     Args:
         student: its config; `shrunk_from` names the blocks.
@@ -131,7 +131,7 @@ def layers_of_cut(student: Any, teacher: Any) -> str:
 
 
 def pairs_text(pairs: Iterable[tuple[int, int]]) -> str:
-    """Return pairs as they are written: 1:2, 2:4."""
+    """Return pairs in their written form: 1:2, 2:4."""
     return ", ".join(f"{student}:{teacher}" for student, teacher in pairs)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -118,11 +119,10 @@ def _loaded(
         return name_architecture(_adapted(source, adapter, new_head=new_head, role=role))
     names = dict(enumerate(new_head or ()))
     options = {"id2label": names, "label2id": {n: i for i, n in names.items()}} if names else {}
-    with reading_model(source, role=role), whole_models(), reading_weights(source, role=role) as weights:
+    with loading_whole(source, role=role) as weights:
         model, loading = auto_class(source, task=task).from_pretrained(
             str(source),
             dtype=torch.float32,
-            trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=new_head is not None,
             **options,
@@ -221,7 +221,33 @@ def load_tokenizer(source: Any) -> Any:
     if folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         return None
     try:
-        with reading_model(source, role="tokenizer"):
-            return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+        return read_tokenizer(source)
     except OSError:
         return None
+
+
+def read_tokenizer(source: str | Path) -> Any:
+    """Return the tokenizer of a folder or Hub id; code that comes with it is never run.
+
+    Raises:
+        HubUnreachable: where the Hub gives no answer.
+        DamagedModel: a ValueError, where a file is not what its name says.
+        OSError: where there is none.
+    """
+    with reading_model(source, role="tokenizer"):
+        return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+
+
+@contextmanager
+def loading_whole(source: str | Path, *, role: str = "model") -> Iterator[dict[str, Any]]:
+    """Yield the options by which `from_pretrained` loads a folder or Hub id, on every process as a whole.
+
+    No code is run that comes with the model; see `reading_weights`.
+
+    Raises:
+        HubUnreachable: where the Hub gives no answer.
+        DamagedModel: a ValueError, where a file is not what its name says.
+        PickledWeights: a ValueError, where the weights are a pickle alone.
+    """
+    with reading_model(source, role=role), whole_models(), reading_weights(source, role=role) as weights:
+        yield {"trust_remote_code": False, **weights}

@@ -32,7 +32,7 @@ class DamagedModel(ValueError):  # noqa: N818
 
 @contextmanager
 def reading_model(source: str | os.PathLike[str], *, role: str = "model") -> Iterator[None]:
-    """Turn the many ways in which libraries stumble over a silent Hub or a damaged file into one line each.
+    """Turn the many errors of libraries over a silent Hub or a damaged file into one line each.
 
     Raises:
         HubUnreachable: where the Hub gives no answer.
@@ -85,7 +85,7 @@ def check_model_folder(source: str | Path, *, role: str = "model") -> None:
 
 
 def _inside(folder: Path) -> str:
-    """Return the models below a folder: the student of a run, or all."""
+    """Return a sentence that names the models below a folder, the student of a run first."""
     below = [config.parent for pattern in _CONFIGS for config in folder.glob(f"*/{pattern}")]
     below += [config.parent for config in folder.glob("*/student/config.json")]
     names = sorted((str(model) for model in below), key=lambda model: (Path(model).name != "student", model))
@@ -95,7 +95,7 @@ def _inside(folder: Path) -> str:
 
 
 def _beside(path: Path) -> str:
-    """Return what there is instead of a path that leads nowhere."""
+    """Return a sentence that names what exists near a path that leads nowhere."""
     parent = next((folder for folder in path.parents if folder.is_dir()), Path())
     wrong = path.relative_to(parent).parts[0]
     folders = sorted(entry.name for entry in parent.iterdir() if entry.is_dir() and entry.name[0] not in "._")

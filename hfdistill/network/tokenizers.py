@@ -67,7 +67,7 @@ def _other_word(words: dict[str, int], others: dict[str, int]) -> str:
 
 
 def _pieces(tokenizer: Any) -> dict[str, Any]:
-    """Return how a fast tokenizer normalises and cuts; nothing is known of a slow one."""
+    """Return how a fast tokenizer normalises and cuts; nothing for a slow one."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return {}

@@ -6,7 +6,7 @@ Shape letters, fixed here for the whole package: B batch, T tokens, D width, H h
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hfdistill.network.architectures import Layout, ModelSpec, blocks, layout_of, unwrapped
+from hfdistill.network.block_calls import first_argument, first_output
 from hfdistill.network.inputs import ModelInputs
 
 Batch = Mapping[str, Tensor]
@@ -143,18 +144,14 @@ def tapped(model: nn.Module, taps: Collection[Tap]) -> Iterator[dict[Tap, Tensor
         {'query': (1, 12, 3, 2), 'hidden': (1, 3, 24)}
     """
     readings: dict[Tap, Tensor] = {}
-    hooks: list[Any] = []
-    try:
+    with ExitStack() as hooks:
         if taps:
             _refuse_compiled(model)
             network: Any = unwrapped(model)
             layout, anatomy = layout_of(network), ModelSpec.of(network)
             for tap in sorted(taps):
-                hooks.append(_hook(network, layout, anatomy, tap, readings))
+                hooks.enter_context(_hook(network, layout, anatomy, tap, readings))
         yield readings
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def check_taps(model: nn.Module, taps: Collection[Tap]) -> None:
@@ -180,11 +177,11 @@ def _hook(network: Any, layout: Layout, anatomy: ModelSpec, tap: Tap, readings: 
         return head.register_forward_hook(_at(0, lambda _args, output: readings.update({tap: output})))
     if tap.kind == "hidden" and tap.layer == anatomy.depth:
         # Some networks norm or mix after the last block; the encoder's first output has all of that.
-        hook = _at(0, lambda _args, output: readings.update({tap: _first(output)}))
+        hook = _at(0, lambda _args, output: readings.update({tap: first_output(output)}))
         return network.base_model.register_forward_hook(hook)
     if tap.kind == "hidden":  # the input of the next block: projections and convolutions lie before it
         block, call = _block(network, layout, tap.layer + 1, anatomy.depth)
-        hook = _at(call, lambda args, kwargs: readings.update({tap: _input(args, kwargs)}))
+        hook = _at(call, lambda args, kwargs: readings.update({tap: first_argument(args, kwargs)}))
         return block.register_forward_pre_hook(hook, with_kwargs=True)
     block, call = _block(network, layout, tap.layer, anatomy.depth)
     keep = _projection(tap, block, heads=anatomy.heads, fused=bool(layout.fused), readings=readings)
@@ -266,12 +263,3 @@ def _projection(
         readings[tap] = output.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, H, T, D/H)
 
     return keep
-
-
-def _first(output: Any) -> Tensor:
-    return output if isinstance(output, Tensor) else output[0]
-
-
-def _input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    """Return what a block is given: its first argument, however it is passed."""
-    return args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values())))

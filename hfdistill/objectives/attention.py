@@ -146,12 +146,12 @@ def _divergence(own: Tensor, other: Tensor, mask: Tensor) -> tuple[Tensor, Tenso
 
 
 def reads_back_for_free(device: str) -> bool:
-    """Return whether Python waits for nothing when it reads a number there; on a GPU it does for all work."""
+    """Return whether reading a number from this device is free; on a GPU, Python waits for all its work."""
     return device == "cpu"
 
 
 def _log_sum(scores: Tensor, shares: Tensor) -> Tensor:
-    """log Σ exp(scores) out of the softmax that is known."""
+    """Return log Σ exp(scores), computed from the known softmax."""
     return scores.amax(-1) - shares.amax(-1).log()
 
 
@@ -163,14 +163,11 @@ def _squares(own: Tensor, other: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class AttentionObjective(RelationObjective):
-    """A term that compares the attention of every head, as query and key give it."""
+    """A term that compares the attention of every head, computed from query and key."""
 
     compare: ClassVar[Compare]
     kinds: ClassVar[tuple[str, ...]] = ("query", "key")
     reads_attention: ClassVar[bool] = True
-
-    def __init__(self, *, layers: Layers = "uniform") -> None:
-        super().__init__(layers=layers)
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
         """Sum over pairs of layers of the mean over rows; see `Objective.forward`."""
@@ -291,8 +288,8 @@ class MiniLMv2(RelationObjective):
         layers: which student layer learns from which teacher layer; the paper's student layer is the last.
 
     Raises:
-        ValueError: at construction for relation heads that are no number; at `bind` where they do not divide
-            the widths, or for layers, tokens or architectures that do not fit.
+        ValueError: at construction for relation heads that are not a number; at `bind` where they do not
+            divide the widths, or for layers, tokens or architectures that do not fit.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("query", "key", "value")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from hfdistill.network.architectures import ModelSpec
 from hfdistill.network.task import TaskKind, words
 from hfdistill.network.trace import Tap, Trace
-from hfdistill.schedules import Schedule, checked_progress, moments, value_at
+from hfdistill.schedules import Schedule, checked_progress, is_number, moments, value_at
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ class Objective(nn.Module):
     __rmul__ = __mul__
 
     def __repr__(self) -> str:
-        """The constructor call: every argument kept under its own name, less None and options left off."""
+        """Return the constructor call: every argument by name, but for None and options that are off."""
         arguments = inspect.signature(type(self)).parameters.values()
         values = {a.name: getattr(self, a.name, None) for a in arguments}
         off = {a.name for a in arguments if a.default is False and values[a.name] is False}
@@ -289,7 +288,7 @@ class Blend(nn.Module):
 
 
 def _shown(weight: float | Schedule) -> str:
-    """Exact, for two runs are told apart by their formulas; 1.0 as 1."""
+    """Return a weight to its last digit, since formulas tell runs apart; 1.0 is written as 1."""
     return repr(weight) if isinstance(weight, Schedule) else repr(weight).removesuffix(".0")
 
 
@@ -303,11 +302,6 @@ def as_blend(objective: Objective | Blend) -> Blend:
         f"An objective is built from terms such as 0.5 * CrossEntropy() + 0.5 * KD(temperature=4); "
         f"found {type(objective).__name__}. A loss of your own is a subclass of hfdistill.Objective."
     )
-
-
-def is_number(value: object) -> bool:
-    """Whether a hyper-parameter is a finite number; text from a file and True are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def positive(value: float | Schedule, what: str, *, usual: str) -> float | Schedule:
@@ -377,5 +371,5 @@ def _origin(cls: type) -> str:
 
 
 def registered() -> dict[str, type[Objective]]:
-    """Every registered objective by name."""
+    """Return every registered objective by name."""
     return dict(_REGISTER)

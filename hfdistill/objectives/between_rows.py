@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from hfdistill.network.layer_map import Layers
 from hfdistill.network.trace import Trace
-from hfdistill.objectives.base import Setting, is_number, register
+from hfdistill.objectives.base import Setting, register
 from hfdistill.objectives.layers import LayerObjective, Pair, check_pooling, linear, mask_of, pooled
+from hfdistill.schedules import is_number
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class PooledObjective(LayerObjective):
         self.pooling = check_pooling(pooling, allowed=("cls", "mean"))
 
     def bind(self, setting: Setting) -> None:
-        """As every term on layers; refuse words, of which one vector a row tells nothing."""
+        """Bind like every term on layers; refuse labels of words, which one vector per row cannot tell."""
         if setting.task == "token":
             raise ValueError(
                 f"{self!r} compares one vector per row, and the student labels words, each by its own. Use a "

@@ -82,7 +82,7 @@ def recommended_objective(
 
 
 def _misfit(term: Objective, setting: Setting, check: Callable[[Blend], None] | None) -> str | None:
-    """Why a term cannot be used, in one sentence; None where it can."""
+    """Return one sentence on why a term cannot be used; None where it can."""
     try:
         term.bind(setting)
         if check is not None:

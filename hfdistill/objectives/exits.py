@@ -127,7 +127,7 @@ class ExitKD(ExitObjective):
         self._soft.bind(setting)
 
     def set_progress(self, progress: float) -> None:
-        """Pass it on."""
+        """Pass the progress on to the inner term."""
         super().set_progress(progress)
         self._soft.set_progress(progress)
 

@@ -6,6 +6,7 @@ import logging
 from abc import abstractmethod
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -41,7 +42,13 @@ class HiddenObjective(LayerObjective):
             trained with the student and is not a part of the exported model.
     """
 
-    def __init__(self, *, layers: Layers, pooling: Pooling, projection: Projection | None) -> None:
+    def __init__(
+        self,
+        *,
+        layers: Layers = "uniform",
+        pooling: Pooling = "token",
+        projection: Projection | None = None,
+    ) -> None:
         super().__init__(layers=layers)
         self.pooling = check_pooling(pooling)
         if projection not in (None, "linear", "identity"):
@@ -76,7 +83,7 @@ class HiddenObjective(LayerObjective):
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
         """Sum over pairs of layers of the mean over rows; see `Objective.forward`."""
-        total = student.logits.new_zeros((), dtype=labels.new_zeros(()).float().dtype)
+        total = student.logits.new_zeros((), dtype=torch.float32)
         for s, t in self.read(student, teacher):  # (B, T, D)
             if self.pooling == "token":
                 same_tokens(s, t)
@@ -125,15 +132,6 @@ class HiddenMSE(HiddenObjective):
         >>> print(0.5 * HiddenMSE(layers="1:2, 2:4, 3:6"))
         0.5 * HiddenMSE(layers='1:2, 2:4, 3:6', pooling='token')
     """
-
-    def __init__(
-        self,
-        *,
-        layers: Layers = "uniform",
-        pooling: Pooling = "token",
-        projection: Projection | None = None,
-    ) -> None:
-        super().__init__(layers=layers, pooling=pooling, projection=projection)
 
     def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the mean squared difference over D."""

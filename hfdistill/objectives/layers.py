@@ -21,8 +21,8 @@ Pair = tuple[Tensor, Tensor]
 class LayerObjective(Objective):
     """Base class of terms that compare layers of the student with layers of the teacher.
 
-    Life as of every objective; `bind` needs the sizes of both networks. A subclass reads `kinds` at each pair
-    of its map and implements `forward`.
+    The life cycle is that of every objective; `bind` needs the sizes of both networks. A subclass reads
+    `kinds` at each pair of its map and implements `forward`.
 
     Args:
         layers: which student layer learns from which teacher layer; see `hfdistill.LayerMap`.
@@ -34,7 +34,7 @@ class LayerObjective(Objective):
     """True where `softmax(q kᵀ / √d)` has to be the attention of the network."""
     pooling: str = "token"
 
-    def __init__(self, *, layers: Layers) -> None:
+    def __init__(self, *, layers: Layers = "uniform") -> None:
         super().__init__()
         self._map = LayerMap(layers)
         self.layers = layers if isinstance(layers, str) else str(self._map)
@@ -119,7 +119,7 @@ class LayerObjective(Objective):
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Convert to float32 what is narrower; float64 stays."""
+    """Convert narrower types to float32; float64 stays."""
     return x if x.dtype == torch.float64 else x.float()
 
 

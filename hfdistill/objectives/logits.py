@@ -11,9 +11,9 @@ from torch import Tensor
 
 from hfdistill.network.task import missing
 from hfdistill.network.trace import Trace
-from hfdistill.objectives.base import Objective, Setting, is_number, positive, register
+from hfdistill.objectives.base import Objective, Setting, positive, register
 from hfdistill.objectives.row_weights import Trust, check_trust, shifted, trust
-from hfdistill.schedules import Schedule
+from hfdistill.schedules import Schedule, is_number
 
 TINY = torch.finfo(torch.float32).tiny
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from hfdistill.network.task import missing
 from hfdistill.network.trace import Trace
-from hfdistill.objectives.base import Objective, Setting, is_number, positive, register
+from hfdistill.objectives.base import Objective, Setting, positive, register
 from hfdistill.objectives.logits import TINY, as_float64, refuse_standardised, standardised
 from hfdistill.objectives.row_weights import Trust, check_trust, trust
-from hfdistill.schedules import Schedule
+from hfdistill.schedules import Schedule, is_number
 
 
 class LabelledRows(Objective):
@@ -258,7 +258,7 @@ class WSL(LabelledRows):
 
 @register("weighted_cross_entropy")
 class WeightedCrossEntropy(LabelledRows):
-    """Hard labels, each as far as the teacher's answer speaks for it: L = (1/n) Σ_b w_b CE(y_b, z_s,b).
+    """Hard labels, each weighted by the teacher's support for it: L = (1/n) Σ_b w_b CE(y_b, z_s,b).
 
     `by="confidence"`: w = max_c p_t(c) at T = 1, CWTM of born-again networks (Furlanello, Lipton, Tschannen,
     Itti, Anandkumar 2018, arXiv 1805.04770), which divides w by its sum over the batch; here the mean is over

@@ -27,7 +27,7 @@ MANY = 20
 
 @dataclass
 class Labelled:
-    """What became of a file.
+    """The outcome of labelling a file.
 
     Args:
         rows: that were written.
@@ -69,7 +69,7 @@ def predict(
     - a class a word: `prediction` and `probability`, lists with an entry a word; None for words behind what
       the student reads.
 
-    Some thousand rows are held at once, and of these, rows of like length are answered together. `out`
+    Some thousand rows are held at once, and of these, rows of similar length are answered together. `out`
     appears when all rows are in it. A csv is written in UTF-8, with the delimiter of a csv that was read, and
     with a byte order mark where that one has one (Excel's "CSV UTF-8"), so that Excel reads it, too.
 
@@ -128,7 +128,7 @@ def predict(
 
 
 def _reader(task: TaskKind, columns: list[str], text: str | None, text_pair: str | None) -> dict[str, str]:
-    """Return the columns of the file by what the student calls them."""
+    """Return the columns of the file by the student's names for them."""
     if task == "token":
         if text_pair is not None:
             raise ValueError("A student of words reads one text. Leave the second one out.")

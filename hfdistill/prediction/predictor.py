@@ -32,7 +32,7 @@ Texts = Mapping[str, Sequence[Any]]
 
 
 class Network(Protocol):
-    """What reads token ids; the rows of a batch need not be sorted."""
+    """A model that reads token ids; the rows of a batch need not be sorted."""
 
     def encode(self, texts: Texts) -> list[dict[str, list[int]]]:
         """Return the token ids of each row, and what else is read with them."""
@@ -56,7 +56,7 @@ class Predictor:
     def predict(self, texts: Texts) -> list[Tensor]:
         """Return the logits of the rows, in their order: (C,), or (words, C), NaN of words that were cut off.
 
-        Rows of like length are answered together.
+        Rows of similar length are answered together.
 
         Raises:
             ValueError: for logits that are not finite.
@@ -179,7 +179,7 @@ class _Torch:
 
 
 class _Exported:
-    """By ONNX Runtime or OpenVINO and tokenizer.json, which cuts where `export` was asked to.
+    """A student run by ONNX Runtime or OpenVINO, with tokenizer.json, which cuts where `export` set it.
 
     Of a student with exits, rows that go on are put together with those of later batches.
     """
@@ -190,8 +190,8 @@ class _Exported:
         from hfdistill.exporters.stages import StagedModel
 
         self.model: Any
-        if path.suffix == ".xml":
-            self.model = OpenVinoModel(path, precision=_precision(path))
+        if path.suffix == ".xml":  # float32 as the gate compared it, 8 bits as OpenVINO chooses
+            self.model = OpenVinoModel(path, precision="f32" if path.name == FLOAT32 else None)
         else:
             self.model = StagedModel(path) if path.name.startswith(STAGES) else OnnxModel(path)
         self.tokenizer = Tokenizer.from_file(str(path.parent / "tokenizer.json"))
@@ -203,12 +203,10 @@ class _Exported:
             self.tokenizer.enable_truncation(max_length)
 
     def encode(self, texts: Texts) -> list[dict[str, list[int]]]:
-        inputs = (
-            list(zip(texts["text"], texts["text_pair"], strict=True))
-            if "text_pair" in texts
-            else texts["text"]
-        )
-        encodings = self.tokenizer.encode_batch(list(inputs))
+        inputs: list[Any] = list(texts["text"])
+        if "text_pair" in texts:
+            inputs = list(zip(inputs, texts["text_pair"], strict=True))
+        encodings = self.tokenizer.encode_batch(inputs)
         return [{"input_ids": e.ids, "token_type_ids": e.type_ids} for e in encodings]
 
     def logits(self, rows: Sequence[dict[str, list[int]]], *, batch_size: int) -> list[Tensor]:
@@ -232,14 +230,9 @@ class _Exported:
 
 
 def _batches(rows: Sequence[dict[str, list[int]]], size: int) -> Iterator[Sequence[dict[str, list[int]]]]:
-    """Yield rows, so many at a time."""
+    """Yield rows in batches of `size`."""
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
-
-
-def _precision(path: Path) -> str | None:
-    """Return "f32" for the float32 network, as the gate compared it; OpenVINO's own choice for 8 bits."""
-    return "f32" if path.name == FLOAT32 else None
 
 
 def _finite(logits: Tensor) -> Tensor:

@@ -106,15 +106,20 @@ class Binder:
             return 1.0
         cls = schema.SCHEDULES[name]
         if isinstance(arguments, list):
-            return self._made((*where, name), lambda: cls(*arguments), {})
+            return self._made((*where, name), cls, *arguments)
         if isinstance(arguments, dict) and all(isinstance(key, str) for key in arguments):
-            return self._made((*where, name), cls, arguments)
-        return self._made((*where, name), lambda: cls(arguments), {})
+            return self._made((*where, name), cls, **arguments)
+        return self._made((*where, name), cls, arguments)
 
-    def _made(self, where: Where, make: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-        """Return what a constructor makes of the arguments; its complaint is a mistake of the page."""
+    def _made_of_fields(self, where: Where, kind: Any, values: Mapping[str, Any]) -> Any:
+        """Return the dataclass made of the values that are fields of it; see `_made`."""
+        fields = kind.__dataclass_fields__
+        return self._made(where, kind, **{name: value for name, value in values.items() if name in fields})
+
+    def _made(self, where: Where, make: Callable[..., Any], /, *positional: Any, **arguments: Any) -> Any:
+        """Call a constructor with the arguments; a refusal of it is noted as a mistake of the page."""
         try:
-            return make(**arguments)
+            return make(*positional, **arguments)
         except (TypeError, ValueError, OverflowError, AttributeError) as error:
             if not any(mistake.where.startswith(shown(where)) for mistake in self.page.mistakes):
                 self.page.refuse(where, str(error))

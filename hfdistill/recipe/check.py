@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,8 @@ SECTIONS = (
 )
 
 RECOMMENDED = "recommended"
-Chosen = tuple[str, dict[str, Any]]
-"""A kind and its arguments."""
+KindAndArguments = tuple[str, dict[str, Any]]
+"""A key of a table of `schema`, and the arguments that the page writes under it."""
 
 _VALUES = {
     name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind)
@@ -75,7 +75,7 @@ class Recipe:
     """
 
     page: dict[str, Any]
-    teacher: Chosen | None
+    teacher: KindAndArguments | None
     student: Student
     load: dict[str, Any]
     splits: Splits
@@ -131,7 +131,7 @@ def check(page: Page) -> Recipe:
 
 
 def mistakes_of(page: Page) -> list[str]:
-    """Return what is wrong with a page, a text for each mistake; its `search` section is not looked at."""
+    """Return the mistakes of a page, one text each; its `search` section is not checked."""
     checked = Page(page.name, page.values)
     _Checker(checked).recipe(page.values)
     return [f"{mistake.where}: {mistake.text}" for mistake in checked.mistakes]
@@ -144,14 +144,14 @@ class _Checker(Binder):
         section = {name: schema.written_out(name, value) for name, value in values.items()}
         teacher = self._teacher(values.get("teacher"))
         students = [Student("pretrained", {})] if "goal" in values else self._students(values)
-        data = self._data(section)
-        training = self._training(section)
+        data, training = self._data(section), self._training(section)
         after = {name: self._bound((name,), section, (what,)) for name, what in schema.AFTERWARDS.items()}
-        theseus = self._theseus(section, teacher)
-        options = self._options(section, teacher)
-        own = Splits.__dataclass_fields__
-        splits = self._made(("data",), Splits, {k: v for k, v in data.items() if k in own})
-        self._check_together(section, data, training, teacher, students)
+        theseus, options = self._theseus(section, teacher), self._options(section, teacher)
+        splits = self._made_of_fields(("data",), Splits, data)
+        self._origins(section.get("teacher"), students)
+        if data.get("streaming"):
+            for where, text in stream_mistakes(data, training, teacher, goal="goal" in section):
+                self.page.refuse(where, text)
         generations, allow_pickle = options.pop("generations", 1), options.pop("allow_pickle", False)
         blend = self._objective(
             section.get("objective"),
@@ -164,7 +164,7 @@ class _Checker(Binder):
             page=values,
             teacher=teacher,
             student=students[-1],
-            load={k: v for k, v in data.items() if k not in own},
+            load={k: v for k, v in data.items() if k not in Splits.__dataclass_fields__},
             splits=splits,
             objective=blend,
             training=training,
@@ -208,11 +208,10 @@ class _Checker(Binder):
         if isinstance(training, dict) and training.get("max_steps", -1) != -1:
             text = "cannot be shared among trials, which train for parts of epochs. Type num_train_epochs: 3."
             self.page.refuse(("training", "max_steps"), text)
-        bound = self._bound(("goal",), values, schema.GOAL)
-        goal: Goal | None = self._made(("goal",), Goal, bound)
+        goal: Goal | None = self._made(("goal",), Goal, **self._bound(("goal",), values, schema.GOAL))
         return goal
 
-    def _teacher(self, value: Any) -> Chosen | None:
+    def _teacher(self, value: Any) -> KindAndArguments | None:
         """Return a mapping with one key, the kind; under it its arguments."""
         plan = schema.written_out("teacher", value)
         if plan is None:
@@ -227,10 +226,9 @@ class _Checker(Binder):
         place = ("teacher", name) if isinstance(value, dict) else ("teacher",)
         bound = self._bound(place, {place[-1]: arguments}, (schema.TEACHERS[name],))
         if schema.TEACHERS[name].reads_text and type(bound.get("keep")) in (int, float):
-            self._made(place, schema.Trusted, {"keep": bound["keep"]})
+            self._made(place, schema.Trusted, keep=bound["keep"])
         if name == "finetune":
-            own = schema.Finetuning.__dataclass_fields__
-            self._made(place, schema.Finetuning, {k: v for k, v in bound.items() if k in own})
+            self._made_of_fields(place, schema.Finetuning, bound)
         return name, bound
 
     def _not_one(self, where: Where, value: Any, table: Iterable[str]) -> None:
@@ -247,7 +245,7 @@ class _Checker(Binder):
         return [*plans, self._student(("student",), values["student"]) if "student" in values else None]
 
     def _student(self, where: Where, value: Any) -> Student | None:
-        """Return one of the kinds, and what is done to it."""
+        """Return the kind of student, its arguments, and the cuts that follow."""
         plan = schema.written_out("student", value)
         if plan is None:
             self.page.refuse(where, "is empty. Type student: {shrink: {layers: 3}}.")
@@ -293,8 +291,7 @@ class _Checker(Binder):
         if isinstance(unlabelled, dict):
             where: Where = ("data", "unlabelled")
             arguments = self._arguments(where, unlabelled, accepted_arguments(schema.UNLABELLED))
-            own = schema.Text.__dataclass_fields__
-            self._made(where, schema.Text, {k: v for k, v in arguments.items() if k in own})
+            self._made_of_fields(where, schema.Text, arguments)
             data["unlabelled"] = arguments
         if isinstance(data.get("augment"), list):
             data["augment"] = [
@@ -302,19 +299,28 @@ class _Checker(Binder):
             ]
         return data
 
-    def _augmentation(self, where: Where, step: Any) -> Chosen | None:
+    def _named(self, where: Where, entry: Any, kind: str, known: Mapping[str, Any], refusal: str) -> Any:
+        """Return a list entry's name and arguments, of `name` or {name: arguments}; None after a refusal."""
+        entry = {entry: None} if isinstance(entry, str) else entry
+        if not isinstance(entry, dict) or len(entry) != 1:
+            self.page.refuse(where, refusal)
+            return None
+        ((name, arguments),) = entry.items()
+        if name not in known:
+            self._unknown((*where, name), name, kind, known)
+            return None
+        return name, arguments
+
+    def _augmentation(self, where: Where, step: Any) -> KindAndArguments | None:
         """Return a name and its arguments."""
-        written = {step: None} if isinstance(step, str) else step
-        if not isinstance(written, dict) or len(written) != 1:
-            self.page.refuse(where, "is not an augmentation. Type `- delete: {p: 0.1}`, one to a dash.")
+        refusal = "is not an augmentation. Type `- delete: {p: 0.1}`, one to a dash."
+        named = self._named(where, step, "augmentation", schema.AUGMENTATIONS, refusal)
+        if named is None:
             return None
-        ((name, arguments),) = written.items()
-        if name not in schema.AUGMENTATIONS:
-            self._unknown((*where, name), name, "augmentation", schema.AUGMENTATIONS)
-            return None
+        name, arguments = named
         return name, self._bound((*where, name), {name: arguments}, (schema.AUGMENTATIONS[name],))
 
-    def _theseus(self, section: Mapping[Any, Any], teacher: Chosen | None) -> dict[str, Any] | None:
+    def _theseus(self, section: Mapping[Any, Any], teacher: KindAndArguments | None) -> dict[str, Any] | None:
         """Return arguments of `Theseus`; None where the page has no such section."""
         if "theseus" not in section:
             return None
@@ -343,7 +349,7 @@ class _Checker(Binder):
             self.page.refuse(("training", "num_train_epochs"), "found 0, which trains nothing. Type 3.")
         return training
 
-    def _options(self, section: Mapping[Any, Any], teacher: Chosen | None) -> dict[str, Any]:
+    def _options(self, section: Mapping[Any, Any], teacher: KindAndArguments | None) -> dict[str, Any]:
         """Return the arguments of the trainer beside the sections, and how often a student is trained."""
         options = {}
         for name, parameter in {**accepted_arguments(schema.TRAINER), **_VALUES}.items():
@@ -359,20 +365,6 @@ class _Checker(Binder):
             text = f"keeps a teacher's answers, and {why}. Leave it out."
             self.page.refuse(("teacher_cache",), text)
         return options
-
-    def _check_together(
-        self,
-        section: Mapping[Any, Any],
-        data: Mapping[str, Any],
-        training: Mapping[str, Any],
-        teacher: Chosen | None,
-        students: Sequence[Student | None],
-    ) -> None:
-        """Refuse what each section may say, and what does not go with another."""
-        self._origins(section.get("teacher"), students)
-        if data.get("streaming"):
-            for where, text in stream_mistakes(data, training, teacher, goal="goal" in section):
-                self.page.refuse(where, text)
 
     def _origins(self, teacher: Any, students: Iterable[Student | None]) -> None:
         """Refuse a student where no model is named of which it is made, or whose tokenizer it reads."""
@@ -417,7 +409,7 @@ class _Checker(Binder):
             blend = one if blend is None else blend + one
         for moment in moments(blend._written):
             before = len(self.page.mistakes)
-            self._made(("objective",), blend.set_progress, {"progress": moment})
+            self._made(("objective",), blend.set_progress, moment)
             if len(self.page.mistakes) > before:
                 return None
         blend.set_progress(0.0)
@@ -435,16 +427,11 @@ class _Checker(Binder):
         from hfdistill.objectives import registered  # loads torch
         from hfdistill.objectives.exits import ExitObjective
 
-        term = {term: None} if isinstance(term, str) else term
-        if not isinstance(term, dict) or len(term) != 1:
-            self.page.refuse(
-                where, "is not a term. Type `- kd: {weight: 0.5, temperature: 4}`, one term to a dash."
-            )
+        refusal = "is not a term. Type `- kd: {weight: 0.5, temperature: 4}`, one term to a dash."
+        named = self._named(where, term, "objective", registered(), refusal)
+        if named is None:
             return None
-        ((name, written),) = term.items()
-        if name not in registered():
-            self._unknown((*where, name), name, "objective", registered())
-            return None
+        name, written = named
         place = (*where, name)
         cls = registered()[name]
         if issubclass(cls, ExitObjective) and not exits:
@@ -463,4 +450,4 @@ class _Checker(Binder):
         share = values.pop("weight", 1.0) if values else 1.0
         if len(self.page.mistakes) > before:
             return None
-        return self._made(place, lambda: share * cls(**values), {})
+        return self._made(place, lambda: share * cls(**values))

@@ -76,16 +76,8 @@ def draft_page(
     options = options or FileOptions()
     raw, _ = read(source, None, options)
     columns = _columns(raw, text, text_pair, label)
-    data = load(
-        source,
-        text=columns.text,
-        text_pair=columns.text_pair,
-        label=columns.label,
-        encoding=options.encoding,
-        delimiter=options.delimiter,
-        quotes=options.quotes,
-        on_bad_row=options.on_bad_row,
-    )
+    named: dict[str, Any] = {"text": columns.text, "text_pair": columns.text_pair, "label": columns.label}
+    data = load(source, **named, **vars(options))
     train = data.get("train") or next(iter(data.values()))
     if "label" not in train.column_names:
         raise ValueError(
@@ -135,7 +127,7 @@ def _likely_text(sample: Mapping[str, Sequence[Any]], *, without: set[str]) -> s
 
 
 def _likely_label(sample: Mapping[str, Sequence[Any]], names: Sequence[str]) -> str | None:
-    """The column with a usual name for labels, else the only one with few different values, else None."""
+    """Return the column with a usual name for labels, else the only one with few values, else None."""
     usual = [name for word in LABEL_NAMES for name in names if name.strip().casefold() == word]
     few = []
     for name in names:
@@ -144,11 +136,10 @@ def _likely_label(sample: Mapping[str, Sequence[Any]], names: Sequence[str]) -> 
         if 2 <= kinds <= min(50, len(values) // 5):
             few.append(name)
     flags = all({str(v) for v in sample[name]} <= {"0", "1"} for name in few)
-    if usual or (
-        len(few) > 1 and flags
-    ):  # several columns of 0 and 1 are a multi-label task, which load finds
-        return usual[0] if usual else None
-    return few[0] if few else None
+    if usual:
+        return usual[0]
+    several = len(few) > 1 and flags  # columns of 0 and 1 are a multi-label task, which load finds
+    return None if several or not few else few[0]
 
 
 @dataclass(frozen=True)

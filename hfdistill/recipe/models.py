@@ -8,12 +8,18 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedModel, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import ModelInputs
-from hfdistill.network.loading import MissingHead, Source, head_task, load_classifier, load_student
-from hfdistill.network.model_folder import reading_model
+from hfdistill.network.loading import (
+    MissingHead,
+    Source,
+    head_task,
+    load_classifier,
+    load_student,
+    read_tokenizer,
+)
 from hfdistill.recipe import schema
 from hfdistill.recipe.binding import build
 from hfdistill.recipe.rows import Rows, drawn
@@ -32,7 +38,7 @@ CALIBRATION_ROWS, CALIBRATION_BATCH = 256, 32
 
 
 class ModelBuilder:
-    """It makes teachers and students for the rows of a run.
+    """Makes teachers and students for the rows of a run.
 
     Args:
         rows: of the run.
@@ -75,8 +81,7 @@ class ModelBuilder:
                 "Neither student nor teacher names a model, whose tokenizer would be read. Add source to the "
                 f"student: `{plan.kind}: {{source: …}}`."
             )
-        with reading_model(source, role="tokenizer"):
-            tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+        tokenizer = read_tokenizer(source)
         made_of = plan.arguments.get("source") or of
         if plan.kind == "pretrained":
             model = self.start(source) if like is None else load_student(source, like=like)

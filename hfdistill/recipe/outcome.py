@@ -8,6 +8,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+
 from hfdistill.data.label_columns import with_listed_classes
 from hfdistill.evaluation.card import write_card
 from hfdistill.evaluation.exit_curve import exit_curve
@@ -34,7 +36,7 @@ READING = ("encoding", "delimiter", "quotes", "on_bad_row")
 
 
 class Outcome:
-    """It trains a run's student and baseline, measures them, and leaves report, card, plots and export.
+    """Trains a run's student and baseline, measures them, and writes report, card, plots and export.
 
     Args:
         run: checked, and not trained yet.
@@ -45,7 +47,7 @@ class Outcome:
         self.onnx = Path(run.args.output_dir, "onnx")
 
     def report(self) -> Report | None:
-        """Train the student, and see what it is worth.
+        """Train the student, and measure what it is worth.
 
         Returns:
             The report on the main process, where something is measured; else None.
@@ -78,7 +80,7 @@ class Outcome:
         return report
 
     def _tell_untrained(self) -> None:
-        """Say what the page asks for and nothing was trained by, since every model was finished before."""
+        """Warn of settings of the page that trained nothing, since every model was finished before."""
         if differ := self.record.untrained():
             places = ", ".join(f"{place} {value}" for place, value in differ.items())
             self.run.terminal.line(
@@ -88,7 +90,7 @@ class Outcome:
             )
 
     def _save_held_out(self) -> Path | None:
-        """Return the rows that are measured on, in a file, where they are no whole split of the data."""
+        """Write the rows that are measured on to a file, unless they are a whole split; return its path."""
         rows = self.run.rows
         if not rows.is_drawn or self.run.smoke:
             return None
@@ -118,35 +120,26 @@ class Outcome:
         return None
 
     def _measured(self, trained: DistillationTrainer, baseline: str | None) -> Report:
-        plan, rows = self.recipe.measurement, self.run.rows
-        assert plan is not None  # noqa: S101 - `report` asks first
+        rows = self.run.rows
         self.run.terminal.heading(f"measure: {len(rows.evaluation):,} rows")
-        max_length = plan.max_length or self.args.max_length
-        timed = plan.speed and not self.run.smoke
-        report = measure(
-            str(self.folder),
-            rows.evaluation,
-            teacher=self._beside(self.teacher),
-            baseline=baseline,
-            max_length=max_length,
-            speed=STANDARD if timed else None,
-            notes=self._notes(trained),
-        )
-        source = str(self.recipe.load["source"])
-        data = dataclasses.replace(report.data, name=report.data.name or public_name(source))
-        report = dataclasses.replace(report, data=data)
+        models = {"teacher": self._beside(self.teacher), "baseline": baseline}
+        report = measured(self.run, self.folder, rows.evaluation, notes=self._notes(trained), **models)
         report.save(self.folder / "report.json")
         write_plots(self.folder, report, history=trained.state.log_history)
-        self._write_card(report, source)
+        name = self.run.repository or Path(self.args.output_dir).absolute().name
+        write_card_of(
+            self.run, self.folder, report, base_model=self._base(), name=name, origin=self._origin()
+        )
+        timed = report.student.speed is not None
         if "exits" in self.recipe.student.changes and timed and rows.task == "single_label":
-            curve = exit_curve(self.folder, rows.evaluation, max_length=max_length)
+            curve = exit_curve(self.folder, rows.evaluation, max_length=read_length(self.run))
             points = json.dumps([dataclasses.asdict(point) for point in curve], indent=1)
             write_atomically(self.folder / "exit_curve.json", points)
             print(*curve, sep="\n")
         return report
 
     def _notes(self, trained: DistillationTrainer) -> dict[str, Any]:
-        """Return what the report remembers of the run."""
+        """Return the notes on the run that the report keeps."""
         rows, training = self.run.rows, self.page.get("training", {})
         notes: dict[str, Any] = {"objective": str(trained.objective), "recipe": self.page}
         if rows.stream is None:
@@ -180,32 +173,17 @@ class Outcome:
         return ["--data", str(self.recipe.load["source"]), *split, *words]
 
     def _load_words(self, *names: str) -> list[str]:
-        """Return what the page says of its data as flags: --text COLUMN."""
+        """Return how the page reads its data, as flags: --text COLUMN."""
         load = self.recipe.load
         return [word for name in names for word in _flag(name, load.get(name))]
 
     def _length_words(self) -> list[str]:
-        """Return how many tokens of a row are read, as a flag."""
-        length = (self.recipe.measurement and self.recipe.measurement.max_length) or self.args.max_length
+        """Return the flag for how many tokens of a row are read."""
+        length = read_length(self.run)
         return ["--max-length", str(length)] if length else []
 
     def _measure_command(self, student: str, data: list[str]) -> str:
         return shlex.join(["hfdistill", "measure", student, *data, *self._length_words()])
-
-    def _write_card(self, report: Report, source: str) -> None:
-        card, run = self.recipe.card, self.run
-        name = card.name or run.repository or Path(self.args.output_dir).absolute().name
-        write_card(
-            self.folder,
-            report,
-            base_model=self._base(),
-            dataset=source,
-            dataset_license=card.dataset_license,
-            license=card.license,
-            model_name=name,
-            metadata={} if card.language is None else {"language": card.language},
-            origin=self._origin(),
-        )
 
     def _base(self) -> str:
         """Return what the student was made of, for its card."""
@@ -279,7 +257,7 @@ class Outcome:
         print(push_to_hub(self.folder, repository, onnx=onnx, **options))
 
     def _tell_what_is_next(self, report: Report | None, baseline: str | None) -> None:
-        """Say what was made, where it lies, and what to type next."""
+        """Print what was made, where it is, and what to type next."""
         terminal, student = self.run.terminal, str(self.folder)
         line, command = terminal.line, terminal.command
         if self.run.smoke:
@@ -310,6 +288,54 @@ class Outcome:
         length = self.args.max_length if report is None else report.data.max_length
         cut = "" if length is None else f", max_length={length}"
         return f"'text-classification', model={student!r}, truncation=True{cut}"
+
+
+def read_length(run: Run) -> int | None:
+    """Return how many tokens of a text are read when a run's student is measured; None for all."""
+    plan = run.recipe.measurement
+    return (plan and plan.max_length) or run.args.max_length
+
+
+def measured(run: Run, folder: Path, rows: Dataset, *, notes: dict[str, Any], **models: Any) -> Report:
+    """Measure a run's student on some rows, as its page says, with the name of the page's data.
+
+    Args:
+        run: of the page.
+        folder: of the student.
+        rows: to measure on.
+        notes: of the report.
+        **models: the `teacher` and the `baseline` of `measure`.
+    """
+    plan = run.recipe.measurement
+    speed = STANDARD if (plan is None or plan.speed) and not run.smoke else None
+    report = measure(str(folder), rows, max_length=read_length(run), speed=speed, notes=notes, **models)
+    name = report.data.name or public_name(str(run.recipe.load["source"]))
+    return dataclasses.replace(report, data=dataclasses.replace(report.data, name=name))
+
+
+def write_card_of(run: Run, folder: Path, report: Report, *, base_model: str, name: str, origin: str) -> None:
+    """Write the card of a run's student, with what its page says under `card`; see `write_card`.
+
+    Args:
+        run: of the page.
+        folder: of the student.
+        report: of the student.
+        base_model: what it was made of.
+        name: of the student, where the page gives none.
+        origin: how it came to be.
+    """
+    card = run.recipe.card
+    write_card(
+        folder,
+        report,
+        base_model=base_model,
+        dataset=str(run.recipe.load["source"]),
+        dataset_license=card.dataset_license,
+        license=card.license,
+        model_name=card.name or name,
+        metadata={} if card.language is None else {"language": card.language},
+        origin=origin,
+    )
 
 
 def _flag(name: str, value: Any) -> list[str]:

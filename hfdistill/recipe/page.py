@@ -92,13 +92,13 @@ def hint(name: object, choices: Iterable[str]) -> str:
 
 
 def read_page(path: str | Path, overrides: Iterable[str] = ()) -> Page:
-    """Read a page, and put overrides such as "training.seed=1" in.
+    """Read a page, and apply overrides such as "training.seed=1".
 
     YAML 1.2's scalars: `no`, `1:3` and dates are text, 5e-5 is a number. At most 100 kB and 16 levels; tags,
     aliases and keys that stand twice are refused.
 
     Raises:
-        RecipeError: where it is no such file, or no such YAML.
+        RecipeError: where the file does not exist, or is not YAML of this kind.
     """
     page = Page(printable(Path(path).name or str(path)))
     try:
@@ -118,13 +118,9 @@ def read_page(path: str | Path, overrides: Iterable[str] = ()) -> Page:
         page.refuse((), str(error))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        page.lines[("",)] = 0 if mark is None else mark.line + 1
-        problem = getattr(error, "problem", None) or str(error)
-        line = page.lines.pop(("",))
-        text = (
-            f"is no YAML that can be read: {printable(problem, limit=200)}. `hfdistill init FILE` writes one."
-        )
-        page.mistakes.append(Mistake(page.name, line or None, "", text))
+        problem = printable(getattr(error, "problem", None) or str(error), limit=200)
+        text = f"is no YAML that can be read: {problem}. `hfdistill init FILE` writes one."
+        page.mistakes.append(Mistake(page.name, None if mark is None else mark.line + 1, "", text))
     if page.mistakes:
         raise RecipeError(page.mistakes)
     for override in overrides:
@@ -133,7 +129,7 @@ def read_page(path: str | Path, overrides: Iterable[str] = ()) -> Page:
 
 
 def _pages_near(path: Path) -> str:
-    """Return what to type instead of a path that is not a page: the pages there, or one of such a name."""
+    """Return what to type instead of a path that is not a page: the pages there, or one of a similar name."""
     folder = path if path.is_dir() else path.parent
     pages = sorted(other for kind in ("*.yaml", "*.yml") for other in folder.glob(kind) if other.is_file())
     near = difflib.get_close_matches(path.name, [other.name for other in pages], n=1)
@@ -146,7 +142,7 @@ def _pages_near(path: Path) -> str:
 
 
 def _override(page: Page, text: str) -> None:
-    """Put one "path=value" in."""
+    """Apply one override, "path=value"."""
     path, equals, value = text.partition("=")
     if not equals or not all(path.strip().split(".")):
         page.refuse((), f"override {printable(text)!r} is not of the form path=value. Type training.seed=1.")
@@ -193,7 +189,7 @@ def put(page: Page, path: str, new: Any) -> Where | None:
 
 
 def value_at(values: Any, path: str) -> Any:
-    """Return what stands at a path of a page's content; None where there is nothing."""
+    """Return the value at a path of a page's content; None where there is none."""
     place = copy.deepcopy(values)
     for key in path.split("."):
         for part in _steps(place, key):
@@ -202,7 +198,7 @@ def value_at(values: Any, path: str) -> Any:
 
 
 def _steps(place: Any, key: str) -> tuple[str | int, ...]:
-    """Return a part of a path as the container counts: of a list, `1`, or the name of a term in it."""
+    """Return a part of a path as a key of its container: for a list `1`, or the name of a term in it."""
     if not isinstance(place, list):
         return (key,)
     if key.isdecimal() and len(key) < 9:

@@ -37,7 +37,7 @@ def deciding_facts(page: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
 
 
 def refuse_other_page(args: Any, facts: Mapping[str, Any]) -> None:
-    """Refuse to go on from checkpoints that another page left."""
+    """Refuse to resume from checkpoints that another page left."""
     folder = Path(args.output_dir)
     path = folder / PAGE
     goes_on = path.exists() and not args.allow_changed and any(folder.glob("*/checkpoint-*"))

@@ -35,7 +35,7 @@ _LIVE = ("pretrained", "finetune", "ensemble")
 
 
 class Recommended:
-    """It decides, for one run, what the page leaves open where its objective is the recommended one.
+    """Decides, for one run, what a page with the recommended objective leaves open.
 
     A key of the page switches each part off: `student.shrink.fit: false`, `training.learning_rate`,
     `training.warmup_steps`, `training.freeze_embeddings: false`, `data.fresh_copies: false`, and an objective
@@ -135,7 +135,7 @@ class Recommended:
         return settings
 
     def with_copies(self, rows: Dataset, teacher: Any, tokenizer: Any) -> Dataset | FreshCopies:
-        """Return the rows, half of them written anew in each epoch where that is of use.
+        """Return the rows, half of them rewritten in each epoch where that helps.
 
         Args:
             rows: to learn from.
@@ -160,7 +160,7 @@ class Recommended:
         return FreshCopies(rows, method, seed=self.args.seed, in_place=True)
 
     def _no_copies(self, rows: Dataset, teacher: Any, tokenizer: Any, *, asked: bool) -> str | None:
-        """Return why no row is written anew; None where half of them are."""
+        """Return why no row is rewritten; None where half of them are."""
         kind = self.recipe.teacher[0] if self.recipe.teacher else "pretrained"
         masks = {getattr(part, "mask_token", None) for part in [tokenizer, *_tokenizers(teacher)]}
         if "text" not in rows.column_names:
@@ -191,7 +191,7 @@ class Recommended:
 
 
 def enough_rows(rows: Rows) -> str | None:
-    """Return why rows do without copies, unless a page asks for them; None where half are written anew.
+    """Return why rows are not rewritten, unless a page asks for it; None where half of them are.
 
     Args:
         rows: of the run.

@@ -66,7 +66,7 @@ def rehearse(run: Run, *, thoroughly: bool = False) -> None:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Log nothing: what is to be said of all rows is said by the run itself."""
+    """While open, log nothing: warnings about all rows are left to the run itself."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -100,14 +100,9 @@ class _Rehearsal(Run):
         self.fit("teacher", made, **changes)
         return model, self.origin
 
-    def fit(
-        self, stage: str, made: tuple[PreTrainedModel, Any], *, teacher: Any = None, objective: Any = None,
-        options: Any = None, **changes: Any,
-    ) -> DistillationTrainer:  # fmt: skip
+    def fit(self, stage: str, made: tuple[PreTrainedModel, Any], **options: Any) -> DistillationTrainer:
         """Make a trainer, and train nothing."""
-        return self.trainer(
-            stage, made, teacher=teacher, objective=objective, options=options, folder=self.folder, **changes
-        )
+        return self.trainer(stage, made, folder=self.folder, **options)
 
     def trained_model(self, trainer: DistillationTrainer) -> PreTrainedModel:
         """Return the model as it is, untrained."""

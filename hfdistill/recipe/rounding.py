@@ -61,28 +61,26 @@ class Rounding:
     def is_small(self) -> bool:
         """Whether at most MOST_CHANGED of the answers change and logits move by at most MOST_MOVED.
 
-        False where a logit is no number in one of the passes.
+        False where a logit is not a number in one of the passes.
         """
         moved = self.mean <= MOST_MOVED * max(self.deviation, 1e-12) or self.mean == 0
         return moved and (self.changed or 0.0) <= MOST_CHANGED
 
     def __str__(self) -> str:
         """Return half a sentence."""
-        if self.changed is None:
-            answers = f"{self.answers} values"
-        else:
-            answers = f"{round(self.changed * self.answers)} of {self.answers} answers change"
         text = (
             f"logits by {self.mean:.2g} on average and {self.largest:.2g} at most, where their standard "
             f"deviation is {self.deviation:.2g}"
         )
-        return f"{text} ({answers})" if self.changed is None else f"{text}; {answers}"
+        if self.changed is None:
+            return f"{text} ({self.answers} values)"
+        return f"{text}; {round(self.changed * self.answers)} of {self.answers} answers change"
 
 
 def roundings(
     teacher: Any, rows: Dataset, *, source: str | None, device: torch.device, max_length: int | None
 ) -> list[Rounding]:
-    """Return what bfloat16 does to each model of a teacher; nothing for one that is no model.
+    """Return how bfloat16 changes the answers of each model of a teacher; nothing for one without a model.
 
     Args:
         teacher: a model, or a `Teacher`; of an ensemble each member is looked at.

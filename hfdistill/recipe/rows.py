@@ -63,7 +63,7 @@ class Rows:
 
     @property
     def task(self) -> Task:
-        """What the labels are: classes, several labels a row, real values, or a class a word."""
+        """The kind of labels: one class a row, several, a real value, or a class for each word."""
         if "tokens" in self.labelled.column_names:
             return "token"
         feature = self.labelled.features.get("label")
@@ -180,7 +180,7 @@ def read_rows(
 
 
 def _parted(rows: Dataset) -> tuple[Dataset, Dataset | None]:
-    """Return the rows with a label, and the texts of those that -100 marks as without; None for no such."""
+    """Return the rows with a label, and the texts of rows that -100 marks as unlabelled, or None."""
     feature = rows.features.get("label")
     several = isinstance(feature, List) and getattr(feature.feature, "dtype", None) == "float32"
     classes = getattr(feature, "dtype", None) == "int64"
@@ -193,7 +193,7 @@ def _parted(rows: Dataset) -> tuple[Dataset, Dataset | None]:
 
 
 def _check_splits(data: Mapping[str, Any], splits: Splits) -> None:
-    """Refuse splits that are not there, and one that is learned from and measured on.
+    """Refuse splits that do not exist, and one that is both learned from and measured on.
 
     Raises:
         ValueError: naming it.
@@ -250,7 +250,7 @@ def _held(stream: IterableDataset, split: str) -> Dataset:
 
 
 def _check_choosing(data: Mapping[str, Dataset], splits: Splits, choosing: float | str | None) -> None:
-    """Refuse a split to choose on that is not there, or that is learned from or reported.
+    """Refuse a split to choose on that does not exist, or that is also learned from or reported.
 
     Raises:
         ValueError: with what to type.
@@ -316,7 +316,7 @@ def _divided(data: Any, splits: Splits, *, seed: int, searching: bool) -> tuple[
 
 
 def _with_text(train: Dataset, unlabelled: Any, *, evaluation: Dataset, seed: int, smoke: bool) -> Dataset:
-    """Return training rows, and behind them those of text without labels, but for what is measured on."""
+    """Return training rows followed by the unlabelled texts, without those that are measured on."""
     if unlabelled is None:
         return train
     arguments = dict(schema.written_out("unlabelled", unlabelled))
@@ -343,7 +343,7 @@ def _with_text(train: Dataset, unlabelled: Any, *, evaluation: Dataset, seed: in
 
 
 def drawn(rows: Dataset, wanted: int | None, seed: int) -> Dataset:
-    """Return as many rows, drawn by the seed; all of them in their order where that is no fewer."""
+    """Return `wanted` rows drawn by the seed; all of them, in their order, where there are no more."""
     if wanted is None or wanted >= len(rows):
         return rows
     return rows.shuffle(seed=seed).select(range(wanted))

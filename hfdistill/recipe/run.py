@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +145,7 @@ class Run:
         speaks: bool = True,
         rows: Rows | None = None,
     ) -> None:
-        self.recipe, self.smoke, self.searching = recipe, smoke, searching
+        self.recipe, self.smoke = recipe, smoke
         self.args = arguments(recipe, smoke=smoke)
         self.terminal = Terminal(self._phases(), speaks=speaks and not self.args.process_index)
         set_seed(self.args.seed)
@@ -175,15 +175,12 @@ class Run:
         self.repository: str | None = None
         self.is_prepared = False
 
-    @contextlib.contextmanager
-    def alone_in_its_folder(self) -> Iterator[None]:
-        """Hold the run's folder, for all processes of this run by its main one."""
-        others = contextlib.nullcontext()
-        with others if self.args.process_index else only_run(Path(self.args.output_dir)):
-            yield
+    def alone_in_its_folder(self) -> AbstractContextManager[Any]:
+        """While open, the run holds its folder: the main process does so for all."""
+        return nullcontext() if self.args.process_index else only_run(Path(self.args.output_dir))
 
     def describe(self) -> None:
-        """Say what is learned from and measured on, and what the page leaves to the run."""
+        """Print which rows are learned from and measured on, and what the page leaves to the run."""
         rows, source = self.rows, public_name(str(self.recipe.load["source"]))
         held = " kept back" if rows.is_drawn else f" of {rows.evaluation.split or 'another split'}"
         purpose = f"{held} to measure on" if self.recipe.goal is None else " to choose on"
@@ -217,7 +214,7 @@ class Run:
         self._look_at_rounding()
 
     def _look_at_rounding(self) -> None:
-        """Say what bfloat16 does to the teacher's answers; compute in float32 where that is much.
+        """Print how bfloat16 changes the teacher's answers; compute in float32 where it changes them much.
 
         What the page says of bf16 is done in any case, and told by one process alone. Under DeepSpeed, which
         may have divided the weights, nothing is looked at.
@@ -246,9 +243,8 @@ class Run:
             self.prepare()
         recipe, teacher = self.recipe, self.teacher
         if isinstance(teacher, PreTrainedModel):
-            teacher = as_lesson(
-                teacher, load_tokenizer(self.source)
-            )  # it may read other ids than the student
+            # It may read other ids than the student.
+            teacher = as_lesson(teacher, load_tokenizer(self.source))
         options = dict(self.options)
         stages = [(f"assistant-{i}", plan) for i, plan in enumerate(recipe.assistants, start=1)]
         stages += [(f"generation-{i}", recipe.student) for i in range(1, recipe.generations)]
@@ -272,7 +268,7 @@ class Run:
         return self.fit("student", made, teacher=teacher, objective=objective, options=options)
 
     def train_baseline(self) -> str:
-        """Train the same student without a teacher; its folder."""
+        """Train the same student without a teacher, and return its folder."""
         made = self.student(self.recipe.student, is_taught=False)
         return str(self.fit("baseline", made).args.output_dir)
 
@@ -291,7 +287,7 @@ class Run:
         return self.builder.student(plan, of=whole, origin=self.origin, like=like, fit=fit)
 
     def who_taught(self, folder: str | Path) -> str | TextAnswers | None:
-        """Return where the teacher lies once the student in `folder` is trained: inside, if it moved.
+        """Return where the teacher is once the student in `folder` is trained: inside it, if it learned too.
 
         A teacher that is asked about texts lies nowhere, and is given itself.
         """
@@ -313,7 +309,7 @@ class Run:
         return int(count) + (recipe.export is not None)
 
     def _teacher(self) -> tuple[Any, str | None]:
-        """Return the teacher, and where the model lies that the student is measured beside.
+        """Return the teacher, and the folder or id of the model that the student is measured beside.
 
         `origin` is where the model lies of which students are made.
         """
@@ -375,7 +371,7 @@ class Run:
         options: Any = None,
         **changes: Any,
     ) -> DistillationTrainer:
-        """Train one model in its own folder; a run that was stopped goes on where it was."""
+        """Train one model in its own folder; a run that was stopped continues where it was."""
         if not self.args.process_index:
             write_atomically(Path(self.args.output_dir, PAGE), self.facts)
         trainer = self.trainer(stage, made, teacher=teacher, objective=objective, options=options, **changes)
@@ -396,8 +392,8 @@ class Run:
         return trainer
 
     def trainer(
-        self, stage: str, made: tuple[PreTrainedModel, Any], *, teacher: Any, objective: Any, options: Any,
-        folder: str | Path | None = None, **changes: Any,
+        self, stage: str, made: tuple[PreTrainedModel, Any], *, teacher: Any = None, objective: Any = None,
+        options: Any = None, folder: str | Path | None = None, **changes: Any,
     ) -> DistillationTrainer:  # fmt: skip
         """Return the trainer of one model, in a folder of its own; it checks whatever a trainer can check."""
         folder = Path(folder or self.args.output_dir, stage)
@@ -440,7 +436,7 @@ class Run:
 
 
 def _stopped(stage: str, trainer: DistillationTrainer) -> str:
-    """Return one line for Ctrl-C: what is saved, and from which step the same command goes on."""
+    """Return one line for Ctrl-C: what is saved, and at which step the same command continues."""
     state, saved = trainer.state, newest_checkpoint(trainer.args.output_dir)
     where = f"Stopped at step {state.global_step:,} of {state.max_steps:,} of the {stage}"
     if saved is None:
@@ -450,7 +446,7 @@ def _stopped(stage: str, trainer: DistillationTrainer) -> str:
 
 
 def as_lesson(model: PreTrainedModel, tokenizer: Any) -> ModelTeacher:
-    """Return a model that teaches, with the tokenizer by which it reads."""
+    """Return a model as a teacher, with the tokenizer that it reads by."""
     teacher = ModelTeacher(model)
     teacher.tokenizer = tokenizer
     return teacher

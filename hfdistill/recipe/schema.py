@@ -370,7 +370,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Card:
-    """Facts for the student's card that no run can know.
+    """Facts for the student's card that a run cannot know.
 
     Args:
         name: of the model; else that of training.output_dir.

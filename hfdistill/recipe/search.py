@@ -110,7 +110,6 @@ class _Search:
 
     def best(self, *, trials: int, timeout: float | None) -> Search:
         """Run what is missing to `trials`, and write the best page."""
-        import optuna
         from optuna.trial import TrialState
 
         study = self._study()
@@ -129,12 +128,12 @@ class _Search:
         page = self._page(self.page, best)
         path = write_atomically(self.out / "best.yaml", as_yaml(page))
         every = study.get_trials(deepcopy=False, states=_over())
-        pruned = sum(trial.state == optuna.trial.TrialState.PRUNED for trial in every)
+        pruned = sum(trial.state == TrialState.PRUNED for trial in every)
         lines = tuple(_line(trial, self.space) for trial in every)
         return Search(path, self.metric, best.value, len(done), pruned, lines)
 
     def _prepared(self, recipe: Recipe) -> dict[str, Any]:
-        """Return the page as every trial runs it: the teacher made, an evaluation each epoch, no report."""
+        """Return the page that every trial runs: the teacher made, an evaluation each epoch, no report."""
         page = copy.deepcopy(self.page)
         page["training"] |= {"output_dir": str(self.folder)}
         run = Run(check(Page("search", page)), searching=True, speaks=False)
@@ -182,7 +181,7 @@ class _Search:
         return study
 
     def _trial(self, trial: Any) -> float:
-        """Train the page with the values of a trial; what it is worth."""
+        """Train the page with the values of a trial, and return its score."""
         import optuna
 
         page = self._page(self.base, trial)
@@ -234,7 +233,7 @@ def _over() -> tuple[Any, ...]:
 
 
 def _restart(study: Any, first: Mapping[str, Any]) -> None:
-    """Queue the page as it is where nothing was tried, and again the trial that a kill cut off."""
+    """Queue the page as it is where nothing was tried yet, and a trial that was killed once more."""
     from optuna.trial import TrialState
 
     every = study.get_trials(deepcopy=False)

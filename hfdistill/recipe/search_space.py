@@ -112,7 +112,7 @@ def _numbers(page: Page, dimension: Dimension, mistakes: Any, known: set[str]) -
 
 
 def _tried(page: Page, path: str, value: Any, mistakes: Any, known: set[str]) -> list[str]:
-    """Return what is wrong with the page once a value is put in."""
+    """Return the mistakes of the page with a value put in."""
     other = _without_search(page)
     where = put(other, path, value) if all(path.split(".")) else ()
     if where is not None:
@@ -126,7 +126,7 @@ def _without_search(page: Page) -> Page:
 
 
 def usual(page: dict[str, Any], mistakes: Callable[[Page], list[str]]) -> tuple[Dimension, ...]:
-    """Return what is searched where a page does not say: learning rate, temperatures, weights and maps."""
+    """Return what is searched by default: learning rate, temperatures, weights and layer maps."""
     ranges = dict(_usual(page))
     whole = Page("search", copy.deepcopy({k: v for k, v in page.items() if k != "search"}))
     known = set(mistakes(whole))
@@ -162,7 +162,7 @@ def _usual(page: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def described(dimension: Dimension) -> str:
-    """Return a line of what is tried."""
+    """Return a line on what is tried."""
     if dimension.choices:
         return f"{dimension.path}: one of {', '.join(printable(c) for c in dimension.choices)}"
     scale = ", by its logarithm" if dimension.log else ""

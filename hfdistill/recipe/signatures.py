@@ -44,25 +44,21 @@ def first_line(docstring: str | None) -> str:
 
 
 def parameters_by_inspection(function: Any) -> dict[str, inspect.Parameter]:
-    """Return the same of an object that is loaded already, such as a class of a plugin."""
+    """Return the same for an object that is loaded already, such as a plugin's class."""
     parameters = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue  # torch.nn.Module's own, of a class without __init__
         note = parameter.annotation
-        text = (
-            ""
-            if note is parameter.empty
-            else note
-            if isinstance(note, str)
-            else inspect.formatannotation(note)
-        )
+        if note is parameter.empty:
+            note = ""
+        text = note if isinstance(note, str) else inspect.formatannotation(note)
         parameters[name] = parameter.replace(annotation=text)
     return parameters
 
 
 def type_error(value: Any, annotation: str) -> str | None:
-    """Return what an annotation wants where a value from a page is not of that type; None where it is.
+    """Return what an annotation wants, where a value of a page has another type; None where it fits.
 
     Types that a page cannot tell, such as an alias, take any value here: the constructor judges them.
     """
@@ -76,7 +72,7 @@ def type_error(value: Any, annotation: str) -> str | None:
 
 
 def _wish(node: ast.expr, value: Any) -> tuple[bool, str]:
-    """Return whether one alternative of a type takes the value, and how it is called."""
+    """Return whether one alternative of a type takes the value, and its name for messages."""
     kind = ast.unparse(node.value if isinstance(node, ast.Subscript) else node).split(".")[-1]
     if kind == "Literal":
         choices = ast.literal_eval(node.slice)  # type: ignore[attr-defined]

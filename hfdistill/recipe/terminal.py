@@ -20,7 +20,7 @@ from hfdistill.files.plain_data import printable
 
 
 class Terminal:
-    """It prints headings and lines to stderr, on the main process alone."""
+    """Prints headings and lines to stderr, on the main process alone."""
 
     def __init__(self, phases: int, *, speaks: bool = True) -> None:
         self.phases, self.speaks, self.number = phases, speaks, 0
@@ -44,7 +44,7 @@ class Terminal:
 
 
 class Progress(TrainerCallback):
-    """It prints a phase's heading once the number of steps is known, then losses, scores and the time left.
+    """Prints a phase's heading once the number of steps is known, then losses, scores and the time left.
 
     `on_begin` is called with the step that training begins after, where steps are left.
     """
@@ -74,7 +74,7 @@ class Progress(TrainerCallback):
             self.bar.update(state.global_step - self.bar.n)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **others: Any) -> None:
-        """Print a loss with its parts, or what the teacher is worth."""
+        """Print a loss with its parts, or the teacher's score."""
         logs = logs or {}
         if state.is_world_process_zero and (text := self._text(logs, state)):
             self.terminal.line(text, indent=2)
@@ -118,7 +118,7 @@ def _is_score(name: str) -> bool:
 
 
 class FrequentCheckpoints(TrainerCallback):
-    """It saves a checkpoint at the end of each epoch and after some minutes, whatever `save_steps` says."""
+    """Saves a checkpoint at the end of each epoch and every few minutes, whatever `save_steps` says."""
 
     def __init__(self, seconds: float = 180.0) -> None:
         self.seconds, self.saved_at, self.saved_step = seconds, time.monotonic(), -1
@@ -152,7 +152,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """No load reports, no bars of reading and writing files; downloads keep theirs. As before afterwards.
+    """While open, no load reports and no bars for reading and writing files; downloads keep theirs.
 
     Warnings of this library are printed once each, above a bar.
     """
@@ -188,7 +188,7 @@ def _each_warning_once() -> Iterator[None]:
 
 
 class _Notices(logging.Handler):
-    """It prints "! message" for each warning once, on one line."""
+    """Prints "! message" for each warning once, on one line."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

@@ -46,7 +46,7 @@ def choose_threads(seconds: float = LOOK_SECONDS) -> tuple[int, str]:
 
 
 def use_idle_cores() -> None:
-    """Compute with as many threads as cores are idle, and say so where these are not all."""
+    """Compute with as many threads as cores are idle, and say so where some are busy."""
     threads, why = choose_threads()
     if os.environ.get("OMP_NUM_THREADS"):
         return

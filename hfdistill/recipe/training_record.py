@@ -33,7 +33,7 @@ class TrainingRecord:
             self.parts = read_json(self.path, limit=100 * MAX_BYTES)
 
     def begin(self, step: int) -> None:
-        """Note that steps are now made from `step` on; what came after it before is forgotten."""
+        """Note that this page makes the steps from `step` on; earlier notes on later steps are dropped."""
         if step and not self.parts and (earlier := self._earlier()):
             self.parts = [{"after": 0, "page": earlier}]
         self.parts = [part for part in self.parts if part["after"] < step]
@@ -55,7 +55,7 @@ class TrainingRecord:
         return {name: page[name] for name in {**self.page, **page} if name in page}
 
     def untrained(self) -> dict[str, str]:
-        """Place → "then → now" of what this run's page says and no step was made by."""
+        """Return place → "then → now" for settings of this run's page that no step was made with."""
         return changes(self.trained_page(), self.page)
 
     def earlier_parts(self) -> list[str]:
@@ -77,7 +77,7 @@ class TrainingRecord:
 
 
 def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
-    """Place → "then → now" of what decides the weights, where two pages differ."""
+    """Return place → "then → now" for each setting that decides the weights and differs between two pages."""
     flat = [dict(_flat({k: v for k, v in page.items() if k not in AFTERWARDS})) for page in (then, now)]
     return {
         place: f"{flat[0].get(place)} → {flat[1].get(place)}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hfdistill.network.architectures import ModelSpec
+from hfdistill.network.block_calls import computing_by, first_argument, first_output
 from hfdistill.network.inputs import accepted_inputs
 
 Batch = Mapping[str, Tensor]
@@ -52,18 +53,15 @@ class Reader:
     def read(self, batch: Batch, key: Hashable, places: Sequence[Place], *, behind: int) -> list[Tensor]:
         """Return the values at some places behind the first `behind` blocks, which are final."""
         done, output = self.held.get(key, (0, None))
-        hooks = []
+        holding: Any = nullcontext()
         if behind > done and self._fits(batch, known=key in self.held):
             last = self.blocks[behind - 1]
-            hooks.append(
-                last.register_forward_hook(lambda _m, _args, out: self.held.update({key: (behind, out)}))
+            holding = last.register_forward_hook(
+                lambda _m, _args, out: self.held.update({key: (behind, out)})
             )
-        try:
-            with _skipping(self.blocks[:done], output):
-                return read(self.model, batch, places)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        # The blocks that are done compute nothing: all give the output that the last of them gave before.
+        with holding, computing_by(dict.fromkeys(self.blocks[:done], lambda *_args, **_options: output)):
+            return read(self.model, batch, places)
 
     def _fits(self, batch: Batch, *, known: bool) -> bool:
         """Whether there is room for one more hidden state; one that is held is replaced."""
@@ -74,16 +72,10 @@ class Reader:
         return True
 
 
-@contextmanager
-def _skipping(blocks: Sequence[nn.Module], output: Any) -> Iterator[None]:
-    """While open, these blocks compute nothing: all give the output that the last of them gave before."""
-    for block in blocks:
-        block.forward = lambda *_args, **_options: output
-    try:
-        yield
-    finally:
-        for block in blocks:
-            del block.forward
+def forward_inputs(model: Any, batch: Batch) -> dict[str, Tensor]:
+    """Return what a model's forward takes of a batch, on the model's device; labels are left out."""
+    accepts = accepted_inputs(model) - {"labels"}
+    return {name: value.to(model.device) for name, value in batch.items() if name in accepts}
 
 
 def read(model: Any, batch: Batch, places: Sequence[Place]) -> list[Tensor]:
@@ -101,21 +93,17 @@ def read(model: Any, batch: Batch, places: Sequence[Place]) -> list[Tensor]:
     wanted = set(places)
 
     def keep(place: Place, value: Any) -> None:
-        values.setdefault(place, value if isinstance(value, Tensor) else value[0])
+        values.setdefault(place, first_output(value))
         if len(values) == len(wanted):
             raise _Finished
 
-    hooks = [_attach(model.get_submodule(place.module), place, keep) for place in sorted(wanted)]
-    accepts = accepted_inputs(model) - {"labels"}
-    inputs = {name: value.to(model.device) for name, value in batch.items() if name in accepts}
     try:
-        with torch.no_grad():
-            model(**inputs)
+        with torch.no_grad(), ExitStack() as hooks:
+            for place in sorted(wanted):
+                hooks.enter_context(_attach(model.get_submodule(place.module), place, keep))
+            model(**forward_inputs(model, batch))
     except _Finished:
         return [values[place] for place in places]
-    finally:
-        for hook in hooks:
-            hook.remove()
     unread = min(wanted - values.keys())
     raise ValueError(
         f"The forward of {type(model).__name__} does not call {unread.module!r}, which its layout names. "
@@ -129,6 +117,6 @@ def _attach(module: nn.Module, place: Place, keep: Callable[[Place, Any], None])
         return module.register_forward_hook(lambda _module, _args, output: keep(place, output))
 
     def before(_module: nn.Module, args: Any, kwargs: Any) -> None:
-        keep(place, args[0] if args else next(iter(kwargs.values())))
+        keep(place, first_argument(args, kwargs))
 
     return module.register_forward_pre_hook(before, with_kwargs=True)

@@ -67,10 +67,10 @@ class AttentionFreeModel(PreTrainedModel):
 
 
 def head(features: int, config: Any) -> nn.Sequential:
-    """Return one hidden layer: (B, features) → (B, C)."""
+    """Return one hidden layer over what `joined` makes of the `features` of each text: → (B, C)."""
     return nn.Sequential(
         nn.Dropout(config.dropout),
-        nn.Linear(features, config.classifier_size),
+        nn.Linear(features * (4 if config.pairs else 1), config.classifier_size),
         nn.ReLU(),
         nn.Dropout(config.dropout),
         nn.Linear(config.classifier_size, config.num_labels),

@@ -20,7 +20,7 @@ from hfdistill.students.attention_free import (
     texts_of,
 )
 from hfdistill.students.configs import BiLSTMConfig
-from hfdistill.students.embedding_tables import principal_components
+from hfdistill.students.embedding_tables import word_vectors
 from hfdistill.students.weight_copy import network
 
 
@@ -102,7 +102,7 @@ class BiLSTMForSequenceClassification(AttentionFreeClassifier):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.bilstm = BiLSTMModel(config)
-        self.classifier = head(config.hidden_size * (4 if config.pairs else 1), config)
+        self.classifier = head(config.hidden_size, config)
         self.post_init()
 
     def features(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
@@ -151,14 +151,12 @@ def bilstm_from_teacher(
     a student cut by `shrink` is small enough; it starts from trained layers and learns faster.
     """
     whole = network(teacher)
-    table = whole.get_input_embeddings().weight.detach().cpu()
-    width = min(300, *table.shape) if embedding_size is None else embedding_size
-    sizes = {"embedding_size": width, "hidden_size": hidden_size, "num_hidden_layers": layers}
+    vectors = word_vectors(whole, embedding_size)
+    sizes = {"embedding_size": vectors.shape[1], "hidden_size": hidden_size, "num_hidden_layers": layers}
     config = config_like(BiLSTMConfig, whole, tokenizer, pairs=pairs, dropout=dropout, **sizes)
-    reduced = principal_components(table, width)
     student = BiLSTMForSequenceClassification(config)
     with torch.no_grad():
-        student.bilstm.embeddings.weight.copy_(reduced)
+        student.bilstm.embeddings.weight.copy_(vectors)
     return student.to(whole.device).eval()
 
 

@@ -129,13 +129,13 @@ def _drawn(columns: list[list[Any]], rows: int | None) -> list[list[Any]]:
 
 
 def _split(rows: list[Any]) -> tuple[list[Any], list[Any]]:
-    """The rows to fit on, and every fifth."""
+    """Return the rows to fit on, and every fifth."""
     held_out = rows[HELD_OUT - 1 :: HELD_OUT]
     return [row for i, row in enumerate(rows) if i % HELD_OUT != HELD_OUT - 1], held_out
 
 
 def _split_batches(batches: list[Batch]) -> Sides:
-    """The batches to fit on, and every fifth; of fewer the last, and of a single one every fifth row."""
+    """Return the batches to fit on, and every fifth; of fewer the last, of a single one every fifth row."""
     if len(batches) >= HELD_OUT:
         return _split(batches)
     if len(batches) > 1:

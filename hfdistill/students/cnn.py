@@ -12,7 +12,7 @@ from transformers import initialization as init
 
 from hfdistill.students.attention_free import AttentionFreeClassifier, config_like, head, joined, texts_of
 from hfdistill.students.configs import CNNConfig
-from hfdistill.students.embedding_tables import principal_components
+from hfdistill.students.embedding_tables import word_vectors
 from hfdistill.students.weight_copy import network
 
 
@@ -45,8 +45,7 @@ class CNNForSequenceClassification(AttentionFreeClassifier):
         self.filters = nn.ModuleList(
             nn.Conv1d(config.embedding_size, config.filters, width) for width in config.windows
         )
-        features = config.filters * len(config.windows)
-        self.classifier = head(features * (4 if config.pairs else 1), config)
+        self.classifier = head(config.filters * len(config.windows), config)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -62,7 +61,7 @@ class CNNForSequenceClassification(AttentionFreeClassifier):
         return joined([self._strongest(embedded, mask) for mask in texts])
 
     def _strongest(self, embedded: Tensor, mask: Tensor) -> Tensor:
-        """The strongest answers (B, filters · windows) to one text: vectors (B, T, E) under a mask (B, T)."""
+        """Return the strongest answers (B, filters · windows) to one text: vectors (B, T, E), mask (B, T)."""
         text = (embedded * mask[..., None]).transpose(1, 2)
         strongest = []
         for filters in self.filters:
@@ -110,13 +109,12 @@ def cnn_from_teacher(
     where a BiLSTM goes token by token. When not: where words far apart decide together.
     """
     whole = network(teacher)
-    table = whole.get_input_embeddings().weight.detach().cpu()
-    width = min(300, *table.shape) if embedding_size is None else embedding_size
-    sizes = {"embedding_size": width, "windows": list(windows), "filters": filters, "dropout": dropout}
-    config = config_like(CNNConfig, whole, tokenizer, pairs=pairs, **sizes)
+    vectors = word_vectors(whole, embedding_size)
+    sizes = {"embedding_size": vectors.shape[1], "windows": list(windows), "filters": filters}
+    config = config_like(CNNConfig, whole, tokenizer, pairs=pairs, dropout=dropout, **sizes)
     student = CNNForSequenceClassification(config)
     with torch.no_grad():
-        student.embeddings.weight.copy_(principal_components(table, width))
+        student.embeddings.weight.copy_(vectors)
     return student.to(whole.device).eval()
 
 

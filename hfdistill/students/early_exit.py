@@ -122,13 +122,13 @@ class EarlyExitForSequenceClassification(PreTrainedModel):
         return self.backbone.get_input_embeddings()
 
     def resize_token_embeddings(self, *args: Any, **options: Any) -> nn.Embedding:
-        """As of the classifier inside, whose config it is built from again."""
+        """Resize those of the classifier inside, and note it in the config that it is built from."""
         table: nn.Embedding = self.backbone.resize_token_embeddings(*args, **options)
         self.config.classifier_config.vocab_size = self.backbone.config.vocab_size
         return table
 
     def train(self, mode: bool = True) -> EarlyExitForSequenceClassification:
-        """As of every module; a frozen backbone stays in evaluation mode, without dropout."""
+        """Set the mode as of every module; a frozen backbone stays in evaluation mode, without dropout."""
         super().train(mode)
         if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
             self.backbone.eval()
@@ -242,6 +242,16 @@ def with_exits(
     for part in made.exits.modules():
         made._init_weights(part)
     return made.to(model.device, model.dtype).eval()
+
+
+def with_threshold(
+    model: EarlyExitForSequenceClassification, threshold: float | None
+) -> EarlyExitForSequenceClassification:
+    """Return the same weights under another threshold; the model itself is left as it is."""
+    view = copy.copy(model)
+    view.config = copy.copy(model.config)
+    view.exit_threshold = threshold
+    return view
 
 
 def check_threshold(value: Any) -> None:

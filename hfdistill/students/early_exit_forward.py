@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hfdistill.network.architectures import ModelSpec, blocks
+from hfdistill.network.block_calls import first_argument, first_output, with_first_output
 
 
 def uncertainty(logits: Tensor, *, multi_label: bool = False) -> Tensor:
@@ -52,14 +53,12 @@ class EarlyExitForward:
     def watched(self) -> Iterator[None]:
         """While open, rows leave between the blocks."""
         parts = blocks(self.model)
-        hooks: list[Any] = [parts[-1].register_forward_hook(self._after_all)]
-        try:
+        with ExitStack() as hooks:
+            hooks.enter_context(parts[-1].register_forward_hook(self._after_all))
             for layer, block in enumerate(parts[1:], start=1):
-                hooks.append(block.register_forward_pre_hook(self._before(layer), with_kwargs=True))
+                hook = self._before(layer)
+                hooks.enter_context(block.register_forward_pre_hook(hook, with_kwargs=True))
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def finish(self, logits: Tensor) -> None:
         """Take the last head's logits for the rows that reached it."""
@@ -69,7 +68,7 @@ class EarlyExitForward:
         """Return a hook that lets rows leave before the block that follows `layer`, which gets the others."""
 
         def hook(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            received = args[0] if args else kwargs["hidden_states"]
+            received = first_argument(args, kwargs)
             hidden = received if str(layer) not in self.heads else self._release(received, layer)
             if len(self.here) == self.rows:
                 return None
@@ -111,7 +110,7 @@ class EarlyExitForward:
         """Put all rows back in their places, as what follows the blocks expects; rows that left are 0."""
         if len(self.here) == self.rows:
             return None
-        hidden = output if isinstance(output, Tensor) else output[0]
+        hidden = first_output(output)
         whole = hidden.new_zeros(self.rows, *hidden.shape[1:])
         whole[self.here] = hidden
-        return whole if isinstance(output, Tensor) else (whole, *output[1:])
+        return with_first_output(output, whole)

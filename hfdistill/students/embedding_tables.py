@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hfdistill.network.architectures import unwrapped
+from hfdistill.network.block_calls import evaluating
 from hfdistill.network.inputs import accepted_inputs
 from hfdistill.students.corpus import Corpus, token_counts
 
@@ -38,6 +39,12 @@ def principal_components(table: Tensor, width: int) -> Tensor:
     return projected / projected.square().mean().sqrt()
 
 
+def word_vectors(model: Any, width: int | None) -> Tensor:
+    """Return the principal components of a model's word embeddings: (V, width), 300 wide or less for None."""
+    table = model.get_input_embeddings().weight.detach().cpu()
+    return principal_components(table, min(300, *table.shape) if width is None else width)
+
+
 def token_outputs(teacher: Any, tokenizer: Any) -> Tensor:
     """Run the teacher on each token of its vocabulary alone, and return its states: (V, D) float32.
 
@@ -45,21 +52,16 @@ def token_outputs(teacher: Any, tokenizer: Any) -> Tensor:
     """
     network = unwrapped(teacher)
     before, after = _frame(tokenizer)
-    size, training = network.get_input_embeddings().weight.shape[0], network.training
     accepts = accepted_inputs(network.base_model)
     made = []
-    network.eval()
-    try:
-        with torch.inference_mode():
-            for ids in torch.arange(size).split(_BATCH):
-                columns = [torch.full_like(ids, token) for token in before]
-                columns += [ids, *(torch.full_like(ids, token) for token in after)]
-                rows = torch.stack(columns, dim=1).to(network.device)  # (B, T)
-                inputs = {"input_ids": rows, "attention_mask": torch.ones_like(rows)}
-                output = network.base_model(**{k: v for k, v in inputs.items() if k in accepts})[0]
-                made.append(output.float().mean(1).cpu())
-    finally:
-        network.train(training)
+    with evaluating(network), torch.inference_mode():
+        for ids in torch.arange(len(network.get_input_embeddings().weight)).split(_BATCH):
+            columns = [torch.full_like(ids, token) for token in before]
+            columns += [ids, *(torch.full_like(ids, token) for token in after)]
+            rows = torch.stack(columns, dim=1).to(network.device)  # (B, T)
+            inputs = {"input_ids": rows, "attention_mask": torch.ones_like(rows)}
+            output = network.base_model(**{k: v for k, v in inputs.items() if k in accepts})[0]
+            made.append(output.float().mean(1).cpu())
     return torch.cat(made).clone()
 
 

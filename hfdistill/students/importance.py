@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hfdistill.network.architectures import ModelSpec, layout_of, unwrapped
+from hfdistill.network.block_calls import evaluating, first_argument, with_first_output
 from hfdistill.network.inputs import ModelInputs
 from hfdistill.network.task import task_kind
 from hfdistill.network.trace import logits_of
@@ -68,7 +69,7 @@ def block_importance(model: Any, data: Batches) -> list[float]:
 
 
 def most_important(importance: Sequence[float], count: int) -> list[int]:
-    """Numbers of the `count` largest, counted from 1, in order: what `shrink(layers=…)` takes.
+    """Return the numbers of the `count` largest, from 1, in order, as `shrink(layers=…)` takes them.
 
     Raises:
         ValueError: where there are fewer.
@@ -107,7 +108,7 @@ def taylor_importance(model: Any, data: Batches) -> Importance:
 
     def watched(kind: str, i: int) -> Callable[[Any, Any, Any], None]:
         def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
-            value = args[0] if args else kwargs["hidden_states"]  # (B, T, ·)
+            value = first_argument(args, kwargs)  # (B, T, ·)
             groups = anatomy.heads if kind == "heads" else value.shape[-1]
 
             def book(grad: Tensor) -> None:
@@ -118,19 +119,14 @@ def taylor_importance(model: Any, data: Batches) -> Importance:
 
         return hook
 
-    hooks = []
-    for i, block in enumerate(blocks):
-        output, down = block.get_submodule(layout.output), block.get_submodule(layout.down)
-        for kind, module in (("width", block), ("heads", output), ("neurons", down)):
-            hooks.append(module.register_forward_pre_hook(watched(kind, i), with_kwargs=True))
-    try:
-        with _evaluating(model), torch.enable_grad():
-            for batch in batches:
-                # Down to the embeddings, past every hook; no weight's .grad is touched.
-                torch.autograd.grad(_loss(model, batch), model.get_input_embeddings().weight)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, _evaluating(model), torch.enable_grad():
+        for i, block in enumerate(blocks):
+            output, down = block.get_submodule(layout.output), block.get_submodule(layout.down)
+            for kind, module in (("width", block), ("heads", output), ("neurons", down)):
+                hooks.enter_context(module.register_forward_pre_hook(watched(kind, i), with_kwargs=True))
+        for batch in batches:
+            # Down to the embeddings, past every hook; no weight's .grad is touched.
+            torch.autograd.grad(_loss(model, batch), model.get_input_embeddings().weight)
     each = {kind: [sums[kind, i] for i in range(len(blocks))] for kind in ("width", "heads", "neurons")}
     return Importance(width=torch.stack(each["width"]).sum(0), heads=each["heads"], neurons=each["neurons"])
 
@@ -142,7 +138,7 @@ def _loss(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
     labels = own = logits.detach().argmax(-1)
     if "labels" in batch:
         labels = batch["labels"].to(logits.device)
-        # Tokens without a label are no words; texts without one are judged by the model.
+        # Tokens without a label are not words; texts without one are judged by the model.
         if labels.dim() == 2:
             labels = labels[_mask(model, batch)].clamp(min=-100)
         else:
@@ -182,25 +178,22 @@ def _divergence(whole: Tensor, cut: Tensor) -> Tensor:
 
 
 def _squared(whole: Tensor, cut: Tensor) -> Tensor:
-    """Mean squared change per row, (B,)."""
+    """Return the mean squared change per row, (B,)."""
     return (whole - cut).square().mean(1)
 
 
 @contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
     """Switch dropout off and every weight with a gradient inside; outside all is as before."""
-    training = [module for module in model.modules() if module.training]
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
-    model.eval()
-    for parameter in frozen:
-        parameter.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+    with evaluating(model):
         for parameter in frozen:
-            parameter.requires_grad_(False)
+            parameter.requires_grad_(True)
+        try:
+            yield
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(False)
 
 
 @contextmanager
@@ -212,12 +205,9 @@ def _without(model: Any, number: int) -> Iterator[None]:
     def skip(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         if next(calls) != number:
             return None
-        hidden = args[0] if args else kwargs["hidden_states"]
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+        return with_first_output(output, first_argument(args, kwargs))
 
-    hooks = [module.register_forward_hook(skip, with_kwargs=True) for module in modules]
-    try:
+    with ExitStack() as hooks:
+        for module in modules:
+            hooks.enter_context(module.register_forward_hook(skip, with_kwargs=True))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()

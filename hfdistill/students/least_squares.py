@@ -49,7 +49,7 @@ class NormalEquations:
         self.weight += float(scale.sum())
 
     def solve(self, ridge: float) -> Tensor:
-        """The change Δ (P, D) that minimises Σ w ‖r - fΔ‖² + λ ‖Δ‖², λ = ridge · mean of G's diagonal.
+        """Return the change Δ (P, D) that minimises Σ w ‖r - fΔ‖² + λ ‖Δ‖², λ = ridge · mean of G's diagonal.
 
         Args:
             ridge: λ without its unit, 0 or more; infinity for no change.

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from hfdistill.network.architectures import ModelSpec, blocks, layout_of
-from hfdistill.network.inputs import accepted_inputs
-from hfdistill.students.activations import Batch, Place, Reader
+from hfdistill.network.block_calls import evaluating
+from hfdistill.students.activations import Batch, Place, Reader, forward_inputs
 from hfdistill.students.least_squares import NormalEquations, best_ridge
 from hfdistill.students.refit_steps import Cut, Group, Part, Step, block_steps, head_steps, reads_first_token
 
@@ -143,7 +142,7 @@ def refit(
     Returns:
         A line for each step, in order.
     """
-    with _evaluating(teacher):
+    with evaluating(teacher):
         head = head_steps(student, teacher, cut, batches[0][0])
         first = plan.first_token if reads_first_token(student, head, batches[0][0]) else 1.0
         groups = [*block_steps(student, teacher, cut, batches[0][0]), head]
@@ -165,7 +164,7 @@ class _Fit:
 
     Args:
         student: reads what is fitted.
-        teacher: reads what it is fitted to.
+        teacher: gives the values that the student is fitted to.
         ridge: as in `Refit`; None to choose it for each step.
         first: weight of each text's first token.
         batches: to fit on, and held out.
@@ -199,12 +198,8 @@ class _Fit:
             outputs += module.out_features
         scale = held_out.variance() or 1.0
         line = Fitted(step.name, before / scale, after / scale, ridge)
-        logger.info("%s: error %.3f → %.3f of the teacher's variance (ridge %g)", *_fields(line))
+        logger.info("%s: error %.3f → %.3f of the teacher's variance (ridge %g)", *astuple(line))
         return line
-
-
-def _fields(line: Fitted) -> tuple[str, float, float, float]:
-    return line.name, line.before, line.after, line.ridge
 
 
 def _change(module: nn.Linear, change: Tensor) -> None:
@@ -299,7 +294,7 @@ def _weights(batch: Batch, inputs: Tensor, first: float) -> Tensor:
 
 
 def answer_error(student: Any, teacher: Any, batches: Sequence[Batch], cut: Cut | None = None) -> float:
-    """Mean squared difference of the answers: logits, or last hidden states where there is no head.
+    """Return the mean squared difference of the logits, or of last hidden states where there is no head.
 
     Args:
         student: the smaller model.
@@ -308,7 +303,7 @@ def answer_error(student: Any, teacher: Any, batches: Sequence[Batch], cut: Cut 
         cut: which hidden dimensions a narrower encoder without a head kept.
     """
     total, count = 0.0, 0
-    with _evaluating(teacher):
+    with evaluating(teacher):
         for batch in batches:
             one, two = (_answers(model, batch).cpu().double() for model in (student, teacher))
             if cut is not None and one.shape != two.shape:
@@ -321,20 +316,7 @@ def answer_error(student: Any, teacher: Any, batches: Sequence[Batch], cut: Cut 
 
 
 def _answers(model: Any, batch: Batch) -> Tensor:
-    accepts = accepted_inputs(model) - {"labels"}
     with torch.no_grad():
-        outputs = model(**{n: v.to(model.device) for n, v in batch.items() if n in accepts})
+        outputs = model(**forward_inputs(model, batch))
     answers: Tensor = outputs.logits if "logits" in outputs else outputs[0]
     return answers
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """While open, the model is in evaluation mode."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hfdistill.network.architectures import Layout, ModelSpec, layout_of
-from hfdistill.network.inputs import accepted_inputs
-from hfdistill.students.activations import Batch, Place, read
+from hfdistill.network.architectures import Layout, ModelSpec, blocks_path, layout_of
+from hfdistill.students.activations import Batch, Place, forward_inputs, read
 from hfdistill.students.width_pruning import kind_of, spread_over_parts
 
 
@@ -90,7 +90,7 @@ def block_steps(student: Any, teacher: Any, cut: Cut, batch: Batch) -> list[Grou
     """
     layout = layout_of(teacher)
     depths = [*cut.layers[:-1], ModelSpec.of(teacher).depth]
-    prefixes = (_blocks_name(student), _blocks_name(teacher))
+    prefixes = (blocks_path(student), blocks_path(teacher))
     groups = []
     for index, (source, depth) in enumerate(zip(cut.layers, depths, strict=True)):
         names = (f"{prefixes[0]}.{index}", f"{prefixes[1]}.{source - 1}", f"{prefixes[1]}.{depth - 1}")
@@ -143,7 +143,7 @@ class _BlockSteps:
     names: tuple[str, str, str]
 
     def steps(self) -> Iterator[tuple[str, tuple[Part, ...]]]:
-        """Name and parts of each step."""
+        """Yield the name and the parts of each step."""
         layout = self.layout
         inputs = [path for path in (layout.query, layout.key, layout.value, layout.fused) if path]
         if inputs:
@@ -207,30 +207,20 @@ def reads_first_token(student: Any, head: Group, batch: Batch) -> bool:
         return False
     (inputs,) = read(student, batch, [Place(head.steps[0].parts[0].module, "input")])
     base: Any = student.base_model
-    accepts = accepted_inputs(base)
     with torch.no_grad():
-        states = base(**{n: v.to(student.device) for n, v in batch.items() if n in accepts})[0]
+        states = base(**forward_inputs(base, batch))[0]
     return inputs.dim() == 2 and inputs.shape == states[:, 0].shape and torch.equal(inputs, states[:, 0])
-
-
-def _blocks_name(model: Any) -> str:
-    blocks = model.base_model.get_submodule(layout_of(model).blocks)
-    return next(name for name, module in model.named_modules() if module is blocks)
 
 
 def _called_after_blocks(model: Any, batch: Batch) -> list[str]:
     """Return the names of the linear layers that are called after the last block, in that order."""
-    prefix, calls = f"{_blocks_name(model)}.", list[str]()
+    prefix, calls = f"{blocks_path(model)}.", list[str]()
     last = model.get_submodule(f"{prefix}{ModelSpec.of(model).depth - 1}")
-    hooks = [last.register_forward_hook(lambda *_: calls.clear())]
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and not name.startswith(prefix):
-            hooks.append(module.register_forward_hook(lambda *_, name=name: calls.append(name)))
-    accepts = accepted_inputs(model) - {"labels"}
-    try:
-        with torch.no_grad():
-            model(**{name: value.to(model.device) for name, value in batch.items() if name in accepts})
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with torch.no_grad(), ExitStack() as hooks:
+        hooks.enter_context(last.register_forward_hook(lambda *_: calls.clear()))
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Linear) and not name.startswith(prefix):
+                note = lambda *_, name=name: calls.append(name)  # noqa: E731
+                hooks.enter_context(module.register_forward_hook(note))
+        model(**forward_inputs(model, batch))
     return list(dict.fromkeys(calls))

@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hfdistill.files.plain_data import public_name
-from hfdistill.network.architectures import Layout, ModelSpec, embeddings, layout_of
+from hfdistill.network.architectures import Layout, ModelSpec, blocks_path, embeddings, layout_of
+from hfdistill.network.layer_map import uniform
 from hfdistill.network.loading import load_tokenizer
 from hfdistill.students.calibration import FEW, Sides, calibration, few
 from hfdistill.students.importance import Batches
@@ -210,12 +211,11 @@ def _sizes(teacher: Any, student: Any) -> dict[str, tuple[int, int]]:
     """Return sizes of one block on both sides; none where the architecture has no such parts."""
     layout = layout_of(teacher)
     fields = {"width": layout.width, "heads": layout.heads, "ffn": layout.neurons}
-    both = {
-        name: [getattr(m.config, field, 0) for m in (teacher, student)]
+    return {
+        name: (getattr(teacher.config, field, 0), getattr(student.config, field, 0))
         for name, field in fields.items()
         if field
     }
-    return {name: (old, new) for name, (old, new) in both.items()}
 
 
 def _kept(layers: int | Sequence[int], *, anatomy: ModelSpec, layout: Layout, config: Any) -> list[int]:
@@ -238,13 +238,13 @@ def _kept(layers: int | Sequence[int], *, anatomy: ModelSpec, layout: Layout, co
 
 
 def _spread(count: int, *, depth: int, from_first: bool) -> list[int]:
-    """The uniform map m·depth/count, halves rounded up."""
+    """Return the uniform map m·depth/count, halves rounded up."""
     if not 1 <= count <= depth:
         raise ValueError(
             f"layers={count} does not fit a teacher of {depth} layers: a student keeps some of its teacher's "
             f"blocks. Choose between 1 and {depth}."
         )
-    spread = [(2 * m * depth + count) // (2 * count) for m in range(1, count + 1)]
+    spread = [uniform(m, student_depth=count, teacher_depth=depth) for m in range(1, count + 1)]
     return [1, *spread[1:]] if from_first else spread
 
 
@@ -290,12 +290,11 @@ def _config(teacher: Any, *, layout: Layout, chosen: list[int]) -> Any:
 
 
 def _weights(model: Any, *, layout: Layout, chosen: list[int]) -> dict[str, Tensor]:
-    """The teacher's weights under the student's names."""
+    """Return the teacher's weights under the student's names."""
     state: dict[str, Tensor] = model.state_dict()
     if layout.shared:
         return state
-    blocks = model.base_model.get_submodule(layout.blocks)
-    prefix = next(name for name, module in model.named_modules() if module is blocks) + "."
+    prefix = f"{blocks_path(model)}."
     renumbered = {number - 1: index for index, number in enumerate(chosen)}
     cut = {}
     for name, weight in state.items():

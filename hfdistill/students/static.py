@@ -39,7 +39,7 @@ class StaticForSequenceClassification(AttentionFreeClassifier):
         self.num_labels = config.num_labels
         self.embeddings = nn.EmbeddingBag(config.vocab_size, config.hidden_size, mode="sum")
         self.scores = nn.Embedding(config.vocab_size, 1)
-        self.classifier = head(config.hidden_size * (4 if config.pairs else 1), config)
+        self.classifier = head(config.hidden_size, config)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hfdistill.files.plain_data import public_name
-from hfdistill.network.model_folder import reading_model
+from hfdistill.network.loading import read_tokenizer
 from hfdistill.students.corpus import Corpus, token_counts
 from hfdistill.students.subword_models import Pieces, pieces_of, renumbered
 from hfdistill.students.weight_copy import empty_like, fitted, load_weights, network
@@ -70,7 +70,7 @@ def prune_vocabulary(
     Raises:
         TypeError: `tokenizer` is not a fast one, or the corpus holds no texts.
         ValueError: a tokenizer of another kind, one that does not fit the model, an empty corpus, or a `keep`
-            that is no share or has no room for the tokens that must stay.
+            that is not a share or has no room for the tokens that must stay.
 
     Example:
         >>> model, tokenizer = prune_vocabulary(  # doctest: +SKIP
@@ -100,8 +100,7 @@ def prune_vocabulary(
 
 def _tokenizer(source: Any) -> Any:
     if isinstance(source, (str, os.PathLike)):
-        with reading_model(source):
-            source = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        source = read_tokenizer(os.fspath(source))
     if not getattr(source, "is_fast", False):
         raise TypeError(
             f"prune_vocabulary edits the tokenizer.json of a fast tokenizer, found {type(source).__name__}. "
@@ -174,7 +173,7 @@ def _special(config: Any) -> dict[str, list[int]]:
 
 
 def _chosen(pieces: Pieces, counts: Tensor, *, must: set[str], keep: float, special: int) -> set[str]:
-    """Pieces to keep: those that must stay, then by frequency until `keep` is reached."""
+    """Return the pieces to keep: those that must stay, then by frequency until `keep` is reached."""
     limit = keep - special if isinstance(keep, int) else len(pieces.ids)
     if len(must) > limit:
         raise ValueError(

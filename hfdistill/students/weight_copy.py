@@ -14,9 +14,7 @@ from transformers.initialization import no_init_weights
 
 from hfdistill.network.architectures import unwrapped
 from hfdistill.network.divided import make_whole, whole_models
-from hfdistill.network.foreign_code import reading_weights
-from hfdistill.network.loading import auto_class
-from hfdistill.network.model_folder import reading_model
+from hfdistill.network.loading import auto_class, loading_whole
 
 
 def network(source: Any) -> Any:
@@ -44,9 +42,8 @@ def _loaded(source: Any) -> Any:
     """Return a Transformers model."""
     if isinstance(source, (str, os.PathLike)):
         name = os.fspath(source)
-        with reading_model(name), whole_models(), reading_weights(name) as weights:
-            kind = auto_class(name)
-            return kind.from_pretrained(name, dtype=torch.float32, trust_remote_code=False, **weights)
+        with loading_whole(name) as options:
+            return auto_class(name).from_pretrained(name, dtype=torch.float32, **options)
     if isinstance(source, PreTrainedModel):
         return make_whole(source)
     if not isinstance(unwrapped(source), PreTrainedModel):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hfdistill.network.architectures import Layout, ModelSpec, layout_of
+from hfdistill.network.architectures import Layout, ModelSpec, blocks_path, layout_of
 from hfdistill.students.importance import Batches, Importance, taylor_importance
 from hfdistill.students.weight_copy import empty_like, load_weights
 
@@ -139,8 +139,7 @@ def _weights(
     model: Any, student: Any, layout: Layout, stays: Mapping[str, list[Tensor]]
 ) -> dict[str, Tensor]:
     """Cut the teacher's weights wherever the student's are smaller."""
-    blocks = model.base_model.get_submodule(layout.blocks)
-    prefix = next(name for name, module in model.named_modules() if module is blocks) + "."
+    prefix = f"{blocks_path(model)}."
     shapes = {name: weight.shape for name, weight in student.state_dict().items()}
     cut = {}
     for name, weight in model.state_dict().items():

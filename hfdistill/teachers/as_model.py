@@ -15,7 +15,7 @@ from hfdistill.teachers.text.teacher import TextAnswers
 
 
 class TeacherAsModel(nn.Module):
-    """Answers as a teacher does that is made of several models of one tokenizer, or asked about texts.
+    """A teacher of several models with one tokenizer, or one that is asked about texts, as a single model.
 
     Raises:
         ValueError: for a teacher that does not name its classes, that answers from disk or has no
@@ -51,12 +51,12 @@ class TeacherAsModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its first model lies."""
+        """The device of its first model."""
         return next((weights.device for weights in self.parameters()), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of its first model."""
+        """The dtype of its first model."""
         return next((weights.dtype for weights in self.parameters()), torch.float32)
 
     def bind_tokenizer(self, tokenizer: Any) -> None:
@@ -71,7 +71,7 @@ class TeacherAsModel(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> Trace:
-        """The teacher's answer, its columns under the names that each part reads."""
+        """Return the teacher's answer, its columns under the names that each part reads."""
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
         known = {name: value for name, value in batch.items() if value is not None}
         prefixes = {"", *(part.prefix for part in self.teacher.parts())}

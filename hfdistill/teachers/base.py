@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +13,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from hfdistill.network.architectures import unwrapped
 from hfdistill.network.divided import make_whole
+from hfdistill.network.fingerprints import fingerprint_of
 from hfdistill.network.inputs import ModelInputs, name_padding
 from hfdistill.network.loading import load_classifier, load_tokenizer, refuse_other_heads
 from hfdistill.network.task import name_architecture
@@ -69,14 +68,14 @@ class Teacher(nn.Module):
     """True where it knows nothing at first: in the default objective its weight rises from 0 to 1."""
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Take methods under their earlier names for what they are now."""
+        """Let a subclass override methods by their earlier names."""
         super().__init_subclass__(**options)
         for earlier, name in _EARLIER_NAMES.items():
             if earlier in vars(cls) and name not in vars(cls):
                 setattr(cls, name, vars(cls)[earlier])
 
     def __getattr__(self, name: str) -> Any:
-        """A method by its earlier name; see `nn.Module` for all else."""
+        """Return a method by its earlier name; see `nn.Module` for all else."""
         return getattr(self, _EARLIER_NAMES[name]) if name in _EARLIER_NAMES else super().__getattr__(name)
 
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
@@ -111,11 +110,11 @@ class Teacher(nn.Module):
         return own
 
     def inputs(self) -> frozenset[str]:
-        """Names of the batch columns it reads beside the student's, so that they are not dropped."""
+        """Return the batch columns that it reads beside the student's, so that none is dropped."""
         return frozenset()
 
     def bind_tokenizer(self, tokenizer: Any) -> None:
-        """Learn which tokenizer makes and pads the rows of `trace`: its own, or the student's."""
+        """Called with the tokenizer that makes and pads the rows of `trace`: its own, or the student's."""
 
     def parts(self) -> Sequence[Teacher]:
         """Return the teachers that read the batch: itself, unless it is made of others."""
@@ -135,13 +134,13 @@ class Teacher(nn.Module):
         return (model,) if isinstance(model, nn.Module) else ()
 
     def bind_student(self, student: nn.Module) -> None:
-        """Told of the run's student, before anything else is asked."""
+        """Called with the run's student, before anything else is asked."""
 
     def before_training(self, *, steps: int) -> None:
-        """Hear how many optimizer steps the run has, when it begins."""
+        """Called when a run begins, with its number of optimizer steps."""
 
     def after_step(self, student: nn.Module, *, step: int) -> None:
-        """Hear that the student has moved.
+        """Called when the student has moved.
 
         Args:
             student: as it is now.
@@ -153,8 +152,41 @@ class Teacher(nn.Module):
         return rows
 
     def fingerprint(self) -> str:
-        """Return what tells one teacher from another when a run is resumed; it stays as a teacher moves."""
+        """Return a text that identifies this teacher on resuming; it does not change as a teacher learns."""
         return type(self).__name__
+
+
+class TeacherOfSeveral(Teacher):
+    """A teacher that is made of others."""
+
+    def made_of(self) -> Sequence[Teacher]:
+        """Return the teachers that it is made of."""
+        raise NotImplementedError(f"{type(self).__name__} needs a `made_of()` that returns its teachers.")
+
+    def refuse_changing(self, why_not: str) -> None:
+        """Refuse teachers that change with the student.
+
+        Raises:
+            ValueError: naming the first of them; `why_not` goes on from "changes with the student, which".
+        """
+        changing = [type(teacher).__name__ for teacher in self.made_of() if teacher.saved_as]
+        if changing:
+            raise ValueError(
+                f"{changing[0]} changes with the student, which {why_not}. Use it as the teacher itself."
+            )
+
+    def inputs(self) -> frozenset[str]:
+        """Return the columns that any of its teachers reads."""
+        return frozenset().union(*(teacher.inputs() for teacher in self.made_of()))
+
+    def parts(self) -> Sequence[Teacher]:
+        """Return the parts of all its teachers."""
+        return tuple(part for teacher in self.made_of() for part in teacher.parts())
+
+    def bind_student(self, student: nn.Module) -> None:
+        """Tell each of its teachers."""
+        for teacher in self.made_of():
+            teacher.bind_student(student)
 
 
 class ModelTeacher(Teacher):
@@ -178,7 +210,7 @@ class ModelTeacher(Teacher):
         self.model = name_architecture(model).requires_grad_(False).eval()
         self.config = getattr(model, "config", None)
         self._padding = getattr(self.config, "pad_token_id", None)
-        self._compiled: tuple[Any, ...] = ()  # a tuple, so that it is no part of what is saved or counted
+        self._compiled: tuple[Any, ...] = ()  # a tuple, so that it is neither saved nor counted
         self.bind_tokenizer(tokenizer)
 
     def bind_tokenizer(self, tokenizer: Any) -> None:
@@ -203,11 +235,11 @@ class ModelTeacher(Teacher):
         self._compiled = self._compiled or (torch.compile(self.model, **settings),)
 
     def inputs(self) -> frozenset[str]:
-        """The arguments of the model's forward, under the names that they have in a batch."""
+        """Return the arguments of the model's forward, under the names that they have in a batch."""
         return frozenset(self.prefix + name for name in self.model_inputs.names)
 
     def fingerprint(self) -> str:
-        """Return the sha256 over config and weights; what makes the ids has no part in the answer to them."""
+        """Return the sha256 over config and weights; the tokenizer has no part in the answer to given ids."""
         padding = {"pad_token_id": self._padding}  # as it came
         return fingerprint_of(self.model, config=self.config, settings=padding)
 
@@ -217,27 +249,6 @@ def compile_models(teacher: nn.Module, args: TrainingArguments) -> None:
     for part in teacher.modules() if args.torch_compile else ():
         if isinstance(part, ModelTeacher):
             part.compile_model(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
-
-
-def fingerprint_of(model: nn.Module, *, config: Any = None, settings: Mapping[str, Any] | None = None) -> str:
-    """Return the sha256 over the config and the weights of any network.
-
-    A config or single `settings` count in place of the model's own.
-    """
-    digest, config = hashlib.sha256(), getattr(model, "config", None) if config is None else config
-    if config is not None:
-        plain = config.to_dict() if hasattr(config, "to_dict") else vars(config)
-        own = {name: value for name, value in plain.items() if name[0] != "_"}
-        own.pop("transformers_version", None)  # who wrote the file, not what the model says
-        if isinstance(model, PreTrainedModel):  # as `save_pretrained` will write them
-            own["architectures"] = [type(model).__name__]
-            own["dtype"] = own.get("dtype") or str(model.dtype).removeprefix("torch.")
-        own |= {name: value for name, value in (settings or {}).items() if name in own}
-        digest.update(json.dumps(own, sort_keys=True, default=str).encode())
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def as_teacher(source: str | Path | PreTrainedModel | nn.Module | Teacher) -> Teacher:

@@ -15,13 +15,14 @@ from hfdistill.files.plain_data import sha256_of
 from hfdistill.network import label_space as spaces
 from hfdistill.network import task as tasks
 from hfdistill.network.trace import Batch, Tap, Trace
-from hfdistill.teachers.base import Teacher, as_teacher
+from hfdistill.objectives.layers import at_least_float32
+from hfdistill.teachers.base import Teacher, TeacherOfSeveral, as_teacher
 
 Member = str | Path | nn.Module
 Weighing = Literal["confidence", "entropy"]
 
 
-class Ensemble(Teacher):
+class Ensemble(TeacherOfSeveral):
     """The weighted mean of what several teachers say: p = Σ_k w_k softmax(z_k/T), logits T·log p + c.
 
     Multi-label: the mean of sigmoid(z_k/T) per class; regression: of the values. c is the same for every
@@ -88,27 +89,26 @@ class Ensemble(Teacher):
             )
         self.temperature = float(temperature)
         self.members = nn.ModuleList([as_teacher(member) for member in sources])
-        moving = [type(member).__name__ for member in self._all() if member.saved_as]
-        if moving:
-            raise ValueError(
-                f"{moving[0]} changes with the student, which an Ensemble's members do not. Use it as the "
-                "teacher itself."
-            )
+        self.refuse_changing("an Ensemble's members do not")
         self.features = None if features is None else self._number(features)
         self._match_members()
-        self.wants_labels = weights == "confidence" or any(m.wants_labels for m in self._all())
+        self.wants_labels = weights == "confidence" or any(m.wants_labels for m in self.made_of())
+
+    def made_of(self) -> Sequence[Teacher]:
+        """Return the members."""
+        return list(self.members)  # type: ignore[arg-type]
 
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
-        """The mean of the members' answers; readings are those of the member named by `features`."""
+        """Return the mean of the members' answers; readings are those of the member named by `features`."""
         if taps and self.features is None:
             raise ValueError(_NOT_INSIDE)
         traces = [
             member.trace(own, taps=taps) if taps and k == self.features else member.trace(own)
-            for k, (member, own) in enumerate(zip(self._all(), self._batches(batch), strict=True))
+            for k, (member, own) in enumerate(zip(self.made_of(), self._batches(batch), strict=True))
         ]
         logits = torch.stack(
             [
-                _wide(trace.logits if order is None else trace.logits[..., order])
+                at_least_float32(trace.logits if order is None else trace.logits[..., order])
                 for trace, order in zip(traces, self._orders, strict=True)
             ]
         )  # (K, B, C)
@@ -117,7 +117,7 @@ class Ensemble(Teacher):
         return Trace(logits=mean, attention_mask=view.attention_mask, readings=view.readings)
 
     def weigh(self, logits: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return what each member counts on each row: (K, B), summing to 1 over members.
+        """Return each member's weight on each row: (K, B), summing to 1 over members.
 
         Args:
             logits: (K, B, C), classes in the first member's order.
@@ -138,10 +138,6 @@ class Ensemble(Teacher):
             weights = torch.where(known.view(weights.shape[1:]), right, weights)
         return weights
 
-    def inputs(self) -> frozenset[str]:
-        """Return what its members read."""
-        return frozenset().union(*(member.inputs() for member in self._all()))
-
     def select_inputs(self, batch: Batch) -> Batch:
         """Return the batch as all its members take it.
 
@@ -153,33 +149,21 @@ class Ensemble(Teacher):
                 "The members of this Ensemble read different tokens, so one column of ids does not say what "
                 "they read. Record each member on its own, and make an Ensemble of the recorded ones."
             )
-        return self._all()[0].select_inputs(batch)
+        return self.made_of()[0].select_inputs(batch)
 
     def embedders(self) -> Sequence[nn.Module]:
         """Return those of its members; none where one of them has none."""
-        each = [member.embedders() for member in self._all()]
+        each = [member.embedders() for member in self.made_of()]
         return [model for models in each for model in models] if all(each) else ()
-
-    def parts(self) -> Sequence[Teacher]:
-        """Return its members, and theirs."""
-        return tuple(part for member in self._all() for part in member.parts())
-
-    def bind_student(self, student: nn.Module) -> None:
-        """Tell each member."""
-        for member in self._all():
-            member.bind_student(student)
 
     def inspectable(self) -> Teacher | None:
         """Return the member that `features` names."""
-        return None if self.features is None else self._all()[self.features].inspectable()
+        return None if self.features is None else self.made_of()[self.features].inspectable()
 
     def fingerprint(self) -> str:
         """Return the sha256 over the members' fingerprints and how they are averaged."""
-        members = [member.fingerprint() for member in self._all()]
+        members = [member.fingerprint() for member in self.made_of()]
         return sha256_of([members, self.weights, self.temperature, self.features])
-
-    def _all(self) -> list[Teacher]:
-        return list(self.members)  # type: ignore[arg-type]
 
     def _number(self, name: str | int) -> int:
         number = self.names.index(name) if name in self.names else name
@@ -193,7 +177,7 @@ class Ensemble(Teacher):
     def _match_members(self) -> None:
         """Fix the task, and each member's columns in the order of the first member that names its classes."""
         self._orders: list[list[int] | None] = [None] * len(self.names)
-        named = [(k, member.config) for k, member in enumerate(self._all()) if member.config is not None]
+        named = [(k, member.config) for k, member in enumerate(self.made_of()) if member.config is not None]
         self._task: tasks.TaskKind | None = None
         if named:
             first, self.config = named[0]
@@ -225,7 +209,7 @@ class Ensemble(Teacher):
             return [plain] * len(self.names)
         return [
             {**plain, "labels": spaces.in_order_of(batch["labels"], order)} if member.wants_labels else plain
-            for member, order in zip(self._all(), self._orders, strict=True)
+            for member, order in zip(self.made_of(), self._orders, strict=True)
         ]
 
     def _task_of(self, logits: Tensor) -> tasks.TaskKind:
@@ -274,11 +258,6 @@ def _checked_weights(weights: Any, members: int) -> list[float] | Weighing:
             f"weights={list(weights)!r} for {members} members: give one number from 0 up for each, not all 0."
         )
     return [weight / sum(numbers) for weight in numbers]
-
-
-def _wide(logits: Tensor) -> Tensor:
-    """Cast to float32, or leave what is wider."""
-    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _entropies(logits: Tensor, task: tasks.TaskKind) -> Tensor:

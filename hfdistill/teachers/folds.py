@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from hfdistill.network.label_space import match_labels
 from hfdistill.network.trace import Batch, Tap, Trace
-from hfdistill.teachers.base import Teacher, as_teacher
+from hfdistill.teachers.base import Teacher, TeacherOfSeveral, as_teacher
+from hfdistill.teachers.cache.keys import chosen
 
 
-class FoldTeacher(Teacher):
+class FoldTeacher(TeacherOfSeveral):
     """Several teachers, each of which answers the texts that it was not trained on.
 
     A text is known by its token ids without padding, so shuffling, filtering and padding change nothing. One
@@ -49,12 +50,8 @@ class FoldTeacher(Teacher):
             raise ValueError(
                 f"The assignment names fold {min(odd)}, and there are the folds 0 to {len(built) - 1}."
             )
-        moving = [type(teacher).__name__ for teacher in built if teacher.saved_as]
-        if moving:
-            raise ValueError(
-                f"{moving[0]} changes with the student, which a fold's teacher does not. Use it as the "
-                "teacher itself."
-            )
+        self.teachers = nn.ModuleList(built)
+        self.refuse_changing("a fold's teacher does not")
         self.config = built[0].config
         for fold, teacher in enumerate(built):
             known = self.config is not None and teacher.config is not None
@@ -91,14 +88,11 @@ class FoldTeacher(Teacher):
         folds = torch.tensor([self.assignment.get(key, -1) for key in self._keys(batch)])
         share = torch.where(folds < 0, 1 / len(self.teachers), 1.0)
         logits: Tensor | None = None
-        for fold, teacher in enumerate(self.teachers):
+        for fold, teacher in enumerate(self.made_of()):
             asked = (folds == fold) | (folds < 0)
             if not asked.any():
                 continue
-            rows = {
-                n: v[asked.to(v.device)] if v.dim() and len(v) == len(asked) else v for n, v in batch.items()
-            }
-            answer = teacher.trace(rows).logits.float()  # type: ignore[operator]
+            answer = teacher.trace(chosen(batch, asked)).logits.float()
             if logits is None:
                 logits = answer.new_zeros(len(folds), *answer.shape[1:])
             weights = share[asked].to(answer.device).view(-1, *[1] * (answer.dim() - 1))
@@ -119,14 +113,9 @@ class FoldTeacher(Teacher):
             )
         return [text_key(row) for row in rows]
 
-    def parts(self) -> Sequence[Teacher]:
-        """Return the teachers of the folds, and theirs."""
-        return tuple(part for teacher in self.teachers for part in teacher.parts())  # type: ignore[operator]
-
-    def bind_student(self, student: nn.Module) -> None:
-        """Tell the teacher of each fold."""
-        for teacher in self.teachers:
-            teacher.bind_student(student)  # type: ignore[operator]
+    def made_of(self) -> Sequence[Teacher]:
+        """Return the teachers of the folds."""
+        return list(self.teachers)  # type: ignore[arg-type]
 
     def select_inputs(self, batch: Batch) -> Batch:
         """Return the batch, where all read the student's tokens.
@@ -141,22 +130,18 @@ class FoldTeacher(Teacher):
             )
         return batch
 
-    def inputs(self) -> frozenset[str]:
-        """Return what any of the teachers reads."""
-        return frozenset().union(*(teacher.inputs() for teacher in self.teachers))  # type: ignore[operator]
-
     def fingerprint(self) -> str:
         """Return the sha256 over the teachers and the assignment."""
         digest = hashlib.sha256()
-        for teacher in self.teachers:
-            digest.update(teacher.fingerprint().encode())  # type: ignore[operator]
+        for teacher in self.made_of():
+            digest.update(teacher.fingerprint().encode())
         for key, fold in sorted(self.assignment.items()):
             digest.update(key + fold.to_bytes(2, "big"))
         return digest.hexdigest()
 
 
 def text_key(ids: Sequence[int]) -> bytes:
-    """Return what a text is known by: a hash of its token ids, special tokens included, padding left out."""
+    """Return the key of a text: a hash of its token ids, special tokens included, padding left out."""
     return hashlib.blake2b(np.asarray(ids, dtype="<i8").tobytes(), digest_size=16).digest()
 
 

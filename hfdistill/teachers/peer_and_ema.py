@@ -82,7 +82,7 @@ class Peer(Teacher):
         return self.model_inputs.names
 
     def fingerprint(self) -> str:
-        """Return architecture and objective: the weights are another at every step."""
+        """Return architecture and objective: the weights change at every step."""
         names = ("model_type", "num_hidden_layers", "hidden_size", "num_labels", "shrunk_from")
         shape = {name: getattr(self.config, name, None) for name in names}
         return f"Peer({shape}, objective={self.objective})"
@@ -143,14 +143,14 @@ class EMATeacher(Teacher):
         return min(self.decay, 1 - 1 / (step + 1)) if self.warmup else self.decay
 
     def share_of_start(self, steps: int) -> float:
-        """Return the share of the first weights in the average after so many steps: Π_t d_t."""
+        """Return the share of the first weights in the average after `steps` steps: Π_t d_t."""
         if not self.warmup:
             return float(self.decay**steps)
         switch = min(steps, int(self.decay / (1 - self.decay) + 1e-9))  # up to here d_t = t / (t + 1)
         return float(self.decay ** (steps - switch) / (switch + 1))
 
     def before_training(self, *, steps: int) -> None:
-        """Warn of a run that is too short for the decay; of fewer than 20 steps, a trial, none is said."""
+        """Warn of a run that is too short for the decay, but not of a trial of fewer than 20 steps."""
         share = self.share_of_start(steps)
         if steps >= 20 and share > 0.05:
             logger.warning(
@@ -161,14 +161,14 @@ class EMATeacher(Teacher):
             )
 
     def bind_tokenizer(self, tokenizer: Any) -> None:
-        """Learn which tokenizer makes the student's rows."""
+        """Take note of the tokenizer that makes the student's rows."""
         self._rows_of = tokenizer
 
     def bind_student(self, student: nn.Module) -> None:
         """Begin as a copy of the student.
 
         Raises:
-            TypeError: where the student is no plain Transformers model, as with a PEFT adapter.
+            TypeError: where the student is not a plain Transformers model, as with a PEFT adapter.
         """
         if not isinstance(student, PreTrainedModel):
             raise TypeError(
@@ -193,7 +193,7 @@ class EMATeacher(Teacher):
             buffer.copy_(its)
 
     def fingerprint(self) -> str:
-        """Return how it moves: the weights are another at every step."""
+        """Return how it moves: the weights change at every step."""
         return f"EMATeacher(decay={self.decay}, warmup={self.warmup})"
 
     def _started(self) -> ModelTeacher:

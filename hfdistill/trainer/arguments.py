@@ -16,7 +16,8 @@ class DistillationArguments(TrainingArguments):
     Plain `TrainingArguments` are accepted everywhere; these fields then have their defaults.
 
     Args:
-        length_grouping: put rows of like length into one batch, in an order that (seed, epoch) alone decide.
+        length_grouping: put rows of similar length into one batch, in an order that (seed, epoch) alone
+            decide.
         max_length: tokens kept of a text that the trainer tokenises; None for the tokenizer's limit.
         teacher_check_rows: rows of the evaluation data on which the teacher's accuracy is logged before the
             first step; 0 for none.

@@ -49,7 +49,7 @@ def own_rows(batch: dict[str, Any], *, remainder: int, rank: int) -> dict[str, A
 
 
 def length_grouped(data: Any, args: TrainingArguments, *, window: int) -> LengthGroupedSampler | None:
-    """Return the sampler of rows of like length; None where the arguments ask for another order."""
+    """Return a sampler of batches of similar length; None where the arguments ask for another order."""
     strategy = args.train_sampling_strategy
     grouped = strategy == "group_by_length" or (strategy == "random" and option(args, "length_grouping"))
     if not grouped or not hasattr(data, "__len__"):

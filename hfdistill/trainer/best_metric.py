@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 _ALWAYS = ("loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "epoch")
@@ -23,7 +22,8 @@ def check_best_metric(trainer: Any) -> None:
         return
     methods = [getattr(type(trainer), name) for name in ("evaluate", "evaluation_loop")]
     methods += [type(one).on_evaluate for one in trainer.callback_handler.callbacks]
-    if trainer.compute_metrics is not None or not _are_known(methods):
+    are_known = all(method.__module__.partition(".")[0] in _KNOWN for method in methods)
+    if trainer.compute_metrics is not None or not are_known:
         return
     prefixes = [f"{name}_" for name in sets] if isinstance(sets, dict) else [""]
     known = [prefix + name for name in _ALWAYS for prefix in prefixes]
@@ -33,7 +33,3 @@ def check_best_metric(trainer: Any) -> None:
             f"compute_metrics. Type metric_for_best_model={known[0]!r}, or give compute_metrics=function, "
             "which returns it."
         )
-
-
-def _are_known(methods: Iterable[Any]) -> bool:
-    return all(method.__module__.partition(".")[0] in _KNOWN for method in methods)

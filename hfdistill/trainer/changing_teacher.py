@@ -32,7 +32,7 @@ def save_teacher(teacher: Teacher, folder: Path, *, tokenizer: Any) -> None:
 
 
 def load_teacher(teacher: Teacher, checkpoint: Path) -> None:
-    """Put the teacher where it stood when the checkpoint was written.
+    """Restore the teacher as it was when the checkpoint was written.
 
     Raises:
         CheckpointError: where the checkpoint does not hold it.

@@ -36,23 +36,23 @@ class RunEvents(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """The optimizer is there and the student's checkpoint is read."""
+        """Call `begin_run`: the optimizer exists, and the student's checkpoint has been read."""
         self.trainer.begin_run()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """The next epoch begins, or the rest of one that is resumed."""
+        """Call `begin_epoch`: the next epoch begins, or the rest of one that is resumed."""
         self.trainer.begin_epoch()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """The data are at their end, or the run is."""
+        """Call `end_epoch`: the data or the run has ended."""
         self.trainer.end_epoch(is_cut=control.should_training_stop or control.should_epoch_stop)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """The optimizer has moved, and nothing is logged or saved yet."""
+        """Call `end_step`: the optimizer has moved, and nothing has been logged or saved yet."""
         self.trainer.end_step()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """The run is over, and the best model is read where that is asked for."""
+        """Call `end_run`: the run is over, and the best model, where one was asked for, has been read."""
         self.trainer.end_run()
 
 
@@ -79,13 +79,13 @@ class CheckpointingTrainer(Trainer):
 
     @property
     def sharding(self) -> Sharding:
-        """What divides the student among the processes, as the accelerator has it."""
+        """How the accelerator divides the student among the processes."""
         return Sharding.of(self.accelerator)
 
     # ---- what a subclass adds ----
 
     def run_facts(self) -> dict[str, Any]:
-        """Return the plain data of each manifest, which must be the same when a run is resumed."""
+        """Return plain data that each checkpoint records, and that must be the same when a run resumes."""
         return {}
 
     def save_extra_state(self, folder: Path) -> None:
@@ -122,7 +122,7 @@ class CheckpointingTrainer(Trainer):
             self._passes.end(number=self._epoch, step=self.state.global_step)
 
     def end_step(self) -> None:
-        """Hear that the optimizer has moved."""
+        """Called when the optimizer has moved."""
 
     def end_run(self) -> None:
         """Check what Trainer has read as the best model, and wait for uploads.
@@ -139,7 +139,7 @@ class CheckpointingTrainer(Trainer):
     def train(
         self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
     ) -> TrainOutput:
-        """As Trainer's. True resumes from the newest checkpoint that is whole; a damaged one is never read.
+        """As in Trainer. True resumes from the newest checkpoint that is whole; a damaged one is never read.
 
         Raises:
             CheckpointError: where the named checkpoint is damaged or belongs to other settings.
@@ -228,7 +228,7 @@ class CheckpointingTrainer(Trainer):
             names.discard(max(filter(None, found), key=order.index))
 
     def _agree_on_checkpoint(self, refusal: Exception | None) -> None:
-        """Refuse on every process what one of them cannot go on from, or would go on from otherwise.
+        """Raise on every process if one of them cannot resume, or would resume from another checkpoint.
 
         Raises:
             CheckpointError: naming the process, or what they have found.
@@ -249,18 +249,18 @@ class CheckpointingTrainer(Trainer):
             )
 
     def of_all(self, value: Any) -> list[Any]:
-        """Return what each process has, in their order."""
+        """Return the value of each process, in the order of their ranks."""
         return [value] if self.args.world_size == 1 else list(gather_object([value]))
 
     def _newest_of_this_run(self) -> Path | None:
-        """Return the newest checkpoint that this run can go on from."""
+        """Return the newest checkpoint from which this run can resume."""
         newest = checkpoint.newest_complete(Path(self.args.output_dir))
         manifest = None if newest is None else checkpoint.read_manifest(newest)
         ours = manifest is not None and manifest["run"].get("began") == self._began
         return newest if ours and not self.args.save_only_model else None
 
     def _check_run(self, manifest: dict[str, Any] | None, folder: Path) -> None:
-        """Refuse a checkpoint that cannot be gone on from exactly."""
+        """Refuse a checkpoint from which this run cannot resume exactly."""
         if manifest is None:
             return
         self._began = manifest["run"].get("began", self._began)
@@ -290,7 +290,7 @@ class CheckpointingTrainer(Trainer):
             )
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> tuple[Any, ...]:
-        """As Trainer's; no epoch is left for a run that is resumed at its end.
+        """As in Trainer; no epoch is left for a run that is resumed at its end.
 
         Trainer takes one step more where that end lies within an epoch. A pass through data without a length
         is an epoch, once the checkpoint that the run goes on from knows its steps.
@@ -312,7 +312,7 @@ class CheckpointingTrainer(Trainer):
     # ---- saving ----
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As Trainer's, a whole model for FSDP and ZeRO-3, too; every process has to call it.
+        """As in Trainer, a whole model for FSDP and ZeRO-3, too; every process has to call it.
 
         Without training_args.bin: a pickle that holds the Hub's token, and nobody reads.
         """
@@ -389,7 +389,7 @@ class CheckpointingTrainer(Trainer):
     # ---- the Hub ----
 
     def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
-        """As Trainer's; a repository that cannot be is refused before the first step."""
+        """As in Trainer; a repository that cannot be made is refused before the first step."""
         with publishing(self.args.hub_model_id or Path(self.args.output_dir).absolute().name):
             super().init_hf_repo(*args, **kwargs)
 
@@ -402,7 +402,7 @@ class CheckpointingTrainer(Trainer):
         private: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As Trainer's, without pickles, and with the card of `write_card` where it is of this run.
+        """As in Trainer, without pickles, and with the card of `write_card` where it is of this run.
 
         Raises:
             HubUnreachable: the Hub gives no answer.
@@ -430,12 +430,12 @@ class CheckpointingTrainer(Trainer):
         )
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """As Trainer's; its draft takes the place of no card that was measured since this run began."""
+        """As in Trainer, but a card that was measured since this run began is kept."""
         if not self._publisher.has_measured_card(self._began):
             super().create_model_card(*args, **kwargs)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Upload the model of a checkpoint that is in place; Trainer's own call comes before it is."""
+        """Upload the model of a checkpoint once it is in place; Trainer itself calls this too early."""
         if self._staging is not None or not self.is_world_process_zero():
             return
         self._publisher.report_failures()
@@ -454,7 +454,7 @@ class CheckpointingTrainer(Trainer):
 
 
 def _weights_in(folder: Path) -> set[str] | None:
-    """The names of the weights of a checkpoint; None where they are an adapter's, or in another format."""
+    """Return the names of a checkpoint's weights; None for an adapter's, or another format."""
     index, whole = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if index.is_file():
         return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"])

@@ -21,7 +21,7 @@ def check_kind(data: Any, *, split: str, collated: bool) -> None:
     if kind == "DataFrame":
         raise TypeError(
             f"{split} is a DataFrame of {library}, not a dataset. Type "
-            f"datasets.Dataset.from_{library}(frame), with the columns text and label, or hfdistill.load(path)."
+            f"datasets.Dataset.from_{library}(frame), with columns text and label, or hfdistill.load(path)."
         )
     if library == "pyarrow":
         raise TypeError(f"{split} is a {kind} of pyarrow, not a dataset. Type datasets.Dataset(table).")

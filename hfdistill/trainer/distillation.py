@@ -12,7 +12,7 @@ optimizer step is:
 
 The trainer owns what it needs for this, each an object or functions in a file of its own: `Reader` (text to
 ids), `JointObjective` (the terms of student and peer), `LossWindow` (their sums, and why a step stopped),
-`ExtraParameters` (projections, a peer), `TeacherCache`, `Mixup`, `EvalLosses`; `Theseus` is a callback.
+`ExtraParameters` (projections, a peer), `Mixup`, `EvalLosses`; `Theseus` is a callback.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ from hfdistill.trainer.inputs import REQUIRED, Reader, reads_by_itself, trainer_
 from hfdistill.trainer.joint_objective import JointObjective, own_objective
 from hfdistill.trainer.label_guard import guarded
 from hfdistill.trainer.loss_window import LossWindow, NonFiniteError
-from hfdistill.trainer.mixup import SHARE, Mixup
+from hfdistill.trainer.mixup import SHARE, Mixup, embeddings_mixed
 from hfdistill.trainer.process_end import end_in_order
 from hfdistill.trainer.run_facts import facts_of_run
-from hfdistill.trainer.teacher_cache import TeacherCache, asked_members, publish_answers
+from hfdistill.trainer.teacher_cache import asked_members, cached_teacher, publish_answers, record_teacher
 from hfdistill.trainer.teacher_check import judge_teacher, rows_to_check
 from hfdistill.trainer.theseus import replacements
 
@@ -126,12 +126,11 @@ class DistillationTrainer(CheckpointingTrainer):
         self._teacher_is_checked, self._trial_result = False, None
         if model is not None:
             model = load_student(model, like=getattr(self.teacher, "config", None))
-        tokenizer = options.get("processing_class")
         self._reader = Reader.of(args, getattr(model, "config", None), self.teacher, options, label_map)
-        options["data_collator"] = self._reader.collate(tokenizer)
+        options["data_collator"] = self._reader.make_collator()
         for name in ("train_dataset", "eval_dataset"):
             checks.check_rows_or_stream(options.get(name), args, split=name)
-            options[name] = self._reader(options.get(name), tokenizer, name)
+            options[name] = self._reader(options.get(name), name)
         super().__init__(model, args, **options)
         end_in_order(self)
         checks.check_models(self.model, self.teacher, self.args)
@@ -149,7 +148,7 @@ class DistillationTrainer(CheckpointingTrainer):
     # ---- before the first step ----
 
     def _bind(self, model: nn.Module) -> None:
-        """Fix task, teacher columns and what the objective reads, from the two models."""
+        """Derive the task, the teacher's columns and what the objective reads from the two models."""
         config = getattr(model, "config", None)
         self.task = tasks.name_task(config)  # before a teacher copies it
         if self.teacher is not None:
@@ -173,12 +172,12 @@ class DistillationTrainer(CheckpointingTrainer):
         freeze(model, self.args)
 
     def _make_parts(self, teacher_cache: str | Path | None) -> None:
-        """Make what this run has beside its objective, once the two models are known."""
+        """Make the parts of this run beside its objective, once both models are known."""
         checks.check_changing(self.teacher, self.sharding, fresh=self.model_init is not None)
         checks.check_replacements(self.callback_handler.callbacks, self.sharding, self.blend)
         if teacher_cache is not None:
             checks.check_cache(self.teacher, self.task)
-        self._teacher_cache = TeacherCache(teacher_cache)
+        self._cache_folder = teacher_cache
         alpha, self._mixup = option(self.args, "mixup"), None
         if alpha is not None:
             cached = teacher_cache is not None
@@ -205,7 +204,7 @@ class DistillationTrainer(CheckpointingTrainer):
         return described(self.model, self.teacher, self.blend, self.train_dataset, self.eval_dataset)
 
     def call_model_init(self, trial: Any = None) -> Any:
-        """As Trainer's."""
+        """As in Trainer."""
         model = load_student(super().call_model_init(trial))
         if hasattr(self, "blend"):
             self._bind(model)  # another student: other sizes, and projections of its own
@@ -214,7 +213,7 @@ class DistillationTrainer(CheckpointingTrainer):
     # ---- a run ----
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As Trainer's, once the teacher's answers are there; see `CheckpointingTrainer.train`.
+        """As in Trainer, once the teacher's answers are there; see `CheckpointingTrainer.train`.
 
         Raises:
             CacheError: where answers can be neither found nor recorded.
@@ -233,9 +232,9 @@ class DistillationTrainer(CheckpointingTrainer):
     def _record_teacher(self) -> None:
         """Let the teacher answer from disk, where that is asked for."""
         precision = self.accelerator.mixed_precision
-        cached = self._teacher_cache.cached(self.teacher, self.blend, precision=precision)
+        cached = cached_teacher(self.teacher, self.blend, folder=self._cache_folder, precision=precision)
         for one in asked_members(self.teacher) if cached is None else [cached]:
-            self._teacher_cache.record(
+            record_teacher(
                 one,
                 train=self.train_dataset,
                 checked=self._rows_to_check(),
@@ -246,7 +245,7 @@ class DistillationTrainer(CheckpointingTrainer):
         self.teacher = self.teacher if cached is None else cached
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """As Trainer's, with groups for what learns beside the student.
+        """As in Trainer, with groups for what learns beside the student.
 
         Raises:
             ValueError: where the optimizer and its scheduler were made by the user.
@@ -274,7 +273,7 @@ class DistillationTrainer(CheckpointingTrainer):
             tqdm.write(summary)
 
     def begin_epoch(self) -> None:
-        """Tell sampler and data the epoch, and look at the teacher in the first.
+        """Tell the sampler and the data which epoch begins; check the teacher in the first one.
 
         accelerate cannot tell the sampler where several processes resume in the middle of an epoch.
         """
@@ -307,19 +306,19 @@ class DistillationTrainer(CheckpointingTrainer):
     # ---- data ----
 
     def get_train_dataloader(self) -> Any:
-        """As Trainer's; labels of the user's own making are looked at batch by batch."""
+        """As in Trainer; labels of the user's own making are looked at batch by batch."""
         self._sampler = None
         return self._guarded(super().get_train_dataloader(), self.train_dataset, "train_dataset")
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """As Trainer's; raw text is tokenised first."""
-        data = self._reader(eval_dataset, self.processing_class, sets=self.eval_dataset)
+        """As in Trainer; raw text is tokenised first."""
+        data = self._reader(eval_dataset, sets=self.eval_dataset)
         loader = super().get_eval_dataloader(data)
         return self._guarded(loader, self.eval_dataset if data is None else data, "eval_dataset")
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
-        """As Trainer's; raw text is tokenised first."""
-        data = self._reader(test_dataset, self.processing_class, "test_dataset")
+        """As in Trainer; raw text is tokenised first."""
+        data = self._reader(test_dataset, "test_dataset")
         return self._guarded(super().get_test_dataloader(data), data, "test_dataset")
 
     def _guarded(self, loader: Any, data: Any, split: str) -> Any:
@@ -331,7 +330,7 @@ class DistillationTrainer(CheckpointingTrainer):
         return guarded(loader, data, name=self._label_name, config=config, split=split)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
-        """Make batches of like length whose order (seed, epoch) alone decide, so that resuming is exact."""
+        """Batch rows of similar length, in an order that follows from (seed, epoch): resuming is exact."""
         data = self.train_dataset if train_dataset is None else train_dataset
         window = self.get_total_train_batch_size(self.args)
         grouped = length_grouped(data, self.args, window=window)
@@ -413,12 +412,11 @@ class DistillationTrainer(CheckpointingTrainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """As Trainer's: the loss of one micro-batch, and its backward."""
-        mixing: Any = contextlib.nullcontext()
-        if self._mixup is not None and self.teacher is not None and SHARE in inputs:
-            models = (self.accelerator.unwrap_model(model), *self.teacher.embedders())
-            mixing = self._mixup.embeddings_mixed(models, inputs)
-        with mixing:
+        """As in Trainer: the loss of one micro-batch, and its backward."""
+        with contextlib.ExitStack() as mixing:
+            if self.teacher is not None and SHARE in inputs:
+                for each in (self.accelerator.unwrap_model(model), *self.teacher.embedders()):
+                    mixing.enter_context(embeddings_mixed(each, inputs))
             loss = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:  # the step's last micro-batch
             self._extra_parameters.average(self.accelerator)
@@ -479,7 +477,7 @@ class DistillationTrainer(CheckpointingTrainer):
         return dataclasses.replace(trace, logits=spaces.in_columns(trace.logits, self._columns))
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """Trainer's last call before the optimizer moves: clip the rest, and stop at what is not finite."""
+        """Clip the other learners too, and stop at what is not finite: the last call before a step."""
         grad_norm = whole(super()._get_grad_norm(model, grad_norm=grad_norm))
         norms = self._extra_parameters.clip(self.args.max_grad_norm)
         self._loss_window.close()
@@ -516,7 +514,7 @@ class DistillationTrainer(CheckpointingTrainer):
             self.teacher.after_step(self.model, step=self.state.global_step)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As Trainer's; beside `loss` stand its parts as `loss_<name>`, which add up to it."""
+        """As in Trainer; beside `loss` stand its parts as `loss_<name>`, which add up to it."""
         if "loss" in logs:
             logs |= self._loss_window.take_averages(average=lambda x: self.accelerator.reduce(x, "mean"))
         super().log(logs, start_time)
@@ -547,7 +545,7 @@ class DistillationTrainer(CheckpointingTrainer):
         return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
-        """As Trainer's; the loss is the mean over rows, exact for any number of rows and processes.
+        """As in Trainer; the loss is the mean over rows, exact for any number of rows and processes.
 
         Raises:
             NonFiniteError: where a row's loss is not finite, naming the rows.
@@ -561,7 +559,7 @@ class DistillationTrainer(CheckpointingTrainer):
     # ---- checkpoints ----
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As Trainer's; a teacher that changes stands beside the student in a folder of its own."""
+        """As in Trainer; a teacher that changes is saved beside the student, in a folder of its own."""
         if changing(self.teacher) and self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             save_teacher(changing(self.teacher), folder, tokenizer=self.processing_class)
@@ -580,14 +578,14 @@ class DistillationTrainer(CheckpointingTrainer):
         self._extra_parameters.load(folder)
 
     def end_run(self) -> None:
-        """Bring the teacher of the best step, where Trainer has brought its student."""
+        """Load the teacher of the best step, where Trainer has loaded the student of that step."""
         super().end_run()
         best = self.state.best_model_checkpoint
         if changing(self.teacher) and self.args.load_best_model_at_end and best is not None:
             load_teacher(changing(self.teacher), Path(best))
 
     def run_facts(self) -> dict[str, Any]:
-        """Return what decides a run's outcome, and stays when it is resumed; its length may grow."""
+        """Return what decides a run's outcome and may not change on resuming; its length may grow."""
         if self._teacher_print is None and self.teacher is not None:
             self._teacher_print = self.teacher.fingerprint()  # once: it reads every weight
         facts: dict[str, Any] = {"objective": str(self.blend), "teacher": self._teacher_print}

@@ -53,7 +53,7 @@ class ExtraParameters:
 
         Args:
             optimizer: the student's.
-            trainer: knows what has weight decay, and which optimizer is asked for.
+            trainer: knows which parameters decay, and which optimizer the run asks for.
             sharding: of the student.
             made: whether the optimizer was there before: the user's, or an earlier training's.
 
@@ -95,7 +95,7 @@ class ExtraParameters:
             optimizer.add_param_group(_accepted(group, optimizer.defaults))
 
     def step(self, optimizer: Any) -> None:
-        """Move those that the student's optimizer does not hold, at its learning rate."""
+        """Step the parameters that the student's optimizer does not hold, at its learning rate."""
         if self._own is None:
             return
         for group in self._own.param_groups:
@@ -138,7 +138,7 @@ class ExtraParameters:
             )
 
     def load(self, folder: Path) -> None:
-        """Put the objective's parameters and buffers where they stood.
+        """Restore the objective's parameters and buffers.
 
         Raises:
             CheckpointError: where the checkpoint holds none, or others.
@@ -160,7 +160,7 @@ class ExtraParameters:
                 value.copy_(state[name])
 
     def _load_optimizer(self, path: Path) -> None:
-        """Put the optimizer of their own, where there is one, where it stood."""
+        """Restore the optimizer of their own, where there is one."""
         if self._own is None:
             return
         if not path.is_file():

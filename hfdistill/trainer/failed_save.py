@@ -16,7 +16,7 @@ _OF_A_WRITE = ("inline_container", "PytorchStreamWriter", "unexpected pos", "I/O
 
 @contextmanager
 def telling_failed_writes(folder: Path, *, newest: Callable[[], Path | None]) -> Iterator[None]:
-    """While open, a write that fails is told with its cause, the room there is, and what is still whole.
+    """While open, report a failed write with its cause, the free space, and what is still whole.
 
     Safetensors and `torch.save` say of a full disk that a file is "unexpected pos 48192 vs 48084".
 

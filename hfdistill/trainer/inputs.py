@@ -134,20 +134,25 @@ class Reader:
         raw = "input_ids" not in (getattr(options.get("train_dataset"), "column_names", None) or ())
         return cls(args, configs, options.get("data_collator"), inputs, others, labels, tokenizer, raw)
 
+    @property
+    def _config(self) -> Any:
+        """The student's config, else that of a teacher that reads its tokens; None where there is none."""
+        return next((config for config in self.configs if config is not None), None)
+
     def student_inputs(self, model: nn.Module) -> ModelInputs:
         """Return what the student reads: of rows that come tokenised, every column that its forward takes."""
         name_padding(model, self.tokenizer)
         inputs = ModelInputs.of(model, self.tokenizer)
         return inputs if self.raw else replace(inputs, names=accepted_inputs(model))
 
-    def collate(self, tokenizer: Any) -> Any:
-        """The collator of the run: the user's own, or one that pads each side with its own tokenizer."""
-        padder = self.collator or _word_padder(self.configs, tokenizer)
-        if isinstance(tokenizer, PreTrainedTokenizerBase):
-            padder = _on_the_side_of(self.configs[0], padder or DataCollatorWithPadding(tokenizer))
-        if not self.others or not isinstance(tokenizer, PreTrainedTokenizerBase):
-            return padder
-        if padder is not None and not isinstance(padder, DataCollatorWithPadding):
+    def make_collator(self) -> Any:
+        """Return the run's collator: the user's own, or one that pads each side with its own tokenizer."""
+        if self.tokenizer is None:
+            return self.collator
+        words = self._config is not None and tasks.task_kind(self._config) == "token"
+        padder = (DataCollatorForTokenClassification if words else DataCollatorWithPadding)(self.tokenizer)
+        padder = _on_the_side_of(self.configs[0], self.collator or padder)
+        if not self.others or not isinstance(padder, DataCollatorWithPadding):
             return padder
         tokenizers = {
             prefix: on_side(side.tokenizer, next(iter(side.configs), None))
@@ -155,19 +160,18 @@ class Reader:
         }
         theirs = [config for side in self.others.values() for config in side.configs]
         return DistillationCollator(
-            tokenizer,
+            self.tokenizer,
             tokenizers,
             max_length=self._room(),
             teacher_max_length=_shortest(theirs),
             padder=padder,
         )
 
-    def __call__(self, data: Any, tokenizer: Any, split: str = "eval_dataset", *, sets: Any = None) -> Any:
+    def __call__(self, data: Any, split: str = "eval_dataset", *, sets: Any = None) -> Any:
         """Return the data with its labels in the student's order, tokenised where it holds raw text.
 
         Args:
             data: rows, several sets of rows by name, or the name of one of `sets`, which is returned.
-            tokenizer: the student's.
             split: what messages call the data.
             sets: those that were read before, by name.
 
@@ -179,9 +183,8 @@ class Reader:
             return data
         check_kind(data, split=split, collated=self.collator is not None)
         if isinstance(data, dict):
-            return {name: self(part, tokenizer, f"{split}[{name!r}]") for name, part in data.items()}
-        data = self._as_dataset(data)
-        data = self.labels(data, split)
+            return {name: self(part, f"{split}[{name!r}]") for name, part in data.items()}
+        data = self.labels(self._as_dataset(data), split)
         if not isinstance(data, (Dataset, IterableDataset, FreshCopies)):
             return data
         if reads_by_itself(self.args, self.collator, data):
@@ -194,18 +197,19 @@ class Reader:
                 data = self._read_for(prefix, side, data)
         if "input_ids" in columns:
             return data
-        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        if self.tokenizer is None:
             raise ValueError(
                 "The data holds raw text, and there is no tokenizer to read it with. Type "
                 "processing_class=AutoTokenizer.from_pretrained(...), or tokenise the data first."
             )
-        for role, config in zip(("student", *["teacher"] * len(self.configs)), self.configs, strict=False):
-            _check_room_for(tokenizer, config, role=role)
+        for number, config in enumerate(self.configs):
+            _check_room_for(self.tokenizer, config, role="teacher" if number else "student")
         if "text" not in columns:
-            self._check_words(data)
+            self._check_words()
         token_types = "text_pair" in columns and "token_type_ids" in self.inputs
         with self.args.main_process_first(desc="tokenisation"):
-            return self._filled(encode(data, tokenizer, max_length=self._room(), token_types=token_types))
+            data = encode(data, self.tokenizer, max_length=self._room(), token_types=token_types)
+            return self._filled(data)
 
     def _as_dataset(self, data: Any) -> Any:
         """Return a list of rows of raw text as a dataset: Trainer would drop the text of a list."""
@@ -259,7 +263,7 @@ class Reader:
         """Fill in None, which `concatenate_datasets` leaves in rows without a label."""
         if isinstance(data, FreshCopies):
             return data.over(self._filled(data.rows))
-        config = next((config for config in self.configs if config is not None), None)
+        config = self._config
         if config is None or not isinstance(data, Dataset) or "label" not in data.column_names:
             return data
         labels = data.with_format(None)["label"][:]
@@ -270,10 +274,9 @@ class Reader:
             return data  # labels of another task, of which their check tells
         return data.map(_fill, fn_kwargs={"blank": blank}, batched=True)
 
-    def _check_words(self, data: Any) -> None:
-        """Words with a label each are for models that label tokens."""
-        config = next((config for config in self.configs if config is not None), None)
-        if config is not None and tasks.task_kind(config) != "token":
+    def _check_words(self) -> None:
+        """Refuse words with a label each for a model that does not label tokens."""
+        if self._config is not None and tasks.task_kind(self._config) != "token":
             raise ValueError(
                 "The data holds lists of words (column 'tokens'), and the student gives a text one label. "
                 "Load it with load_classifier(..., task='token'), or join the words to a column 'text'."
@@ -307,14 +310,6 @@ def _check_vocabularies(student: Any, teacher: Teacher) -> None:
             "ModelTeacher(model, tokenizer=AutoTokenizer.from_pretrained(...)); where both do read "
             "the same ids, that is the student's."
         )
-
-
-def _word_padder(configs: Sequence[Any], tokenizer: Any) -> Any:
-    """Return what pads labels of tokens with the tokens; else None, for Trainer's own choice."""
-    config = next((config for config in configs if config is not None), None)
-    if config is None or not isinstance(tokenizer, PreTrainedTokenizerBase):
-        return None
-    return DataCollatorForTokenClassification(tokenizer) if tasks.task_kind(config) == "token" else None
 
 
 def _on_the_side_of(config: Any, padder: Any) -> Any:

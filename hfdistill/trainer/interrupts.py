@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from transformers import TrainerCallback
 
-from hfdistill.files.endings import EXIT_CODES, is_free
+from hfdistill.files.endings import EXIT_CODES, handled, is_free
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Interrupts(TrainerCallback):
 
     @contextlib.contextmanager
     def watching(self, *, processes: int) -> Iterator[None]:
-        """While open, signals that would break the run off ask it to end.
+        """While open, signals that would kill the run ask it to end instead.
 
         Only where nobody else has set a handler for them, and in the main thread.
 
@@ -49,25 +49,19 @@ class Interrupts(TrainerCallback):
             SystemExit: after SIGTERM or SIGUSR1, with 143 or 75.
         """
         self.requested, self.agreed, self._at, self._process = None, False, None, os.getpid()
-        usual: dict[signal.Signals, Any] = {}
+        heard: list[signal.Signals] = []
         if threading.current_thread() is threading.main_thread():
             heard = [each for each in EXIT_CODES if is_free(each)]
             heard = heard if processes == 1 else [each for each in heard if each != signal.SIGTERM]
             if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
                 heard.append(signal.SIGINT)
-            usual = {each: signal.getsignal(each) for each in heard}
-        for each in usual:
-            signal.signal(each, self._on_signal)
         try:
-            yield
+            with handled(heard, self._on_signal):
+                yield
         except KeyboardInterrupt as error:
             if error.args:
                 raise
             raise KeyboardInterrupt(self.message()) from None
-        finally:
-            for each in usual:
-                if signal.getsignal(each) == self._on_signal:
-                    signal.signal(each, usual[each])
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if os.getpid() != self._process:  # a worker of the data loader, which inherits the handler
@@ -90,12 +84,12 @@ class Interrupts(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """End the run, now that it can be gone on with."""
+        """End the run, now that it can be resumed."""
         if self._asked(args):
             self._end()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """End what would follow a run that had no step left."""
+        """End here where the run had no step left, before anything that follows it."""
         if self._asked(args):
             self._end()
 

@@ -174,7 +174,7 @@ class JointObjective:
             )
 
     def to(self, device: torch.device) -> None:
-        """Move what the terms own."""
+        """Move the terms' own parameters and buffers."""
         for blend in self.blends:
             blend.to(device)
 
@@ -189,7 +189,7 @@ class JointObjective:
         return len(self.blends) > 1 or self.blends[0].needs_teacher_now
 
     def set_progress(self, progress: float) -> None:
-        """Move the schedules of all terms on, before each optimizer step; see `Blend.set_progress`."""
+        """Advance the schedules of all terms, before each optimizer step; see `Blend.set_progress`."""
         for blend in self.blends:
             blend.set_progress(progress)
 
@@ -199,7 +199,7 @@ class JointObjective:
         return [*lines, *(f"peer: {line}" for blend in self.blends[1:] for line in blend.summary())]
 
     def counts(self, labels: Tensor) -> Tensor:
-        """Return the number of things that the mean of each term is a mean over: (terms,), float32."""
+        """Return how many rows or words each term's mean is over: (terms,), float32."""
         return torch.cat([blend.counts(labels) for blend in self.blends])
 
     def __call__(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ class LabelGuard:
 
 
 def guarded(loader: Any, data: Any, *, name: str, config: Any, split: str) -> Any:
-    """Return the loader, whose batches are looked at as they are collated."""
+    """Return the loader, with its labels checked as batches are collated."""
     inner = getattr(loader, "base_dataloader", loader)  # within accelerate's
     if config is not None and not isinstance(inner.collate_fn, LabelGuard):
         inner.collate_fn = LabelGuard(inner.collate_fn, data, name=name, config=config, split=split)
@@ -61,7 +61,7 @@ def guarded(loader: Any, data: Any, *, name: str, config: Any, split: str) -> An
 
 
 def _fit(labels: Tensor, config: Any) -> bool:
-    """Whether labels can be read by the loss of the student's task; a quick look without a loop."""
+    """Whether the loss of the student's task can read the labels; a quick check without a loop."""
     task, classes = tasks.task_kind(config), getattr(config, "num_labels", 2)
     if task in ("single_label", "regression") and labels.numel() != len(labels):
         return False
@@ -74,5 +74,5 @@ def _fit(labels: Tensor, config: Any) -> bool:
 
 
 def plain(label: Any) -> Any:
-    """Return a label, or another value of a row, of a torch or numpy kind as Python's."""
+    """Return a label, or another value of a row, as a plain Python value where it is torch's or numpy's."""
     return label.tolist() if hasattr(label, "tolist") else label

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -62,12 +62,8 @@ def embeddings_mixed(model: nn.Module, batch: dict[str, Any]) -> Iterator[None]:
         return weight * one + (1 - weight) * other  # (2B, T, D)
 
     table: Any = model.get_input_embeddings()  # type: ignore[operator]
-    hooks = (table.register_forward_pre_hook(ask), table.register_forward_hook(mix))
-    try:
+    with table.register_forward_pre_hook(ask), table.register_forward_hook(mix):
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 class Mixup:
@@ -95,11 +91,3 @@ class Mixup:
         random = np.random.default_rng((self.seed, step, number, self.process))
         mixed = with_mixtures(batch, alpha=self.alpha, random=random)
         return mixed, torch.cat([known, blank.to(known)])
-
-    @contextmanager
-    def embeddings_mixed(self, models: Sequence[nn.Module], batch: dict[str, Any]) -> Iterator[None]:
-        """While open, all the models read a batch of `mix` as mixtures."""
-        with ExitStack() as stack:
-            for model in models:
-                stack.enter_context(embeddings_mixed(model, batch))
-            yield

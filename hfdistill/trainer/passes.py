@@ -26,7 +26,7 @@ class Passes:
         """Optimizer steps of a pass; None until one has ended."""
 
     def load(self, folder: Path | None) -> None:
-        """Read what a checkpoint says; nothing for a run that begins.
+        """Read the count from a checkpoint; nothing for a run that begins.
 
         Raises:
             CheckpointError: where passes had several lengths, or a step had another number of rows.
@@ -50,7 +50,7 @@ class Passes:
             )
 
     def end(self, *, number: int, step: int) -> None:
-        """Hear that a pass has ended, counted from 0, after so many steps of the run; unequal ones give 0."""
+        """Note after how many steps of the run a pass (counted from 0) has ended; unequal ones give 0."""
         steps, rest = divmod(step, number + 1)
         self.steps = steps if not rest and self.steps in (None, steps) else 0
 

@@ -34,7 +34,7 @@ def end_in_order(trainer: Trainer) -> None:
 
 
 def end_gloo() -> None:
-    """End gloo's process group and its threads, with what the trainers hold of it; none is no error."""
+    """End gloo's process group, its threads and the trainers' references to it; none is not an error."""
     if distributed.is_available() and distributed.is_initialized() and distributed.get_backend() == "gloo":
         for trainer in _trainers:
             trainer.model_wrapped = trainer.model

@@ -23,7 +23,7 @@ _MODEL_FILES = ("config.json", "generation_config.json", "adapter_config.json", 
 
 
 class Publisher:
-    """Uploads the output folder of a run, and keeps an eye on the uploads that go on in the background."""
+    """Uploads the output folder of a run, and watches the uploads that go on in the background."""
 
     def __init__(self, args: TrainingArguments) -> None:
         self.args = args

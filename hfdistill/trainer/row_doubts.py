@@ -21,7 +21,7 @@ _MOST = 1_000_000
 
 
 def say_doubts(train: Any, evaluation: Any, *, config: Any, label: str | None) -> None:
-    """Warn of rows of the same tokens with several labels, of rows of both sets, and of classes without one.
+    """Warn of equal rows with different labels, of rows that are in both sets, and of classes without a row.
 
     Args:
         train: the rows to learn from, tokenised; anything but a `datasets.Dataset` is passed over.

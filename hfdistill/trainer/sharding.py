@@ -14,7 +14,7 @@ from hfdistill.network.architectures import word_embeddings
 
 @dataclass(frozen=True)
 class Sharding:
-    """What divides the student, whoever asked for it: `TrainingArguments`, `accelerate launch` or its config.
+    """How the student is divided, as `TrainingArguments`, `accelerate launch` or its config asked for.
 
     Args:
         name: "FSDP1", "FSDP2", "ZeRO-0" to "ZeRO-3" (DeepSpeed); "" for one process, and for DDP.
@@ -26,7 +26,7 @@ class Sharding:
 
     @classmethod
     def of(cls, accelerator: Accelerator) -> Sharding:
-        """Return what this accelerator does."""
+        """Return how this accelerator divides it."""
         deepspeed = getattr(accelerator.state, "deepspeed_plugin", None)
         if deepspeed is not None:
             return cls(f"ZeRO-{deepspeed.zero_stage}", deepspeed)
@@ -38,7 +38,7 @@ class Sharding:
         return bool(self.name)
 
     def settle(self, student: Any) -> None:
-        """Fill in what accelerate's settings leave open, or leave to what does not work.
+        """Fill in the settings of accelerate that are left open, or whose defaults do not work.
 
         ZeRO-3 shall write a student that `from_pretrained` reads; by itself it writes parts alone. FSDP2
         divides what Transformers names as layers, where no other is named, and the word embeddings apart.

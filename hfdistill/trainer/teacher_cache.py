@@ -1,4 +1,4 @@
-"""`TeacherCache` asks the teacher once about each row before the first step; training reads it from disk."""
+"""Asks the teacher once about each row, before the first step; training reads its answers from disk."""
 
 from __future__ import annotations
 
@@ -18,79 +18,75 @@ from hfdistill.teachers import CachedTeacher, CacheError, Contents, Teacher, cou
 from hfdistill.teachers.text.teacher import TextAnswers
 
 
-class TeacherCache:
-    """Records the teacher of a run, which then trains without it in memory.
-
-    Every epoch reads what is stored, the first one too. Data without a length is recorded as it comes: its
-    rows are asked about once, and published with each checkpoint and at the end. So are fresh copies.
+def cached_teacher(
+    teacher: Teacher | None, objective: Blend, *, folder: str | Path | None, precision: str
+) -> CachedTeacher | None:
+    """Return the teacher that answers from disk; None where the run asks its teacher in each step.
 
     Args:
-        folder: where the teacher's answers go; None for none, unless the teacher is a `CachedTeacher`.
+        teacher: of the run.
+        objective: the student's; it decides what is recorded.
+        folder: where the answers go; None for none, unless the teacher is a `CachedTeacher` already.
+        precision: in which the run computes, as accelerate names it.
+
+    Raises:
+        CacheError: where the folder holds no recording that fits.
+        ValueError: where vectors were recorded in another pooling than the objective reads.
     """
+    if teacher is not None and folder is not None and not isinstance(teacher, CachedTeacher):
+        contents = Contents(
+            taps=objective.taps(ever=True)[1], precision=precision if precision in ("bf16", "fp16") else None
+        )
+        teacher = CachedTeacher(folder, teacher=teacher, contents=contents)
+    if not isinstance(teacher, CachedTeacher):
+        return None
+    _check_pooling(teacher, objective)
+    return teacher
 
-    def __init__(self, folder: str | Path | None) -> None:
-        self.folder = folder
-        self._has_let_go = False
 
-    def cached(self, teacher: Teacher | None, objective: Blend, *, precision: str) -> CachedTeacher | None:
-        """Return the teacher that answers from disk; None where the run's own does not and shall not.
+def record_teacher(
+    teacher: CachedTeacher,
+    *,
+    train: Any,
+    checked: Any,
+    as_batches: Callable[[Any], tuple[Any, Callable[[Any], Any]]],
+    accelerator: Accelerator,
+    progress: bool,
+) -> None:
+    """Ask the live teacher about every row that is not recorded yet, then drop it from memory.
 
-        Raises:
-            CacheError: where the folder holds no recording that fits.
-            ValueError: where vectors were recorded in another pooling than the objective reads.
-        """
-        if teacher is not None and self.folder is not None and not isinstance(teacher, CachedTeacher):
-            contents = Contents(
-                taps=objective.taps(ever=True)[1],
-                precision=precision if precision in ("bf16", "fp16") else None,
-            )
-            teacher = CachedTeacher(self.folder, teacher=teacher, contents=contents)
-        if not isinstance(teacher, CachedTeacher):
-            return None
-        _check_pooling(teacher, objective)
-        return teacher
+    Every epoch reads the recorded answers, the first one too. The live teacher is kept where new rows may
+    come: data without a length and fresh copies are recorded as they are read, and published with each
+    checkpoint and at the end. The processes of the run share the work by the folder, also across machines.
 
-    def record(
-        self,
-        teacher: CachedTeacher,
-        *,
-        train: Any,
-        checked: Any,
-        as_batches: Callable[[Any], tuple[Any, Callable[[Any], Any]]],
-        accelerator: Accelerator,
-        progress: bool,
-    ) -> None:
-        """Ask the live teacher about every row that is not recorded yet, and let go of it.
+    Args:
+        teacher: of `cached_teacher`.
+        train: the training data.
+        checked: the evaluation rows on which the teacher's accuracy is logged; None for none.
+        as_batches: returns data, and a collator for it, as the teacher reads them in a step.
+        accelerator: the run's.
+        progress: whether to show a bar.
 
-        It is kept where new rows may come: from data without a length, and from fresh copies. The processes
-        of the run share the work by the folder, on however many machines they are.
-
-        Raises:
-            CacheError: where rows are missing, and they do not see the same folder.
-        """
-        fresh = isinstance(train, FreshCopies)
-        if fresh and teacher.teacher is None:
-            raise CacheError(
-                "The training data is rewritten in every epoch, and this recorded teacher can answer nothing "
-                "new. Give CachedTeacher(folder, teacher=...), or a fixed set: augment(dataset, method)."
-            )
-        every = (train.rows if fresh else train, checked)
-        sets = [as_batches(data) for data in every if data is not None and hasattr(data, "__len__")]
-        if teacher.teacher is not None:
-            _check_shared(teacher, sets, accelerator)
-        elif self._has_let_go and (missing := sum(count_missing(teacher, *data) for data in sets)):
-            raise CacheError(
-                f"{missing} rows are new since this trainer's last run, after which it let go of its teacher."
-                " Make another trainer of them, with the same teacher and teacher_cache: what is recorded is "
-                "not asked again."
-            )
-        for rows, collate in sets:
-            record_missing(teacher, rows, collate, progress=progress)
-        if hasattr(train, "__len__") and not fresh:
-            live, self._has_let_go = teacher.teacher, self._has_let_go or teacher.teacher is not None
-            teacher.drop_live_teacher()
-            if isinstance(live, nn.Module):
-                live.to("cpu")  # it may be the user's own, who goes on with it
+    Raises:
+        CacheError: where rows are missing, and the processes do not see the same folder.
+    """
+    fresh = isinstance(train, FreshCopies)
+    if fresh and teacher.teacher is None:
+        raise CacheError(
+            "The training data is rewritten in every epoch, and this recorded teacher can answer nothing "
+            "new. Give CachedTeacher(folder, teacher=...), or a fixed set: augment(dataset, method)."
+        )
+    every = (train.rows if fresh else train, checked)
+    sets = [as_batches(data) for data in every if data is not None and hasattr(data, "__len__")]
+    if teacher.teacher is not None:
+        _check_shared(teacher, sets, accelerator)
+    for rows, collate in sets:
+        record_missing(teacher, rows, collate, progress=progress)
+    if hasattr(train, "__len__") and not fresh:
+        live = teacher.teacher
+        teacher.drop_live_teacher()
+        if isinstance(live, nn.Module):
+            live.to("cpu")  # it may be the user's own, who goes on with it
 
 
 def _check_shared(teacher: CachedTeacher, sets: Any, accelerator: Accelerator) -> None:

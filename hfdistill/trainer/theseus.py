@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import TrainerCallback
 
 from hfdistill.network.architectures import ModelSpec, blocks, layout_of, unwrapped
+from hfdistill.network.block_calls import first_output, with_first_output, with_hidden_states
 from hfdistill.network.loading import Source, load_classifier
 from hfdistill.schedules import Linear, Schedule
 
@@ -40,8 +41,8 @@ class Theseus(TrainerCallback):
 
     Raises:
         ValueError: where the rate leaves [0, 1] or does not end at 1; and as the trainer is built, where the
-            student is not cut from this teacher, N is no multiple of M, or the blocks of the architecture are
-            not of one kind (ALBERT, ModernBERT, DeBERTa-v2 with a convolution).
+            student is not cut from this teacher, N is not a multiple of M, or the blocks of the architecture
+            are not of one kind (ALBERT, ModernBERT, DeBERTa-v2 with a convolution).
 
     Example:
         >>> from hfdistill import CrossEntropy, DistillationTrainer, Theseus, shrink
@@ -68,7 +69,7 @@ class Theseus(TrainerCallback):
         self._now = 1.0
 
     def fingerprint(self) -> str:
-        """Return what tells one replacement from another when a run is resumed."""
+        """Return a text that differs between replacements, compared when a run is resumed."""
         return f"{self.rate!r} {self._seed}"
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
@@ -91,7 +92,7 @@ class Theseus(TrainerCallback):
         self._hook = self._student.register_forward_pre_hook(self._draw)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """Move the rate on as a step begins."""
+        """Advance the rate as a step begins."""
         self._now = self.rate(min(1.0, state.global_step / max(1, state.max_steps)))
         self._step, self._forward = state.global_step, 0
 
@@ -100,7 +101,7 @@ class Theseus(TrainerCallback):
         self.release()
 
     def freeze(self, model: nn.Module, args: Any) -> None:
-        """Keep everything but the blocks as the teacher has it, until `release`; before an optimizer is made.
+        """Freeze all but the blocks at the teacher's values until `release`; before an optimizer is made.
 
         Args:
             model: the student.
@@ -178,16 +179,13 @@ class _Group:
         output: Any = None
         for predecessor in self.predecessors.children():
             if output is not None:
-                hidden = output if isinstance(output, Tensor) else output[0]
-                args, kwargs = (hidden, *args[1:]) if args else (), dict(kwargs)
-                kwargs |= {} if args else {"hidden_states": hidden}
+                args, kwargs = with_hidden_states(args, kwargs, first_output(output))
             output = predecessor(*args, **kwargs)
         if not self.apart:
             return output
         # Nothing learns from this pass; backward, and DDP's reducer, still need a parameter to end at.
-        hidden = (output if isinstance(output, Tensor) else output[0]).detach()
-        hidden = hidden + 0.0 * sum(parameter.sum() for parameter in self.block.parameters())
-        return hidden if isinstance(output, Tensor) else (hidden, *output[1:])
+        nothing = 0.0 * sum(parameter.sum() for parameter in self.block.parameters())
+        return with_first_output(output, first_output(output).detach() + nothing)
 
 
 def _checked(rate: Schedule) -> Schedule:
@@ -234,7 +232,7 @@ def _check_fit(student: Any, teacher: Any) -> None:
 
 
 def _why_unlike(teacher: Any) -> str:
-    """Why the blocks are not of one kind; "" where they are."""
+    """Return why the blocks are not of one kind; "" where they are."""
     layout, config = layout_of(teacher), teacher.config
     kinds = "its layers are of several kinds" if layout.per_layer else ""
     return layout.shared or kinds or layout.fixed(config) or layout.anchored(config)

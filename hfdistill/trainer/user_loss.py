@@ -25,12 +25,12 @@ class UserLoss(Objective):
         self.function = function
 
     def __repr__(self) -> str:
-        """Name the function by where it was written: its address would be another in every process."""
+        """Name the function by where it was written: its address differs in every process."""
         name = getattr(self.function, "__qualname__", type(self.function).__qualname__)
         return f"compute_loss_func({getattr(self.function, '__module__', '')}.{name})"
 
     def count(self, labels: Tensor) -> Tensor:
-        """Return the number of labels that are there."""
+        """Return the number of labels that are known."""
         return (~missing(labels)).sum().float()
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:

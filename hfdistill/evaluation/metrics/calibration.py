@@ -26,7 +26,7 @@ def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, *, n
         n_bins: number of bins between 0 and 1.
 
     Raises:
-        ValueError: no rows, shapes that do not fit, rows that are no probabilities, labels outside 0..C-1.
+        ValueError: no rows, shapes that do not fit, rows that are not probabilities, labels outside 0..C-1.
 
     Example:
         >>> expected_calibration_error([[0.75, 0.25], [0.25, 0.75]], [0, 1])
@@ -55,7 +55,7 @@ def reliability(probabilities: ArrayLike, labels: ArrayLike, *, n_bins: int = 15
 
 
 def _sums(p: np.ndarray, y: np.ndarray, n_bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows, sum of their confidences, and number of right answers in each bin; (n_bins,) each."""
+    """Return rows, summed confidences, and right answers of each bin; (n_bins,) each."""
     confidence, correct = p.max(axis=1), (p.argmax(axis=1) == y).astype(np.float64)
     edges = np.linspace(0.0, 1.0, n_bins + 1)
     bins = np.searchsorted(edges[1:-1], confidence, side="left")

@@ -99,7 +99,7 @@ def _inherited(
 def confusions(
     task: str, logits: Mapping[str, Array], known: Mapping[str, Array], labels: Array
 ) -> tuple[Confusion, ...]:
-    """The student's answers against the labels and against the teacher's; none for several labels or numbers.
+    """Count the student's answers beside the labels and the teacher's; none for several labels or numbers.
 
     Logits are those of all rows by role, (rows, C) in one class order; `known` those of the labelled rows.
     """

@@ -26,7 +26,7 @@ def gold(data: Dataset, config: Any, rows: Mapping[str, Encoded]) -> tuple[Array
         rows: by role, the data as each model reads it; only read where words are labelled.
 
     Raises:
-        LabelSpaceError: for labels that are none of the task's, or of the student's classes.
+        LabelSpaceError: for labels that do not fit the task, or are not among the student's classes.
     """
     task = task_kind(config)
     if task == "token":

@@ -65,7 +65,7 @@ def _point(name: str, kind: str, timed: ModelReport, models: Sequence[ModelRepor
 
 
 def frontier_of(points: Sequence[Point]) -> list[Point]:
-    """Return the points that no other beats in both, from the fastest on."""
+    """Return the points that no other point beats in both latency and quality, the fastest first."""
     best: list[Point] = []
     for point in sorted(points, key=lambda p: (p.latency_ms, -p.quality)):
         if not best or point.quality > best[-1].quality:

@@ -25,7 +25,7 @@ def place_labels(axes: Any, spots: Sequence[tuple[float, float, float]], labels:
         labels: by number of the spot.
 
     Returns:
-        Whether all have a place; what has none is left away.
+        Whether every label found a place; one without a place is left out.
     """
     scale = axes.figure.dpi / 72
     axes.figure.canvas.draw()  # lays the axes out

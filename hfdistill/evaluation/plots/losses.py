@@ -12,7 +12,7 @@ MOST = 6
 
 
 def parts_of(history: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
-    """(step, value) of the loss, its parts and the evaluation loss by name, from `trainer.state.log_history`.
+    """Return by name the (step, value) of the loss, its parts and the evaluation loss in the log history.
 
     A single part is the loss itself and left out.
     """

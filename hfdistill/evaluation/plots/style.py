@@ -41,7 +41,7 @@ _STYLE = {
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """matplotlib in the style of these plots, whatever its user has set; everything is as before afterwards.
+    """While open, matplotlib has the style of these plots, whatever the user's settings are.
 
     Raises:
         ImportError: it is not installed.
@@ -60,7 +60,7 @@ def drawing() -> Iterator[None]:
 
 
 def figure(width: float, height: float) -> Any:
-    """Return an empty figure of so many inches, outside pyplot, which keeps every figure that it has seen."""
+    """Return an empty figure of these inches, made without pyplot, which keeps every figure it has seen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -71,7 +71,7 @@ def figure(width: float, height: float) -> Any:
 
 
 def plain_numbers() -> Any:
-    """Write the values of a logarithmic axis as numbers, not as powers."""
+    """Return a formatter that writes the values of a logarithmic axis as numbers, not as powers."""
     from matplotlib.ticker import FuncFormatter
 
     return FuncFormatter(lambda value, _: f"{value:g}")

@@ -25,7 +25,7 @@ class Trial:
         name: beside its point.
         latency_ms: of one row.
         size_mb: of its file.
-        admitted: whether it is within the limits; what is not was never trained.
+        admitted: whether it is within the limits; candidates beyond them were never trained.
         kept: percent of the teacher's metric with the ends of its interval and the epochs so far, at each
             look; empty where it was never looked at.
         chosen: number of the look that won; None where none did.
@@ -48,7 +48,7 @@ class Trial:
 def draw_trials(
     trials: Sequence[Trial], *, goal: float, max_ms: float | None = None, metric: str = "metric"
 ) -> Any:
-    """Percent of the teacher's metric over the latency of one row, a point for each look at a candidate.
+    """Draw the percentage of the teacher's metric over the latency of one row, a point per look.
 
     Hollow points were not trained yet, filled ones were; a line joins the looks at one candidate, and bars
     are the interval of the last, or of the one that won. At the bottom are those that were never looked at:
@@ -87,7 +87,7 @@ def draw_trials(
 
 
 def _drawn(axes: Any, trial: Trial, floor: float) -> tuple[float, float, float]:
-    """Draw a candidate; where its label belongs."""
+    """Draw a candidate, and return where its label belongs."""
     x = trial.latency_ms
     if not trial.kept:
         mark, colour = ("+", COLOURS[1]) if trial.admitted else ("x", "#777777")

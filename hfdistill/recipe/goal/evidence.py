@@ -119,7 +119,7 @@ def evidence(
 
 
 def _paired(student: Array, teacher: Array) -> float:
-    """Standard error of the ratio of two accuracies on the same rows."""
+    """Return the standard error of the ratio of two accuracies on the same rows."""
     s = np.concatenate([student, [True, False]]).astype(np.float64)
     t = np.concatenate([teacher, [False, True]]).astype(np.float64)
     ratio = s.mean() / t.mean()

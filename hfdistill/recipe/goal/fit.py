@@ -16,6 +16,7 @@ from hfdistill.evaluation.models import Contender
 from hfdistill.evaluation.report import TITLES, counted, show
 from hfdistill.files.plain_data import read_json, write_atomically
 from hfdistill.files.run_lock import only_run
+from hfdistill.network.fingerprints import fingerprint_of
 from hfdistill.network.foreign_code import allowing_pickles
 from hfdistill.objectives import Objective
 from hfdistill.recipe.check import Recipe, check
@@ -32,7 +33,6 @@ from hfdistill.recipe.run import Run, arguments
 from hfdistill.recipe.schema import STUDENTS
 from hfdistill.recipe.terminal import Terminal, duration, quiet_libraries
 from hfdistill.recipe.trial_page import trial_page
-from hfdistill.teachers.base import fingerprint_of
 
 FACTS, WEIGHTS = "facts.json", "the teacher's weights"
 LENGTH = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
@@ -105,15 +105,9 @@ class _Search:
         self._prepare()
         self._measure_sizes()
         choice = self._choose()
-        return Outcome(
-            self.run,
-            self.goal,
-            self.trials,
-            choice,
-            tuple(self.records.values()),
-            self.rows,
-            teacher=self.teacher(),
-        ).result()
+        tried = tuple(self.records.values())
+        found = Outcome(self.run, self.goal, self.trials, choice, tried, self.rows, self.teacher())
+        return found.result()
 
     def teacher(self) -> Contender:
         """Return the teacher as it is measured, with the names that the page gives to its classes."""
@@ -121,11 +115,11 @@ class _Search:
         return Contender(self.run.source, label_names=self.recipe.teacher[1].get("label_names"))
 
     def seconds(self) -> float:
-        """Return the time of this start so far; trials of earlier ones are not in it."""
+        """Return the seconds since this start; trials of earlier starts are not included."""
         return time.monotonic() - self.started
 
     def _prepare(self) -> None:
-        """Check what can be known, make the teacher, and let it answer the rows to choose on."""
+        """Check what can be checked beforehand, make the teacher, and let it answer the rows to choose on."""
         run, rows = self.run, self.rows
         rehearse(run)
         self.terminal.line(

@@ -26,7 +26,7 @@ class Rung:
 
 
 def rungs(count: int) -> list[Rung]:
-    """Plan the rounds for so many candidates: untrained, after a third of the training, after all of it.
+    """Plan the rounds for `count` candidates: untrained, after a third of the training, after all of it.
 
     Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943) with a factor of 3: each round keeps
     the best third and trains it three times as long, so that no round costs much more than another. At least

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from hfdistill.evaluation.card import write_card
-from hfdistill.evaluation.measure import STANDARD, measure
 from hfdistill.evaluation.models import Contender
 from hfdistill.evaluation.nothing_to_teach import bounded_by_teacher
 from hfdistill.evaluation.plots import write_plots
@@ -20,13 +18,14 @@ from hfdistill.evaluation.report import TITLES, Report, counted, in_columns, sho
 from hfdistill.exporters.gate import export
 from hfdistill.exporters.report import ExportReport
 from hfdistill.files.markdown import as_yaml
-from hfdistill.files.plain_data import public_name, read_json, whole_folder, write_atomically
+from hfdistill.files.plain_data import read_json, whole_folder, write_atomically
 from hfdistill.network.loading import load_classifier, load_tokenizer
 from hfdistill.recipe.goal.candidates import Candidate
 from hfdistill.recipe.goal.evidence import Evidence
 from hfdistill.recipe.goal.sizing import MAX_BYTES, Size, Sizes
 from hfdistill.recipe.goal.target import LEARNING_RATE, Goal
 from hfdistill.recipe.goal.trials import Judge, Look, Trials
+from hfdistill.recipe.outcome import measured, write_card_of
 from hfdistill.recipe.rows import Rows
 from hfdistill.recipe.run import Run
 
@@ -129,8 +128,9 @@ class FitResult:
         return "\n".join(in_columns([*self.summary, *self.advice]))
 
 
+@dataclass
 class Outcome:
-    """It puts the winner in its folder, measures it on rows that nothing was chosen on, and says what it is.
+    """Puts the winner in its folder, measures it on rows that nothing was chosen on, and describes it.
 
     Args:
         run: of the search.
@@ -142,31 +142,28 @@ class Outcome:
         teacher: as it is measured.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        goal: Goal,
-        trials: Trials,
-        choice: Choice,
-        tried: tuple[Tried, ...],
-        rows: Rows,
-        *,
-        teacher: Contender,
-    ) -> None:
-        self.run, self.goal, self.trials, self.choice = run, goal, trials, choice
-        self.tried, self.rows, self.teacher = tried, rows, teacher
-        self.out = Path(run.args.output_dir)
+    run: Run
+    goal: Goal
+    trials: Trials
+    choice: Choice
+    tried: tuple[Tried, ...]
+    rows: Rows
+    teacher: Contender
+
+    def __post_init__(self) -> None:
+        self.out = Path(self.run.args.output_dir)
         self.folder = self.out / "student"
-        self.look = choice.look
-        self.metric = trials.judge.metric
+        self.look = self.choice.look
+        self.metric = self.trials.judge.metric
 
     def result(self) -> FitResult:
         """Write everything, and return it."""
-        rows = counted(len(self.rows.evaluation), "row")
-        self.run.terminal.heading(f"measure: {rows} that nothing was chosen on")
+        rows_shown = counted(len(self.rows.evaluation), "row")
+        self.run.terminal.heading(f"measure: {rows_shown} that nothing was chosen on")
         history = self._save_student()
         write_atomically(self.out / "best.yaml", as_yaml(self._page()))
-        report = self._measured()
+        teacher, rows = self.teacher, self.rows.evaluation
+        report = measured(self.run, self.folder, rows, notes=self._notes(), teacher=teacher)
         exported = self._exported()
         reported = self._reported(report, exported)
         advice = tuple(self._advice(report))
@@ -175,7 +172,8 @@ class Outcome:
         report.save(self.folder / "report.json")
         write_plots(self.folder, report, history=history)
         write_trials(self.folder, [self._point(tried) for tried in self.tried], **self._lines())
-        self._write_card(report)
+        name, base = self.out.absolute().name, str(self.run.origin)
+        write_card_of(self.run, self.folder, report, base_model=base, name=name, origin=self._origin())
         for tried in self.tried:
             self.trials.forget(tried.candidate)
         return FitResult(
@@ -223,20 +221,6 @@ class Outcome:
         own = {"num_train_epochs": self.trials.epochs(candidate), "learning_rate": rate}
         own["output_dir"] = str(self.out / "best")  # beside what was found, not over it
         return {**page, "student": student, "training": {**page["training"], **own}}
-
-    def _measured(self) -> Report:
-        plan = self.run.recipe.measurement
-        length = (plan and plan.max_length) or self.run.args.max_length
-        report = measure(
-            str(self.folder),
-            self.rows.evaluation,
-            teacher=self.teacher,
-            max_length=length,
-            speed=STANDARD if plan is None or plan.speed else None,
-            notes=self._notes(),
-        )
-        source = str(self.run.recipe.load["source"])
-        return replace(report, data=replace(report.data, name=report.data.name or public_name(source)))
 
     def _notes(self) -> dict[str, Any]:
         goal = {name: value for name, value in dataclasses.asdict(self.goal).items() if value is not None}
@@ -295,7 +279,7 @@ class Outcome:
     def _summary(
         self, report: Report, exported: ExportReport | None, reported: float | None
     ) -> Iterator[str]:
-        """Yield what was found."""
+        """Yield the sentences that say what was found."""
         chosen, goal, seen = self.choice.tried, self.goal, self.look.evidence
         metric = TITLES.get(self.metric, self.metric)
         verdict = {
@@ -335,7 +319,7 @@ class Outcome:
         )
 
     def _costs(self, report: Report, exported: ExportReport | None) -> str:
-        """Return what it takes, where it was timed: ", in 3.1 ms a row"."""
+        """Return the time per row, where it was measured: ", in 3.1 ms a row"."""
         timed = report.student.speed
         if exported is not None and self.look.form != "pytorch":
             timed = exported.of(self.look.form).speed
@@ -347,7 +331,7 @@ class Outcome:
         return f"{shown} where {self.goal.max_ms:g} were asked for: is this machine busy?"
 
     def _advice(self, report: Report) -> Iterator[str]:
-        """Yield what is missing where the goal is not proven, and what would help."""
+        """Yield sentences on what is missing where the goal is not proven, and what would help."""
         seen, goal = self.look.evidence, self.goal
         if self.choice.verdict == "likely":
             margin = max(seen.kept - goal.share, 1e-4)
@@ -391,20 +375,6 @@ class Outcome:
             "max_ms": self.goal.max_ms,
             "metric": TITLES.get(self.metric, self.metric),
         }
-
-    def _write_card(self, report: Report) -> None:
-        card, run = self.run.recipe.card, self.run
-        write_card(
-            self.folder,
-            report,
-            base_model=str(run.origin),
-            dataset=str(run.recipe.load["source"]),
-            dataset_license=card.dataset_license,
-            license=card.license,
-            model_name=card.name or self.out.absolute().name,
-            metadata={} if card.language is None else {"language": card.language},
-            origin=self._origin(),
-        )
 
     def _origin(self) -> str:
         """Return the beginning of a sentence: what it was made of, what was done to it, and how it runs."""

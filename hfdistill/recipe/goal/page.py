@@ -97,7 +97,7 @@ def fit_student(
 
 
 def _data_on_disk(data: Any, folder: Path) -> str:
-    """Return the path of data: what has none is written, for a search that goes on after a kill."""
+    """Return the path of the data; rows in memory are written, so that a killed search can go on."""
     if isinstance(data, (str, Path)):
         return str(data)
     with whole_folder(folder) as staged:

@@ -89,7 +89,7 @@ class Sizes:
 
 
 class Scale:
-    """It measures candidates, one after the other, and keeps what it measured in their folders.
+    """Measures candidates one after the other, and keeps the results in their folders.
 
     What loses least comes first: the PyTorch model, the same in ONNX, in 8 bits, then with half of the
     tokens. The first that meets the limits ends it.
@@ -215,7 +215,7 @@ def in_form(network: LoadedModel, form: str, folder: Path) -> tuple[LoadedModel,
 
 
 def _milliseconds(loaded: LoadedModel) -> float:
-    """The median time of a row alone."""
+    """Return the median time of a row alone."""
     models = {loaded.role: loaded}
     with evaluating(models):
         speeds = compare_speeds(

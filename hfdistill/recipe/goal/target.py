@@ -57,7 +57,7 @@ class Goal:
     texts: int = 1000
 
     def __post_init__(self) -> None:
-        self.share  # noqa: B018 - refuses what is no share
+        self.share  # noqa: B018 - refuses what is not a share
         for name, unit in (("max_ms", "milliseconds"), ("max_mb", "megabytes")):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -102,7 +102,7 @@ class Goal:
         return share
 
     def metric_of(self, task: str, *, labelled: bool) -> str:
-        """Return what is compared for a task.
+        """Return the name of the metric that is compared for a task.
 
         Args:
             task: as `hfdistill.network.task.task_kind` names it.

@@ -171,7 +171,9 @@ class Trials:
         path = self.of(candidate) / "looks.json"
         if not path.is_file():
             return ()
-        return build(_Looks, read_json(path, limit=MAX_BYTES), "looks").looks
+        content: dict[str, tuple[Look, ...]]
+        content = build(dict[str, tuple[Look, ...]], read_json(path, limit=MAX_BYTES), path.name)
+        return content["looks"]
 
     def of(self, candidate: Candidate) -> Path:
         """Return a candidate's folder."""
@@ -213,7 +215,7 @@ class Trials:
                 part.save_pretrained(staged)
 
     def _train(self, candidate: Candidate, begins: Path, share: float) -> Path:
-        """Go on with a candidate's training up to a share of it."""
+        """Train a candidate on, up to a share of its whole training."""
         page: dict[str, Any] = {**self.page, "student": {"pretrained": {"source": str(begins)}}}
         page["training"] = {
             **self.page["training"],
@@ -241,7 +243,7 @@ def _trained(begins: Path) -> Path:
 
 
 class StopAt(TrainerCallback):
-    """It ends a training at a share of its steps, behind a checkpoint from which it goes on exactly.
+    """Ends a training at a share of its steps, after a checkpoint from which it resumes exactly.
 
     Args:
         share: from 0 to 1.
@@ -261,13 +263,8 @@ def _steps(share: float, of: int) -> int:
 
 
 def _is_as_far(checkpoint: str | None, share: float) -> bool:
-    """Return whether a checkpoint lies at a share of its training's steps, or behind."""
+    """Return whether a checkpoint has reached a share of its training's steps."""
     if checkpoint is None:
         return False
     state = read_json(Path(checkpoint, "trainer_state.json"), limit=100 * MAX_BYTES)
     return bool(state["global_step"] >= _steps(share, state["max_steps"]))
-
-
-@dataclass(frozen=True)
-class _Looks:
-    looks: tuple[Look, ...]

@@ -69,7 +69,7 @@ class Contents:
         return _DTYPES[self.dtype]
 
     def plain(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return it as JSON has it."""
         return {**asdict(self), "taps": [[tap.kind, tap.layer] for tap in sorted(self.taps)]}
 
     @classmethod
@@ -89,7 +89,7 @@ class _Versions:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What a recording says of itself, by name and type; a sha256 alone proves neither."""
+    """The facts that a recording states about itself, by name and type; a sha256 alone proves neither."""
 
     schema: int
     fingerprint: str
@@ -104,7 +104,7 @@ class _Facts:
 
 
 def identity_of(fingerprint: str, contents: Contents) -> str:
-    """The name of the folder that holds a teacher's answers: who answered, and what is kept.
+    """Return the name of the folder of a teacher's answers: who answered, and what is kept.
 
     The tokenizer has no part in it: rows are found by their token ids.
     """
@@ -112,7 +112,7 @@ def identity_of(fingerprint: str, contents: Contents) -> str:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """Return what a cache says of itself.
+    """Return the facts that a cache states about itself.
 
     Raises:
         CacheError: where it cannot be read, was changed, or is of another version.
@@ -137,12 +137,12 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def column(tap: Tap) -> str:
-    """The name of a tap's readings in a shard."""
+    """Return the name of a tap's readings in a shard."""
     return f"{tap.kind}.{tap.layer}"
 
 
 def _check_shapes(shapes: dict[str, list[int]], contents: Contents) -> None:
-    """Refuse shapes of other tensors than the contents have, and shapes that are none."""
+    """Refuse shapes of tensors that the contents do not have, and impossible shapes."""
     names = {"logits", *map(column, contents.taps)}
     if shapes.keys() != names or any(size < 0 for shape in shapes.values() for size in shape):
         raise ValueError(f"shapes should be those of {sorted(names)}, found {printable(shapes)}")

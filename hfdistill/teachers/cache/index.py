@@ -37,7 +37,7 @@ _NO_PLACE = np.uint64(2**64 - 1)
 
 
 class Index:
-    """Place of a row by its key; a quarter of a byte a row is held in memory, and 24 bytes lie on disk.
+    """Finds the place of a row by its key; a row takes a quarter of a byte in memory and 24 bytes on disk.
 
     Keys are compared whole. Two that agree in their first 8 bytes, which happens once in 10⁵ recordings of
     10⁷ rows, are both found unless a block of 32 ends between them.
@@ -71,7 +71,7 @@ class Index:
         self._runs[first:] = [_merged(small, self._folder)] if len(small) > 1 else small
 
     def _sorted(self, blocks: Iterable[NDArray[np.uint8]]) -> Iterator[Entries]:
-        """Yield entries in order, as many at once as one run in memory may have."""
+        """Yield sorted entries, as many at once as one run in memory may hold."""
         waiting, rows = np.empty((0, 3), np.uint64), 0
         for keys in blocks:
             if rows + len(keys) > len(waiting):
@@ -97,7 +97,7 @@ class Index:
 
 
 class _Run:
-    """Entries in order, in blocks of which the last is filled up."""
+    """Sorted entries in blocks, of which the last is padded."""
 
     def __init__(self, rows: int, first: Entries, *, blocks: Entries | None, file: IO[bytes] | None) -> None:
         self._rows, self._first, self._blocks, self._file = rows, first, blocks, file
@@ -132,7 +132,7 @@ class _Run:
         return self._file.read(size)
 
     def entries(self, start: int, below: int | None) -> Entries:
-        """Return the entries from one on whose first half is below a number; the rest for None."""
+        """Return the entries from `start` on whose first half is below a number; all of them for None."""
         one_past = len(self._first) if below is None else int(np.searchsorted(self._first, np.uint64(below)))
         block = start // _BLOCK
         if self._blocks is not None:
@@ -150,7 +150,7 @@ def _merged(runs: Sequence[_Run], folder: Path) -> _Run:
 
 
 def _in_ranges(runs: Sequence[_Run], rows: int) -> Iterator[Entries]:
-    """Yield the entries of several runs in order, in ranges of like size: keys are hashes."""
+    """Yield the entries of several runs in order, in ranges of similar size: keys are hashes."""
     ranges = -(-rows // (2 * ROWS_IN_MEMORY))
     starts = [0] * len(runs)
     for number in range(1, ranges + 1):
@@ -161,7 +161,7 @@ def _in_ranges(runs: Sequence[_Run], rows: int) -> Iterator[Entries]:
 
 
 def _made(parts: Iterable[Entries], rows: int, folder: Path) -> _Run:
-    """Return a run of entries that come in order; on disk where they are many."""
+    """Return a run of entries that arrive sorted; on disk where there are many."""
     filled = chain(parts, [np.full((-rows % _BLOCK, 3), _NO_PLACE)])
     if rows <= ROWS_IN_MEMORY:
         blocks = np.concatenate([*filled]).reshape(-1, _BLOCK, 3)
@@ -177,7 +177,7 @@ def _made(parts: Iterable[Entries], rows: int, folder: Path) -> _Run:
 
 
 def _nameless_file(folder: Path) -> IO[bytes]:
-    """Return a file that ends with the process."""
+    """Return a file that vanishes with the process."""
     with suppress(OSError):
         return tempfile.TemporaryFile(dir=folder, prefix=".index-")
     return tempfile.TemporaryFile()

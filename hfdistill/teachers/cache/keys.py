@@ -107,7 +107,7 @@ def other_reading(inputs: Batch) -> tuple[dict[str, Tensor], NDArray[np.bool_]]:
 
 
 def pushed(batch: Batch, inputs: Batch, rows: Rows, *, padding: str) -> dict[str, Any]:
-    """Return the batch with its padding on one side of each row: a teacher is asked so.
+    """Return the batch with its padding on one side of each row, as a teacher reads it.
 
     On the right, absolute positions do not depend on what else was in the batch.
     """
@@ -139,7 +139,7 @@ def _has_rows(value: Any) -> bool:
 
 
 def _on_host(inputs: Batch) -> dict[str, Any]:
-    """Return the inputs; what a device holds of one row per text and one number per token comes in one copy.
+    """Return the inputs on the host; those of one number per token are copied from a device together.
 
     Python waits for each copy from a device.
     """
@@ -151,6 +151,6 @@ def _on_host(inputs: Batch) -> dict[str, Any]:
 
 
 def _plain(value: Tensor) -> NDArray[Any]:
-    """Widen whole numbers to int64, others to float64: a collator's width has no part in the key."""
+    """Widen integers to int64 and others to float64, so that a collator's dtype does not change the key."""
     whole = not value.is_floating_point()
     return value.detach().cpu().to(torch.int64 if whole else torch.float64).numpy()

@@ -42,7 +42,7 @@ def print_of(teacher: Teacher) -> str:
 
 
 def accepted(teacher: Teacher) -> list[str] | None:
-    """Return the columns that its models read; None where it has no models, and any column may matter."""
+    """Return the columns that its models read; None where it has no models, so that any column may matter."""
     parts = [part for part in teacher.parts() if isinstance(part, ModelTeacher)]
     if len(parts) < len(teacher.parts()):
         return None
@@ -73,7 +73,7 @@ def only_recording(root: Path, contents: Contents | None) -> Path:
 
 
 def plain_config(config: Any) -> dict[str, Any] | None:
-    """Return a config as JSON, without what is private to the process that loaded it."""
+    """Return a config as JSON, without entries that belong to the process that loaded it."""
     if config is None:
         return None
     settings = config.to_dict() if isinstance(config, PretrainedConfig) else dict(vars(config))
@@ -115,7 +115,7 @@ def versions_of(teacher: Teacher) -> dict[str, Any]:
 
 
 def warn_of_other_versions(then: dict[str, Any], teacher: Teacher | None) -> None:
-    """Warn of other code, which rounds otherwise: the difference is 1e-5, not another answer."""
+    """Warn of other versions of the code, which round differently: by 1e-5, not to another answer."""
     now = {"transformers": transformers.__version__, "attention": then["attention"]}
     now |= {} if teacher is None else versions_of(teacher)
     then_major, now_major = (str(v["transformers"]).split(".")[0] for v in (then, now))

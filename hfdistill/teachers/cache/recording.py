@@ -27,6 +27,7 @@ from hfdistill.network.task import LABELS
 from hfdistill.teachers.base import as_teacher, assign_column_prefixes
 from hfdistill.teachers.cache.contents import CacheError, Contents
 from hfdistill.teachers.cache.keys import KEY_BYTES, Ints
+from hfdistill.teachers.cache.shard import joined
 from hfdistill.teachers.cache.store import ROWS_PER_SHARD, Store, chunk_of
 from hfdistill.teachers.cache.teacher import CachedTeacher
 
@@ -152,7 +153,7 @@ def record_stream(
     budget_mb: float = 1000.0,
     progress: bool = True,
 ) -> None:
-    """Record the rows of a stream that are missing, a window of them after the other.
+    """Record the missing rows of a stream, one window after the other.
 
     Raises:
         ValueError: for a stream without a row.
@@ -194,7 +195,7 @@ def _longest_first(rows: Ints, keys: NDArray[np.uint8], lengths: Ints) -> Ints:
 
 @dataclass(eq=False)
 class _Chunk:
-    """Rows of one shard, in the batches in which the teacher is asked; how many had no answer at first."""
+    """The rows of one shard in batches for the teacher, and how many had no answer at first."""
 
     name: str
     keys: NDArray[np.uint8]
@@ -203,7 +204,7 @@ class _Chunk:
 
 
 def _work(cached: CachedTeacher, chunks: list[_Chunk], load: Callable[[Ints], Any], bar: Any) -> None:
-    """Do what no other process does, then wait for what others do, and do what they left."""
+    """Record the chunks that no other process works on, wait for the others, and record what they left."""
     store, rank = cached.store, int(os.environ.get("RANK", 0))
     assert store is not None  # noqa: S101 - opened by check_deterministic
     world = int(os.environ.get("WORLD_SIZE", 1))
@@ -246,7 +247,7 @@ def _answer(cached: CachedTeacher, store: Store, chunk: _Chunk, load: Callable[[
 
 
 class _Pace:
-    """Publishes so often that a kill loses little, and so rarely that it takes a twentieth of the time."""
+    """Publishes often enough that a kill loses little, and rarely enough to take a twentieth of the time."""
 
     def __init__(self, store: Store, chunk: str) -> None:
         self.store, self.chunk = store, chunk
@@ -257,10 +258,10 @@ class _Pace:
         return time.monotonic() - self._last >= 20 * self._took
 
     def publish(self, shards: list[dict[str, torch.Tensor]]) -> list[dict[str, torch.Tensor]]:
-        """Write the answers as one shard; returns what is left to write, nothing."""
+        """Write the answers as one shard, and return the empty list of what is left to write."""
         if shards:
             began = time.monotonic()
-            self.store.publish({n: torch.cat([s[n] for s in shards]) for n in shards[0]}, chunk=self.chunk)
+            self.store.publish(joined(shards), chunk=self.chunk)
             self._last = time.monotonic()
             self._took = self._last - began
         return []
@@ -302,7 +303,7 @@ def _chunks(
     batch_rows: int | None,
     most: int,
 ) -> list[_Chunk]:
-    """Cut from the front alone: rows that are left after a kill are cut as they were before."""
+    """Cut chunks from the front, so that rows that are left after a kill are cut as before."""
     chunks, batches, size = [], [], 0.0
     start, held = 0, 0
     while start < len(rows):
@@ -319,7 +320,7 @@ def _chunks(
 
 
 def _bytes(store: Store, lengths: Ints) -> float:
-    """Return what rows of these lengths take on disk."""
+    """Return the bytes that rows of these lengths take on disk."""
     item = store.contents.torch_dtype.itemsize
     shapes = store.facts["shapes"]
     a_row = KEY_BYTES + 4 + item * float(np.prod(shapes["logits"]))
@@ -359,7 +360,7 @@ _OVER_BUDGET = (
 
 
 def _readable(dataset: Any, tokenizer: Any, live: Any, max_length: int | None) -> tuple[Any, Collate]:
-    """Return the rows as ids, and what makes batches of them."""
+    """Return the rows as ids, and the function that makes batches of them."""
     columns = getattr(dataset, "column_names", None) or []
     if isinstance(dataset, IterableDataset):
         columns = columns or list(next(iter(dataset), {}))  # a stream may not know them

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -69,14 +69,11 @@ class Shard:
         return self._bytes(begin + start * width, (stop - start) * width)
 
     def _bytes(self, offset: int, size: int) -> bytes:
-        assert self._path is not None  # noqa: S101 - what has no file is held
+        assert self._path is not None  # noqa: S101 - a shard without a file is held in memory
         try:
-            descriptor = os.open(self._path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-            try:
-                os.lseek(descriptor, offset, os.SEEK_SET)
-                content = os.read(descriptor, size)
-            finally:
-                os.close(descriptor)
+            with self._path.open("rb", buffering=0) as file:
+                file.seek(offset)
+                content = file.read(size)
         except OSError as error:
             raise CacheError(
                 f"{self._path} was there when the recording was opened and cannot be read now ({error}). Put "
@@ -88,6 +85,11 @@ class Shard:
                 "rows whose shards are whole are not asked about again."
             )
         return content
+
+
+def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the rows of one or more parts as one."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _layout(

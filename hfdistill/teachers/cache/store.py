@@ -32,7 +32,7 @@ from hfdistill.network.trace import Tap
 from hfdistill.teachers.cache.contents import FACTS, CacheError, Contents, column, read_facts, refuse_public
 from hfdistill.teachers.cache.index import Index
 from hfdistill.teachers.cache.keys import KEY_BYTES, Ints
-from hfdistill.teachers.cache.shard import KEYS, LENGTHS, LOGITS, Shard
+from hfdistill.teachers.cache.shard import KEYS, LENGTHS, LOGITS, Shard, joined
 
 try:
     import fcntl
@@ -74,7 +74,7 @@ class Store:
         return type(self), (self.folder,)
 
     def _forget(self) -> None:
-        """Know of no shard, as before the first `refresh`."""
+        """Forget all shards, as before the first `refresh`."""
         self._known: set[str] = set()
         self._shards: list[Shard] = []
         self._starts: list[int] = []  # the place of each shard's first row
@@ -129,7 +129,7 @@ class Store:
         """Publish the rows held in memory as a shard."""
         if not self._unwritten:
             return
-        whole = {name: torch.cat([part[name] for part in self._unwritten]) for name in self._unwritten[0]}
+        whole = joined(self._unwritten)
         chunk = chunk_of(whole[KEYS].numpy())
         with self.claim(chunk, wait=True):  # or another process's sweep takes the file for a dead writer's
             self.publish(whole, chunk=chunk)
@@ -139,7 +139,7 @@ class Store:
         return Shard(tensors, pooled=self.contents.pooled is not None, **options)
 
     def _take_in(self, path: Path, *, sha256: str) -> NDArray[np.uint8] | None:
-        """Return the keys of a shard, which is found from then on; None for one that cannot be read."""
+        """Add a shard, and return its keys; None for one that cannot be read."""
         try:
             content = path.read_bytes()
             tensors = self._checked(content, sha256=sha256)
@@ -173,7 +173,7 @@ class Store:
         return tensors
 
     def _check(self, tensors: dict[str, Tensor]) -> None:
-        """Refuse what this cache cannot have written."""
+        """Refuse a shard that this cache cannot have written."""
         rows, dtype = len(tensors["keys"]), self.contents.torch_dtype
         tokens = int(tensors["lengths"].sum())
         expected: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
@@ -248,7 +248,7 @@ class Store:
 
     @contextmanager
     def claim(self, chunk: str, *, wait: bool) -> Iterator[bool]:
-        """Work on a chunk alone, if nobody does; the claim ends with the process, however it ends.
+        """Claim a chunk that nobody works on; the claim ends with the process, however it ends.
 
         True as well where the file system knows no locks: then work may be done twice.
         """
@@ -272,7 +272,7 @@ class Store:
                 os.close(descriptor)
 
     def sweep(self) -> None:
-        """Remove what killed writers left."""
+        """Remove files that killed writers left behind."""
         for path in self.folder.iterdir():
             match = PART.fullmatch(path.name)
             if match:
@@ -282,5 +282,5 @@ class Store:
 
 
 def chunk_of(keys: NDArray[np.uint8]) -> str:
-    """The name of some rows that are worked on together: 32 hexadecimal digits."""
+    """Return the name of some rows that are worked on together: 32 hexadecimal digits."""
     return hashlib.blake2b(np.ascontiguousarray(keys).tobytes(), digest_size=16).hexdigest()

@@ -38,6 +38,7 @@ from hfdistill.teachers.cache.manifest import (
     warn_of_other_versions,
 )
 from hfdistill.teachers.cache.readings import padded, unpadded
+from hfdistill.teachers.cache.shard import joined
 from hfdistill.teachers.cache.store import Store
 
 CHECKED_ROWS = 8
@@ -57,8 +58,8 @@ class CachedTeacher(Teacher):
 
     Args:
         folder: what `record` was given, or the folder of one teacher in it.
-        teacher: a live teacher (model, Hub id, path or `Teacher`) that answers what is not recorded, and
-            whose answers are then recorded too. None raises `CacheError` for such rows.
+        teacher: a live teacher (model, Hub id, path or `Teacher`) that answers rows that are not recorded,
+            and whose answers are then recorded too. None raises `CacheError` for such rows.
         contents: what is kept, where `folder` holds several recordings or is new.
         tokenizer: the recorded teacher's, where it reads other token ids than the student; a live teacher
             brings its own.
@@ -113,17 +114,17 @@ class CachedTeacher(Teacher):
         warn_of_other_versions(facts["versions"], self.teacher)
 
     def bind_tokenizer(self, tokenizer: Any) -> None:
-        """Learn which tokenizer makes the rows."""
+        """Take note of the tokenizer that makes the rows."""
         self._rows_of = tokenizer
 
     def bind_student(self, student: Any) -> None:
-        """As the live teacher's."""
+        """Tell the live teacher."""
         if self.teacher is not None:
             self.teacher.bind_student(student)
 
     @property
     def same_tokens(self) -> bool:
-        """Whether the live teacher reads the student's tokens, settled late; not where they are pooled."""
+        """Whether the live teacher reads the student's tokens, settled late; False where they are pooled."""
         same = self._same_tokens if self.teacher is None else _same_tokens(self.teacher)
         return same and not self.contents.pooled
 
@@ -132,7 +133,7 @@ class CachedTeacher(Teacher):
         self._same_tokens = same
 
     def check_taps(self, taps: Collection[Tap]) -> None:
-        """Refuse what is not recorded.
+        """Refuse taps that are not recorded.
 
         Raises:
             CacheError: naming it.
@@ -149,7 +150,7 @@ class CachedTeacher(Teacher):
         return str(self._print)
 
     def inputs(self) -> frozenset[str]:
-        """Return what the recorded teacher reads."""
+        """Return the columns that the recorded teacher reads."""
         if self.teacher is not None:
             return self.teacher.inputs()
         facts = self._facts()
@@ -221,7 +222,7 @@ class CachedTeacher(Teacher):
             ) from error
 
     def _takes_zeros(self) -> bool:
-        """Whether the recorded teacher answers to token types of zero as to none."""
+        """Whether the recorded teacher answers the same with token types of zero and without any."""
         recorded = self._facts()["accepts"]
         return recorded is not None and TOKEN_TYPES in recorded and token_type_count(self.config) > 0
 
@@ -244,7 +245,7 @@ class CachedTeacher(Teacher):
         self.teacher = None
 
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
-        """Return what was recorded; see `Teacher.trace`.
+        """Return the recorded answers; see `Teacher.trace`.
 
         Raises:
             CacheError: for rows or taps that are not recorded.
@@ -280,7 +281,7 @@ class CachedTeacher(Teacher):
             self.store.hold(self.answers(chosen(part, again)))
 
     def before_asking(self, rows: int, *, of: int, progress: bool) -> None:
-        """Hear how many rows will be asked about, before the first is.
+        """Called with the number of rows that will be asked about, before the first.
 
         Args:
             rows: that are not recorded, each text once.
@@ -294,8 +295,8 @@ class CachedTeacher(Teacher):
         return (
             f"{rows:,} of {of:,} rows are not recorded in {self.folder}: another text, truncation or "
             "tokenizer, or a damaged file. Record them: hfdistill.record(teacher, dataset, "
-            f"folder={str(self.folder.parent)!r}{contents}), or give teacher_cache= a trainer, or "
-            "CachedTeacher(folder, teacher=...), a live teacher."
+            f"folder={str(self.folder.parent)!r}{contents}), or make a new trainer with the live "
+            "teacher and teacher_cache=, or CachedTeacher(folder, teacher=...) with it."
         )
 
     def check_deterministic(self, batch: Batch) -> None:
@@ -319,7 +320,7 @@ class CachedTeacher(Teacher):
             self._open()
 
     def answers(self, batch: Batch, *, names: Any = None) -> dict[str, Tensor]:
-        """The live teacher's answers as a shard holds them.
+        """Return the live teacher's answers as a shard holds them.
 
         Args:
             batch: on any device.
@@ -343,7 +344,7 @@ class CachedTeacher(Teacher):
         every = np.arange(len(rows.keys))
         names = every if names is None else np.asarray(names)
         parts = [self.answers(chosen(batch, part), names=names[part]) for part in np.array_split(every, 2)]
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return joined(parts)
 
     def _side(self) -> str:
         """Return the live teacher's side of padding: "right", unless a model needs "left"."""

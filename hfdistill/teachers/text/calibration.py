@@ -112,7 +112,7 @@ def fit_calibration(
 
 
 def label_ids(labels: Sequence[Any], classes: Sequence[str], *, multi_label: bool = False) -> Tensor:
-    """Labels, by name or number, as a tensor: (N,), -100 for None; multi-label (N, C)."""
+    """Return labels, by name or number, as a tensor: (N,), -100 for None; multi-label (N, C)."""
     columns = {name.strip().casefold(): i for i, name in enumerate(classes)}
     if multi_label:
         rows = [[float(value) for value in row] for row in labels]

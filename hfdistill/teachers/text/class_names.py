@@ -33,7 +33,7 @@ def read_classes(classes: Classes | None, *, at_least: int = 2) -> dict[str, lis
 
 
 def plain_words(name: str) -> str:
-    """A class name in plain words: card_arrival and cardArrival become "card arrival"; USA stays."""
+    """Return a class name in plain words: card_arrival and cardArrival become "card arrival"; USA stays."""
     parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", " ", name)
     words = re.sub(r"[_\-./\s]+", " ", parted).strip().split(" ")
     changed = parted != name

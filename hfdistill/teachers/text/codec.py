@@ -86,6 +86,12 @@ def _numbers(text: str, pair: str | None) -> list[int]:
     return np.frombuffer(content, "<i8").tolist()
 
 
+def texts_of(rows: Any) -> list[Any]:
+    """Return the texts of a data set: its column `text`, or pairs where it has a column `text_pair`."""
+    texts = list(rows["text"][:])
+    return list(zip(texts, rows["text_pair"][:], strict=True)) if "text_pair" in rows.column_names else texts
+
+
 def decode_rows(ids: Tensor, mask: Tensor | None = None) -> list[Any]:
     """Return the texts of a batch: (B, T) → B strings, or pairs of strings.
 

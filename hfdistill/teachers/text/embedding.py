@@ -10,17 +10,15 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 
 from hfdistill.files.plain_data import read_json, sha256_of, write_atomically
 from hfdistill.network.architectures import longest_input
-from hfdistill.network.divided import make_whole, whole_models
-from hfdistill.network.foreign_code import reading_weights
+from hfdistill.network.divided import make_whole
+from hfdistill.network.fingerprints import fingerprint_of
 from hfdistill.network.inputs import batches_by_length, name_padding
-from hfdistill.network.loading import Source
-from hfdistill.network.model_folder import reading_model
+from hfdistill.network.loading import Source, loading_whole, read_tokenizer
 from hfdistill.network.tokenizers import tokenizer_print
-from hfdistill.teachers.base import fingerprint_of
 
 Dtype = str | torch.dtype | None
 Pooling = Literal["mean", "cls", "last"]
@@ -33,7 +31,7 @@ _POOLINGS: dict[str, Pooling] = {
 
 
 def as_dtype(dtype: Dtype) -> torch.dtype | None:
-    """Return a dtype of torch by its name, such as "bfloat16"; refuse a name that is none."""
+    """Return a dtype of torch by its name, such as "bfloat16"; refuse any other name."""
     if not isinstance(dtype, str):
         return dtype
     value = getattr(torch, dtype, None)
@@ -78,11 +76,9 @@ class Embedder(nn.Module):
         dtype = as_dtype(dtype)
         if isinstance(source, (str, Path)):
             facts = _folder_facts(Path(source))
-            with reading_model(source), whole_models(), reading_weights(source) as weights:
-                model = AutoModel.from_pretrained(
-                    str(source), dtype=dtype or torch.float32, trust_remote_code=False, **weights
-                )
-                tokenizer = tokenizer or AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+            with loading_whole(source) as options:
+                model = AutoModel.from_pretrained(str(source), dtype=dtype or torch.float32, **options)
+            tokenizer = tokenizer or read_tokenizer(source)
         else:
             model = make_whole(source) if dtype is None else make_whole(source).to(dtype)
         if tokenizer is None:
@@ -169,7 +165,7 @@ def _pairs(texts: Sequence[Any]) -> bool:
 
 
 def _folder_facts(folder: Path) -> dict[str, Any]:
-    """Return what sentence-transformers wrote beside the weights: pooling and the longest input."""
+    """Return the pooling and the longest input that sentence-transformers wrote beside the weights."""
     listed = folder / "modules.json"
     if not listed.is_file():
         return {}

@@ -23,6 +23,7 @@ from hfdistill.network.label_space import some
 from hfdistill.network.loading import Source
 from hfdistill.teachers.text.calibration import fit_calibration, label_ids
 from hfdistill.teachers.text.class_names import Classes, read_classes, read_templates
+from hfdistill.teachers.text.codec import texts_of
 from hfdistill.teachers.text.embedding import Embedder, Pooling
 from hfdistill.teachers.text.identity import identity_of_function
 from hfdistill.teachers.text.teacher import TextTeacher, keys_of
@@ -81,7 +82,7 @@ class FewShotClassifier(nn.Module):
         return logits
 
     def fingerprint(self) -> str:
-        """sha256 over encoder, classes, head and the answers to the examples."""
+        """Return the sha256 over encoder, classes, head and the answers to the examples."""
         digest = hashlib.sha256((self.name or identity_of_function(self.encoder)).encode())
         digest.update(json.dumps(self.classes).encode())
         for tensor in (self.weight, self.bias, *(self.seen[key] for key in sorted(self.seen))):
@@ -170,7 +171,7 @@ def few_shot(
         name: tells an encoder that is a function from others.
         limit: texts that may be asked about at most.
         prior: share of each class.
-        calibrate: a few labelled rows that are no examples.
+        calibrate: a few labelled rows that are not among the examples.
 
     Returns:
         The teacher; `teacher.save(folder)` keeps it.
@@ -211,7 +212,7 @@ def _fitted_to(
     seed: int,
     name: str | None,
 ) -> FewShotClassifier:
-    """The classifier of class names and examples; see `few_shot`."""
+    """Return the classifier of class names and examples; see `few_shot`."""
     texts, labels, named = _read_examples(examples)
     described = read_classes(classes if classes is not None else named)
     own, anchors = list(described), _anchors(embed, described, templates)
@@ -262,7 +263,7 @@ def _anchors(encoder: Encoder, described: Mapping[str, Sequence[str]], templates
 
 
 def _read_examples(examples: Any) -> tuple[list[Any], list[Any], list[str]]:
-    """Texts, labels, and the names of the classes where the examples say them."""
+    """Return texts, labels, and the names of the classes where the examples have them."""
     if examples is None:
         return [], [], []
     if isinstance(examples, (str, Path)):
@@ -272,9 +273,7 @@ def _read_examples(examples: Any) -> tuple[list[Any], list[Any], list[str]]:
         return [text for text, _ in pairs], [name for _, name in pairs], list(map(str, examples))
     if hasattr(examples, "column_names"):
         names = list(getattr(examples.features["label"], "names", None) or [])
-        texts, labels = examples["text"][:], examples["label"][:]
-        if "text_pair" in examples.column_names:
-            texts = list(zip(texts, examples["text_pair"][:], strict=True))
+        texts, labels = texts_of(examples), examples["label"][:]
         labelled = [row for row, label in enumerate(labels) if label is not None and label != -100]
         return [texts[row] for row in labelled], [labels[row] for row in labelled], names or _sorted(labels)
     texts, labels = (list(part) for part in examples)

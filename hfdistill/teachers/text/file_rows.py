@@ -114,7 +114,7 @@ def _answer_columns(
     classes: Sequence[str] | None,
     path: Path,
 ) -> tuple[_Columns, Kind | None]:
-    """Return the columns of the answer, and what their names say of it."""
+    """Return the columns of the answer, and the kind of answer that their names tell."""
     folded = {name.strip().casefold(): name for name in names}
     listed = _listed(answer)
     if len(listed) > 1:

@@ -21,7 +21,7 @@ from hfdistill.teachers.base import PREFIX, Teacher
 from hfdistill.teachers.cache.contents import Contents
 from hfdistill.teachers.cache.keys import Ints, Rows, rows_of
 from hfdistill.teachers.cache.teacher import OWN_COLUMNS
-from hfdistill.teachers.text.codec import TextCodec, Texts, decode_rows
+from hfdistill.teachers.text.codec import TextCodec, Texts, decode_rows, texts_of
 from hfdistill.teachers.text.file_rows import AnswerFile, read_answer_file
 from hfdistill.teachers.text.teacher import TextAnswers, class_config, keys_of
 from hfdistill.teachers.text.values import AnswerError, AnswerReader, Kind
@@ -49,7 +49,7 @@ class FileTeacher(TextAnswers):
         self._calibrated_by(1.0, None, None)
 
     def _calibrated_by(self, temperature: float, prior: Any, calibrate: Any) -> None:
-        """As every teacher's, on the rows alone that have an answer."""
+        """Calibrate like other teachers of texts, but only on rows that have an answer."""
         if hasattr(calibrate, "column_names"):
             calibrate = self.answered(calibrate)
         super()._calibrated_by(temperature, prior, calibrate)
@@ -84,9 +84,7 @@ class FileTeacher(TextAnswers):
 
     def _unanswered(self, dataset: Any) -> NDArray[np.bool_]:
         """Return which rows have no answer, (N,)."""
-        texts: Any = dataset["text"][:]
-        if "text_pair" in dataset.column_names:
-            texts = list(zip(texts, dataset["text_pair"][:], strict=True))
+        texts = texts_of(dataset)
         missing: NDArray[np.bool_] = self.store.find(keys_of(texts)) < 0 if len(texts) else np.zeros(0, bool)
         return missing
 
@@ -128,10 +126,10 @@ class _Memory:
         return self._logits[torch.from_numpy(places)]
 
     def refresh(self) -> None:
-        """Nothing is added to a file that was read."""
+        """Do nothing: a file that was read does not grow."""
 
     def flush(self) -> None:
-        """Nothing is waiting to be written."""
+        """Do nothing: no answer waits to be written."""
 
 
 def answers_from(
@@ -216,7 +214,7 @@ def write_answers(teacher: TextAnswers, texts: Texts, file: str | Path) -> Path:
     """Write a teacher's answers to some texts, as logits by class; `answers_from` reads them bit for bit.
 
     Args:
-        teacher: asked about what is not recorded.
+        teacher: answers the texts that are not recorded.
         texts: strings or pairs.
         file: a .jsonl file.
 

@@ -19,8 +19,8 @@ from datasets.fingerprint import Hasher
 from torch import nn
 from transformers import Pipeline, PreTrainedTokenizerBase
 
+from hfdistill.network.fingerprints import fingerprint_of
 from hfdistill.network.tokenizers import tokenizer_print
-from hfdistill.teachers.base import fingerprint_of
 
 _ADDRESSES = 2**40
 _PLAIN = (str, bytes, int, float, bool, complex, type(None), range)
@@ -191,7 +191,7 @@ def _code(code: types.CodeType) -> str:
 
 
 def _names(code: types.CodeType) -> set[str]:
-    """The names that a function and what is nested in it look up."""
+    """Return the names that a function and what is nested in it look up."""
     nested = [_names(part) for part in code.co_consts if isinstance(part, types.CodeType)]
     return set(code.co_names).union(*nested)
 

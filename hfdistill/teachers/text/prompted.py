@@ -9,19 +9,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from hfdistill.files.plain_data import public_name, sha256_of
 from hfdistill.network.architectures import longest_input
-from hfdistill.network.divided import make_whole, whole_models
-from hfdistill.network.foreign_code import reading_weights
+from hfdistill.network.divided import make_whole
+from hfdistill.network.fingerprints import fingerprint_of
 from hfdistill.network.inputs import accepted_inputs
 from hfdistill.network.label_space import short
-from hfdistill.network.loading import Source
-from hfdistill.network.model_folder import reading_model
+from hfdistill.network.loading import Source, loading_whole, read_tokenizer
 from hfdistill.network.tokenizers import tokenizer_print
-from hfdistill.teachers.base import fingerprint_of
 from hfdistill.teachers.text.class_names import Classes, read_classes
 from hfdistill.teachers.text.embedding import as_dtype
 from hfdistill.teachers.text.teacher import TextTeacher
@@ -90,7 +88,7 @@ class PromptedClassifier(nn.Module):
     # ---- ids ----
 
     def _name_ids(self, name: str) -> list[int]:
-        """The tokens of a name as it follows the prompt."""
+        """Return the tokens of a name as it follows the prompt."""
         spaced = not self.chat and not self.prompt[-1:].isspace()
         ids: list[int] = self.tokenizer(f" {name}" if spaced else name, add_special_tokens=False)["input_ids"]
         return ids
@@ -131,7 +129,7 @@ class PromptedClassifier(nn.Module):
         return ids
 
     def _common_prefix(self) -> list[int]:
-        """Return the tokens before the text, the same for all texts; one less than agree, to be sure."""
+        """Return the tokens before the text, which all texts share; one fewer than agree, to be safe."""
         pairs = "{text_pair}" in self.prompt
         one, other = (self._ids((probe, probe) if pairs else probe) for probe in ("Zebra", "7 apples"))
         same = 0
@@ -142,7 +140,7 @@ class PromptedClassifier(nn.Module):
     # ---- scores ----
 
     def _scored(self, texts: list[Any]) -> Tensor:
-        """Mean log-likelihood of each name after each text's prompt: (N, C)."""
+        """Return the mean log-likelihood of each name after each text's prompt: (N, C)."""
         scores = torch.zeros(len(texts), len(self.classes))
         self.model.eval()
         ids = [self.prompt_ids(text) for text in texts]
@@ -152,7 +150,7 @@ class PromptedClassifier(nn.Module):
         return scores
 
     def _batches(self, ids: list[list[int]]) -> Iterator[list[int]]:
-        """Yield rows of like length together, those that begin with the prefix apart from others."""
+        """Yield rows of similar length together; those that begin with the prefix are kept apart."""
         shared = [self._has_prefix(row) for row in ids]
         order = sorted(range(len(ids)), key=lambda row: (shared[row], -len(ids[row])))
         start = 0
@@ -171,7 +169,7 @@ class PromptedClassifier(nn.Module):
         return bool(self.prefix) and len(ids) > len(self.prefix) and ids[: len(self.prefix)] == self.prefix
 
     def _scores(self, ids: list[list[int]]) -> Tensor:
-        """Return (B, C) of rows that all begin with the prefix, or none of which does."""
+        """Return (B, C) of rows that all begin with the prefix, or all without it."""
         shared = len(self.prefix) if self._has_prefix(ids[0]) else 0
         rest = [row[shared:] for row in ids]
         width, device = max(map(len, rest)), self.model.device
@@ -208,7 +206,7 @@ class PromptedClassifier(nn.Module):
         return logits.float()
 
     def _prefix_states(self, rows: int) -> Any:
-        """The keys and values of the prefix, run once, for as many rows."""
+        """Return the keys and values of the prefix, which is run once, repeated for each row."""
         tokens = torch.tensor([self.prefix], device=self.model.device)
         held = getattr(self, "_held", None)
         if held is None or held[0] != self.model.device:
@@ -227,7 +225,7 @@ class PromptedClassifier(nn.Module):
 
 
 def _written(classes: Classes | None) -> dict[str, str]:
-    """Return what the model is to write for each class: its name, or its description."""
+    """Return the text that the model is to write for each class: its name, or its description."""
     described = read_classes(classes)
     plain = not isinstance(classes, Mapping)
     return {name: name if plain else texts[0] for name, texts in described.items()}
@@ -290,11 +288,10 @@ def prompted(
         ...                    ["refund", "card lost"], dtype=torch.bfloat16)  # doctest: +SKIP
     """
     if isinstance(model, (str, Path)):
-        with reading_model(model), whole_models(), reading_weights(model) as weights:
-            loaded = AutoModelForCausalLM.from_pretrained(
-                str(model), dtype=as_dtype(dtype) or torch.float32, trust_remote_code=False, **weights
-            )
-            tokenizer = tokenizer or AutoTokenizer.from_pretrained(str(model), trust_remote_code=False)
+        with loading_whole(model) as options:
+            options["dtype"] = as_dtype(dtype) or torch.float32
+            loaded = AutoModelForCausalLM.from_pretrained(str(model), **options)
+        tokenizer = tokenizer or read_tokenizer(model)
     else:
         loaded = make_whole(model)
     if tokenizer is None:

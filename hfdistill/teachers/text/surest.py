@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from hfdistill.network.label_space import some
+from hfdistill.teachers.text.codec import texts_of
 from hfdistill.teachers.text.teacher import TextAnswers
 
 logger = logging.getLogger(__name__)
 
 
 def keep_surest(dataset: Any, teacher: TextAnswers, *, keep: float = 0.8) -> Any:
-    """Return the rows of whose answer the teacher is surest: the same share of each class that it chooses.
+    """Return the rows whose answers the teacher is surest of: the same share of each class that it chooses.
 
     Of the n_c rows that it gives to class c, the ceil(keep · n_c) with the largest probability stay, so that
     no class dies out because the teacher is less sure of it. Rows with a label stay in any case.
@@ -40,9 +41,7 @@ def keep_surest(dataset: Any, teacher: TextAnswers, *, keep: float = 0.8) -> Any
         raise ValueError(
             "keep_surest ranks rows of one label, and this teacher gives several. Leave keep out."
         )
-    texts: Any = dataset["text"][:]
-    if "text_pair" in dataset.column_names:
-        texts = list(zip(texts, dataset["text_pair"][:], strict=True))
+    texts = texts_of(dataset)
     sure, chosen = teacher.probabilities(texts).max(-1)
     stays = torch.zeros(len(texts), dtype=torch.bool)
     for column in range(len(teacher.classes)):

@@ -25,9 +25,10 @@ from hfdistill.teachers.base import PREFIX, Teacher
 from hfdistill.teachers.cache.contents import FACTS, CacheError, write_facts
 from hfdistill.teachers.cache.keys import chosen, rows_of
 from hfdistill.teachers.cache.recording import record_missing
+from hfdistill.teachers.cache.shard import joined
 from hfdistill.teachers.cache.teacher import CHECKED_ROWS, CachedTeacher
 from hfdistill.teachers.text.calibration import Calibration, fit_calibration, label_ids
-from hfdistill.teachers.text.codec import TextCodec, Texts, decode_rows
+from hfdistill.teachers.text.codec import TextCodec, Texts, decode_rows, texts_of
 from hfdistill.teachers.text.identity import UnknownIdentityError, identity_of_function
 from hfdistill.teachers.text.values import AnswerError, AnswerReader, Kind
 
@@ -64,7 +65,7 @@ class AskedFunction(Teacher):
         self.config = class_config(reader.classes, multi_label=reader.multi_label)
 
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
-        """The answers to a batch, asked in one call."""
+        """Return the answers to a batch, asked in one call."""
         own = self.select_inputs(batch)
         texts = decode_rows(own["input_ids"], own.get("attention_mask"))
         with torch.no_grad():
@@ -103,7 +104,7 @@ class TextAnswers(CachedTeacher):
     _calibrate: Any
 
     def _calibrated_by(self, temperature: float, prior: Any, calibrate: Any) -> None:
-        """Take over what is done to the logits, once it is known to fit together."""
+        """Set how logits are calibrated, once the arguments are known to fit together."""
         if calibrate is not None and (prior is not None or temperature != 1):
             raise ValueError("calibrate= fits temperature and prior. Leave temperature= and prior= out.")
         self._calibrate, self._calibration = calibrate, Calibration(temperature)
@@ -117,7 +118,7 @@ class TextAnswers(CachedTeacher):
 
     @property
     def calibration(self) -> Calibration:
-        """What is done to the recorded logits; fitted at the first look, where `calibrate` was given."""
+        """The calibration of the recorded logits; fitted when first read, where `calibrate` was given."""
         if self._calibrate is not None:
             (texts, labels), self._calibrate = _labelled(self._calibrate), None
             multi_label = self.reader.multi_label
@@ -137,7 +138,7 @@ class TextAnswers(CachedTeacher):
         return torch.cat([self.trace(self._collate(part)).logits for part in parts])
 
     def probabilities(self, texts: Texts) -> Tensor:
-        """The calibrated answers as probabilities (N, C)."""
+        """Return the calibrated answers as probabilities (N, C)."""
         logits = self.logits(texts)
         return logits.sigmoid() if self.reader.multi_label else logits.softmax(-1)
 
@@ -150,7 +151,7 @@ class TextAnswers(CachedTeacher):
     # ---- as a teacher ----
 
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
-        """The calibrated answers; see `Teacher.trace`."""
+        """Return the calibrated answers; see `Teacher.trace`."""
         trace = super().trace(batch, taps=taps)
         return replace(trace, logits=self.calibration(trace.logits))
 
@@ -261,12 +262,12 @@ class TextTeacher(TextAnswers):
         return super().missing(keys)
 
     def drop_live_teacher(self) -> None:
-        """Put what was answered on disk; the function stays at hand for new texts."""
+        """Write the answers to disk; the function stays at hand for new texts."""
         if self.store is not None:
             self.store.flush()
 
     def before_asking(self, rows: int, *, of: int, progress: bool) -> None:
-        """Tell what it will cost, and refuse what is more than `limit`.
+        """Log what it will cost, and refuse more texts than `limit`.
 
         Raises:
             CacheError: where more texts would be asked about.
@@ -287,7 +288,7 @@ class TextTeacher(TextAnswers):
             tqdm.write(f"{cost}.")
 
     def answers(self, batch: Batch, *, names: Any = None) -> dict[str, Tensor]:
-        """The answers to a batch, a call for each `batch_size` texts; what a failing call leaves is kept."""
+        """Return the answers to a batch, in calls of `batch_size` texts. A failing call loses no other."""
         size = len(self.rows(batch).keys)
         if size <= self.batch_size:
             self._count(size)
@@ -300,10 +301,10 @@ class TextTeacher(TextAnswers):
                 parts.append(self.answers(chosen(batch, places), names=own))
         except BaseException:
             if parts and self.store is not None:
-                self.store.hold(_joined(parts))
+                self.store.hold(joined(parts))
                 self.store.flush()
             raise
-        return _joined(parts)
+        return joined(parts)
 
     def _count(self, rows: int) -> None:
         self._calls += rows
@@ -314,7 +315,7 @@ class TextTeacher(TextAnswers):
             )
 
     def check_deterministic(self, batch: Batch) -> None:
-        """Ask about a few texts twice, once a recording, and write down what the function is.
+        """Ask about a few texts twice, once per recording, and write the function's facts.
 
         Raises:
             CacheError: where the two answers differ, or the function changes as it is asked.
@@ -370,15 +371,11 @@ class TextTeacher(TextAnswers):
 
 
 def keys_of(texts: Texts) -> NDArray[np.uint8]:
-    """Return what each text, or pair, is recorded under: (N, 16)."""
+    """Return the key under which each text, or pair, is recorded: (N, 16)."""
     codec = TextCodec()
     pairs = len(texts) > 0 and not isinstance(texts[0], str)
     columns = [list(column) for column in zip(*texts, strict=True)] if pairs else [list(texts)]
     return rows_of(codec(*columns, padding=True, return_tensors="pt")).keys
-
-
-def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _identity(answer: Answer, name: str | None) -> str:
@@ -393,9 +390,7 @@ def _identity(answer: Answer, name: str | None) -> str:
 def _labelled(rows: Any) -> tuple[list[Any], list[Any]]:
     """Return (texts, labels) out of a pair of lists, or of rows with columns."""
     if hasattr(rows, "column_names"):
-        pairs = "text_pair" in rows.column_names
-        texts = list(zip(rows["text"][:], rows["text_pair"][:], strict=True)) if pairs else rows["text"][:]
-        return list(texts), list(rows["label"][:])
+        return texts_of(rows), list(rows["label"][:])
     texts, labels = rows
     if len(texts) != len(labels):
         raise ValueError(f"calibrate= has {len(texts)} texts and {len(labels)} labels. Give as many of both.")

@@ -147,7 +147,7 @@ class AnswerReader:
         return torch.from_numpy(logits.astype(np.float32))
 
     def _is_number(self, numbers: Array) -> NDArray[np.bool_]:
-        """Tell which entries are finite; -inf is too where it is the logarithm of a probability of 0."""
+        """Tell which entries are numbers: finite ones, and -inf as the logarithm of a probability of 0."""
         finite: NDArray[np.bool_] = np.isfinite(numbers)
         return finite | np.isneginf(numbers) if self.kind == "log_probabilities" else finite
 
@@ -285,14 +285,14 @@ def _as_array(answers: Any) -> Array | None:
 
 
 def _is_plain(row: Any) -> bool:
-    """A class, a pair of class and confidence, a mapping, a set: no row of numbers."""
+    """Whether it is a class, a pair of class and confidence, a mapping or a set, not a row of numbers."""
     if isinstance(row, (str, Mapping, set, frozenset)) or row is None:
         return True
     return isinstance(row, (list, tuple)) and any(isinstance(value, str) or value is None for value in row)
 
 
 def _paired(answers: Any) -> Any:
-    """Return (labels, confidences) as two sequences become a pair a row."""
+    """Return two sequences (labels, confidences) as one pair per row."""
     if not (isinstance(answers, tuple) and len(answers) == 2):
         return answers
     labels, confidences = (_listed(part) for part in answers)
@@ -326,7 +326,7 @@ def _listed(values: Any) -> Any:
 
 
 def _is_pair(row: Any) -> bool:
-    """A class, by name or number, and a confidence."""
+    """Whether it is a class, by name or number, with a confidence."""
     if not (isinstance(row, (tuple, list)) and len(row) == 2):
         return False
     name, share = row

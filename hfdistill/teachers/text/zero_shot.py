@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from hfdistill.files.plain_data import public_name, sha256_of
 from hfdistill.network.architectures import longest_input
+from hfdistill.network.fingerprints import fingerprint_of
 from hfdistill.network.inputs import accepted_inputs, batches_by_length, name_padding
 from hfdistill.network.label_space import class_names, some
 from hfdistill.network.loading import Source, load_classifier, load_tokenizer
 from hfdistill.network.tokenizers import tokenizer_print
-from hfdistill.teachers.base import fingerprint_of
 from hfdistill.teachers.text.class_names import Classes, read_classes, read_templates
 from hfdistill.teachers.text.embedding import as_dtype
 from hfdistill.teachers.text.teacher import TextTeacher
@@ -106,7 +106,7 @@ class ZeroShotClassifier(nn.Module):
         return scores
 
     def _batches(self, pairs: list[tuple[str, str]]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-        """Yield pairs of like length; of a pair that is too long the text is cut, never the class."""
+        """Yield pairs of similar length; of a pair that is too long the text is cut, never the class."""
         limit = self._room if self._room < 10**6 else None
         read = self.tokenizer(
             [text for text, _ in pairs],
@@ -152,7 +152,7 @@ def zero_shot(
     arXiv 1909.00161). Scores of several descriptions of a class are averaged, and so are the probabilities
     under several templates.
 
-    A text costs a forward pass for each class, description and template; pairs of like length are batched.
+    A text costs a forward pass for each class, description and template; pairs of similar length are batched.
     For more than about twenty classes `few_shot` is much faster, and often better.
 
     Args:
