@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from hfdistill.files.plain_data import read_json, sha256_of, write_atomically
+from hfdistill.files.plain_data import read_json, sha256_of, write_json
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.divided import make_whole
 from hfdistill.network.fingerprints import fingerprint_of
@@ -152,7 +151,7 @@ class Embedder(nn.Module):
             "sentence_bert_config.json": {"max_seq_length": limit, "do_lower_case": False},
         }
         for name, content in written.items():
-            write_atomically(folder / name, json.dumps(content, indent=1))
+            write_json(folder / name, content)
 
     def fingerprint(self) -> str:
         """Return the sha256 over weights, tokenizer, pooling and length."""
