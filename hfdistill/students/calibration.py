@@ -14,7 +14,7 @@ from torch import Tensor
 from hfdistill.data.held_rows import refuse_stream
 from hfdistill.data.load import load, text_columns
 from hfdistill.data.unlabelled_texts import load_texts
-from hfdistill.network.architectures import longest_input
+from hfdistill.network.architectures import room_for
 from hfdistill.network.inputs import ModelInputs, batches_by_length
 
 BATCH_ROWS, BATCH_TOKENS = 64, 4096
@@ -54,11 +54,8 @@ def calibration(texts: Any, *, tokenizer: Any, model: Any, rows: int | None, max
             "teacher as the id or path of a folder that has one."
         )
     columns = _drawn(_columns(texts), rows)
-    limits = (max_length, longest_input(model.config), tokenizer.model_max_length, 512)
-    words = isinstance(columns[0][0], list)
-    encoded = tokenizer(
-        *columns, is_split_into_words=words, truncation=True, max_length=min(n for n in limits if n)
-    )
+    limit, words = room_for(model.config, tokenizer, max_length, 512), isinstance(columns[0][0], list)
+    encoded = tokenizer(*columns, is_split_into_words=words, truncation=True, max_length=limit)
     fit, held_out = _split([{name: encoded[name][i] for name in encoded} for i in range(len(columns[0]))])
     side = ModelInputs.of(model, tokenizer).side
     return _padded(fit, tokenizer, side), _padded(held_out, tokenizer, side)

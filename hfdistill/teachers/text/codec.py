@@ -92,6 +92,13 @@ def texts_of(rows: Any) -> list[Any]:
     return list(zip(texts, rows["text_pair"][:], strict=True)) if "text_pair" in rows.column_names else texts
 
 
+def columns_of(texts: Sequence[Any]) -> list[list[Any]]:
+    """Return texts as the arguments of a tokenizer: one list, or for pairs two."""
+    if len(texts) and not isinstance(texts[0], str):
+        return [list(side) for side in zip(*texts, strict=True)]
+    return [list(texts)]
+
+
 def decode_rows(ids: Tensor, mask: Tensor | None = None) -> list[Any]:
     """Return the texts of a batch: (B, T) → B strings, or pairs of strings.
 
