@@ -62,14 +62,14 @@ def calibration(texts: Any, *, tokenizer: Any, model: Any, rows: int | None, max
 
 
 def few(batches: Sequence[Batch], rows: int = FEW) -> list[Batch]:
-    """Return some of the batches, of all lengths, with about so many rows; at least one."""
+    """Return some of the batches, of all lengths, with about `rows` rows; at least one."""
     total = sum(len(batch["input_ids"]) for batch in batches)
     step = max(1, total // rows)
     return list(batches[step // 2 :: step]) or list(batches[:1])
 
 
 def _batches(texts: Any) -> list[Batch] | None:
-    """Return batches as they were given; None where `texts` are no batches."""
+    """Return batches as they were given; None where `texts` are not batches."""
     if isinstance(texts, Mapping) and "input_ids" in texts:
         texts = [texts]
     if isinstance(texts, (str, os.PathLike, Mapping, Dataset)) or not isinstance(texts, Iterable):
@@ -112,7 +112,7 @@ def _read(path: Any) -> Any:
 
 
 def _drawn(columns: list[list[Any]], rows: int | None) -> list[list[Any]]:
-    """Draw at most so many rows, in their order, without those that have no text."""
+    """Draw at most `rows` rows, in their order, without those that have no text."""
     order = [i for i, text in enumerate(columns[0]) if text]
     if len(order) < 2 * HELD_OUT:
         raise ValueError(
@@ -146,7 +146,7 @@ def _split_batches(batches: list[Batch]) -> Sides:
 
 
 def _padded(rows: list[dict[str, Any]], tokenizer: Any, side: str) -> list[Batch]:
-    """Return batches of rows of like lengths, the longest first: a lack of memory then shows at once."""
+    """Return batches of rows of similar length, the longest first: a lack of memory then shows at once."""
     lengths = [len(row["input_ids"]) for row in rows]
     return [
         dict(tokenizer.pad([rows[i] for i in batch], padding_side=side, return_tensors="pt"))
