@@ -413,7 +413,7 @@ def _spelled(values: Values, names: Sequence[str] | None) -> Values | None:
 def _named(
     split: str, labels: list[Any], names: Sequence[str] | None, *, rows: Sequence[int] | None = None
 ) -> list[Any]:
-    """Return the names of class numbers, which are checked; the numbers as they are where there are no names."""
+    """Return class numbers as their names, checked; the numbers themselves where there are no names."""
     count = 1 << 63 if names is None else len(names)  # what int64 holds
     bad = next((i for i, value in enumerate(labels) if value is not None and not 0 <= value < count), None)
     if bad is not None:
