@@ -311,7 +311,9 @@ def _rows_of_flags(split: str, rows: Dataset, columns: Sequence[str]) -> list[li
 
 
 def _flag_key(cell: Any) -> Any:
-    return cell.strip().lower() if isinstance(cell, str) else None if cell != cell else cell
+    if isinstance(cell, str):
+        return cell.strip().lower()
+    return None if cell != cell else cell  # NaN is a missing value
 
 
 _FLAG: dict[Any, float | None] = {
