@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,33 +45,13 @@ def refuse_processes(args: TrainingArguments) -> None:
         )
 
 
-def check_data_kind(data: Any, args: TrainingArguments, *, split: str) -> None:
-    """Refuse what is not a data set of rows, before anything reads it, and what no run can do with a stream.
+def check_rows_or_stream(data: Any, args: TrainingArguments, *, split: str) -> None:
+    """Refuse data without a row, and what no run can do with a stream.
 
     Raises:
-        TypeError: naming what it is and what to type.
-        ValueError: for one without a row; see `settle_stream`.
+        ValueError: with what to type; see `settle_stream`.
     """
-    kind = type(data).__name__
     (settle_stream if split == "train_dataset" else check_measured)(data, args)
-    if kind == "DataFrame":
-        raise TypeError(
-            f"{split} is a DataFrame of {type(data).__module__.split('.')[0]}, not a dataset. Type "
-            "datasets.Dataset.from_pandas(frame), with the columns text and label, or hfdistill.load(path)."
-        )
-    if isinstance(data, (str, Path)):
-        raise TypeError(f"{split} is a {kind}. Load it first: hfdistill.load({str(data)[:60]!r}).")
-    if isinstance(data, Mapping) and split == "train_dataset":
-        names = ", ".join(map(repr, list(data)[:4]))
-        raise TypeError(
-            f"{split} is a {kind} of {names or 'nothing'}, not one set of rows. Type "
-            f"{split}=data[{next(iter(data), 'train')!r}]."
-        )
-    if isinstance(data, (list, tuple)) and data and not isinstance(data[0], Mapping):
-        raise TypeError(
-            f"{split} is a {kind} whose first element is a {type(data[0]).__name__}, not a row. Type "
-            "datasets.Dataset.from_dict({'text': texts, 'label': labels})."
-        )
     if data is not None and not isinstance(data, Mapping) and hasattr(data, "__len__") and len(data) == 0:
         raise ValueError(
             f"{split} has no row. Check the split, load(path)[name], and dataset.filter before it."
@@ -92,13 +71,20 @@ def warn_of_half_weights(student: nn.Module) -> None:
         )
 
 
-def check_models(student: nn.Module, teacher: nn.Module | None) -> None:
-    """Refuse models that are not classifiers, and a teacher that would not stay as it is.
+def check_models(student: nn.Module, teacher: nn.Module | None, args: TrainingArguments) -> None:
+    """Refuse models that are not classifiers, a teacher that would not stay as it is, and noise without
+    word embeddings.
 
     Raises:
-        ValueError: for a head of another task, and for parameters that both share.
+        ValueError: for a head of another task, for parameters that both share, and for `neftune_noise_alpha`
+            where the student sums the vectors of a text as it looks them up.
     """
     refuse_other_heads(type(unwrapped(student)).__name__, role="student")
+    if args.neftune_noise_alpha is not None and isinstance(word_embeddings(student), nn.EmbeddingBag):
+        raise ValueError(
+            f"neftune_noise_alpha adds noise to the vector of each token, and {type(student).__name__} has "
+            "but one vector of a text. Leave neftune_noise_alpha out."
+        )
     warn_of_half_weights(student)
     if teacher is None:
         return

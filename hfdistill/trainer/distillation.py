@@ -129,11 +129,11 @@ class DistillationTrainer(CheckpointingTrainer):
         self._reader = Reader.of(args, getattr(model, "config", None), self.teacher, options, label_map)
         options["data_collator"] = self._reader.make_collator()
         for name in ("train_dataset", "eval_dataset"):
-            checks.check_data_kind(options.get(name), args, split=name)
+            checks.check_rows_or_stream(options.get(name), args, split=name)
             options[name] = self._reader(options.get(name), name)
         super().__init__(model, args, **options)
         end_in_order(self)
-        checks.check_models(self.model, self.teacher)
+        checks.check_models(self.model, self.teacher, self.args)
         self.blend, self.left_out = own_objective(
             objective, self.compute_loss_func, self.teacher, self.model, args, recorded=bool(teacher_cache)
         )
@@ -312,13 +312,13 @@ class DistillationTrainer(CheckpointingTrainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """As in Trainer; raw text is tokenised first."""
-        data = self._reader(eval_dataset)
+        data = self._reader(eval_dataset, sets=self.eval_dataset)
         loader = super().get_eval_dataloader(data)
         return self._guarded(loader, self.eval_dataset if data is None else data, "eval_dataset")
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
         """As in Trainer; raw text is tokenised first."""
-        data = self._reader(test_dataset)
+        data = self._reader(test_dataset, "test_dataset")
         return self._guarded(super().get_test_dataloader(data), data, "test_dataset")
 
     def _guarded(self, loader: Any, data: Any, split: str) -> Any:

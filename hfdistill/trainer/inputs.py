@@ -26,6 +26,7 @@ from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import ModelInputs, accepted_inputs, name_padding, on_side
 from hfdistill.teachers import Teacher, assign_column_prefixes
 from hfdistill.trainer.arguments import DistillationArguments, option
+from hfdistill.trainer.data_kinds import check_kind
 
 _ROUNDING = 128
 """Embeddings are rounded up to a multiple of this at most; larger differences are other vocabularies."""
@@ -166,12 +167,21 @@ class Reader:
             padder=padder,
         )
 
-    def __call__(self, data: Any, split: str = "eval_dataset") -> Any:
+    def __call__(self, data: Any, split: str = "eval_dataset", *, sets: Any = None) -> Any:
         """Return the data with its labels in the student's order, tokenised where it holds raw text.
 
+        Args:
+            data: rows, several sets of rows by name, or the name of one of `sets`, which is returned.
+            split: what messages call the data.
+            sets: those that were read before, by name.
+
         Raises:
+            TypeError: for what is not rows.
             ValueError: for text without a tokenizer, or one that knows more tokens than a model.
         """
+        if isinstance(data, str) and isinstance(sets, dict) and data in sets:
+            return data
+        check_kind(data, split=split, collated=self.collator is not None)
         if isinstance(data, dict):
             return {name: self(part, f"{split}[{name!r}]") for name, part in data.items()}
         data = self.labels(self._as_dataset(data), split)

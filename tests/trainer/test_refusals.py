@@ -3,6 +3,7 @@
 import logging
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, Features, List, Value
@@ -24,6 +25,7 @@ from hfdistill import (
     LabelSpaceError,
     ModelTeacher,
     Teacher,
+    static_from_teacher,
 )
 from hfdistill.network.inputs import accepted_inputs
 from hfdistill.network.trace import run
@@ -127,6 +129,46 @@ TEXTS = ["a good film", "a dull film"]
 def test_data_of_another_kind_is_told_what_to_type(build, data, words):
     with pytest.raises((TypeError, ValueError), match=words):
         build(train_dataset=data())
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (pd.DataFrame({"text": TEXTS}), r"{} is a DataFrame of pandas.*Dataset\.from_pandas"),
+        (pa.table({"text": TEXTS}), r"{} is a Table of pyarrow.*Dataset\(table\)"),
+        (pd.Series(TEXTS), r"{} is a Series of pandas, not rows with columns.*from_dict"),
+        (TEXTS, r"{} is a list whose first element is a str, not a row.*from_dict"),
+        ("test.csv", r"{} is a str\. Load it first: hfdistill\.load\('test\.csv'\)"),
+    ],
+    ids=["frame", "arrow", "series", "texts", "path"],
+)
+def test_other_data_than_the_run_s_is_told_what_to_type_too(build, data, words):
+    trainer = build()
+    with pytest.raises(TypeError, match=words.format("eval_dataset")):
+        trainer.evaluate(data)
+    with pytest.raises(TypeError, match=words.format("test_dataset")):
+        trainer.predict(data)
+
+
+def test_a_list_may_hold_what_the_user_s_own_collator_reads(build):
+    """Rows (text, label), as Trainer takes them; the losses are those of the data set."""
+    tokenizer = make_tokenizer()
+    rows = [(row["text"], row["label"]) for row in make_dataset(16)]
+
+    def collate(rows):
+        batch = tokenizer([text for text, _ in rows], padding=True, return_tensors="pt")
+        return {**batch, "labels": torch.tensor([label for _, label in rows])}
+
+    own = build(train_dataset=rows, data_collator=collate)
+    assert own.evaluate(rows)["eval_loss"] == pytest.approx(build().evaluate(make_dataset(16))["eval_loss"])
+    assert own.train().global_step == 2
+
+
+def test_noise_on_word_embeddings_needs_a_student_that_has_them(build, arguments):
+    teacher = make_bert(3, seed=1)
+    student = static_from_teacher(teacher, make_tokenizer(), width=8)
+    with pytest.raises(ValueError, match=r"neftune_noise_alpha.* StaticFor.*one vector.*Leave neftune_noise"):
+        build(model=student, teacher=teacher, args=arguments(neftune_noise_alpha=5.0))
 
 
 def test_several_sets_are_evaluated_each(build):

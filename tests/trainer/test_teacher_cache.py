@@ -309,3 +309,6 @@ def test_model_init_and_a_second_run(tmp_path):
     trainer.train()
     assert torch.equal(flat(trainer)[: len(first) // 2], first[: len(first) // 2])
     assert trainer.teacher.fingerprint() == ModelTeacher(make_bert(3, seed=1)).fingerprint()
+    trainer.train_dataset = trainer.get_eval_dataloader(make_dataset(24)).dataset
+    with pytest.raises(CacheError, match=r"^3 of 24 rows are not .*make a new trainer with the live"):
+        trainer.train()

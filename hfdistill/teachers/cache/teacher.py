@@ -295,8 +295,8 @@ class CachedTeacher(Teacher):
         return (
             f"{rows:,} of {of:,} rows are not recorded in {self.folder}: another text, truncation or "
             "tokenizer, or a damaged file. Record them: hfdistill.record(teacher, dataset, "
-            f"folder={str(self.folder.parent)!r}{contents}), or give teacher_cache= a trainer, or "
-            "CachedTeacher(folder, teacher=...), a live teacher."
+            f"folder={str(self.folder.parent)!r}{contents}), or make a new trainer with the live "
+            "teacher and teacher_cache=, or CachedTeacher(folder, teacher=...) with it."
         )
 
     def check_deterministic(self, batch: Batch) -> None:

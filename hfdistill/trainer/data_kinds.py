@@ -1,0 +1,41 @@
+"""`check_kind` refuses what is not rows, wherever a trainer is given data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_FROM_DICT = "Type datasets.Dataset.from_dict({'text': texts, 'label': labels})."
+
+
+def check_kind(data: Any, *, split: str, collated: bool) -> None:
+    """Refuse what is not a data set of rows, before anything reads it.
+
+    A list may hold anything where the user's own collator makes batches of it.
+
+    Raises:
+        TypeError: naming what it is and what to type.
+    """
+    kind, library = type(data).__name__, type(data).__module__.split(".")[0]
+    if kind == "DataFrame":
+        raise TypeError(
+            f"{split} is a DataFrame of {library}, not a dataset. Type "
+            f"datasets.Dataset.from_{library}(frame), with columns text and label, or hfdistill.load(path)."
+        )
+    if library == "pyarrow":
+        raise TypeError(f"{split} is a {kind} of pyarrow, not a dataset. Type datasets.Dataset(table).")
+    if kind in ("Series", "ndarray"):
+        raise TypeError(f"{split} is a {kind} of {library}, not rows with columns. {_FROM_DICT}")
+    if isinstance(data, (str, Path)):
+        raise TypeError(f"{split} is a {kind}. Load it first: hfdistill.load({str(data)[:60]!r}).")
+    if isinstance(data, Mapping) and split == "train_dataset":
+        names = ", ".join(map(repr, list(data)[:4]))
+        raise TypeError(
+            f"{split} is a {kind} of {names or 'nothing'}, not one set of rows. Type "
+            f"{split}=data[{next(iter(data), 'train')!r}]."
+        )
+    if isinstance(data, (list, tuple)) and data and not (collated or isinstance(data[0], Mapping)):
+        raise TypeError(
+            f"{split} is a {kind} whose first element is a {type(data[0]).__name__}, not a row. {_FROM_DICT}"
+        )
