@@ -311,7 +311,9 @@ def _rows_of_flags(split: str, rows: Dataset, columns: Sequence[str]) -> list[li
 
 
 def _flag_key(cell: Any) -> Any:
-    return cell.strip().lower() if isinstance(cell, str) else None if cell != cell else cell
+    if isinstance(cell, str):
+        return cell.strip().lower()
+    return None if cell != cell else cell  # NaN is a missing value
 
 
 _FLAG: dict[Any, float | None] = {
@@ -413,7 +415,7 @@ def _spelled(values: Values, names: Sequence[str] | None) -> Values | None:
 def _named(
     split: str, labels: list[Any], names: Sequence[str] | None, *, rows: Sequence[int] | None = None
 ) -> list[Any]:
-    """Return the numbers of named classes, checked; labels as they are where there are no names."""
+    """Return class numbers as their names, checked; the numbers themselves where there are no names."""
     count = 1 << 63 if names is None else len(names)  # what int64 holds
     bad = next((i for i, value in enumerate(labels) if value is not None and not 0 <= value < count), None)
     if bad is not None:

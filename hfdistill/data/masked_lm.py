@@ -15,7 +15,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 import hfdistill
 from hfdistill.data.augmentations import STOP_WORDS, WORD, Augmentation, cased, check_share
-from hfdistill.network.architectures import longest_input
+from hfdistill.network.architectures import room_for
 from hfdistill.network.divided import make_whole
 from hfdistill.network.fingerprints import add_weights
 from hfdistill.network.loading import loading_whole, read_tokenizer
@@ -156,8 +156,8 @@ class MaskedLM(Augmentation):
     @property
     def _limit(self) -> int | None:
         """Tokens that the model has positions for."""
-        limit = min(self.tokenizer.model_max_length, longest_input(self.model.config) or 10**9)
-        return int(limit) if limit < 10**9 else None
+        limit = room_for(self.model.config, self.tokenizer)
+        return limit if limit < 10**9 else None
 
 
 def _fill_mask_model(source: Any) -> Any:

@@ -21,10 +21,10 @@ from hfdistill.evaluation.report import (
     Report,
     count,
     error_sentence,
-    hardware,
     interval_sentences,
     show,
     times,
+    timing,
 )
 from hfdistill.files.markdown import as_yaml, escape, listing, table
 from hfdistill.files.plain_data import is_hub_id, printable, public_name, telling_name, write_atomically
@@ -278,15 +278,8 @@ def _costs(report: Report) -> str:
         rows.append([_role(role), *size, *times(model.speed), report.against_teacher(role) or "-"])
     header = ["", "parameters", "in embeddings", "MB", "ms p50", "ms p95", "rows/s", "against the teacher"]
     dtypes = ", ".join(sorted({escape(model.dtype) for model in report.models().values()}))
-    text = f"MB: 1e6 bytes of safetensors in {dtypes}."
-    s = report.student.speed
-    if s is not None:
-        text = (
-            f"{text} Milliseconds: one row at a time, median and 95th percentile of {s.latency_rows} real "
-            f"rows ({report.data.tokens_p50} tokens in the median). Rows/s: batches of {s.batch_size}, "
-            f"median of {s.repeats} passes over {s.throughput_rows} rows. All models by turns on "
-            f"{escape(hardware(report), limit=300)}; tokenization is not timed."
-        )
+    timed = timing(report, ms="Milliseconds", latencies="median and 95th percentile", rates="Rows/s")
+    text = f"MB: 1e6 bytes of safetensors in {dtypes}.{timed}"
     return f"## Size and speed\n\n{table(header, rows)}\n\n{text}"
 
 

@@ -15,9 +15,9 @@ from hfdistill.evaluation.report import (
     ModelReport,
     Report,
     count,
-    hardware,
     show,
     signed,
+    timing,
 )
 from hfdistill.files.markdown import escape, table
 from hfdistill.files.plain_data import write_atomically
@@ -93,7 +93,8 @@ def compare_students(
         rows.append([*row, _closeness(reports, closeness), *_pace(first.student, _teacher(first))])
     header = ["", "parameters", "MB", f"{TITLES[metric]}, distilled", "undistilled", "difference"]
     lines = table([*header, TITLES[closeness], "ms", "faster", "rows/s", "faster"], rows)
-    return f"{lines}\n\n{_timing(shown)}"
+    weights = f"MB: 1e6 bytes of {escape(shown.student.dtype)} weights."
+    return f"{lines}\n\n{weights}{timing(shown, ms='ms', latencies='median', rates='rows/s')}"
 
 
 def write_section(page: str | os.PathLike[str], name: str, text: str) -> Path:
@@ -157,19 +158,6 @@ def _closeness(reports: Sequence[Report], metric: str) -> str:
     near = [(report.student.fidelity or {}).get(metric) for report in reports]
     known = [value for value in near if value is not None]
     return show(statistics.mean(known), metric) if known else ""
-
-
-def _timing(report: Report) -> str:
-    speed = report.student.speed
-    text = f"MB: 1e6 bytes of {escape(report.student.dtype)} weights."
-    if speed is None:
-        return text
-    return (
-        f"{text} ms: one row at a time, median of {speed.latency_rows} real rows ({report.data.tokens_p50} "
-        f"tokens in the median). rows/s: batches of {speed.batch_size}, median of {speed.repeats} passes "
-        f"over {speed.throughput_rows} rows. All models by turns on {escape(hardware(report), limit=300)}; "
-        "tokenization is not timed."
-    )
 
 
 def _values(reports: Sequence[Report], metric: str) -> list[float]:

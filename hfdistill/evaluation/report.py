@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from hfdistill.files.markdown import html_table, text_table
+from hfdistill.files.markdown import escape, html_table, text_table
 from hfdistill.files.plain_data import build, printable, read_json, write_atomically
 
 SCHEMA = 3
@@ -376,6 +376,26 @@ def hardware(report: Report) -> str:
     where = f"{e.device}, host {e.cpu}" if e.device != "cpu" else e.cpu
     versions = f"torch {e.torch}, transformers {e.transformers}"
     return printable(f"{where}, {e.threads} of {e.cores} cores used, {versions}", limit=300)
+
+
+def timing(report: Report, *, ms: str, latencies: str, rates: str) -> str:
+    """Return how the student was timed, and where, beginning with a space; "" where it was not.
+
+    Args:
+        report: of the student.
+        ms: what the columns of milliseconds are called.
+        latencies: which of them are shown, such as "median".
+        rates: what the column of rows per second is called.
+    """
+    speed = report.student.speed
+    if speed is None:
+        return ""
+    return (
+        f" {ms}: one row at a time, {latencies} of {speed.latency_rows} real rows ({report.data.tokens_p50} "
+        f"tokens in the median). {rates}: batches of {speed.batch_size}, median of {speed.repeats} passes "
+        f"over {speed.throughput_rows} rows. All models by turns on {escape(hardware(report), limit=300)}; "
+        "tokenization is not timed."
+    )
 
 
 def signed(share: float) -> str:

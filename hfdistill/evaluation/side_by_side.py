@@ -104,12 +104,12 @@ def _both_wrong(one: ClassReport) -> int:
 
 def _by_pair(report: Report) -> list[str]:
     """Return the most frequent pairs of different predictions."""
-    confusion = next((c for c in report.confusions or () if c.against == "teacher"), None)
-    cells = (
-        []
-        if confusion is None
-        else [cell for cell in confusion.cells if cell.row != cell.column and cell.rows]
-    )
+    cells = [
+        cell
+        for confusion in report.confusions or ()
+        for cell in confusion.cells
+        if confusion.against == "teacher" and cell.row != cell.column and cell.rows
+    ]
     if not cells:
         return []
     names = [printable(one.label, limit=40) for one in report.classes]

@@ -32,7 +32,7 @@ from hfdistill.exporters.report import ExportReport, Mixed
 from hfdistill.exporters.stages import INT8_STAGE, StagedModel, checked_threshold, to_stages
 from hfdistill.files.checkpoint import REPLACED, publish
 from hfdistill.files.plain_data import public_name, write_atomically
-from hfdistill.network.architectures import longest_input
+from hfdistill.network.architectures import room_for
 from hfdistill.network.inputs import ModelInputs, name_padding
 from hfdistill.network.label_space import class_names, has_names
 from hfdistill.network.loading import Source, load_classifier, read_tokenizer
@@ -140,13 +140,13 @@ def export(
     tokenizer = tokenizer or _tokenizer(student, "student")
     staged = _stage(folder)
     try:
-        room = [n for n in (max_length, tokenizer.model_max_length, longest_input(model.config)) if n]
+        room = room_for(model.config, tokenizer, max_length)
         rows = data if calibration is None else calibration
-        options: dict[str, Any] = {"max_length": min(room), "engine": engine, "int8": int8, "rows": rows}
+        options: dict[str, Any] = {"max_length": room, "engine": engine, "int8": int8, "rows": rows}
         models, eight = _write(model, staged, tokenizer=tokenizer, **options)
         if teacher is not None:
             models = {"teacher": _teacher(teacher, tokenizer, label_names), **models}
-        bench = Bench(models, data, max_length=min(room))
+        bench = Bench(models, data, max_length=room)
         _leave_floating(bench, eight, max_drop)
         report = bench.report(staged, max_drop=max_drop, speed=speed)
         _gate(report, folder, logits=bench.largest)

@@ -17,7 +17,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from hfdistill.files.plain_data import write_atomically
+from hfdistill.files.plain_data import as_read_back, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +62,8 @@ def publish(staged: Path, final: Path, *, run: dict[str, Any]) -> None:
     for path in sorted(p for p in staged.rglob("*") if p.is_file() and p.name != MANIFEST):
         files[path.relative_to(staged).as_posix()] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         fsync(path)
-    manifest = _as_json({"schema": 1, "run": run, "files": files})
-    write_atomically(staged / MANIFEST, json.dumps({**manifest, "sha256": seal(manifest)}, indent=1))
+    manifest = as_read_back({"schema": 1, "run": run, "files": files})
+    write_json(staged / MANIFEST, {**manifest, "sha256": seal(manifest)})
     for folder in [*(p for p in staged.rglob("*") if p.is_dir()), staged]:
         fsync(folder)
     old = staged.parent / f"{final.name}{REPLACED}"
@@ -227,7 +227,7 @@ def check_same_run(manifest: dict[str, Any] | None, run: dict[str, Any], *, fold
     before = (manifest or {"run": {}})["run"]
     changed = [
         f"{key}: {before[key]!r} → {now!r}"
-        for key, now in _as_json(run).items()
+        for key, now in as_read_back(run).items()
         if key in before and before[key] != now
     ]
     if changed:
@@ -235,12 +235,6 @@ def check_same_run(manifest: dict[str, Any] | None, run: dict[str, Any], *, fold
             f"{folder} was trained with other settings ({'; '.join(changed)}). Choose a new output_dir, or "
             "go on deliberately with DistillationArguments(allow_changed=True)."
         )
-
-
-def _as_json(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return facts as they are read back: tuples as lists, keys as text."""
-    read_back: dict[str, Any] = json.loads(json.dumps(facts))
-    return read_back
 
 
 def seal(manifest: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ import re
 import shutil
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NoReturn, get_args, get_origin
@@ -93,6 +93,16 @@ def write_atomically(path: Path, content: str | bytes) -> Path:
     with whole_file(path) as stream:
         stream.write(content.encode("utf-8") if isinstance(content, str) else content)
     return path
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write plain data as JSON; see `write_atomically`."""
+    return write_atomically(path, json.dumps(value, indent=1))
+
+
+def as_read_back(value: Any, *, default: Callable[[Any], Any] | None = None) -> Any:
+    """Return plain data as JSON gives it back, tuples as lists and keys as text; see `json.dumps`."""
+    return json.loads(json.dumps(value, default=default))
 
 
 @contextmanager

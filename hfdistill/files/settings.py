@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from hfdistill.files.plain_data import read_json, write_atomically
+from hfdistill.files.plain_data import as_read_back, read_json, write_json
 
 FILE = "settings.json"
 MECHANICS: tuple[str, ...] = (
@@ -64,7 +63,7 @@ def check_settings(
             "these. Type another --output_dir, or delete that folder."
         )
     if not any(getattr(one, "process_index", 0) for one in settings):  # the first of several writes
-        write_atomically(path, json.dumps(now, indent=1))
+        write_json(path, now)
 
 
 def _holds_runs(folder: Path) -> bool:
@@ -76,7 +75,7 @@ def _plain(settings: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
     """Yield names and values as JSON has them, without those that decide nothing."""
     for one in settings:
         values = {field.name: getattr(one, field.name) for field in dataclasses.fields(one) if field.init}
-        for name, value in json.loads(json.dumps(values, default=str)).items():
+        for name, value in as_read_back(values, default=str).items():
             if not name.startswith(MECHANICS):
                 yield name, value
 

@@ -261,6 +261,12 @@ def readable_length(model_or_config: Any, max_length: int | None) -> int | None:
     return min((bound for bound in (max_length, longest_input(model_or_config)) if bound), default=None)
 
 
+def room_for(model_or_config: Any, tokenizer: Any, *limits: int | None) -> int:
+    """Return how many tokens a model and its tokenizer take; the least of these and of `limits`."""
+    rooms = (*limits, longest_input(model_or_config), tokenizer.model_max_length)
+    return min(int(room) for room in rooms if room)
+
+
 def blocks(model: Any) -> nn.ModuleList:
     """Return the blocks of a model, as many as it has layers; block m is at index m - 1.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -18,18 +18,20 @@ class ExitObjective(Objective):
     """Base class of terms on the exits of a student made by `with_exits`; the sum over them.
 
     Args:
+        term: the term that each exit learns by.
         exits: the layers whose exits it is about; None for all of them.
     """
 
     needs_teacher: ClassVar[bool] = False
 
-    def __init__(self, *, exits: Sequence[int] | None = None) -> None:
+    def __init__(self, term: Objective, *, exits: Sequence[int] | None = None) -> None:
         super().__init__()
+        self._term = term
         self.exits = None if exits is None else list(exits)
         self._layers: tuple[int, ...] = ()
 
     def bind(self, setting: Setting) -> None:
-        """Learn where the student has exits.
+        """Learn where the student has exits, and bind the term of each.
 
         Raises:
             ValueError: where it has none, or not these.
@@ -43,6 +45,16 @@ class ExitObjective(Objective):
                 f"with_exits(student, layers={missing or repr('all')})."
             )
         self._layers = exits if self.exits is None else tuple(self.exits)
+        self._term.bind(setting)
+
+    def set_progress(self, progress: float) -> None:
+        """Pass the progress on to the term of each exit."""
+        super().set_progress(progress)
+        self._term.set_progress(progress)
+
+    def count(self, labels: Tensor) -> Tensor:
+        """Count what the term's mean is over; see `Objective.count`."""
+        return self._term.count(labels)
 
     def taps(self) -> Taps:
         """Return the logits of each exit."""
@@ -50,13 +62,15 @@ class ExitObjective(Objective):
             raise RuntimeError(f"{self!r} is not bound yet: which exits there are depends on the student.")
         return frozenset(Tap("exit", layer) for layer in self._layers), frozenset()
 
-    def _each(self, student: Trace) -> Iterator[Trace]:
-        """Yield each exit as if it were the model."""
+    def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
+        """Sum over exits of the term's mean; see `Objective.forward`."""
+        values = []
         for layer in self._layers:
             tap = Tap("exit", layer)
             if tap not in student.readings:
                 raise ValueError(f"{self!r} needs {tap} of the student, which its trace does not hold.")
-            yield Trace(student.readings[tap], student.attention_mask)
+            values.append(self._term(Trace(student.readings[tap], student.attention_mask), teacher, labels))
+        return torch.stack(values).sum()
 
 
 @register("exit_cross_entropy")
@@ -76,21 +90,7 @@ class ExitCrossEntropy(ExitObjective):
     needs_labels: ClassVar[bool] = True
 
     def __init__(self, *, exits: Sequence[int] | None = None) -> None:
-        super().__init__(exits=exits)
-        self._hard = CrossEntropy()
-
-    def bind(self, setting: Setting) -> None:
-        """Learn where the student has exits, and the task."""
-        super().bind(setting)
-        self._hard.bind(setting)
-
-    def count(self, labels: Tensor) -> Tensor:
-        """Return the number of labelled rows; multi-label: of labelled elements."""
-        return self._hard.count(labels)
-
-    def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
-        """Sum over exits of the mean over labelled rows; see `Objective.forward`."""
-        return torch.stack([self._hard(exit_, teacher, labels) for exit_ in self._each(student)]).sum()
+        super().__init__(CrossEntropy(), exits=exits)
 
 
 @register("exit_kd")
@@ -117,21 +117,9 @@ class ExitKD(ExitObjective):
     """
 
     def __init__(self, *, temperature: float | Schedule = 1.0, exits: Sequence[int] | None = None) -> None:
-        super().__init__(exits=exits)
-        self._soft = KD(temperature=temperature)
-        self.temperature = self._soft.temperature
-
-    def bind(self, setting: Setting) -> None:
-        """Learn where the student has exits, and the task."""
-        super().bind(setting)
-        self._soft.bind(setting)
-
-    def set_progress(self, progress: float) -> None:
-        """Pass the progress on to the inner term."""
-        super().set_progress(progress)
-        self._soft.set_progress(progress)
+        super().__init__(KD(temperature=temperature), exits=exits)
+        self.temperature = temperature
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
-        """Sum over exits of the mean over rows; see `Objective.forward`."""
-        last = Trace(student.logits.detach())
-        return torch.stack([self._soft(exit_, last, labels) for exit_ in self._each(student)]).sum()
+        """Sum over exits of the mean over rows; the last head is the teacher. See `Objective.forward`."""
+        return super().forward(student, Trace(student.logits.detach()), labels)

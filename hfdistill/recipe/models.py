@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, set_seed
 
-from hfdistill.network.architectures import longest_input
+from hfdistill.network.architectures import room_for
 from hfdistill.network.inputs import ModelInputs
 from hfdistill.network.loading import (
     MissingHead,
@@ -166,7 +166,6 @@ class ModelBuilder:
 
     def _calibration(self, model: Any, tokenizer: Any) -> list[dict[str, torch.Tensor]]:
         """Return batches of training rows as the model reads them, without labels: its answers are judged."""
-        room = (self.max_length, longest_input(model.config), tokenizer.model_max_length)
         rows, batches = drawn(self.rows.train, CALIBRATION_ROWS, self.seed), []
         for start in range(0, len(rows), CALIBRATION_BATCH):
             texts = rows[start : start + CALIBRATION_BATCH]
@@ -176,7 +175,7 @@ class ModelBuilder:
                     *columns,
                     is_split_into_words=isinstance(columns[0][0], list),
                     truncation=True,
-                    max_length=min(limit for limit in room if limit),
+                    max_length=room_for(model.config, tokenizer, self.max_length),
                     padding=True,
                     padding_side=ModelInputs.of(model, tokenizer).side,
                     return_tensors="pt",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from hfdistill.evaluation.report import Report
 from hfdistill.exporters.gate import export
 from hfdistill.files.hub import push_to_hub
 from hfdistill.files.markdown import as_yaml
-from hfdistill.files.plain_data import public_name, write_atomically
+from hfdistill.files.plain_data import public_name, write_atomically, write_json
 from hfdistill.recipe import schema
 from hfdistill.recipe.page_facts import by_name
 from hfdistill.recipe.run import Run
@@ -133,8 +132,7 @@ class Outcome:
         timed = report.student.speed is not None
         if "exits" in self.recipe.student.changes and timed and rows.task == "single_label":
             curve = exit_curve(self.folder, rows.evaluation, max_length=read_length(self.run))
-            points = json.dumps([dataclasses.asdict(point) for point in curve], indent=1)
-            write_atomically(self.folder / "exit_curve.json", points)
+            write_json(self.folder / "exit_curve.json", [dataclasses.asdict(point) for point in curve])
             print(*curve, sep="\n")
         return report
 

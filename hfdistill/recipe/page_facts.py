@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from hfdistill.evaluation.metrics.scores import scores
 from hfdistill.evaluation.report import COLUMNS
-from hfdistill.files.plain_data import read_json
+from hfdistill.files.plain_data import as_read_back, read_json
 from hfdistill.recipe import schema
 from hfdistill.recipe.page import MAX_BYTES
 from hfdistill.recipe.rows import Rows
@@ -32,8 +31,8 @@ def deciding_facts(page: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
     inside = {f"data.{n}": v for n, v in data.items()} | {f"training.{n}": v for n, v in training.items()}
     facts = {n: v for n, v in {**sections, **inside}.items() if v is not None}
     facts["the training rows"] = rows.fingerprint()
-    as_read_back: dict[str, Any] = json.loads(json.dumps(facts, default=str))
-    return as_read_back
+    read_back: dict[str, Any] = as_read_back(facts, default=str)
+    return read_back
 
 
 def refuse_other_page(args: Any, facts: Mapping[str, Any]) -> None:

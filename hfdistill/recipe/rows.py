@@ -257,8 +257,8 @@ def _check_choosing(data: Mapping[str, Dataset], splits: Splits, choosing: float
     """
     if not isinstance(choosing, str):
         return
-    usual = next((name for name in ("validation", "test") if name in data and name != splits.train), None)
-    others = {splits.train: "learned from", splits.evaluation or usual: "reported"}
+    reported = _evaluation_split(data, splits, searching=False)
+    others = {splits.train: "learned from", reported: "reported"}
     left = [name for name in data if name not in others]
     if choosing not in data or choosing in others:
         why = f"is {others[choosing]}" if choosing in others else "is not there"

@@ -404,24 +404,30 @@ class Run:
                 plan = self.recipe.assistants[int(stage.removeprefix("assistant-")) - 1]
             changes = {**self.recommended.settings(plan, model, is_taught=teacher is not None), **changes}
         args = dataclasses.replace(self.args, **changes, output_dir=str(folder), push_to_hub=False)
-        rows, labels_alone = self.builder.rows, teacher is None and objective is None
-        answerable = self.answerable if teacher is not None else None
-        if rows.stream is not None:
-            answerable, labels_alone = rows.stream, False
-        elif teacher is not None and answerable is None:
-            answerable = self.recommended.with_copies(rows.train, teacher, tokenizer)
+        rows, train = self.builder.rows, self._rows_to_train_on(teacher, objective, tokenizer)
         scores: Callable | None = task_scores(rows.task) if "label" in rows.evaluation.column_names else None
         return DistillationTrainer(
             model,
             args,
             teacher=teacher,
             objective=objective,
-            train_dataset=rows.labelled if labels_alone else rows.train if answerable is None else answerable,
+            train_dataset=train,
             eval_dataset=rows.evaluation,
             processing_class=tokenizer,
             compute_metrics=scores,
             **(options or {}),
         )
+
+    def _rows_to_train_on(self, teacher: Any, objective: Any, tokenizer: Any) -> Any:
+        """Return what a model trains on: a model without teacher and objective learns from labels alone."""
+        rows = self.builder.rows
+        if rows.stream is not None:
+            return rows.stream
+        if teacher is None:
+            return rows.labelled if objective is None else rows.train
+        if self.answerable is not None:
+            return self.answerable
+        return self.recommended.with_copies(rows.train, teacher, tokenizer)
 
     def _title(self, stage: str, trainer: DistillationTrainer) -> str:
         """Return a phase's heading without its steps: "student: 3 of 6 layers, 17.4 M parameters"."""

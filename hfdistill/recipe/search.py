@@ -233,7 +233,7 @@ def _over() -> tuple[Any, ...]:
 
 
 def _restart(study: Any, first: Mapping[str, Any]) -> None:
-    """Queue the page as it is where nothing was tried yet, and a trial that was killed once more."""
+    """Queue the page as it is where nothing was tried yet, and again a trial that a kill cut off."""
     from optuna.trial import TrialState
 
     every = study.get_trials(deepcopy=False)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hfdistill.files.plain_data import read_json, write_atomically
+from hfdistill.files.plain_data import as_read_back, read_json, write_json
 from hfdistill.files.settings import MECHANICS
 from hfdistill.recipe.page import MAX_BYTES, read_page
 
@@ -26,7 +25,7 @@ class TrainingRecord:
 
     def __init__(self, output_dir: str | Path, stage: str, page: Mapping[str, Any]) -> None:
         self.stage, self.folder = stage, Path(output_dir, stage)
-        self.page: dict[str, Any] = json.loads(json.dumps(page, default=str))  # as it is read back
+        self.page: dict[str, Any] = as_read_back(page, default=str)
         self.path = Path(output_dir, f"trained-{stage}.json")
         self.parts: list[dict[str, Any]] = []
         if self.path.is_file():
@@ -39,7 +38,7 @@ class TrainingRecord:
         self.parts = [part for part in self.parts if part["after"] < step]
         if not self.parts or changes(self.parts[-1]["page"], self.page):
             self.parts.append({"after": step, "page": self.page})
-        write_atomically(self.path, json.dumps(self.parts, indent=1))
+        write_json(self.path, self.parts)
 
     def trained_page(self) -> dict[str, Any]:
         """Return the page that made the last steps, with the sections of this run's page that come after."""

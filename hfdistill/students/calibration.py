@@ -15,7 +15,7 @@ from hfdistill.data.held_rows import refuse_stream
 from hfdistill.data.in_memory import as_rows
 from hfdistill.data.load import load, text_columns
 from hfdistill.data.unlabelled_texts import load_texts
-from hfdistill.network.architectures import longest_input
+from hfdistill.network.architectures import room_for
 from hfdistill.network.inputs import ModelInputs, batches_by_length
 
 BATCH_ROWS, BATCH_TOKENS = 64, 4096
@@ -55,25 +55,22 @@ def calibration(texts: Any, *, tokenizer: Any, model: Any, rows: int | None, max
             "teacher as the id or path of a folder that has one."
         )
     columns = _drawn(_columns(texts), rows)
-    limits = (max_length, longest_input(model.config), tokenizer.model_max_length, 512)
-    words = isinstance(columns[0][0], list)
-    encoded = tokenizer(
-        *columns, is_split_into_words=words, truncation=True, max_length=min(n for n in limits if n)
-    )
+    limit, words = room_for(model.config, tokenizer, max_length, 512), isinstance(columns[0][0], list)
+    encoded = tokenizer(*columns, is_split_into_words=words, truncation=True, max_length=limit)
     fit, held_out = _split([{name: encoded[name][i] for name in encoded} for i in range(len(columns[0]))])
     side = ModelInputs.of(model, tokenizer).side
     return _padded(fit, tokenizer, side), _padded(held_out, tokenizer, side)
 
 
 def few(batches: Sequence[Batch], rows: int = FEW) -> list[Batch]:
-    """Return some of the batches, of all lengths, with about so many rows; at least one."""
+    """Return some of the batches, of all lengths, with about `rows` rows; at least one."""
     total = sum(len(batch["input_ids"]) for batch in batches)
     step = max(1, total // rows)
     return list(batches[step // 2 :: step]) or list(batches[:1])
 
 
 def _batches(texts: Any) -> list[Batch] | None:
-    """Return batches as they were given; None where `texts` are no batches."""
+    """Return batches as they were given; None where `texts` are not batches."""
     if isinstance(texts, Mapping) and "input_ids" in texts:
         texts = [texts]
     if isinstance(texts, (str, os.PathLike, Mapping, Dataset)) or not isinstance(texts, Iterable):
@@ -117,7 +114,7 @@ def _read(path: Any) -> Any:
 
 
 def _drawn(columns: list[list[Any]], rows: int | None) -> list[list[Any]]:
-    """Draw at most so many rows, in their order, without those that have no text."""
+    """Draw at most `rows` rows, in their order, without those that have no text."""
     order = [i for i, text in enumerate(columns[0]) if text]
     if len(order) < 2 * HELD_OUT:
         raise ValueError(
@@ -151,7 +148,7 @@ def _split_batches(batches: list[Batch]) -> Sides:
 
 
 def _padded(rows: list[dict[str, Any]], tokenizer: Any, side: str) -> list[Batch]:
-    """Return batches of rows of like lengths, the longest first: a lack of memory then shows at once."""
+    """Return batches of rows of similar length, the longest first: a lack of memory then shows at once."""
     lengths = [len(row["input_ids"]) for row in rows]
     return [
         dict(tokenizer.pad([rows[i] for i in batch], padding_side=side, return_tensors="pt"))

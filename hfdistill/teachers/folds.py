@@ -60,7 +60,6 @@ class FoldTeacher(TeacherOfSeveral):
                     f"The teacher of fold {fold} has the classes of fold 0 in another order. Train all with "
                     "one head: load_classifier(encoder, new_head=names)."
                 )
-        self.teachers = nn.ModuleList(built)
         self.assignment = dict(assignment)
         self.max_length = max_length
         self.same_tokens = all(teacher.same_tokens for teacher in built)

@@ -18,6 +18,7 @@ from transformers.trainer_utils import HubStrategy, TrainOutput, has_length
 from hfdistill.files import checkpoint
 from hfdistill.files.checkpoint import CheckpointError
 from hfdistill.files.hub import publishing
+from hfdistill.files.plain_data import as_read_back
 from hfdistill.files.run_lock import FolderInUse, only_run
 from hfdistill.trainer.arguments import option, rows_a_step
 from hfdistill.trainer.best_metric import check_best_metric
@@ -182,7 +183,7 @@ class CheckpointingTrainer(Trainer):
         """
         if self.args.world_size == 1:
             return
-        everybodys = self.of_all(json.loads(json.dumps(self.run_facts())))
+        everybodys = self.of_all(as_read_back(self.run_facts()))
         odd = {name for facts in everybodys for name in facts if facts[name] != everybodys[0].get(name)}
         if odd:
             differ = {name: sorted({repr(facts.get(name)) for facts in everybodys}) for name in sorted(odd)}

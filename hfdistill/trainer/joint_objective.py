@@ -199,7 +199,7 @@ class JointObjective:
         return [*lines, *(f"peer: {line}" for blend in self.blends[1:] for line in blend.summary())]
 
     def counts(self, labels: Tensor) -> Tensor:
-        """Return how many rows or words each term's mean is over: (terms,), float32."""
+        """Return what each term's mean is over, as `Blend.counts` counts it: (terms,), float32."""
         return torch.cat([blend.counts(labels) for blend in self.blends])
 
     def __call__(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ def test_a_tokenizer_without_a_fast_form_is_not_exported(untrained, monkeypatch)
     model.save_pretrained("slow")
     make_tokenizer().save_pretrained("slow")
     monkeypatch.setattr(
-        "hfdistill.recipe.models.AutoTokenizer.from_pretrained",
+        "hfdistill.network.loading.AutoTokenizer.from_pretrained",
         lambda *_, **__: Slow.from_pretrained("slow"),
     )
     with pytest.raises(ValueError, match=r"has no tokenizer.json"):

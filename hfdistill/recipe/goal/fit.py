@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -14,7 +13,7 @@ from tqdm.auto import tqdm
 
 from hfdistill.evaluation.models import Contender
 from hfdistill.evaluation.report import TITLES, counted, show
-from hfdistill.files.plain_data import read_json, write_atomically
+from hfdistill.files.plain_data import read_json, write_json
 from hfdistill.files.run_lock import only_run
 from hfdistill.network.fingerprints import fingerprint_of
 from hfdistill.network.foreign_code import allowing_pickles
@@ -156,7 +155,7 @@ class _Search:
                 "training.output_dir, or delete that folder."
             )
         if weights is not None:
-            write_atomically(path, json.dumps(facts, indent=1))
+            write_json(path, facts)
 
     def _measure_sizes(self) -> None:
         """Measure every candidate untrained.

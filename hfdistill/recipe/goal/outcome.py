@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from hfdistill.evaluation.report import TITLES, Report, counted, in_columns, sho
 from hfdistill.exporters.gate import export
 from hfdistill.exporters.report import ExportReport
 from hfdistill.files.markdown import as_yaml
-from hfdistill.files.plain_data import read_json, whole_folder, write_atomically
+from hfdistill.files.plain_data import as_read_back, read_json, whole_folder, write_atomically, write_json
 from hfdistill.network.loading import load_classifier, load_tokenizer
 from hfdistill.recipe.goal.candidates import Candidate
 from hfdistill.recipe.goal.evidence import Evidence
@@ -197,7 +196,7 @@ class Outcome:
         winner = {"candidate": self.choice.tried.candidate.name, "look": dataclasses.asdict(self.look)}
         note = self.out / "goal" / "chosen.json"
         before = read_json(note, limit=100 * MAX_BYTES) if note.is_file() and self.folder.is_dir() else {}
-        if {name: before.get(name) for name in winner} == json.loads(json.dumps(winner)):
+        if {name: before.get(name) for name in winner} == as_read_back(winner):
             return list(before["history"])
         note.unlink(missing_ok=True)
         source = self.trials.student(self.choice.tried.candidate, self.look)
@@ -206,7 +205,7 @@ class Outcome:
             load_tokenizer(source).save_pretrained(staged)
         state = source / "trainer_state.json"
         history = list(read_json(state, limit=100 * MAX_BYTES)["log_history"]) if state.is_file() else []
-        write_atomically(note, json.dumps({**winner, "history": history}, indent=1))
+        write_json(note, {**winner, "history": history})
         return history
 
     def _page(self) -> dict[str, Any]:

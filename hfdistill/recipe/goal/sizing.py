@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from hfdistill.evaluation.speed import SpeedPlan, compare_speeds, size_mb
 from hfdistill.exporters.bench import FILES, as_onnx
 from hfdistill.exporters.gate import check_architecture, onnx_files
 from hfdistill.exporters.onnx import require_packages
-from hfdistill.files.plain_data import build, read_json, write_atomically
+from hfdistill.files.plain_data import build, read_json, write_json
 from hfdistill.recipe.goal.candidates import Candidate
 from hfdistill.recipe.goal.target import Goal
 
@@ -119,7 +118,7 @@ class Scale:
         if known.best(self.goal) is not None:
             return known
         measured = self._measured(candidate, known)
-        write_atomically(path, json.dumps(dataclasses.asdict(measured), indent=1))
+        write_json(path, dataclasses.asdict(measured))
         return measured
 
     def _measured(self, candidate: Candidate, known: Sizes) -> Sizes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import shutil
 import time
@@ -22,7 +21,7 @@ from hfdistill.evaluation.models import Contender, load_models
 from hfdistill.evaluation.predictions import checked, evaluating, predict
 from hfdistill.exporters.bench import of_many_sizes
 from hfdistill.files.checkpoint import newest_checkpoint
-from hfdistill.files.plain_data import build, read_json, whole_folder, write_atomically
+from hfdistill.files.plain_data import build, read_json, whole_folder, write_json
 from hfdistill.network.task import task_kind
 from hfdistill.recipe.check import check
 from hfdistill.recipe.goal.candidates import Candidate
@@ -163,7 +162,7 @@ class Trials:
             self.judge.metric,
         )
         every = [dataclasses.asdict(each) for each in (*self.looks(candidate), look)]
-        write_atomically(self.of(candidate) / "looks.json", json.dumps({"looks": every}, indent=1))
+        write_json(self.of(candidate) / "looks.json", {"looks": every})
         return look
 
     def looks(self, candidate: Candidate) -> tuple[Look, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 
 from hfdistill.files.checkpoint import seal
-from hfdistill.files.plain_data import build, printable, read_json, write_atomically
+from hfdistill.files.plain_data import as_read_back, build, printable, read_json, write_json
 from hfdistill.network.trace import Tap
 
 SCHEMA = 1
@@ -178,8 +177,8 @@ def write_facts(folder: Path, facts: dict[str, Any]) -> None:
         read_facts(folder)
         return
     try:
-        plain = json.loads(json.dumps(facts))
-        write_atomically(folder / FACTS, json.dumps({**plain, "sha256": seal(plain)}, indent=1))
+        plain = as_read_back(facts)
+        write_json(folder / FACTS, {**plain, "sha256": seal(plain)})
     except OSError as error:
         raise CacheError(
             f"{folder / FACTS} cannot be written ({error}). Make room, or name another folder=."

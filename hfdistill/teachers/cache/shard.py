@@ -35,10 +35,8 @@ class Shard:
     ) -> None:
         self.rows, self._pooled, self._path = len(tensors[KEYS]), pooled, None if file is None else file[0]
         self._layout = _layout(tensors, None if file is None else file[1])
-        kept = (
-            [] if not held else [LENGTHS, LOGITS] if file is not None else [n for n in tensors if n != KEYS]
-        )
-        self._held = {name: tensors[name].contiguous().numpy().tobytes() for name in kept}
+        kept = [name for name in tensors if name != KEYS] if file is None else [LENGTHS, LOGITS]
+        self._held = {name: tensors[name].contiguous().numpy().tobytes() for name in kept if held}
         self._ends = tensors[LENGTHS].cumsum(0, dtype=torch.int32) if held else None
 
     def logits(self, row: int) -> bytes:

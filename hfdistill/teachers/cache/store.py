@@ -166,9 +166,7 @@ class Store:
         try:
             tensors = load(content)
             self._check(tensors)
-        except (
-            Exception
-        ) as error:  # safetensors raises errors of its own; a reader must not die of a bad file
+        except Exception as error:  # safetensors has errors of its own; a reader must not die of a bad file
             raise _UnsoundError(str(error)) from error
         return tensors
 

@@ -130,6 +130,13 @@ def _is_text(value: Any) -> bool:
     return pair or isinstance(value, str)
 
 
+def columns_of(texts: Sequence[Any]) -> list[list[Any]]:
+    """Return texts as the arguments of a tokenizer: one list, or for pairs two."""
+    if len(texts) and not isinstance(texts[0], str):
+        return [list(side) for side in zip(*texts, strict=True)]
+    return [list(texts)]
+
+
 def decode_rows(ids: Tensor, mask: Tensor | None = None) -> list[Any]:
     """Return the texts of a batch: (B, T) → B strings, or pairs of strings.
 

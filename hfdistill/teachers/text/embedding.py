@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from hfdistill.files.plain_data import read_json, sha256_of, write_atomically
-from hfdistill.network.architectures import longest_input
+from hfdistill.files.plain_data import read_json, sha256_of, write_json
+from hfdistill.network.architectures import room_for
 from hfdistill.network.divided import make_whole
 from hfdistill.network.fingerprints import fingerprint_of
 from hfdistill.network.inputs import batches_by_length, name_padding
 from hfdistill.network.loading import Source, loading_whole, read_tokenizer
 from hfdistill.network.tokenizers import tokenizer_print
+from hfdistill.teachers.text.codec import columns_of
 
 Dtype = str | torch.dtype | None
 Pooling = Literal["mean", "cls", "last"]
@@ -92,8 +92,7 @@ class Embedder(nn.Module):
             self.model.to(device)
         self.tokenizer, self.batch_tokens = tokenizer, batch_tokens
         self.pooling: Pooling = pooling or facts.get("pooling") or "mean"
-        rooms = (max_length, facts.get("max_length"), longest_input(self.model.config))
-        self.max_length = min(int(room) for room in (*rooms, tokenizer.model_max_length) if room)
+        self.max_length = room_for(self.model.config, tokenizer, max_length, facts.get("max_length"))
 
     @property
     def name(self) -> str:
@@ -112,9 +111,10 @@ class Embedder(nn.Module):
     def _ids(self, texts: Sequence[Any]) -> list[list[int]]:
         if not len(texts):
             return []
-        columns = [list(column) for column in zip(*texts, strict=True)] if _pairs(texts) else [list(texts)]
         limit = self.max_length if self.max_length < _LIMIT else None
-        read = self.tokenizer(*columns, truncation=limit is not None, max_length=limit, verbose=False)
+        read = self.tokenizer(
+            *columns_of(texts), truncation=limit is not None, max_length=limit, verbose=False
+        )
         ids: list[list[int]] = read["input_ids"]
         return ids
 
@@ -152,16 +152,12 @@ class Embedder(nn.Module):
             "sentence_bert_config.json": {"max_seq_length": limit, "do_lower_case": False},
         }
         for name, content in written.items():
-            write_atomically(folder / name, json.dumps(content, indent=1))
+            write_json(folder / name, content)
 
     def fingerprint(self) -> str:
         """Return the sha256 over weights, tokenizer, pooling and length."""
         settings = [self.pooling, self.max_length]
         return sha256_of([fingerprint_of(self.model), tokenizer_print(self.tokenizer), settings])
-
-
-def _pairs(texts: Sequence[Any]) -> bool:
-    return not isinstance(texts[0], str)
 
 
 def _folder_facts(folder: Path) -> dict[str, Any]:

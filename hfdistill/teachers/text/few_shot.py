@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from hfdistill.data.held_rows import refuse_stream
 from hfdistill.data.in_memory import as_rows
 from hfdistill.data.load import load
-from hfdistill.files.plain_data import public_name, read_json, write_atomically
+from hfdistill.files.plain_data import public_name, read_json, write_json
 from hfdistill.network.label_space import some
 from hfdistill.network.loading import Source
 from hfdistill.teachers.text.calibration import fit_calibration, label_ids
@@ -110,7 +110,7 @@ class FewShotClassifier(nn.Module):
             )
             tensors["seen"] = torch.stack([self.seen[key] for key in keys])
         save_file(tensors, folder / WEIGHTS)
-        write_atomically(folder / FACTS, json.dumps({"classes": self.classes}, indent=1))
+        write_json(folder / FACTS, {"classes": self.classes})
 
 
 def load_few_shot(folder: str | Path, **options: Any) -> FewShotClassifier:

@@ -42,7 +42,6 @@ class FileTeacher(TextAnswers):
         self.config = class_config(reader.classes, multi_label=reader.multi_label)
         keys = keys_of(file.texts)
         self.store: Any = _Memory(keys, logits)
-        self._accepts = None
         digest = hashlib.sha256(json.dumps([reader.classes, reader.multi_label]).encode())
         for row in np.argsort(keys.view("V16").ravel()):
             digest.update(keys[row].tobytes() + logits[row].numpy().tobytes())

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from hfdistill.files.plain_data import public_name, sha256_of
-from hfdistill.network.architectures import longest_input
+from hfdistill.network.architectures import room_for
 from hfdistill.network.divided import make_whole
 from hfdistill.network.fingerprints import fingerprint_of
 from hfdistill.network.inputs import accepted_inputs
@@ -72,8 +72,7 @@ class PromptedClassifier(nn.Module):
         self._listed, self.names = ", ".join(written.values()), [self._name_ids(n) for n in written.values()]
         if len(set(map(tuple, self.names))) < len(self.names) or not all(self.names):
             raise ValueError(f"Two of {short(list(written.values()))} are the same tokens. Rename one.")
-        room = min(int(r) for r in (longest_input(model.config), tokenizer.model_max_length) if r)
-        self._room = room - max(map(len, self.names))
+        self._room = room_for(model.config, tokenizer) - max(map(len, self.names))
         self.prefix = self._common_prefix() if cache_prefix and self._whole else []
         self._prior: Tensor | None = None
 

@@ -30,7 +30,7 @@ from hfdistill.teachers.cache.recording import record_missing
 from hfdistill.teachers.cache.shard import joined
 from hfdistill.teachers.cache.teacher import CHECKED_ROWS, CachedTeacher
 from hfdistill.teachers.text.calibration import Calibration, fit_calibration, label_ids
-from hfdistill.teachers.text.codec import TextCodec, Texts, decode_rows, need_column, texts_of
+from hfdistill.teachers.text.codec import TextCodec, Texts, columns_of, decode_rows, need_column, texts_of
 from hfdistill.teachers.text.identity import UnknownIdentityError, identity_of_function
 from hfdistill.teachers.text.values import AnswerError, AnswerReader, Kind
 
@@ -145,9 +145,7 @@ class TextAnswers(CachedTeacher):
         return logits.sigmoid() if self.reader.multi_label else logits.softmax(-1)
 
     def _collate(self, rows: Sequence[Any]) -> dict[str, Any]:
-        pairs = not isinstance(rows[0], str)
-        columns = [list(column) for column in zip(*rows, strict=True)] if pairs else [list(rows)]
-        batch = self.tokenizer(*columns, padding=True, return_tensors="pt")
+        batch = self.tokenizer(*columns_of(rows), padding=True, return_tensors="pt")
         return {self.parts()[0].prefix + name: value for name, value in batch.items()}
 
     # ---- as a teacher ----
@@ -374,10 +372,7 @@ class TextTeacher(TextAnswers):
 
 def keys_of(texts: Texts) -> NDArray[np.uint8]:
     """Return the key under which each text, or pair, is recorded: (N, 16)."""
-    codec = TextCodec()
-    pairs = len(texts) > 0 and not isinstance(texts[0], str)
-    columns = [list(column) for column in zip(*texts, strict=True)] if pairs else [list(texts)]
-    return rows_of(codec(*columns, padding=True, return_tensors="pt")).keys
+    return rows_of(TextCodec()(*columns_of(texts), padding=True, return_tensors="pt")).keys
 
 
 def _identity(answer: Answer, name: str | None) -> str:

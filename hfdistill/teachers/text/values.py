@@ -122,13 +122,13 @@ class AnswerReader:
         return "logits"
 
     def _logits(self, numbers: Array, where: Where) -> Tensor:
-        bad = np.flatnonzero(~self._is_number(numbers).all(1))
-        if len(bad):
-            row, column = int(bad[0]), int(np.flatnonzero(~self._is_number(numbers)[bad[0]])[0])
+        wrong = ~self._is_number(numbers)
+        if wrong.any():
+            row, column = (int(place) for place in np.argwhere(wrong)[0])
             raise AnswerError(
                 f"{where(row)}: the answer for class {short(self.classes[column])} is "
-                f"{numbers[row, column]!s}, which is not a number ({len(bad)} of {len(numbers)} rows). Leave "
-                "such rows out, or repair what made them."
+                f"{numbers[row, column]!s}, which is not a number ({int(wrong.any(1).sum())} of "
+                f"{len(numbers)} rows). Leave such rows out, or repair what made them."
             )
         if self.kind == "logits":
             return torch.from_numpy(numbers.astype(np.float32))
@@ -185,11 +185,10 @@ class AnswerReader:
             self.kind = _kind_of(rows)
         read = self._vote if self.kind == "labels" else self._row
         numbers = np.array([read(row, where(i)) for i, row in enumerate(rows)], np.float64)
+        reader = self
         if self.kind == "labels":
-            return AnswerReader(self.classes, kind="probabilities", multi_label=self.multi_label)._logits(
-                numbers.reshape(len(rows), len(self.classes)), where
-            )
-        return self._logits(numbers.reshape(len(rows), len(self.classes)), where)
+            reader = AnswerReader(self.classes, kind="probabilities", multi_label=self.multi_label)
+        return reader._logits(numbers.reshape(len(rows), len(self.classes)), where)
 
     def _row(self, row: Any, where: str) -> list[float]:
         """Return the numbers of one row, in the order of the classes."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hfdistill.files.plain_data import public_name, sha256_of
-from hfdistill.network.architectures import longest_input
+from hfdistill.network.architectures import room_for
 from hfdistill.network.fingerprints import fingerprint_of
 from hfdistill.network.inputs import accepted_inputs, batches_by_length, name_padding
 from hfdistill.network.label_space import class_names, some
@@ -50,8 +50,7 @@ class ZeroShotClassifier(nn.Module):
         self.label = f"zero-shot {public_name(model.name_or_path or type(model).__name__)}"
         name_padding(model, tokenizer)
         self._accepts = accepted_inputs(model)
-        rooms = (longest_input(model.config), tokenizer.model_max_length)
-        self._room = min(int(room) for room in rooms if room)
+        self._room = room_for(model.config, tokenizer)
         names = [name.casefold() for name in class_names(model.config)]
         entailing = [i for i, name in enumerate(names) if name.startswith("entail")]
         if not entailing:
