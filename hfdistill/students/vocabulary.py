@@ -176,9 +176,11 @@ def _chosen(pieces: Pieces, counts: Tensor, *, must: set[str], keep: float, spec
     """Return the pieces to keep: those that must stay, then by frequency until `keep` is reached."""
     limit = keep - special if isinstance(keep, int) else len(pieces.ids)
     if len(must) > limit:
+        least = len(must) + special
+        usual = min(least + 1000, len(pieces.ids) + special)
         raise ValueError(
-            f"keep={keep} has no room for the {len(must) + special} tokens without which some text could not "
-            f"be read: special tokens, bytes and characters. Write keep={len(must) + special + 1000} or more."
+            f"keep={keep} has no room for the {least} tokens without which some text could not be read: "
+            f"special tokens, bytes and characters. Write keep={usual} or more."
         )
     chosen, total = set(must), int(counts.sum())
     frequency = dict(zip(pieces.ids, counts[list(pieces.ids.values())].tolist(), strict=True))
