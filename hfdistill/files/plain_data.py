@@ -56,6 +56,13 @@ def printable(text: object, *, limit: int = 80) -> str:
     return shown.strip() + ("…" if len(raw) > limit else "")
 
 
+def as_path(value: Any, what: str, *, instead: str) -> Path:
+    """Return a path; an object in its place is a TypeError that says what to type `instead`."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{what} is the path of a file, found a {type(value).__name__}. {instead}")
+    return Path(value)
+
+
 def is_hub_id(name: str) -> bool:
     """Whether a name could be a Hub id ("name" or "owner/name") and is not a file or folder here."""
     plain = re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", name, re.ASCII) is not None

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
-from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -18,6 +17,7 @@ from hfdistill.data.encodings import has_mark
 from hfdistill.data.load import text_columns
 from hfdistill.data.row_files import RowFile, Rows, check_written, names_of, values_of, writing
 from hfdistill.data.table_files import FileOptions
+from hfdistill.files.plain_data import as_path
 from hfdistill.network.task import TaskKind
 from hfdistill.prediction.predictor import Predictor, Texts, load_predictor
 
@@ -40,6 +40,9 @@ class Labelled:
     without_text: int = 0
     dropped: int = 0
     classes: Counter[str] = field(default_factory=Counter)
+
+
+_IN_MEMORY = "For texts in memory: transformers.pipeline('text-classification', model=student)(texts)."
 
 
 def predict(
@@ -101,7 +104,8 @@ def predict(
     Example:
         >>> predict("out/student", "reviews.csv", "labelled.csv")  # doctest: +SKIP
     """
-    source, out = Path(source).expanduser(), Path(out).expanduser()
+    source = as_path(source, "The second argument of predict", instead=_IN_MEMORY).expanduser()
+    out = Path(out).expanduser()
     check_written(out)
     if out.exists() and source.exists() and out.samefile(source):
         raise ValueError(f"{out.name} is what is read. Write to another file.")
