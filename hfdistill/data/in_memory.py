@@ -25,6 +25,15 @@ def is_in_memory(source: Any) -> bool:
     return not isinstance(source, (str, os.PathLike))
 
 
+def as_rows(source: Any) -> Any:
+    """Return a DataFrame or an Arrow table as a `Dataset`, and anything else unchanged.
+
+    Iterating over a DataFrame gives the names of its columns, which would pass for texts.
+    """
+    is_frame = hasattr(source, "columns") and (hasattr(source, "iloc") or hasattr(source, "to_arrow"))
+    return _plain(_dataset(source)) if is_frame or isinstance(source, pa.Table) else source
+
+
 def splits_in_memory(source: Any) -> dict[str, Dataset]:
     """Return the splits of an object: those of a dict of data sets, else one, called "train".
 

@@ -181,6 +181,20 @@ def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
     return kind(**{name: build(hint, value[name], f"{where}.{name}") for name, hint in hints_of_keys.items()})
 
 
+def as_python(value: Any) -> Any:
+    """Return a number, array or series of numpy, torch or pandas as Python's own; anything else unchanged.
+
+    A number that came out of an array is then checked, shown and saved as one that was typed.
+
+    Example:
+        >>> import numpy as np
+        >>> as_python(np.int64(3)), as_python(np.array([0.5, 1.5])), as_python("all")
+        (3, [0.5, 1.5], 'all')
+    """
+    to_list = getattr(value, "tolist", None)
+    return value if to_list is None else to_list()
+
+
 def scrub(value: Any) -> Any:
     """Return plain data without access tokens, and with folders reduced to their last name.
 

@@ -12,6 +12,7 @@ from datasets import Dataset, DatasetDict
 from torch import Tensor
 
 from hfdistill.data.held_rows import refuse_stream
+from hfdistill.data.in_memory import as_rows
 from hfdistill.data.load import load, text_columns
 from hfdistill.data.unlabelled_texts import load_texts
 from hfdistill.network.architectures import room_for
@@ -86,6 +87,7 @@ def _columns(texts: Any) -> list[list[Any]]:
     """Return one list of texts, or of lists of words; two for pairs."""
     if isinstance(texts, (str, os.PathLike)):
         texts = _read(texts)
+    texts = as_rows(texts)
     if isinstance(texts, (DatasetDict, Mapping)) and texts:
         texts = texts.get("train", next(iter(texts.values())))
     if isinstance(texts, Dataset):

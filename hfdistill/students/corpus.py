@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from hfdistill.data.in_memory import as_rows
+
 Corpus: TypeAlias = Iterable[Any]
 
 _COLUMNS = ("text", "text_pair")
@@ -40,6 +42,7 @@ def token_counts(tokenizer: Any, corpus: Corpus, *, size: int) -> Tensor:
 
 
 def _texts(corpus: Corpus) -> Iterator[str]:
+    corpus = as_rows(corpus)
     if isinstance(corpus, str):
         raise TypeError("The corpus is one string; its characters are not texts. Write corpus=[text].")
     if isinstance(corpus, Mapping):

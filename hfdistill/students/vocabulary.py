@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from hfdistill.files.plain_data import public_name
+from hfdistill.files.plain_data import as_python, public_name
 from hfdistill.network.loading import read_tokenizer
 from hfdistill.students.corpus import Corpus, token_counts
 from hfdistill.students.subword_models import Pieces, pieces_of, renumbered
@@ -81,7 +81,7 @@ def prune_vocabulary(
     students of one domain. It makes a model smaller and its optimizer step cheaper; a forward takes the time
     it took. When not: where new domains or languages are to be read later.
     """
-    whole = network(model)
+    whole, keep = network(model), as_python(keep)
     old = _tokenizer(tokenizer)
     size = _vocabulary_size(whole)
     _check(old, size=size, keep=keep)

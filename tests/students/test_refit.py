@@ -266,7 +266,7 @@ def test_an_encoder_without_a_head():
 
 
 @pytest.mark.parametrize(
-    "kind", ["list", "pairs", "dataset", "sentence", "file", "parquet", "splits", "words"]
+    "kind", ["list", "pairs", "dataset", "sentence", "file", "parquet", "splits", "words", "frame"]
 )
 def test_texts_of_every_kind(kind, tokenizer, tmp_path):
     rows = make_dataset(40)
@@ -281,6 +281,7 @@ def test_texts_of_every_kind(kind, tokenizer, tmp_path):
         "file": tmp_path / "texts.txt",
         "parquet": str(tmp_path / "rows.parquet"),
         "splits": {"train": rows},
+        "frame": rows.to_pandas(),
         "words": rows.map(lambda row: {"tokens": row["text"].split()}).remove_columns("text"),
     }[kind]
     fitted = shrink(make_bert(4, seed=1), layers=2, fit=source, tokenizer=tokenizer)

@@ -273,7 +273,8 @@ def test_corpora():
         {"text": [a for a, _ in pairs], "text_pair": [b for _, b in pairs], "label": [0, 1]}
     )
     expected = token_counts(old, LIKED[:4], size=len(old))
-    for corpus in (pairs, rows, rows.to_iterable_dataset(), DatasetDict(train=rows), iter(LIKED[:4])):
+    streamed, frame = rows.to_iterable_dataset(), rows.to_pandas()
+    for corpus in (pairs, rows, streamed, DatasetDict(train=rows), iter(LIKED[:4]), frame, rows.data.table):
         assert torch.equal(expected, token_counts(old, corpus, size=len(old)))
 
 

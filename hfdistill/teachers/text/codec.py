@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+from hfdistill.data.in_memory import as_rows
+from hfdistill.network.label_space import short
 
 _END, _BETWEEN = b"\xff", b"\xfe"  # bytes that UTF-8 never uses
 _WIDTH = 8
@@ -87,9 +90,44 @@ def _numbers(text: str, pair: str | None) -> list[int]:
 
 
 def texts_of(rows: Any) -> list[Any]:
-    """Return the texts of a data set: its column `text`, or pairs where it has a column `text_pair`."""
-    texts = list(rows["text"][:])
-    return list(zip(texts, rows["text_pair"][:], strict=True)) if "text_pair" in rows.column_names else texts
+    """Return the texts of a data set or a DataFrame, or those of a list of strings or pairs.
+
+    Rows have a column `text`; they are pairs where there is a column `text_pair`, too.
+
+    Raises:
+        TypeError: for one string, and for a list of anything else than strings or pairs.
+        ValueError: for rows without a column `text`.
+    """
+    rows = as_rows(rows)
+    if hasattr(rows, "column_names"):
+        need_column(rows, "text", "The data")
+        texts = list(rows["text"][:])
+        pairs = "text_pair" in rows.column_names
+        return list(zip(texts, rows["text_pair"][:], strict=True)) if pairs else texts
+    if isinstance(rows, str):
+        raise TypeError("One string is not a list of texts: its letters would be asked about. Type [text].")
+    texts = [text if isinstance(text, (str, Mapping)) else tuple(text) for text in rows]
+    wrong = next((text for text in texts if not _is_text(text)), None)
+    if wrong is not None:
+        raise TypeError(
+            f"{short(wrong)} is neither a text nor a pair of texts. Give a list of strings, of pairs of "
+            "strings, or a data set with a column `text`."
+        )
+    return texts
+
+
+def need_column(rows: Any, name: str, what: str) -> None:
+    """Refuse rows that lack a column, with what to type."""
+    if name not in rows.column_names:
+        raise ValueError(
+            f"{what} has the columns {', '.join(rows.column_names)}, and none is called {name}. Type "
+            f"dataset.rename_column(column, {name!r})."
+        )
+
+
+def _is_text(value: Any) -> bool:
+    pair = isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, str) for part in value)
+    return pair or isinstance(value, str)
 
 
 def columns_of(texts: Sequence[Any]) -> list[list[Any]]:

@@ -17,13 +17,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hfdistill.data.held_rows import refuse_stream
+from hfdistill.data.in_memory import as_rows
 from hfdistill.data.load import load
 from hfdistill.files.plain_data import public_name, read_json, write_json
 from hfdistill.network.label_space import some
 from hfdistill.network.loading import Source
 from hfdistill.teachers.text.calibration import fit_calibration, label_ids
 from hfdistill.teachers.text.class_names import Classes, read_classes, read_templates
-from hfdistill.teachers.text.codec import texts_of
+from hfdistill.teachers.text.codec import need_column, texts_of
 from hfdistill.teachers.text.embedding import Embedder, Pooling
 from hfdistill.teachers.text.identity import identity_of_function
 from hfdistill.teachers.text.teacher import TextTeacher, keys_of
@@ -156,9 +157,9 @@ def few_shot(
         encoder: Hub id or folder of an embedding model, a model of Transformers, or a function from texts to
             vectors, such as `SentenceTransformer(...).encode`; or a folder that `FewShotTeacher.save` wrote.
         classes: names, or a mapping from name to description. None takes those of the examples.
-        examples: labelled rows: a mapping from class to texts, (texts, labels), a dataset with `text` and
-            `label`, or a file of them. None uses the class names alone (on a page: the labelled rows to train
-            on, where there are any).
+        examples: labelled rows: a mapping from class to texts, (texts, labels), a list of (text, label), a
+            dataset or DataFrame with `text` and `label`, or a file of them. None uses the class names alone
+            (on a page: the labelled rows to train on, where there are any).
         template: what a description is put into; embeddings are averaged over several.
         scale: of the cosine, without examples: 1/temperature of its softmax.
         seed: of the folds.
@@ -268,18 +269,33 @@ def _read_examples(examples: Any) -> tuple[list[Any], list[Any], list[str]]:
         return [], [], []
     if isinstance(examples, (str, Path)):
         examples = concatenate_datasets(list(load(examples).values()))
+    examples = as_rows(examples)
     if isinstance(examples, Mapping) and not hasattr(examples, "column_names"):
-        pairs = [(text, name) for name, texts in examples.items() for text in texts]
+        listed = {name: [texts] if isinstance(texts, str) else texts for name, texts in examples.items()}
+        pairs = [(text, name) for name, texts in listed.items() for text in texts]
         return [text for text, _ in pairs], [name for _, name in pairs], list(map(str, examples))
     if hasattr(examples, "column_names"):
+        need_column(examples, "label", "examples")
         names = list(getattr(examples.features["label"], "names", None) or [])
         texts, labels = texts_of(examples), examples["label"][:]
         labelled = [row for row, label in enumerate(labels) if label is not None and label != -100]
         return [texts[row] for row in labelled], [labels[row] for row in labelled], names or _sorted(labels)
+    if isinstance(examples, list) and all(_is_row(each) for each in examples):
+        examples = tuple(zip(*examples, strict=True))
+    if len(examples) != 2:
+        raise ValueError(
+            f"examples is a {type(examples).__name__} of {len(examples)}. Give a mapping from class to "
+            "texts, (texts, labels), a list of pairs (text, label), a dataset with text and label, or a file."
+        )
     texts, labels = (list(part) for part in examples)
     if len(texts) != len(labels):
         raise ValueError(f"examples has {len(texts)} texts and {len(labels)} labels. Give as many of both.")
     return texts, labels, _sorted(labels)
+
+
+def _is_row(value: Any) -> bool:
+    """Whether a value is (text, label), and not a list of texts or of labels."""
+    return isinstance(value, tuple) and len(value) == 2
 
 
 def _sorted(labels: Sequence[Any]) -> list[str]:

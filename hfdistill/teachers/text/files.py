@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hfdistill.data.in_memory import as_rows
 from hfdistill.files.plain_data import printable, write_atomically
 from hfdistill.network.label_space import short
 from hfdistill.network.trace import Batch
@@ -49,6 +50,7 @@ class FileTeacher(TextAnswers):
 
     def _calibrated_by(self, temperature: float, prior: Any, calibrate: Any) -> None:
         """Calibrate like other teachers of texts, but only on rows that have an answer."""
+        calibrate = as_rows(calibrate)
         if hasattr(calibrate, "column_names"):
             calibrate = self.answered(calibrate)
         super()._calibrated_by(temperature, prior, calibrate)
@@ -89,6 +91,7 @@ class FileTeacher(TextAnswers):
 
     def answered(self, dataset: Any) -> Any:
         """Return the rows of a dataset that have an answer; how many have none is logged."""
+        dataset = as_rows(dataset)
         texts, missing = dataset["text"][:], self._unanswered(dataset)
         if not missing.any():
             return dataset
@@ -214,7 +217,7 @@ def write_answers(teacher: TextAnswers, texts: Texts, file: str | Path) -> Path:
 
     Args:
         teacher: answers the texts that are not recorded.
-        texts: strings or pairs.
+        texts: strings or pairs, or rows with a column `text` (and `text_pair`).
         file: a .jsonl file.
 
     Raises:
@@ -223,7 +226,7 @@ def write_answers(teacher: TextAnswers, texts: Texts, file: str | Path) -> Path:
     path = Path(file)
     if path.suffix != ".jsonl":
         raise ValueError(f"{printable(path.name)}: answers are written as JSON lines. Type a name in .jsonl.")
-    lines = []
+    lines, texts = [], texts_of(texts)
     for text, logits in zip(texts, teacher.logits(texts), strict=True):
         columns = {"text": text} if isinstance(text, str) else {"text": text[0], "text_pair": text[1]}
         answer = dict(zip(teacher.classes, logits.tolist(), strict=True))

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hfdistill.data.in_memory import as_rows
 from hfdistill.network.label_space import some
 from hfdistill.teachers.text.codec import texts_of
 from hfdistill.teachers.text.teacher import TextAnswers
@@ -41,6 +42,7 @@ def keep_surest(dataset: Any, teacher: TextAnswers, *, keep: float = 0.8) -> Any
         raise ValueError(
             "keep_surest ranks rows of one label, and this teacher gives several. Leave keep out."
         )
+    dataset = as_rows(dataset)
     texts = texts_of(dataset)
     sure, chosen = teacher.probabilities(texts).max(-1)
     stays = torch.zeros(len(texts), dtype=torch.bool)

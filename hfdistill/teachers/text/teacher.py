@@ -19,6 +19,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PretrainedConfig
 
+from hfdistill.data.align import align_labels
+from hfdistill.data.in_memory import as_rows
 from hfdistill.files.plain_data import sha256_of
 from hfdistill.network.trace import Batch, Tap, Trace
 from hfdistill.teachers.base import PREFIX, Teacher
@@ -28,7 +30,7 @@ from hfdistill.teachers.cache.recording import record_missing
 from hfdistill.teachers.cache.shard import joined
 from hfdistill.teachers.cache.teacher import CHECKED_ROWS, CachedTeacher
 from hfdistill.teachers.text.calibration import Calibration, fit_calibration, label_ids
-from hfdistill.teachers.text.codec import TextCodec, Texts, columns_of, decode_rows, texts_of
+from hfdistill.teachers.text.codec import TextCodec, Texts, columns_of, decode_rows, need_column, texts_of
 from hfdistill.teachers.text.identity import UnknownIdentityError, identity_of_function
 from hfdistill.teachers.text.values import AnswerError, AnswerReader, Kind
 
@@ -120,7 +122,7 @@ class TextAnswers(CachedTeacher):
     def calibration(self) -> Calibration:
         """The calibration of the recorded logits; fitted when first read, where `calibrate` was given."""
         if self._calibrate is not None:
-            (texts, labels), self._calibrate = _labelled(self._calibrate), None
+            (texts, labels), self._calibrate = _labelled(self._calibrate, self.classes), None
             multi_label = self.reader.multi_label
             known = label_ids(labels, self.classes, multi_label=multi_label)
             self._calibration = fit_calibration(self.logits(texts), known, multi_label=multi_label)
@@ -130,7 +132,7 @@ class TextAnswers(CachedTeacher):
 
     def logits(self, texts: Texts) -> Tensor:
         """Return calibrated logits (N, C) of texts or pairs, asked about where they are not recorded."""
-        rows = [text if isinstance(text, str) else tuple(text) for text in texts]
+        rows = texts_of(texts)
         if not rows:
             return torch.zeros(0, len(self.classes))
         record_missing(self, rows, self._collate, progress=False)
@@ -382,9 +384,12 @@ def _identity(answer: Answer, name: str | None) -> str:
         raise ValueError(str(error)) from error
 
 
-def _labelled(rows: Any) -> tuple[list[Any], list[Any]]:
-    """Return (texts, labels) out of a pair of lists, or of rows with columns."""
+def _labelled(rows: Any, classes: Sequence[str]) -> tuple[list[Any], list[Any]]:
+    """Return (texts, labels) out of a pair of lists, or of rows with columns, whose classes go by name."""
+    rows = as_rows(rows)
     if hasattr(rows, "column_names"):
+        need_column(rows, "label", "calibrate=")
+        rows = align_labels(rows, classes, split="calibrate=")
         return texts_of(rows), list(rows["label"][:])
     texts, labels = rows
     if len(texts) != len(labels):

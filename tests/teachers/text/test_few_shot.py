@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -259,3 +260,17 @@ def test_files_and_pairs_are_examples_and_rows_without_a_label_are_none(tmp_path
     assert _read_examples(None) == ([], [], [])
     with pytest.raises(ValueError, match="examples has 2 texts and 1 labels"):
         _read_examples((["a", "b"], [0]))
+    with pytest.raises(ValueError, match=r"examples is a tuple of 3\. Give a mapping"):
+        _read_examples((["a"], ["b"], ["c"]))
+    with pytest.raises(ValueError, match="examples has the columns text, and none is called label"):
+        _read_examples(Dataset.from_dict({"text": ["a"]}))
+
+
+def test_examples_of_every_form_are_the_same_rows():
+    texts, labels = ["great film", "dull plot"], ["positive", "negative"]
+    wanted = texts, labels, ["negative", "positive"]
+    frame = pd.DataFrame({"text": texts, "label": labels})
+    for rows in ((texts, labels), list(zip(texts, labels, strict=True)), frame, Dataset.from_pandas(frame)):
+        assert _read_examples(rows) == wanted
+    both = ["dull plot"], ["negative"], ["negative"]
+    assert _read_examples({"negative": "dull plot"}) == _read_examples({"negative": ["dull plot"]}) == both

@@ -1,14 +1,28 @@
 """A function of texts teaches: asked once about each text, recorded, usable wherever a teacher is."""
 
+import json
 import math
 
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from safetensors.torch import load_file
 from transformers import TrainingArguments
 
-from hfdistill import KD, CacheError, DistillationTrainer, Ensemble, HiddenMSE, ModelTeacher, Tap, record
+from hfdistill import (
+    KD,
+    CacheError,
+    DistillationTrainer,
+    Ensemble,
+    HiddenMSE,
+    ModelTeacher,
+    Tap,
+    load,
+    record,
+    write_answers,
+)
 from hfdistill.teachers.text.calibration import Calibration, fit_calibration, label_ids
 from hfdistill.teachers.text.teacher import AskedFunction, TextTeacher, _labelled
 from hfdistill.teachers.text.values import AnswerError
@@ -337,5 +351,51 @@ def test_labels_are_read_by_name_or_number():
 
 def test_labelled_rows_to_calibrate_by_may_be_pairs():
     data = Dataset.from_dict({"text": ["a", "b"], "text_pair": ["c", "d"], "label": [1, 0]})
-    assert _labelled(data) == ([("a", "c"), ("b", "d")], [1, 0])
-    assert _labelled(data.remove_columns("text_pair")) == (["a", "b"], [1, 0])
+    assert _labelled(data, CLASSES) == ([("a", "c"), ("b", "d")], [1, 0])
+    assert _labelled(data.remove_columns("text_pair"), CLASSES) == (["a", "b"], [1, 0])
+    with pytest.raises(ValueError, match=r"^calibrate= has the columns text, text_pair, and none is"):
+        _labelled(data.remove_columns("label"), CLASSES)
+
+
+def test_labels_to_calibrate_by_go_by_the_names_of_their_classes(tmp_path):
+    """`load` numbers classes by the alphabet; a teacher may have them in any order."""
+    texts, names = ["a bad film", "a great film"] * 10, ["negative", "positive"] * 10
+    frame = pd.DataFrame({"text": texts, "label": names})
+    data = load(frame)["train"]
+    other = Dataset.from_dict({"text": texts, "label": [1, 0] * 10}).cast_column(
+        "label", ClassLabel(names=["positive", "negative"])
+    )
+    fits = [
+        TextTeacher(Opinions(), cache=tmp_path, calibrate=rows).calibration
+        for rows in ((texts, names), data, other, frame)
+    ]
+    assert fits[0].temperature < 1
+    assert fits == [fits[0]] * 4
+
+
+def test_texts_are_asked_about_and_no_names_of_columns(tmp_path):
+    function, texts = Opinions(), ["a bad film", "a great film"]
+    teacher = TextTeacher(function, cache=tmp_path)
+    frame = pd.DataFrame({"text": texts, "label": ["negative", "positive"]})
+    logits = teacher.logits(texts)
+    asked = len(function.asked())
+    for rows in (
+        frame,
+        Dataset.from_pandas(frame),
+        pa.table({"text": texts}),
+        pd.Series(texts),
+        tuple(texts),
+    ):
+        assert torch.equal(teacher.logits(rows), logits)
+    path = write_answers(teacher, frame, tmp_path / "answers.jsonl")
+    assert [json.loads(line)["text"] for line in path.read_text().splitlines()] == texts
+    assert len(function.asked()) == asked
+    for rows, words in (
+        ("good", r"Type \[text\]"),
+        ([{"text": "a"}], "neither a"),
+        ([("a", 1)], "nor"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            teacher.logits(rows)
+    with pytest.raises(ValueError, match=r"^The data has the columns label, and none is called text"):
+        teacher.logits(frame[["label"]])
