@@ -99,7 +99,7 @@ class EarlyExitForSequenceClassification(PreTrainedModel):
 
     @property
     def base_model(self) -> nn.Module:
-        """The encoder, as of the classifier inside."""
+        """The encoder of the classifier inside."""
         encoder: nn.Module = self.backbone.base_model
         return encoder
 
@@ -129,7 +129,7 @@ class EarlyExitForSequenceClassification(PreTrainedModel):
         return table
 
     def train(self, mode: bool = True) -> EarlyExitForSequenceClassification:
-        """Set the mode as of every module; a frozen backbone stays in evaluation mode, without dropout."""
+        """Set the mode of every module, but a frozen backbone stays in evaluation mode, without dropout."""
         super().train(mode)
         if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
             self.backbone.eval()
