@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
+from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -42,6 +43,7 @@ class Labelled:
     classes: Counter[str] = field(default_factory=Counter)
 
 
+_FILE = "The second argument of predict"
 _IN_MEMORY = "For texts in memory: transformers.pipeline('text-classification', model=student)(texts)."
 
 
@@ -104,8 +106,7 @@ def predict(
     Example:
         >>> predict("out/student", "reviews.csv", "labelled.csv")  # doctest: +SKIP
     """
-    source = as_path(source, "The second argument of predict", instead=_IN_MEMORY).expanduser()
-    out = Path(out).expanduser()
+    source, out = as_path(source, _FILE, instead=_IN_MEMORY).expanduser(), Path(out).expanduser()
     check_written(out)
     if out.exists() and source.exists() and out.samefile(source):
         raise ValueError(f"{out.name} is what is read. Write to another file.")
