@@ -16,6 +16,7 @@ from hfdistill.data.label_checks import check_one_output
 from hfdistill.data.label_columns import multi_hot_names, with_class_names
 from hfdistill.network.label_space import (
     LabelSpaceError,
+    are_numbers,
     class_ids,
     class_names,
     has_names,
@@ -145,7 +146,12 @@ class RunLabels:
             placed = label_map is not None and len(classes) == len(theirs)
             order = match_labels(student, teacher, label_map=label_map) if placed else None
             classes = theirs if order is None else [theirs[column] for column in order]
-        elif not has_names(classes) and has_names(names) and (teacher is None or len(names) >= len(theirs)):
+        elif (
+            not has_names(classes)
+            and has_names(names)
+            and not are_numbers(names)
+            and (teacher is None or len(names) >= len(theirs))
+        ):
             _warn_that_order_is_taken(names, "train_dataset")
             classes = names
         return cls(classes or theirs, student, columns, options.get("data_collator"))

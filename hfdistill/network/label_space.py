@@ -85,6 +85,18 @@ def has_names(names: Sequence[str]) -> bool:
     return not plain and list(names) != [str(i) for i in range(len(names))]
 
 
+def are_numbers(names: Sequence[str]) -> bool:
+    """Whether class names are the numbers 0, 1, … in any order, as sorting strings leaves them.
+
+    Of a model without names, "10" is then the class 10, wherever it stands among the names.
+
+    Example:
+        >>> are_numbers(["0", "1", "10", "2", "3", "4", "5", "6", "7", "8", "9"]), are_numbers(["1", "2"])
+        (True, False)
+    """
+    return sorted(names) == sorted(str(i) for i in range(len(names)))
+
+
 def with_names(config: Any, names: Sequence[str] | None) -> Any:
     """Return a copy of the config whose classes 0, 1, … have these names; itself where none are given.
 
@@ -148,7 +160,7 @@ def class_ids(
         near = folded.get(name.strip().casefold(), [])
         ids.append(exact[name] if name in exact else near[0] if len(near) == 1 else None)
     unknown = [i for i, number in enumerate(ids) if number is None and (used is None or i in used)]
-    if unknown and not has_names(names):
+    if unknown and (are_numbers(names) or not has_names(names)):
         numbers = [
             int(name.strip()[6:]) if _UNNAMED.fullmatch(name.strip().casefold()) else int(name)
             for name in names
@@ -206,6 +218,10 @@ def _by_name(own: Sequence[str], theirs: Sequence[str]) -> list[int]:
     plain_own, plain_theirs = (
         all(_UNNAMED.fullmatch(n) for n in side) for side in (folded_own, folded_theirs)
     )
+    if plain_own and are_numbers(folded_theirs):  # LABEL_3 is the class "3"
+        folded_own = [name.removeprefix("label_") for name in folded_own]
+    elif plain_theirs and are_numbers(folded_own):
+        folded_theirs = [name.removeprefix("label_") for name in folded_theirs]
     same = sorted(folded_own) == sorted(folded_theirs) and len(set(folded_own)) == len(own)
     if len(own) == 1 or (plain_own and plain_theirs and not same):
         return list(range(len(own)))

@@ -4,10 +4,12 @@ import json
 
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets
+from transformers import TrainingArguments
 
-from hfdistill import FreshCopies, LabelSpaceError, Swap, load
+from hfdistill import DistillationTrainer, FreshCopies, LabelSpaceError, Swap, load
 from hfdistill.data.align import align_labels, names_of
 from tests.class_material import NAMES, answered_rows, write_csv
+from tests.conftest import make_bert, make_tokenizer
 
 MODEL = ["calm", "fear", "joy", "rage"]
 
@@ -175,3 +177,23 @@ def test_a_class_that_rows_of_several_labels_lack_is_missing(tmp_path):
     assert aligned["label"][-1] is None
     with pytest.raises(LabelSpaceError, match="rows of 'joy'"):
         align_labels(data, ["calm", "rage"], split="dev")
+
+
+@pytest.mark.parametrize("classes", [[f"LABEL_{i}" for i in range(12)], [str(i) for i in range(12)]])
+def test_names_that_are_numbers_are_numbers_in_whatever_order_they_are_sorted(classes, tmp_path, caplog):
+    """Strings are sorted "0", "1", "10", "11", "2", …: class "10" is number 10 of a model, not number 2."""
+    numbers = list(range(12))
+    data = Dataset.from_dict({"label": [str(i) for i in numbers]}).class_encode_column("label")
+    assert data["label"][:4] == [0, 1, 4, 5]
+    assert align_labels(data, classes, split="data")["label"][:] == numbers
+    student = make_bert(1, labels=dict(enumerate(classes)))
+    trainer = DistillationTrainer(
+        student,
+        TrainingArguments(str(tmp_path), report_to="none", use_cpu=True),
+        teacher=make_bert(1, seed=1, labels=dict(enumerate(f"LABEL_{i}" for i in numbers))),
+        train_dataset=data.add_column("text", ["a film"] * 12),
+        processing_class=make_tokenizer(),
+    )
+    assert trainer.train_dataset["label"][:] == numbers
+    assert trainer._columns is None
+    assert "taken in this order" not in caplog.text

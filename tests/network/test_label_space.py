@@ -55,6 +55,8 @@ def test_teacher_and_student_of_different_tasks_are_refused():
         (UNNAMED, UNNAMED, None, None),
         (UNNAMED, config("LABEL_1", "LABEL_0"), None, [1, 0]),
         (UNNAMED, config("LABEL_1", "LABEL_2"), None, None),
+        (UNNAMED, config("1", "0"), None, [1, 0]),
+        (config("0", "1"), UNNAMED, None, None),
         (config("score"), config("LABEL_0"), None, None),
         (NAMED, UNNAMED, {"LABEL_0": "positive", "LABEL_1": "negative"}, [1, 0]),
         (UNNAMED, NAMED, {"Negative": 0, "POSITIVE": 1}, None),
