@@ -23,6 +23,7 @@ from hfdistill.data.streams import Reading, first_rows, streamed
 from hfdistill.data.table_files import SPLIT_NAMES, FileOptions
 from hfdistill.data.text_rows import build_split
 from hfdistill.data.word_labels import read_words, word_columns
+from hfdistill.files.plain_data import as_python
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped, unused-ignore]
@@ -137,6 +138,7 @@ def load(
     how = FileOptions(encoding, delimiter, quotes, on_bad_row)
     raw, from_text = read(source, config, how, streaming=streaming)
     rows = {name: first_rows(name, part) for name, part in raw.items()} if streaming else raw
+    label_names = as_python(label_names)
     options: dict[str, Any] = {"names": label_names, "from_text": from_text, "on_bad_row": on_bad_row}
     splits, texts, target = _read(rows, text=text, text_pair=text_pair, label=label, **options)
     if not streaming:

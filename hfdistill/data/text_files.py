@@ -18,6 +18,7 @@ from hfdistill.data.encodings import LONGEST, open_bytes, suffix_of, text_encodi
 from hfdistill.data.load import text_column
 from hfdistill.data.row_files import open_parquet
 from hfdistill.data.table_files import FileOptions
+from hfdistill.files.plain_data import as_path
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,11 @@ def text_files(source: str | os.PathLike[str]) -> list[Path]:
         FileNotFoundError: where there is nothing of this name.
         ValueError: for a folder without such files, or a file of another kind.
     """
-    root = Path(source).expanduser()
+    root = as_path(
+        source,
+        "load_texts reads files: its source",
+        instead="Texts that you hold already are rows: datasets.Dataset.from_dict({'text': texts}).",
+    ).expanduser()
     if not root.exists():
         raise FileNotFoundError(
             f"There is no file or folder {str(root)!r}. Pass the path of a folder of texts."

@@ -17,8 +17,10 @@ from datasets import Dataset, Features, Value
 
 import hfdistill
 from hfdistill.data.encodings import suffix_of
+from hfdistill.data.in_memory import as_rows
 from hfdistill.data.table_files import FileOptions
 from hfdistill.data.text_files import read_texts, text_files
+from hfdistill.files.plain_data import printable
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +96,7 @@ def load_texts(
     _check_arguments(unit, min_words, max_words, overlap, limit)
     files, options = text_files(source), FileOptions(encoding, delimiter, quotes)
     _check_files(files, text, options)
+    _check_against(against)
     gate = Gate(_runs(_each(against), overlap), min_words=min_words)
     pieces = (
         piece
@@ -121,6 +124,15 @@ def _check_arguments(unit: str, min_words: int, max_words: int, overlap: int, li
         raise ValueError(
             f"load_texts needs 1 <= min_words <= max_words, overlap of {SHORTEST} or more and limit of 1 or "
             f"more, found {min_words=}, {max_words=}, {overlap=}, {limit=}."
+        )
+
+
+def _check_against(against: Any) -> None:
+    """Refuse the path of a file, which would be taken for an evaluation text."""
+    if isinstance(against, os.PathLike) or (isinstance(against, str) and os.path.lexists(against)):
+        raise TypeError(
+            f"against= is a path, {printable(against)}, in the place of evaluation texts. Type "
+            "against=load(path)."
         )
 
 
@@ -269,7 +281,8 @@ def _digest(words: Sequence[str]) -> bytes:
 
 
 def _each(data: Any) -> Iterator[str]:
-    """Yield the texts of data sets, of dicts of them, and of plain lists."""
+    """Yield the texts of data sets and frames, of dicts of them, and of plain lists."""
+    data = as_rows(data)
     if isinstance(data, str):
         yield data
     elif isinstance(data, Mapping):

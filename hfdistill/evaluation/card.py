@@ -56,7 +56,7 @@ class _Names:
 
 def write_card(
     folder: str | Path,
-    report: Report,
+    report: Report | str | Path,
     *,
     base_model: str,
     dataset: str,
@@ -74,7 +74,7 @@ def write_card(
 
     Args:
         folder: of the student.
-        report: what `measure` gave.
+        report: what `measure` gave, or the path of its file.
         base_model: the teacher that it was cut from or learned from: Hub id or path. A path does not go into
             the header.
         dataset: what it was trained on: Hub id or path.
@@ -95,6 +95,7 @@ def write_card(
     Example:
         >>> write_card("out/student", report, base_model="org/teacher", dataset="org/data")  # doctest: +SKIP
     """
+    report = Report.of(report)
     names = _names(report, model_name, base_model, dataset)
     data = _header(report, names, license, dict(metadata or {}))
     header = as_yaml(data.to_dict())

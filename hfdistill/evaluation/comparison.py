@@ -15,6 +15,7 @@ from hfdistill.evaluation.report import (
     ModelReport,
     Report,
     count,
+    reports_by_name,
     show,
     signed,
     timing,
@@ -37,6 +38,7 @@ def compare_runs(runs: Mapping[str, Sequence[Report]], *, baseline: str | None =
     Raises:
         ValueError: no reports, reports of different tasks or rows, or a baseline that is not among the names.
     """
+    runs = reports_by_name(runs, "compare_runs")
     every = _alike(runs, "compare_runs")
     if baseline is not None and baseline not in runs:
         raise ValueError(f"baseline={baseline!r} is not among the names: {', '.join(map(repr, runs))}.")
@@ -73,7 +75,8 @@ def compare_students(
     Raises:
         ValueError: no reports, reports of different tasks or rows, or without a teacher.
     """
-    others = undistilled or {}
+    distilled = reports_by_name(distilled, "compare_students")
+    others = reports_by_name(undistilled or {}, "compare_students")
     every = _alike(
         {**distilled, **{(name,): reports for name, reports in others.items()}}, "compare_students"
     )

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -303,6 +303,23 @@ class Report:
         return write_atomically(Path(path), text)
 
     @classmethod
+    def of(cls, report: Report | str | os.PathLike[str]) -> Report:
+        """Return a report as it is, or read it where the path of its file is given.
+
+        Raises:
+            TypeError: for anything else.
+            ValueError: as `load`.
+        """
+        if isinstance(report, (str, os.PathLike)):
+            return cls.load(report)
+        if not isinstance(report, cls):
+            raise TypeError(
+                f"Found a {type(report).__name__} in the place of a report. Give what measure(...) returned, "
+                "or the path of a report.json."
+            )
+        return report
+
+    @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Report:
         """Read a report that `save` wrote, and check every field.
 
@@ -452,3 +469,24 @@ def _sentences(report: Report) -> list[str]:
     lines.append(f"{source}: {data.rows:,} rows{unlabelled}, {data.tokens_p50} tokens each (median)")
     lines.append(f"{hardware(report)}, {report.environment.date}")
     return lines
+
+
+def reports_by_name(runs: Any, asked: str) -> dict[Any, list[Report]]:
+    """Return lists of reports by name.
+
+    Each may be given as the path of its file, and a single one without a list.
+
+    Raises:
+        TypeError: for reports without names.
+        ValueError: as `Report.load`.
+    """
+    if not isinstance(runs, Mapping):
+        raise TypeError(
+            f"{asked} needs reports by name, found a {type(runs).__name__}. Type {asked}({{'student': "
+            "[Report.load(path), ...]}), a list of one report a seed."
+        )
+    alone = (Report, str, os.PathLike)
+    return {
+        name: [Report.of(report) for report in ([reports] if isinstance(reports, alone) else reports)]
+        for name, reports in runs.items()
+    }

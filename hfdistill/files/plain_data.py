@@ -56,6 +56,13 @@ def printable(text: object, *, limit: int = 80) -> str:
     return shown.strip() + ("…" if len(raw) > limit else "")
 
 
+def as_path(value: Any, what: str, *, instead: str) -> Path:
+    """Return a path; an object in its place is a TypeError that says what to type `instead`."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{what} is the path of a file, found a {type(value).__name__}. {instead}")
+    return Path(value)
+
+
 def is_hub_id(name: str) -> bool:
     """Whether a name could be a Hub id ("name" or "owner/name") and is not a file or folder here."""
     plain = re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", name, re.ASCII) is not None
@@ -179,6 +186,20 @@ def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
         raise ValueError(f"{where} lacks {missing} and has unknown {[printable(name) for name in unknown]}.")
     hints_of_keys = {name: hint for name, hint in hints.items() if name in value}
     return kind(**{name: build(hint, value[name], f"{where}.{name}") for name, hint in hints_of_keys.items()})
+
+
+def as_python(value: Any) -> Any:
+    """Return a number, array or series of numpy, torch or pandas as Python's own; anything else unchanged.
+
+    A number that came out of an array is then checked, shown and saved as one that was typed.
+
+    Example:
+        >>> import numpy as np
+        >>> as_python(np.int64(3)), as_python(np.array([0.5, 1.5])), as_python("all")
+        (3, [0.5, 1.5], 'all')
+    """
+    to_list = getattr(value, "tolist", None)
+    return value if to_list is None else to_list()
 
 
 def scrub(value: Any) -> Any:

@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from hfdistill.files.plain_data import as_python
 from hfdistill.network.adapters import adapter_settings, load_adapter
 from hfdistill.network.divided import make_whole, whole_models
 from hfdistill.network.foreign_code import allowing_pickles, reading_weights
@@ -99,7 +100,7 @@ def load_classifier(
         >>> model = load_classifier("org/encoder", new_head=["bad", "good"])  # doctest: +SKIP
     """
     with allowing_pickles(allow_pickle):
-        model = _loaded(source, new_head=new_head, task=task, role=role)
+        model = _loaded(source, new_head=as_python(new_head), task=task, role=role)
     if label_names is not None:
         named = with_names(model.config, label_names)
         model.config.id2label, model.config.label2id = named.id2label, named.label2id

@@ -11,6 +11,7 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from hfdistill.files.plain_data import as_python
 from hfdistill.network.architectures import ModelSpec
 from hfdistill.network.task import TaskKind, words
 from hfdistill.network.trace import Tap, Trace
@@ -318,9 +319,10 @@ def positive(value: float | Schedule, what: str, *, usual: str) -> float | Sched
             f"{what} above 0, found {value!r}, which is {value(where):g} at progress {where:g}. "
             f"Usual: {usual}."
         )
-    if not is_number(value) or value <= 0:
+    number = as_python(value)
+    if not is_number(number) or number <= 0:
         raise ValueError(f"{what} above 0, found {value!r}. Usual: {usual}.")
-    return value
+    return number
 
 
 def _weight(value: float | Schedule) -> float | Schedule:
@@ -332,11 +334,12 @@ def _weight(value: float | Schedule) -> float | Schedule:
             f"The weight of an objective is a number from 0 up, found {value!r}, which is {value(where):g} "
             f"at progress {where:g}. Write Linear(1, 0) * KD()."
         )
-    if not is_number(value) or value < 0:
+    number = as_python(value)
+    if not is_number(number) or number < 0:
         raise ValueError(
             f"The weight of an objective is a number from 0 up, found {value!r}. Write 0.5 * KD()."
         )
-    return float(value)
+    return float(number)
 
 
 Kind = TypeVar("Kind", bound=type[Objective])

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hfdistill.files.plain_data import as_python
 from hfdistill.network.task import missing
 from hfdistill.network.trace import Trace
 from hfdistill.objectives.base import Objective, Setting, positive, register
@@ -68,6 +69,7 @@ class CrossEntropy(Objective):
         self, *, label_smoothing: float | None = None, class_weights: Sequence[float] | None = None
     ) -> None:
         super().__init__()
+        label_smoothing, class_weights = as_python(label_smoothing), as_python(class_weights)
         if label_smoothing is not None and not (is_number(label_smoothing) and 0 <= label_smoothing < 1):
             raise ValueError(f"label_smoothing lies in [0, 1), found {label_smoothing!r}. Usual: 0.1.")
         if class_weights is not None and not all(is_number(w) and w > 0 for w in class_weights):

@@ -18,6 +18,7 @@ from hfdistill.data.encodings import has_mark
 from hfdistill.data.load import text_columns
 from hfdistill.data.row_files import RowFile, Rows, check_written, names_of, values_of, writing
 from hfdistill.data.table_files import FileOptions
+from hfdistill.files.plain_data import as_path
 from hfdistill.network.task import TaskKind
 from hfdistill.prediction.predictor import Predictor, Texts, load_predictor
 
@@ -40,6 +41,10 @@ class Labelled:
     without_text: int = 0
     dropped: int = 0
     classes: Counter[str] = field(default_factory=Counter)
+
+
+_FILE = "The second argument of predict"
+_IN_MEMORY = "For texts in memory: transformers.pipeline('text-classification', model=student)(texts)."
 
 
 def predict(
@@ -101,7 +106,7 @@ def predict(
     Example:
         >>> predict("out/student", "reviews.csv", "labelled.csv")  # doctest: +SKIP
     """
-    source, out = Path(source).expanduser(), Path(out).expanduser()
+    source, out = as_path(source, _FILE, instead=_IN_MEMORY).expanduser(), Path(out).expanduser()
     check_written(out)
     if out.exists() and source.exists() and out.samefile(source):
         raise ValueError(f"{out.name} is what is read. Write to another file.")

@@ -282,8 +282,9 @@ def _summary(data: DatasetDict, columns: _Columns, facts: _Facts) -> list[str]:
         lines.append(f"{len(ordered)} classes: {shown}{more}")
         rare = [name for name, rows in ordered if rows < 10]
         if rare:
+            more = f" and {len(rare) - 5:,} more" if len(rare) > 5 else ""
             lines.append(
-                f"under 10 rows: {', '.join(printable(name, limit=40) for name in rare[:5])}. No student "
-                "learns a class from so few"
+                f"under 10 rows: {', '.join(printable(name, limit=40) for name in rare[:5])}{more}. No "
+                "student learns a class from so few"
             )
     return lines

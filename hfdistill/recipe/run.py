@@ -21,7 +21,7 @@ from hfdistill.network.foreign_code import allowing_pickles
 from hfdistill.network.loading import load_classifier, load_tokenizer
 from hfdistill.recipe import schema
 from hfdistill.recipe.binding import accepted_arguments, build
-from hfdistill.recipe.check import Recipe
+from hfdistill.recipe.check import Recipe, read_recipe
 from hfdistill.recipe.models import ModelBuilder
 from hfdistill.recipe.page import Mistake, RecipeError
 from hfdistill.recipe.page_facts import PAGE, by_name, deciding_facts, refuse_other_page, task_scores
@@ -45,7 +45,7 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C was pressed; the message says what is saved, and from which step the same command goes on."""
 
 
-def run_recipe(recipe: Recipe, *, smoke: bool = False) -> Report | None:
+def run_recipe(recipe: Recipe | str | Path, *, smoke: bool = False) -> Report | None:
     """Train, measure and export what a page says, under training.output_dir.
 
     `student/` is a plain Transformers model with recipe.yaml, report.json and its card; `teacher/`,
@@ -57,7 +57,7 @@ def run_recipe(recipe: Recipe, *, smoke: bool = False) -> Report | None:
     was exported; see `push_to_hub`. A page with a `goal` section finds its student; see `fit_student`.
 
     Args:
-        recipe: what `read_recipe` gave.
+        recipe: what `read_recipe` gave, or the path of a page.
         smoke: take two steps on a few rows, under output_dir/smoke, and measure no speed: does it run?
 
     Returns:
@@ -73,6 +73,11 @@ def run_recipe(recipe: Recipe, *, smoke: bool = False) -> Report | None:
     from hfdistill.recipe.outcome import Outcome
     from hfdistill.recipe.rehearsal import rehearse
 
+    recipe = read_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe
+    if not isinstance(recipe, Recipe):
+        raise TypeError(
+            f"run_recipe needs a page, found a {type(recipe).__name__}. Type run_recipe('page.yaml')."
+        )
     if recipe.goal is not None:
         from hfdistill.recipe.goal.fit import fit_recipe
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hfdistill.files.plain_data import printable
@@ -108,7 +108,7 @@ def _numbers(page: Page, dimension: Dimension, mistakes: Any, known: set[str]) -
     if dimension.choices or not all(type(end) is int for end in dimension.ends()):
         return dimension
     whole = bool(_tried(page, dimension.path, dimension.low + 0.5, mistakes, known))
-    return Dimension(dimension.path, low=dimension.low, high=dimension.high, log=dimension.log, whole=whole)
+    return replace(dimension, whole=whole)
 
 
 def _tried(page: Page, path: str, value: Any, mistakes: Any, known: set[str]) -> list[str]:
@@ -128,7 +128,7 @@ def _without_search(page: Page) -> Page:
 def usual(page: dict[str, Any], mistakes: Callable[[Page], list[str]]) -> tuple[Dimension, ...]:
     """Return what is searched by default: learning rate, temperatures, weights and layer maps."""
     ranges = dict(_usual(page))
-    whole = Page("search", copy.deepcopy({k: v for k, v in page.items() if k != "search"}))
+    whole = _without_search(Page("search", page))
     known = set(mistakes(whole))
     for path, value in ranges.items():
         if isinstance(value, dict):

@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from hfdistill.files.plain_data import as_python
 from hfdistill.network.architectures import unwrapped
 from hfdistill.network.task import name_architecture, task_kind
 
@@ -131,5 +132,5 @@ def config_like(
         id2label=copy.deepcopy(theirs.id2label),
         label2id=copy.deepcopy(theirs.label2id),
         problem_type=theirs.problem_type,
-        **sizes,
+        **{name: as_python(value) for name, value in sizes.items()},
     )

@@ -31,7 +31,7 @@ Sides: TypeAlias = tuple[list[Batch], list[Batch]]
 
 
 def calibration(texts: Any, *, tokenizer: Any, model: Any, rows: int | None, max_length: int | None) -> Sides:
-    """Batches to fit on, and the batches of every fifth text, which are held out.
+    """Return batches to fit on, and batches of every fifth text, which are held out.
 
     Args:
         texts: strings, pairs of strings, a data set with columns of text or of words, the path of a file or

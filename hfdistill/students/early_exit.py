@@ -19,6 +19,7 @@ from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
+from hfdistill.files.plain_data import as_python
 from hfdistill.network.architectures import ModelSpec, layout_of
 from hfdistill.network.divided import whole_models
 from hfdistill.network.inputs import accepted_inputs
@@ -98,7 +99,7 @@ class EarlyExitForSequenceClassification(PreTrainedModel):
 
     @property
     def base_model(self) -> nn.Module:
-        """The encoder, as of the classifier inside."""
+        """The encoder of the classifier inside."""
         encoder: nn.Module = self.backbone.base_model
         return encoder
 
@@ -128,7 +129,7 @@ class EarlyExitForSequenceClassification(PreTrainedModel):
         return table
 
     def train(self, mode: bool = True) -> EarlyExitForSequenceClassification:
-        """Set the mode as of every module; a frozen backbone stays in evaluation mode, without dropout."""
+        """Set the mode of every module, but a frozen backbone stays in evaluation mode, without dropout."""
         super().train(mode)
         if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
             self.backbone.eval()
@@ -265,7 +266,13 @@ def check_threshold(value: Any) -> None:
 
 def _checked(layers: Any, *, depth: int) -> list[int]:
     """Return blocks of an exit: whole numbers from 1 to depth - 1, each larger than the one before."""
+    layers = as_python(layers)
     if layers == "all":
+        if depth == 1:
+            raise ValueError(
+                "A model of 1 layer has no block before its last to put an exit on. Leave the exits out, or "
+                "start from a model of more layers."
+            )
         layers = range(1, depth)
     if isinstance(layers, str) or any(isinstance(n, bool) or not isinstance(n, int) for n in layers):
         raise TypeError(f"layers={layers!r} is neither 'all' nor a list of blocks such as [1, 2].")

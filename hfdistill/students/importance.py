@@ -184,7 +184,7 @@ def _squared(whole: Tensor, cut: Tensor) -> Tensor:
 
 @contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
-    """Switch dropout off and every weight with a gradient inside; outside all is as before."""
+    """While open, dropout is off and every weight has a gradient; afterwards all is as before."""
     frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     with evaluating(model):
         for parameter in frozen:

@@ -77,7 +77,7 @@ class NormalEquations:
         return torch.cholesky_solve(self.cross, factor)
 
     def remaining(self, change: Tensor) -> float:
-        """Σ w ‖r - fΔ‖² after a change Δ, which need not be the solution of these sums."""
+        """Return Σ w ‖r - fΔ‖² after a change Δ, which need not be the solution of these sums."""
         fitted = 2.0 * (change * self.cross).sum() - (change * (self.gram @ change)).sum()
         return max(0.0, self.residual - float(fitted))
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hfdistill.files.plain_data import public_name
+from hfdistill.files.plain_data import as_python, public_name
 from hfdistill.network.architectures import Layout, ModelSpec, blocks_path, embeddings, layout_of
 from hfdistill.network.layer_map import uniform
 from hfdistill.network.loading import load_tokenizer
@@ -130,6 +130,7 @@ def shrink(
 
 def _wanted(*, size: str | None, **sizes: Any) -> dict[str, Any]:
     """Return the sizes of the student, None for the teacher's own."""
+    sizes = {name: as_python(value) for name, value in sizes.items()}
     if size is not None:
         named = {name: value for name, value in sizes.items() if value is not None}
         sizes |= named_size(size) | ({"width": None} if "heads" in named else {}) | named

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers import initialization as init
 
+from hfdistill.files.plain_data import as_python
 from hfdistill.students.attention_free import AttentionFreeClassifier, config_like, head, joined, texts_of
 from hfdistill.students.configs import StaticConfig
 from hfdistill.students.corpus import Corpus
@@ -108,7 +109,7 @@ def static_from_teacher(
     When to use it: topics, intents and sentiment in bulk on CPUs, where a table of the vocabulary fits.
     When not: where word order decides (entailment, negation far away); see `bilstm_from_teacher`.
     """
-    whole = network(teacher)
+    whole, width = network(teacher), as_python(width)
     sizes = {"hidden_size": width, "classifier_size": classifier_size, "dropout": dropout}
     config = config_like(StaticConfig, whole, tokenizer, pairs=pairs, **sizes)
     table = principal_components(token_outputs(whole, tokenizer), width)

@@ -38,7 +38,7 @@ class WordPiece:
         self._prefix: str = self.model["continuing_subword_prefix"]
 
     def required(self) -> set[str]:
-        """Characters, at the start of a word and within, and pieces with a character that is none itself."""
+        """Return characters, at a word's start and within, and pieces with a character that is no piece."""
         return {piece for piece in self.ids if self._stays(piece)} | (
             {self.model["unk_token"]} & self.ids.keys()
         )
@@ -114,7 +114,7 @@ class Unigram:
         self.ids: dict[str, int] = {piece: i for i, (piece, _) in enumerate(self.model["vocab"])}
 
     def required(self) -> set[str]:
-        """Return characters, bytes, pieces with a character that is none itself, and the least likely piece.
+        """Return characters, bytes, pieces with a character that is no piece, and the least likely piece.
 
         That score sets the price of an unknown character for all texts.
         """

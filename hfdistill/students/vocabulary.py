@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from hfdistill.files.plain_data import public_name
+from hfdistill.files.plain_data import as_python, public_name
 from hfdistill.network.loading import read_tokenizer
 from hfdistill.students.corpus import Corpus, token_counts
 from hfdistill.students.subword_models import Pieces, pieces_of, renumbered
@@ -81,7 +81,7 @@ def prune_vocabulary(
     students of one domain. It makes a model smaller and its optimizer step cheaper; a forward takes the time
     it took. When not: where new domains or languages are to be read later.
     """
-    whole = network(model)
+    whole, keep = network(model), as_python(keep)
     old = _tokenizer(tokenizer)
     size = _vocabulary_size(whole)
     _check(old, size=size, keep=keep)
@@ -176,9 +176,11 @@ def _chosen(pieces: Pieces, counts: Tensor, *, must: set[str], keep: float, spec
     """Return the pieces to keep: those that must stay, then by frequency until `keep` is reached."""
     limit = keep - special if isinstance(keep, int) else len(pieces.ids)
     if len(must) > limit:
+        least = len(must) + special
+        usual = min(least + 1000, len(pieces.ids) + special)
         raise ValueError(
-            f"keep={keep} has no room for the {len(must) + special} tokens without which some text could not "
-            f"be read: special tokens, bytes and characters. Write keep={len(must) + special + 1000} or more."
+            f"keep={keep} has no room for the {least} tokens without which some text could not be read: "
+            f"special tokens, bytes and characters. Write keep={usual} or more."
         )
     chosen, total = set(must), int(counts.sum())
     frequency = dict(zip(pieces.ids, counts[list(pieces.ids.values())].tolist(), strict=True))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hfdistill.files.plain_data import sha256_of
+from hfdistill.files.plain_data import as_python, sha256_of
 from hfdistill.network import label_space as spaces
 from hfdistill.network import task as tasks
 from hfdistill.network.trace import Batch, Tap, Trace
@@ -82,6 +82,7 @@ class Ensemble(TeacherOfSeveral):
         self.names = (
             list(members) if isinstance(members, Mapping) else [_name(m, i) for i, m in enumerate(sources)]
         )
+        weights, temperature = as_python(weights), as_python(temperature)
         self.weights = _checked_weights(weights, len(sources))
         if not (isinstance(temperature, (int, float)) and 0 < temperature < math.inf):
             raise ValueError(

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from hfdistill.files.plain_data import as_python
 from hfdistill.network.divided import whole_parameters
 from hfdistill.network.inputs import ModelInputs
 from hfdistill.network.loading import Source, load_classifier
@@ -122,6 +123,7 @@ class EMATeacher(Teacher):
 
     def __init__(self, *, decay: float = 0.999, warmup: bool = True) -> None:
         super().__init__()
+        decay = as_python(decay)
         if isinstance(decay, bool) or not isinstance(decay, (int, float)) or not 0 <= decay < 1:
             raise ValueError(f"EMATeacher needs a decay from 0 to below 1, found {decay!r}. Usual: 0.999.")
         self.decay, self.warmup = decay, warmup

@@ -160,14 +160,15 @@ class JointObjective:
         setting = setting_of(student, teacher, task=task, classes=classes, label_smoothing=label_smoothing)
         for blend in self.blends:
             blend.bind(setting)
-            if len(self.blends) == 1:
-                continue
+        if len(self.blends) == 1:
+            return
+        for blend in self.blends:
             if any(blend.taps(ever=True)) or any(True for _ in blend.parameters()):
                 raise ValueError(
                     f"{blend} looks inside the networks, and two that learn from each other do so by their "
                     "logits alone. Use CrossEntropy() + KD(temperature=1)."
                 )
-        if len(self.blends) > 1 and not any(blend.needs_teacher for blend in self.blends):
+        if not any(blend.needs_teacher for blend in self.blends):
             raise ValueError(
                 f"The teacher learns too, but neither {self.blends[0]} nor {self.blends[1]} reads the other. "
                 "Use CrossEntropy() + KD(temperature=1)."

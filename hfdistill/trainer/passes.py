@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hfdistill.files.checkpoint import CheckpointError
-from hfdistill.files.plain_data import read_json, write_atomically
+from hfdistill.files.plain_data import read_json, write_json
 
 PASSES = "passes.json"
 
@@ -57,4 +57,4 @@ class Passes:
     def save(self, folder: Path) -> None:
         """Write it into a checkpoint, once a pass has ended."""
         if self.steps is not None:
-            write_atomically(folder / PASSES, f'{{"steps": {self.steps}, "rows": {self.rows}}}\n')
+            write_json(folder / PASSES, {"steps": self.steps, "rows": self.rows})

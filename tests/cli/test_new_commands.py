@@ -47,6 +47,14 @@ STUDENT = "out/tiny/student"
 PLAIN, TEAMS = ["the", "a", "film", "story", "plot", "cast", "with"], ["billing", "post, and more"]
 
 
+def test_init_counts_the_rare_classes_that_it_does_not_name(here, capsys):
+    rows = "".join(f"text {number},class {number % 7}\n" for number in range(14))
+    (here / "rare.csv").write_text("text,label\n" + rows)
+    assert main(["init", "rare.csv", "--encoder", "encoder", "--page", "rare.yaml"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "under 10 rows: class 0, class 1, class 2, class 3, class 4 and 2 more. No student" in told
+
+
 def test_init_writes_a_page_that_trains(here, capsys):
     assert main(["init", "mail.csv", "--encoder", "encoder"]) == 0
     told = capsys.readouterr().out

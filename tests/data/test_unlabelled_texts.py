@@ -103,6 +103,20 @@ def test_evaluation_texts_are_found_also_inside_longer_ones(tmp_path, line, judg
     assert len(said) == (not kept)
 
 
+def test_evaluation_texts_of_every_form_are_left_out(tmp_path):
+    """The names of a frame's columns, and of a file, are no evaluation texts."""
+    write(tmp_path, {"a.txt": "a warm film\nthe plot was thin\n"})
+    rows = Dataset.from_dict({"text": ["The plot was thin"], "label": [0]})
+    for against in (rows, rows.to_pandas(), rows.data.table, {"dev": rows.to_pandas()}, rows["text"][:]):
+        assert texts_of(tmp_path / "a.txt", against=against) == ["a warm film"]
+    rows.to_csv(tmp_path / "dev.csv")
+    for path in (tmp_path / "dev.csv", str(tmp_path / "dev.csv")):
+        with pytest.raises(TypeError, match=r"against= is a path.*Type against=load\("):
+            texts_of(tmp_path / "a.txt", against=path)
+    with pytest.raises(TypeError, match=r"its source is the path of a file, found a list\. Texts that"):
+        load_texts(["a warm film"])
+
+
 @pytest.mark.parametrize(
     ("options", "kept"),
     [

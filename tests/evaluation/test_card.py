@@ -9,7 +9,8 @@ from huggingface_hub import ModelCard
 
 from hfdistill.evaluation.card import write_card
 from hfdistill.evaluation.measure import measure
-from hfdistill.evaluation.report import Difference
+from hfdistill.evaluation.plots import write_plots
+from hfdistill.evaluation.report import Difference, Report
 from hfdistill.evaluation.speed import SpeedPlan
 from hfdistill.files.markdown import escape
 from hfdistill.files.plain_data import printable, public_name
@@ -66,6 +67,15 @@ def test_header(report, tmp_path):
     assert (accuracy["type"], accuracy["verified"]) == ("accuracy", False)
     assert accuracy["value"] == round(report.student.metrics["accuracy"], 4)
     assert [m["type"] for m in result["metrics"]] == ["accuracy", "f1", "ece", "agreement"]
+
+
+def test_a_report_may_be_named_by_its_file(report, tmp_path):
+    path, names = report.save(tmp_path / "report.json"), {"base_model": "org/teacher", "dataset": "org/data"}
+    written = write_card(tmp_path, Report.load(path), **names).read_bytes()
+    assert write_card(tmp_path, str(path), **names).read_bytes() == written
+    assert write_plots(tmp_path, path) == write_plots(tmp_path, report)
+    with pytest.raises(TypeError, match="Found a NoneType in the place of a report"):
+        write_card(tmp_path, None, **names)
 
 
 def test_body_tells_results_cost_training_and_limits(report, tmp_path):

@@ -40,6 +40,20 @@ def test_without_a_baseline_there_is_no_difference(report):
     assert table.splitlines()[-1] == "| a&#124;b | **50.0 %** | 50.0 % | 90.0 % |"
 
 
+def test_reports_may_be_named_by_their_files(report, tmp_path):
+    path = report.save(tmp_path / "report.json")
+    wanted = compare_runs({"a": [report, report]})
+    assert compare_runs({"a": [path, str(path)]}) == wanted
+    assert compare_runs({"a": path}) == compare_runs({"a": report}) == compare_runs({"a": [report]})
+    assert compare_students({"a": [path]}, {"a": [path]}) == compare_students(
+        {"a": [report]}, {"a": [report]}
+    )
+    with pytest.raises(TypeError, match=r"compare_runs needs reports by name, found a list\. Type comp"):
+        compare_runs([report])
+    with pytest.raises(TypeError, match=r"Found a dict in the place of a report\. Give what measure"):
+        compare_runs({"a": [{}]})
+
+
 def test_runs_that_cannot_be_compared_are_refused(report):
     other = dataclasses.replace(report, data=dataclasses.replace(report.data, rows=31))
     with pytest.raises(ValueError, match="different tasks or rows"):

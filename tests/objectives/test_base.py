@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -397,3 +398,12 @@ def test_a_blend_reads_what_its_terms_with_weight_read():
         frozenset({Tap("hidden", 2), *(Tap(kind, 4) for kind in kinds)}),
     )
     assert (KD() + CrossEntropy()).taps() == (frozenset(), frozenset())
+
+
+def test_numbers_of_numpy_and_torch_are_shown_as_numbers():
+    typed = 0.5 * KD(temperature=2) + 0.25 * CrossEntropy(class_weights=[1.0, 2.0], label_smoothing=0.5)
+    drawn = np.float32(0.5) * KD(temperature=np.int64(2)) + torch.tensor(0.25) * CrossEntropy(
+        class_weights=torch.tensor([1.0, 2.0]), label_smoothing=np.float64(0.5)
+    )
+    assert str(drawn) == str(typed)
+    assert str(KD(temperature=np.float64(3.5))) == "KD(temperature=3.5)"

@@ -275,3 +275,8 @@ def test_values_of_several_types_do_not_go_into_a_parquet_column(folder, here):
         predict(folder / "student", "mixed.jsonl", "labelled.parquet")
     predict(folder / "student", "mixed.jsonl", "labelled.jsonl")
     assert [json.loads(line)["n"] for line in Path("labelled.jsonl").read_text().splitlines()] == ["a", 5]
+
+
+def test_texts_in_memory_are_for_a_pipeline():
+    with pytest.raises(TypeError, match=r"argument of predict is the path of a file, found a list\. For"):
+        predict("student", ["a good film"], "out.csv")

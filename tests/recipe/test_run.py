@@ -122,7 +122,9 @@ def test_pages_are_complete_and_short(page):
 
 
 def test_a_run_leaves_a_plain_student_with_its_recipe(here):
-    report = run_recipe(read_recipe("page.yaml"))
+    with pytest.raises(TypeError, match=r"run_recipe needs a page, found a dict. Type run_recipe\('page"):
+        run_recipe({"teacher": "t"})
+    report = run_recipe("page.yaml")
     student = here / "out" / "student"
     assert AutoModelForSequenceClassification.from_pretrained(student).config.num_hidden_layers == 2
     notes = json.loads((student / "report.json").read_text())["notes"]

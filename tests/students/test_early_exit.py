@@ -244,6 +244,11 @@ def test_it_is_measured_as_any_model():
     assert report.student.parameters == sum(p.numel() for p in model.parameters())
 
 
+def test_one_layer_has_no_room_for_an_exit():
+    with pytest.raises(ValueError, match=r"1 layer has no block before its last.*Leave the exits out"):
+        with_exits(make_bert(1))
+
+
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft 0.21
 def test_an_adapter_is_merged_into_the_copy():
     config = LoraConfig(task_type="SEQ_CLS", target_modules=["query"], init_lora_weights=False)

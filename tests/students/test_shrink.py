@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
@@ -19,7 +20,9 @@ from transformers import (
 )
 
 from hfdistill.network.architectures import layout_of
+from hfdistill.students.early_exit import with_exits
 from hfdistill.students.shrink import shrink
+from tests.conftest import make_bert
 from tests.forked import in_child, needs_fork
 from tests.network.test_architectures import LABELS, TINY, batch, tiny
 
@@ -339,3 +342,17 @@ def test_a_student_does_not_tell_of_folders_that_are_gone():
     teacher = tiny("bert")
     teacher.config._name_or_path = "/gone/of/ada/teacher"
     assert shrink(teacher, layers=2).config.shrunk_from["model"] == "teacher"
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(tmp_path):
+    """What came out of an array is checked, kept and saved as what was typed."""
+    teacher = make_bert(4, seed=1)
+    cut = shrink(teacher, layers=[1, 3])
+    for layers in (np.array([1, 3]), torch.tensor([1, 3])):
+        student = shrink(teacher, layers=layers)
+        assert student.config.shrunk_from == cut.config.shrunk_from
+        student.save_pretrained(tmp_path)
+    assert shrink(teacher, layers=np.int64(2)).config.shrunk_from["layers"] == [2, 4]
+    batch = {"input_ids": torch.tensor([[2, 5, 3]])}
+    assert shrink(teacher, ffn=np.int64(16), data=[batch]).config.shrunk_from["ffn"] == 16
+    assert with_exits(teacher, layers=np.array([1, 2])).config.exits == [1, 2]

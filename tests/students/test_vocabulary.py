@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 
 import pytest
 import torch
@@ -329,6 +330,15 @@ def test_keeps_that_make_no_sense(keep, error, message):
     old = wordpiece()
     with pytest.raises(error, match=message):
         prune_vocabulary(model_for(old), old, LIKED, keep=keep)
+
+
+def test_the_number_of_tokens_that_is_told_has_room():
+    old = wordpiece()
+    with pytest.raises(ValueError, match="no room") as raised:
+        prune_vocabulary(model_for(old), old, LIKED, keep=20)
+    told = int(re.findall(r"Write keep=(\d+)", str(raised.value))[0])
+    assert told <= len(old)
+    assert len(prune_vocabulary(model_for(old), old, LIKED, keep=told)[1]) <= told
 
 
 @pytest.mark.parametrize(

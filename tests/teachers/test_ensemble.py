@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -286,3 +287,9 @@ def test_members_come_from_folders_too(tmp_path):
     assert ensemble.features == 1
     expected = Ensemble([make_bert(seed=1), make_bert(seed=2)]).trace(batch()).logits
     torch.testing.assert_close(ensemble.trace(batch()).logits, expected)
+
+
+def test_weights_may_be_an_array():
+    members = [make_bert(1), make_bert(1, seed=2)]
+    for weights in (np.array([3, 1]), torch.tensor([3, 1])):
+        assert Ensemble(members, weights=weights, temperature=np.float32(2)).weights == [0.75, 0.25]

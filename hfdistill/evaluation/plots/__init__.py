@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 def write_plots(
     folder: str | os.PathLike[str],
-    report: Report,
+    report: Report | str | os.PathLike[str],
     *,
     history: Sequence[Mapping[str, Any]] | None = None,
     kind: str = "png",
@@ -33,7 +33,7 @@ def write_plots(
 
     Args:
         folder: of the student.
-        report: what `measure` gave.
+        report: what `measure` gave, or the path of its file.
         history: `trainer.state.log_history`; without it a picture of the loss stays as it is.
         kind: "png" or "svg".
 
@@ -47,6 +47,7 @@ def write_plots(
         >>> write_plots("out/student", report, history=trainer.state.log_history)  # doctest: +SKIP
     """
     check_kind(kind)
+    report = Report.of(report)
     try:
         with drawing():
             pass

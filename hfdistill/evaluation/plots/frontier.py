@@ -10,7 +10,7 @@ from typing import Any
 
 from hfdistill.evaluation.plots.label_placement import place_labels
 from hfdistill.evaluation.plots.style import COLOURS, drawing, figure, plain_numbers, text
-from hfdistill.evaluation.report import COLUMNS, PERCENT, TITLES, ModelReport, Report
+from hfdistill.evaluation.report import COLUMNS, PERCENT, TITLES, ModelReport, Report, reports_by_name
 
 LARGEST = 420.0
 """Area of the largest bubble, in square points."""
@@ -40,7 +40,10 @@ def points_of(
     Raises:
         ValueError: no student was timed, or one has no labels to be scored on.
     """
-    kinds = {"distilled": distilled, "undistilled": undistilled or {}}
+    kinds = {
+        "distilled": reports_by_name(distilled, "write_frontier"),
+        "undistilled": reports_by_name(undistilled or {}, "write_frontier"),
+    }
     points: list[Point] = []
     for kind, runs in kinds.items():
         for name, reports in runs.items():

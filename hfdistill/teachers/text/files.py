@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hfdistill.data.in_memory import as_rows
-from hfdistill.files.plain_data import printable, write_atomically
+from hfdistill.files.plain_data import as_path, printable, write_atomically
 from hfdistill.network.label_space import short
 from hfdistill.network.trace import Batch
 from hfdistill.teachers.base import PREFIX, Teacher
@@ -189,7 +189,12 @@ def answers_from(
         ...                     train_dataset=teacher.answered(data))  # doctest: +SKIP
     """
     columns = {"text": text, "text_pair": text_pair, "confidence": confidence}
-    read = read_answer_file(Path(file), columns, answer=answer, kind=kind, classes=classes)
+    path = as_path(
+        file,
+        "answers_from reads a file: its first argument",
+        instead="Write one: frame.to_json('answers.jsonl', orient='records', lines=True).",
+    )
+    read = read_answer_file(path, columns, answer=answer, kind=kind, classes=classes)
     reader = AnswerReader(read.classes, kind=read.kind, multi_label=multi_label)
     logits = reader(read.answers, where=read.where)
     distinct = _once(read, logits)

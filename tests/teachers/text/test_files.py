@@ -4,6 +4,7 @@ import csv
 import json
 import math
 
+import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
@@ -293,3 +294,8 @@ def test_each_token_of_an_api_has_its_logarithm(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", [{"text": "a", "top_logprobs": top}])
     with pytest.raises(AnswerError, match='each entry needs "token" and "logprob", found'):
         answers_from(path, CLASSES)
+
+
+def test_a_frame_is_not_a_file_of_answers():
+    with pytest.raises(TypeError, match=r"first argument is the path of a file, found a DataFrame\. Write"):
+        answers_from(pd.DataFrame({"text": ["a"], "label": ["b"]}))
