@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -133,12 +134,23 @@ def from_rows(rows: list[Any]) -> Dataset:
     if all(isinstance(row, Mapping) for row in rows):
         names = list(dict.fromkeys(name for row in rows for name in row))
         return _made({str(name): [row.get(name) for row in rows] for name in names})
+    if all(map(_is_file, rows[:100])):
+        raise ValueError(
+            f"The list passed to load names files, {Path(rows[0]).name!r:.60} among them. Load them by "
+            "split, load({'train': load(path)['train'], …}), or put files of one kind into a folder and load "
+            "that."
+        )
     if all(isinstance(row, str) or row is None for row in rows):
         return _made({"text": rows})
     other = next((i for i, row in enumerate(rows) if not _is_pair(row)), None)
     if other is not None:
         raise ValueError(f"Row {other} of the list passed to load is {rows[other]!r:.80}. {_WAYS}")
     return _made({"text": [row[0] for row in rows], "label": [row[1] for row in rows]})
+
+
+def _is_file(row: Any) -> bool:
+    is_name = isinstance(row, (str, os.PathLike))
+    return is_name and os.path.isfile(row)  # noqa: PTH113 - a text may be too long for Path.is_file
 
 
 def _is_pair(row: Any) -> bool:

@@ -134,8 +134,7 @@ def export(
     check_engine(engine, int8)
     folder = Path(folder).resolve()  # "o/.." has no name to stage under
     check_request(folder, data=data, int8=int8, max_drop=max_drop)
-    if data is not None:
-        check_rows(data, "export")
+    _check_rows(data, calibration)
     model = _checked_student(student, label_names, exit_threshold, engine=engine)
     tokenizer = tokenizer or _tokenizer(student, "student")
     staged = _stage(folder)
@@ -176,6 +175,12 @@ def check_engine(engine: str, int8: str | None) -> None:
     require_packages()
     if engine == "openvino":
         require_openvino()
+
+
+def _check_rows(data: Any, calibration: Any) -> None:
+    for rows, caller in ((data, "export"), (calibration, "export(calibration=)")):
+        if rows is not None:
+            check_rows(rows, caller)
 
 
 def check_request(folder: Path, *, data: Dataset | None, int8: str | None, max_drop: float) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Value
 
 from hfdistill.data.align import classes_of, names_of
+from hfdistill.data.data_kinds import check_kind
 from hfdistill.data.encode import encode
 from hfdistill.data.held_rows import refuse_stream
+from hfdistill.data.in_memory import as_rows
 from hfdistill.network.label_space import class_ids
 from hfdistill.teachers.base import as_teacher
 from hfdistill.teachers.folds import FoldTeacher, assign_folds, text_key
@@ -62,6 +64,8 @@ def out_of_fold(
         >>> DistillationTrainer(student, args, teacher=teacher, train_dataset=train)  # doctest: +SKIP
     """
     refuse_stream(train, "out_of_fold", why="deals all rows into folds")
+    train = as_rows(train)
+    check_kind(train, split="train")
     limit = None
     if "input_ids" in train.column_names:
         ids = train["input_ids"][:]

@@ -20,13 +20,13 @@ from transformers import (
 
 from hfdistill.data import DistillationCollator, FreshCopies, encode
 from hfdistill.data.align import RunLabels, makes_labels
+from hfdistill.data.data_kinds import check_kind
 from hfdistill.data.encode import check_ids, check_lengths, check_readable
 from hfdistill.network import task as tasks
 from hfdistill.network.architectures import longest_input
 from hfdistill.network.inputs import ModelInputs, accepted_inputs, name_padding, on_side
 from hfdistill.teachers import Teacher, assign_column_prefixes
 from hfdistill.trainer.arguments import DistillationArguments, option
-from hfdistill.trainer.data_kinds import check_kind
 
 _ROUNDING = 128
 """Embeddings are rounded up to a multiple of this at most; larger differences are other vocabularies."""
@@ -181,7 +181,8 @@ class Reader:
         """
         if isinstance(data, str) and isinstance(sets, dict) and data in sets:
             return data
-        check_kind(data, split=split, collated=self.collator is not None)
+        several = split != "train_dataset"
+        check_kind(data, split=split, collated=self.collator is not None, several=several)
         if isinstance(data, dict):
             return {name: self(part, f"{split}[{name!r}]") for name, part in data.items()}
         data = self.labels(self._as_dataset(data), split)

@@ -129,3 +129,13 @@ def test_a_frame_that_gives_arrow_is_read():
     rows = load(Frame())["train"]
     assert rows.to_list() == [{"text": "good", "label": 1}, {"text": "bad", "label": 0}]
     assert rows.features["label"].names == ["x", "y"]
+
+
+def test_a_list_of_files_is_no_list_of_texts(tmp_path):
+    paths = [tmp_path / "one.csv", tmp_path / "two.csv"]
+    for path in paths:
+        path.write_text("text,label\na film,good\n")
+    for names in (paths, list(map(str, paths))):
+        with pytest.raises(ValueError, match=r"names files, 'one\.csv' among them\. Load them by split"):
+            load(names)
+    assert load([*map(str, paths), "a text " * 999])["train"]["text"][2] == "a text " * 999

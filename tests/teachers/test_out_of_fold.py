@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from datasets import concatenate_datasets
+from datasets import DatasetDict, concatenate_datasets
 
 from hfdistill import DistillationTrainer, HiddenMSE, load_classifier, out_of_fold
 from hfdistill.data import encode
@@ -94,3 +94,11 @@ def test_encoded_rows_and_words_have_folds_too():
 def test_text_without_a_tokenizer_is_refused():
     with pytest.raises(ValueError, match=r"found the columns \['text', 'label'\] without a tokenizer"):
         out_of_fold(make_dataset(8), fit=fitted([]))
+
+
+def test_rows_in_memory_are_dealt_and_nothing_else_is():
+    rows, tokenizer, asked = make_dataset(12), make_tokenizer(), []
+    out_of_fold(rows.to_pandas(), tokenizer=tokenizer, fit=fitted(asked), folds=2)
+    assert sorted(text for part in asked for text in part["text"]) == sorted(rows["text"][:])
+    with pytest.raises(TypeError, match=r"^train is a DatasetDict of 'train', not one set of rows"):
+        out_of_fold(DatasetDict(train=rows), tokenizer=tokenizer, fit=fitted([]), folds=2)

@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import IterableDataset
+from datasets import Dataset, IterableDataset
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
+from hfdistill.data.data_kinds import check_kind
 from hfdistill.data.encode import encode
+from hfdistill.data.in_memory import as_rows
 from hfdistill.network.architectures import readable_length
 from hfdistill.network.inputs import TOKEN_TYPES
 from hfdistill.network.task import LABELS
@@ -361,6 +363,11 @@ _OVER_BUDGET = (
 
 def _readable(dataset: Any, tokenizer: Any, live: Any, max_length: int | None) -> tuple[Any, Collate]:
     """Return the rows as ids, and the function that makes batches of them."""
+    dataset = as_rows(dataset)
+    own = not isinstance(tokenizer, PreTrainedTokenizerBase)
+    check_kind(dataset, split="The data to record", collated=own)
+    if isinstance(dataset, (list, tuple)) and not own and "text" in dataset[0]:
+        dataset = Dataset.from_list(list(dataset))
     columns = getattr(dataset, "column_names", None) or []
     if isinstance(dataset, IterableDataset):
         columns = columns or list(next(iter(dataset), {}))  # a stream may not know them
@@ -369,7 +376,7 @@ def _readable(dataset: Any, tokenizer: Any, live: Any, max_length: int | None) -
             "record needs what reads and pads the rows. Type tokenizer=AutoTokenizer.from_pretrained(...), "
             "or tokenizer=your data collator."
         )
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+    if own:
         return dataset, tokenizer
     if "text" in columns and "input_ids" not in columns:
         room = readable_length(live.config, max_length)

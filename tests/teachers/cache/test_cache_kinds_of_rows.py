@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from transformers import DataCollatorWithPadding
 
 from hfdistill import (
@@ -14,6 +14,8 @@ from hfdistill import (
     record,
 )
 from hfdistill.data import encode
+from hfdistill.teachers import count_missing
+from tests.conftest import make_bert, make_dataset, make_tokenizer
 from tests.families import FAMILIES, PAIRS, TEXTS, alone
 from tests.trainer.conftest import quiet_arguments
 
@@ -119,3 +121,21 @@ def test_lists_of_words_are_refused(tmp_path):
     rows = Dataset.from_dict({"tokens": [["a", "film"]], "label": [[0, 1]]})
     with pytest.raises(CacheError, match="token classifiers teach live"):
         record(BERT.model(), rows, folder=tmp_path, tokenizer=BERT.tokenizer())
+
+
+def test_rows_in_memory_are_recorded_and_nothing_else_is(tmp_path):
+    """A frame, a table and a list of rows hold the texts of the data set: nothing is missing then."""
+    rows, teacher, tokenizer = make_dataset(8), make_bert(2, seed=1), make_tokenizer()
+    plain = Dataset.from_list(list(rows))
+    for i, data in enumerate((rows.to_pandas(), rows.data.table, list(rows))):
+        cached = record(teacher, data, folder=tmp_path / str(i), tokenizer=tokenizer)
+        assert count_missing(cached, encode(plain, tokenizer), DataCollatorWithPadding(tokenizer)) == 0
+    refused = {
+        "is a DatasetDict of 'train', not one set of rows": DatasetDict(train=rows),
+        "is a str\\. Load it first": "rows.csv",
+        "is a list whose first element is a str": rows["text"][:],
+        "is a Series of pandas": rows.to_pandas()["text"],
+    }
+    for words, data in refused.items():
+        with pytest.raises(TypeError, match=f"^The data to record {words}"):
+            record(teacher, data, folder=tmp_path / "no", tokenizer=tokenizer)

@@ -1,4 +1,4 @@
-"""`check_kind` refuses what is not rows, wherever a trainer is given data."""
+"""`check_kind` refuses what is not rows, wherever a trainer or a teacher is given data."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from typing import Any
 _FROM_DICT = "Type datasets.Dataset.from_dict({'text': texts, 'label': labels})."
 
 
-def check_kind(data: Any, *, split: str, collated: bool) -> None:
+def check_kind(data: Any, *, split: str, collated: bool = False, several: bool = False) -> None:
     """Refuse what is not a data set of rows, before anything reads it.
 
-    A list may hold anything where the user's own collator makes batches of it.
+    Args:
+        data: what was given.
+        split: what messages call it.
+        collated: whether the user's own collator makes batches, of rows of any kind.
+        several: whether it may be several sets by name.
 
     Raises:
         TypeError: naming what it is and what to type.
@@ -29,7 +33,7 @@ def check_kind(data: Any, *, split: str, collated: bool) -> None:
         raise TypeError(f"{split} is a {kind} of {library}, not rows with columns. {_FROM_DICT}")
     if isinstance(data, (str, Path)):
         raise TypeError(f"{split} is a {kind}. Load it first: hfdistill.load({str(data)[:60]!r}).")
-    if isinstance(data, Mapping) and split == "train_dataset":
+    if isinstance(data, Mapping) and not several:
         names = ", ".join(map(repr, list(data)[:4]))
         raise TypeError(
             f"{split} is a {kind} of {names or 'nothing'}, not one set of rows. Type "
