@@ -84,8 +84,8 @@ def one_pass(options, shared, teacher):
     return now() - began
 
 
-def cached(options, shared, teacher, folder):
-    """Seconds of recording and training, and of the epochs alone."""
+def taught(options, shared, teacher, folder=None):
+    """Seconds of training by a teacher, live or recorded in a folder first; and of its epochs."""
     epochs = Epochs()
     student = shrink(teacher, layers=options.layers)
     more = {"teacher": teacher, "teacher_cache": folder, "callbacks": [epochs]}
@@ -100,14 +100,16 @@ def measured(options, shared, teacher):
     folder = tempfile.mkdtemp()
     plain_run, plain_epochs = plain(options, shared, teacher)
     passed = one_pass(options, shared, teacher)
-    cold, epochs = cached(options, shared, teacher, folder)
-    warm, again = cached(options, shared, teacher, folder)
+    cold, epochs = taught(options, shared, teacher, folder)
+    warm, again = taught(options, shared, teacher, folder)
+    live, _ = taught(options, shared, teacher)
     began = now()
     tokens = {"tokenizer": shared["processing_class"]}
     record(teacher, shared["train_dataset"], folder=tempfile.mkdtemp(), **tokens)
     recording = now() - began
     return {
         "(recording + training) / (plain training + one pass)": cold / (plain_run + passed),
+        "(recording + training) / training by the live teacher": cold / live,
         "warm training / plain training": warm / plain_run,
         "replay epoch / plain epoch": statistics.median(epochs + again) / statistics.median(plain_epochs),
         "recording / one pass": recording / passed,
