@@ -92,6 +92,17 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def make_fnet(num_labels):
+    """Make a teacher whose forward takes no attention_mask: it reads the padding of a batch."""
+    import torch
+    from transformers import FNetConfig, FNetForSequenceClassification
+
+    torch.manual_seed(1)
+    sizes = {"vocab_size": len(make_tokenizer()), "hidden_size": 16, "num_hidden_layers": 2}
+    config = FNetConfig(**sizes, intermediate_size=32, max_position_embeddings=64, num_labels=num_labels)
+    return FNetForSequenceClassification(config).eval()
+
+
 def make_bert(
     layers: int = 2, *, seed: int = 0, labels: dict[int, str] | None = None, **options
 ) -> BertForSequenceClassification:

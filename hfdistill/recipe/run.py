@@ -33,6 +33,8 @@ from hfdistill.recipe.schema import Student
 from hfdistill.recipe.terminal import FrequentCheckpoints, Progress, Terminal, quiet_libraries
 from hfdistill.recipe.training_record import TrainingRecord
 from hfdistill.teachers import CachedTeacher, Contents, ModelTeacher, Teacher
+from hfdistill.teachers.base import as_teacher
+from hfdistill.teachers.cache.manifest import reads_mask
 from hfdistill.teachers.text.teacher import TextAnswers
 from hfdistill.trainer import DistillationTrainer
 from hfdistill.trainer.arguments import DistillationArguments
@@ -216,6 +218,12 @@ class Run:
             name = args.hub_model_id or Path(args.output_dir).absolute().name
             self.repository = make_repository(name, private=args.hub_private_repo, token=args.hub_token)
         self.teacher, self.source = self._teacher()
+        if self.is_recorded and not reads_mask(as_teacher(self.teacher)):
+            self.is_recorded = False
+            del self.options["teacher_cache"]
+            self.terminal.line(
+                "the teacher takes no attention_mask and reads padding: it is asked in each step"
+            )
         self._look_at_rounding()
 
     def _look_at_rounding(self) -> None:

@@ -71,7 +71,7 @@ def _main(folder: Path, processes: int) -> None:
         tokenizer=make_tokenizer(),
         tokens_per_batch=64,
     )
-    asked = trainer.accelerator.gather(torch.tensor([sum(calls) - 16])).tolist()
+    asked = trainer.accelerator.gather(torch.tensor([sum(calls) - 17])).tolist()
     if trainer.accelerator.is_main_process:
         save_file({"weights": weights_of(trainer)}, folder / "tensors.safetensors")
         (folder / "facts.json").write_text(json.dumps({"asked": asked, "rows": len(logits.store)}))

@@ -10,6 +10,7 @@ from hfdistill.recipe.check import check
 from hfdistill.recipe.page import Page
 from hfdistill.recipe.run import Run
 from hfdistill.recipe.run_defaults import is_worth_recording, precision
+from tests.conftest import make_fnet, make_tokenizer
 from tests.recipe.material import TRAINING, VALUES
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -89,3 +90,14 @@ def test_a_page_for_the_recorded_teacher_may_name_a_folder_of_its_own():
     run = run_of(teacher_cache="answers")
     assert run.is_recorded is False
     assert run.options == {"teacher_cache": "answers"}
+
+
+def test_a_teacher_that_reads_padding_is_asked_in_each_step(here, capsys):
+    for saved in (make_fnet(2), make_tokenizer()):
+        saved.save_pretrained(here / "fnet")
+    run = Run(check(Page("page", {**VALUES, "teacher": "fnet", "student": {"static": {}}})), speaks=True)
+    assert run.is_recorded is True
+    run.prepare_teacher()
+    assert run.is_recorded is False
+    assert "teacher_cache" not in run.options
+    assert "takes no attention_mask and reads padding: it is asked in each step" in capsys.readouterr().err

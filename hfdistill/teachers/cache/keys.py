@@ -123,6 +123,25 @@ def pushed(batch: Batch, inputs: Batch, rows: Rows, *, padding: str) -> dict[str
     }
 
 
+def shortest_alone(batch: Batch, mask: Tensor) -> tuple[int, dict[str, Any]] | None:
+    """Return the number of the row with the fewest tokens, and that row without its padding.
+
+    None where no row has any padding.
+
+    Args:
+        batch: columns of a teacher.
+        mask: (B, T), 1 for real tokens.
+    """
+    starts, ends = _spans(mask.cpu().numpy() != 0)
+    number = int((ends - starts).argmin())
+    start, end = int(starts[number]), int(ends[number])
+    if end - start == mask.shape[1]:
+        return None
+    names = [name for name, value in batch.items() if _has_rows(value) and value.shape[:2] == mask.shape]
+    row = chosen(batch, [number])
+    return number, {**row, **{name: row[name][:, start:end] for name in names}}
+
+
 def chosen(batch: Mapping[str, Any], rows: Any) -> dict[str, Any]:
     """Return the given rows of a batch."""
     size = max((len(value) for value in batch.values() if _has_rows(value)), default=0)

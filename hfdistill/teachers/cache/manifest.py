@@ -49,6 +49,12 @@ def accepted(teacher: Teacher) -> list[str] | None:
     return sorted(teacher.inputs().union(*(part.model_inputs.names for part in parts)))
 
 
+def reads_mask(teacher: Teacher) -> bool:
+    """Return whether a teacher can be told what is padding; True where that is not known."""
+    columns = accepted(teacher)
+    return columns is None or any(name.endswith("attention_mask") for name in columns)
+
+
 def only_recording(root: Path, contents: Contents | None) -> Path:
     """Return the one recording in a folder.
 

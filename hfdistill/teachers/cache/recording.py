@@ -29,6 +29,7 @@ from hfdistill.network.task import LABELS
 from hfdistill.teachers.base import as_teacher, assign_column_prefixes
 from hfdistill.teachers.cache.contents import CacheError, Contents
 from hfdistill.teachers.cache.keys import KEY_BYTES, Ints
+from hfdistill.teachers.cache.manifest import reads_mask
 from hfdistill.teachers.cache.shard import joined
 from hfdistill.teachers.cache.store import ROWS_PER_SHARD, Store, chunk_of
 from hfdistill.teachers.cache.teacher import CachedTeacher
@@ -240,7 +241,7 @@ def _answer(cached: CachedTeacher, store: Store, chunk: _Chunk, load: Callable[[
             rows, keys = rows[missing], keys[missing]
             answers = cached.answers(load(rows), names=rows)
             if not np.array_equal(answers["keys"].numpy(), keys):
-                raise CacheError(_CHANGING)
+                raise CacheError(_changing(cached))
             shards.append(answers)
             if cached.batch_rows is not None and pace.is_due():
                 shards = pace.publish(shards)
@@ -279,15 +280,23 @@ def _scan(cached: CachedTeacher, dataset: Any, collate: Collate) -> tuple[NDArra
     if len(dataset):
         few = np.arange(min(32, len(dataset)))
         if not np.array_equal(cached.rows(_batch(dataset, few, collate)).keys, keys[1][: len(few)]):
-            raise CacheError(_CHANGING)
+            raise CacheError(_changing(cached))
     return np.concatenate(keys), np.concatenate(lengths)
 
 
-_CHANGING = (
-    "The same rows gave other token ids when they were read a second time, so what is recorded would never "
-    "be found again. Do what is random (augmentation) once, before: dataset = dataset.map(...); or leave the "
-    "cache off."
-)
+def _changing(cached: CachedTeacher) -> str:
+    """Return why rows that are read a second time have other keys, and what to type."""
+    if cached.teacher is not None and not reads_mask(cached.teacher):
+        return (
+            "The teacher's forward takes no attention_mask (as FNet's), so that it reads the padding of a "
+            "batch, and each batch is padded to another length: no recording can hold its answers. Pad all "
+            "rows to one length, or leave teacher_cache= (on a page teacher_cache: false) or record(...) out."
+        )
+    return (
+        "The same rows gave other token ids when they were read a second time, so what is recorded would "
+        "never be found again. Do what is random (augmentation) once, before: dataset = dataset.map(...); or "
+        "leave the cache off."
+    )
 
 
 def _batch(dataset: Any, rows: Ints, collate: Collate) -> dict[str, Any]:

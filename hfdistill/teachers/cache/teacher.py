@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,7 +28,15 @@ from hfdistill.teachers.cache.contents import (
     make_folder,
     write_facts,
 )
-from hfdistill.teachers.cache.keys import Ints, Rows, chosen, other_reading, pushed, rows_of
+from hfdistill.teachers.cache.keys import (
+    Ints,
+    Rows,
+    chosen,
+    other_reading,
+    pushed,
+    rows_of,
+    shortest_alone,
+)
 from hfdistill.teachers.cache.manifest import (
     accepted,
     config_from,
@@ -41,7 +50,17 @@ from hfdistill.teachers.cache.readings import padded, unpadded
 from hfdistill.teachers.cache.shard import joined
 from hfdistill.teachers.cache.store import Store
 
+logger = logging.getLogger(__name__)
+
 CHECKED_ROWS = 8
+MOVED = 0.01
+"""Share of its logits by which padding may move an answer, and ten times that in half precision."""
+
+_READS_PADDING = (
+    "The teacher reads the padding of a batch: an answer moved by %.0f %% of its logits when the padding "
+    "beside the row was left out. Rows are recorded with little padding or none; a live teacher would answer "
+    "otherwise. Leave the recording out if that matters."
+)
 OWN_COLUMNS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -315,9 +334,27 @@ class CachedTeacher(Teacher):
                 "mode, or draws random numbers. Call self.eval() in its trace, or hand it over as a model."
             )
         self._is_checked = True
+        self._check_padding(first, one["logits"])
         if self.store is None:
             write_facts(self.folder, self._new_facts(first, one))
             self._open()
+
+    def _check_padding(self, batch: Batch, logits: Tensor) -> None:
+        """Warn of a teacher whose answer to a row changes with the padding beside it.
+
+        Args:
+            batch: of which the shortest row is asked about alone.
+            logits: (B, C), the answers to the batch.
+        """
+        mask = self._inputs(batch).get("attention_mask")
+        alone = None if mask is None or mask.dim() != 2 else shortest_alone(batch, mask)
+        if alone is None:
+            return
+        number, row = alone
+        beside, without = logits[number].double(), self.answers(row)["logits"][0].double()
+        moved = float((without - beside).norm() / beside.norm().clamp(min=1e-12))
+        if moved > (MOVED if self.contents.precision is None else 10 * MOVED):
+            logger.warning(_READS_PADDING, 100 * moved)
 
     def answers(self, batch: Batch, *, names: Any = None) -> dict[str, Tensor]:
         """Return the live teacher's answers as a shard holds them.

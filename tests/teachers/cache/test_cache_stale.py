@@ -3,11 +3,12 @@
 import pytest
 import torch
 from datasets import Dataset
+from transformers import DataCollatorWithPadding
 
 import hfdistill.teachers.cache.manifest as facts
-from hfdistill import CachedTeacher, CacheError, Contents, Tap
+from hfdistill import CachedTeacher, CacheError, Contents, Tap, Teacher, Trace
 from hfdistill.data import encode
-from tests.conftest import make_tokenizer
+from tests.conftest import make_fnet, make_tokenizer
 from tests.teachers.cache.cached import (
     batch_of,
     encoded,
@@ -136,7 +137,9 @@ def test_nothing_is_asked_twice(tmp_path, caplog):
     twice = Dataset.from_list([*data, *data])
     recorded(tmp_path, twice, model=model)
     distinct = len({tuple(ids) for ids in data["input_ids"]})
-    assert sum(map(len, calls)) == distinct + 2 * 8  # and eight rows twice, to see whether it is steady
+    assert (
+        sum(map(len, calls)) == distinct + 2 * 8 + 1
+    )  # eight rows twice, to see whether it is steady, and one without padding
     assert max(batch.numel() for batch in calls) <= 8 * 32
     asked = len(calls)
     recorded(tmp_path, twice.shuffle(seed=0), model=model)
@@ -152,7 +155,7 @@ def test_batches_have_one_number_of_tokens_and_the_longest_come_first(tmp_path):
         lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
     recorded(tmp_path, model=model, tokens_per_batch=60)
-    del shapes[:2]
+    del shapes[:3]
     assert [width for _, width in shapes] == sorted((width for _, width in shapes), reverse=True)
     assert all(rows * width <= 60 for rows, width in shapes)
     assert all((rows + 1) * width > 60 for rows, width in shapes[:-1])
@@ -171,3 +174,33 @@ def test_e12_other_versions_are_told(folder, caplog, monkeypatch):
     monkeypatch.setattr(facts.transformers, "__version__", "6.0.0")
     assert all(hits(folder, batch_of(encoded())))
     assert "6.0.0" in caplog.text
+
+
+def test_a_teacher_that_is_not_told_what_is_padding_is_recorded_at_one_length_alone(tmp_path):
+    """Its answer to a row changes with the padding beside it, and its key holds the padding."""
+    with pytest.raises(CacheError, match=r"takes no attention_mask.*Pad all rows to one length, or leave"):
+        recorded(tmp_path, model=make_fnet(2))
+    widest = max(map(len, encoded()["input_ids"]))
+    pads = DataCollatorWithPadding(make_tokenizer(), padding="max_length", max_length=widest)
+    recorded(tmp_path, model=make_fnet(2), tokenizer=pads)
+    assert all(hits(tmp_path, batch_of(encoded(), to=widest)))
+    assert not any(hits(tmp_path, batch_of(encoded(), to=widest + 1)))
+
+
+def test_a_teacher_that_reads_padding_beside_its_mask_is_told_of(tmp_path, caplog):
+    class Mixing(Teacher):
+        """The mean over all tokens, padding included, as a convolution would read some of it."""
+
+        def fingerprint(self):
+            return "the mean"
+
+        def trace(self, batch):
+            ids = batch["input_ids"].float()
+            return Trace(logits=torch.stack([ids.mean(1), batch["attention_mask"].sum(1)], 1))
+
+    recorded(tmp_path / "mixing", model=Mixing())
+    assert len(caplog.records) == 1
+    assert "reads the padding of a batch: an answer moved by" in caplog.text
+    caplog.clear()
+    recorded(tmp_path / "plain")
+    assert not caplog.records
