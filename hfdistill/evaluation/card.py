@@ -89,6 +89,7 @@ def write_card(
         The path of the card.
 
     Raises:
+        TypeError: `report` is neither.
         ValueError: `metadata` is not plain data, names a field that the card fills itself, or the header is
             too long.
 

@@ -28,7 +28,8 @@ def compare_runs(runs: Mapping[str, Sequence[Report]], *, baseline: str | None =
     """Return a Markdown table with a line per name: the mean over its reports, and each of them.
 
     Args:
-        runs: reports of the same rows by name, one per seed, in the same order of seeds.
+        runs: reports of the same rows by name, or the paths of their files, one per seed, in the same order
+            of seeds.
         baseline: the name that the others are compared with, seed by seed.
 
     Returns:
@@ -36,6 +37,7 @@ def compare_runs(runs: Mapping[str, Sequence[Report]], *, baseline: str | None =
         closeness to the teacher. Best mean in bold.
 
     Raises:
+        TypeError: for reports without names, and for anything in the place of a report.
         ValueError: no reports, reports of different tasks or rows, or a baseline that is not among the names.
     """
     runs = reports_by_name(runs, "compare_runs")
@@ -63,7 +65,7 @@ def compare_students(
     """Return a Markdown table of kinds of students: what each keeps of its teacher, weighs and takes.
 
     Args:
-        distilled: reports beside one teacher by name, one per seed.
+        distilled: reports beside one teacher by name, or the paths of their files, one per seed.
         undistilled: of the same students trained without a teacher, in the same order of seeds.
 
     Returns:
@@ -73,6 +75,7 @@ def compare_students(
         what was timed on which machine. Best mean of the students in bold.
 
     Raises:
+        TypeError: for reports without names, and for anything in the place of a report.
         ValueError: no reports, reports of different tasks or rows, or without a teacher.
     """
     distilled = reports_by_name(distilled, "compare_students")

@@ -482,8 +482,8 @@ def reports_by_name(runs: Any, asked: str) -> dict[Any, list[Report]]:
     """
     if not isinstance(runs, Mapping):
         raise TypeError(
-            f"{asked} needs reports by name, found a {type(runs).__name__}. Type {asked}({{'student': "
-            "[Report.load(path), ...]}), a list of one report a seed."
+            f"{asked} needs reports by name, found a {type(runs).__name__}. Give {{'student': "
+            "[Report.load(path), ...]}, a list of one report a seed."
         )
     alone = (Report, str, os.PathLike)
     return {

@@ -189,17 +189,20 @@ def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
 
 
 def as_python(value: Any) -> Any:
-    """Return a number, array or series of numpy, torch or pandas as Python's own; anything else unchanged.
+    """Return a number, array or series of numpy, torch or pandas as Python's own, also in a list or tuple.
 
-    A number that came out of an array is then checked, shown and saved as one that was typed.
+    A number that came out of an array is then checked, shown and saved as one that was typed. Anything else
+    is unchanged, and so is a tensor that learns, which a number in its place would not.
 
     Example:
         >>> import numpy as np
-        >>> as_python(np.int64(3)), as_python(np.array([0.5, 1.5])), as_python("all")
-        (3, [0.5, 1.5], 'all')
+        >>> as_python(np.int64(3)), as_python([np.int64(1)]), as_python(np.array([0.5])), as_python("all")
+        (3, [1], [0.5], 'all')
     """
+    if type(value) in (list, tuple):
+        return type(value)(map(as_python, value))
     to_list = getattr(value, "tolist", None)
-    return value if to_list is None else to_list()
+    return value if to_list is None or getattr(value, "requires_grad", False) else to_list()
 
 
 def scrub(value: Any) -> Any:

@@ -117,8 +117,9 @@ class ExitKD(ExitObjective):
     """
 
     def __init__(self, *, temperature: float | Schedule = 1.0, exits: Sequence[int] | None = None) -> None:
-        super().__init__(KD(temperature=temperature), exits=exits)
-        self.temperature = temperature
+        term = KD(temperature=temperature)
+        super().__init__(term, exits=exits)
+        self.temperature = term.temperature
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
         """Sum over exits of the mean over rows; the last head is the teacher. See `Objective.forward`."""

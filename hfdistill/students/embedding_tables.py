@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hfdistill.files.plain_data import as_python
 from hfdistill.network.architectures import unwrapped
 from hfdistill.network.block_calls import evaluating
 from hfdistill.network.inputs import accepted_inputs
@@ -42,7 +43,7 @@ def principal_components(table: Tensor, width: int) -> Tensor:
 def word_vectors(model: Any, width: int | None) -> Tensor:
     """Return the principal components of a model's word embeddings: (V, width), 300 wide or less for None."""
     table = model.get_input_embeddings().weight.detach().cpu()
-    return principal_components(table, min(300, *table.shape) if width is None else width)
+    return principal_components(table, min(300, *table.shape) if width is None else as_python(width))
 
 
 def token_outputs(teacher: Any, tokenizer: Any) -> Tensor:

@@ -258,7 +258,7 @@ def _check_rows(
         data = first_rows(data, split=split)
     if not own:
         check_columns(data, read=read, split=split)
-    if isinstance(data, list) and config is not None:
+    if isinstance(data, list) and config is not None and isinstance(data[0], Mapping):
         names = [*(reader.args.label_names or []), *LABELS]
         name = next((name for name in names if name in data[0]), None)
         check_labels([plain(row[name]) for row in data if name in row], config, split=split)

@@ -48,7 +48,7 @@ def test_reports_may_be_named_by_their_files(report, tmp_path):
     assert compare_students({"a": [path]}, {"a": [path]}) == compare_students(
         {"a": [report]}, {"a": [report]}
     )
-    with pytest.raises(TypeError, match=r"compare_runs needs reports by name, found a list\. Type comp"):
+    with pytest.raises(TypeError, match=r"compare_runs needs reports by name, found a list\. Give \{"):
         compare_runs([report])
     with pytest.raises(TypeError, match=r"Found a dict in the place of a report\. Give what measure"):
         compare_runs({"a": [{}]})

@@ -12,6 +12,7 @@ from hfdistill import (
     Blend,
     Cosine,
     CrossEntropy,
+    ExitKD,
     HiddenMSE,
     LabelMSE,
     Linear,
@@ -407,3 +408,13 @@ def test_numbers_of_numpy_and_torch_are_shown_as_numbers():
     )
     assert str(drawn) == str(typed)
     assert str(KD(temperature=np.float64(3.5))) == "KD(temperature=3.5)"
+    assert str(ExitKD(temperature=np.float32(3.5))) == "ExitKD(temperature=3.5)"
+    assert str(CrossEntropy(class_weights=[np.float32(1), 2])) == "CrossEntropy(class_weights=[1.0, 2.0])"
+
+
+def test_a_weight_that_would_learn_is_not_taken_for_a_number():
+    learned = torch.nn.Parameter(torch.tensor(2.0))
+    with pytest.raises(ValueError, match="The weight of an objective is a number"):
+        learned * KD()
+    with pytest.raises(ValueError, match="KD needs a temperature above 0"):
+        KD(temperature=learned)

@@ -1,5 +1,6 @@
 """Filters over windows of tokens, computed window by window."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -75,3 +76,11 @@ def test_sizes_from_the_teacher():
 def test_sizes_that_cannot_be(options, message):
     with pytest.raises(ValueError, match=message):
         cnn_from_teacher(make_bert(1), make_tokenizer(), **options)
+
+
+def test_windows_and_widths_of_numpy_are_saved_as_numbers(tmp_path):
+    options = {"windows": np.array([2, 3]), "embedding_size": np.int64(8)}
+    student = cnn_from_teacher(make_bert(), make_tokenizer(), **options)
+    student.save_pretrained(tmp_path)
+    config = CNNConfig.from_pretrained(tmp_path)
+    assert (list(config.windows), config.embedding_size) == ([2, 3], 8)

@@ -162,6 +162,8 @@ def test_a_list_may_hold_what_the_user_s_own_collator_reads(build):
     own = build(train_dataset=rows, data_collator=collate)
     assert own.evaluate(rows)["eval_loss"] == pytest.approx(build().evaluate(make_dataset(16))["eval_loss"])
     assert own.train().global_step == 2
+    texts = [text for text, _ in rows]
+    assert build(train_dataset=texts, data_collator=lambda part: collate([(text, 0) for text in part]))
 
 
 def test_noise_on_word_embeddings_needs_a_student_that_has_them(build, arguments):

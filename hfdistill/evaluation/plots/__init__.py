@@ -41,6 +41,7 @@ def write_plots(
         The files that were written.
 
     Raises:
+        TypeError: `report` is neither.
         ValueError: for another kind.
 
     Example:
@@ -92,6 +93,7 @@ def write_frontier(
     """Draw quality over latency, with size as bubbles, into a .png or .svg; see `draw_frontier`.
 
     Raises:
+        TypeError: for reports without names, and for anything in the place of a report.
         ValueError: another kind of file, no student that was timed, or a report without labels.
         ImportError: matplotlib is not installed.
     """

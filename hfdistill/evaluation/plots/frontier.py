@@ -40,10 +40,7 @@ def points_of(
     Raises:
         ValueError: no student was timed, or one has no labels to be scored on.
     """
-    kinds = {
-        "distilled": reports_by_name(distilled, "write_frontier"),
-        "undistilled": reports_by_name(undistilled or {}, "write_frontier"),
-    }
+    kinds = {"distilled": distilled, "undistilled": undistilled or {}}
     points: list[Point] = []
     for kind, runs in kinds.items():
         for name, reports in runs.items():
@@ -86,17 +83,20 @@ def draw_frontier(
     dotted stairs join those that no other beats in both. Labels do not overlap.
 
     Args:
-        distilled: reports by name, one per seed, at least one of each timed (`time_together`).
+        distilled: reports by name, or the paths of their files, one per seed, at least one of each timed
+            (`time_together`).
         undistilled: of the same students without a teacher.
 
     Returns:
         A matplotlib Figure.
 
     Raises:
+        TypeError: for reports without names, and for anything in the place of a report.
         ValueError: no student was timed, or a report without labels.
         ImportError: matplotlib is not installed.
     """
-    points = points_of(distilled, undistilled)
+    distilled = reports_by_name(distilled, "write_frontier")
+    points = points_of(distilled, reports_by_name(undistilled or {}, "write_frontier"))
     first = next(iter(distilled.values()))[0]
     metric = COLUMNS[first.task][0]
     for height in (6.0, 9.0, 13.0, 18.0):

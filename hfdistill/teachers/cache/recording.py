@@ -374,8 +374,8 @@ def _readable(dataset: Any, tokenizer: Any, live: Any, max_length: int | None) -
     """Return the rows as ids, and the function that makes batches of them."""
     dataset = as_rows(dataset)
     own = not isinstance(tokenizer, PreTrainedTokenizerBase)
-    check_kind(dataset, split="The data to record", collated=own)
-    if isinstance(dataset, (list, tuple)) and not own and "text" in dataset[0]:
+    check_kind(dataset, split="dataset", collated=own)
+    if isinstance(dataset, (list, tuple)) and dataset and not own and "text" in dataset[0]:
         dataset = Dataset.from_list(list(dataset))
     columns = getattr(dataset, "column_names", None) or []
     if isinstance(dataset, IterableDataset):

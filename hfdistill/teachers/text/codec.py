@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,23 +106,32 @@ def texts_of(rows: Any) -> list[Any]:
         return list(zip(texts, rows["text_pair"][:], strict=True)) if pairs else texts
     if isinstance(rows, str):
         raise TypeError("One string is not a list of texts: its letters would be asked about. Type [text].")
-    texts = [text if isinstance(text, (str, Mapping)) else tuple(text) for text in rows]
-    wrong = next((text for text in texts if not _is_text(text)), None)
-    if wrong is not None:
+    texts = [tuple(row) if isinstance(row, Iterable) and not isinstance(row, _WHOLE) else row for row in rows]
+    wrong = [text for text in texts if not _is_text(text)]
+    if wrong:
         raise TypeError(
-            f"{short(wrong)} is neither a text nor a pair of texts. Give a list of strings, of pairs of "
+            f"{short(wrong[0])} is neither a text nor a pair of texts. Give a list of strings, of pairs of "
             "strings, or a data set with a column `text`."
         )
     return texts
 
 
 def need_column(rows: Any, name: str, what: str) -> None:
-    """Refuse rows that lack a column, with what to type."""
+    """Refuse rows that lack a column, and several sets of rows, with what to type."""
+    if isinstance(rows, Mapping):
+        raise ValueError(
+            f"{what} is a {type(rows).__name__} of {', '.join(map(repr, rows))}, not one set of rows. Type "
+            f"data[{next(iter(rows), 'train')!r}]."
+        )
     if name not in rows.column_names:
         raise ValueError(
             f"{what} has the columns {', '.join(rows.column_names)}, and none is called {name}. Type "
             f"dataset.rename_column(column, {name!r})."
         )
+
+
+_WHOLE = (str, Mapping)
+"""Kinds of rows that are no pair of texts, though they can be iterated over."""
 
 
 def _is_text(value: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -280,7 +280,9 @@ def _read_examples(examples: Any) -> tuple[list[Any], list[Any], list[str]]:
         texts, labels = texts_of(examples), examples["label"][:]
         labelled = [row for row, label in enumerate(labels) if label is not None and label != -100]
         return [texts[row] for row in labelled], [labels[row] for row in labelled], names or _sorted(labels)
-    if isinstance(examples, list) and all(_is_row(each) for each in examples):
+    if isinstance(examples, Iterator):
+        examples = list(examples)  # such as zip(texts, labels)
+    if isinstance(examples, list) and examples and all(_is_row(each) for each in examples):
         examples = tuple(zip(*examples, strict=True))
     if len(examples) != 2:
         raise ValueError(

@@ -87,6 +87,15 @@ def test_what_was_not_timed_is_refused(report, tmp_path):
     assert write_frontier(tmp_path / "a.svg", {"a": [report]}).read_text().startswith("<?xml")
 
 
+def test_reports_may_be_named_by_their_files(report, tmp_path):
+    path = timed(report, *WHERE["small"]).save(tmp_path / "report.json")
+    for runs in ({"a": [path]}, {"a": str(path)}):
+        made = draw_frontier(runs, runs)
+        assert {t.get_text() for t in made.axes[0].texts} - {""} == {"teacher", "a"}
+    with pytest.raises(TypeError, match="write_frontier needs reports by name, found a list"):
+        write_frontier(tmp_path / "a.svg", [path])
+
+
 def test_the_largest_picture_is_the_last_that_is_tried(report, monkeypatch):
     heights = []
 

@@ -137,5 +137,6 @@ def test_rows_in_memory_are_recorded_and_nothing_else_is(tmp_path):
         "is a Series of pandas": rows.to_pandas()["text"],
     }
     for words, data in refused.items():
-        with pytest.raises(TypeError, match=f"^The data to record {words}"):
+        with pytest.raises(TypeError, match=f"^dataset {words}"):
             record(teacher, data, folder=tmp_path / "no", tokenizer=tokenizer)
+    record(teacher, [], folder=tmp_path / "none", tokenizer=tokenizer)  # nothing is missing

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from sklearn.linear_model import LogisticRegression
 from transformers import BertConfig, BertModel
 
@@ -270,7 +270,21 @@ def test_examples_of_every_form_are_the_same_rows():
     texts, labels = ["great film", "dull plot"], ["positive", "negative"]
     wanted = texts, labels, ["negative", "positive"]
     frame = pd.DataFrame({"text": texts, "label": labels})
-    for rows in ((texts, labels), list(zip(texts, labels, strict=True)), frame, Dataset.from_pandas(frame)):
+    pairs = list(zip(texts, labels, strict=True))
+    for rows in (
+        (texts, labels),
+        pairs,
+        iter(pairs),
+        iter([texts, labels]),
+        frame,
+        Dataset.from_pandas(frame),
+    ):
         assert _read_examples(rows) == wanted
+    with pytest.raises(ValueError, match=r"^examples is a list of 0\. Give a mapping"):
+        _read_examples([])
+    with pytest.raises(
+        ValueError, match=r"DatasetDict of 'train', not one set of rows\. Type data\['train'\]"
+    ):
+        _read_examples(DatasetDict(train=Dataset.from_pandas(frame)))
     both = ["dull plot"], ["negative"], ["negative"]
     assert _read_examples({"negative": "dull plot"}) == _read_examples({"negative": ["dull plot"]}) == both

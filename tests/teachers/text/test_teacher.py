@@ -394,6 +394,7 @@ def test_texts_are_asked_about_and_no_names_of_columns(tmp_path):
         ("good", r"Type \[text\]"),
         ([{"text": "a"}], "neither a"),
         ([("a", 1)], "nor"),
+        (["a", None], "None is neither"),
     ):
         with pytest.raises(TypeError, match=words):
             teacher.logits(rows)
