@@ -110,6 +110,9 @@ class Objective(nn.Module):
     def __add__(self, other: Objective | Blend) -> Blend:
         return as_blend(self) + other
 
+    def __radd__(self, other: object) -> Blend:
+        return as_blend(self).__radd__(other)
+
     def __mul__(self, weight: float | Schedule) -> Blend:
         return Blend([(weight, self)])
 
@@ -261,6 +264,10 @@ class Blend(nn.Module):
 
     def __add__(self, other: Objective | Blend) -> Blend:
         return Blend([*self._pairs(), *as_blend(other)._pairs()])
+
+    def __radd__(self, other: object) -> Blend:
+        """Return the blend itself for the 0 that `sum(terms)` begins with."""
+        return self if is_number(other) and other == 0 else NotImplemented
 
     def __mul__(self, weight: float | Schedule) -> Blend:
         return Blend([(_weight(weight) * own, term) for own, term in self._pairs()])

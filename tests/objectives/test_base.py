@@ -60,6 +60,14 @@ def test_operators_build_the_sum_that_is_written():
     assert (CrossEntropy() + 0.5 * KD()).weights == [1.0, 0.5]
 
 
+def test_terms_of_a_list_are_summed_as_numbers_are():
+    assert str(sum([KD(), LogitMSE()])) == str(KD() + LogitMSE())
+    assert str(sum([0.5 * KD(), CrossEntropy()])) == str(0.5 * KD() + CrossEntropy())
+    for wrong in (1, True, None):
+        with pytest.raises(TypeError, match="unsupported operand"):
+            wrong + KD()
+
+
 def test_scaling_a_sum_scales_every_term_and_nests():
     blend = 0.5 * (2 * (Constant(value=1) + 3 * Constant(value=2))) + 1 * Constant(value=4)
     assert blend.weights == [1.0, 3.0, 1.0]
