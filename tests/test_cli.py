@@ -15,7 +15,7 @@ import hfdistill
 from hfdistill.cli import _parser, main
 from hfdistill.cli.data_flags import rows as rows_of
 from hfdistill.objectives import base, registered
-from tests.distributed.launched import ROOT, launch
+from tests.distributed.launched import GLOO_THREADS, ROOT, launch
 from tests.recipe import material
 
 BROKEN = """teacher: some/teacher
@@ -100,13 +100,9 @@ def test_help_is_there_at_once(here):
     assert time.process_time() - started < 1
 
 
-AT_THE_END = """
+AT_THE_END = f"""
 import atexit, os
-from pathlib import Path
-
-def threads():
-    return sum("gloo" in one.read_text() for one in Path("/proc/self/task").glob("*/comm"))
-
+{GLOO_THREADS}
 if "RANK" in os.environ:  # what is registered first runs last
     atexit.register(lambda: print("threads of gloo at the end:", threads(), flush=True))
 """

@@ -19,8 +19,10 @@ from pathlib import Path
 OURS = {
     "recommended": {},
     "CE + KD, recorded": {"objective": [{"cross_entropy": {"weight": 0.5}}, {"kd": {"weight": 0.5}}]},
-    "fitted, no training": {},
+    "fitted, no training": None,
 }
+"""What a page of ours says of its own; None for a cut student that is fitted and not trained."""
+
 BY_HAND = ("by hand, labels", "by hand, CE + KD", "TextBrewer, hidden + attention")
 LENGTH, BATCH = 128, 32
 
@@ -158,8 +160,9 @@ def by_ours(name, task):
     from hfdistill.recipe.check import check
     from hfdistill.recipe.page import Page
 
-    if OURS[name] or name == "recommended":
-        hfdistill.run_recipe(check(Page("page", page_of(task, OURS[name]))))
+    extra = OURS[name]
+    if extra is not None:
+        hfdistill.run_recipe(check(Page("page", page_of(task, extra))))
         return
     from transformers import AutoTokenizer
 

@@ -7,6 +7,12 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+GLOO_THREADS = """
+def threads():
+    from pathlib import Path
+    return sum("gloo" in one.read_text() for one in Path("/proc/self/task").glob("*/comm"))
+"""
+"""Code for a process that is started: how many of its threads are gloo's; 0 where there is no /proc."""
 
 
 def launch(*arguments: str, kind="--multi_gpu", options=None, **environment) -> subprocess.CompletedProcess:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hfdistill.trainer import process_end
+from tests.distributed.launched import GLOO_THREADS
 
 GROUP = "distributed.init_process_group('gloo', store=distributed.HashStore(), rank=0, world_size=1)"
 ENDS = {
@@ -23,7 +24,6 @@ ENDS = {
 }
 LEAVING = """
 import atexit, importlib.util, json, os, sys
-from pathlib import Path
 import torch
 from torch import distributed, nn
 
@@ -31,10 +31,6 @@ spec = importlib.util.spec_from_file_location("process_end", sys.argv[2])  # wit
 process_end = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(process_end)
 end_in_order = process_end.end_in_order
-
-
-def threads():
-    return sum("gloo" in one.read_text() for one in Path("/proc/self/task").glob("*/comm"))
 
 
 class Trained:  # what a Trainer and its Accelerator hold of a model on several processes
@@ -66,7 +62,7 @@ def printed():
     if not hasattr(os, "fork"):
         pytest.skip("needs os.fork")
     environment = {**os.environ, "WORLD_SIZE": "2"}
-    command = [sys.executable, "-c", LEAVING, json.dumps(ENDS), process_end.__file__]
+    command = [sys.executable, "-c", GLOO_THREADS + LEAVING, json.dumps(ENDS), process_end.__file__]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=True)
     return done.stdout.splitlines()
 
