@@ -14,7 +14,7 @@ from datasets import Dataset, List, Value, concatenate_datasets
 from datasets.fingerprint import generate_random_fingerprint
 
 from hfdistill.data.augmentations import Augmentation, as_augmentation
-from hfdistill.data.held_rows import refuse_stream
+from hfdistill.data.data_kinds import refuse_stream
 from hfdistill.network.task import LABELS
 
 logger = logging.getLogger(__name__)

@@ -1,10 +1,12 @@
-"""`check_kind` refuses what is not rows, wherever a trainer or a teacher is given data."""
+"""These functions refuse what is not rows, and streams where rows have to be in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from datasets import IterableDataset
 
 _FROM_DICT = "Type datasets.Dataset.from_dict({'text': texts, 'label': labels})."
 
@@ -42,4 +44,18 @@ def check_kind(data: Any, *, split: str, collated: bool = False, several: bool =
     if isinstance(data, (list, tuple)) and data and not (collated or isinstance(data[0], Mapping)):
         raise TypeError(
             f"{split} is a {kind} whose first element is a {type(data[0]).__name__}, not a row. {_FROM_DICT}"
+        )
+
+
+def refuse_stream(data: Any, caller: str, *, why: str) -> None:
+    """Refuse a stream, or a dict of streams, where rows are read by their numbers or all at once.
+
+    Raises:
+        TypeError: with what to type.
+    """
+    parts = data.values() if isinstance(data, dict) else [data]
+    if any(isinstance(part, IterableDataset) for part in parts):
+        raise TypeError(
+            f"{caller} {why}, and found a stream (IterableDataset). Load the rows without streaming=True, or "
+            "hold some of them in memory: Dataset.from_list(list(stream.take(1000)))."
         )

@@ -14,9 +14,8 @@ from scipy.special import softmax
 from hfdistill.data.align import LABELS
 from hfdistill.evaluation.metrics.calibration import reliability
 from hfdistill.evaluation.metrics.compare import classes, confusions, differences, errors
-from hfdistill.evaluation.metrics.entities import entity_f1
 from hfdistill.evaluation.metrics.gold_labels import gold, labelled_words
-from hfdistill.evaluation.metrics.scores import Array, Scores, fidelity, scores
+from hfdistill.evaluation.metrics.scores import Array, Scores, entity_f1, fidelity, scores
 from hfdistill.evaluation.models import Contender, LoadedModel, load_models
 from hfdistill.evaluation.predictions import checked, evaluating, predict, speeds
 from hfdistill.evaluation.report import DataReport, ModelReport, Report, Speed

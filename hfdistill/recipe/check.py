@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from hfdistill.recipe.page import Page, RecipeError, Where, hint, read_page
 from hfdistill.recipe.schema import Card, Measurement, Splits, Student
 from hfdistill.recipe.search_space import Dimension, dimensions
 from hfdistill.recipe.signatures import parameters_by_inspection
-from hfdistill.recipe.stream_mistakes import stream_mistakes
 from hfdistill.schedules import moments
 
 REQUIRED = ("teacher", "student", "data", "training")
@@ -451,3 +450,40 @@ class _Checker(Binder):
         if len(self.page.mistakes) > before:
             return None
         return self._made(place, lambda: share * cls(**values))
+
+
+_DRAWN = ("train_rows", "labelled_rows", "unlabelled", "augment", "fresh_copies", "holdout")
+"""Keys of `data` that draw among all rows, or add to them."""
+
+
+def stream_mistakes(
+    data: Mapping[str, Any],
+    training: Mapping[str, Any],
+    teacher: tuple[str, dict[str, Any]] | None,
+    *,
+    goal: bool,
+) -> Iterator[tuple[Where, str]]:
+    """Yield where a page with `streaming: true` asks for too much, and why with what to type."""
+    steps = training.get("max_steps", -1)
+    if isinstance(steps, int) and steps <= 0:
+        yield (
+            ("training",),
+            "lacks max_steps: the rows of a stream cannot be counted, and the learning rate has to know the "
+            "last step. Type max_steps: 10000, rows * epochs / rows a step.",
+        )
+    for name in _DRAWN:
+        if data.get(name):
+            text = "needs all rows, and `streaming: true` reads them one after the other. Leave one out."
+            yield ("data", name), text
+    if goal:
+        yield ("goal",), "compares students on parts of all rows. Leave streaming out of `data:`."
+    kind = None if teacher is None else teacher[0]
+    if kind == "finetune":
+        yield (
+            ("teacher", kind),
+            "is trained in epochs of rows in memory. Fine-tune it first, by a page of its own with `teacher: "
+            "null` and `streaming: true`, and name its folder: `teacher: out/teacher/student`.",
+        )
+    if kind is not None and kind in schema.TEACHERS and schema.TEACHERS[kind].reads_text:
+        text = "is asked about every text before the first step. Leave streaming out of `data:`."
+        yield ("teacher", kind), text

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from hfdistill.recipe.page_facts import PAGE, by_name, deciding_facts, refuse_ot
 from hfdistill.recipe.recommended import Recommended
 from hfdistill.recipe.rounding import MOST_CHANGED, MOST_MOVED, roundings
 from hfdistill.recipe.rows import Rows, read_rows
-from hfdistill.recipe.run_defaults import ANSWERS, DEFAULTS, is_worth_recording, precision
+from hfdistill.recipe.run_defaults import ANSWERS, DEFAULTS, can_be_recorded, is_worth_recording, precision
 from hfdistill.recipe.schema import Student
 from hfdistill.recipe.terminal import FrequentCheckpoints, Progress, Terminal, quiet_libraries
 from hfdistill.recipe.training_record import TrainingRecord
@@ -469,3 +470,29 @@ def as_lesson(model: PreTrainedModel, tokenizer: Any) -> ModelTeacher:
     teacher = ModelTeacher(model)
     teacher.tokenizer = tokenizer
     return teacher
+
+
+def trial_page(
+    page: Mapping[str, Any], run: Run, folder: Path, *, teacher_varies: bool = False
+) -> dict[str, Any]:
+    """Return a page with the teacher that `run` has made, its answers recorded once, and nothing measured.
+
+    A fine-tuned teacher is named by its folder. Answers are recorded where the objective reads nothing else
+    of the teacher, no other model teaches in between, and the page does not ask for fresh copies.
+
+    Args:
+        page: the content of the page.
+        run: of this page; its teacher is made.
+        folder: where answers are recorded.
+        teacher_varies: whether trials have different teachers.
+    """
+    made, recipe = copy.deepcopy(dict(page)), run.recipe
+    if recipe.teacher is not None and recipe.teacher[0] == "finetune" and not teacher_varies:
+        made["teacher"] = {"pretrained": {"source": run.origin}}
+    others_teach = teacher_varies or recipe.assistants or recipe.generations > 1
+    if can_be_recorded(recipe, run.rows) and not others_teach:
+        made.setdefault("teacher_cache", str(folder / ANSWERS))
+    made["training"] |= {"load_best_model_at_end": False, "teacher_check_rows": 0}
+    if precision(recipe.training).get("bf16") and not run.args.bf16:  # which moves this teacher too far
+        made["training"]["bf16"] = False
+    return made | {"measure": None, "export": None}

@@ -22,10 +22,9 @@ from hfdistill.network.foreign_code import allowing_pickles
 from hfdistill.recipe.check import Recipe, check, mistakes_of
 from hfdistill.recipe.page import Page, put, value_at
 from hfdistill.recipe.rehearsal import rehearse
-from hfdistill.recipe.run import Run
+from hfdistill.recipe.run import Run, trial_page
 from hfdistill.recipe.search_space import Dimension, described, usual
 from hfdistill.recipe.terminal import quiet_libraries
-from hfdistill.recipe.trial_page import trial_page
 from hfdistill.trainer import NonFiniteError
 
 STARTUP_TRIALS = 4

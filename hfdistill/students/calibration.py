@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from torch import Tensor
 
-from hfdistill.data.held_rows import refuse_stream
+from hfdistill.data.data_kinds import refuse_stream
 from hfdistill.data.in_memory import as_rows
 from hfdistill.data.load import load, text_columns
 from hfdistill.data.unlabelled_texts import load_texts

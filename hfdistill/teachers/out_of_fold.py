@@ -9,9 +9,8 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Value
 
 from hfdistill.data.align import classes_of, names_of
-from hfdistill.data.data_kinds import check_kind
+from hfdistill.data.data_kinds import check_kind, refuse_stream
 from hfdistill.data.encode import encode
-from hfdistill.data.held_rows import refuse_stream
 from hfdistill.data.in_memory import as_rows
 from hfdistill.network.label_space import class_ids
 from hfdistill.teachers.base import as_teacher

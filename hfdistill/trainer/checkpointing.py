@@ -16,18 +16,17 @@ from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_utils import HubStrategy, TrainOutput, has_length
 
 from hfdistill.files import checkpoint
-from hfdistill.files.checkpoint import CheckpointError
+from hfdistill.files.checkpoint import CheckpointError, telling_failed_writes
 from hfdistill.files.hub import publishing
 from hfdistill.files.plain_data import as_read_back
 from hfdistill.files.run_lock import FolderInUse, only_run
 from hfdistill.trainer.arguments import option, rows_a_step
-from hfdistill.trainer.best_metric import check_best_metric
-from hfdistill.trainer.failed_save import telling_failed_writes
+from hfdistill.trainer.checks import check_best_metric
 from hfdistill.trainer.interrupts import Interrupts
-from hfdistill.trainer.passes import Passes
+from hfdistill.trainer.loss_window import SkippedSteps
 from hfdistill.trainer.publishing import Publisher
 from hfdistill.trainer.sharding import Sharding
-from hfdistill.trainer.skipped_steps import SkippedSteps
+from hfdistill.trainer.streams import Passes
 
 
 class RunEvents(TrainerCallback):

@@ -50,7 +50,7 @@ from hfdistill.trainer.arguments import option
 from hfdistill.trainer.batches import REPEATED, length_grouped, own_rows, rows
 from hfdistill.trainer.changing_teacher import broadcast_teacher, changing, load_teacher, save_teacher
 from hfdistill.trainer.checkpointing import CheckpointingTrainer
-from hfdistill.trainer.description import described
+from hfdistill.trainer.description import described, facts_of_run
 from hfdistill.trainer.exact_evaluation import EvalLosses
 from hfdistill.trainer.extra_parameters import ExtraParameters
 from hfdistill.trainer.freezing import freeze
@@ -60,7 +60,6 @@ from hfdistill.trainer.label_guard import guarded
 from hfdistill.trainer.loss_window import LossWindow, NonFiniteError
 from hfdistill.trainer.mixup import SHARE, Mixup, embeddings_mixed
 from hfdistill.trainer.process_end import end_in_order
-from hfdistill.trainer.run_facts import facts_of_run
 from hfdistill.trainer.teacher_cache import asked_members, cached_teacher, publish_answers, record_teacher
 from hfdistill.trainer.teacher_check import judge_teacher, rows_to_check
 from hfdistill.trainer.theseus import replacements

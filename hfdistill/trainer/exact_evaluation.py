@@ -10,8 +10,8 @@ from torch import Tensor
 
 from hfdistill.network.task import TaskKind, row_losses, words
 from hfdistill.network.trace import Trace
+from hfdistill.trainer.joint_objective import UserLoss
 from hfdistill.trainer.loss_window import NonFiniteError
-from hfdistill.trainer.user_loss import UserLoss
 
 
 class EvalLosses:

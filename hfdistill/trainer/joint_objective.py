@@ -6,16 +6,17 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from transformers import TrainingArguments
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hfdistill.network.architectures import known_spec
 from hfdistill.network.label_space import LabelSpaceError
 from hfdistill.network.layer_map import layers_of_cut
-from hfdistill.network.task import TaskKind, name_task, task_kind
+from hfdistill.network.task import TaskKind, missing, name_task, task_kind
 from hfdistill.network.trace import Trace
 from hfdistill.objectives import (
     Blend,
@@ -27,7 +28,6 @@ from hfdistill.objectives import (
 )
 from hfdistill.teachers import CachedTeacher, Teacher
 from hfdistill.trainer.checks import check_inside
-from hfdistill.trainer.user_loss import UserLoss
 
 RECOMMENDED = "recommended"
 """The objective that is chosen for the two networks of a run; see `recommended_objective`."""
@@ -231,3 +231,32 @@ class JointObjective:
 
 def _without_graph(trace: Trace) -> Trace:
     return replace(trace, logits=trace.logits.detach())
+
+
+class UserLoss(Objective):
+    """Calls `compute_loss_func(outputs, labels, num_items_in_batch)` with the batch's number of labels."""
+
+    name = "compute_loss_func"
+    needs_labels: ClassVar[bool] = True
+    needs_teacher: ClassVar[bool] = False
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def __repr__(self) -> str:
+        """Name the function by where it was written: its address differs in every process."""
+        name = getattr(self.function, "__qualname__", type(self.function).__qualname__)
+        return f"compute_loss_func({getattr(self.function, '__module__', '')}.{name})"
+
+    def count(self, labels: Tensor) -> Tensor:
+        """Return the number of labels that are known."""
+        return (~missing(labels)).sum().float()
+
+    def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
+        """Return the value of the function; 0 where nothing is labelled."""
+        count = self.count(labels)
+        if not count:
+            return student.logits.sum() * 0.0
+        outputs = SequenceClassifierOutput(logits=student.logits)
+        return self.function(outputs, labels, num_items_in_batch=count)

@@ -1,12 +1,15 @@
-"""The parts of the loss over one optimizer step and between two logs, and why a step was stopped."""
+"""The parts of the loss over one optimizer step and between two logs, and why a step or a run is stopped."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 from hfdistill.network.divided import own_part
 from hfdistill.network.trace import Batch, Trace
@@ -113,3 +116,29 @@ def _bad_gradients(model: nn.Module, others: Mapping[str, nn.Module]) -> str:
     if not bad:
         return "the gradient of another process"
     return "the gradient" if len(bad) == len(grads) else f"the gradient of {', '.join(bad[:3])}"
+
+
+MOST_SKIPPED = 50
+"""Steps that may be skipped one after another: from 2^16 the scale has then fallen below 2^-33."""
+
+
+class SkippedSteps(TrainerCallback):
+    """Counts the optimizer's steps that the scaler of fp16 skips, since a gradient was not finite."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator, self.skipped = accelerator, 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """Stop a run that has skipped too many.
+
+        Raises:
+            NonFiniteError: with what to type.
+        """
+        self.skipped = self.skipped + 1 if self.accelerator.optimizer_step_was_skipped else 0
+        if self.skipped >= MOST_SKIPPED:
+            raise NonFiniteError(
+                f"The last {MOST_SKIPPED} steps, to step {state.global_step}, were skipped: their gradients "
+                "were not finite in fp16 at any scale, and nothing is learnt. Type bf16=True in place of "
+                "fp16=True, a lower learning_rate or max_grad_norm=1.0; look at the teacher's logits, which "
+                "may overflow."
+            )

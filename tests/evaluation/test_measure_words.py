@@ -11,7 +11,7 @@ from datasets import Dataset
 from hfdistill import Report, measure, write_card
 from hfdistill.data import encode
 from hfdistill.evaluation.measure import Contender
-from hfdistill.evaluation.metrics.entities import entity_f1
+from hfdistill.evaluation.metrics.scores import entity_f1
 from tests.conftest import make_bert, make_tokenizer
 from tests.word_material import TAGS, make_named_words, make_tagger, make_words
 

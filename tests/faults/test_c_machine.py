@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 from hfdistill import CheckpointError, NonFiniteError
 from hfdistill.files import checkpoint, run_lock
 from hfdistill.files.run_lock import LOCK, FolderInUse, only_run
-from hfdistill.trainer import skipped_steps
+from hfdistill.trainer import loss_window
 from tests.files.test_checkpoint import save
 from tests.files.test_checkpoint_crashes import Crash, Faults, crash
 from tests.forked import in_child, needs_fork
@@ -260,10 +260,10 @@ def test_c19_a_worker_that_is_killed_ends_the_run_and_no_checkpoint(build, strai
 
 def test_c21_a_scaler_that_skips_every_step_ends_the_run(build, monkeypatch):
     """Of fp16, which CPUs do not compute with: here the accelerator is said to have skipped them."""
-    monkeypatch.setattr(skipped_steps, "MOST", 3)
+    monkeypatch.setattr(loss_window, "MOST_SKIPPED", 3)
     trainer, accelerator = build(args={"max_steps": 6}), SimpleNamespace(optimizer_step_was_skipped=True)
-    trainer.remove_callback(skipped_steps.SkippedSteps)
-    trainer.add_callback(skipped_steps.SkippedSteps(accelerator))
+    trainer.remove_callback(loss_window.SkippedSteps)
+    trainer.add_callback(loss_window.SkippedSteps(accelerator))
     trainer.add_callback(At(3, lambda: setattr(accelerator, "optimizer_step_was_skipped", False)))
     trainer.add_callback(At(4, lambda: setattr(accelerator, "optimizer_step_was_skipped", True)))
     with pytest.raises(NonFiniteError, match=r"last 3 steps, to step 6, were skipped.*bf16=True"):

@@ -47,7 +47,7 @@ AREAS = {
     ),
     "checkpoints": (
         [f"hfdistill/files/{name}.py" for name in ("checkpoint", "settings", "run_lock", "plain_data")]
-        + [f"hfdistill/trainer/{name}.py" for name in ("checkpointing", "failed_save")],
+        + ["hfdistill/trainer/checkpointing.py"],
         [
             f"tests/files/test_{name}.py"
             for name in ("checkpoint", "checkpoint_crashes", "plain_data", "settings")

@@ -9,8 +9,8 @@ import yaml
 
 from hfdistill.cli import main
 from hfdistill.recipe import RecipeError, read_recipe
+from hfdistill.recipe import run as trial_module
 from hfdistill.recipe import search as searching
-from hfdistill.recipe import trial_page as trial_module
 from hfdistill.recipe.check import mistakes_of
 from hfdistill.recipe.run import Run, run_recipe
 from hfdistill.recipe.search import search_recipe

@@ -6,10 +6,10 @@ import pytest
 from datasets import IterableDataset
 
 from hfdistill.recipe import RecipeError, read_recipe
+from hfdistill.recipe.check import stream_mistakes
 from hfdistill.recipe.rows import read_rows
 from hfdistill.recipe.run import run_recipe
 from hfdistill.recipe.schema import Splits
-from hfdistill.recipe.stream_mistakes import stream_mistakes
 from tests.conftest import make_sentences
 
 PAGE = """teacher: teacher

@@ -4,8 +4,7 @@ import pytest
 from safetensors import SafetensorError
 
 from hfdistill import CheckpointError
-from hfdistill.files.checkpoint import publish
-from hfdistill.trainer.failed_save import telling_failed_writes
+from hfdistill.files.checkpoint import publish, telling_failed_writes
 
 OF_A_WRITE = [
     OSError(28, "No space left on device"),

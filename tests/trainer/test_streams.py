@@ -21,8 +21,7 @@ from hfdistill import (
 from hfdistill.data import encode
 from hfdistill.files.checkpoint import CheckpointError
 from hfdistill.network.label_space import LabelSpaceError
-from hfdistill.trainer.passes import Passes
-from hfdistill.trainer.streams import check_measured, settle_stream
+from hfdistill.trainer.streams import Passes, check_measured, settle_stream
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 from tests.trainer.conftest import quiet_arguments
 

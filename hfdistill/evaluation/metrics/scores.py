@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from hfdistill.evaluation.metrics.calibration import expected_calibration_error
 Array = np.ndarray[Any, np.dtype[Any]]
 Scores = dict[str, float | None]
 
+_PREFIXES = ("B-", "I-", "E-", "S-", "L-", "U-")  # of tags that make up entities
 Z95 = 1.959963984540054
 
 
@@ -125,3 +129,34 @@ def _multi_label(x: Array, labels: Array) -> Scores:
         else 0.0,
         "nll": float(-np.where(truth, log_expit(x), log_expit(-x)).mean()),
     }
+
+
+def entity_f1(
+    predicted: Array, labels: Array, *, lengths: Sequence[int], names: Sequence[str]
+) -> float | None:
+    """Micro F1 of whole entities, type and both ends: 2·hits / (found + there), by seqeval.
+
+    As conlleval counts (Tjong Kim Sang and De Meulder 2003, arXiv cs/0306050). None where the classes are no
+    tags of entities (B-PER, I-PER, O), or where seqeval is not installed: `pip install 'hfdistill[tokens]'`.
+
+    Class ids are (words,); `lengths` are the words of each text, which add up to all words.
+
+    Example:
+        >>> import numpy as np
+        >>> entity_f1(np.array([0, 1]), np.array([0, 1]), lengths=[2], names=["NOUN", "VERB"]) is None
+        True
+    """
+    tagged = {name for name in names if name.startswith(_PREFIXES)}
+    if not tagged or set(names) - tagged - {"O"} or find_spec("seqeval") is None:
+        return None
+    from seqeval.metrics import f1_score as f1_of_entities
+
+    answers, true, start = [], [], 0
+    for length in lengths:
+        part = slice(start, start + length)
+        answers.append([names[i] for i in predicted[part]])
+        true.append([names[i] for i in labels[part]])
+        start += length
+    with warnings.catch_warnings():  # of the division that zero_division decides
+        warnings.simplefilter("ignore")
+        return float(f1_of_entities(true, answers, zero_division=0))

@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hfdistill.evaluation.plots.files import FOLDER, PLOTS
 from hfdistill.evaluation.plots.frontier import draw_frontier
 from hfdistill.evaluation.plots.losses import draw_losses, parts_of
 from hfdistill.evaluation.plots.predictions import changes_of, draw_classes, draw_confusion, draw_reliability
-from hfdistill.evaluation.plots.style import KINDS, check_kind, drawing, save
+from hfdistill.evaluation.plots.style import FOLDER, KINDS, PLOTS, check_kind, drawing, save
 from hfdistill.evaluation.report import Report
 
 logger = logging.getLogger(__name__)

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hfdistill.evaluation.plots.files import FOLDER
 from hfdistill.evaluation.plots.frontier import log_times
 from hfdistill.evaluation.plots.label_placement import place_labels
-from hfdistill.evaluation.plots.style import COLOURS, drawing, figure, text
+from hfdistill.evaluation.plots.style import COLOURS, FOLDER, drawing, figure, text
 
 RADIUS = 5.0
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,6 @@ from hfdistill.network.foreign_code import allowing_pickles
 from hfdistill.objectives import Objective
 from hfdistill.recipe.check import Recipe, check
 from hfdistill.recipe.goal.candidates import Candidate, candidates
-from hfdistill.recipe.goal.halving import Rung, looks, rungs
 from hfdistill.recipe.goal.outcome import Choice, FitResult, Outcome, Tried
 from hfdistill.recipe.goal.sizing import MAX_BYTES, Scale
 from hfdistill.recipe.goal.trials import Judge, Trials
@@ -28,11 +29,12 @@ from hfdistill.recipe.page import Page
 from hfdistill.recipe.page_facts import deciding_facts
 from hfdistill.recipe.rehearsal import rehearse
 from hfdistill.recipe.rows import Rows, read_rows
-from hfdistill.recipe.run import Run, arguments
+from hfdistill.recipe.run import Run, arguments, trial_page
 from hfdistill.recipe.schema import STUDENTS
 from hfdistill.recipe.terminal import Terminal, duration, quiet_libraries
-from hfdistill.recipe.trial_page import trial_page
 
+ETA = 3
+"""The best third goes on, with three times the training."""
 FACTS, WEIGHTS = "facts.json", "the teacher's weights"
 LENGTH = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
 """Training arguments on which a trial depends, beside those on which any checkpoint does."""
@@ -287,3 +289,43 @@ def _with_objective(recipe: Recipe, rows: Rows) -> Recipe:
         labels, answers = {"label_mse": {"weight": 0.5}}, {"logit_mse": {"weight": 0.5}}
     terms = [labels, answers] if "label" in rows.labelled.column_names else [answers]
     return check(Page("goal", {**recipe.page, "objective": terms}))
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One round of trials.
+
+    Args:
+        number: from 0.
+        candidates: how many take part at most.
+        share: of the whole training that each has had at the end of it; 0 for none at all.
+    """
+
+    number: int
+    candidates: int
+    share: float
+
+
+def rungs(count: int) -> list[Rung]:
+    """Plan the rounds for `count` candidates: untrained, after a third of the training, after all of it.
+
+    Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943) with a factor of 3: each round keeps
+    the best third and trains it three times as long, so that no round costs much more than another. At least
+    two go on to the last round but one, so that no single look decides.
+
+    Args:
+        count: candidates within the budget, at least 1.
+
+    Example:
+        >>> [(rung.candidates, round(rung.share, 2)) for rung in rungs(9)]
+        [(9, 0.0), (3, 0.33), (1, 1.0)]
+        >>> [(rung.candidates, round(rung.share, 2)) for rung in rungs(2)]
+        [(2, 0.0), (2, 0.33), (1, 1.0)]
+    """
+    second = min(count, max(2, math.ceil(count / ETA)))
+    return [Rung(0, count, 0.0), Rung(1, second, 1 / ETA), Rung(2, max(1, math.ceil(second / ETA)), 1.0)]
+
+
+def looks(plan: Sequence[Rung]) -> int:
+    """Return how often a candidate is compared with the goal in all rounds."""
+    return sum(rung.candidates for rung in plan)

@@ -46,8 +46,7 @@ from hfdistill.teachers.cache.manifest import (
     versions_of,
     warn_of_other_versions,
 )
-from hfdistill.teachers.cache.readings import padded, unpadded
-from hfdistill.teachers.cache.shard import joined
+from hfdistill.teachers.cache.shard import joined, padded, unpadded
 from hfdistill.teachers.cache.store import Store
 
 logger = logging.getLogger(__name__)

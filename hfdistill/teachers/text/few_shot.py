@@ -16,7 +16,7 @@ from datasets import concatenate_datasets
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hfdistill.data.held_rows import refuse_stream
+from hfdistill.data.data_kinds import refuse_stream
 from hfdistill.data.in_memory import as_rows
 from hfdistill.data.load import load
 from hfdistill.files.plain_data import public_name, read_json, write_json

@@ -12,7 +12,7 @@ import pytest
 from hfdistill.files.plain_data import build
 from hfdistill.recipe.goal import evidence as module
 from hfdistill.recipe.goal.evidence import Evidence, evidence
-from hfdistill.recipe.goal.halving import looks, rungs
+from hfdistill.recipe.goal.fit import looks, rungs
 
 
 def answers(classes, count=2):
