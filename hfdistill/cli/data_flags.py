@@ -57,11 +57,7 @@ def label_of(args: argparse.Namespace) -> Any:
 
 
 def rows(args: argparse.Namespace, *, usual: str = "validation") -> Any:
-    """Return the rows that a command works on: the named split, else `usual`, test or the first.
-
-    Raises:
-        ValueError: for a split that is not there, and as `load`.
-    """
+    """Return the rows that a command works on: the named split, else `usual`, test or the first."""
     from hfdistill.data import load
 
     data = load(

@@ -136,11 +136,7 @@ class _Function(Augmentation):
 
 
 def as_augmentation(source: Augmentation | Callable[[str], list[str]]) -> Augmentation:
-    """Return the augmentation itself, or a function as one.
-
-    Raises:
-        TypeError: for anything else.
-    """
+    """Return the augmentation itself, or a function as one."""
     if isinstance(source, Augmentation):
         return source
     if not callable(source) or isinstance(source, type):

@@ -191,7 +191,8 @@ class CsvRows:
     layout: CsvLayout
     on_bad_line: Callable[[BadLine], None]
     errors: str = "strict"
-    _line: int = field(default=0, init=False)
+    line: int = field(default=0, init=False)
+    """The line that was read last, from 1."""
     _values: list[set[str] | None] = field(default_factory=list, init=False)
     _numeric: list[bool] = field(default_factory=list, init=False)
     _learning: list[int] = field(default_factory=list, init=False)
@@ -199,7 +200,7 @@ class CsvRows:
 
     def __iter__(self) -> Iterator[list[str]]:
         columns = len(self.layout.names)
-        self._line, self._doubted = self.layout.header_lines, []
+        self.line, self._doubted = self.layout.header_lines, []
         self._values, self._numeric = [set() for _ in range(columns)], [True] * columns
         self._learning = list(range(columns))
         limit = csv.field_size_limit(LONGEST - 1)
@@ -241,12 +242,12 @@ class CsvRows:
                 for cells in reader:
                     whole = len(cells) == width and not (self.layout.trailing and cells[-1])
                     if whole and (len(held) == 1 or not self._swallows(cells, held)):
-                        self._line += len(held)
+                        self.line += len(held)
                         held.clear()
                         self._learn(cells)
                         yield cells[:columns] if self.layout.trailing else cells
                     elif not any(line.strip() for line in held):
-                        self._line += len(held)
+                        self.line += len(held)
                         held.clear()
                     else:
                         reason = _SWALLOWED if whole else self._misfit(cells)
@@ -254,8 +255,8 @@ class CsvRows:
                 return
             except (csv.Error, _NoRowError) as error:
                 reason = str(error) if isinstance(error, _NoRowError) else self._broken(str(error), held)
-                self._line += 1
-                self.on_bad_line(BadLine(self._line, reason, held[0]))
+                self.line += 1
+                self.on_bad_line(BadLine(self.line, reason, held[0]))
                 again.extend(reversed(held[1:]))
                 held.clear()
 
@@ -296,7 +297,7 @@ class CsvRows:
         if self._are_rows(lines, place):
             return True
         if len(self._doubted) < 1000 and self._have_cells(lines):
-            self._doubted.append((self._line + 1, list(lines), place))
+            self._doubted.append((self.line + 1, list(lines), place))
         return False
 
     def _have_cells(self, lines: Sequence[str]) -> bool:

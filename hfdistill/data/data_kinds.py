@@ -19,9 +19,6 @@ def check_kind(data: Any, *, split: str, collated: bool = False, several: bool =
         split: what messages call it.
         collated: whether the user's own collator makes batches, of rows of any kind.
         several: whether it may be several sets by name.
-
-    Raises:
-        TypeError: naming what it is and what to type.
     """
     kind, library = type(data).__name__, type(data).__module__.split(".")[0]
     if kind == "DataFrame":
@@ -48,11 +45,7 @@ def check_kind(data: Any, *, split: str, collated: bool = False, several: bool =
 
 
 def refuse_stream(data: Any, caller: str, *, why: str) -> None:
-    """Refuse a stream, or a dict of streams, where rows are read by their numbers or all at once.
-
-    Raises:
-        TypeError: with what to type.
-    """
+    """Refuse a stream, or a dict of streams, where rows are read by their numbers or all at once."""
     parts = data.values() if isinstance(data, dict) else [data]
     if any(isinstance(part, IterableDataset) for part in parts):
         raise TypeError(

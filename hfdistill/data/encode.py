@@ -172,9 +172,6 @@ def check_ids(data: Any, size: int | None, *, split: str, column: str = "input_i
         size: rows of the smallest table of embeddings that reads the ids; None where it is not known.
         split: what messages call the data.
         column: where the ids stand; data without it passes.
-
-    Raises:
-        ValueError: with the first row, and what to type.
     """
     if isinstance(data, Dataset):
         if column not in data.column_names or data.format["type"] == "custom":

@@ -15,22 +15,24 @@ _SPACE = re.compile(r"\s*")
 
 
 def json_rows(file: Path, encoding: str | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a JSON file: an object a line, or one array of objects.
+    """Yield the rows of a JSON file: an object a line, or one array of objects."""
+    for _, row in numbered_json_rows(file, encoding):
+        yield row
 
-    Raises:
-        ValueError: for a line that is not a JSON object, with its number and what it holds.
-    """
+
+def numbered_json_rows(file: Path, encoding: str | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the same with the number of each row's line, or of its place in the array; from 1."""
     codec = text_encoding(file, encoding)
     try:
         with open_bytes(file) as raw, io.TextIOWrapper(raw, codec, newline="\n") as stream:
             first = next((line for line in stream if line.strip()), "")
             stream.seek(0)
             if first and not _is_object(first):
-                yield from _array(file, stream.read())
+                yield from enumerate(_array(file, stream.read()), 1)
                 return
             for number, line in enumerate(stream, 1):
                 if line.strip():
-                    yield _object(line, f"{file.name}, line {number},")
+                    yield number, _object(line, f"{file.name}, line {number},")
     except UnicodeDecodeError:
         raise ValueError(undecodable(file, codec)) from None
 

@@ -169,9 +169,6 @@ def further_labels(
         names: of the classes, where the data does not name them.
         by_name: what `is_by_name` says of the first rows.
         from_text: whether every value is a string because of the kind of file.
-
-    Raises:
-        ValueError: for labels of another kind.
     """
     if isinstance(column, list):
         return list(_rows_of_flags(split, rows, column))

@@ -19,11 +19,7 @@ ROWS_AT_ONCE = 1000
 
 
 def first_rows(split: str, stream: IterableDataset) -> Dataset:
-    """Return the first rows of a raw stream.
-
-    Raises:
-        ValueError: where there is none.
-    """
+    """Return the first rows of a raw stream."""
     rows = list(islice(stream, ROWS_AT_ONCE))
     if not rows:
         raise ValueError(

@@ -56,14 +56,7 @@ _BATCH, _TABLES = 500, 20  # rows of a csv that are held as Python objects, and 
 
 @dataclass(frozen=True)
 class FileOptions:
-    """How files are to be read where they do not tell by themselves; see `load`.
-
-    Args:
-        encoding: of csv, tsv and JSON files.
-        delimiter: of csv and tsv files.
-        quotes: whether quotation marks enclose the cells of csv and tsv files.
-        on_bad_row: "raise" or "drop".
-    """
+    """How files are to be read where they do not tell by themselves; see `load`."""
 
     encoding: str | None = None
     delimiter: str | None = None
@@ -197,11 +190,7 @@ def _read_csv(split: str, files: Sequence[Path], options: FileOptions) -> Datase
 
 
 def check_same_columns(files: Sequence[Path], layouts: Sequence[CsvLayout]) -> None:
-    """Refuse csv files of one split whose columns have different names.
-
-    Raises:
-        ValueError: naming both.
-    """
+    """Refuse csv files of one split whose columns have different names."""
     for file, layout in zip(files, layouts, strict=True):
         if set(layout.names) != set(layouts[0].names):
             raise ValueError(

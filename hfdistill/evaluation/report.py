@@ -475,10 +475,6 @@ def reports_by_name(runs: Any, asked: str) -> dict[Any, list[Report]]:
     """Return lists of reports by name.
 
     Each may be given as the path of its file, and a single one without a list.
-
-    Raises:
-        TypeError: for reports without names.
-        ValueError: as `Report.load`.
     """
     if not isinstance(runs, Mapping):
         raise TypeError(

@@ -212,13 +212,7 @@ def _loaded(
 
 
 def as_onnx(network: LoadedModel, name: str, model: Runtime) -> LoadedModel:
-    """Return an ONNX file in the place of the network that it was made of, with the same rows.
-
-    Args:
-        network: in PyTorch, with its rows.
-        name: of the format.
-        model: the file.
-    """
+    """Return an ONNX file in the place of the network that it was made of, with the same rows."""
     names = network.inputs.names & (accepted_inputs(model) - {"position_ids"})
     inputs = replace(network.inputs, names=names)
     return replace(network, role=name, name=name, model=model, inputs=inputs)

@@ -424,14 +424,7 @@ def _leave_floating(bench: Bench, eight: _EightBits | None, max_drop: float) -> 
 def onnx_files(
     model: PreTrainedModel, folder: Path, *, reads: ModelInputs, int8: str | None
 ) -> dict[str, OnnxModel]:
-    """Write model.onnx and, in 8 bits, model_int8.onnx into a folder, and give both as models.
-
-    Args:
-        model: a classifier of texts on the CPU.
-        folder: which is there.
-        reads: what the model reads.
-        int8: the scheme, see `to_int8`; None for float32 alone.
-    """
+    """Write model.onnx and, in 8 bits, model_int8.onnx into a folder, and give both as models."""
     to_onnx(model, folder / FILES["onnx"], inputs=_fed(reads))
     models = {"onnx": OnnxModel(folder / FILES["onnx"])}
     if int8:

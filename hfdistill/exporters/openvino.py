@@ -35,12 +35,7 @@ def require_openvino() -> None:
 
 
 def to_openvino(source: Path, path: Path) -> None:
-    """Write an ONNX file as OpenVINO's: `path` (.xml) says what is computed, .bin beside it has the weights.
-
-    Args:
-        source: float32.
-        path: of the new file.
-    """
+    """Write an ONNX file as OpenVINO's: `path` (.xml) says what is computed, .bin beside it holds weights."""
     import openvino
 
     openvino.save_model(_read(source), path, compress_to_fp16=False)
@@ -121,11 +116,7 @@ def _nncf() -> Any:
 
 
 def check_openvino_file(path: Path) -> None:
-    """Refuse a file that is malformed, declares entities, asks for operators of others, or reads outside.
-
-    Raises:
-        ValueError: naming what is wrong.
-    """
+    """Refuse a file that is malformed, declares entities, asks for operators of others, or reads outside."""
     weights = path.with_suffix(".bin")
     if not weights.is_file() or weights.is_symlink() or path.is_symlink():
         raise ValueError(f"{path.name} has no {weights.name} beside it. Copy both files, or export again.")

@@ -43,9 +43,6 @@ def to_stages(
     The first graph reads token ids and ends at the first exit; each graph after it reads `hidden_states` and
     `attention_mask` and ends at the next exit, the last one at the model's own head. All give `logits`; all
     but the last also `uncertainty` (B,), which is compared with the threshold, and `next_hidden_states`.
-
-    Raises:
-        ValueError: see `hfdistill.exporters.onnx.to_graph`.
     """
     copied = copy.deepcopy(model).to("cpu", torch.float32).eval()
     copied.backbone = plain(copied.backbone)
@@ -304,11 +301,7 @@ def checked_threshold(threshold: float | None) -> float:
 
 
 def heads_of(model: Any) -> Any:
-    """Return a function that gives the logits of all heads of a model with exits; another model as it is.
-
-    Args:
-        model: in PyTorch, or a `StagedModel`.
-    """
+    """Return a function that gives the logits of all heads of a model with exits; another model as it is."""
     if isinstance(model, StagedModel):
         return model.heads
     if not isinstance(model, EarlyExitForSequenceClassification):

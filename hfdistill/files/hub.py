@@ -115,11 +115,7 @@ def make_repository(repo_id: str, *, private: bool | None = None, token: str | N
 
 
 def published(folder: Path) -> list[str]:
-    """Return the files of a folder that go to the Hub, by their paths in it.
-
-    Raises:
-        ValueError: there is no model among them.
-    """
+    """Return the files of a folder that go to the Hub, by their paths in it."""
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     patterns = withheld(folder)
     public = [name for name in files if not any(fnmatchcase(name, pattern) for pattern in patterns)]

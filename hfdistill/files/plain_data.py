@@ -152,11 +152,7 @@ def _finite(digits: str) -> float:
 
 
 def build(kind: Any, value: Any, where: str) -> Any:
-    """Build `kind` from JSON: a dataclass, `X | None`, tuple[X, ...], dict[str, X] or a plain type.
-
-    Raises:
-        ValueError: naming the place in the JSON that does not fit.
-    """
+    """Build `kind` from JSON: a dataclass, `X | None`, tuple[X, ...], dict[str, X] or a plain type."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (typing.Union, types.UnionType):
         (one,) = (k for k in inner if k is not types.NoneType)

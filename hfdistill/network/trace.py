@@ -70,11 +70,7 @@ class Trace:
 
 
 def logits_of(outputs: Any) -> Tensor:
-    """Return the logits of a `ModelOutput`, a mapping or a tuple.
-
-    Raises:
-        ValueError: for a mapping without logits.
-    """
+    """Return the logits of a `ModelOutput`, a mapping or a tuple."""
     if isinstance(outputs, Mapping):
         if "logits" not in outputs:
             raise ValueError(

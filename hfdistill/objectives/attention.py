@@ -33,11 +33,7 @@ class RelationObjective(LayerObjective):
     equal_heads: ClassVar[bool] = True
 
     def bind(self, setting: Setting) -> None:
-        """Learn the depths, and check that there is something to compare.
-
-        Raises:
-            ValueError: as `LayerObjective.bind`; for numbers of heads that differ.
-        """
+        """Learn the depths, and check that there is something to compare."""
         super().bind(setting)
         student, teacher = self.anatomies(setting)
         if self.equal_heads and student.heads != teacher.heads:

@@ -31,11 +31,7 @@ class ExitObjective(Objective):
         self._layers: tuple[int, ...] = ()
 
     def bind(self, setting: Setting) -> None:
-        """Learn where the student has exits, and bind the term of each.
-
-        Raises:
-            ValueError: where it has none, or not these.
-        """
+        """Learn where the student has exits, and bind the term of each."""
         exits = () if setting.student is None else setting.student.exits
         missing = [layer for layer in self.exits or () if layer not in exits]
         if not exits or missing:

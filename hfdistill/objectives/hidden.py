@@ -57,11 +57,7 @@ class HiddenObjective(LayerObjective):
         self.project: nn.Module = nn.Identity()
 
     def bind(self, setting: Setting) -> None:
-        """Learn the depths and widths, and make the projection where one is needed.
-
-        Raises:
-            ValueError: as `LayerObjective.bind`; where widths differ and a projection is ruled out.
-        """
+        """Learn the depths and widths, and make the projection where one is needed."""
         super().bind(setting)
         self.project = nn.Identity()
         student, teacher = self.anatomies(setting)

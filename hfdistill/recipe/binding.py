@@ -39,11 +39,7 @@ def build(component: Component, arguments: Mapping[str, Any], run: Mapping[str, 
 
 
 class Binder:
-    """Binds values of a page to signatures, and notes every mistake.
-
-    Args:
-        page: what is read, and where mistakes are noted.
-    """
+    """Binds values of a page to signatures, and notes every mistake."""
 
     def __init__(self, page: Page) -> None:
         self.page = page

@@ -38,14 +38,7 @@ CALIBRATION_ROWS, CALIBRATION_BATCH = 256, 32
 
 
 class ModelBuilder:
-    """Makes teachers and students for the rows of a run.
-
-    Args:
-        rows: of the run.
-        seed: of what is drawn, such as a new head.
-        max_length: tokens of a row.
-        device: where a student is fitted to its teacher.
-    """
+    """Makes teachers and students for the rows of a run."""
 
     def __init__(self, rows: Rows, *, seed: int, max_length: int | None, device: Any = "cpu") -> None:
         self.rows, self.seed, self.max_length, self.device = rows, seed, max_length, device
@@ -71,9 +64,6 @@ class ModelBuilder:
         """Return a student and its tokenizer; a `source` of its own goes before `of` the teacher.
 
         `fit` says how what is kept is fitted to the whole, where the plan does not.
-
-        Raises:
-            ValueError: where nothing names a model, whose tokenizer is read.
         """
         source = plan.arguments.get("source") or origin
         if source is None:

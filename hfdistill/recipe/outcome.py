@@ -35,11 +35,7 @@ READING = ("encoding", "delimiter", "quotes", "on_bad_row")
 
 
 class Outcome:
-    """Trains a run's student and baseline, measures them, and writes report, card, plots and export.
-
-    Args:
-        run: checked, and not trained yet.
-    """
+    """Trains a run's student and baseline, measures them, and writes report, card, plots and export."""
 
     def __init__(self, run: Run) -> None:
         self.run, self.recipe, self.args = run, run.recipe, run.args
@@ -295,15 +291,7 @@ def read_length(run: Run) -> int | None:
 
 
 def measured(run: Run, folder: Path, rows: Dataset, *, notes: dict[str, Any], **models: Any) -> Report:
-    """Measure a run's student on some rows, as its page says, with the name of the page's data.
-
-    Args:
-        run: of the page.
-        folder: of the student.
-        rows: to measure on.
-        notes: of the report.
-        **models: the `teacher` and the `baseline` of `measure`.
-    """
+    """Measure a run's student on some rows, as its page says, with the name of the page's data."""
     plan = run.recipe.measurement
     speed = STANDARD if (plan is None or plan.speed) and not run.smoke else None
     report = measure(str(folder), rows, max_length=read_length(run), speed=speed, notes=notes, **models)
@@ -312,16 +300,7 @@ def measured(run: Run, folder: Path, rows: Dataset, *, notes: dict[str, Any], **
 
 
 def write_card_of(run: Run, folder: Path, report: Report, *, base_model: str, name: str, origin: str) -> None:
-    """Write the card of a run's student, with what its page says under `card`; see `write_card`.
-
-    Args:
-        run: of the page.
-        folder: of the student.
-        report: of the student.
-        base_model: what it was made of.
-        name: of the student, where the page gives none.
-        origin: how it came to be.
-    """
+    """Write the card of a run's student, with what its page says under `card`; see `write_card`."""
     card = run.recipe.card
     write_card(
         folder,

@@ -40,11 +40,6 @@ class Recommended:
     A key of the page switches each part off: `student.shrink.fit: false`, `training.learning_rate`,
     `training.warmup_steps`, `training.freeze_embeddings: false`, `data.fresh_copies: false`, and an objective
     of terms all of them.
-
-    Args:
-        recipe: of the run.
-        rows: of the run.
-        args: the training arguments of the run.
     """
 
     def __init__(self, recipe: Recipe, rows: Rows, args: Any) -> None:
@@ -137,11 +132,6 @@ class Recommended:
     def with_copies(self, rows: Dataset, teacher: Any, tokenizer: Any) -> Dataset | FreshCopies:
         """Return the rows, half of them rewritten in each epoch where that helps.
 
-        Args:
-            rows: to learn from.
-            teacher: who answers to the new ones.
-            tokenizer: of the student.
-
         Raises:
             ValueError: where the page asks for copies that cannot be made.
         """
@@ -178,12 +168,7 @@ class Recommended:
         return enough_rows(self.rows)
 
     def summary(self, objective: Any, left_out: list[str]) -> str:
-        """Return one line of what was chosen and why.
-
-        Args:
-            objective: that was chosen.
-            left_out: why terms were left out of it.
-        """
+        """Return one line of what was chosen and why."""
         if left_out:
             reasons = "; ".join(printable(reason, limit=200) for reason in left_out)
             self.choices["left out"] = f"nothing more of the teacher is compared: {reasons}"
@@ -191,11 +176,7 @@ class Recommended:
 
 
 def enough_rows(rows: Rows) -> str | None:
-    """Return why rows are not rewritten, unless a page asks for it; None where half of them are.
-
-    Args:
-        rows: of the run.
-    """
+    """Return why rows are not rewritten, unless a page asks for it; None where half of them are."""
     if classes := many_classes(rows):
         return f"{classes} classes are many; up to {MANY_CLASSES - 1}"
     count = len(rows.train)
@@ -203,11 +184,7 @@ def enough_rows(rows: Rows) -> str | None:
 
 
 def many_classes(rows: Rows) -> int:
-    """Return the number of classes where it is large, else 0; 0 of rows that have no labels.
-
-    Args:
-        rows: of the run.
-    """
+    """Return the number of classes where it is large, else 0; 0 of rows that have no labels."""
     is_classified = rows.task == "single_label" and "label" in rows.labelled.column_names
     classes = len(rows.class_names()) if is_classified else 0
     return classes if classes >= MANY_CLASSES else 0

@@ -38,9 +38,6 @@ def rehearse(run: Run, *, thoroughly: bool = False) -> None:
     the page is made of what will be trained, untrained, and every trainer is made over a few rows: a size
     that does not fit, an objective that cannot look into these networks, an export of what has no ONNX form
     are told now and not after hours.
-
-    Raises:
-        ValueError: and whatever else a run raises before its first step.
     """
     _check_folder(Path(run.args.output_dir))
     _check_packages(run)

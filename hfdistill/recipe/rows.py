@@ -193,11 +193,7 @@ def _parted(rows: Dataset) -> tuple[Dataset, Dataset | None]:
 
 
 def _check_splits(data: Mapping[str, Any], splits: Splits) -> None:
-    """Refuse splits that do not exist, and one that is both learned from and measured on.
-
-    Raises:
-        ValueError: naming it.
-    """
+    """Refuse splits that do not exist, and one that is both learned from and measured on."""
     for name in [n for n in (splits.train, splits.evaluation) if n is not None and n not in data]:
         raise ValueError(f"The data has no split {name!r}, found {list(data)}. Name one under `data:`.")
     if splits.evaluation == splits.train:
@@ -222,9 +218,6 @@ def _read_stream(
     """Read the rows to measure on, and the first of those to learn from, which come as they are needed.
 
     Each pass takes the rows in another order, drawn among 10,000 at a time.
-
-    Raises:
-        ValueError: where there is no split to measure on.
     """
     data: Any = load(**loading)
     _check_splits(data, splits)
@@ -250,11 +243,7 @@ def _held(stream: IterableDataset, split: str) -> Dataset:
 
 
 def _check_choosing(data: Mapping[str, Dataset], splits: Splits, choosing: float | str | None) -> None:
-    """Refuse a split to choose on that does not exist, or that is also learned from or reported.
-
-    Raises:
-        ValueError: with what to type.
-    """
+    """Refuse a split to choose on that does not exist, or that is also learned from or reported."""
     if not isinstance(choosing, str):
         return
     reported = _evaluation_split(data, splits, searching=False)
@@ -270,11 +259,7 @@ def _check_choosing(data: Mapping[str, Dataset], splits: Splits, choosing: float
 
 
 def _choosing(rows: Dataset, choosing: float | Dataset, seed: int) -> tuple[Dataset, Dataset]:
-    """Return the rows to learn from, and those to choose on, whose texts are none of the first.
-
-    Raises:
-        ValueError: where either part would be too small.
-    """
+    """Return the rows to learn from, and those to choose on, whose texts are none of the first."""
     if isinstance(choosing, Dataset):
         rows = apart_from(rows, choosing)
         if min(len(rows), len(choosing)) < FEWEST:

@@ -32,13 +32,7 @@ def precision(training: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def is_worth_recording(recipe: Recipe, rows: Rows, args: Any) -> bool:
-    """Return whether the answers of a page's teacher are read more than once and can be recorded.
-
-    Args:
-        recipe: of the page.
-        rows: of the run.
-        args: its training arguments.
-    """
+    """Return whether the answers of a page's teacher are read more than once and can be recorded."""
     live = {"pretrained", "finetune"}  # others are asked about texts, have members, or change
     is_model = recipe.teacher is not None and recipe.teacher[0] in live
     is_chain = bool(recipe.assistants) or recipe.generations > 1 or recipe.theseus is not None

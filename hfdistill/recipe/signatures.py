@@ -16,11 +16,7 @@ _ENUMS = "transformers.trainer_utils"
 
 
 def parameters_of(target: str) -> dict[str, inspect.Parameter]:
-    """Return the arguments of a function, of a class's `__init__` or of a dataclass, annotations as text.
-
-    Raises:
-        LookupError: where the module holds no such name.
-    """
+    """Return the arguments of a function, of a class's `__init__` or of a dataclass, annotations as text."""
     module, _, name = target.partition(":")
     node = _definition(module, name)
     if isinstance(node, ast.ClassDef):

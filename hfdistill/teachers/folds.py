@@ -150,9 +150,6 @@ def assign_folds(keys: Sequence[bytes], labels: Sequence[Any] | None, *, folds: 
     All in all and in each class, folds differ by one text at most.
 
     Of equal texts the label of the first one decides; without labels only the folds' sizes are balanced.
-
-    Raises:
-        ValueError: for fewer different texts than folds.
     """
     _, first, groups = np.unique([key.hex() for key in keys], return_index=True, return_inverse=True)
     if not 2 <= folds <= len(first):

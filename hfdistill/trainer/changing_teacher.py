@@ -32,11 +32,7 @@ def save_teacher(teacher: Teacher, folder: Path, *, tokenizer: Any) -> None:
 
 
 def load_teacher(teacher: Teacher, checkpoint: Path) -> None:
-    """Restore the teacher as it was when the checkpoint was written.
-
-    Raises:
-        CheckpointError: where the checkpoint does not hold it.
-    """
+    """Restore the teacher as it was when the checkpoint was written."""
     model, folder = changing(teacher).model, checkpoint / teacher.saved_as
     if not (folder / "config.json").is_file():
         raise CheckpointError(

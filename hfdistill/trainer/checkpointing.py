@@ -175,11 +175,7 @@ class CheckpointingTrainer(Trainer):
             raise refusal
 
     def _check_processes(self) -> None:
-        """Refuse to train on processes that were not told the same.
-
-        Raises:
-            ValueError: on all of them, with what differs.
-        """
+        """Refuse to train on processes that were not told the same."""
         if self.args.world_size == 1:
             return
         everybodys = self.of_all(as_read_back(self.run_facts()))
@@ -228,11 +224,7 @@ class CheckpointingTrainer(Trainer):
             names.discard(max(filter(None, found), key=order.index))
 
     def _agree_on_checkpoint(self, refusal: Exception | None) -> None:
-        """Raise on every process if one of them cannot resume, or would resume from another checkpoint.
-
-        Raises:
-            CheckpointError: naming the process, or what they have found.
-        """
+        """Raise on every process if one of them cannot resume, or would resume from another checkpoint."""
         name = None if self._resumed is None else self._resumed.name
         everybodys = self.of_all((name, None if refusal is None else str(refusal)))
         if refusal is not None:

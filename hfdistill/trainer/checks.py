@@ -46,11 +46,7 @@ def refuse_processes(args: TrainingArguments) -> None:
 
 
 def check_rows_or_stream(data: Any, args: TrainingArguments, *, split: str) -> None:
-    """Refuse data without a row, and what no run can do with a stream.
-
-    Raises:
-        ValueError: with what to type; see `settle_stream`.
-    """
+    """Refuse data without a row, and what no run can do with a stream."""
     (settle_stream if split == "train_dataset" else check_measured)(data, args)
     if data is not None and not isinstance(data, Mapping) and hasattr(data, "__len__") and len(data) == 0:
         raise ValueError(
@@ -320,9 +316,6 @@ def check_best_metric(trainer: Any) -> None:
 
     What a `compute_metrics` gives is not known before it is asked, so nothing is refused where there is one,
     or where a subclass or a callback may add metrics of its own.
-
-    Raises:
-        ValueError: with the names that there are.
     """
     args, sets = trainer.args, trainer.eval_dataset
     if args.metric_for_best_model is None or args.eval_strategy == "no" or sets is None:

@@ -65,11 +65,7 @@ class EvalLosses:
         return (sums[:, 0].sum() / known).item() if known > 0 else None
 
     def replace(self, metrics: dict[str, Any], *, prefix: str, step: int) -> None:
-        """End the evaluation, and put its mean in the place of Trainer's; without labels there is none.
-
-        Raises:
-            NonFiniteError: as `mean`.
-        """
+        """End the evaluation, and put its mean in the place of Trainer's; without labels there is none."""
         loss = self.mean(prefix=prefix, step=step)
         metrics.pop(f"{prefix}_loss", None)
         if loss is not None:

@@ -13,9 +13,6 @@ def freeze(student: nn.Module, args: TrainingArguments) -> None:
     """Leave the table of word embeddings as it is, where `freeze_embeddings` says so.
 
     Positions, token types and the norm behind them learn, so that every block still gets gradients.
-
-    Raises:
-        ValueError: where the student has no such table.
     """
     if not option(args, "freeze_embeddings"):
         return

@@ -27,11 +27,7 @@ class LabelGuard:
         self.collate, self.data, self.name, self.config, self.split = collate, data, name, config, split
 
     def __call__(self, rows: Any) -> Any:
-        """Return the batch.
-
-        Raises:
-            LabelSpaceError: naming the row, its label and the fix.
-        """
+        """Return the batch."""
         batch = self.collate(rows)
         labels = batch.get(self.name) if hasattr(batch, "get") else None
         if isinstance(labels, Tensor) and not _fit(labels, self.config):

@@ -15,9 +15,6 @@ def refuse_lost_processes(args: Any) -> None:
     """Refuse to run on one process where `accelerate launch` was asked for several.
 
     For CPUs (`--cpu`, or a config file of a CPU) it starts one, and says nothing.
-
-    Raises:
-        ValueError: with the command that starts as many.
     """
     if args.world_size > 1 or "WORLD_SIZE" in os.environ:
         return

@@ -129,11 +129,7 @@ class SkippedSteps(TrainerCallback):
         self.accelerator, self.skipped = accelerator, 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """Stop a run that has skipped too many.
-
-        Raises:
-            NonFiniteError: with what to type.
-        """
+        """Stop a run that has skipped too many."""
         self.skipped = self.skipped + 1 if self.accelerator.optimizer_step_was_skipped else 0
         if self.skipped >= MOST_SKIPPED:
             raise NonFiniteError(

@@ -28,11 +28,7 @@ def is_stream(data: Any) -> bool:
 
 
 def check_measured(data: Any, args: TrainingArguments) -> None:
-    """Refuse to measure on a stream by several processes, of which some would count its last rows twice.
-
-    Raises:
-        ValueError: with what to type.
-    """
+    """Refuse to measure on a stream by several processes, of which some would count its last rows twice."""
     sets = data.values() if isinstance(data, dict) else [data]
     if args.world_size > 1 and any(map(is_stream, sets)):
         raise ValueError(
@@ -47,9 +43,6 @@ def settle_stream(data: Any, args: TrainingArguments) -> None:
 
     Each of several processes then reads the stream for itself: what one reads for all has to be of one
     width.
-
-    Raises:
-        ValueError: with what to type.
     """
     if not is_stream(data):
         return
@@ -78,11 +71,7 @@ def settle_stream(data: Any, args: TrainingArguments) -> None:
 
 
 def first_rows(data: IterableDataset, *, split: str) -> Dataset:
-    """Return the first rows of a stream, which are checked for all.
-
-    Raises:
-        ValueError: for a stream without a row.
-    """
+    """Return the first rows of a stream, which are checked for all."""
     rows = list(islice(data, LOOKED_AT))
     if not rows:
         raise ValueError(

@@ -41,11 +41,7 @@ _STYLE = {
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """While open, matplotlib has the style of these plots, whatever the user's settings are.
-
-    Raises:
-        ImportError: it is not installed.
-    """
+    """While open, matplotlib has the style of these plots, whatever the user's settings are."""
     try:
         import matplotlib
     except ImportError as error:
@@ -83,11 +79,7 @@ def text(label: object, *, limit: int = 32) -> str:
 
 
 def save(made: Any, path: str | os.PathLike[str]) -> Path:
-    """Write a figure whole or not at all, as PNG or SVG by its name; the same figure gives the same bytes.
-
-    Raises:
-        ValueError: for another kind of file.
-    """
+    """Write a figure whole or not at all, as PNG or SVG by its name; the same figure gives the same bytes."""
     path = Path(path)
     kind = path.suffix.removeprefix(".").lower()
     check_kind(kind)

@@ -45,12 +45,6 @@ def fit_recipe(recipe: Recipe) -> FitResult:
 
     See `fit_student`.
 
-    Args:
-        recipe: of a page with a `goal` section.
-
-    Returns:
-        What was chosen, and what it is worth.
-
     Raises:
         ValueError: before anything is trained: no candidate is within the limits (with what each measures),
             the metric is not the task's, too few rows, several processes, or trials of another page there.
@@ -65,9 +59,6 @@ def fit_recipe(recipe: Recipe) -> FitResult:
 def check_goal(recipe: Recipe) -> Rows:
     """Return the rows of a page with a goal: to learn from, to choose on and to report.
 
-    Args:
-        recipe: of a page with a `goal` section.
-
     Raises:
         ValueError: too few rows, a split that cannot be chosen on, or a metric that the task lacks.
     """
@@ -79,11 +70,7 @@ def check_goal(recipe: Recipe) -> Rows:
 
 
 class _Search:
-    """One search: the rows and the teacher, then sizes, rungs and the outcome.
-
-    Args:
-        recipe: of a page with a `goal` section.
-    """
+    """One search: the rows and the teacher, then sizes, rungs and the outcome."""
 
     def __init__(self, recipe: Recipe) -> None:
         assert recipe.goal is not None  # noqa: S101 - whoever starts a search has looked
@@ -160,11 +147,7 @@ class _Search:
             write_json(path, facts)
 
     def _measure_sizes(self) -> None:
-        """Measure every candidate untrained.
-
-        Raises:
-            ValueError: none is within the limits.
-        """
+        """Measure every candidate untrained."""
         every = self._that_can_learn(candidates(self.run.teacher, self.goal.candidates))
         self.terminal.heading(
             f"sizes: {counted(len(every), 'candidate')}, untrained, for {self.goal.limits()}"
@@ -202,11 +185,7 @@ class _Search:
             )
 
     def _that_can_learn(self, every: list[Candidate]) -> list[Candidate]:
-        """Leave out students without layers where a term compares layers.
-
-        Raises:
-            ValueError: the page asks for no others.
-        """
+        """Leave out students without layers where a term compares layers."""
         terms = getattr(self.recipe.objective, "terms", ())  # the recommended one suits itself to the student
         inside = [term for term in terms if type(term).taps is not Objective.taps]
         able = [c for c in every if not inside or STUDENTS[c.plan.kind].has_attention]

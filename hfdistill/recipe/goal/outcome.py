@@ -129,17 +129,7 @@ class FitResult:
 
 @dataclass
 class Outcome:
-    """Puts the winner in its folder, measures it on rows that nothing was chosen on, and describes it.
-
-    Args:
-        run: of the search.
-        goal: what was asked for.
-        trials: the candidates' folders.
-        choice: what was chosen.
-        tried: every candidate that was measured.
-        rows: with those to report on.
-        teacher: as it is measured.
-    """
+    """Puts the winner in its folder, measures it on rows that nothing was chosen on, and describes it."""
 
     run: Run
     goal: Goal

@@ -92,12 +92,6 @@ class Scale:
 
     What loses least comes first: the PyTorch model, the same in ONNX, in 8 bits, then with half of the
     tokens. The first that meets the limits ends it.
-
-    Args:
-        goal: the limits.
-        rows: real rows, whose single texts are timed.
-        make: builds a candidate.
-        max_length: tokens per row.
     """
 
     def __init__(self, goal: Goal, rows: Dataset, make: Make, *, max_length: int | None) -> None:
@@ -105,12 +99,7 @@ class Scale:
         self.rows = rows.remove_columns([name for name in LABELS if name in rows.column_names])
 
     def sizes(self, candidate: Candidate, folder: Path) -> Sizes:
-        """Return what a candidate costs, of which some may lie in its folder already.
-
-        Args:
-            candidate: what is measured.
-            folder: of the candidate.
-        """
+        """Return what a candidate costs, of which some may lie in its folder already."""
         path = folder / "sizes.json"
         known = Sizes(())
         if path.is_file():

@@ -62,12 +62,6 @@ class Look:
 class Judge:
     """The teacher's answers to the rows to choose on, and what students keep of them.
 
-    Args:
-        rows: which nothing was trained on.
-        teacher: the model beside which students are judged.
-        goal: what is compared.
-        max_length: tokens per row.
-
     Raises:
         ValueError: the goal does not go with the task or the rows, or the teacher has nothing to teach.
     """
@@ -242,11 +236,7 @@ def _trained(begins: Path) -> Path:
 
 
 class StopAt(TrainerCallback):
-    """Ends a training at a share of its steps, after a checkpoint from which it resumes exactly.
-
-    Args:
-        share: from 0 to 1.
-    """
+    """Ends a training at a share of its steps, after a checkpoint from which it resumes exactly."""
 
     def __init__(self, share: float) -> None:
         self.share = share

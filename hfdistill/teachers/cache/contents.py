@@ -148,11 +148,7 @@ def _check_shapes(shapes: dict[str, list[int]], contents: Contents) -> None:
 
 
 def make_folder(root: Path, name: str) -> Path:
-    """Return the folder of one identity, for its owner alone.
-
-    Raises:
-        CacheError: where it cannot be written, or anybody may write to it.
-    """
+    """Return the folder of one identity, for its owner alone."""
     folder = root / name
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)

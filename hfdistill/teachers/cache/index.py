@@ -54,11 +54,7 @@ class Index:
         return self._size
 
     def add(self, blocks: Iterable[NDArray[np.uint8]]) -> None:
-        """Take in keys, (n, 16) a block, at the places that follow those of the keys before.
-
-        Raises:
-            OSError: where the disk is full.
-        """
+        """Take in keys, (n, 16) a block, at the places that follow those of the keys before."""
         new: list[_Run] = []
         for entries in self._sorted(blocks):
             new.append(_made([entries], len(entries), self._folder))

@@ -17,11 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def print_of(teacher: Teacher) -> str:
-    """Return the teacher's fingerprint.
-
-    Raises:
-        CacheError: for a teacher that has none of its own.
-    """
+    """Return the teacher's fingerprint."""
     if teacher.wants_labels:
         raise CacheError(
             f"The answers of this {type(teacher).__name__} depend on the gold labels, and an answer is found "
@@ -56,11 +52,7 @@ def reads_mask(teacher: Teacher) -> bool:
 
 
 def only_recording(root: Path, contents: Contents | None) -> Path:
-    """Return the one recording in a folder.
-
-    Raises:
-        CacheError: where there is none, or several.
-    """
+    """Return the one recording in a folder."""
     folders = [root] if (root / FACTS).exists() else [path.parent for path in sorted(root.glob(f"*/{FACTS}"))]
     if contents is not None:
         folders = [path for path in folders if Contents.of(read_facts(path)["contents"]) == contents]
@@ -92,11 +84,7 @@ def plain_config(config: Any) -> dict[str, Any] | None:
 
 
 def config_from(settings: dict[str, Any] | None) -> Any:
-    """Return the inverse of `plain_config`; code that a config names is never run.
-
-    Raises:
-        CacheError: for settings of which no config can be made.
-    """
+    """Return the inverse of `plain_config`; code that a config names is never run."""
     if settings is None:
         return None
     known = {n: value for n, value in settings.items() if not n.startswith("_") and n != "auto_map"}

@@ -156,11 +156,7 @@ def record_stream(
     budget_mb: float = 1000.0,
     progress: bool = True,
 ) -> None:
-    """Record the missing rows of a stream, one window after the other.
-
-    Raises:
-        ValueError: for a stream without a row.
-    """
+    """Record the missing rows of a stream, one window after the other."""
     size, left = 0.0, iter(rows)
     with tqdm(desc="Recording the teacher", unit=" rows", disable=not progress) as bar:
         while window := list(islice(left, ROWS_PER_WINDOW)):
@@ -340,11 +336,7 @@ def _bytes(store: Store, lengths: Ints) -> float:
 
 
 def _check_room(store: Store, lengths: Ints, budget_mb: float) -> float:
-    """Return how many bytes rows of these lengths will take.
-
-    Raises:
-        CacheError: where they are not free.
-    """
+    """Return how many bytes rows of these lengths will take."""
     size = _bytes(store, lengths)
     free = shutil.disk_usage(store.folder).free
     message = (

@@ -80,9 +80,6 @@ def fit_calibration(
         labels: (N,), rows labelled -100 do not count; multi-label (N, C) of 0 and 1.
         multi_label: whether classes are decided one by one.
         prior: fit b too, not T alone.
-
-    Raises:
-        ValueError: where no row has a label.
     """
     known = (labels != -100) if labels.dim() == 1 else (labels != -100).all(1)
     if not known.any():

@@ -14,9 +14,6 @@ Classes: TypeAlias = Sequence[str] | Mapping[str, str | Sequence[str]]
 def read_classes(classes: Classes | None, *, at_least: int = 2) -> dict[str, list[str]]:
     """Return the words that describe each class: its name in plain words, or its descriptions.
 
-    Raises:
-        ValueError: for fewer than two classes, or an empty description.
-
     Example:
         >>> read_classes(["card_arrival", "topUp"])
         {'card_arrival': ['card arrival'], 'topUp': ['top up']}
@@ -41,11 +38,7 @@ def plain_words(name: str) -> str:
 
 
 def read_templates(template: str | Sequence[str]) -> list[str]:
-    """Return templates with one place for the class.
-
-    Raises:
-        ValueError: for one without `{}`.
-    """
+    """Return templates with one place for the class."""
     templates = [template] if isinstance(template, str) else list(template)
     for each in templates:
         if each.count("{}") != 1 or not templates:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import ast
-import csv
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from hfdistill.data.csv_files import BadLine, CsvRows, csv_layout
+from hfdistill.data.json_files import numbered_json_rows
 from hfdistill.data.load import text_column
 from hfdistill.files.plain_data import printable
 from hfdistill.network.label_space import short, some
@@ -253,69 +254,29 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], list[int], str]:
     """Return rows, where each stands, and in what unit."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}. Pass the path of a file of answers.")
-    readers: dict[str, Callable[[Path], tuple[list[dict[str, Any]], list[int], str]]] = {
-        ".csv": _read_cells,
-        ".tsv": _read_cells,
-        ".jsonl": _read_lines,
-        ".json": _read_array,
-        ".parquet": _read_parquet,
-    }
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
+    kind = path.suffix.lower()
+    if kind not in SUFFIXES:
         raise AnswerError(f"{path.name}: answers are read from {', '.join(SUFFIXES)}. Save them so.")
-    rows, lines, unit = reader(path)
-    if not rows:
+    try:
+        if kind == ".parquet":
+            numbered = list(enumerate(pq.read_table(path).to_pylist(), 1))  # a struct becomes a mapping
+        else:
+            numbered = list(_csv_rows(path) if kind in (".csv", ".tsv") else numbered_json_rows(path))
+    except ValueError as error:
+        raise AnswerError(str(error)) from error
+    if not numbered:
         raise AnswerError(f"{path.name} holds no answer. Give a file with a row for each text.")
-    return rows, lines, unit
+    unit = {".parquet": "row", ".json": "entry"}.get(kind, "line")
+    return [row for _, row in numbered], [number for number, _ in numbered], unit
 
 
-def _read_cells(path: Path) -> tuple[list[dict[str, Any]], list[int], str]:
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        rows, lines = [], []
-        for row in reader:
-            if None in row or None in row.values():
-                raise AnswerError(
-                    f"{path.name}, line {reader.line_num} has another number of cells than the first line. "
-                    "Put texts with commas in quotes."
-                )
-            rows.append(dict(row))
-            lines.append(reader.line_num)
-    return rows, lines, "line"
+def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the rows of a csv with the line that each ends on; the first line that is none is an error."""
+    layout = csv_layout(path, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
 
+    def refuse(line: BadLine) -> None:
+        raise AnswerError(f"{path.name}, {line}. Put texts with commas or line breaks in quotation marks.")
 
-def _read_lines(path: Path) -> tuple[list[dict[str, Any]], list[int], str]:
-    rows, lines = [], []
-    with path.open(encoding="utf-8-sig") as stream:
-        for number, line in enumerate(stream, start=1):
-            if line.strip():
-                rows.append(_object(line, f"{path.name}, line {number}"))
-                lines.append(number)
-    return rows, lines, "line"
-
-
-def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise AnswerError(f"{where} is not JSON ({error}). Write one object a line.") from error
-    if not isinstance(row, dict):
-        raise AnswerError(f'{where} is {short(row)}, no object. Write {{"text": …, "probabilities": …}}.')
-    return row
-
-
-def _read_array(path: Path) -> tuple[list[dict[str, Any]], list[int], str]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise AnswerError(f"{path.name} is not JSON ({error}). Write an array of objects.") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise AnswerError(
-            f'{path.name} is not an array of objects. Write [{{"text": …, "probabilities": …}}, …].'
-        )
-    return rows, list(range(1, len(rows) + 1)), "entry"
-
-
-def _read_parquet(path: Path) -> tuple[list[dict[str, Any]], list[int], str]:
-    rows = pq.read_table(path).to_pylist()  # a struct becomes a mapping
-    return rows, list(range(1, len(rows) + 1)), "row"
+    rows = CsvRows(path, layout, refuse)
+    for cells in rows:
+        yield rows.line, dict(zip(layout.names, cells, strict=True))

@@ -95,11 +95,7 @@ class AnswerReader:
         return [_pair(row) if _is_scored(row) else _mapping(row) for row in answers]
 
     def column(self, name: Any, where: str) -> int:
-        """Return the column of a class that is named, or numbered.
-
-        Raises:
-            AnswerError: for a class that there is not.
-        """
+        """Return the column of a class that is named, or numbered."""
         column = self._columns.get(_fold(name))
         named_by_numbers = all(own.isdecimal() for own in self._columns)  # 0 is none of the stars 1 to 5
         if column is None and not (isinstance(name, bool) or named_by_numbers) and _fold(name).isdecimal():

@@ -24,11 +24,7 @@ TEMPLATE = "This example is {}."
 
 
 class ZeroShotClassifier(nn.Module):
-    """Asks an NLI model whether a text entails "This example is about refunds."; see `zero_shot`.
-
-    Raises:
-        ValueError: for a model without a class "entailment".
-    """
+    """Asks an NLI model whether a text entails "This example is about refunds."; see `zero_shot`."""
 
     batch_size = 16
 
