@@ -9,6 +9,11 @@ import torch
 from transformers import TrainingArguments
 
 
+def _setting(default: Any, text: str) -> Any:
+    """Return a field with the help that `HfArgumentParser` shows."""
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass
 class DistillationArguments(TrainingArguments):
     """`TrainingArguments` and the few settings of a distillation run that are not part of its objective.
@@ -32,45 +37,29 @@ class DistillationArguments(TrainingArguments):
         >>> args = DistillationArguments("out", max_length=128, mixup=0.4)
     """
 
-    length_grouping: bool = field(
-        default=True,
-        metadata={
-            "help": "Put rows of like length into one batch, in an order that (seed, epoch) alone decide."
-        },
+    length_grouping: bool = _setting(
+        True, "Put rows of like length into one batch, in an order that (seed, epoch) alone decide."
     )
-    max_length: int | None = field(
-        default=None,
-        metadata={
-            "help": "Tokens kept of a text that is tokenised here; default: what the tokenizer allows. A "
-            "teacher with a tokenizer of its own reads what its model and tokenizer can."
-        },
+    max_length: int | None = _setting(
+        None,
+        "Tokens kept of a text that is tokenised here; default: what the tokenizer allows. A teacher with a "
+        "tokenizer of its own reads what its model and tokenizer can.",
     )
-    teacher_check_rows: int = field(
-        default=512,
-        metadata={
-            "help": "Rows of the evaluation data on which the teacher's accuracy is looked at first; 0 for "
-            "none."
-        },
+    teacher_check_rows: int = _setting(
+        512, "Rows of the evaluation data on which the teacher's accuracy is looked at first; 0 for none."
     )
-    mixup: float | None = field(
-        default=None,
-        metadata={
-            "help": "Show as many mixtures of rows as there are rows, for the teacher to judge: the a of "
-            "Beta(a, a) (MixKD, arXiv 2011.00593; 0.4 is usual). Doubles the time of a step."
-        },
+    mixup: float | None = _setting(
+        None,
+        "Show as many mixtures of rows as there are rows, for the teacher to judge: the a of Beta(a, a) "
+        "(MixKD, arXiv 2011.00593; 0.4 is usual). Doubles the time of a step.",
     )
-    freeze_embeddings: bool = field(
-        default=False,
-        metadata={
-            "help": "Leave the student's table of word embeddings as it is: for students that were cut from "
-            "their teacher."
-        },
+    freeze_embeddings: bool = _setting(
+        False,
+        "Leave the student's table of word embeddings as it is: for students that were cut from their "
+        "teacher.",
     )
-    allow_changed: bool = field(
-        default=False,
-        metadata={
-            "help": "Resume although the objective, the teacher or the label map are not the checkpoint's."
-        },
+    allow_changed: bool = _setting(
+        False, "Resume although the objective, the teacher or the label map are not the checkpoint's."
     )
 
     def __post_init__(self) -> None:
