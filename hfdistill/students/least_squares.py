@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, math.inf)
 """The values that `best_ridge` compares; the last one leaves everything as it was."""
+
+
+@cache
+def exact_device(device: torch.device) -> torch.device:
+    """Return a device if it computes in float64, else the CPU: Apple's GPUs do not."""
+    try:
+        torch.ones(1, dtype=torch.float64, device=device).sum().item()
+    except (RuntimeError, TypeError):
+        return torch.device("cpu")
+    return device
 
 
 class NormalEquations:
@@ -22,6 +33,7 @@ class NormalEquations:
     Args:
         features: P, the 1 of a bias included.
         outputs: D.
+        device: where the sums are, and everything that is computed of them; see `exact_device`.
 
     Example:
         >>> rows, residuals = torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [6.0]])
@@ -31,17 +43,16 @@ class NormalEquations:
         3.0
     """
 
-    def __init__(self, features: int, outputs: int) -> None:
-        self.gram = torch.zeros(features, features, dtype=torch.float64)
-        self.cross = torch.zeros(features, outputs, dtype=torch.float64)
+    def __init__(self, features: int, outputs: int, *, device: Any = "cpu") -> None:
+        self.gram = torch.zeros(features, features, dtype=torch.float64, device=device)
+        self.cross = torch.zeros(features, outputs, dtype=torch.float64, device=device)
         self.residual = 0.0
         self.weight = 0.0
 
     def add(self, features: Tensor, residuals: Tensor, weights: Tensor | None = None) -> None:
         """Add n rows: features (n, P), residuals (n, D) and weights (n,), None for 1 each."""
-        rows = features.cpu().to(torch.float64)
-        left = residuals.cpu().to(torch.float64)
-        scale = torch.ones(len(rows), dtype=torch.float64) if weights is None else weights.cpu().double()
+        rows, left = features.to(self.gram), residuals.to(self.gram)
+        scale = rows.new_ones(len(rows)) if weights is None else weights.to(rows)
         weighted = rows if weights is None else rows * scale[:, None]
         self.gram.addmm_(rows.T, weighted)
         self.cross.addmm_(weighted.T, left)
@@ -83,7 +94,7 @@ class NormalEquations:
 
     def __add__(self, other: NormalEquations) -> NormalEquations:
         """Return the sums over the rows of both."""
-        both = NormalEquations(*self.cross.shape)
+        both = NormalEquations(*self.cross.shape, device=self.cross.device)
         both.gram, both.cross = self.gram + other.gram, self.cross + other.cross
         both.residual, both.weight = self.residual + other.residual, self.weight + other.weight
         return both

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hfdistill.network.architectures import ModelSpec, blocks, layout_of
 from hfdistill.network.block_calls import evaluating
 from hfdistill.students.activations import Batch, Place, Reader, forward_inputs
-from hfdistill.students.least_squares import NormalEquations, best_ridge
+from hfdistill.students.least_squares import NormalEquations, best_ridge, exact_device
 from hfdistill.students.refit_steps import Cut, Group, Part, Step, block_steps, head_steps, reads_first_token
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,8 @@ computed again."""
 class Refit:
     """How `shrink(teacher, ..., fit=Refit(texts))` fits what it keeps to what the whole teacher does.
 
-    Block by block, and each time on what the student itself gives so far, by ridge regression in float64:
+    Block by block, and each time on what the student itself gives so far, by ridge regression in float64, on
+    the student's device where that has float64:
 
     1. query, key and value, then the first feed-forward projection: to what they give in the teacher;
     2. the attention's output projection: so that the sum that it ends in (before its LayerNorm; the residual
@@ -205,10 +206,9 @@ class _Fit:
 def _change(module: nn.Linear, change: Tensor) -> None:
     """Add (P, D) to a layer's weight, and its last row to the bias where there is one."""
     with torch.no_grad():
-        weight = module.weight.cpu().double() + change[: module.in_features].T
-        module.weight.copy_(weight)
+        module.weight.copy_(module.weight.to(change) + change[: module.in_features].T)
         if module.bias is not None:
-            module.bias.copy_(module.bias.cpu().double() + change[-1])
+            module.bias.copy_(module.bias.to(change) + change[-1])
 
 
 class _Targets:
@@ -248,19 +248,20 @@ class _Sums:
         modules = [fit.student.model.get_submodule(part.module) for part in step.parts]
         outputs = sum(module.out_features for module in modules)
         features = modules[0].in_features + (modules[0].bias is not None)
-        sums = cls(NormalEquations(features, outputs), torch.zeros(outputs, dtype=torch.float64))
+        equations = NormalEquations(features, outputs, device=exact_device(modules[0].weight.device))
+        sums = cls(equations, equations.cross.new_zeros(outputs))
         places = [Place(step.parts[0].module, "input"), *(part.own for part in step.parts)]
         for number, batch in enumerate(fit.batches[side]):
             theirs = targets.of(batch, (side, number), step)
             inputs, *own = fit.student.read(batch, (side, number), places, behind=targets.group.student)
-            weights = _weights(batch, inputs, fit.first)
-            target = torch.cat(
-                [_part(value, part) for value, part in zip(theirs, step.parts, strict=True)], -1
+            chosen = [_part(value, part) for value, part in zip(theirs, step.parts, strict=True)]
+            inputs, present, target = (
+                torch.cat([value.to(sums.total) for value in values], -1)
+                for values in ([inputs], own, chosen)
             )
-            present = torch.cat([value.cpu().double() for value in own], -1)
-            inputs = inputs.cpu().double()
             if modules[0].bias is not None:
                 inputs = torch.cat([inputs, inputs.new_ones(*inputs.shape[:-1], 1)], -1)
+            weights = _weights(batch, inputs, fit.first)
             rows = weights > 0
             sums.add(inputs[rows], present[rows], target[rows], weights[rows])
         return sums
@@ -277,19 +278,19 @@ class _Sums:
 
 
 def _part(value: Tensor, part: Part) -> Tensor:
-    """Return the teacher's value in float64, of the entries that the student has."""
-    value = value.cpu().double()
-    return value if part.indices is None else value.index_select(-1, part.indices.cpu())
+    """Return the entries of the teacher's value that the student has."""
+    return value if part.indices is None else value.index_select(-1, part.indices.to(value.device))
 
 
 def _weights(batch: Batch, inputs: Tensor, first: float) -> Tensor:
-    """Return a weight for each row of features, (B,) or (B, T): 0 for padding."""
-    if inputs.dim() == 2:
-        return torch.ones(len(inputs), dtype=torch.float64)
+    """Return a weight for each row of features, (B,) or (B, T), alike in kind: 0 for padding."""
     mask = batch.get("attention_mask")
-    weights = torch.ones(inputs.shape[:2]) if mask is None else mask
-    weights = weights.cpu().double().clone()
-    weights[:, 0] *= first
+    if inputs.dim() == 2 or mask is None:
+        weights = inputs.new_ones(inputs.shape[:-1])
+    else:
+        weights = mask.to(inputs, copy=True)
+    if inputs.dim() > 2:
+        weights[:, 0] *= first
     return weights
 
 

@@ -9,6 +9,9 @@ what counts is the median. Nothing is waited for while a step is timed: CUDA eve
 the device, and are read when the run is over. Then each runs once under the profiler, which counts what
 Python waited for. Compiled code and FSDP2 on one rank have a process each, which ends where the minutes do.
 
+With --batch and --tokens a step has other sizes: 64 x 128 keep Python busier than a large GPU, 512 x 128 the
+other way round. --non_blocking has accelerate bring batches while the device works on the last one.
+
 Without a GPU: --dry_run, tiny sizes on the CPU, whose numbers mean nothing.
 """
 
@@ -68,6 +71,13 @@ SKIP = {False: 5, True: 15}
 """Steps before the first that counts, without and with compile."""
 
 
+def sizes_of(options):
+    """Return the sizes of the models and of a batch."""
+    if options.dry_run:
+        return TINY
+    return {**SIZES, "batch": options.batch, "tokens": options.tokens}
+
+
 def device_of(*, dry_run):
     """Return what is measured on, or end with a line that says what is missing."""
     if torch.cuda.is_available():
@@ -123,12 +133,10 @@ def models_of(dry_run):
 
 
 @functools.cache
-def rows_of(dry_run, steps):
-    """Return made-up rows of equal length, enough for as many steps."""
-    sizes = TINY if dry_run else SIZES
-    draw = torch.Generator().manual_seed(1)
-    shape = (steps * sizes["batch"], sizes["tokens"])
-    ids = torch.randint(1, sizes["vocabulary"], shape, generator=draw).tolist()
+def rows_of(rows, tokens, vocabulary):
+    """Return made-up rows of equal length."""
+    draw, shape = torch.Generator().manual_seed(1), (rows, tokens)
+    ids = torch.randint(1, vocabulary, shape, generator=draw).tolist()
     labels = torch.randint(2, shape[:1], generator=draw).tolist()
     return Dataset.from_dict(
         {"input_ids": ids, "attention_mask": [[1] * shape[1]] * shape[0], "labels": labels}
@@ -137,7 +145,7 @@ def rows_of(dry_run, steps):
 
 def run(name, options, *, steps, compiled=False, profiler=None):
     """Train for some steps; return seconds of one, and the peak of the device's memory in MB."""
-    sizes, skip = TINY if options.dry_run else SIZES, 2 if options.dry_run else SKIP[compiled]
+    sizes, skip = sizes_of(options), 2 if options.dry_run else SKIP[compiled]
     device = device_of(dry_run=options.dry_run)
     marks = Marks(device, skip=skip, profiler=profiler)
     with tempfile.TemporaryDirectory() as folder:
@@ -155,9 +163,11 @@ def run(name, options, *, steps, compiled=False, profiler=None):
             learning_rate=1e-5,
             teacher_check_rows=0,
             use_cpu=device == "cpu",
+            accelerator_config={"non_blocking": options.non_blocking},
         )
         teacher, student = copy.deepcopy(models_of(options.dry_run))
-        shared = {"train_dataset": rows_of(options.dry_run, skip + steps), "callbacks": [marks]}
+        rows = rows_of((skip + steps) * sizes["batch"], sizes["tokens"], sizes["vocabulary"])
+        shared = {"train_dataset": rows, "callbacks": [marks]}
         if name == LIMIT:
             trainer = Trainer(student, args, **shared)
         elif name == "by hand":
@@ -203,16 +213,10 @@ def in_a_process(name, options, *, seconds, fsdp=False):
             start += ["-m", "accelerate.commands.launch", "--use_fsdp", "--num_processes", "1"]
             start += ["--num_machines", "1", "--mixed_precision", "bf16", "--dynamo_backend", "no"]
             start += [word for key, value in FSDP2.items() for word in (f"--{key}", str(value))]
-        words = [
-            "-m",
-            "tests.benchmarks.gpu",
-            "--one",
-            name,
-            "--out",
-            str(out),
-            "--steps",
-            str(options.steps),
-        ]
+        words = ["-m", "tests.benchmarks.gpu", "--one", name, "--out", str(out)]
+        for key in ("steps", "batch", "tokens"):
+            words += [f"--{key}", str(getattr(options, key))]
+        words += ["--non_blocking"] * options.non_blocking
         words += ["--dry_run"] * options.dry_run + ["--compile"] * (not fsdp)
         try:
             done = subprocess.run(
@@ -282,6 +286,9 @@ def main(words=None):
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--batch", type=int, default=SIZES["batch"], help="rows of a step")
+    parser.add_argument("--tokens", type=int, default=SIZES["tokens"], help="of each row")
+    parser.add_argument("--non_blocking", action="store_true", help="accelerate's option of this name")
     parser.add_argument("--dry_run", action="store_true", help="tiny sizes, on the CPU where there is no GPU")
     parser.add_argument(
         "--no_processes", dest="own_processes", action="store_false", help="no compile, no FSDP2"
@@ -296,7 +303,7 @@ def main(words=None):
         seconds, peak = run(options.one, options, steps=options.steps, compiled=options.compile)
         out.write_text(json.dumps({"seconds": [seconds], "peak_mb": [peak]}))
         return
-    sizes = TINY if options.dry_run else SIZES
+    sizes = sizes_of(options)
     name = torch.cuda.get_device_name() if device == "cuda" else "no GPU: a dry run on the CPU"
     began = time.monotonic()
     found = measure(options)
@@ -304,6 +311,7 @@ def main(words=None):
         f"{name}, torch {torch.__version__}, bfloat16, batches of {sizes['batch']} x {sizes['tokens']} tokens"
     )
     about += f", {sizes['depth']} layers of {sizes['width']} teach {max(1, sizes['depth'] // 3)}"
+    about += ", non_blocking" * options.non_blocking
     about += f"; {(time.monotonic() - began) / 60:.1f} minutes"
     lines = [about, "", *table(found, sizes)]
     print("\n".join(lines))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hfdistill.students.least_squares import NormalEquations, best_ridge
+from hfdistill.students.least_squares import NormalEquations, best_ridge, exact_device
 
 
 def rows(count=60, features=7, outputs=3, seed=0):
@@ -89,3 +89,8 @@ def test_activations_that_are_not_finite_are_refused():
     sums.add(torch.tensor([[math.inf]]), torch.tensor([[1.0]]))
     with pytest.raises(ValueError, match="Load the teacher in float32"):
         sums.solve(1e-3)
+
+
+def test_sums_are_where_there_is_float64():
+    assert exact_device(torch.device("cpu")) == torch.device("cpu")
+    assert exact_device(torch.device("meta")) == torch.device("cpu"), "which holds no values of any kind"

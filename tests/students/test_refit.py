@@ -68,6 +68,25 @@ def test_where_nothing_was_cut_the_logits_stay(model_type):
         torch.testing.assert_close(fitted(**batch()).logits, teacher(**batch()).logits, rtol=0, atol=1e-5)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("cut", [{"layers": 2}, {"ffn": 8, "data": FEW}])
+def test_a_fit_on_a_gpu_is_that_of_the_cpu(cut, monkeypatch):
+    """Sums stay on the device, in float64; what differs is the rounding of the forward passes."""
+    places, add = set(), NormalEquations.add
+    monkeypatch.setattr(
+        NormalEquations, "add", lambda self, *rows: (places.add(self.gram.device.type), add(self, *rows))[1]
+    )
+    here = shrink(tiny("bert"), **cut, fit=Refit(TEXTS, ridge=1e-2))
+    assert places == {"cpu"}
+    there = shrink(tiny("bert").cuda(), **cut, fit=Refit(TEXTS, ridge=1e-2))
+    assert places == {"cpu", "cuda"}
+    assert there.device.type == "cuda"
+    for (name, one), two in zip(here.state_dict().items(), there.state_dict().values(), strict=True):
+        torch.testing.assert_close(
+            one, two.cpu(), rtol=1e-3, atol=1e-3, msg=lambda m, name=name: f"{name}: {m}"
+        )
+
+
 def test_the_weights_are_those_of_a_dense_ridge_in_float64():
     """Attention output, feed-forward output and classifier of one block, on stacked activations."""
     teacher = tiny("bert").double()
