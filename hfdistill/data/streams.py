@@ -52,12 +52,6 @@ def _typed(columns: Mapping[str, list[Any]], features: Features) -> Dataset:
 def streamed(stream: IterableDataset, first: Dataset, like: Dataset, reading: Reading) -> IterableDataset:
     """Return a raw stream with the columns that its first rows have after `load`.
 
-    Args:
-        stream: of raw rows.
-        first: its first rows.
-        like: these as `load` gives them.
-        reading: reads the others.
-
     Raises:
         ValueError: for names of classes that would have to be collected from all rows.
     """

@@ -268,10 +268,6 @@ def telling_failed_writes(folder: Path, *, newest: Callable[[], Path | None]) ->
 
     Safetensors and `torch.save` say of a full disk that a file is "unexpected pos 48192 vs 48084".
 
-    Args:
-        folder: that is written to.
-        newest: finds the last checkpoint that can be gone on from.
-
     Raises:
         CheckpointError: from the error of the write; any other error passes.
     """

@@ -53,14 +53,7 @@ class RecipeError(ValueError):
 
 @dataclass
 class Page:
-    """A page's content, with the lines it stands on and the mistakes in it.
-
-    Args:
-        name: the file's name, for messages.
-        values: its content as dicts, lists and scalars.
-        lines: place → line, from 1.
-        mistakes: what was found wrong so far.
-    """
+    """A page's content, with the lines it stands on and the mistakes in it."""
 
     name: str
     values: Any = None
