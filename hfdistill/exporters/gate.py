@@ -134,12 +134,8 @@ def export(
     check_engine(engine, int8)
     folder = Path(folder).resolve()  # "o/.." has no name to stage under
     check_request(folder, data=data, int8=int8, max_drop=max_drop)
-    for given, caller in ((data, "export"), (calibration, "export(calibration=)")):
-        if given is not None:
-            check_rows(given, caller)
-    model = _on_cpu(student, "student", label_names)
-    check_architecture(model)
-    set_threshold(model, exit_threshold, engine=engine)
+    _check_rows(data, calibration)
+    model = _checked_student(student, label_names, exit_threshold, engine=engine)
     tokenizer = tokenizer or _tokenizer(student, "student")
     staged = _stage(folder)
     try:
@@ -154,12 +150,17 @@ def export(
         report = bench.report(staged, max_drop=max_drop, speed=speed)
         _gate(report, folder, logits=bench.largest)
         name = public_name(str(student if isinstance(student, (str, Path)) else folder))
-        report.save(staged / "export.json")
-        write_atomically(staged / "README.md", report.card(name))
-        publish(staged, folder, run={"kind": "export", "student": name})
+        _publish(report, staged, folder, name)
     finally:
         shutil.rmtree(staged.parent, ignore_errors=True)
     return report
+
+
+def _publish(report: ExportReport, staged: Path, folder: Path, name: str) -> None:
+    """Write report and card beside the files, and put all of it in place."""
+    report.save(staged / "export.json")
+    write_atomically(staged / "README.md", report.card(name))
+    publish(staged, folder, run={"kind": "export", "student": name})
 
 
 def check_engine(engine: str, int8: str | None) -> None:
@@ -174,6 +175,12 @@ def check_engine(engine: str, int8: str | None) -> None:
     require_packages()
     if engine == "openvino":
         require_openvino()
+
+
+def _check_rows(data: Any, calibration: Any) -> None:
+    for rows, caller in ((data, "export"), (calibration, "export(calibration=)")):
+        if rows is not None:
+            check_rows(rows, caller)
 
 
 def check_request(folder: Path, *, data: Dataset | None, int8: str | None, max_drop: float) -> None:
@@ -256,6 +263,16 @@ def _on_cpu(source: Source, role: str, label_names: Sequence[str] | None) -> Pre
     if not has_names(class_names(own.config)):
         load_classifier(own, label_names=label_names)
     return cast(PreTrainedModel, own.to("cpu", torch.float32).eval())
+
+
+def _checked_student(
+    source: Source, label_names: Sequence[str] | None, exit_threshold: float | None, *, engine: str
+) -> PreTrainedModel:
+    """Return the student on the CPU, with its threshold, or refuse it."""
+    model = _on_cpu(source, "student", label_names)
+    check_architecture(model)
+    set_threshold(model, exit_threshold, engine=engine)
+    return model
 
 
 def _teacher(teacher: Source | Contender, tokenizer: Any, label_names: Sequence[str] | None) -> Contender:

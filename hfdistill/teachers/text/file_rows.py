@@ -34,14 +34,7 @@ CONFIDENCES = ("confidence", "score", "probability")
 class AnswerFile:
     """Texts and their answers as a file has them.
 
-    Args:
-        path: the file.
-        texts: strings, or pairs.
-        answers: one for each.
-        lines: where each stands, from 1.
-        classes: their names.
-        kind: what the answers are; None to be guessed from the numbers.
-        unit: what `lines` counts.
+    Each stands in `lines`, counted in `unit` from 1; `kind` is None where the numbers tell what they are.
     """
 
     path: Path
