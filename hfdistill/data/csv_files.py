@@ -103,7 +103,7 @@ def csv_layout(
 def _sample(file: Path, encoding: str, errors: str) -> str:
     """Return the first letters of a file."""
     with open_text(file, encoding, newline="", errors=errors) as stream:
-        start = stream.buffer.read(_SAMPLE)
+        start = bytes(stream.buffer.read(_SAMPLE))
         if start.count(0) > len(start) // 4 and not encoding.startswith(("utf-16", "utf-32")):
             order = "le" if start[1::2].count(0) > start[::2].count(0) else "be"
             raise ValueError(
