@@ -113,11 +113,7 @@ class Reading:
     on_bad_row: str
 
     def __call__(self, batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
-        """Return the final columns of a part.
-
-        Raises:
-            ValueError: for rows that do not fit, with the number of the first row of the part.
-        """
+        """Return the final columns of a part; a refusal names the row at which the part begins."""
         rows = from_columns(batch) if self.columns is None else _typed(batch, self.columns)
         try:
             built = self._built(rows)

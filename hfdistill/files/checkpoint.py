@@ -81,11 +81,7 @@ def publish(staged: Path, final: Path, *, run: dict[str, Any]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return the manifest, or None where the folder has none (a plain Trainer wrote it).
-
-    Raises:
-        CheckpointError: where there is one that cannot be read.
-    """
+    """Return the manifest, None where a plain Trainer wrote the folder; refuse one that cannot be read."""
     path = folder / MANIFEST
     if not path.is_file():
         return None

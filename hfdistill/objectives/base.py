@@ -313,11 +313,7 @@ def as_blend(objective: Objective | Blend) -> Blend:
 
 
 def positive(value: float | Schedule, what: str, *, usual: str) -> float | Schedule:
-    """Check a hyper-parameter that has to lie above 0 from the first step to the end.
-
-    Raises:
-        ValueError: naming the value and, of a schedule, the moment.
-    """
+    """Return a hyper-parameter that lies above 0 from the first step to the end, or refuse it."""
     return _throughout(value, lambda number: number > 0, f"{what} above 0", f"Usual: {usual}.")
 
 

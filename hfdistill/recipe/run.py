@@ -117,11 +117,7 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def arguments(recipe: Recipe, *, smoke: bool = False) -> Any:
-    """Return the `training` section as arguments of the trainer.
-
-    Raises:
-        RecipeError: a value that Transformers refuses.
-    """
+    """Return the `training` section as arguments of the trainer, or say what Transformers refuses of it."""
     training = {**DEFAULTS, **precision(recipe.training), **recipe.training}
     if smoke:
         training |= {"max_steps": SMOKE_STEPS, "output_dir": str(Path(training["output_dir"], "smoke"))}

@@ -65,12 +65,7 @@ def read_answer_file(
     kind: Kind | None,
     classes: Sequence[str] | None,
 ) -> AnswerFile:
-    """Read texts and answers; see `answers_from`.
-
-    Raises:
-        AnswerError: where columns are not found, or a row cannot be read.
-        FileNotFoundError: where there is no such file.
-    """
+    """Read texts and answers; see `answers_from`."""
     rows, lines, unit = _read(path)
     names = list(dict.fromkeys(name for row in rows for name in row))
     for role, name in [*columns.items(), *(("answer", n) for n in _listed(answer))]:
