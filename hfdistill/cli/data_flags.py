@@ -23,12 +23,16 @@ def add_file_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_label_flag(parser: argparse.ArgumentParser) -> None:
+    """Add the flag for columns of labels."""
+    usual = "where it is not found by its usual name"
+    several = "several times for columns of 0 and 1 of a multi-label task"
+    parser.add_argument("--label", metavar="COLUMN", action="append", help=f"{usual}; {several}")
+
+
 def add_label_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags for columns of labels, their classes, and the configuration that has them."""
-    text = (
-        "where it is not found by its usual name; several times for columns of 0 and 1 of a multi-label task"
-    )
-    parser.add_argument("--label", metavar="COLUMN", action="append", help=text)
+    add_label_flag(parser)
     parser.add_argument(
         "--label-names", nargs="+", metavar="NAME", help="of the classes 0, 1, … where they have none"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hfdistill.cli.data_flags import add_file_flags, file_options, label_of
+from hfdistill.cli.data_flags import add_file_flags, add_label_flag, file_options, label_of
 from hfdistill.files.plain_data import printable, write_atomically
 
 HELP = "write a page from what a file of rows holds"
@@ -17,12 +17,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "file", help="csv, tsv, jsonl, json, xlsx or parquet with texts and labels, or a folder"
     )
     parser.add_argument("--page", default="hfdistill.yaml", help="to write; default hfdistill.yaml")
-    parser.add_argument(
-        "--label",
-        metavar="COLUMN",
-        action="append",
-        help="where another one is found; several times for columns of 0 and 1 of a multi-label task",
-    )
+    add_label_flag(parser)
     parser.add_argument("--encoder", help="Hub id or folder of what becomes the teacher")
     parser.add_argument("--overwrite", action="store_true", help="replace a page of that name")
     add_file_flags(parser)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import re
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from hfdistill.data.encodings import LONGEST, open_bytes, suffix_of, text_encoding, undecodable
+from hfdistill.data.encodings import LONGEST, open_text, suffix_of, text_encoding
 
 _EXCEL = re.compile(r'"?sep=([^"])"?')  # a first line by which Excel knows the delimiter
 _SAMPLE = 1 << 16  # bytes from which delimiter and line ends are judged
@@ -104,22 +102,16 @@ def csv_layout(
 
 def _sample(file: Path, encoding: str, errors: str) -> str:
     """Return the first letters of a file."""
-    try:
-        with open_bytes(file) as raw:
-            start = raw.read(_SAMPLE)
-            if start.count(0) > len(start) // 4 and not encoding.startswith(("utf-16", "utf-32")):
-                order = "le" if start[1::2].count(0) > start[::2].count(0) else "be"
-                raise ValueError(
-                    f"{file.name} has a zero byte beside most letters, as UTF-16 without a byte order mark "
-                    f"has. Pass encoding='utf-16-{order}', or save it as UTF-8."
-                )
-            raw.seek(0)
-            with io.TextIOWrapper(raw, encoding, errors=errors, newline="") as stream:
-                return stream.read(_SAMPLE)
-    except UnicodeDecodeError:
-        raise ValueError(undecodable(file, encoding)) from None
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{file.name} cannot be unpacked ({error}). Pack it again with gzip.") from None
+    with open_text(file, encoding, newline="", errors=errors) as stream:
+        start = bytes(stream.buffer.read(_SAMPLE))
+        if start.count(0) > len(start) // 4 and not encoding.startswith(("utf-16", "utf-32")):
+            order = "le" if start[1::2].count(0) > start[::2].count(0) else "be"
+            raise ValueError(
+                f"{file.name} has a zero byte beside most letters, as UTF-16 without a byte order mark has. "
+                f"Pass encoding='utf-16-{order}', or save it as UTF-8."
+            )
+        stream.seek(0)
+        return stream.read(_SAMPLE)
 
 
 def _quoting(quotes: bool | None) -> Literal[0, 3]:
@@ -205,19 +197,11 @@ class CsvRows:
         self._learning = list(range(columns))
         limit = csv.field_size_limit(LONGEST - 1)
         try:
-            with (
-                open_bytes(self.file) as raw,
-                io.TextIOWrapper(
-                    raw, self.layout.encoding, errors=self.errors, newline=self.layout.newline
-                ) as stream,
-            ):
-                for _ in range(self.layout.header_lines):
+            layout = self.layout
+            with open_text(self.file, layout.encoding, newline=layout.newline, errors=self.errors) as stream:
+                for _ in range(layout.header_lines):
                     stream.readline()
                 yield from self._rows(stream)
-        except UnicodeDecodeError:
-            raise ValueError(undecodable(self.file, self.layout.encoding)) from None
-        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-            raise ValueError(f"{self.file.name} cannot be unpacked ({error}). Pack it again.") from None
         finally:
             csv.field_size_limit(limit)
         for line, lines, place in self._doubted:

@@ -135,11 +135,7 @@ def _encoder(
 
 
 def room_for_text(tokenizer: Any, max_length: int | None, *, pairs: bool) -> int | None:
-    """Return how many tokens a row may have, or None for any number.
-
-    Raises:
-        ValueError: where the special tokens leave no room.
-    """
+    """Return how many tokens a row may have, None for any number; refuse too few for the special tokens."""
     limit = _limit(tokenizer, max_length)
     special = tokenizer.num_special_tokens_to_add(pair=pairs)
     if limit is not None and limit <= special:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -36,6 +40,20 @@ def open_bytes(file: Path) -> IO[bytes]:
     if not packed:
         raise ValueError(f"{file.name} cannot be unpacked: gzip did not write it. Name it without .gz.")
     return gzip.open(file, "rb")  # type: ignore[return-value]
+
+
+@contextmanager
+def open_text(
+    file: Path, encoding: str, *, newline: str, errors: str = "strict"
+) -> Iterator[io.TextIOWrapper]:
+    """Open the text of a file, packed or not; say where it breaks if what is read of it is broken."""
+    try:
+        with open_bytes(file) as raw, io.TextIOWrapper(raw, encoding, errors, newline) as stream:
+            yield stream
+    except UnicodeDecodeError:
+        raise ValueError(undecodable(file, encoding)) from None
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"{file.name} cannot be unpacked ({error}). Pack it again with gzip.") from None
 
 
 def has_mark(file: Path) -> bool:

@@ -33,10 +33,8 @@ def stream_files(split: str, files: Sequence[Path], options: FileOptions) -> Ite
     """Return the rows of a split's files, one file after the other, with all their columns.
 
     Every cell of a csv file is a string as it is written. Files are shards: several workers read them side by
-    side, and a shuffled stream takes them in another order in each pass.
-
-    Raises:
-        ValueError: for Excel sheets and JSON arrays, which can only be read whole.
+    side, and a shuffled stream takes them in another order in each pass. Excel sheets and JSON arrays, which
+    can only be read whole, are refused.
     """
     kind = KINDS[suffix_of(files[0])]
     for file in files:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hfdistill.data.encodings import open_bytes, text_encoding, undecodable
+from hfdistill.data.encodings import open_text, text_encoding
 
 _SPACE = re.compile(r"\s*")
 
@@ -22,19 +21,15 @@ def json_rows(file: Path, encoding: str | None = None) -> Iterator[dict[str, Any
 
 def numbered_json_rows(file: Path, encoding: str | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the same with the number of each row's line, or of its place in the array; from 1."""
-    codec = text_encoding(file, encoding)
-    try:
-        with open_bytes(file) as raw, io.TextIOWrapper(raw, codec, newline="\n") as stream:
-            first = next((line for line in stream if line.strip()), "")
-            stream.seek(0)
-            if first and not _is_object(first):
-                yield from enumerate(_array(file, stream.read()), 1)
-                return
-            for number, line in enumerate(stream, 1):
-                if line.strip():
-                    yield number, _object(line, f"{file.name}, line {number},")
-    except UnicodeDecodeError:
-        raise ValueError(undecodable(file, codec)) from None
+    with open_text(file, text_encoding(file, encoding), newline="\n") as stream:
+        first = next((line for line in stream if line.strip()), "")
+        stream.seek(0)
+        if first and not _is_object(first):
+            yield from enumerate(_array(file, stream.read()), 1)
+            return
+        for number, line in enumerate(stream, 1):
+            if line.strip():
+                yield number, _object(line, f"{file.name}, line {number},")
 
 
 def _is_object(line: str) -> bool:

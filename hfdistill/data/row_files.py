@@ -29,12 +29,7 @@ _ROWS = 4096  # that are held at once
 
 
 class RowFile:
-    """A file of rows that is read from its first row to its last, as often as asked.
-
-    Raises:
-        FileNotFoundError: where there is no such file.
-        ValueError: for a file of another kind, or one whose first lines cannot be read.
-    """
+    """A file of rows that is read from its first row to its last, as often as asked."""
 
     def __init__(self, path: str | os.PathLike[str], options: FileOptions) -> None:
         self.path, self.options = Path(path).expanduser(), options

@@ -52,12 +52,6 @@ def _typed(columns: Mapping[str, list[Any]], features: Features) -> Dataset:
 def streamed(stream: IterableDataset, first: Dataset, like: Dataset, reading: Reading) -> IterableDataset:
     """Return a raw stream with the columns that its first rows have after `load`.
 
-    Args:
-        stream: of raw rows.
-        first: its first rows.
-        like: these as `load` gives them.
-        reading: reads the others.
-
     Raises:
         ValueError: for names of classes that would have to be collected from all rows.
     """
@@ -119,11 +113,7 @@ class Reading:
     on_bad_row: str
 
     def __call__(self, batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
-        """Return the final columns of a part.
-
-        Raises:
-            ValueError: for rows that do not fit, with the number of the first row of the part.
-        """
+        """Return the final columns of a part; a refusal names the row at which the part begins."""
         rows = from_columns(batch) if self.columns is None else _typed(batch, self.columns)
         try:
             built = self._built(rows)

@@ -55,11 +55,7 @@ _STRINGS = ("string", "large_string")
 def read_words(
     raw: Mapping[str, Dataset], words: str, tags: str | None, *, names: Sequence[str] | None, on_bad_row: str
 ) -> dict[str, Dataset]:
-    """Return every split with the columns `tokens` and, where there are labels, `label`.
-
-    Raises:
-        ValueError: for labels that are not classes, and for rows whose words and labels are not as many.
-    """
+    """Return every split with the columns `tokens` and, where there are labels, `label`."""
     labelled = {split: rows for split, rows in raw.items() if tags in rows.column_names}
     feature = None if tags is None else _feature(labelled, tags, names)
     splits = {s: split_of_words(s, rows, words, tags, feature, on_bad_row) for s, rows in raw.items()}

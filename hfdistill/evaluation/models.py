@@ -222,10 +222,7 @@ def encode_rows(
 ) -> dict[str, dict[str, Any]]:
     """Return the rows in each model's token ids: columns by role, only those that the model reads.
 
-    Texts are cut to what each model reads, with a warning.
-
-    Raises:
-        ValueError: for text without a tokenizer, and for encoded rows longer than a model can read.
+    Texts are cut to what each model reads, with a warning; encoded rows longer than that are refused.
     """
     made: dict[tuple[int, bool, int | None], Dataset] = {}
     columns = {}

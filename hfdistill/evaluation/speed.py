@@ -73,9 +73,9 @@ def compare_speeds(
         )
     with torch.inference_mode():
         cost = max(_warm_up(models[role], collate, role, rows=rows, plan=plan) for role in models)
-        batches = _affordable(cost, plan)
+        fitting = max(1, int(plan.seconds / plan.repeats / max(cost, 1e-9)))
         latencies = _latencies(models, collate, spread(rows, plan.latency_rows))
-        chosen = spread(rows, min(plan.throughput_rows, batches * plan.batch_size))
+        chosen = spread(rows, min(plan.throughput_rows, fitting * plan.batch_size))
         rates = _throughputs(models, collate, chosen, plan)
     return {
         role: Speed(
@@ -148,12 +148,6 @@ def _warm_up(model: PreTrainedModel, collate: Collate, role: str, *, rows: int, 
     batch = [collate(role, spread(rows, plan.batch_size))]
     _seconds(model, batch)
     return _seconds(model, batch)
-
-
-def _affordable(seconds_per_batch: float, plan: SpeedPlan) -> int:
-    """Return how many batches per pass fit into the plan's seconds, at least one."""
-    fitting = int(plan.seconds / plan.repeats / max(seconds_per_batch, 1e-9))
-    return max(1, min(fitting, -(-plan.throughput_rows // plan.batch_size)))
 
 
 def _latencies(

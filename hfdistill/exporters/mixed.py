@@ -30,12 +30,6 @@ def calibration_rows(
     """Return texts as token ids, one row a batch, of at most CALIBRATION_ROWS rows spread over the data.
 
     Labels are left out before anything is read.
-
-    Args:
-        data: columns `text`[, `text_pair`] or token ids.
-        reads: what the model reads, with its tokenizer.
-        inputs: names of what the exported network is fed.
-        max_length: tokens per row.
     """
     names = [name for name in ("text", "text_pair", *inputs) if name in data.column_names]
     rows = data.select_columns(names)

@@ -57,15 +57,7 @@ def sample_of(inputs: Iterable[str]) -> dict[str, Tensor]:
 def to_graph(
     network: Any, path: Path, *, sample: Mapping[str, Tensor], outputs: tuple[str, ...], name: str
 ) -> None:
-    """Write a network that gives named tensors as one ONNX file; see `to_onnx`.
-
-    Args:
-        network: in float32 on the CPU; it is traced as it is.
-        path: of the new file.
-        sample: a batch of what it reads.
-        outputs: what it gives, in this order.
-        name: what messages call it.
-    """
+    """Write a float32 network on the CPU, which gives the named outputs, as one ONNX file; see `to_onnx`."""
     import onnx
     from onnx_ir import serde
     from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
@@ -241,13 +233,19 @@ def session(path: str | Path, threads: int | None) -> Any:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the progress and the remarks that exporters print about operators nobody uses here."""
+def without_logs() -> Iterator[None]:
+    """While open, log no warning and nothing below."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
         logging.disable(before)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the progress and the remarks that exporters print about operators nobody uses here."""
+    with without_logs(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield

@@ -81,11 +81,7 @@ def publish(staged: Path, final: Path, *, run: dict[str, Any]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return the manifest, or None where the folder has none (a plain Trainer wrote it).
-
-    Raises:
-        CheckpointError: where there is one that cannot be read.
-    """
+    """Return the manifest, None where a plain Trainer wrote the folder; refuse one that cannot be read."""
     path = folder / MANIFEST
     if not path.is_file():
         return None
@@ -267,10 +263,6 @@ def telling_failed_writes(folder: Path, *, newest: Callable[[], Path | None]) ->
     """While open, report a failed write with its cause, the free space, and what is still whole.
 
     Safetensors and `torch.save` say of a full disk that a file is "unexpected pos 48192 vs 48084".
-
-    Args:
-        folder: that is written to.
-        newest: finds the last checkpoint that can be gone on from.
 
     Raises:
         CheckpointError: from the error of the write; any other error passes.

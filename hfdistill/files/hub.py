@@ -99,15 +99,9 @@ def _content(path: Path, repository: str) -> str | bytes:
 
 
 def make_repository(repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
-    """Make a repository where there is none, which also checks its name and the account.
+    """Make a repository where there is none, and return its name with its owner's.
 
-    Returns:
-        Its name with its owner's.
-
-    Raises:
-        ValueError: the Hub has no such names.
-        HubUnreachable: the Hub gives no answer.
-        PublishError: the account may not write there, or the Hub failed.
+    This checks the name and the account, too; errors are those of `publishing`.
     """
     with publishing(repo_id):
         api = HfApi(library_name="hfdistill", token=token)
@@ -153,10 +147,8 @@ def _is_pickle(path: Path) -> bool:
 def publishing(name: str | None) -> Iterator[None]:
     """Turn the many ways in which a push fails into what was found, and what to do.
 
-    Raises:
-        ValueError: the Hub has no such names.
-        HubUnreachable: no answer.
-        PublishError: the Hub refused or failed.
+    A ValueError says that the Hub has no such names, a HubUnreachable that it gives no answer, a PublishError
+    that it refused or failed.
     """
     try:
         yield
@@ -207,11 +199,7 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def reaching(name: str) -> Iterator[None]:
-    """Turn the many ways in which libraries report a silent Hub into one line.
-
-    Raises:
-        HubUnreachable: where the block fails for want of an answer; every other error passes.
-    """
+    """Turn the many ways in which libraries report a silent Hub into one line, a HubUnreachable."""
     try:
         yield
     except Exception as error:

@@ -31,11 +31,7 @@ _EVERYBODYS = re.compile(
 
 
 def read_json(path: Path, *, limit: int) -> Any:
-    """Read strict JSON of at most `limit` bytes: no NaN, no Infinity.
-
-    Raises:
-        ValueError: larger, or not strict JSON; names the file.
-    """
+    """Read strict JSON of at most `limit` bytes: no NaN, no Infinity."""
     if path.stat().st_size > limit:
         raise ValueError(f"{path.name} has more than {limit} bytes, so it was not written by hfdistill.")
     try:

@@ -212,11 +212,7 @@ def known_anatomies() -> tuple[str, ...]:
 
 
 def layout_of(model_or_config: Any) -> Layout:
-    """Return the layout registered for a model's or a config's `model_type`.
-
-    Raises:
-        ValueError: The architecture is not registered.
-    """
+    """Return the layout registered for a model's or a config's `model_type`, or refuse one that is not."""
     model_type = getattr(_config(model_or_config), "model_type", None)
     if model_type not in _LAYOUTS:
         raise ValueError(

@@ -32,11 +32,8 @@ class DamagedModel(ValueError):  # noqa: N818
 
 @contextmanager
 def reading_model(source: str | os.PathLike[str], *, role: str = "model") -> Iterator[None]:
-    """Turn the many errors of libraries over a silent Hub or a damaged file into one line each.
-
-    Raises:
-        HubUnreachable: where the Hub gives no answer.
-        DamagedModel: a ValueError, where a file is not what its name says.
+    """Turn the many errors of libraries over a silent Hub or a damaged file into a line each: HubUnreachable,
+    DamagedModel.
     """
     try:
         with reaching(str(source)):

@@ -313,40 +313,31 @@ def as_blend(objective: Objective | Blend) -> Blend:
 
 
 def positive(value: float | Schedule, what: str, *, usual: str) -> float | Schedule:
-    """Check a hyper-parameter that has to lie above 0 from the first step to the end.
-
-    Raises:
-        ValueError: naming the value and, of a schedule, the moment.
-    """
-    if isinstance(value, Schedule):
-        where = next((p for p in moments([value]) if value(p) <= 0), None)
-        if where is None:
-            return value
-        raise ValueError(
-            f"{what} above 0, found {value!r}, which is {value(where):g} at progress {where:g}. "
-            f"Usual: {usual}."
-        )
-    number = as_python(value)
-    if not is_number(number) or number <= 0:
-        raise ValueError(f"{what} above 0, found {value!r}. Usual: {usual}.")
-    return number
+    """Return a hyper-parameter that lies above 0 from the first step to the end, or refuse it."""
+    return _throughout(value, lambda number: number > 0, f"{what} above 0", f"Usual: {usual}.")
 
 
 def _weight(value: float | Schedule) -> float | Schedule:
+    write = "Write Linear(1, 0) * KD()." if isinstance(value, Schedule) else "Write 0.5 * KD()."
+    what = "The weight of an objective is a number from 0 up"
+    weight = _throughout(value, lambda number: number >= 0, what, write)
+    return weight if isinstance(weight, Schedule) else float(weight)
+
+
+def _throughout(
+    value: float | Schedule, fits: Callable[[float], bool], what: str, advice: str
+) -> float | Schedule:
+    """Return a number that fits, or a schedule that fits at every moment; refuse any other, saying when."""
     if isinstance(value, Schedule):
-        where = next((p for p in moments([value]) if value(p) < 0), None)
+        where = next((p for p in moments([value]) if not fits(value(p))), None)
         if where is None:
             return value
-        raise ValueError(
-            f"The weight of an objective is a number from 0 up, found {value!r}, which is {value(where):g} "
-            f"at progress {where:g}. Write Linear(1, 0) * KD()."
-        )
+        when = f", which is {value(where):g} at progress {where:g}"
+        raise ValueError(f"{what}, found {value!r}{when}. {advice}")
     number = as_python(value)
-    if not is_number(number) or number < 0:
-        raise ValueError(
-            f"The weight of an objective is a number from 0 up, found {value!r}. Write 0.5 * KD()."
-        )
-    return float(number)
+    if not is_number(number) or not fits(number):
+        raise ValueError(f"{what}, found {value!r}. {advice}")
+    return number
 
 
 Kind = TypeVar("Kind", bound=type[Objective])

@@ -207,7 +207,7 @@ class PKD(HiddenObjective):
 
 
 @register("embedding_mse")
-class EmbeddingMSE(HiddenObjective):
+class EmbeddingMSE(HiddenMSE):
     """Squared error of the embeddings: L = (1/B) Σ_b (1/|b|) Σ_i (1/D) ‖W e^s_bi - e^t_bi‖², e being layer 0.
 
     |b| counts the real tokens of row b. Reduction: mean over elements, then tokens, then rows.
@@ -226,7 +226,3 @@ class EmbeddingMSE(HiddenObjective):
 
     def __init__(self, *, projection: Projection | None = None) -> None:
         super().__init__(layers="0:0", pooling="token", projection=projection)
-
-    def distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the mean squared difference over D."""
-        return (student - teacher).square().mean(-1)

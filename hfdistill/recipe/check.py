@@ -113,11 +113,7 @@ def read_recipe(path: str | Path, *, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def check(page: Page) -> Recipe:
-    """Return the recipe that a page holds.
-
-    Raises:
-        RecipeError: with all mistakes.
-    """
+    """Return the recipe that a page holds, or raise a RecipeError with all mistakes."""
     if not isinstance(page.values, dict):
         page.refuse((), f"holds no sections. Write {', '.join(REQUIRED)}, as recipes/kd.yaml does.")
         raise RecipeError(page.mistakes)

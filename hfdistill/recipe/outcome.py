@@ -68,7 +68,9 @@ class Outcome:
         if recipe.export is not None:
             self._exported()
         if run.repository:
-            self._published(run.repository)
+            onnx = self.onnx if recipe.export is not None else None
+            options = {"revision": self.args.hub_revision, "token": self.args.hub_token}
+            print(push_to_hub(self.folder, run.repository, onnx=onnx, **options))
         if report is not None:
             print(report.table())
         self._tell_what_is_next(report, baseline)
@@ -243,12 +245,6 @@ class Outcome:
             **options,
         )
         print(report.table())
-
-    def _published(self, repository: str) -> None:
-        """Publish the student with its card, and what was exported; once, when all of it is there."""
-        onnx = self.onnx if self.recipe.export is not None else None
-        options = {"revision": self.args.hub_revision, "token": self.args.hub_token}
-        print(push_to_hub(self.folder, repository, onnx=onnx, **options))
 
     def _tell_what_is_next(self, report: Report | None, baseline: str | None) -> None:
         """Print what was made, where it is, and what to type next."""

@@ -53,14 +53,7 @@ class RecipeError(ValueError):
 
 @dataclass
 class Page:
-    """A page's content, with the lines it stands on and the mistakes in it.
-
-    Args:
-        name: the file's name, for messages.
-        values: its content as dicts, lists and scalars.
-        lines: place → line, from 1.
-        mistakes: what was found wrong so far.
-    """
+    """A page's content, with the lines it stands on and the mistakes in it."""
 
     name: str
     values: Any = None
@@ -96,9 +89,6 @@ def read_page(path: str | Path, overrides: Iterable[str] = ()) -> Page:
 
     YAML 1.2's scalars: `no`, `1:3` and dates are text, 5e-5 is a number. At most 100 kB and 16 levels; tags,
     aliases and keys that stand twice are refused.
-
-    Raises:
-        RecipeError: where the file does not exist, or is not YAML of this kind.
     """
     page = Page(printable(Path(path).name or str(path)))
     try:

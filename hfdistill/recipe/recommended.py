@@ -130,11 +130,7 @@ class Recommended:
         return settings
 
     def with_copies(self, rows: Dataset, teacher: Any, tokenizer: Any) -> Dataset | FreshCopies:
-        """Return the rows, half of them rewritten in each epoch where that helps.
-
-        Raises:
-            ValueError: where the page asks for copies that cannot be made.
-        """
+        """Return the rows, half of them rewritten in each epoch where that helps or the page says so."""
         asked = self.recipe.splits.fresh_copies
         if asked is False or (asked is None and not self.is_on):
             return rows

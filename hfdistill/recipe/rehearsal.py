@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +19,7 @@ from hfdistill.exporters.gate import (
     check_tokenizer,
     set_threshold,
 )
+from hfdistill.exporters.onnx import without_logs
 from hfdistill.files.plain_data import printable
 from hfdistill.network.loading import load_tokenizer
 from hfdistill.recipe import schema
@@ -47,7 +45,7 @@ def rehearse(run: Run, *, thoroughly: bool = False) -> None:
     later = bool(recipe.assistants) or recipe.generations > 1 or recipe.export is not None
     if not (thoroughly or finetuned or later):
         return
-    with TemporaryDirectory() as folder, _silence():
+    with TemporaryDirectory() as folder, without_logs():  # warnings about all rows are the run's own
         rehearsal = _Rehearsal(run, folder)
         rehearsal.train_student()
         if recipe.measurement is not None and recipe.measurement.baseline:
@@ -59,17 +57,6 @@ def rehearse(run: Run, *, thoroughly: bool = False) -> None:
             set_threshold(rehearsal.model, threshold, engine=engine)
             check_tokenizer(rehearsal.tokenizer)
     set_seed(run.args.seed)
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """While open, log nothing: warnings about all rows are left to the run itself."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 class _Rehearsal(Run):

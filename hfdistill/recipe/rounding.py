@@ -82,12 +82,7 @@ def roundings(
 ) -> list[Rounding]:
     """Return how bfloat16 changes the answers of each model of a teacher; nothing for one without a model.
 
-    Args:
-        teacher: a model, or a `Teacher`; of an ensemble each member is looked at.
-        rows: to learn from; labels are not read.
-        source: where the tokenizer of a model lies.
-        device: where the teacher will run.
-        max_length: tokens a row, at most.
+    `source` is where the tokenizer of a teacher lies that is a model and no `Teacher`.
     """
     names = [name for name in rows.column_names if name not in LABELS]
     some = rows.select_columns(names).select(sorted(set(spread(len(rows), min(ROWS, len(rows))))))

@@ -72,11 +72,7 @@ class Rows:
         return "regression" if str(getattr(feature, "dtype", "")).startswith("float") else "single_label"
 
     def class_names(self) -> list[str]:
-        """Return names for a new classifier; one for real values.
-
-        Raises:
-            ValueError: where the data has neither classes nor real values.
-        """
+        """Return names for a new classifier, one for real values; refuse data without either."""
         if self.origin is not None:
             return self.origin.class_names()
         feature = self.labelled.features.get("label")

@@ -105,11 +105,7 @@ def run_recipe(recipe: Recipe | str | Path, *, smoke: bool = False) -> Report | 
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Check everything about a recipe that can be known before anything is trained, and train nothing.
-
-    Raises:
-        ValueError: and whatever else `run_recipe` raises before the first step.
-    """
+    """Check everything about a recipe that can be known before anything is trained, and train nothing."""
     from hfdistill.recipe.rehearsal import rehearse
 
     with quiet_libraries(), allowing_pickles(recipe.allow_pickle):
@@ -121,11 +117,7 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def arguments(recipe: Recipe, *, smoke: bool = False) -> Any:
-    """Return the `training` section as arguments of the trainer.
-
-    Raises:
-        RecipeError: a value that Transformers refuses.
-    """
+    """Return the `training` section as arguments of the trainer, or say what Transformers refuses of it."""
     training = {**DEFAULTS, **precision(recipe.training), **recipe.training}
     if smoke:
         training |= {"max_steps": SMOKE_STEPS, "output_dir": str(Path(training["output_dir"], "smoke"))}
@@ -479,12 +471,6 @@ def trial_page(
 
     A fine-tuned teacher is named by its folder. Answers are recorded where the objective reads nothing else
     of the teacher, no other model teaches in between, and the page does not ask for fresh copies.
-
-    Args:
-        page: the content of the page.
-        run: of this page; its teacher is made.
-        folder: where answers are recorded.
-        teacher_varies: whether trials have different teachers.
     """
     made, recipe = copy.deepcopy(dict(page)), run.recipe
     if recipe.teacher is not None and recipe.teacher[0] == "finetune" and not teacher_varies:

@@ -164,10 +164,9 @@ class TeacherOfSeveral(Teacher):
         raise NotImplementedError(f"{type(self).__name__} needs a `made_of()` that returns its teachers.")
 
     def refuse_changing(self, why_not: str) -> None:
-        """Refuse teachers that change with the student.
+        """Refuse teachers that change with the student, naming the first.
 
-        Raises:
-            ValueError: naming the first of them; `why_not` goes on from "changes with the student, which".
+        `why_not` goes on from "changes with the student, which".
         """
         changing = [type(teacher).__name__ for teacher in self.made_of() if teacher.saved_as]
         if changing:

@@ -66,11 +66,7 @@ class FoldTeacher(TeacherOfSeveral):
         self.wants_labels = any(teacher.wants_labels for teacher in built)
 
     def check_taps(self, taps: Collection[Tap]) -> None:
-        """Refuse all taps.
-
-        Raises:
-            ValueError: for any.
-        """
+        """Refuse all taps."""
         if taps:
             raise ValueError(
                 "The teachers of several folds have hidden states that do not mean the same. Use terms on "
@@ -117,11 +113,7 @@ class FoldTeacher(TeacherOfSeveral):
         return list(self.teachers)  # type: ignore[arg-type]
 
     def select_inputs(self, batch: Batch) -> Batch:
-        """Return the batch, where all read the student's tokens.
-
-        Raises:
-            ValueError: where they do not, so that the student's ids do not say what they read.
-        """
+        """Return the batch, or refuse it where teachers read other tokens: the student's do not say which."""
         if any(part.prefix for part in self.parts()):
             raise ValueError(
                 "The teachers of the folds have a tokenizer of their own. Record each on its own, and make a "

@@ -167,11 +167,7 @@ class EMATeacher(Teacher):
         self._rows_of = tokenizer
 
     def bind_student(self, student: nn.Module) -> None:
-        """Begin as a copy of the student.
-
-        Raises:
-            TypeError: where the student is not a plain Transformers model, as with a PEFT adapter.
-        """
+        """Begin as a copy of the student, a plain Transformers model; one with a PEFT adapter is refused."""
         if not isinstance(student, PreTrainedModel):
             raise TypeError(
                 f"EMATeacher averages and saves a Transformers model, found {type(student).__name__}. Train "

@@ -1,4 +1,4 @@
-"""The settings that belong to a run."""
+"""The settings that belong to a run, and what they ask of a student."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import TrainingArguments
+
+from hfdistill.network.architectures import word_embeddings
 
 
 def _setting(default: Any, text: str) -> Any:
@@ -88,3 +91,19 @@ def option(args: TrainingArguments, name: str) -> Any:
     """Return a field of DistillationArguments, or its default where `args` are plain TrainingArguments."""
     default = next(f.default for f in fields(DistillationArguments) if f.name == name)
     return getattr(args, name, default)
+
+
+def freeze(student: nn.Module, args: TrainingArguments) -> None:
+    """Leave the table of word embeddings as it is, where `freeze_embeddings` says so.
+
+    Positions, token types and the norm behind them learn, so that every block still gets gradients.
+    """
+    if not option(args, "freeze_embeddings"):
+        return
+    table = word_embeddings(student)
+    if table is None:
+        raise ValueError(
+            "freeze_embeddings leaves the table of word embeddings as it is, and "
+            f"{type(student).__name__} has none. Leave it out."
+        )
+    table.requires_grad_(False)

@@ -108,8 +108,7 @@ class CheckpointingTrainer(Trainer):
     def end_epoch(self, *, is_cut: bool) -> None:
         """Count the steps of a pass through data without a length, unless something else has ended it.
 
-        Raises:
-            ValueError: where it is too short for one step, which Trainer takes for the end of the run.
+        A pass too short for one step is refused: Trainer takes it for the end of the run.
         """
         if self._passes is not None and not self.state.global_step and not self.control.should_epoch_stop:
             raise ValueError(
@@ -125,11 +124,7 @@ class CheckpointingTrainer(Trainer):
         """Called when the optimizer has moved."""
 
     def end_run(self) -> None:
-        """Check what Trainer has read as the best model, and wait for uploads.
-
-        Raises:
-            CheckpointError: where its weights are not the student's; Trainer only warns.
-        """
+        """Refuse weights that Trainer has not read as the best model has them, and wait for uploads."""
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
             self._check_weights(Path(self.state.best_model_checkpoint))
         self._publisher.finish()

@@ -70,10 +70,6 @@ def warn_of_half_weights(student: nn.Module) -> None:
 def check_models(student: nn.Module, teacher: nn.Module | None, args: TrainingArguments) -> None:
     """Refuse models that are not classifiers, a teacher that would not stay as it is, and noise without
     word embeddings.
-
-    Raises:
-        ValueError: for a head of another task, for parameters that both share, and for `neftune_noise_alpha`
-            where the student sums the vectors of a text as it looks them up.
     """
     refuse_other_heads(type(unwrapped(student)).__name__, role="student")
     if args.neftune_noise_alpha is not None and isinstance(word_embeddings(student), nn.EmbeddingBag):
@@ -94,11 +90,7 @@ def check_models(student: nn.Module, teacher: nn.Module | None, args: TrainingAr
 
 
 def check_changing(teacher: Any, sharding: Sharding, *, fresh: bool) -> None:
-    """Refuse a teacher that changes during the run where it could not be kept in step.
-
-    Raises:
-        ValueError: for FSDP1, and for a peer that would go on from the last trial's.
-    """
+    """Refuse a teacher that changes where it cannot be kept in step: under FSDP1, and in a second trial."""
     if teacher is None or not teacher.saved_as:
         return
     kind = type(teacher).__name__
@@ -116,10 +108,8 @@ def check_changing(teacher: Any, sharding: Sharding, *, fresh: bool) -> None:
 
 
 def check_replacements(callbacks: Iterable[Any], sharding: Sharding, blend: Blend) -> None:
-    """Refuse Theseus where the parameters of a block that is replaced are never put together, or are read.
-
-    Raises:
-        ValueError: for ZeRO-3, and for terms on query, key or value of the student's blocks.
+    """Refuse Theseus where the parameters of a block that is replaced are never put together (ZeRO-3), or
+    where terms read its query, key or value.
     """
     if not replacements(callbacks):
         return
@@ -139,11 +129,7 @@ def check_replacements(callbacks: Iterable[Any], sharding: Sharding, blend: Blen
 
 
 def check_cache(teacher: Teacher | None, task: TaskKind) -> None:
-    """Refuse a teacher whose answers cannot be kept.
-
-    Raises:
-        ValueError: without a teacher, for one that changes, and for labels on tokens.
-    """
+    """Refuse a teacher whose answers cannot be kept: none, one that changes, and one that labels words."""
     if teacher is None:
         raise ValueError("teacher_cache keeps a teacher's answers, and teacher=None. Leave it out.")
     if teacher.saved_as:
@@ -226,11 +212,8 @@ def check_data(
     reader: Reader,
     read: Collection[str],
 ) -> None:
-    """Look through every label column that can be read at no cost.
-
-    Raises:
-        LabelSpaceError: for labels that are not the student's classes.
-        ValueError: for training data without a label under an objective that reads them.
+    """Refuse labels that are not the student's classes, where a label column can be read at no cost, and
+    training data without a label under an objective that reads them.
     """
     reader.labels.check_student(config)
     several = evaluation if isinstance(evaluation, dict) else {}

@@ -46,14 +46,13 @@ from hfdistill.objectives import Blend, Objective
 from hfdistill.teachers import CachedTeacher, Teacher, as_teacher
 from hfdistill.teachers.base import compile_models
 from hfdistill.trainer import checks
-from hfdistill.trainer.arguments import option
+from hfdistill.trainer.arguments import freeze, option
 from hfdistill.trainer.batches import REPEATED, length_grouped, own_rows, rows
 from hfdistill.trainer.changing_teacher import broadcast_teacher, changing, load_teacher, save_teacher
 from hfdistill.trainer.checkpointing import CheckpointingTrainer
 from hfdistill.trainer.description import described, facts_of_run
 from hfdistill.trainer.exact_evaluation import EvalLosses
 from hfdistill.trainer.extra_parameters import ExtraParameters
-from hfdistill.trainer.freezing import freeze
 from hfdistill.trainer.inputs import REQUIRED, Reader, reads_by_itself, trainer_options
 from hfdistill.trainer.joint_objective import JointObjective, own_objective
 from hfdistill.trainer.label_guard import guarded

@@ -49,8 +49,7 @@ class EvalLosses:
     def mean(self, *, prefix: str, step: int) -> float | None:
         """End the evaluation and return the mean over all rows with a label; None where there is none.
 
-        Raises:
-            NonFiniteError: where a row's loss is not finite, naming the rows.
+        Rows whose loss is not finite are named by a NonFiniteError.
         """
         sums = torch.cat(self._sums).cpu().double() if self._sums else torch.zeros(0, 2)
         self._sums = None

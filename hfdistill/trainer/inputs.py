@@ -52,11 +52,7 @@ _OTHER_NAMES = {
 
 
 def trainer_options(model: Any, args: Any, *positional: Any, teacher: Any, **options: Any) -> dict[str, Any]:
-    """Return the further arguments of Trainer by name, those without a name in its order.
-
-    Raises:
-        TypeError: for an argument that Trainer does not have, one that is given twice, or no teacher.
-    """
+    """Return the further arguments of Trainer by name, those without a name in its order."""
     takes = inspect.signature(Trainer.__init__).parameters
     for name in options:
         if name not in takes:

@@ -150,12 +150,7 @@ class JointObjective:
         classes: int,
         label_smoothing: float,
     ) -> None:
-        """Bind every objective to the task and the networks.
-
-        Raises:
-            ValueError: where two models learn from each other by more than their logits, or nothing from
-                each other.
-        """
+        """Bind all objectives to the task and the networks; two models learn by each other's logits alone."""
         self.task = task
         setting = setting_of(student, teacher, task=task, classes=classes, label_smoothing=label_smoothing)
         for blend in self.blends:

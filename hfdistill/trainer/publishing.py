@@ -6,6 +6,7 @@ import logging
 import shutil
 from concurrent.futures import Future, wait
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ class Publisher:
     def __init__(self, args: TrainingArguments) -> None:
         self.args = args
         self._jobs: list[tuple[str, Future[Any]]] = []
-        self._api: HfApi | None = None
 
     @property
     def folder(self) -> Path:
@@ -59,7 +59,7 @@ class Publisher:
         stale = [] if self.is_newer(began, "report.json") else ["report.json"]
         options: dict[str, Any] = {"run_as_future": not blocking, "commit_message": message}
         with publishing(repository):
-            return self._hub().upload_folder(
+            return self._hub.upload_folder(
                 repo_id=repository,
                 folder_path=str(self.folder),
                 token=token if token is not None else self.args.hub_token,
@@ -80,7 +80,7 @@ class Publisher:
         self._jobs.append((repository, job))
         places = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: checkpoint.name}
         if self.args.hub_strategy in places:
-            job = self._hub().upload_folder(
+            job = self._hub.upload_folder(
                 repo_id=repository,
                 folder_path=str(checkpoint),
                 path_in_repo=places[self.args.hub_strategy],
@@ -124,7 +124,6 @@ class Publisher:
         path = self.folder / name
         return path.is_file() and path.stat().st_mtime >= began
 
-    def _hub(self) -> HfApi:
-        if self._api is None:  # one, for it uploads in the background one after the other
-            self._api = HfApi(library_name="hfdistill")
-        return self._api
+    @cached_property
+    def _hub(self) -> HfApi:  # one, for it uploads in the background one after the other
+        return HfApi(library_name="hfdistill")

@@ -90,9 +90,6 @@ class Passes:
 
     Trainer takes the whole run for one epoch where data has no length: it would skip as many batches as the
     run has seen, which leads beyond the end of a stream that was read through before.
-
-    Args:
-        rows: of an optimizer step, on all processes.
     """
 
     def __init__(self, *, rows: int) -> None:

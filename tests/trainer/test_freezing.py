@@ -5,7 +5,7 @@ from torch import nn
 
 from hfdistill import DistillationArguments, DistillationTrainer
 from hfdistill.files.checkpoint import CheckpointError, newest_checkpoint
-from hfdistill.trainer.freezing import freeze
+from hfdistill.trainer.arguments import freeze
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 
 

@@ -35,11 +35,7 @@ class Point:
 def points_of(
     distilled: Mapping[str, Sequence[Report]], undistilled: Mapping[str, Sequence[Report]] | None = None
 ) -> list[Point]:
-    """Return a point for each model: the mean quality of its reports, times of the first timed one.
-
-    Raises:
-        ValueError: no student was timed, or one has no labels to be scored on.
-    """
+    """Return a point for each model: the mean quality of its reports, times of the first timed one."""
     kinds = {"distilled": distilled, "undistilled": undistilled or {}}
     points: list[Point] = []
     for kind, runs in kinds.items():
@@ -87,13 +83,9 @@ def draw_frontier(
             (`time_together`).
         undistilled: of the same students without a teacher.
 
-    Returns:
-        A matplotlib Figure.
-
     Raises:
         TypeError: for reports without names, and for anything in the place of a report.
         ValueError: no student was timed, or a report without labels.
-        ImportError: matplotlib is not installed.
     """
     distilled = reports_by_name(distilled, "write_frontier")
     points = points_of(distilled, reports_by_name(undistilled or {}, "write_frontier"))

@@ -33,12 +33,8 @@ def draw_losses(history: Sequence[Mapping[str, Any]]) -> Any:
     Args:
         history: `trainer.state.log_history`.
 
-    Returns:
-        A matplotlib Figure.
-
     Raises:
         ValueError: no loss in it.
-        ImportError: matplotlib is not installed.
     """
     from matplotlib.ticker import NullFormatter
 

@@ -1,4 +1,4 @@
-"""These plots show what a student answers: how sure it is, what it confuses, which classes it lost."""
+"""Figures of matplotlib that show what a student answers: how sure it is, what it confuses, what it lost."""
 
 from __future__ import annotations
 
@@ -36,12 +36,8 @@ def draw_reliability(report: Report) -> Any:
     is right in 90 of 100 rows, below it says too much. Underneath the rows of each bin; the share of right
     answers of less than 10 rows says little and is left out where there are larger bins.
 
-    Returns:
-        A matplotlib Figure.
-
     Raises:
         ValueError: the report has no bins: no labels, several labels a row, or measured by an old version.
-        ImportError: matplotlib is not installed.
     """
     reliability = {role: m.reliability for role, m in report.models().items() if m.reliability}
     if not reliability:
@@ -84,12 +80,8 @@ def draw_confusion(report: Report) -> Any:
 
     With up to 20 classes the matrices, as shares of each row; with more the most frequent confusions.
 
-    Returns:
-        A matplotlib Figure.
-
     Raises:
         ValueError: the report has no confusions: several labels a row, or measured by an old version.
-        ImportError: matplotlib is not installed.
     """
     if not report.confusions:
         raise ValueError("The report has no confusions. Measure again, on rows of one label each.")
@@ -169,12 +161,8 @@ def draw_classes(report: Report) -> Any:
 
     Of many classes the 20 that changed most.
 
-    Returns:
-        A matplotlib Figure.
-
     Raises:
         ValueError: the report has no classes with rows, or no teacher.
-        ImportError: matplotlib is not installed.
     """
     changes = changes_of(report)
     if not changes:

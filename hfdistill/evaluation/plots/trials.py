@@ -58,9 +58,6 @@ def draw_trials(
         goal: percent that must be kept, a dashed line.
         max_ms: the limit, beyond which the plot is grey.
         metric: name of what is kept.
-
-    Returns:
-        A matplotlib Figure.
     """
     looked = [trial for trial in trials if trial.kept]
     values = [value for trial in looked for value in (*(seen[0] for seen in trial.kept), *trial.shown[1:3])]

@@ -63,10 +63,6 @@ def candidates(teacher: Any, kinds: Collection[str] | None = None) -> list[Candi
     a budget in 8 bits or with fewer tokens. Half the neurons and half the width (with half the heads) are cut
     from the whole teacher and from half of its layers.
 
-    Args:
-        teacher: a classifier of texts.
-        kinds: groups to list, see `KINDS`; None for all.
-
     Raises:
         ValueError: the architecture is not known, and nothing else than its cuts is asked for.
     """

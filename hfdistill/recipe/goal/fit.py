@@ -57,11 +57,7 @@ def fit_recipe(recipe: Recipe) -> FitResult:
 
 
 def check_goal(recipe: Recipe) -> Rows:
-    """Return the rows of a page with a goal: to learn from, to choose on and to report.
-
-    Raises:
-        ValueError: too few rows, a split that cannot be chosen on, or a metric that the task lacks.
-    """
+    """Return the rows of a page with a goal: to learn from, to choose on and to report."""
     assert recipe.goal is not None  # noqa: S101 - whoever asks has looked
     seed = arguments(recipe).seed
     rows = read_rows(recipe.load, recipe.splits, seed=seed, choosing=recipe.goal.choose)

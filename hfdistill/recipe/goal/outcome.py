@@ -160,7 +160,9 @@ class Outcome:
         report = replace(report, notes={**report.notes, "found": list(summary)})
         report.save(self.folder / "report.json")
         write_plots(self.folder, report, history=history)
-        write_trials(self.folder, [self._point(tried) for tried in self.tried], **self._lines())
+        points = [self._point(tried) for tried in self.tried]
+        goal, metric = 100 * self.goal.share, TITLES.get(self.metric, self.metric)
+        write_trials(self.folder, points, goal=goal, max_ms=self.goal.max_ms, metric=metric)
         name, base = self.out.absolute().name, str(self.run.origin)
         write_card_of(self.run, self.folder, report, base_model=base, name=name, origin=self._origin())
         for tried in self.tried:
@@ -357,13 +359,6 @@ class Outcome:
             kept=tuple((100 * seen.kept, 100 * seen.low, 100 * seen.high, epochs) for seen, epochs in looks),
             chosen=tried.looks.index(self.look) if tried.candidate == self.choice.tried.candidate else None,
         )
-
-    def _lines(self) -> dict[str, Any]:
-        return {
-            "goal": 100 * self.goal.share,
-            "max_ms": self.goal.max_ms,
-            "metric": TITLES.get(self.metric, self.metric),
-        }
 
     def _origin(self) -> str:
         """Return the beginning of a sentence: what it was made of, what was done to it, and how it runs."""

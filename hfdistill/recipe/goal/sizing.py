@@ -187,10 +187,6 @@ def in_form(network: LoadedModel, form: str, folder: Path) -> tuple[LoadedModel,
         network: in PyTorch, with its rows.
         form: "pytorch", "onnx" or "int8".
         folder: where ONNX files may be written.
-
-    Raises:
-        ValueError: the network has no ONNX form.
-        ModuleNotFoundError: 'hfdistill[export]' is not installed.
     """
     if form == "pytorch":
         return network, size_mb(network.model)

@@ -133,11 +133,7 @@ class Trials:
     def look(self, candidate: Candidate, size: Size, rung: int, share: float) -> Look:
         """Train a candidate up to a share of its whole training, and compare it with the teacher.
 
-        Args:
-            candidate: which.
-            size: how it is to run.
-            rung: number of the round.
-            share: of the training; a student that is drawn at random gets none with 0, too.
+        A student that is drawn at random gets no training with a share of 0, too.
         """
         for look in self.looks(candidate):
             if (look.rung, look.form, look.pruned) == (rung, size.form, size.pruned):

@@ -111,11 +111,7 @@ def identity_of(fingerprint: str, contents: Contents) -> str:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """Return the facts that a cache states about itself.
-
-    Raises:
-        CacheError: where it cannot be read, was changed, or is of another version.
-    """
+    """Return the facts that a cache states about itself; refuse one that is damaged or of another version."""
     path = folder / FACTS
     try:
         if path.is_symlink():

@@ -219,11 +219,7 @@ class Store:
         return [shard.reading(tap, row) for shard, row in rows]
 
     def publish(self, tensors: dict[str, Tensor], *, chunk: str) -> None:
-        """Write a shard, and put it in place with one rename.
-
-        Raises:
-            CacheError: where the disk is full or gone. The shards before it stay.
-        """
+        """Write a shard, and put it in place with one rename; if the disk is full, those before it stay."""
         content = save({name: value.contiguous() for name, value in tensors.items()})
         name = f"shard-{hashlib.sha256(content).hexdigest()}.safetensors"
         staged = self.folder / f".{chunk}.{uuid4().hex}.part"

@@ -151,11 +151,7 @@ class CachedTeacher(Teacher):
         self._same_tokens = same
 
     def check_taps(self, taps: Collection[Tap]) -> None:
-        """Refuse taps that are not recorded.
-
-        Raises:
-            CacheError: naming it.
-        """
+        """Refuse taps that are not recorded."""
         unknown = set(taps) - self.contents.taps
         if unknown:
             raise CacheError(
@@ -263,11 +259,7 @@ class CachedTeacher(Teacher):
         self.teacher = None
 
     def trace(self, batch: Batch, *, taps: Collection[Tap] = frozenset()) -> Trace:
-        """Return the recorded answers; see `Teacher.trace`.
-
-        Raises:
-            CacheError: for rows or taps that are not recorded.
-        """
+        """Return the recorded answers, or refuse what is not recorded; see `Teacher.trace`."""
         self.check_taps(taps)
         rows, places = self._find(batch)
         if (places < 0).any() and self.store is not None:
@@ -320,8 +312,7 @@ class CachedTeacher(Teacher):
     def check_deterministic(self, batch: Batch) -> None:
         """Ask the live teacher for a few rows twice, once a process, and write down what it is.
 
-        Raises:
-            CacheError: where the two answers differ.
+        One that answers differently the second time is refused.
         """
         if self._is_checked:
             return
@@ -358,12 +349,7 @@ class CachedTeacher(Teacher):
     def answers(self, batch: Batch, *, names: Any = None) -> dict[str, Tensor]:
         """Return the live teacher's answers as a shard holds them.
 
-        Args:
-            batch: on any device.
-            names: of its rows, for errors.
-
-        Raises:
-            CacheError: where an answer is not finite.
+        One that is not finite is refused, by the row's name of `names`.
         """
         assert self.teacher is not None  # noqa: S101 - callers have seen to it
         weights = next(self.teacher.parameters(), None)

@@ -147,11 +147,7 @@ def columns_of(texts: Sequence[Any]) -> list[list[Any]]:
 
 
 def decode_rows(ids: Tensor, mask: Tensor | None = None) -> list[Any]:
-    """Return the texts of a batch: (B, T) → B strings, or pairs of strings.
-
-    Raises:
-        ValueError: for ids that `TextCodec` cannot have made.
-    """
+    """Return the texts of a batch: (B, T) → B strings, or pairs of strings. Foreign ids are refused."""
     rows = ids.detach().cpu().to(torch.int64).numpy().astype("<i8")
     real = np.ones(rows.shape, bool) if mask is None else mask.detach().cpu().numpy() != 0
     texts: list[Any] = []

@@ -34,14 +34,7 @@ CONFIDENCES = ("confidence", "score", "probability")
 class AnswerFile:
     """Texts and their answers as a file has them.
 
-    Args:
-        path: the file.
-        texts: strings, or pairs.
-        answers: one for each.
-        lines: where each stands, from 1.
-        classes: their names.
-        kind: what the answers are; None to be guessed from the numbers.
-        unit: what `lines` counts.
+    Each stands in `lines`, counted in `unit` from 1; `kind` is None where the numbers tell what they are.
     """
 
     path: Path
@@ -72,12 +65,7 @@ def read_answer_file(
     kind: Kind | None,
     classes: Sequence[str] | None,
 ) -> AnswerFile:
-    """Read texts and answers; see `answers_from`.
-
-    Raises:
-        AnswerError: where columns are not found, or a row cannot be read.
-        FileNotFoundError: where there is no such file.
-    """
+    """Read texts and answers; see `answers_from`."""
     rows, lines, unit = _read(path)
     names = list(dict.fromkeys(name for row in rows for name in row))
     for role, name in [*columns.items(), *(("answer", n) for n in _listed(answer))]:

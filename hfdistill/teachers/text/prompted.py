@@ -32,9 +32,6 @@ class PromptedClassifier(nn.Module):
 
     `pad` batches rows of different lengths, padded on the left; `batch_tokens` are those of a forward pass,
     padded.
-
-    Raises:
-        ValueError: for a prompt without {text}, or classes that begin alike and are told apart by nothing.
     """
 
     batch_size = 32

@@ -267,11 +267,7 @@ class TextTeacher(TextAnswers):
             self.store.flush()
 
     def before_asking(self, rows: int, *, of: int, progress: bool) -> None:
-        """Log what it will cost, and refuse more texts than `limit`.
-
-        Raises:
-            CacheError: where more texts would be asked about.
-        """
+        """Log what it will cost, and refuse more texts than `limit`."""
         calls, new = math.ceil(rows / self.batch_size), self.store is None and self.repeatable
         twice = f", {min(rows, CHECKED_ROWS)} of them twice to see whether answers repeat" if new else ""
         cost = (
@@ -317,8 +313,7 @@ class TextTeacher(TextAnswers):
     def check_deterministic(self, batch: Batch) -> None:
         """Ask about a few texts twice, once per recording, and write the function's facts.
 
-        Raises:
-            CacheError: where the two answers differ, or the function changes as it is asked.
+        One that answers differently the second time, or changes as it is asked, is refused.
         """
         if self._is_checked:
             return
