@@ -10,10 +10,15 @@ from tempfile import TemporaryDirectory
 import pytest
 
 KEEPER = """
-import json, os, sys
-import scipy.optimize, torch._dynamo, torch.distributed.fsdp  # what Transformers imports in any case
+import atexit, gc, json, os, sys
+gc.set_threshold(50_000, 20, 20)
+# What Transformers and datasets import in any case
+import jinja2, pandas, psutil, regex, requests, scipy.optimize, sklearn.metrics, torch._dynamo
+import torch.distributed.fsdp, torch.nn.parallel, yaml
 
-assert not {"hfdistill", "transformers", "huggingface_hub"} & sys.modules.keys()
+assert not {"hfdistill", "transformers", "datasets", "accelerate", "huggingface_hub"} & sys.modules.keys()
+gc.freeze()
+atexit.register(gc.freeze)  # runs last: a process that ends would look for garbage among all its modules
 for line in sys.stdin:
     code, words, folder, environment, outputs = json.loads(line)
     child = os.fork()
