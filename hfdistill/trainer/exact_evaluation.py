@@ -17,11 +17,8 @@ from hfdistill.trainer.loss_window import NonFiniteError
 class EvalLosses:
     """Collects the rows' own task losses during one evaluation, so that no row counts twice.
 
-    Trainer takes the mean of batches, of which the last may be smaller, and weighs all alike.
-
-    Args:
-        task: of the student.
-        function: the user's `compute_loss_func`, which then takes the place of the task's loss.
+    Trainer takes the mean of batches, of which the last may be smaller, and weighs all alike. A user's
+    `compute_loss_func` takes the place of the task's loss.
     """
 
     def __init__(self, task: TaskKind, *, function: Callable[..., Tensor] | None = None) -> None:

@@ -46,16 +46,11 @@ class ExtraParameters:
         return [parameters for parameters in every if parameters]
 
     def add_to(self, optimizer: Any, *, trainer: Trainer, sharding: Sharding, made: bool) -> None:
-        """Give the optimizer groups for the parameters that it does not hold yet.
+        """Give the student's optimizer groups for the parameters that it does not hold yet.
 
         That of FSDP or DeepSpeed takes the student's alone: another of the same class, at the student's
-        learning rate, then moves the rest on every process.
-
-        Args:
-            optimizer: the student's.
-            trainer: knows which parameters decay, and which optimizer the run asks for.
-            sharding: of the student.
-            made: whether the optimizer was there before: the user's, or an earlier training's.
+        learning rate, then moves the rest on every process. `made` says that the optimizer was there before:
+        the user's, or an earlier training's.
 
         Raises:
             ValueError: where it was made without them, and for fp16 under FSDP and DeepSpeed, whose scaled

@@ -128,9 +128,7 @@ def setting_of(
 class JointObjective:
     """Computes the terms of all objectives of a run side by side, from one forward pass of each model.
 
-    Args:
-        blend: the objective of the student.
-        teacher: the run's; where it learns, its own objective is added, by default a copy of the student's.
+    A teacher that learns adds its own objective, by default a copy of the student's.
     """
 
     def __init__(self, blend: Blend, *, teacher: Teacher | None) -> None:

@@ -23,11 +23,8 @@ def cached_teacher(
 ) -> CachedTeacher | None:
     """Return the teacher that answers from disk; None where the run asks its teacher in each step.
 
-    Args:
-        teacher: of the run.
-        objective: the student's; it decides what is recorded.
-        folder: where the answers go; None for none, unless the teacher is a `CachedTeacher` already.
-        precision: in which the run computes, as accelerate names it.
+    The student's objective decides what is recorded, in the run's `precision`; `folder` may be None where the
+    teacher is a `CachedTeacher` already.
 
     Raises:
         CacheError: where the folder holds no recording that fits.

@@ -101,12 +101,7 @@ class Theseus(TrainerCallback):
         self.release()
 
     def freeze(self, model: nn.Module, args: Any) -> None:
-        """Freeze all but the blocks at the teacher's values until `release`; before an optimizer is made.
-
-        Args:
-            model: the student.
-            args: of its trainer.
-        """
+        """Freeze all but the blocks at the teacher's values until `release`; before an optimizer is made."""
         student = unwrapped(model)
         if student is self._student and self._frozen:
             return

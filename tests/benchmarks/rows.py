@@ -4,8 +4,10 @@ python -m tests.benchmarks.rows --sizes 10000 100000 1000000 --simulated 1000000
 
 Each size runs in a process of its own: a tiny teacher (2 layers of width 32, 200 words) answers made-up texts
 of 4 to 12 words, which come from a generator and are never held; then all answers are replayed, 32 rows a
-batch, and a tiny student takes a thousand steps on them. Seconds are those of the CPU. The simulated size has
-real files with random keys and logits, of which only opening and lookups are timed.
+batch, and a tiny student takes a thousand steps on them, or with --steps 0 a whole pass. Seconds are those of
+the CPU. The simulated size has real files with random keys and logits, of which only opening and lookups are
+timed. --models base has 12 layers of 768 teach 4 of them instead, 256 rows a batch, on the GPU where there is
+one; then seconds are those of the clock.
 """
 
 import argparse
@@ -36,8 +38,8 @@ def make_rows(rows):
             yield {"text": text, "label": int(words[i, 0] % 2)}
 
 
-def make_models():
-    """Return a tokenizer, a teacher and a student."""
+def make_models(kind):
+    """Return a tokenizer, a teacher and a student, "tiny" or "base"."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
@@ -51,12 +53,14 @@ def make_models():
 
     def model(layers, seed):
         torch.manual_seed(seed)
-        sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "num_labels": 2}
-        return BertForSequenceClassification(
-            BertConfig(vocab_size=200, num_hidden_layers=layers, max_position_embeddings=16, **sizes)
-        ).eval()
+        sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 200}
+        if kind == "base":
+            sizes = {}  # those of BERT-base
+        config = BertConfig(num_hidden_layers=layers, max_position_embeddings=16, num_labels=2, **sizes)
+        return BertForSequenceClassification(config).eval()
 
-    return tokenizer, model(2, 0), model(1, 1)
+    depths = {"tiny": (2, 1), "base": (12, 4)}[kind]
+    return tokenizer, *(model(layers, seed) for seed, layers in enumerate(depths))
 
 
 def memory():
@@ -74,22 +78,23 @@ def size_of(folder):
 
 
 class Phases:
-    """Seconds of the CPU and memory of each part of a run."""
+    """Seconds and memory of each part of a run."""
 
-    def __init__(self):
-        self.before, self.done = memory()[0], {}
+    def __init__(self, clock=time.process_time):
+        self.before, self.done, self.clock = memory()[0], {}, clock
 
     def add(self, name, function):
         """Run a part and write down what it took."""
-        began = time.process_time()
+        began = self.clock()
         result = function()
         now, peak = memory()
-        seconds = time.process_time() - began
+        seconds = self.clock() - began
+        print(f"{name}: {seconds:.1f} s", flush=True)
         self.done[name] = {"seconds": seconds, "more_mb": now - self.before, "peak_mb": peak - self.before}
         return result
 
 
-def measure(rows, folder, steps):
+def measure(rows, folder, steps, kind):
     """Record a stream of so many rows, learn from it, look rows up; return what it took as plain data."""
     import torch
     from datasets import IterableDataset
@@ -98,15 +103,19 @@ def measure(rows, folder, steps):
     from hfdistill import KD, CachedTeacher, DistillationTrainer, record
 
     torch.set_num_threads(1)
-    tokenizer, teacher, student = make_models()
+    tokenizer, teacher, student = make_models(kind)
+    large = kind == "base"
+    size, gpu = 256 if large else BATCH, large and torch.cuda.is_available()
+    teacher.to("cuda" if gpu else "cpu")
     stream = IterableDataset.from_generator(make_rows, gen_kwargs={"rows": rows})
     record(teacher, stream.take(64), folder=folder / "warm", tokenizer=tokenizer)  # all libraries are loaded
-    phases = Phases()
+    phases = Phases(time.perf_counter if large else time.process_time)
     phases.add("record", lambda: record(teacher, stream, folder=folder / "answers", tokenizer=tokenizer))
     cached = phases.add("open", lambda: CachedTeacher(folder / "answers"))
     args = TrainingArguments(
-        str(folder / "run"), max_steps=min(steps, -(-rows // BATCH)), per_device_train_batch_size=BATCH,
-        logging_steps=500, report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True,
+        str(folder / "run"), max_steps=min(steps or rows, -(-rows // size)), per_device_train_batch_size=size,
+        logging_steps=500, report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=not gpu,
+        bf16=large,
     )  # fmt: skip
     phases.add("replay", lambda: replay(cached, stream, tokenizer))
     trainer = DistillationTrainer(
@@ -116,7 +125,8 @@ def measure(rows, folder, steps):
     keys = [shard_keys(path) for path in sorted(cached.folder.glob("shard-*"))]
     found = look_up(cached.store, np.concatenate(keys[:: max(1, len(keys) // 50)]))
     return {
-        "rows": rows, "stored": len(cached.store), "trained": args.max_steps * BATCH, "lookup_ms": found,
+        "rows": rows, "stored": len(cached.store), "trained": min(args.max_steps * size, rows),
+        "models": kind, "device": torch.cuda.get_device_name() if gpu else "cpu", "lookup_ms": found,
         "disk_mb": size_of(folder / "answers"), **phases.done,
     }  # fmt: skip
 
@@ -215,7 +225,7 @@ def main(args):
     if args.one:
         kind, rows = args.one
         run = measure if kind == "measured" else simulate
-        more = {"steps": args.steps} if kind == "measured" else {}
+        more = {"steps": args.steps, "kind": args.models} if kind == "measured" else {}
         Path(args.out, f"{kind}-{rows}.json").write_text(json.dumps(run(int(rows), Path(args.work), **more)))
         return
     folder, results = Path(args.out), []
@@ -226,6 +236,7 @@ def main(args):
         shutil.rmtree(work, ignore_errors=True)
         command = [sys.executable, "-m", "tests.benchmarks.rows", "--one", kind, str(rows)]
         command += ["--out", str(folder), "--work", str(work), "--steps", str(args.steps)]
+        command += ["--models", args.models]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(work / "datasets")}
         subprocess.run(command, check=True, env=environment)
         shutil.rmtree(work)
@@ -237,7 +248,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--simulated", type=int, nargs="*", default=[10_000_000])
-    parser.add_argument("--steps", type=int, default=1000, help="of training at most; a pass for fewer rows")
+    parser.add_argument("--steps", type=int, default=1000, help="of training at most; 0: all rows once")
+    parser.add_argument("--models", choices=("tiny", "base"), default="tiny")
     parser.add_argument("--out", default="out/benchmarks/rows")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--work", help=argparse.SUPPRESS)

@@ -330,12 +330,7 @@ class CachedTeacher(Teacher):
             self._open()
 
     def _check_padding(self, batch: Batch, logits: Tensor) -> None:
-        """Warn of a teacher whose answer to a row changes with the padding beside it.
-
-        Args:
-            batch: of which the shortest row is asked about alone.
-            logits: (B, C), the answers to the batch.
-        """
+        """Warn of a teacher whose answer to the shortest row changes with the padding beside it."""
         mask = self._inputs(batch).get("attention_mask")
         alone = None if mask is None or mask.dim() != 2 else shortest_alone(batch, mask)
         if alone is None:
