@@ -113,7 +113,7 @@ def trained(folder: Path, kind: str, processes: int, steps: int = STEPS) -> None
 
 def resumed(folder: Path, kind: str, processes: int) -> None:
     """A run that goes on from its third step, in the middle of an epoch; and one from a damaged one."""
-    options = {"save_strategy": "steps", "save_steps": 3, "max_steps": 4, "optim": "adamw_torch"}
+    options = {"save_strategy": "steps", "save_steps": 3, "max_steps": 5, "optim": "adamw_torch"}
     options |= {"eval_strategy": "steps", "eval_steps": 3, "load_best_model_at_end": True}
     straight = make(folder / "straight", kind, processes, **options, learning_rate=1e-3)
     straight.train()
