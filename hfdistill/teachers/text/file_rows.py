@@ -251,7 +251,10 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], list[int], str]:
         else:
             numbered = list(_csv_rows(path) if kind in (".csv", ".tsv") else numbered_json_rows(path))
     except ValueError as error:
-        raise AnswerError(str(error)) from error
+        utf_8 = (
+            " A file of answers takes no encoding=: save it as UTF-8." if "encoding=" in str(error) else ""
+        )
+        raise AnswerError(f"{error}{utf_8}") from error
     if not numbered:
         raise AnswerError(f"{path.name} holds no answer. Give a file with a row for each text.")
     unit = {".parquet": "row", ".json": "entry"}.get(kind, "line")

@@ -299,3 +299,11 @@ def test_each_token_of_an_api_has_its_logarithm(tmp_path):
 def test_a_frame_is_not_a_file_of_answers():
     with pytest.raises(TypeError, match=r"first argument is the path of a file, found a DataFrame\. Write"):
         answers_from(pd.DataFrame({"text": ["a"], "label": ["b"]}))
+
+
+def test_another_encoding_is_told_with_what_can_be_done(tmp_path):
+    (tmp_path / "answers.csv").write_bytes("text,answer\ncaf\u00e9,good\ntea,bad\n".encode("latin-1"))
+    with pytest.raises(
+        AnswerError, match=r"line 2, is not UTF-8\. If 'café,good' .* no encoding=: save it as UTF-8"
+    ):
+        answers_from(tmp_path / "answers.csv")
