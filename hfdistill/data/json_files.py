@@ -19,17 +19,18 @@ def json_rows(file: Path, encoding: str | None = None) -> Iterator[dict[str, Any
         yield row
 
 
-def numbered_json_rows(file: Path, encoding: str | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the same with the number of each row's line, or of its place in the array; from 1."""
+def numbered_json_rows(file: Path, encoding: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the same with where each row stands, as "line 3", or "entry 3" of an array; both from 1."""
     with open_text(file, text_encoding(file, encoding), newline="\n") as stream:
         first = next((line for line in stream if line.strip()), "")
         stream.seek(0)
         if first and not _is_object(first):
-            yield from enumerate(_array(file, stream.read()), 1)
+            for number, row in enumerate(_array(file, stream.read()), 1):
+                yield f"entry {number}", row
             return
         for number, line in enumerate(stream, 1):
             if line.strip():
-                yield number, _object(line, f"{file.name}, line {number},")
+                yield f"line {number}", _object(line, f"{file.name}, line {number},")
 
 
 def _is_object(line: str) -> bool:
@@ -73,6 +74,11 @@ def _array(file: Path, content: str) -> Iterator[dict[str, Any]]:
     while place < len(text):
         try:
             value, place = decoder.raw_decode(text, place)
+        except RecursionError:
+            raise ValueError(
+                f"{file.name} holds lists or objects within each other, deeper than can be read. Write an "
+                "array of objects, or one object a line in a .jsonl file."
+            ) from None
         except json.JSONDecodeError as error:
             line = error.lineno
             raise ValueError(

@@ -31,6 +31,14 @@ def test_a_broken_line_is_named(tmp_path, content, words):
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["train.json", "train.jsonl"])
+@pytest.mark.parametrize("start", ["", '{"text": '])
+def test_what_is_nested_too_deeply_is_refused(tmp_path, name, start):
+    (tmp_path / name).write_text(start + "[" * 200_000)
+    with pytest.raises(ValueError, match=r"deeper than can be read\. Write an array of objects"):
+        load(tmp_path / name)
+
+
 @pytest.mark.parametrize(
     ("rows", "words"),
     [

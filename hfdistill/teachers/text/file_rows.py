@@ -34,27 +34,26 @@ CONFIDENCES = ("confidence", "score", "probability")
 class AnswerFile:
     """Texts and their answers as a file has them.
 
-    Each stands in `lines`, counted in `unit` from 1; `kind` is None where the numbers tell what they are.
+    `places` say where each stands, as "line 3"; `kind` is None where the numbers tell what they are.
     """
 
     path: Path
     texts: list[Any]
     answers: list[Any]
-    lines: list[int]
+    places: list[str]
     classes: list[str]
     kind: Kind | None
-    unit: str
 
     def where(self, row: int) -> str:
         """Return a row for a message."""
-        return f"{printable(self.path.name)}, {self.unit} {self.lines[row]} ({short(self.texts[row])})"
+        return f"{printable(self.path.name)}, {self.places[row]} ({short(self.texts[row])})"
 
     def select(self, rows: Sequence[int]) -> AnswerFile:
         """Return some of the rows."""
-        texts, answers, lines = (
-            [part[row] for row in rows] for part in (self.texts, self.answers, self.lines)
+        texts, answers, places = (
+            [part[row] for row in rows] for part in (self.texts, self.answers, self.places)
         )
-        return replace(self, texts=texts, answers=answers, lines=lines)
+        return replace(self, texts=texts, answers=answers, places=places)
 
 
 def read_answer_file(
@@ -66,7 +65,7 @@ def read_answer_file(
     classes: Sequence[str] | None,
 ) -> AnswerFile:
     """Read texts and answers; see `answers_from`."""
-    rows, lines, unit = _read(path)
+    rows, places = _read(path)
     names = list(dict.fromkeys(name for row in rows for name in row))
     for role, name in [*columns.items(), *(("answer", n) for n in _listed(answer))]:
         if name is not None and name not in names:
@@ -74,7 +73,7 @@ def read_answer_file(
     text = _text(names, columns["text"], path)
     pair = columns["text_pair"] or ("text_pair" if "text_pair" in names and text == "text" else None)
     texts = [row.get(text) if pair is None else (row.get(text), row.get(pair)) for row in rows]
-    read = AnswerFile(path, texts, [], lines, [], kind, unit)
+    read = AnswerFile(path, texts, [], places, [], kind)
     _check_texts(read)
     others = [name for name in names if name not in (text, pair)]
     columns_of_answer, known = _answer_columns(others, answer, columns["confidence"], classes, path)
@@ -226,7 +225,7 @@ def _check_texts(read: AnswerFile) -> None:
         parts = (text,) if not isinstance(text, tuple) else text
         if not all(isinstance(part, str) for part in parts):
             raise AnswerError(
-                f"{read.path.name}, {read.unit} {read.lines[row]} has no text, found {short(text)}. Give it "
+                f"{read.path.name}, {read.places[row]} has no text, found {short(text)}. Give it "
                 "one, or leave it out."
             )
 
@@ -238,8 +237,8 @@ def _listed(answer: str | Sequence[str] | None) -> list[str]:
 # ---- the kinds of files ----
 
 
-def _read(path: Path) -> tuple[list[dict[str, Any]], list[int], str]:
-    """Return rows, where each stands, and in what unit."""
+def _read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return rows, and where each stands."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}. Pass the path of a file of answers.")
     kind = path.suffix.lower()
@@ -247,7 +246,8 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], list[int], str]:
         raise AnswerError(f"{path.name}: answers are read from {', '.join(SUFFIXES)}. Save them so.")
     try:
         if kind == ".parquet":
-            numbered = list(enumerate(pq.read_table(path).to_pylist(), 1))  # a struct becomes a mapping
+            rows = pq.read_table(path).to_pylist()  # a struct becomes a mapping
+            numbered = [(f"row {number}", row) for number, row in enumerate(rows, 1)]
         else:
             numbered = list(_csv_rows(path) if kind in (".csv", ".tsv") else numbered_json_rows(path))
     except ValueError as error:
@@ -257,17 +257,17 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], list[int], str]:
         raise AnswerError(f"{error}{utf_8}") from error
     if not numbered:
         raise AnswerError(f"{path.name} holds no answer. Give a file with a row for each text.")
-    unit = {".parquet": "row", ".json": "entry"}.get(kind, "line")
-    return [row for _, row in numbered], [number for number, _ in numbered], unit
+    return [row for _, row in numbered], [place for place, _ in numbered]
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the rows of a csv with the line that each ends on; the first line that is none is an error."""
     layout = csv_layout(path, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
 
     def refuse(line: BadLine) -> None:
-        raise AnswerError(f"{path.name}, {line}. Put texts with commas or line breaks in quotation marks.")
+        fix = "Put texts with commas or line breaks in quotation marks, or save the answers as .jsonl"
+        raise AnswerError(f"{path.name}, {line}. {fix}.")
 
     rows = CsvRows(path, layout, refuse)
     for cells in rows:
-        yield rows.line, dict(zip(layout.names, cells, strict=True))
+        yield f"line {rows.line}", dict(zip(layout.names, cells, strict=True))

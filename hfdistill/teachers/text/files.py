@@ -210,7 +210,7 @@ def _once(read: AnswerFile, logits: Tensor) -> list[int]:
         first = rows.setdefault(text, row)
         if first != row and not torch.equal(logits[first], logits[row]):
             raise AnswerError(
-                f"{read.where(row)} was answered otherwise on line {read.lines[first]}: "
+                f"{read.where(row)} was answered otherwise on {read.places[first]}: "
                 f"{short(read.answers[first])}, and now {short(read.answers[row])}. Keep one of the two, or "
                 "their mean."
             )

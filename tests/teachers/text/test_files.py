@@ -307,3 +307,36 @@ def test_another_encoding_is_told_with_what_can_be_done(tmp_path):
         AnswerError, match=r"line 2, is not UTF-8\. If 'café,good' .* no encoding=: save it as UTF-8"
     ):
         answers_from(tmp_path / "answers.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "place"),
+    [
+        (
+            "a.json",
+            '{"text": "tea", "answer": "a"}\n\n{"text": "tea", "answer": "b"}\n',
+            r"line 3 .* on line 1",
+        ),
+        (
+            "a.jsonl",
+            '[{"text": "tea", "answer": "a"},\n\n{"text": "tea", "answer": "b"}]',
+            r"entry 2 .* on entry 1",
+        ),
+        ("a.csv", "text,answer\ntea,a\n\ntea,b\n", r"line 4 .* on line 2"),
+    ],
+)
+def test_a_row_is_named_by_where_it_stands_whatever_the_file_is_called(tmp_path, name, content, place):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(AnswerError, match=place):
+        answers_from(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+@pytest.mark.parametrize("start", ["[", '{"text": ['])
+def test_what_is_nested_too_deeply_is_refused(tmp_path, name, start):
+    (tmp_path / name).write_text(start + "[" * 200_000)
+    with pytest.raises(AnswerError, match=r"deeper than can be read.*Write an array of objects"):
+        answers_from(tmp_path / name)
+    (tmp_path / name).write_text('{"text": "tea", "answer": "a"}\n' + start + "[" * 200_000)
+    with pytest.raises(AnswerError, match=r"line 2, holds no object.*Write one object a line"):
+        answers_from(tmp_path / name)
