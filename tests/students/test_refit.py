@@ -73,9 +73,12 @@ def test_where_nothing_was_cut_the_logits_stay(model_type):
 def test_a_fit_on_a_gpu_is_that_of_the_cpu(cut, monkeypatch):
     """Sums stay on the device, in float64; what differs is the rounding of the forward passes."""
     places, add = set(), NormalEquations.add
-    monkeypatch.setattr(
-        NormalEquations, "add", lambda self, *rows: (places.add(self.gram.device.type), add(self, *rows))[1]
-    )
+
+    def watched(self, *rows):
+        places.add(self.gram.device.type)
+        add(self, *rows)
+
+    monkeypatch.setattr(NormalEquations, "add", watched)
     here = shrink(tiny("bert"), **cut, fit=Refit(TEXTS, ridge=1e-2))
     assert places == {"cpu"}
     there = shrink(tiny("bert").cuda(), **cut, fit=Refit(TEXTS, ridge=1e-2))
