@@ -43,17 +43,15 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             "--choose-layers compares blocks by how well they can be fitted. Type --fit TEXTS, too."
         )
-    import torch
-
     from hfdistill.evaluation.card import write_card
     from hfdistill.evaluation.measure import measure
-    from hfdistill.network.loading import load_classifier, load_tokenizer
+    from hfdistill.network.loading import load_classifier, load_tokenizer, own_device
     from hfdistill.students.refit import Refit
     from hfdistill.students.shrink import shrink as cut
 
     data = rows(args) if args.data else None
     teacher, tokenizer = load_classifier(args.teacher), load_tokenizer(args.teacher)
-    teacher.to("cuda" if torch.cuda.is_available() else "cpu")
+    teacher.to(own_device())
     plan = Refit(args.fit, rows=args.fit_rows, max_length=args.max_length, choose_layers=args.choose_layers)
     logging.getLogger("hfdistill.students").setLevel(logging.INFO)
     sizes = {name: getattr(args, name) for name in ("width", "heads", "ffn", "size")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,14 @@ class MissingHead(ValueError):  # noqa: N818
 
 
 Task: TypeAlias = Literal["sequence", "multi_label", "token"]
+
+
+def own_device() -> torch.device:
+    """Return the accelerator that a launcher gave this process (the only one, or the first), or the CPU."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return torch.device("cpu")
+    return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", 0)))
 
 
 def auto_class(source: str | Path, *, task: Task | None = None) -> Any:

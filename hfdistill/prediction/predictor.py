@@ -18,7 +18,7 @@ from hfdistill.data.encode import Encoder, WordEncoder, room_for_text
 from hfdistill.network.architectures import readable_length
 from hfdistill.network.inputs import ModelInputs, name_padding
 from hfdistill.network.label_space import class_names
-from hfdistill.network.loading import load_classifier, load_tokenizer
+from hfdistill.network.loading import load_classifier, load_tokenizer, own_device
 from hfdistill.network.task import TaskKind, task_kind
 
 logger = logging.getLogger(__name__)
@@ -104,9 +104,7 @@ def load_predictor(
                 f"{str(student)!r} holds no tokenizer. Save it there: tokenizer.save_pretrained."
             )
         config = model.config
-        network = _Torch(
-            model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer, max_length
-        )
+        network = _Torch(model.to(own_device()).eval(), tokenizer, max_length)
     return Predictor(network, task_kind(config), _names(config, label_names), batch_size)
 
 

@@ -14,6 +14,7 @@ from hfdistill.network.loading import (
     load_classifier,
     load_student,
     load_tokenizer,
+    own_device,
 )
 from hfdistill.network.model_folder import DamagedModel
 from hfdistill.network.task import task_kind
@@ -215,3 +216,18 @@ def test_d18_a_name_that_no_model_can_have_is_refused_before_the_hub_is_asked(na
     with pytest.raises(FileNotFoundError, match="no model of the Hub can have this name") as caught:
         load_classifier(name)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "local_rank", "device"),
+    [(None, "1", "cpu"), ("xpu", None, "xpu:0"), ("cuda", "1", "cuda:1"), ("mps", None, "mps:0")],
+)
+def test_a_process_has_the_accelerator_that_its_launcher_gave_it(
+    monkeypatch, accelerator, local_rank, device
+):
+    there = accelerator and torch.device(accelerator)
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda check_available: there)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local_rank:
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+    assert own_device() == torch.device(device)

@@ -25,6 +25,7 @@ from hfdistill.data.encode import encode
 from hfdistill.data.in_memory import as_rows
 from hfdistill.network.architectures import readable_length
 from hfdistill.network.inputs import TOKEN_TYPES
+from hfdistill.network.loading import own_device
 from hfdistill.network.task import LABELS
 from hfdistill.teachers.base import as_teacher, assign_column_prefixes
 from hfdistill.teachers.cache.contents import CacheError, Contents
@@ -98,7 +99,7 @@ def record(
             "Ensemble with different ones are recorded each on its own."
         )
     if isinstance(teacher, (str, Path)):
-        live.to(_own_device())
+        live.to(own_device())
     data, collate = _readable(dataset, tokenizer, live, max_length)
     cached = CachedTeacher(folder, teacher=live, contents=contents)
     work = record_missing if hasattr(data, "__len__") else record_stream
@@ -391,11 +392,3 @@ def _readable(dataset: Any, tokenizer: Any, live: Any, max_length: int | None) -
     pads = DataCollatorWithPadding(tokenizer)
     names = {*tokenizer.model_input_names, *live.inputs()}.difference(LABELS)
     return dataset, lambda rows: pads([{n: v for n, v in row.items() if n in names} for row in rows])
-
-
-def _own_device() -> torch.device:
-    """Return the accelerator that a launcher gave this process, or the CPU."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if accelerator is None:
-        return torch.device("cpu")
-    return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", 0)))
