@@ -84,7 +84,7 @@ def csv_layout(
     lines = sample.split(newline)
     lines = [line + newline for line in (lines[:-1] if len(sample) == _SAMPLE else lines) if line.strip()]
     if not lines:
-        raise ValueError(f"{file.name} is empty. Save it with a header, such as text,label, and rows.")
+        raise ValueError(f"{file.name} is empty. Save it with a header, the names of its columns, and rows.")
     usual = "\t" if suffix_of(file) == ".tsv" else ","
     separator_line = _EXCEL.fullmatch(lines[0].rstrip("\r\n"))
     if separator_line and len(lines) > 1:

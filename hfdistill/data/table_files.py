@@ -262,8 +262,13 @@ def bad_lines_summary(file: Path, bad: Sequence[BadLine]) -> str:
     return f"{several} {bad[0]}"
 
 
-def bad_lines_message(file: Path, layout: CsvLayout, bad: Sequence[BadLine], *, rows: int) -> str:
-    """Return a sentence on lines that are not rows, with what to do; `rows` is how many lines are rows."""
+def bad_lines_message(
+    file: Path, layout: CsvLayout, bad: Sequence[BadLine], *, rows: int, drops: bool = True
+) -> str:
+    """Return a sentence on lines that are not rows, with what to do.
+
+    `rows` is how many lines are rows; `drops` tells whether the reader can leave lines out.
+    """
     way = (
         f"Enclose cells that hold {layout.delimiter!r} or line breaks in quotation marks, and write a "
         'quotation mark within them twice ("")'
@@ -277,5 +282,5 @@ def bad_lines_message(file: Path, layout: CsvLayout, bad: Sequence[BadLine], *, 
     if not rows and len(bad) > 1 and len({line.reason for line in bad}) == 1 and "cell" in bad[0].reason:
         way = "All lines are so: give the header a name for each cell, or pass another delimiter="
         return f"{bad_lines_summary(file, bad)}. {way}."
-    drop = "" if any(line.late for line in bad) else '; on_bad_row="drop" leaves such lines out'
+    drop = "" if not drops or any(line.late for line in bad) else '; on_bad_row="drop" leaves such lines out'
     return f"{bad_lines_summary(file, bad)}. {way}{drop}."

@@ -68,13 +68,16 @@ def test_labelled_rows_are_the_examples_and_said_on_the_card(here):
 
 
 def test_rows_that_a_file_does_not_answer_are_left_out_and_told(here, caplog, capsys):
-    lines = (here / "answers.jsonl").read_text().splitlines()
-    (here / "some.jsonl").write_text("\n".join(lines[:14]))
-    report = run(here, teacher={"answers": {"file": "some.jsonl"}})
-    assert "of 22 rows have no answer in some.jsonl and are left out" in caplog.text
+    answers = map(json.loads, (here / "answers.jsonl").read_text().splitlines()[:14])
+    lines = ["|".join(map(str, answer.values())) for answer in answers]
+    content = "\n".join(["text|label|confidence", *lines])
+    (here / "some.csv").write_text(content, encoding="utf-16-le")
+    reading = {"encoding": "utf-16-le", "delimiter": "|", "quotes": False}
+    report = run(here, teacher={"answers": {"file": "some.csv", **reading}})
+    assert "of 22 rows have no answer in some.csv and are left out" in caplog.text
     assert report.teacher is None
-    assert "some.jsonl does not answer every row that is measured on" in capsys.readouterr().err
-    assert "distilled from the answers in some.jsonl (no person labelled" in card(here)
+    assert "some.csv does not answer every row that is measured on" in capsys.readouterr().err
+    assert "distilled from the answers in some.csv (no person labelled" in card(here)
 
 
 def test_keep_trains_on_the_surest_rows(here, monkeypatch):

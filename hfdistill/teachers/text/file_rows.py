@@ -10,16 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from hfdistill.data.csv_files import BadLine, CsvRows, csv_layout
+from hfdistill.data.csv_files import BadLine, CsvRows
+from hfdistill.data.encodings import suffix_of
 from hfdistill.data.json_files import numbered_json_rows
 from hfdistill.data.load import text_column
+from hfdistill.data.row_files import RowFile
+from hfdistill.data.table_files import KINDS as FILE_KINDS
+from hfdistill.data.table_files import FileOptions, bad_lines_message
 from hfdistill.files.plain_data import printable
 from hfdistill.network.label_space import short, some
 from hfdistill.teachers.text.values import AnswerError, Kind
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 KINDS: dict[str, Kind] = {
     **dict.fromkeys(("probabilities", "probs", "scores"), "probabilities"),
     "logits": "logits",
@@ -59,13 +60,14 @@ class AnswerFile:
 def read_answer_file(
     path: Path,
     columns: Mapping[str, str | None],
+    options: FileOptions,
     *,
     answer: str | Sequence[str] | None,
     kind: Kind | None,
     classes: Sequence[str] | None,
 ) -> AnswerFile:
     """Read texts and answers; see `answers_from`."""
-    rows, places = _read(path)
+    rows, places = _read(path, options)
     names = list(dict.fromkeys(name for row in rows for name in row))
     for role, name in [*columns.items(), *(("answer", n) for n in _listed(answer))]:
         if name is not None and name not in names:
@@ -237,36 +239,34 @@ def _listed(answer: str | Sequence[str] | None) -> list[str]:
 # ---- the kinds of files ----
 
 
-def _read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+def _read(path: Path, options: FileOptions) -> tuple[list[dict[str, Any]], list[str]]:
     """Return rows, and where each stands."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}. Pass the path of a file of answers.")
-    kind = path.suffix.lower()
-    if kind not in SUFFIXES:
-        raise AnswerError(f"{path.name}: answers are read from {', '.join(SUFFIXES)}. Save them so.")
+    if suffix_of(path) not in FILE_KINDS:
+        raise AnswerError(f"{path.name}: answers are read from {', '.join(FILE_KINDS)}. Save them so.")
     try:
-        if kind == ".parquet":
-            rows = pq.read_table(path).to_pylist()  # a struct becomes a mapping
-            numbered = [(f"row {number}", row) for number, row in enumerate(rows, 1)]
+        if (kind := FILE_KINDS[suffix_of(path)]) == "csv":
+            numbered: list[tuple[str, Any]] = list(_csv_rows(path, options))
+        elif kind == "json":
+            numbered = list(numbered_json_rows(path, options.encoding))
         else:
-            numbered = list(_csv_rows(path) if kind in (".csv", ".tsv") else numbered_json_rows(path))
+            tables: Iterator[Any] = iter(RowFile(path, options))
+            rows = (row for table in tables for row in table.to_pylist())  # a struct becomes a mapping
+            numbered = [(f"row {number}", row) for number, row in enumerate(rows, 1)]
     except ValueError as error:
-        utf_8 = (
-            " A file of answers takes no encoding=: save it as UTF-8." if "encoding=" in str(error) else ""
-        )
-        raise AnswerError(f"{error}{utf_8}") from error
+        raise AnswerError(str(error)) from error
     if not numbered:
         raise AnswerError(f"{path.name} holds no answer. Give a file with a row for each text.")
     return [row for _, row in numbered], [place for place, _ in numbered]
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+def _csv_rows(path: Path, options: FileOptions) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the rows of a csv with the line that each ends on; the first line that is none is an error."""
-    layout = csv_layout(path, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    layout = options.layout(path)
 
     def refuse(line: BadLine) -> None:
-        fix = "Put texts with commas or line breaks in quotation marks, or save the answers as .jsonl"
-        raise AnswerError(f"{path.name}, {line}. {fix}.")
+        raise AnswerError(bad_lines_message(path, layout, [line], rows=1, drops=False))
 
     rows = CsvRows(path, layout, refuse)
     for cells in rows:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hfdistill.data.in_memory import as_rows
+from hfdistill.data.table_files import FileOptions
 from hfdistill.files.plain_data import as_path, printable, write_atomically
 from hfdistill.network.label_space import short
 from hfdistill.network.trace import Batch
@@ -147,8 +148,11 @@ def answers_from(
     temperature: float = 1.0,
     prior: Mapping[str, float] | Sequence[float] | None = None,
     calibrate: Any = None,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    quotes: bool | None = None,
 ) -> FileTeacher:
-    """A teacher out of a file of answers, .csv, .tsv, .jsonl, .json or .parquet, one row a text.
+    """A teacher out of a file of answers, of any kind that `load` reads, one row a text.
 
     The answers are read from the column, or columns, whose names say what they are:
 
@@ -174,6 +178,9 @@ def answers_from(
         temperature: divides the logits; see `Calibration`.
         prior: share of each class; see `Calibration.of_prior`.
         calibrate: a few labelled rows on which both are fitted; see `fit_calibration`.
+        encoding: of text files, as in `load`.
+        delimiter: of csv files, as in `load`.
+        quotes: of csv files, as in `load`.
 
     Returns:
         The teacher. `teacher.answered(dataset)` are the rows that it can teach.
@@ -194,7 +201,8 @@ def answers_from(
         "answers_from reads a file: its first argument",
         instead="Write one: frame.to_json('answers.jsonl', orient='records', lines=True).",
     )
-    read = read_answer_file(path, columns, answer=answer, kind=kind, classes=classes)
+    options = FileOptions(encoding, delimiter, quotes)
+    read = read_answer_file(path, columns, options, answer=answer, kind=kind, classes=classes)
     reader = AnswerReader(read.classes, kind=read.kind, multi_label=multi_label)
     logits = reader(read.answers, where=read.where)
     distinct = _once(read, logits)

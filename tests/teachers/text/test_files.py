@@ -13,6 +13,7 @@ from hfdistill.teachers.text.files import answers_from, write_answers
 from hfdistill.teachers.text.teacher import TextTeacher
 from hfdistill.teachers.text.values import AnswerError
 from tests.conftest import make_dataset
+from tests.data.conftest import messages
 from tests.teachers.text.test_teacher import CLASSES, Opinions, train, weights
 
 TEXTS = ["a bad film", "a great film", "so, so"]
@@ -228,7 +229,7 @@ def test_files_that_are_none_of_ours_are_told(tmp_path):
         answers_from(tmp_path / "absent.csv")
     file = tmp_path / "answers.txt"
     file.write_text("a\n")
-    with pytest.raises(AnswerError, match=r"answers are read from \.csv, \.tsv"):
+    with pytest.raises(AnswerError, match=r"answers are read from \.parquet, \.csv, .*\.xlsx\. Save"):
         answers_from(file)
     file = jsonl(tmp_path / "a.jsonl", [GOOD])
     with pytest.raises(AnswerError, match=r"does not name its classes .*classes="):
@@ -301,12 +302,42 @@ def test_a_frame_is_not_a_file_of_answers():
         answers_from(pd.DataFrame({"text": ["a"], "label": ["b"]}))
 
 
-def test_another_encoding_is_told_with_what_can_be_done(tmp_path):
-    (tmp_path / "answers.csv").write_bytes("text,answer\ncaf\u00e9,good\ntea,bad\n".encode("latin-1"))
-    with pytest.raises(
-        AnswerError, match=r"line 2, is not UTF-8\. If 'café,good' .* no encoding=: save it as UTF-8"
-    ):
-        answers_from(tmp_path / "answers.csv")
+def test_a_file_of_answers_is_read_with_the_options_of_load(tmp_path, caplog):
+    file, certain = tmp_path / "answers.csv", [[1e-9, 1.0], [1.0, 1e-9]]
+    file.write_bytes("text,answer\ncafé,good\ntea,bad\n".encode("latin-1"))
+    with pytest.raises(AnswerError, match=r"line 2, is not UTF-8\. If 'café,good' .* encoding='cp1252'; else"):
+        answers_from(file)
+    read = answers_from(file, encoding="latin-1").probabilities(["café", "tea"])
+    assert torch.allclose(read, torch.tensor(certain))
+    file.write_text("text;answer\nso, so;good\ntea, black;bad\n")
+    for options in ({}, {"delimiter": ";"}):
+        read = answers_from(file, **options).probabilities(["so, so", "tea, black"])
+        assert torch.allclose(read, torch.tensor(certain))
+    assert messages(caplog) == ["answers.csv: cells are separated by ';' (pass delimiter= for another)"]
+    file.write_text('text,answer\ntea,bad\ncup,good\n"see,bad\ntea,bad\n",good\n')
+    with pytest.raises(AnswerError, match=r"line 4 .*look like rows .*quotes=True\.$"):
+        answers_from(file)
+    read = answers_from(file, quotes=True).probabilities(["cup", "see,bad\ntea,bad\n"])
+    assert torch.allclose(read, torch.tensor([certain[0], certain[0]]))
+    file.write_text('text,answer\n"tea",bad\ncup,good\n')
+    rows = Dataset.from_dict({"text": ['"tea"', "cup"]})
+    assert answers_from(file, quotes=False).answers_all(rows) and not answers_from(file).answers_all(rows)
+    file.write_text("")
+    with pytest.raises(AnswerError, match=r"answers\.csv is empty\. Save it with a header, the names of its"):
+        answers_from(file)
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz", "a.xlsx"])
+def test_packed_files_and_sheets_of_answers_are_read(tmp_path, name):
+    rows = pd.DataFrame({"text": TEXTS, "negative": WANTED[:, 0], "positive": WANTED[:, 1]})
+    if name.endswith(".xlsx"):
+        pytest.importorskip("openpyxl")
+        rows.to_excel(tmp_path / name, index=False)
+    elif name.startswith("a.csv"):
+        rows.to_csv(tmp_path / name, index=False)
+    else:
+        rows.to_json(tmp_path / name, orient="records", lines=True, double_precision=15)
+    assert torch.allclose(answers_from(tmp_path / name, CLASSES).probabilities(TEXTS), WANTED)
 
 
 @pytest.mark.parametrize(
