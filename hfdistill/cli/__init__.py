@@ -172,11 +172,17 @@ class Parser(argparse.ArgumentParser):
         for word in args or () if self._subparsers is None else ():
             flag = word.partition("=")[0]
             if flag.startswith("--") and not any(name.startswith(flag) for name in flags):
-                self.error(f"unrecognized argument: {flag}{_suggestion(flag, flags)}")
+                bare = (name.removeprefix("--") for name in flags if name.startswith("--"))
+                self.error(f"unrecognized argument: {flag}{_suggestion(flag[2:], bare, '--')}")
         return super().parse_known_args(args, namespace)
 
 
-def _suggestion(word: str, choices: Iterable[str]) -> str:
-    """Return a sentence with the choice that a word nearly is; empty where there is none."""
-    near = difflib.get_close_matches(word, list(choices), n=1)
-    return f". Did you mean {near[0]}?" if near else ""
+def _suggestion(word: str, choices: Iterable[str], dashes: str = "") -> str:
+    """Return a sentence with the choice that a word nearly is; empty where there is none.
+
+    The `dashes` before all choices say nothing, and would make short words alike.
+    """
+    choices = list(choices)
+    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.7)
+    near = near or [choice for choice in choices if word.startswith(choice)]
+    return f". Did you mean {dashes}{near[0]}?" if near else ""

@@ -186,6 +186,11 @@ def test_the_version_and_a_bare_command(capsys):
         (["train", "page.yaml", "--chek"], "Did you mean --check?"),
         (["measure", "out", "--dta", "two"], "Did you mean --data?"),
         (["measure", "out", "--data", "two", "--labl=x"], "Did you mean --label?"),
+        (["measure", "out", "--data", "two", "--output", "x"], "Did you mean --out?"),
+        (["init", "rows.csv", "--no-qoutes"], "Did you mean --no-quotes?"),
+        (["init", "rows.csv", "--out", "page.yaml"], "unrecognized argument: --out"),  # --no-quotes is far
+        (["train", "page.yaml", "--out", "folder"], "unrecognized argument: --out"),  # and so is --timeout
+        (["train", "page.yaml", "--teacher", "folder"], "unrecognized argument: --teacher"),
         (["export", "a", "b", "--data", "c", "--int8", "dynamc"], "Did you mean dynamic?"),
     ],
 )
