@@ -292,15 +292,15 @@ def _refuse_numbers_that_are_names(data: Any, column: str, classes: Sequence[str
 
     Stars from 1 to 4 are such numbers beside a model of the classes "1" to "5".
     """
-    numbers = {name.strip(): i for i, name in enumerate(classes) if name.strip().isdecimal()}
+    numbers = {int(name): i for i, name in enumerate(classes) if name.strip().isdecimal()}
     several = isinstance(data.features[column], (List, LargeList))
     if len(numbers) < len(classes) or not has_names(classes) or not isinstance(data, Dataset) or several:
         return
     used = sorted(value for value in _used(data, column) or () if isinstance(value, int) and value >= 0)
-    other = next((value for value in used if numbers.get(str(value)) != value), None)
-    if other is not None and all(str(value) in numbers for value in used):
+    other = next((value for value in used if numbers.get(value) != value), None)
+    if other is not None and all(value in numbers for value in used):
         raise LabelSpaceError(
             f"{split} has labels without names, and {other} is the name of the model's class "
-            f"{numbers[str(other)]}: its classes 0, 1, … are {some(classes)}. Say that the labels are names: "
+            f"{numbers[other]}: its classes 0, 1, … are {some(classes)}. Say that the labels are names: "
             f"load(..., label_names=[{short(classes[0])}, …]), or count them from 0."
         )

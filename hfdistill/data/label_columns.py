@@ -57,7 +57,7 @@ def _final_labels(
         inner = {split: getattr(f, "feature", None) for split, f in features.items()}
         final, feature, class_names = _multi_hot(shown, inner, names)
         return _with_marks(final, marked, [float(HIDDEN)] * feature.length), feature, class_names
-    shown, marked = _without_marks(_parsed(values) if from_text else values, names)
+    shown, marked = _without_marks(_parsed(values, names) if from_text else values, names)
     final, feature, class_names = _final_classes(features, shown, column, names)
     return _with_marks(final, marked), feature, class_names
 
@@ -137,7 +137,8 @@ def is_by_name(
         return any(_holds_names(raw[split], column) for split in present)
     if any(isinstance(feature, ClassLabel) for feature in features):
         return None
-    values = [value for labels in (_parsed(present) if from_text else present).values() for value in labels]
+    parsed = _parsed(present, names) if from_text else present
+    values = [value for labels in parsed.values() for value in labels]
     if any(isinstance(value, str) for value in values):
         return True
     return all(value % 1 == 0 for value in values) and _spelled({"": values}, names) is not None
@@ -205,8 +206,11 @@ def _further_classes(
     if by_name is None:
         by_name = any(isinstance(value, str) for value in parsed)
     if by_name:
-        pairs = zip(values, parsed, strict=True)
-        kept = [v if v is None or v in names or isinstance(p, str) else f"{p:.15g}" for v, p in pairs]
+        pairs, spelled = zip(values, parsed, strict=True), _names_of_numbers(names)
+        kept = [
+            v if v is None or v in names or isinstance(p, str) else spelled.get(p, f"{p:.15g}")
+            for v, p in pairs
+        ]
         return _numbered(split, kept, names)
     if any(isinstance(value, str) or (value or 0) % 1 for value in parsed):
         raise _other_kind(split, column, "names or real values", "class numbers")
@@ -391,22 +395,37 @@ def _plain(value: Any) -> Any:
     return None if blank else value
 
 
-def _parsed(values: Values) -> Values:
-    """Return labels of a csv file: numbers where every one of them in every split reads as a number."""
+def _parsed(values: Values, names: Sequence[str] | None = None) -> Values:
+    """Return labels of a csv file: numbers where every one of them in every split reads as a number.
+
+    They stay names where all are among `names`, and where a whole number is written otherwise than numbers
+    are: nobody knows whether "01" and "1" are one class.
+    """
     present = {value for labels in values.values() for value in labels if value is not None}
+    if names is not None and {value for value in present if not _is_mark(value)} <= set(names):
+        return values
     for pattern, parse in ((_INTEGER, int), (_NUMBER, float)):
         if all(pattern.fullmatch(value.strip()) for value in present):
             number = {value: parse(value) for value in present}
+            if parse is int and any(str(number[value]) != value.strip() for value in present):
+                break
             return {s: [v if v is None else number[v] for v in labels] for s, labels in values.items()}
     return values
+
+
+def _names_of_numbers(names: Sequence[str] | None) -> dict[int, str]:
+    """Return the name that spells each number, "1" before "01"."""
+    whole = sorted((name for name in names or () if _INTEGER.fullmatch(name)), key=len, reverse=True)
+    return {int(name): name for name in whole}
 
 
 def _spelled(values: Values, names: Sequence[str] | None) -> Values | None:
     """Return numbers as the names they spell (stars 1 to 5 named "1" to "5"), where all are among `names`."""
     present = {int(value) for labels in values.values() for value in labels if value is not None}
-    if names is None or not {str(value) for value in present} <= set(names):
+    spelled = _names_of_numbers(names)
+    if names is None or not present <= spelled.keys():
         return None
-    return {s: [None if v is None else str(int(v)) for v in labels] for s, labels in values.items()}
+    return {s: [None if v is None else spelled[int(v)] for v in labels] for s, labels in values.items()}
 
 
 def _named(

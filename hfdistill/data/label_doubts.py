@@ -6,9 +6,11 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+(,\d+)?\s*")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")
 _MISSING = {"nan", "<na>", "null", "n/a", "#n/a"}
 _MANY = 50  # classes from which on it is asked whether the column holds classes at all
 
@@ -52,10 +54,10 @@ def doubts(
 
 
 def _alike(column: str, counts: Counter[str]) -> Iterator[str]:
-    """Yield names that differ in case, spaces or the form of letters alone, and names of missing values."""
-    groups: dict[str, list[str]] = {}
+    """Yield names that are probably one class, and names of missing values."""
+    groups: dict[Any, list[str]] = {}
     for name in counts:
-        groups.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+        groups.setdefault(_folded(name), []).append(name)
     alike = [sorted(group, key=lambda name: (-counts[name], name)) for group in groups.values()]
     alike = [group for group in alike if len(group) > 1]
     if alike:
@@ -63,9 +65,9 @@ def _alike(column: str, counts: Counter[str]) -> Iterator[str]:
             " and ".join(f"{name!r} ({_rows(counts[name])})" for name in group) for group in alike[:5]
         )
         yield (
-            f"classes of {column!r} differ in case or spaces alone, and each counts as a class of its own: "
-            f"{shown}. If they are one, write them alike, for instance by frame[{column!r}] = "
-            f"frame[{column!r}].str.strip().str.lower()"
+            f"classes of {column!r} differ in case, spaces or the spelling of a number alone, and each "
+            f"counts as a class of its own: {shown}. If they are one, write them alike, case and "
+            f"spaces for instance by frame[{column!r}] = frame[{column!r}].str.strip().str.lower()"
         )
     missing = [name for name in counts if name.strip().casefold() in _MISSING]
     if missing and len(counts) > len(missing):
@@ -74,6 +76,13 @@ def _alike(column: str, counts: Counter[str]) -> Iterator[str]:
             f"{column!r} has classes that look like missing values: {shown}. If they are, leave the cells "
             'empty, and pass on_bad_row="drop"'
         )
+
+
+def _folded(name: str) -> Any:
+    """Return what names share that differ in case, spaces, the form of letters, or as "1", "01" and "1.0"."""
+    folded = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    folded = {"true": "1", "false": "0"}.get(folded, folded)
+    return Decimal(folded) if _NUMBER.fullmatch(folded) else folded
 
 
 def _several_in_one(column: str, counts: Counter[str]) -> Iterator[str]:

@@ -81,6 +81,10 @@ def load(
     differ in case or spaces alone, and whatever else in a label column is probably not meant, are warned of.
     No code from the Hub is ever run.
 
+    Strings stay apart as they are written: "01", "1" and "+1" are three classes, and warned of. Only a csv or
+    a sheet has no other way to write numbers: there labels are whole numbers where all are written so ("1",
+    not "01"), else real values where all are numbers, one of them with a point or an exponent, else names.
+
     Rows of csv and tsv files are read exactly as they are written. A line with more or fewer cells than the
     header is refused with its number, and so is one whose quotation marks do not enclose a cell.
 

@@ -3,6 +3,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value, concatenate_datasets
+from pandas import DataFrame
 
 from hfdistill.data import label_columns as module
 from hfdistill.data import load
@@ -151,6 +152,89 @@ def test_csv_labels_are_numbers_only_if_all_are(tmp_path, train, test, feature):
     assert load(tmp_path)["train"].features.get("label") == feature
 
 
+def write_codes(path: Path, codes: list[str]) -> Path:
+    """Write texts and labels that are strings, in a file of any kind."""
+    texts = [f"film {i}" for i in range(len(codes))]
+    if path.suffix == ".parquet":
+        return write_rows(path, text=texts, label=codes)
+    if path.suffix == ".xlsx":
+        pytest.importorskip("openpyxl")
+        DataFrame({"text": texts, "label": codes}).to_excel(path, index=False)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(map('{{"text": "{}", "label": "{}"}}\n'.format, texts, codes)))
+    else:
+        cells = "," if path.suffix == ".csv" else "\t"
+        path.write_text("".join(f"{a}{cells}{b}\n" for a, b in zip(["text", *texts], ["label", *codes])))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "xlsx", "jsonl", "parquet"])
+def test_spellings_of_a_number_are_classes_of_their_own_and_warned_of(tmp_path, caplog, kind):
+    """Of "01", "1" and "001" nobody knows whether they are one class: no file makes them one in silence."""
+    path = write_codes(tmp_path / f"train.{kind}", ["01", "1", "001", "2", "01", "10"])
+    rows = load(path)["train"]
+    names = rows.features["label"].names
+    assert names == ["001", "01", "1", "10", "2"]
+    assert [names[row["label"]] for row in rows] == ["01", "1", "001", "2", "01", "10"]
+    assert (
+        "alone, and each counts as a class of its own: '01' (2 rows) and '001' (1 row) and '1' (1 row). "
+        in (messages(caplog)[-1])
+    )
+    caplog.clear()
+    for streaming in (False, kind != "xlsx"):
+        named = load(path, streaming=streaming, label_names=["1", "2", "10", "01", "001"])["train"]
+        assert [row["label"] for row in named] == [3, 0, 4, 1, 3, 2]
+    assert messages(caplog) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["1", "+1", "0"], ["+1", "0", "1"]),
+        (["+1", "-1"], ["+1", "-1"]),
+        (["00", "01"], ["00", "01"]),
+        (["-0", "1", "0"], ["-0", "0", "1"]),
+        (["1", "\uff11", "0"], ["0", "1", "\uff11"]),  # a one of full width
+        (["True", "TRUE", "1", "x"], ["1", "TRUE", "True", "x"]),
+        ([" 1", "1", "0 "], None),  # spaces around a number are no part of it
+    ],
+)
+def test_whole_numbers_of_a_csv_are_class_numbers_where_each_is_written_as_one(tmp_path, labels, names):
+    rows = load(write_codes(tmp_path / "train.csv", labels))["train"]
+    assert rows.features["label"] == (Value("int64") if names is None else ClassLabel(names=names))
+    assert list(rows["label"]) == ([1, 1, 0] if names is None else [names.index(label) for label in labels])
+
+
+def test_real_values_are_equal_however_they_are_written(tmp_path, caplog):
+    path = write_codes(tmp_path / "train.csv", ["1.0", "1", "01", "1e0", "2.5"])
+    assert list(load(path)["train"]["label"]) == [1.0, 1.0, 1.0, 1.0, 2.5]
+    assert messages(caplog) == []
+
+
+def test_codes_of_one_split_are_not_the_numbers_of_another(tmp_path):
+    write_codes(tmp_path / "train.csv", ["01", "02"])
+    write_codes(tmp_path / "test.csv", ["1", "2"])
+    with pytest.raises(
+        ValueError, match=r"Split 'test' has the label '1' in row 0, none of the names \['01', '02'\]"
+    ):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_numbers_are_the_classes_whose_names_spell_them(tmp_path, kind):
+    """A sheet that ate the zeros of "01" to "03" is named by them again, and never counted from 0."""
+    path = tmp_path / f"train.{kind}"
+    if kind == "csv":
+        write_codes(path, ["1", "3", "2"])
+    else:
+        write_rows(path, text=["a", "b", "c"], label=[1, 3, 2])
+    for streaming in (False, True):
+        rows = load(path, label_names=["01", "02", "03"], streaming=streaming)["train"]
+        assert [row["label"] for row in rows] == [0, 2, 1]
+    write_codes(path.with_suffix(".csv"), ["01", "02"])  # among names as they stand
+    assert list(load(path.with_suffix(".csv"), label_names=["00", "01", "02"])["train"]["label"]) == [1, 2]
+
+
 def test_different_labels_give_different_fingerprints(tmp_path):
     folder = write_labels(tmp_path, train=[0, 1])
     prints = {
@@ -169,10 +253,10 @@ def doubts_of(caplog, labels, **options):
 def test_classes_that_differ_in_case_or_spaces_alone_are_said_with_their_counts(caplog):
     (doubt,) = doubts_of(caplog, ["pos"] * 3 + ["pos ", "Pos", "neg", "very  good", "Very good"])
     assert doubt == (
-        "classes of 'label' differ in case or spaces alone, and each counts as a class of its own: 'pos' (3 "
-        "rows) and 'Pos' (1 row) and 'pos ' (1 row); 'Very good' (1 row) and 'very  good' (1 row). If "
-        "they are one, write them alike, for instance by frame['label'] = "
-        "frame['label'].str.strip().str.lower()"
+        "classes of 'label' differ in case, spaces or the spelling of a number alone, and each counts as a "
+        "class of its own: 'pos' (3 rows) and 'Pos' (1 row) and 'pos ' (1 row); 'Very good' (1 row) and "
+        "'very  good' (1 row). If they are one, write them alike, case and spaces for instance by "
+        "frame['label'] = frame['label'].str.strip().str.lower()"
     )
     assert doubts_of(caplog, ["pos", "Pos", "neg"], label_names=["pos", "Pos", "neg"]) == []
     assert doubts_of(caplog, ["pos", "neg"] * 3) == []
