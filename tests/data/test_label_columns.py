@@ -164,7 +164,9 @@ def write_codes(path: Path, codes: list[str]) -> Path:
         path.write_text("".join(map('{{"text": "{}", "label": "{}"}}\n'.format, texts, codes)))
     else:
         cells = "," if path.suffix == ".csv" else "\t"
-        path.write_text("".join(f"{a}{cells}{b}\n" for a, b in zip(["text", *texts], ["label", *codes])))
+        path.write_text(
+            "".join(f"{a}{cells}{b}\n" for a, b in zip(["text", *texts], ["label", *codes], strict=True))
+        )
     return path
 
 

@@ -305,7 +305,9 @@ def test_a_frame_is_not_a_file_of_answers():
 def test_a_file_of_answers_is_read_with_the_options_of_load(tmp_path, caplog):
     file, certain = tmp_path / "answers.csv", [[1e-9, 1.0], [1.0, 1e-9]]
     file.write_bytes("text,answer\ncafé,good\ntea,bad\n".encode("latin-1"))
-    with pytest.raises(AnswerError, match=r"line 2, is not UTF-8\. If 'café,good' .* encoding='cp1252'; else"):
+    with pytest.raises(
+        AnswerError, match=r"line 2, is not UTF-8\. If 'café,good' .* encoding='cp1252'; else"
+    ):
         answers_from(file)
     read = answers_from(file, encoding="latin-1").probabilities(["café", "tea"])
     assert torch.allclose(read, torch.tensor(certain))
@@ -321,7 +323,7 @@ def test_a_file_of_answers_is_read_with_the_options_of_load(tmp_path, caplog):
     assert torch.allclose(read, torch.tensor([certain[0], certain[0]]))
     file.write_text('text,answer\n"tea",bad\ncup,good\n')
     rows = Dataset.from_dict({"text": ['"tea"', "cup"]})
-    assert answers_from(file, quotes=False).answers_all(rows) and not answers_from(file).answers_all(rows)
+    assert [answers_from(file, quotes=q).answers_all(rows) for q in (False, None)] == [True, False]
     file.write_text("")
     with pytest.raises(AnswerError, match=r"answers\.csv is empty\. Save it with a header, the names of its"):
         answers_from(file)
