@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.utils.logging import tqdm
 
 from hfdistill.evaluation.metrics.scores import Array
 from hfdistill.evaluation.models import LoadedModel
 from hfdistill.evaluation.report import Speed
 from hfdistill.evaluation.speed import SpeedPlan, compare_speeds
+from hfdistill.files.progress import Progress
 from hfdistill.network import block_calls
 from hfdistill.network.task import task_kind, word_labels, words
 from hfdistill.network.trace import Batch, logits_of
@@ -36,10 +36,12 @@ def by_length(loaded: LoadedModel) -> list[list[int]]:
 
 def outputs(loaded: LoadedModel, batches: Sequence[Sequence[int]]) -> Iterator[tuple[Batch, Any]]:
     """Yield each batch of rows, and what the model gives for it; see `evaluating`."""
-    with torch.inference_mode():
-        for rows in tqdm(batches, desc=loaded.role, leave=False, disable=None):
+    work, total = f"predictions of the {loaded.role}", sum(map(len, batches))
+    with torch.inference_mode(), Progress(work, total=total) as progress:
+        for rows in batches:
             batch = loaded.collate(rows)
             yield batch, loaded.model(**loaded.inputs.select(batch))
+            progress.update(len(rows))
 
 
 def predict(loaded: LoadedModel, batches: Sequence[Sequence[int]] | None = None) -> Array:

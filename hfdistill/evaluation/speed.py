@@ -18,9 +18,9 @@ import torch
 import transformers
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.utils.logging import tqdm
 
 from hfdistill.evaluation.report import Environment, Speed
+from hfdistill.files.progress import Progress
 from hfdistill.network.inputs import accepted_inputs
 from hfdistill.network.trace import Batch, run
 
@@ -155,9 +155,11 @@ def _latencies(
 ) -> dict[str, list[float]]:
     """Return milliseconds of each row alone."""
     milliseconds: dict[str, list[float]] = {role: [] for role in models}
-    for i, row in enumerate(tqdm(rows, desc="latency", leave=False, disable=None)):
-        for role in _turn(models, i):
-            milliseconds[role].append(1000 * _seconds(models[role], [collate(role, [row])]))
+    with Progress("latency", total=len(rows)) as progress:
+        for i, row in enumerate(rows):
+            for role in _turn(models, i):
+                milliseconds[role].append(1000 * _seconds(models[role], [collate(role, [row])]))
+            progress.update()
     return milliseconds
 
 
@@ -168,9 +170,11 @@ def _throughputs(
     starts = range(0, len(rows), plan.batch_size)
     batches = {role: [collate(role, rows[i : i + plan.batch_size]) for i in starts] for role in models}
     rates: dict[str, list[float]] = {role: [] for role in models}
-    for i in tqdm(range(plan.repeats), desc="throughput", leave=False, disable=None):
-        for role in _turn(models, i):
-            rates[role].append(len(rows) / _seconds(models[role], batches[role]))
+    with Progress("throughput", total=plan.repeats, unit="passes") as progress:
+        for i in range(plan.repeats):
+            for role in _turn(models, i):
+                rates[role].append(len(rows) / _seconds(models[role], batches[role]))
+            progress.update()
     return rates
 
 

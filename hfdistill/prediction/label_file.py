@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 import pyarrow as pa
 from torch import Tensor
-from tqdm import tqdm
 
 from hfdistill.data.encodings import has_mark
 from hfdistill.data.load import text_columns
 from hfdistill.data.row_files import RowFile, Rows, check_written, names_of, values_of, writing
 from hfdistill.data.table_files import FileOptions
 from hfdistill.files.plain_data import as_path
+from hfdistill.files.progress import Progress
 from hfdistill.network.task import TaskKind
 from hfdistill.prediction.predictor import Predictor, Texts, load_predictor
 
@@ -123,11 +123,11 @@ def predict(
     same = file.layout.delimiter if file.layout and source.suffix == out.suffix else None
     with (
         writing(out, delimiter=same, mark=file.layout is not None and has_mark(source)) as writer,
-        tqdm(total=total, unit=" rows", leave=False, disable=None) as bar,
+        Progress("predicting", total=total) as progress,
     ):
         for rows in file:
             writer.write(rows, new.of(_predicted(predictor, reader, rows, counts), counts))
-            bar.update(len(rows))
+            progress.update(len(rows))
     counts.dropped = len(file.dropped)
     return counts
 

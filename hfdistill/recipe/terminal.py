@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,9 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from hfdistill.evaluation.report import TITLES, WIDTH, in_columns, show
+from hfdistill.files import progress
 from hfdistill.files.plain_data import printable
+from hfdistill.files.progress import duration
 
 
 class Terminal:
@@ -142,19 +143,11 @@ class FrequentCheckpoints(TrainerCallback):
         self.saved_at, self.saved_step = time.monotonic(), state.global_step
 
 
-def duration(seconds: float) -> str:
-    """Return a time as people say it: "40 s", "12 min", "3 h 5 min"."""
-    if seconds < 90:
-        return f"{math.ceil(seconds)} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """While open, no load reports and no bars for reading and writing files; downloads keep theirs.
 
-    Warnings of this library are printed once each, above a bar.
+    Warnings of this library are printed once each, above a bar, and how far long work is.
     """
     log = transformers.utils.logging
     level, had_bars = log.get_verbosity(), log.is_progress_bar_enabled()
@@ -176,30 +169,34 @@ def _each_warning_once() -> Iterator[None]:
     """Print what this library logs by `_Notices`, and not by the handlers that print all logs."""
     ours, root, notices = logging.getLogger("hfdistill"), logging.getLogger(), _Notices()
     printing = [handler for handler in root.handlers if type(handler) is logging.StreamHandler]
+    level = progress.logger.level
+    progress.logger.setLevel(logging.INFO)
     ours.addHandler(notices)
     for handler in printing:
         handler.addFilter(_is_foreign)
     try:
         yield
     finally:
+        progress.logger.setLevel(level)
         ours.removeHandler(notices)
         for handler in printing:
             handler.removeFilter(_is_foreign)
 
 
 class _Notices(logging.Handler):
-    """Prints "! message" for each warning once, on one line."""
+    """Prints "! message" for each warning, once, and how far long work is."""
 
     def __init__(self) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__()
         self.printed: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record that was not printed yet."""
+        is_warning = record.levelno >= logging.WARNING
         text = printable(record.getMessage(), limit=1000)
-        if text not in self.printed:
+        if text not in self.printed and (is_warning or record.name == progress.logger.name):
             self.printed.add(text)
-            for line in in_columns([f"! {text}"]):
+            for line in in_columns([f"! {text}" if is_warning else text]):
                 tqdm.write(line, file=sys.stderr)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
@@ -10,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from hfdistill.files.progress import Progress
 from hfdistill.network.architectures import ModelSpec, blocks, layout_of
 from hfdistill.network.block_calls import evaluating
 from hfdistill.students.activations import Batch, Place, Reader, forward_inputs
@@ -149,9 +151,13 @@ def refit(
         groups = [*block_steps(student, teacher, cut, batches[0][0]), head]
         ridge = None if isinstance(plan.ridge, str) else plan.ridge
         lines: list[Fitted] = []
-        for _ in range(plan.sweeps):
-            fit = _Fit(_reader(student), _reader(teacher), ridge, first, batches)
-            lines += [line for group in groups for line in fit.group(group)]
+        total = plan.sweeps * sum(len(group.steps) for group in groups)
+        with Progress("fitting", total=total, unit="projections", show="log") as progress:
+            for _ in range(plan.sweeps):
+                fit = _Fit(_reader(student), _reader(teacher), ridge, first, batches)
+                for line in itertools.chain.from_iterable(map(fit.group, groups)):
+                    lines.append(line)
+                    progress.update()
         return lines
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import TrainingArguments
 
+from hfdistill.files.progress import Shown
 from hfdistill.network.architectures import word_embeddings
 
 
@@ -91,6 +92,13 @@ def option(args: TrainingArguments, name: str) -> Any:
     """Return a field of DistillationArguments, or its default where `args` are plain TrainingArguments."""
     default = next(f.default for f in fields(DistillationArguments) if f.name == name)
     return getattr(args, name, default)
+
+
+def shown(args: TrainingArguments) -> Shown:
+    """Return how this process shows what comes before Trainer's own bar."""
+    if args.process_index != 0:
+        return "none"
+    return "log" if args.disable_tqdm else "bar"
 
 
 def freeze(student: nn.Module, args: TrainingArguments) -> None:

@@ -46,7 +46,7 @@ from hfdistill.objectives import Blend, Objective
 from hfdistill.teachers import CachedTeacher, Teacher, as_teacher
 from hfdistill.teachers.base import compile_models
 from hfdistill.trainer import checks
-from hfdistill.trainer.arguments import freeze, option
+from hfdistill.trainer.arguments import freeze, option, shown
 from hfdistill.trainer.batches import REPEATED, length_grouped, own_rows, rows
 from hfdistill.trainer.changing_teacher import broadcast_teacher, changing, load_teacher, save_teacher
 from hfdistill.trainer.checkpointing import CheckpointingTrainer
@@ -238,7 +238,7 @@ class DistillationTrainer(CheckpointingTrainer):
                 checked=self._rows_to_check(),
                 as_batches=self._as_teacher_reads,
                 accelerator=self.accelerator,
-                progress=self.is_world_process_zero() and not self.args.disable_tqdm,
+                progress=shown(self.args),
             )
         self.teacher = self.teacher if cached is None else cached
 
@@ -267,7 +267,7 @@ class DistillationTrainer(CheckpointingTrainer):
             compile_models(self.teacher, self.args)
         summary = "\n".join(["Objective:", *(f"  {line}" for line in self._objectives.summary())])
         logger.info("%s", summary)
-        if self.is_world_process_zero() and not self.args.disable_tqdm:
+        if shown(self.args) == "bar":
             tqdm.write(summary)
 
     def begin_epoch(self) -> None:

@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from hfdistill.data import FreshCopies
+from hfdistill.files.progress import Shown
 from hfdistill.objectives import Blend
 from hfdistill.teachers import CachedTeacher, CacheError, Contents, Teacher, count_missing, record_missing
 from hfdistill.teachers.text.teacher import TextAnswers
@@ -48,7 +49,7 @@ def record_teacher(
     checked: Any,
     as_batches: Callable[[Any], tuple[Any, Callable[[Any], Any]]],
     accelerator: Accelerator,
-    progress: bool,
+    progress: Shown,
 ) -> None:
     """Ask the live teacher about every row that is not recorded yet, then drop it from memory.
 
@@ -62,7 +63,7 @@ def record_teacher(
         checked: the evaluation rows on which the teacher's accuracy is logged; None for none.
         as_batches: returns data, and a collator for it, as the teacher reads them in a step.
         accelerator: the run's.
-        progress: whether to show a bar.
+        progress: how to show how far it is.
 
     Raises:
         CacheError: where rows are missing, and the processes do not see the same folder.

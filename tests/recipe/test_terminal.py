@@ -18,7 +18,7 @@ from hfdistill.evaluation.report import Report
 from hfdistill.recipe import read_recipe
 from hfdistill.recipe.outcome import _flag
 from hfdistill.recipe.run import Interrupted, run_recipe
-from hfdistill.recipe.terminal import FrequentCheckpoints, Progress, Terminal, duration, quiet_libraries
+from hfdistill.recipe.terminal import FrequentCheckpoints, Progress, Terminal, quiet_libraries
 from tests.conftest import make_sentences
 
 PAGE = """teacher: {finetune: {encoder: encoder, epochs: 1}}
@@ -233,15 +233,17 @@ def test_other_processes_and_searches_say_nothing(capsys):
     assert capsys.readouterr().err == "  a\\nb\n"
 
 
-def test_times_are_said_as_people_say_them():
-    assert [duration(s) for s in (0.2, 89, 91, 3600, 11_100)] == [
-        "1 s",
-        "89 s",
-        "2 min",
-        "60 min",
-        "3 h 5 min",
-    ]
+def test_a_callback_of_a_page_is_one_of_transformers():
     assert isinstance(Progress(Terminal(1), "x"), transformers.TrainerCallback)
+
+
+def test_a_recording_is_announced_before_the_phase_that_learns_from_it(here, capfd):
+    run("teacher_cache=answers", "objective=[{kd: {}}]", "measure=null")
+    lines = capfd.readouterr().err.splitlines()
+    said = [line for line in lines if line.startswith("the teacher answers ")]
+    assert said[0] == "the teacher answers 30 of 30 rows, once; its answers go to answers"
+    assert lines.index(said[0]) < next(row for row, line in enumerate(lines) if " student: " in line)
+    assert not [line for line in lines if line.startswith("! the teacher answers")]
 
 
 def test_the_commands_name_columns_and_split_where_no_rows_were_kept_back(here, capsys):

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from hfdistill.evaluation.models import Contender
 from hfdistill.evaluation.report import TITLES, counted, show
 from hfdistill.files.plain_data import read_json, write_json
+from hfdistill.files.progress import duration
 from hfdistill.files.run_lock import only_run
 from hfdistill.network.fingerprints import fingerprint_of
 from hfdistill.network.foreign_code import allowing_pickles
@@ -31,7 +32,7 @@ from hfdistill.recipe.rehearsal import rehearse
 from hfdistill.recipe.rows import Rows, read_rows
 from hfdistill.recipe.run import Run, arguments, trial_page
 from hfdistill.recipe.schema import STUDENTS
-from hfdistill.recipe.terminal import Terminal, duration, quiet_libraries
+from hfdistill.recipe.terminal import Terminal, quiet_libraries
 
 ETA = 3
 """The best third goes on, with three times the training."""

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from hfdistill.data.data_kinds import check_kind
 from hfdistill.data.encode import encode
 from hfdistill.data.in_memory import as_rows
+from hfdistill.files.progress import Progress, Shown, announce
 from hfdistill.network.architectures import readable_length
 from hfdistill.network.inputs import TOKEN_TYPES
 from hfdistill.network.loading import own_device
@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 SHARD_BYTES = 64_000_000
 ROWS_PER_WINDOW = 4 * ROWS_PER_SHARD
+_WORK = "recording the teacher"
 """Rows of a stream that are held in memory and sorted by length."""
 
 _SCANNED = 1000
@@ -115,7 +116,7 @@ def record_missing(
     *,
     tokens_per_batch: int = 8192,
     budget_mb: float = 1000.0,
-    progress: bool = True,
+    progress: Shown = "bar",
 ) -> float:
     """Record the rows that are missing, and return how many bytes they took."""
     keys, lengths = _scan(cached, dataset, collate)
@@ -125,7 +126,7 @@ def record_missing(
     if cached.teacher is None:
         raise CacheError(cached.missing_message(len(missing), of=len(keys)))
     new = missing[np.sort(np.unique(keys[missing], axis=0, return_index=True)[1])]
-    cached.before_asking(len(new), of=len(np.unique(keys, axis=0)), progress=progress)
+    announce(cached.before_asking(len(new), of=len(np.unique(keys, axis=0))), progress)
     cached.check_deterministic(_batch(dataset, new[:8], collate))
     store = cached.store
     assert store is not None  # noqa: S101 - opened by check_deterministic
@@ -139,7 +140,7 @@ def record_missing(
     chunks = _chunks(store, cut, keys, lengths, tokens_per_batch, cached.batch_rows, most)
     for chunk in chunks:
         chunk.new = int(cached.missing(chunk.keys).sum())
-    with tqdm(total=len(missing), desc="Recording the teacher", unit=" rows", disable=not progress) as bar:
+    with Progress(_WORK, total=len(missing), show=progress, leave=True) as bar:
         _work(cached, chunks, lambda rows: _batch(dataset, rows, collate), bar)
     store.refresh()
     missing = np.flatnonzero(cached.missing(keys))
@@ -155,11 +156,11 @@ def record_stream(
     *,
     tokens_per_batch: int = 8192,
     budget_mb: float = 1000.0,
-    progress: bool = True,
+    progress: Shown = "bar",
 ) -> None:
     """Record the missing rows of a stream, one window after the other."""
     size, left = 0.0, iter(rows)
-    with tqdm(desc="Recording the teacher", unit=" rows", disable=not progress) as bar:
+    with Progress(_WORK, show=progress, leave=True) as bar:
         while window := list(islice(left, ROWS_PER_WINDOW)):
             below = size <= budget_mb * 1e6
             size += record_missing(
@@ -168,7 +169,7 @@ def record_stream(
                 collate,
                 tokens_per_batch=tokens_per_batch,
                 budget_mb=math.inf,
-                progress=False,
+                progress="none",
             )
             if below and size > budget_mb * 1e6:
                 logger.warning(_OVER_BUDGET, bar.n + len(window), size / 1e6, cached.folder, budget_mb)
@@ -203,7 +204,7 @@ class _Chunk:
     new: int = 0
 
 
-def _work(cached: CachedTeacher, chunks: list[_Chunk], load: Callable[[Ints], Any], bar: Any) -> None:
+def _work(cached: CachedTeacher, chunks: list[_Chunk], load: Callable[[Ints], Any], bar: Progress) -> None:
     """Record the chunks that no other process works on, wait for the others, and record what they left."""
     store, rank = cached.store, int(os.environ.get("RANK", 0))
     assert store is not None  # noqa: S101 - opened by check_deterministic
@@ -213,19 +214,23 @@ def _work(cached: CachedTeacher, chunks: list[_Chunk], load: Callable[[Ints], An
     for wait in (False, True):
         taken = []
         for chunk in left:
+            asked = 0
             with store.claim(chunk.name, wait=wait) as claimed:
                 store.refresh()
                 if cached.missing(chunk.keys).any():
                     if not claimed:
                         taken.append(chunk)
                         continue
-                    _answer(cached, store, chunk, load)
-            bar.update(chunk.new)
+                    asked = _answer(cached, store, chunk, load, bar)
+            bar.update(chunk.new - asked)
         left = taken
 
 
-def _answer(cached: CachedTeacher, store: Store, chunk: _Chunk, load: Callable[[Ints], Any]) -> None:
-    """Ask about the rows of a chunk and publish the answers, also those that came before an error."""
+def _answer(
+    cached: CachedTeacher, store: Store, chunk: _Chunk, load: Callable[[Ints], Any], bar: Progress
+) -> int:
+    """Ask about the rows of a chunk, publish the answers, also those before an error, and count them."""
+    asked = 0
     shards: list[dict[str, torch.Tensor]] = []
     pace, start = _Pace(store, chunk.name), 0
     try:
@@ -240,10 +245,13 @@ def _answer(cached: CachedTeacher, store: Store, chunk: _Chunk, load: Callable[[
             if not np.array_equal(answers["keys"].numpy(), keys):
                 raise CacheError(_changing(cached))
             shards.append(answers)
+            asked += len(rows)
+            bar.update(len(rows))
             if cached.batch_rows is not None and pace.is_due():
                 shards = pace.publish(shards)
     finally:
         pace.publish(shards)
+    return asked
 
 
 class _Pace:

@@ -290,14 +290,14 @@ class CachedTeacher(Teacher):
         if len(again):
             self.store.hold(self.answers(chosen(part, again)))
 
-    def before_asking(self, rows: int, *, of: int, progress: bool) -> None:
-        """Called with the number of rows that will be asked about, before the first.
+    def before_asking(self, rows: int, *, of: int) -> str:
+        """Return what is said before the first row is asked about.
 
         Args:
             rows: that are not recorded, each text once.
             of: all rows, each text once.
-            progress: whether a bar is shown.
         """
+        return f"the teacher answers {rows:,} of {of:,} rows, once; its answers go to {self.folder.parent}"
 
     def missing_message(self, rows: int, *, of: int) -> str:
         """Return what to type where rows are missing."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import time
@@ -16,7 +15,6 @@ import torch
 from huggingface_hub import constants
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PretrainedConfig
 
 from hfdistill.data.align import align_labels
@@ -33,8 +31,6 @@ from hfdistill.teachers.text.calibration import Calibration, fit_calibration, la
 from hfdistill.teachers.text.codec import TextCodec, Texts, columns_of, decode_rows, need_column, texts_of
 from hfdistill.teachers.text.identity import UnknownIdentityError, identity_of_function
 from hfdistill.teachers.text.values import AnswerError, AnswerReader, Kind
-
-logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 32
 _PATIENCE = 600.0  # seconds that a process waits for the first call of another
@@ -135,7 +131,7 @@ class TextAnswers(CachedTeacher):
         rows = texts_of(texts)
         if not rows:
             return torch.zeros(0, len(self.classes))
-        record_missing(self, rows, self._collate, progress=False)
+        record_missing(self, rows, self._collate, progress="log")
         parts = [rows[start : start + 1000] for start in range(0, len(rows), 1000)]
         return torch.cat([self.trace(self._collate(part)).logits for part in parts])
 
@@ -266,8 +262,8 @@ class TextTeacher(TextAnswers):
         if self.store is not None:
             self.store.flush()
 
-    def before_asking(self, rows: int, *, of: int, progress: bool) -> None:
-        """Log what it will cost, and refuse more texts than `limit`."""
+    def before_asking(self, rows: int, *, of: int) -> str:
+        """Return what it will cost, and refuse more texts than `limit`."""
         calls, new = math.ceil(rows / self.batch_size), self.store is None and self.repeatable
         twice = f", {min(rows, CHECKED_ROWS)} of them twice to see whether answers repeat" if new else ""
         cost = (
@@ -279,9 +275,7 @@ class TextTeacher(TextAnswers):
                 f"{cost}. limit={self.limit:,} allows {max(0, self.limit - self._calls):,} more: raise it, "
                 "or give fewer rows: dataset.select(range(...))."
             )
-        logger.info("%s", cost)
-        if progress:
-            tqdm.write(f"{cost}.")
+        return cost
 
     def answers(self, batch: Batch, *, names: Any = None) -> dict[str, Tensor]:
         """Return the answers to a batch, in calls of `batch_size` texts. A failing call loses no other."""
