@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 
+from hfdistill.files.plain_data import as_python
+
 
 class Schedule:
     """A number that depends on nothing but progress, the share of optimizer steps already taken.
@@ -43,10 +45,7 @@ class Schedule:
         Raises:
             ValueError: where progress is not a number in [0, 1], or `at` gives no finite number.
         """
-        value = self.at(checked_progress(progress))
-        if not is_number(value):
-            raise ValueError(f"{self!r} is {value!r} at progress {progress:g}; it has to be a finite number.")
-        return float(value)
+        return _checked(self, self.at(checked_progress(progress)), progress)
 
     def __mul__(self, other: float | Schedule) -> Schedule:
         if isinstance(other, Schedule):
@@ -300,7 +299,7 @@ class Product(Schedule):
 
     def at(self, progress: float) -> float:
         """Return the product of all values."""
-        return self.factor * math.prod(schedule(progress) for schedule in self.schedules)
+        return self.factor * math.prod(value_at(schedule, progress) for schedule in self.schedules)
 
     @property
     def knots(self) -> tuple[float, ...]:
@@ -313,8 +312,20 @@ class Product(Schedule):
 
 
 def value_at(value: float | Schedule, progress: float) -> float:
-    """Return what a number or a schedule is at `progress`."""
-    return value(progress) if isinstance(value, Schedule) else value
+    """Return what a number or a schedule is at `progress`, also where its class has a `__call__` of its own."""
+    return _checked(value, value(progress), progress) if isinstance(value, Schedule) else value
+
+
+def _checked(schedule: Schedule, value: object, progress: float) -> float:
+    """Return what a schedule gave as a float; refuse what is not a finite number."""
+    value = as_python(value)
+    if not is_number(value):
+        hint = " (nothing, where it does not reach a return)" if value is None else ""
+        raise ValueError(
+            f"{schedule!r} is {value!r}{hint} at progress {progress:g} (0 is the first step, 1 the end); it has "
+            f"to be a finite number. Return one at every progress: {type(schedule).__name__}.at(progress)."
+        )
+    return float(value)  # type: ignore[arg-type]
 
 
 def moments(schedules: Iterable[float | Schedule]) -> list[float]:
