@@ -312,7 +312,7 @@ class Product(Schedule):
 
 
 def value_at(value: float | Schedule, progress: float) -> float:
-    """Return what a number or a schedule is at `progress`, also where its class has a `__call__` of its own."""
+    """Return what a number or a schedule is at `progress`, checked also where a class has its own call."""
     return _checked(value, value(progress), progress) if isinstance(value, Schedule) else value
 
 
@@ -322,8 +322,8 @@ def _checked(schedule: Schedule, value: object, progress: float) -> float:
     if not is_number(value):
         hint = " (nothing, where it does not reach a return)" if value is None else ""
         raise ValueError(
-            f"{schedule!r} is {value!r}{hint} at progress {progress:g} (0 is the first step, 1 the end); it has "
-            f"to be a finite number. Return one at every progress: {type(schedule).__name__}.at(progress)."
+            f"{schedule!r} is {value!r}{hint} at progress {progress:g} (0 is the first step, 1 the end); it "
+            f"has to be a finite number. Return one at every progress from {type(schedule).__name__}.at."
         )
     return float(value)  # type: ignore[arg-type]
 

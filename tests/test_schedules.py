@@ -222,7 +222,9 @@ class Called(Odd):
 @pytest.mark.parametrize("value", [math.nan, math.inf, "1", None, [1.0], torch.ones((), requires_grad=True)])
 @pytest.mark.parametrize("kind", [Odd, Called])
 def test_a_value_that_is_no_finite_number_is_refused_with_term_and_moment(value, kind):
-    words = r"at progress 0\.507 \(.*\); it has to be a finite number\. Return one at every progress: \w+\.at"
+    words = (
+        r"at progress 0\.507 \(.*\); it has to be a finite number\. Return one at every progress from \w+\.at"
+    )
     for schedule in (kind(value), 0.5 * kind(value)):
         blend = CrossEntropy() + schedule * KD()
         with pytest.raises(ValueError, match=rf"^The weight of kd: .*{words}"):
@@ -241,7 +243,9 @@ def blend_message(blend):
 def test_a_weight_below_0_is_refused_at_its_moment():
     blend = CrossEntropy() + Odd(-1.0) * KD()
     blend.set_progress(0.506)
-    with pytest.raises(ValueError, match=r"weight of kd is a number from 0 up, and Odd\(.*\) is -1 at progress 0"):
+    with pytest.raises(
+        ValueError, match=r"weight of kd is a number from 0 up, and Odd\(.*\) is -1 at progress 0"
+    ):
         blend.set_progress(0.507)
 
 

@@ -30,6 +30,8 @@ class Setting:
         teacher: sizes of the teacher, likewise.
         same_tokens: False where the two read different tokens, so that token i of one is not token i of the
             other: terms that compare tokens refuse, terms that pool first go on.
+        class_names: of the student's outputs, LABEL_0 … where its config has none; empty where that is not
+            known.
     """
 
     task: TaskKind
@@ -38,6 +40,7 @@ class Setting:
     student: ModelSpec | None = None
     teacher: ModelSpec | None = None
     same_tokens: bool = True
+    class_names: tuple[str, ...] = ()
 
 
 Taps = tuple[frozenset[Tap], frozenset[Tap]]
@@ -161,8 +164,8 @@ class Blend(nn.Module):
             progress: the share of optimizer steps already taken, in [0, 1].
 
         Raises:
-            ValueError: where progress lies outside, where a weight is not a number from 0 up, or where no term
-                has weight before the end.
+            ValueError: where progress lies outside, a weight is not a number from 0 up, or no term has weight
+                before the end.
         """
         self._progress = checked_progress(progress)
         for name, (weight, term) in zip(self.names, self._pairs(), strict=True):
@@ -334,8 +337,8 @@ def _check_weight(weight: float | Schedule, name: str, progress: float) -> None:
         raise ValueError(f"The weight of {name}: {error}") from error
     if value < 0:
         raise ValueError(
-            f"The weight of {name} is a number from 0 up, and {weight!r} is {value:g} at progress {progress:g} "
-            "(0 is the first step, 1 the end). Keep it at 0 or above."
+            f"The weight of {name} is a number from 0 up, and {weight!r} is {value:g} at progress "
+            f"{progress:g} (0 is the first step, 1 the end). Keep it at 0 or above."
         )
 
 

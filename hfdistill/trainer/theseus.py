@@ -189,7 +189,9 @@ def _checked(rate: Schedule) -> Schedule:
             f"The rate of Theseus has to end at 1, where the student stands alone; found {rate!r}. Write "
             "Linear(0.3, 1, until=0.7), or Step({0: 0.5, 0.7: 1}) for a constant rate."
         )
-    values = {progress: value_at(rate, progress) for progress in (*np.linspace(0, 1, 101).tolist(), *rate.knots)}
+    values = {
+        progress: value_at(rate, progress) for progress in (*np.linspace(0, 1, 101).tolist(), *rate.knots)
+    }
     outside = [progress for progress, value in values.items() if not 0 <= value <= 1]
     if outside:
         raise ValueError(
