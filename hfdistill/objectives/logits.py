@@ -76,10 +76,12 @@ class CrossEntropy(Objective):
     ) -> None:
         super().__init__()
         label_smoothing, class_weights = as_python(label_smoothing), as_python(class_weights)
+        values: list[Any] | None = None
         if isinstance(class_weights, Mapping):
             class_weights = {name: as_python(weight) for name, weight in class_weights.items()}
-        by_name = isinstance(class_weights, dict)
-        values = class_weights and list(class_weights.values() if by_name else class_weights)
+            values = list(class_weights.values())
+        elif class_weights is not None:
+            values = list(class_weights)
         if label_smoothing is not None and not (is_number(label_smoothing) and 0 <= label_smoothing < 1):
             raise ValueError(f"label_smoothing lies in [0, 1), found {label_smoothing!r}. Usual: 0.1.")
         if values is not None and not all(is_number(weight) and weight > 0 for weight in values):
@@ -88,6 +90,7 @@ class CrossEntropy(Objective):
         weights = None if values is None else torch.tensor(values, dtype=torch.float32)
         self.register_buffer("_weights", weights, persistent=False)
         self._weights: Tensor | None
+        by_name = isinstance(class_weights, Mapping)
         self.class_weights = class_weights if weights is None or by_name else weights.tolist()
         self._smoothing = label_smoothing or 0.0
         self._multi_label = False
