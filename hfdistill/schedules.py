@@ -6,8 +6,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-
-from hfdistill.files.plain_data import as_python
+from typing import Any
 
 
 class Schedule:
@@ -316,16 +315,17 @@ def value_at(value: float | Schedule, progress: float) -> float:
     return _checked(value, value(progress), progress) if isinstance(value, Schedule) else value
 
 
-def _checked(schedule: Schedule, value: object, progress: float) -> float:
-    """Return what a schedule gave as a float; refuse what is not a finite number."""
-    value = as_python(value)
+def _checked(schedule: Schedule, value: Any, progress: float) -> float:
+    """Return what a schedule gave as a float, also of numpy or torch; refuse what is not a finite number."""
+    if hasattr(value, "tolist") and not getattr(value, "requires_grad", False):
+        value = value.tolist()
     if not is_number(value):
         hint = " (nothing, where it does not reach a return)" if value is None else ""
         raise ValueError(
             f"{schedule!r} is {value!r}{hint} at progress {progress:g} (0 is the first step, 1 the end); it "
             f"has to be a finite number. Return one at every progress from {type(schedule).__name__}.at."
         )
-    return float(value)  # type: ignore[arg-type]
+    return float(value)
 
 
 def moments(schedules: Iterable[float | Schedule]) -> list[float]:
