@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, LargeList, List, NamedSplit, Value
 
 from hfdistill.data.label_doubts import check_decimal_commas, doubts
+from hfdistill.network.label_space import some
 
 logger = logging.getLogger(__name__)
 
@@ -99,10 +100,12 @@ def _final_classes(
         own = features[split].names if isinstance(features[split], ClassLabel) else declared
         if own is not None and not any(isinstance(value, str) for value in labels):
             values[split] = _named(split, labels, own)
-    kinds = {type(value) for labels in values.values() for value in labels} - {type(None)}
+    examples = {type(value): value for labels in values.values() for value in labels if value is not None}
+    kinds = examples.keys()
     if not (kinds <= {int, float} or kinds == {str}):
         raise ValueError(
-            f"Column {column!r} holds {sorted(kind.__name__ for kind in kinds)}. "
+            f"Column {column!r} holds {sorted(kind.__name__ for kind in kinds)}, such as "
+            f"{some(sorted(examples.values(), key=repr))}. "
             "Make its labels all strings, all numbers, or all lists."
         )
     if float in kinds and not (names and all(v is None or v % 1 == 0 for f in values.values() for v in f)):

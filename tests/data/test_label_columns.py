@@ -1,3 +1,5 @@
+import gzip
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -205,6 +207,45 @@ def test_whole_numbers_of_a_csv_are_class_numbers_where_each_is_written_as_one(t
     rows = load(write_codes(tmp_path / "train.csv", labels))["train"]
     assert rows.features["label"] == (Value("int64") if names is None else ClassLabel(names=names))
     assert list(rows["label"]) == ([1, 1, 0] if names is None else [names.index(label) for label in labels])
+
+
+@pytest.mark.parametrize("source", ["list", "frame", "jsonl", "json", "jsonl.gz", "utf-16"])
+@pytest.mark.parametrize("odd", ["01", "1", "true", "null", "x"])
+def test_strings_among_numbers_are_never_read_as_numbers(tmp_path, source, odd):
+    """`datasets` stores such a column as JSON, whose string "01" came back as 1."""
+    rows = [{"text": "a", "label": 1}, {"text": "b", "label": odd}, {"text": "c", "label": 0}]
+    path = tmp_path / f"train.{'jsonl' if source == 'utf-16' else source}"
+    if source == "json":
+        path.write_text(json.dumps(rows))
+    elif source not in ("list", "frame"):
+        lines = "".join(json.dumps(row) + "\n" for row in rows).encode(
+            "utf-16" if source == "utf-16" else "utf-8"
+        )
+        path.write_bytes(gzip.compress(lines) if source == "jsonl.gz" else lines)
+    data = {"list": rows, "frame": DataFrame(rows)}.get(source, path)
+    with pytest.raises(
+        ValueError, match=rf"Column 'label' holds \['int', 'str'\], such as '{odd}', \d\. Make"
+    ):
+        load(data)
+    texts = load([{"text": value} for value in (odd, 7, "c")], on_bad_row="drop")["train"]["text"][:]
+    assert texts == [odd, "c"]
+
+
+def test_files_of_a_split_that_number_their_classes_in_other_orders_are_refused(tmp_path):
+    """Their numbers were joined, and the classes of the second file were the wrong ones."""
+    for shard, names in enumerate([["neg", "pos"], ["pos", "neg"]]):
+        features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
+        rows = Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, features=features)
+        rows.to_parquet(tmp_path / f"train-0000{shard}-of-00002.parquet")
+    for streaming in (False, True):
+        with pytest.raises(
+            ValueError, match=r"^train-00001-of.* \['pos', 'neg'\], and .*: one number is two"
+        ):
+            load(tmp_path, streaming=streaming)
+    second = tmp_path / "train-00001-of-00002.parquet"
+    aligned = Dataset.from_parquet(str(second)).align_labels_with_mapping({"neg": 0, "pos": 1}, "label")
+    aligned.to_parquet(second)
+    assert load(tmp_path)["train"]["label"][:] == [0, 1, 1, 0]
 
 
 def test_real_values_are_equal_however_they_are_written(tmp_path, caplog):
