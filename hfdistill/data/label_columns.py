@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, LargeList, List, NamedSplit, Value
 
-from hfdistill.data.label_doubts import check_decimal_commas, doubts
+from hfdistill.data.label_doubts import check_number_marks, doubts
 from hfdistill.network.label_space import some
 
 logger = logging.getLogger(__name__)
@@ -109,6 +109,12 @@ def _final_classes(
             "Make its labels all strings, all numbers, or all lists."
         )
     if float in kinds and not (names and all(v is None or v % 1 == 0 for f in values.values() for v in f)):
+        if names:
+            real = next(v for labels in values.values() for v in labels if v is not None and v % 1)
+            raise ValueError(
+                f"Column {column!r} holds real values, such as {real}, and label_names names classes: "
+                f"{list(names)}. Leave label_names out, or name another column: label='...'."
+            )
         numbers = {s: [v if v is None else float(v) for v in labels] for s, labels in values.items()}
         return numbers, Value("float32"), None
     if str not in kinds:
@@ -116,7 +122,7 @@ def _final_classes(
         if names is None:
             return values, Value("int64"), None
     elif names is None and declared is None:
-        check_decimal_commas(column, values)
+        check_number_marks(column, values)
     final = _final_names(values, declared, names)
     numbered = {split: _numbered(split, labels, final) for split, labels in values.items()}
     return numbered, ClassLabel(names=final), final

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +29,7 @@ from datasets import (
 from datasets.exceptions import DatasetGenerationError
 
 import hfdistill
-from hfdistill.data.csv_files import BadLine, CsvLayout, CsvRows, csv_layout
+from hfdistill.data.csv_files import REPEATED, BadLine, CsvLayout, CsvRows, column_names, csv_layout
 from hfdistill.data.encodings import check_encoding, suffix_of, text_encoding
 from hfdistill.data.json_files import json_problem, json_rows
 from hfdistill.files.plain_data import as_python
@@ -131,7 +132,7 @@ def _is_changed(rows: Dataset) -> bool:
     A column of several types is stored as JSON, and its strings "01" and "true" come out as 1 and True.
     """
     mixed = [name for name, feature in rows.features.items() if isinstance(feature, Json)]
-    table = rows.select_columns(mixed).with_format("arrow")[:] if mixed else None
+    table = rows.select_columns(mixed).with_format("arrow")[:]
     stored = [value for name in mixed for value in table.column(name).cast(pa.string()).to_pylist()]
     return "timestamp" in str(rows.features) or not all((value or "{")[0] in "{[" for value in stored)
 
@@ -183,14 +184,14 @@ def _read_typed(kind: str, split: str, files: Sequence[Path]) -> Dataset:
 
 def check_same_classes(files: Sequence[Path]) -> None:
     """Refuse Parquet files of one split that number their classes in different orders."""
-    seen: dict[str, tuple[Path, list[str]]] = {}
+    seen: dict[str, tuple[Path, Any]] = {}
     for file in files if len(files) > 1 else ():
         try:
             features = Features.from_arrow_schema(pq.read_schema(file))
         except (pa.ArrowException, OSError, ValueError):
             return  # told when the file is read
         for column, feature in features.items():
-            names = getattr(getattr(feature, "feature", feature), "names", None)
+            names: Any = getattr(getattr(feature, "feature", feature), "names", None)
             first, before = seen.setdefault(column, (file, names)) if names else (file, names)
             if names != before:
                 order = ", ".join(f"{name!r}: {number}" for number, name in enumerate(before[:2]))
@@ -213,20 +214,29 @@ def _read_excel(files: Sequence[Path]) -> Dataset:
     columns: dict[str, list[str]] = {}
     for file in files:
         try:
-            sheets = pd.read_excel(file, sheet_name=None, dtype=str, keep_default_na=False)
+            sheets = pd.read_excel(file, sheet_name=None, header=None, dtype=str, keep_default_na=False)
         except (ValueError, OSError, KeyError) as error:
             raise ValueError(f"{file.name} cannot be read as an Excel sheet ({error}).") from None
-        filled = {name: sheet for name, sheet in sheets.items() if len(sheet)}
+        filled = {name: rows for name, sheet in sheets.items() if len(rows := _rows_of_sheet(sheet)) > 1}
         if len(filled) > 1:
             raise ValueError(
                 f"{file.name} has several sheets with rows: {list(filled)}. Save the one you mean as a file "
                 "of its own, or pass it as a DataFrame: load(pandas.read_excel(path, sheet_name=...))."
             )
-        sheet = next(iter(filled.values()), pd.DataFrame())
-        for name in sheet.columns:
-            columns.setdefault(str(name), []).extend(str(cell) for cell in sheet[name])
+        no_rows: list[list[str]] = [[]]
+        header, *rows = next(iter(filled.values()), no_rows)
+        if again := next((number for number, row in enumerate(rows, 1) if row == header), None):
+            raise ValueError(f"{file.name}, row {again}, repeats the header, {header}. Take it out.")
+        for name, cells in zip(column_names(file, header), zip(*rows, strict=True), strict=False):
+            columns.setdefault(name, []).extend(cells)
     features = Features({name: Value("string") for name in columns})
     return Dataset.from_dict(columns, features=features)
+
+
+def _rows_of_sheet(sheet: Any) -> list[list[str]]:
+    """Return the cells of a sheet, from its header on: empty rows above it are passed over."""
+    rows = [[str(cell) for cell in row] for row in sheet.itertuples(index=False)]
+    return list(itertools.dropwhile(lambda row: not any(cell.strip() for cell in row), rows))
 
 
 def _read_csv(split: str, files: Sequence[Path], options: FileOptions) -> Dataset:
@@ -345,5 +355,7 @@ def bad_lines_message(
     if not rows and len(bad) > 1 and len({line.reason for line in bad}) == 1 and "cell" in bad[0].reason:
         way = "All lines are so: give the header a name for each cell, or pass another delimiter="
         return f"{bad_lines_summary(file, bad)}. {way}."
+    if all(line.reason == REPEATED for line in bad):
+        way = "Take such lines out"
     drop = "" if not drops or any(line.late for line in bad) else '; on_bad_row="drop" leaves such lines out'
     return f"{bad_lines_summary(file, bad)}. {way}{drop}."

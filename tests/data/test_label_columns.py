@@ -1,11 +1,8 @@
-import gzip
-import json
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value, concatenate_datasets
-from pandas import DataFrame
 
 from hfdistill.data import label_columns as module
 from hfdistill.data import load
@@ -16,7 +13,7 @@ from hfdistill.data.label_columns import (
     multi_hot_names,
     with_listed_classes,
 )
-from tests.data.conftest import messages, write, write_rows
+from tests.data.conftest import messages, write, write_codes, write_rows
 
 
 def write_labels(folder: Path, kind: pa.DataType | None = None, **labels: list[object]) -> Path:
@@ -154,24 +151,6 @@ def test_csv_labels_are_numbers_only_if_all_are(tmp_path, train, test, feature):
     assert load(tmp_path)["train"].features.get("label") == feature
 
 
-def write_codes(path: Path, codes: list[str]) -> Path:
-    """Write texts and labels that are strings, in a file of any kind."""
-    texts = [f"film {i}" for i in range(len(codes))]
-    if path.suffix == ".parquet":
-        return write_rows(path, text=texts, label=codes)
-    if path.suffix == ".xlsx":
-        pytest.importorskip("openpyxl")
-        DataFrame({"text": texts, "label": codes}).to_excel(path, index=False)
-    elif path.suffix == ".jsonl":
-        path.write_text("".join(map('{{"text": "{}", "label": "{}"}}\n'.format, texts, codes)))
-    else:
-        cells = "," if path.suffix == ".csv" else "\t"
-        path.write_text(
-            "".join(f"{a}{cells}{b}\n" for a, b in zip(["text", *texts], ["label", *codes], strict=True))
-        )
-    return path
-
-
 @pytest.mark.parametrize("kind", ["csv", "tsv", "xlsx", "jsonl", "parquet"])
 def test_spellings_of_a_number_are_classes_of_their_own_and_warned_of(tmp_path, caplog, kind):
     """Of "01", "1" and "001" nobody knows whether they are one class: no file makes them one in silence."""
@@ -207,45 +186,6 @@ def test_whole_numbers_of_a_csv_are_class_numbers_where_each_is_written_as_one(t
     rows = load(write_codes(tmp_path / "train.csv", labels))["train"]
     assert rows.features["label"] == (Value("int64") if names is None else ClassLabel(names=names))
     assert list(rows["label"]) == ([1, 1, 0] if names is None else [names.index(label) for label in labels])
-
-
-@pytest.mark.parametrize("source", ["list", "frame", "jsonl", "json", "jsonl.gz", "utf-16"])
-@pytest.mark.parametrize("odd", ["01", "1", "true", "null", "x"])
-def test_strings_among_numbers_are_never_read_as_numbers(tmp_path, source, odd):
-    """`datasets` stores such a column as JSON, whose string "01" came back as 1."""
-    rows = [{"text": "a", "label": 1}, {"text": "b", "label": odd}, {"text": "c", "label": 0}]
-    path = tmp_path / f"train.{'jsonl' if source == 'utf-16' else source}"
-    if source == "json":
-        path.write_text(json.dumps(rows))
-    elif source not in ("list", "frame"):
-        lines = "".join(json.dumps(row) + "\n" for row in rows).encode(
-            "utf-16" if source == "utf-16" else "utf-8"
-        )
-        path.write_bytes(gzip.compress(lines) if source == "jsonl.gz" else lines)
-    data = {"list": rows, "frame": DataFrame(rows)}.get(source, path)
-    with pytest.raises(
-        ValueError, match=rf"Column 'label' holds \['int', 'str'\], such as '{odd}', \d\. Make"
-    ):
-        load(data)
-    texts = load([{"text": value} for value in (odd, 7, "c")], on_bad_row="drop")["train"]["text"][:]
-    assert texts == [odd, "c"]
-
-
-def test_files_of_a_split_that_number_their_classes_in_other_orders_are_refused(tmp_path):
-    """Their numbers were joined, and the classes of the second file were the wrong ones."""
-    for shard, names in enumerate([["neg", "pos"], ["pos", "neg"]]):
-        features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
-        rows = Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, features=features)
-        rows.to_parquet(tmp_path / f"train-0000{shard}-of-00002.parquet")
-    for streaming in (False, True):
-        with pytest.raises(
-            ValueError, match=r"^train-00001-of.* \['pos', 'neg'\], and .*: one number is two"
-        ):
-            load(tmp_path, streaming=streaming)
-    second = tmp_path / "train-00001-of-00002.parquet"
-    aligned = Dataset.from_parquet(str(second)).align_labels_with_mapping({"neg": 0, "pos": 1}, "label")
-    aligned.to_parquet(second)
-    assert load(tmp_path)["train"]["label"][:] == [0, 1, 1, 0]
 
 
 def test_real_values_are_equal_however_they_are_written(tmp_path, caplog):
@@ -358,6 +298,19 @@ def test_numbers_with_a_decimal_comma_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"numbers with a decimal comma, such as '1,5'.*Write '1.5'"):
         load(tmp_path)
     assert load(tmp_path, label_names=["1,5", "2"])["train"].features["label"].names == ["1,5", "2"]
+
+
+def test_names_that_no_class_can_have_are_refused(tmp_path):
+    path = write_codes(tmp_path / "train.csv", ["0.5", "1.0"])
+    with pytest.raises(
+        ValueError, match=r"real values, such as 0\.5, and label_names names classes: \['a', 'b'\]"
+    ):
+        load(path, label_names=["a", "b"])
+    for names in ("ab", ["a", "a"], [1, "1"]):
+        with pytest.raises(ValueError, match="a list of names is needed, each once"):
+            load(path, label_names=names)
+    whole = write_codes(tmp_path / "whole.csv", ["2", "1"])
+    assert load(whole, label_names=[1, 2])["train"].features["label"].names == ["1", "2"]
 
 
 FLAGS = {
