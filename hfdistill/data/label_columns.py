@@ -36,7 +36,7 @@ def read_labels(
 
     What in the column is probably not meant is logged as a warning.
     """
-    values = _visible(raw, column)
+    values = _visible(raw, column, names)
     if not values:
         return {}, None, None
     final, feature, class_names = _final_labels(raw, values, column, names, from_text)
@@ -96,6 +96,8 @@ def _final_classes(
 ) -> tuple[Values, Any, list[str] | None]:
     """Return one label a row: numbers of classes, or real values."""
     declared = next((f.names for f in features.values() if isinstance(f, ClassLabel)), None)
+    if declared is None and any(_is_named_by_truth(feature, names) for feature in features.values()):
+        declared = _TRUTH
     for split, labels in values.items():
         own = features[split].names if isinstance(features[split], ClassLabel) else declared
         if own is not None and not any(isinstance(value, str) for value in labels):
@@ -138,7 +140,7 @@ def is_by_name(
     """
     present: Values = {}
     for split, rows in raw.items():
-        labels = [_plain(value) for value in rows[column][:]] if column in rows.column_names else []
+        labels = _plain_labels(rows, column, names) if column in rows.column_names else []
         if not all_hidden(labels):
             present[split] = [value for value in labels if value is not None and not _is_mark(value)]
     features = [raw[split].features[column] for split in present]
@@ -182,7 +184,7 @@ def further_labels(
     """
     if isinstance(column, list):
         return list(_rows_of_flags(split, rows, column))
-    values: Values = {split: [_plain(value) for value in rows[column][:]]}
+    values: Values = {split: _plain_labels(rows, column, getattr(feature, "names", None))}
     if getattr(feature, "dtype", None) == "float32":
         numbers = (_parsed(values) if from_text else values)[split]
         if all(value is None or isinstance(value, (int, float)) for value in numbers):
@@ -378,12 +380,12 @@ def with_listed_classes(rows: Dataset) -> Dataset:
     return rows.remove_columns("label").add_column("label", places, feature=feature)
 
 
-def _visible(raw: dict[str, Dataset], column: str) -> Values:
+def _visible(raw: dict[str, Dataset], column: str, names: Sequence[str] | None) -> Values:
     """Return the label values of the splits that show any, in plain types."""
     values = {}
     for split, rows in raw.items():
         if column in rows.column_names:
-            labels = [_plain(value) for value in rows[column][:]]
+            labels = _plain_labels(rows, column, names)
             if all_hidden(labels):
                 logger.warning("split %r has hidden labels only: its column %r is dropped", split, column)
             else:
@@ -394,6 +396,22 @@ def _visible(raw: dict[str, Dataset], column: str) -> Values:
 def all_hidden(labels: Sequence[Any]) -> bool:
     """Whether each label is missing, or the -1 or -100 that marks a hidden one."""
     return all(value in (None, -1, "-1") or _is_mark(value) for value in map(_plain, labels))
+
+
+_TRUTH = ["False", "True"]
+
+
+def _is_named_by_truth(feature: Any, names: Sequence[str] | None) -> bool:
+    """Whether a column of true and false has the classes of these names, and no others are asked for."""
+    return getattr(feature, "dtype", None) == "bool" and (names is None or set(names) == set(_TRUTH))
+
+
+def _plain_labels(rows: Dataset, column: str, names: Sequence[str] | None) -> list[Any]:
+    """Return a column of labels in plain types; true and false by name, as a csv writes them."""
+    values = [_plain(value) for value in rows[column][:]]
+    if not _is_named_by_truth(rows.features[column], names):
+        return values
+    return [None if value is None else _TRUTH[value] for value in values]
 
 
 def _plain(value: Any) -> Any:

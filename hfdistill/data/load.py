@@ -73,13 +73,13 @@ def load(
     label a word, numbered from the names that the data brings, from its sorted strings, or from
     `label_names`.
 
-    Labels: strings become a `ClassLabel` of their sorted names, the same over all splits; integers that come
-    with names keep them, and stay `int64` without; floats are a regression target (`float32`); lists, and
-    several columns of 0 and 1, become the multi-hot `float32` rows of a multi-label task. A split whose
-    labels are all hidden (-1, -100 or empty) loses the column, with a warning; among names and class numbers
-    -100, or a list of it, marks rows that nobody labelled, which learn from the teacher alone. Classes that
-    differ in case or spaces alone, and whatever else in a label column is probably not meant, are warned of.
-    No code from the Hub is ever run.
+    Labels: strings become a `ClassLabel` of their sorted names, the same over all splits, and so do true and
+    false; integers that come with names keep them, and stay `int64` without; floats are a regression target
+    (`float32`); lists, and several columns of 0 and 1, become the multi-hot `float32` rows of a multi-label
+    task. A split whose labels are all hidden (-1, -100 or empty) loses the column, with a warning; among
+    names and class numbers -100, or a list of it, marks rows that nobody labelled, which learn from the
+    teacher alone. Classes that differ in case or spaces alone, and whatever else in a label column is
+    probably not meant, are warned of. No code from the Hub is ever run.
 
     Strings stay apart as they are written: "01", "1" and "+1" are three classes, and warned of. Only a csv or
     a sheet has no other way to write numbers: there labels are whole numbers where all are written so ("1",

@@ -225,7 +225,8 @@ def _read_excel(files: Sequence[Path]) -> Dataset:
             )
         no_rows: list[list[str]] = [[]]
         header, *rows = next(iter(filled.values()), no_rows)
-        if again := next((number for number, row in enumerate(rows, 1) if row == header), None):
+        again = next((number for number, row in enumerate(rows, 1) if row == header and len(row) > 1), None)
+        if again is not None:
             raise ValueError(f"{file.name}, row {again}, repeats the header, {header}. Take it out.")
         for name, cells in zip(column_names(file, header), zip(*rows, strict=True), strict=False):
             columns.setdefault(name, []).extend(cells)

@@ -6,6 +6,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value, concatenate_dat
 
 from hfdistill.data import label_columns as module
 from hfdistill.data import load
+from hfdistill.data.align import align_labels
 from hfdistill.data.label_columns import (
     as_split,
     indicator_columns,
@@ -13,6 +14,7 @@ from hfdistill.data.label_columns import (
     multi_hot_names,
     with_listed_classes,
 )
+from hfdistill.network.label_space import LabelSpaceError
 from tests.data.conftest import messages, write, write_codes, write_rows
 
 
@@ -46,9 +48,28 @@ def test_integers(tmp_path):
     assert list(named["train"]["label"]) == [0, 2, 1]
     with pytest.raises(ValueError, match=r"Split 'train' has the label 2 in row 1, a class number is 0 to 1"):
         load(folder, label_names=["x", "y"])
-    assert load(write_labels(tmp_path, train=[True, False], test=[True]))["train"].features["label"] == Value(
-        "int64"
-    )
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_true_and_false_are_classes_of_these_names(tmp_path, streaming):
+    """As in a csv; they were 0 and 1, and True was "no" of a student of the classes "yes" and "no"."""
+    path = write_rows(tmp_path / "a.parquet", text=["a", "b", "c"], label=[True, False, True])
+    for names, wanted in {
+        None: [1, 0, 1],
+        ("True", "False"): [0, 1, 0],
+        ("no", "yes"): [1, 0, 1],  # says what 0 and 1 are
+    }.items():
+        rows = load(path, streaming=streaming, label_names=names)["train"]
+        assert rows.features["label"].names == list(names or ("False", "True"))
+        assert [row["label"] for row in rows] == wanted
+    true = write_rows(tmp_path / "true.parquet", text=["a", "b"], label=[True, True])
+    assert load({"train": true, "test": path})["test"]["label"][:] == [1, 0, 1]
+    numbers = write_rows(tmp_path / "numbers.parquet", text=["a", "b"], label=[1, 0])
+    assert load({"train": path, "test": numbers})["test"]["label"][:] == [1, 0]
+    with pytest.raises(LabelSpaceError, match="has rows of 'False', 'True', which the model does not have"):
+        align_labels(load(path)["train"], ["yes", "no"], split="dev")
+    aligned = align_labels(load(path)["train"], ["True", "False"], split="dev")
+    assert aligned["label"][:] == [0, 1, 0]
 
 
 def test_numbers_that_are_names_are_matched_by_name(tmp_path):
