@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 
 class Schedule:
@@ -43,10 +44,7 @@ class Schedule:
         Raises:
             ValueError: where progress is not a number in [0, 1], or `at` gives no finite number.
         """
-        value = self.at(checked_progress(progress))
-        if not is_number(value):
-            raise ValueError(f"{self!r} is {value!r} at progress {progress:g}; it has to be a finite number.")
-        return float(value)
+        return _checked(self, self.at(checked_progress(progress)), progress)
 
     def __mul__(self, other: float | Schedule) -> Schedule:
         if isinstance(other, Schedule):
@@ -300,7 +298,7 @@ class Product(Schedule):
 
     def at(self, progress: float) -> float:
         """Return the product of all values."""
-        return self.factor * math.prod(schedule(progress) for schedule in self.schedules)
+        return self.factor * math.prod(value_at(schedule, progress) for schedule in self.schedules)
 
     @property
     def knots(self) -> tuple[float, ...]:
@@ -313,8 +311,21 @@ class Product(Schedule):
 
 
 def value_at(value: float | Schedule, progress: float) -> float:
-    """Return what a number or a schedule is at `progress`."""
-    return value(progress) if isinstance(value, Schedule) else value
+    """Return what a number or a schedule is at `progress`, checked also where a class has its own call."""
+    return _checked(value, value(progress), progress) if isinstance(value, Schedule) else value
+
+
+def _checked(schedule: Schedule, value: Any, progress: float) -> float:
+    """Return what a schedule gave as a float, also of numpy or torch; refuse what is not a finite number."""
+    if hasattr(value, "tolist") and not getattr(value, "requires_grad", False):
+        value = value.tolist()
+    if not is_number(value):
+        hint = " (nothing, where it does not reach a return)" if value is None else ""
+        raise ValueError(
+            f"{schedule!r} is {value!r}{hint} at progress {progress:g} (0 is the first step, 1 the end); it "
+            f"has to be a finite number. Return one at every progress from {type(schedule).__name__}.at."
+        )
+    return float(value)
 
 
 def moments(schedules: Iterable[float | Schedule]) -> list[float]:

@@ -4,9 +4,23 @@ import copy
 import math
 import pickle
 
+import numpy as np
 import pytest
+import torch
 
-from hfdistill import KD, After, Constant, Cosine, Linear, Schedule, Stairs, Step, Until, schedules
+from hfdistill import (
+    KD,
+    After,
+    Constant,
+    Cosine,
+    CrossEntropy,
+    Linear,
+    Schedule,
+    Stairs,
+    Step,
+    Until,
+    schedules,
+)
 from hfdistill.schedules import checked_progress, moments, value_at
 
 BUILT = [
@@ -188,14 +202,55 @@ def test_a_schedule_without_at_says_what_it_lacks():
         Schedule()(0.5)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, "1", None])
-def test_a_value_that_is_no_finite_number_is_refused(value):
-    class Broken(Schedule):
-        def at(self, progress):
-            return value
+class Odd(Schedule):
+    """1 but for one moment, which no look before the first step meets."""
 
-    with pytest.raises(ValueError, match=r"at progress 0\.5; it has to be a finite number"):
-        Broken()(0.5)
+    def __init__(self, value):
+        self.value = value
+
+    def at(self, progress):
+        return self.value if progress == 0.507 else 1.0
+
+
+class Called(Odd):
+    """The same by a `__call__` of its own, past the checks of Schedule's."""
+
+    def __call__(self, progress):
+        return self.at(progress)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, "1", None, [1.0], torch.ones((), requires_grad=True)])
+@pytest.mark.parametrize("kind", [Odd, Called])
+def test_a_value_that_is_no_finite_number_is_refused_with_term_and_moment(value, kind):
+    words = (
+        r"at progress 0\.507 \(.*\); it has to be a finite number\. Return one at every progress from \w+\.at"
+    )
+    for schedule in (kind(value), 0.5 * kind(value)):
+        blend = CrossEntropy() + schedule * KD()
+        with pytest.raises(ValueError, match=rf"^The weight of kd: .*{words}"):
+            blend.set_progress(0.507)
+    with pytest.raises(ValueError, match=words):
+        value_at(kind(value), 0.507)
+    assert ("nothing, where it does not reach a return" in blend_message(blend)) == (value is None)
+
+
+def blend_message(blend):
+    with pytest.raises(ValueError, match="weight of kd") as refused:
+        blend.set_progress(0.507)
+    return str(refused.value)
+
+
+def test_a_weight_below_0_is_refused_at_its_moment():
+    blend = CrossEntropy() + Odd(-1.0) * KD()
+    blend.set_progress(0.506)
+    with pytest.raises(
+        ValueError, match=r"weight of kd is a number from 0 up, and Odd\(.*\) is -1 at progress 0"
+    ):
+        blend.set_progress(0.507)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers_of_a_schedule():
+    assert [value_at(Odd(one), 0.507) for one in (np.float32(0.5), torch.tensor(0.5), 1)] == [0.5, 0.5, 1.0]
 
 
 # Where to look

@@ -91,7 +91,7 @@ def csv_layout(
         lines, delimiter = lines[1:], delimiter or separator_line[1]
     chosen = delimiter or _delimiter(file, lines, usual, quotes)
     rows = _split(lines, chosen, quotes)
-    names = _column_names(file, rows[0])
+    names = column_names(file, rows[0])
     trailing = len(rows) > 2 and all(len(row) == len(names) + 1 and not row[-1] for row in rows[1:])
     before = sample[: sample.index(lines[0].rstrip("\r\n"))].count(newline)
     header_lines = before + 1 + sum(cell.count(newline) for cell in rows[0])
@@ -150,7 +150,8 @@ def _delimiter(file: Path, lines: Sequence[str], usual: str, quotes: bool | None
     return in_header[0] if len(in_header) == 1 else usual
 
 
-def _column_names(file: Path, header: Sequence[str]) -> tuple[str, ...]:
+def column_names(file: Path, header: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the columns that a header has, "Unnamed: 2" for an empty one; refuse one twice."""
     named = [name for name in header if name]
     if len(set(named)) < len(named):
         raise ValueError(
@@ -213,6 +214,7 @@ class CsvRows:
         again: list[str] = []  # lines to read once more, the next one last
         columns = len(self.layout.names)
         width = columns + self.layout.trailing
+        header = list(self.layout.names) if columns > 1 else None
 
         def feed() -> Iterator[str]:
             while line := again.pop() if again else stream.readline(LONGEST):
@@ -225,6 +227,8 @@ class CsvRows:
             try:
                 for cells in reader:
                     whole = len(cells) == width and not (self.layout.trailing and cells[-1])
+                    if cells == header:  # files were written one behind the other
+                        raise _NoRowError(REPEATED)
                     if whole and (len(held) == 1 or not self._swallows(cells, held)):
                         self.line += len(held)
                         held.clear()
@@ -310,4 +314,5 @@ class _NoRowError(Exception):
     """Stands for a line that is not a row, with the reason."""
 
 
+REPEATED = "repeats the header"
 _SWALLOWED = "opens a quotation mark that takes in the lines after it, which look like rows themselves"

@@ -19,6 +19,7 @@ from hfdistill.data.table_files import (
     FileOptions,
     bad_lines_message,
     bad_lines_summary,
+    check_same_classes,
     check_same_columns,
     csv_tables,
 )
@@ -45,6 +46,7 @@ def stream_files(split: str, files: Sequence[Path], options: FileOptions) -> Ite
                 ".csv or .parquet, or load it without streaming=True."
             )
     if kind == "parquet":
+        check_same_classes(files)
         names = [glob.escape(str(file.absolute())) for file in files]
         return load_dataset("parquet", data_files={split: names}, split=split, streaming=True)
     if kind == "csv":

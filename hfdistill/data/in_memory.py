@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from datasets import Dataset, Features, IterableDataset, Json, concatenate_datasets
+from datasets import Dataset, IterableDataset
 
-from hfdistill.data.table_files import SPLIT_NAMES
-
-logger = logging.getLogger(__name__)
+from hfdistill.data.table_files import SPLIT_NAMES, table_of
 
 _WAYS = (
     "Pass a Dataset or DatasetDict, a DataFrame, a dict of columns such as {'text': [...], 'label': [...]}, "
@@ -104,7 +101,7 @@ def _from_frame(frame: Any) -> Dataset:
         raise ValueError(
             f"The DataFrame has columns of the same name: {names}. Rename them so that each differs."
         )
-    return _made({name: frame.iloc[:, place] for place, name in enumerate(names)})
+    return table_of({name: frame.iloc[:, place] for place, name in enumerate(names)})
 
 
 def from_columns(source: Mapping[Any, Any]) -> Dataset:
@@ -120,7 +117,7 @@ def from_columns(source: Mapping[Any, Any]) -> Dataset:
         raise ValueError(
             f"The columns passed to load differ in length: {lengths}. Give a value for each row."
         )
-    return _made({str(name): list(values) for name, values in source.items()})
+    return table_of({str(name): list(values) for name, values in source.items()})
 
 
 def _is_list(values: Any) -> bool:
@@ -133,7 +130,7 @@ def from_rows(rows: list[Any]) -> Dataset:
         return Dataset.from_dict({"text": []})
     if all(isinstance(row, Mapping) for row in rows):
         names = list(dict.fromkeys(name for row in rows for name in row))
-        return _made({str(name): [row.get(name) for row in rows] for name in names})
+        return table_of({str(name): [row.get(name) for row in rows] for name in names})
     if all(map(_is_file, rows[:100])):
         raise ValueError(
             f"The list passed to load names files, {Path(rows[0]).name!r:.60} among them. Load them by "
@@ -141,11 +138,11 @@ def from_rows(rows: list[Any]) -> Dataset:
             "that."
         )
     if all(isinstance(row, str) or row is None for row in rows):
-        return _made({"text": rows})
+        return table_of({"text": rows})
     other = next((i for i, row in enumerate(rows) if not _is_pair(row)), None)
     if other is not None:
         raise ValueError(f"Row {other} of the list passed to load is {rows[other]!r:.80}. {_WAYS}")
-    return _made({"text": [row[0] for row in rows], "label": [row[1] for row in rows]})
+    return table_of({"text": [row[0] for row in rows], "label": [row[1] for row in rows]})
 
 
 def _is_file(row: Any) -> bool:
@@ -157,28 +154,6 @@ def _is_pair(row: Any) -> bool:
     return (
         isinstance(row, Sequence) and len(row) == 2 and isinstance(row[0], str) and not isinstance(row, str)
     )
-
-
-def _made(columns: Mapping[str, Any]) -> Dataset:
-    """Return a data set of columns; None, NaN and pandas' NA are missing, categories are their names."""
-    arrays: dict[str, Any] = {}
-    mixed: dict[str, list[Any]] = {}
-    for name, values in columns.items():
-        try:
-            array = pa.array(values, from_pandas=True)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
-            mixed[name] = [None if value != value else value for value in values]
-            continue
-        arrays[name] = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
-    rows = Dataset(pa.table(arrays)) if arrays else None
-    for name, values in mixed.items():  # strings among numbers: told with the row, where the column is used
-        try:
-            column = Dataset.from_dict({name: values}, features=Features({name: Json()}))
-        except (TypeError, ValueError, pa.ArrowException):
-            logger.warning("the column %r holds objects that cannot be read, and is left out", name)
-            continue
-        rows = column if rows is None else concatenate_datasets([rows, column], axis=1)
-    return Dataset.from_dict({}) if rows is None else rows
 
 
 def _plain(rows: Dataset) -> Dataset:

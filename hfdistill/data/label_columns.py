@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, LargeList, List, NamedSplit, Value
 
-from hfdistill.data.label_doubts import check_decimal_commas, doubts
+from hfdistill.data.label_doubts import check_number_marks, doubts
+from hfdistill.network.label_space import some
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def read_labels(
 
     What in the column is probably not meant is logged as a warning.
     """
-    values = _visible(raw, column)
+    values = _visible(raw, column, names)
     if not values:
         return {}, None, None
     final, feature, class_names = _final_labels(raw, values, column, names, from_text)
@@ -95,17 +96,27 @@ def _final_classes(
 ) -> tuple[Values, Any, list[str] | None]:
     """Return one label a row: numbers of classes, or real values."""
     declared = next((f.names for f in features.values() if isinstance(f, ClassLabel)), None)
+    if declared is None and any(_is_named_by_truth(feature, names) for feature in features.values()):
+        declared = _TRUTH
     for split, labels in values.items():
         own = features[split].names if isinstance(features[split], ClassLabel) else declared
         if own is not None and not any(isinstance(value, str) for value in labels):
             values[split] = _named(split, labels, own)
-    kinds = {type(value) for labels in values.values() for value in labels} - {type(None)}
+    examples = {type(value): value for labels in values.values() for value in labels if value is not None}
+    kinds = examples.keys()
     if not (kinds <= {int, float} or kinds == {str}):
         raise ValueError(
-            f"Column {column!r} holds {sorted(kind.__name__ for kind in kinds)}. "
+            f"Column {column!r} holds {sorted(kind.__name__ for kind in kinds)}, such as "
+            f"{some(sorted(examples.values(), key=repr))}. "
             "Make its labels all strings, all numbers, or all lists."
         )
     if float in kinds and not (names and all(v is None or v % 1 == 0 for f in values.values() for v in f)):
+        if names:
+            real = next(v for labels in values.values() for v in labels if v is not None and v % 1)
+            raise ValueError(
+                f"Column {column!r} holds real values, such as {real}, and label_names names classes: "
+                f"{list(names)}. Leave label_names out, or name another column: label='...'."
+            )
         numbers = {s: [v if v is None else float(v) for v in labels] for s, labels in values.items()}
         return numbers, Value("float32"), None
     if str not in kinds:
@@ -113,7 +124,7 @@ def _final_classes(
         if names is None:
             return values, Value("int64"), None
     elif names is None and declared is None:
-        check_decimal_commas(column, values)
+        check_number_marks(column, values)
     final = _final_names(values, declared, names)
     numbered = {split: _numbered(split, labels, final) for split, labels in values.items()}
     return numbered, ClassLabel(names=final), final
@@ -129,7 +140,7 @@ def is_by_name(
     """
     present: Values = {}
     for split, rows in raw.items():
-        labels = [_plain(value) for value in rows[column][:]] if column in rows.column_names else []
+        labels = _plain_labels(rows, column, names) if column in rows.column_names else []
         if not all_hidden(labels):
             present[split] = [value for value in labels if value is not None and not _is_mark(value)]
     features = [raw[split].features[column] for split in present]
@@ -173,7 +184,7 @@ def further_labels(
     """
     if isinstance(column, list):
         return list(_rows_of_flags(split, rows, column))
-    values: Values = {split: [_plain(value) for value in rows[column][:]]}
+    values: Values = {split: _plain_labels(rows, column, getattr(feature, "names", None))}
     if getattr(feature, "dtype", None) == "float32":
         numbers = (_parsed(values) if from_text else values)[split]
         if all(value is None or isinstance(value, (int, float)) for value in numbers):
@@ -369,12 +380,12 @@ def with_listed_classes(rows: Dataset) -> Dataset:
     return rows.remove_columns("label").add_column("label", places, feature=feature)
 
 
-def _visible(raw: dict[str, Dataset], column: str) -> Values:
+def _visible(raw: dict[str, Dataset], column: str, names: Sequence[str] | None) -> Values:
     """Return the label values of the splits that show any, in plain types."""
     values = {}
     for split, rows in raw.items():
         if column in rows.column_names:
-            labels = [_plain(value) for value in rows[column][:]]
+            labels = _plain_labels(rows, column, names)
             if all_hidden(labels):
                 logger.warning("split %r has hidden labels only: its column %r is dropped", split, column)
             else:
@@ -385,6 +396,22 @@ def _visible(raw: dict[str, Dataset], column: str) -> Values:
 def all_hidden(labels: Sequence[Any]) -> bool:
     """Whether each label is missing, or the -1 or -100 that marks a hidden one."""
     return all(value in (None, -1, "-1") or _is_mark(value) for value in map(_plain, labels))
+
+
+_TRUTH = ["False", "True"]
+
+
+def _is_named_by_truth(feature: Any, names: Sequence[str] | None) -> bool:
+    """Whether a column of true and false has the classes of these names, and no others are asked for."""
+    return getattr(feature, "dtype", None) == "bool" and (names is None or set(names) == set(_TRUTH))
+
+
+def _plain_labels(rows: Dataset, column: str, names: Sequence[str] | None) -> list[Any]:
+    """Return a column of labels in plain types; true and false by name, as a csv writes them."""
+    values = [_plain(value) for value in rows[column][:]]
+    if not _is_named_by_truth(rows.features[column], names):
+        return values
+    return [None if value is None else _TRUTH[value] for value in values]
 
 
 def _plain(value: Any) -> Any:

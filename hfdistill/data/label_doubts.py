@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+(,\d+)?\s*")
+_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
+_MARKED = re.compile(r"[+\-\u2212]?(\d+([.,]\d+)?|\d{1,3}([., '\u2019\u00a0\u202f]\d{3})+([.,]\d+)?)")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2}(:\d{2})?)?")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")
 _MISSING = {"nan", "<na>", "null", "n/a", "#n/a"}
 _MANY = 50  # classes from which on it is asked whether the column holds classes at all
@@ -50,6 +52,7 @@ def doubts(
     elif not named:
         by_name = Counter({names[number]: count for number, count in counts.items()})
         yield from _alike(column, by_name)
+        yield from _not_alike(column, by_name)
         yield from _several_in_one(column, by_name)
 
 
@@ -80,9 +83,29 @@ def _alike(column: str, counts: Counter[str]) -> Iterator[str]:
 
 def _folded(name: str) -> Any:
     """Return what names share that differ in case, spaces, the form of letters, or as "1", "01" and "1.0"."""
-    folded = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    letters = unicodedata.normalize("NFKC", name).casefold()
+    folded = " ".join("".join(c for c in letters if unicodedata.category(c) != "Cf").split())  # Cf: unseen
     folded = {"true": "1", "false": "0"}.get(folded, folded)
     return Decimal(folded) if _NUMBER.fullmatch(folded) else folded
+
+
+def _not_alike(column: str, counts: Counter[str]) -> Iterator[str]:
+    """Yield sentences for other values among numbers, which make names of all, and for dates."""
+    others = [name for name in counts if not _NUMBER.fullmatch(name.strip().casefold())]
+    rows, total = sum(counts[name] for name in others), sum(counts.values())
+    if 0 < 2 * rows < total:
+        shown = ", ".join(f"{name!r} ({_rows(counts[name])})" for name in others[:5])
+        yield (
+            f"{column!r} holds numbers in {total - rows:,} of {total:,} rows, and also {shown}: all are read "
+            "as names of classes. If those are missing labels, leave the cells empty, and pass "
+            'on_bad_row="drop"'
+        )
+    dates = [name for name in counts if _DATE.fullmatch(name.strip())]
+    if dates:
+        yield (
+            f"classes of {column!r} are dates, such as {dates[0]!r} ({_rows(counts[dates[0]])}). A sheet "
+            "makes dates of names such as 1-2: write them as text there, or name another column: label='...'"
+        )
 
 
 def _several_in_one(column: str, counts: Counter[str]) -> Iterator[str]:
@@ -133,13 +156,16 @@ def _whole_numbers(column: str, counts: Counter[float]) -> Iterator[str]:
         )
 
 
-def check_decimal_commas(column: str, values: Mapping[str, Sequence[Any]]) -> None:
-    """Refuse labels that are all numbers, some with a comma: they would become the names of classes."""
+def check_number_marks(column: str, values: Mapping[str, Sequence[Any]]) -> None:
+    """Refuse labels that are all numbers, some with other marks than a point: they would become names."""
     present = {value for labels in values.values() for value in labels if isinstance(value, str)}
-    if any("," in value for value in present) and all(_DECIMAL_COMMA.fullmatch(value) for value in present):
-        example = next(value for value in sorted(present) if "," in value)
-        raise ValueError(
-            f"The labels in {column!r} are numbers with a decimal comma, such as {example!r}, and would be "
-            f"read as names of classes. Write {example.replace(',', '.')!r}, or pass label_names= with every "
-            "name if they are classes."
-        )
+    marked = sorted(value for value in present if not _NUMBER.fullmatch(value.strip().casefold()))
+    if not marked or not all(_MARKED.fullmatch(value.strip()) for value in marked):
+        return
+    what, write = "a decimal comma", repr(marked[0].replace(",", "."))
+    if not all(map(_COMMA.fullmatch, marked)) or all(len(v.partition(",")[2]) == 3 for v in marked):
+        what, write = "a mark between thousands, a decimal comma or a long minus", "them as in '-1234.5'"
+    raise ValueError(
+        f"The labels in {column!r} are numbers with {what}, such as {marked[0]!r}, and would be read as "
+        f"names of classes. Write {write}, or pass label_names= with every name if they are classes."
+    )

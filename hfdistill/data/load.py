@@ -73,13 +73,13 @@ def load(
     label a word, numbered from the names that the data brings, from its sorted strings, or from
     `label_names`.
 
-    Labels: strings become a `ClassLabel` of their sorted names, the same over all splits; integers that come
-    with names keep them, and stay `int64` without; floats are a regression target (`float32`); lists, and
-    several columns of 0 and 1, become the multi-hot `float32` rows of a multi-label task. A split whose
-    labels are all hidden (-1, -100 or empty) loses the column, with a warning; among names and class numbers
-    -100, or a list of it, marks rows that nobody labelled, which learn from the teacher alone. Classes that
-    differ in case or spaces alone, and whatever else in a label column is probably not meant, are warned of.
-    No code from the Hub is ever run.
+    Labels: strings become a `ClassLabel` of their sorted names, the same over all splits, and so do true and
+    false; integers that come with names keep them, and stay `int64` without; floats are a regression target
+    (`float32`); lists, and several columns of 0 and 1, become the multi-hot `float32` rows of a multi-label
+    task. A split whose labels are all hidden (-1, -100 or empty) loses the column, with a warning; among
+    names and class numbers -100, or a list of it, marks rows that nobody labelled, which learn from the
+    teacher alone. Classes that differ in case or spaces alone, and whatever else in a label column is
+    probably not meant, are warned of. No code from the Hub is ever run.
 
     Strings stay apart as they are written: "01", "1" and "+1" are three classes, and warned of. Only a csv or
     a sheet has no other way to write numbers: there labels are whole numbers where all are written so ("1",
@@ -142,7 +142,7 @@ def load(
     how = FileOptions(encoding, delimiter, quotes, on_bad_row)
     raw, from_text = read(source, config, how, streaming=streaming)
     rows = {name: first_rows(name, part) for name, part in raw.items()} if streaming else raw
-    label_names = as_python(label_names)
+    label_names = _class_names(label_names)
     options: dict[str, Any] = {"names": label_names, "from_text": from_text, "on_bad_row": on_bad_row}
     splits, texts, target = _read(rows, text=text, text_pair=text_pair, label=label, **options)
     if not streaming:
@@ -159,6 +159,17 @@ def load(
         reading = Reading(name, part.features, texts, target, feature, of_words, **options)
         streams[name] = streamed(part, rows[name], like, reading)
     return _chosen(source, streams, split)
+
+
+def _class_names(names: Any) -> list[str] | None:
+    """Return the names of classes that are asked for; refuse one text, and a name that stands twice."""
+    names = as_python(names)
+    if isinstance(names, str) or (names is not None and len(set(map(str, names))) < len(names)):
+        raise ValueError(
+            f"label_names is {names!r}, and a list of names is needed, each once. Type label_names=['no', "
+            "'yes']."
+        )
+    return None if names is None else [str(name) for name in names]
 
 
 def _read(
@@ -255,6 +266,8 @@ def text_columns(columns: list[str], text: str | None, text_pair: str | None) ->
         header = ""
         if not candidates and any(name.strip().isdigit() or len(name.split()) > 3 for name in columns):
             header = " If the first line is a row, put a header above it, such as text,label."
+        elif any(name.startswith("Unnamed: ") for name in columns):
+            header = " If the header stands in a later row, take the rows above it out of the file."
         raise ValueError(
             f"Found the columns {columns}, of which {why}. Say which: text={example!r} (and text_pair='...')."
             f"{header}"

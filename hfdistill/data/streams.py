@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from datasets import ClassLabel, Dataset, Features, IterableDataset, List
+from datasets import ClassLabel, Dataset, Features, IterableDataset, List, Value
 
 from hfdistill.data.in_memory import from_columns, from_rows
 from hfdistill.data.label_columns import HIDDEN, all_hidden, further_labels, multi_hot_names
@@ -75,7 +75,7 @@ def streamed(stream: IterableDataset, first: Dataset, like: Dataset, reading: Re
 def _check_named(first: Dataset, column: str, names: list[str] | None, *, split: str) -> None:
     """Refuse classes that are named by their strings alone: the numbers depend on all of them."""
     raw = first.features[column]
-    declared = isinstance(getattr(raw, "feature", raw), ClassLabel)
+    declared = isinstance(getattr(raw, "feature", raw), ClassLabel) or raw == Value("bool")
     if names and not declared:
         raise ValueError(
             f"The labels of column {column!r} are strings, which are numbered in the order of all their "

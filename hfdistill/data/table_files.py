@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import (
     ArrowBasedBuilder,
     BuilderConfig,
     Dataset,
     DatasetInfo,
     Features,
+    Json,
     SplitGenerator,
     Value,
+    concatenate_datasets,
     load_dataset,
 )
 from datasets.exceptions import DatasetGenerationError
 
 import hfdistill
-from hfdistill.data.csv_files import BadLine, CsvLayout, CsvRows, csv_layout
+from hfdistill.data.csv_files import REPEATED, BadLine, CsvLayout, CsvRows, column_names, csv_layout
 from hfdistill.data.encodings import check_encoding, suffix_of, text_encoding
 from hfdistill.data.json_files import json_problem, json_rows
+from hfdistill.files.plain_data import as_python
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +112,7 @@ def read_files(split: str, files: Sequence[Path], options: FileOptions) -> Datas
             for file in files:
                 check_encoding(file, "utf-8-sig")
         rows = _read_typed(kind, split, files)
-        if kind == "json" and "timestamp" in str(rows.features):  # strings that look like dates
+        if kind == "json" and _is_changed(rows):
             rows = _read_json(files, options.encoding)
     if not len(rows):
         raise ValueError(f"{files[0].name} (split {split!r}) holds no rows. {_ROWS}")
@@ -116,11 +121,50 @@ def read_files(split: str, files: Sequence[Path], options: FileOptions) -> Datas
 
 def _read_json(files: Sequence[Path], encoding: str | None) -> Dataset:
     """Return the rows of JSON files, held in memory."""
-    return Dataset.from_list([row for file in files for row in json_rows(file, encoding)])
+    rows = [row for file in files for row in json_rows(file, encoding)]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return table_of({name: [row.get(name) for row in rows] for name in names})
+
+
+def _is_changed(rows: Dataset) -> bool:
+    """Whether `datasets` read values otherwise than they are written: dates, and strings among numbers.
+
+    A column of several types is stored as JSON, and its strings "01" and "true" come out as 1 and True.
+    """
+    mixed = [name for name, feature in rows.features.items() if isinstance(feature, Json)]
+    table = rows.select_columns(mixed).with_format("arrow")[:]
+    stored = [value for name in mixed for value in table.column(name).cast(pa.string()).to_pylist()]
+    return "timestamp" in str(rows.features) or not all((value or "{")[0] in "{[" for value in stored)
+
+
+def table_of(columns: Mapping[str, Any]) -> Dataset:
+    """Return a data set of columns; None, NaN and pandas' NA are missing, categories are their names."""
+    arrays: dict[str, Any] = {}
+    mixed: dict[str, list[Any]] = {}
+    for name, values in columns.items():
+        try:
+            array = pa.array(values, from_pandas=True)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+            mixed[name] = [None if value != value else value for value in values]
+            continue
+        arrays[name] = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+    rows = Dataset(pa.table(arrays)) if arrays else None
+    for name, values in mixed.items():  # strings among numbers: told with the row, where the column is used
+        try:
+            # datasets takes the string "01" for JSON, and gives 1
+            written = [None if value is None else json.dumps(as_python(value)) for value in values]
+            column = Dataset.from_dict({name: written}, features=Features({name: Json()}))
+        except (TypeError, ValueError, pa.ArrowException):
+            logger.warning("the column %r holds objects that cannot be read, and is left out", name)
+            continue
+        rows = column if rows is None else concatenate_datasets([rows, column], axis=1)
+    return Dataset.from_dict({}) if rows is None else rows
 
 
 def _read_typed(kind: str, split: str, files: Sequence[Path]) -> Dataset:
     names = [glob.escape(str(file.absolute())) for file in files]
+    if kind == "parquet":
+        check_same_classes(files)
     try:
         return load_dataset(kind, data_files={split: names}, split=split)
     except (DatasetGenerationError, ValueError, StopIteration) as error:
@@ -138,6 +182,26 @@ def _read_typed(kind: str, split: str, files: Sequence[Path]) -> Dataset:
         ) from error
 
 
+def check_same_classes(files: Sequence[Path]) -> None:
+    """Refuse Parquet files of one split that number their classes in different orders."""
+    seen: dict[str, tuple[Path, Any]] = {}
+    for file in files if len(files) > 1 else ():
+        try:
+            features = Features.from_arrow_schema(pq.read_schema(file))
+        except (pa.ArrowException, OSError, ValueError):
+            return  # told when the file is read
+        for column, feature in features.items():
+            names: Any = getattr(getattr(feature, "feature", feature), "names", None)
+            first, before = seen.setdefault(column, (file, names)) if names else (file, names)
+            if names != before:
+                order = ", ".join(f"{name!r}: {number}" for number, name in enumerate(before[:2]))
+                raise ValueError(
+                    f"{file.name} numbers the classes of {column!r} {names}, and {first.name} of the same "
+                    f"split {before}: one number is two classes. Write all files with one order, as by "
+                    f"Dataset.from_parquet(file).align_labels_with_mapping({{{order}, …}}, {column!r})."
+                )
+
+
 def _read_excel(files: Sequence[Path]) -> Dataset:
     try:
         import openpyxl  # type: ignore[import-untyped, unused-ignore]  # noqa: F401
@@ -150,20 +214,30 @@ def _read_excel(files: Sequence[Path]) -> Dataset:
     columns: dict[str, list[str]] = {}
     for file in files:
         try:
-            sheets = pd.read_excel(file, sheet_name=None, dtype=str, keep_default_na=False)
+            sheets = pd.read_excel(file, sheet_name=None, header=None, dtype=str, keep_default_na=False)
         except (ValueError, OSError, KeyError) as error:
             raise ValueError(f"{file.name} cannot be read as an Excel sheet ({error}).") from None
-        filled = {name: sheet for name, sheet in sheets.items() if len(sheet)}
+        filled = {name: rows for name, sheet in sheets.items() if len(rows := _rows_of_sheet(sheet)) > 1}
         if len(filled) > 1:
             raise ValueError(
                 f"{file.name} has several sheets with rows: {list(filled)}. Save the one you mean as a file "
                 "of its own, or pass it as a DataFrame: load(pandas.read_excel(path, sheet_name=...))."
             )
-        sheet = next(iter(filled.values()), pd.DataFrame())
-        for name in sheet.columns:
-            columns.setdefault(str(name), []).extend(str(cell) for cell in sheet[name])
+        no_rows: list[list[str]] = [[]]
+        header, *rows = next(iter(filled.values()), no_rows)
+        again = next((number for number, row in enumerate(rows, 1) if row == header and len(row) > 1), None)
+        if again is not None:
+            raise ValueError(f"{file.name}, row {again}, repeats the header, {header}. Take it out.")
+        for name, cells in zip(column_names(file, header), zip(*rows, strict=True), strict=False):
+            columns.setdefault(name, []).extend(cells)
     features = Features({name: Value("string") for name in columns})
     return Dataset.from_dict(columns, features=features)
+
+
+def _rows_of_sheet(sheet: Any) -> list[list[str]]:
+    """Return the cells of a sheet, from its header on: empty rows above it are passed over."""
+    rows = [[str(cell) for cell in row] for row in sheet.itertuples(index=False)]
+    return list(itertools.dropwhile(lambda row: not any(cell.strip() for cell in row), rows))
 
 
 def _read_csv(split: str, files: Sequence[Path], options: FileOptions) -> Dataset:
@@ -282,5 +356,7 @@ def bad_lines_message(
     if not rows and len(bad) > 1 and len({line.reason for line in bad}) == 1 and "cell" in bad[0].reason:
         way = "All lines are so: give the header a name for each cell, or pass another delimiter="
         return f"{bad_lines_summary(file, bad)}. {way}."
+    if all(line.reason == REPEATED for line in bad):
+        way = "Take such lines out"
     drop = "" if not drops or any(line.late for line in bad) else '; on_bad_row="drop" leaves such lines out'
     return f"{bad_lines_summary(file, bad)}. {way}{drop}."

@@ -30,6 +30,8 @@ class Setting:
         teacher: sizes of the teacher, likewise.
         same_tokens: False where the two read different tokens, so that token i of one is not token i of the
             other: terms that compare tokens refuse, terms that pool first go on.
+        class_names: of the student's outputs, LABEL_0 … where its config has none; empty where that is not
+            known.
     """
 
     task: TaskKind
@@ -38,6 +40,7 @@ class Setting:
     student: ModelSpec | None = None
     teacher: ModelSpec | None = None
     same_tokens: bool = True
+    class_names: tuple[str, ...] = ()
 
 
 Taps = tuple[frozenset[Tap], frozenset[Tap]]
@@ -161,11 +164,13 @@ class Blend(nn.Module):
             progress: the share of optimizer steps already taken, in [0, 1].
 
         Raises:
-            ValueError: where progress lies outside, or where no term has weight before the end.
+            ValueError: where progress lies outside, a weight is not a number from 0 up, or no term has weight
+                before the end.
         """
         self._progress = checked_progress(progress)
-        for _, term in self._pairs():
+        for name, (weight, term) in zip(self.names, self._pairs(), strict=True):
             term.set_progress(progress)
+            _check_weight(weight, name, progress)
         if progress < 1 and not any(weight > 0 for weight in self.weights):
             raise ValueError(self._idle(progress))
 
@@ -324,15 +329,28 @@ def _weight(value: float | Schedule) -> float | Schedule:
     return weight if isinstance(weight, Schedule) else float(weight)
 
 
+def _check_weight(weight: float | Schedule, name: str, progress: float) -> None:
+    """Refuse a schedule that is no weight at a moment that construction did not look at."""
+    try:
+        value = value_at(weight, progress)
+    except ValueError as error:
+        raise ValueError(f"The weight of {name}: {error}") from error
+    if value < 0:
+        raise ValueError(
+            f"The weight of {name} is a number from 0 up, and {weight!r} is {value:g} at progress "
+            f"{progress:g} (0 is the first step, 1 the end). Keep it at 0 or above."
+        )
+
+
 def _throughout(
     value: float | Schedule, fits: Callable[[float], bool], what: str, advice: str
 ) -> float | Schedule:
     """Return a number that fits, or a schedule that fits at every moment; refuse any other, saying when."""
     if isinstance(value, Schedule):
-        where = next((p for p in moments([value]) if not fits(value(p))), None)
+        where = next((p for p in moments([value]) if not fits(value_at(value, p))), None)
         if where is None:
             return value
-        when = f", which is {value(where):g} at progress {where:g}"
+        when = f", which is {value_at(value, where):g} at progress {where:g}"
         raise ValueError(f"{what}, found {value!r}{when}. {advice}")
     number = as_python(value)
     if not is_number(number) or not fits(number):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hfdistill.files.plain_data import as_python
+from hfdistill.network.label_space import some
 from hfdistill.network.task import missing
 from hfdistill.network.trace import Trace
 from hfdistill.objectives.base import Objective, Setting, positive, register
@@ -54,32 +55,43 @@ class CrossEntropy(Objective):
     Args:
         label_smoothing: ε in [0, 1): the target is (1 - ε) on the label and ε/C everywhere (Szegedy et al.
             2016, arXiv 1512.00567). None takes the run's `label_smoothing_factor`.
-        class_weights: C positive weights. Single label: the weighted mean of `torch.nn.CrossEntropyLoss`.
+        class_weights: C positive weights, in the order of the student's classes or by their names, as in
+            {"spam": 9, "ham": 1}. Single label: the weighted mean of `torch.nn.CrossEntropyLoss`.
             Multi-label: the weight of the positive label, `pos_weight`.
 
     Raises:
         ValueError: at construction for values out of range; at `bind` for regression, for a number of weights
-            other than C, or for label smoothing that the run sets to another value or that is multi-label.
+            other than C or names that are not those of the classes, or for label smoothing that the run sets
+            to another value or that is multi-label.
     """
 
     needs_labels: ClassVar[bool] = True
     needs_teacher: ClassVar[bool] = False
 
     def __init__(
-        self, *, label_smoothing: float | None = None, class_weights: Sequence[float] | None = None
+        self,
+        *,
+        label_smoothing: float | None = None,
+        class_weights: Sequence[float] | Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         label_smoothing, class_weights = as_python(label_smoothing), as_python(class_weights)
+        values: list[Any] | None = None
+        if isinstance(class_weights, Mapping):
+            class_weights = {name: as_python(weight) for name, weight in class_weights.items()}
+            values = list(class_weights.values())
+        elif class_weights is not None:
+            values = list(class_weights)
         if label_smoothing is not None and not (is_number(label_smoothing) and 0 <= label_smoothing < 1):
             raise ValueError(f"label_smoothing lies in [0, 1), found {label_smoothing!r}. Usual: 0.1.")
-        if class_weights is not None and not all(is_number(w) and w > 0 for w in class_weights):
-            raise ValueError(
-                f"class_weights are positive numbers, one per class; found {list(class_weights)!r}."
-            )
+        if values is not None and not all(is_number(weight) and weight > 0 for weight in values):
+            raise ValueError(f"class_weights are positive numbers, one per class; found {class_weights!r}.")
         self.label_smoothing = label_smoothing
-        weights = None if class_weights is None else torch.tensor(list(class_weights), dtype=torch.float32)
-        self.register_buffer("class_weights", weights, persistent=False)
-        self.class_weights: Tensor | None
+        weights = None if values is None else torch.tensor(values, dtype=torch.float32)
+        self.register_buffer("_weights", weights, persistent=False)
+        self._weights: Tensor | None
+        by_name = isinstance(class_weights, Mapping)
+        self.class_weights = class_weights if weights is None or by_name else weights.tolist()
         self._smoothing = label_smoothing or 0.0
         self._multi_label = False
 
@@ -90,7 +102,9 @@ class CrossEntropy(Objective):
                 "CrossEntropy needs classes, but the student has one output. Use LabelMSE() and leave "
                 "config.problem_type empty, or load the student with num_labels=2."
             )
-        if self.class_weights is not None and len(self.class_weights) != setting.classes:
+        if isinstance(self.class_weights, Mapping):
+            self._weights = torch.tensor(_in_order(self.class_weights, setting.class_names))
+        elif self.class_weights is not None and len(self.class_weights) != setting.classes:
             raise ValueError(
                 f"CrossEntropy has {len(self.class_weights)} class_weights for {setting.classes} classes. "
                 "Give one weight per class, in the order of the student's id2label."
@@ -111,14 +125,14 @@ class CrossEntropy(Objective):
     def count(self, labels: Tensor) -> Tensor:
         """Count labelled rows (their class weights, where given); multi-label: labelled elements."""
         known = ~missing(labels)
-        if self.class_weights is None or self._multi_label:
+        if self._weights is None or self._multi_label:
             return known.sum().float()
-        return self.class_weights.to(labels.device)[labels.clamp(min=0)].where(known, 0.0).sum()
+        return self._weights.to(labels.device)[labels.clamp(min=0)].where(known, 0.0).sum()
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
         """Return the mean over labelled rows; see `Objective.forward`."""
         logits = student.logits.float()  # (B, C)
-        weights = None if self.class_weights is None else self.class_weights.to(logits.device)
+        weights = None if self._weights is None else self._weights.to(logits.device)
         if self._multi_label:
             known = ~missing(labels)
             targets = labels.float().where(known, 0.0)  # a NaN left in would reach the gradient
@@ -134,6 +148,23 @@ class CrossEntropy(Objective):
                 reduction="sum",
             )
         return total / self.count(labels).clamp(min=TINY)
+
+
+def _in_order(weights: Mapping[Any, float], names: Sequence[str]) -> list[float]:
+    """Return weights by class in the order of the classes; refuse other names than theirs."""
+    by_name = {str(name): float(weight) for name, weight in weights.items()}
+    numbers = [str(number) for number in range(len(names))]
+    order = next((keys for keys in (names, numbers) if by_name.keys() == set(keys)), None)
+    if order is None:
+        unknown = [name for name in by_name if name not in names]
+        missing = [name for name in names if name not in by_name]
+        raise ValueError(
+            f"class_weights names {some(list(by_name))}, and the student's classes are {some(names)}"
+            f"{f'; it has no {some(unknown)}' if unknown else ''}"
+            f"{f'; no weight for {some(missing)}' if missing else ''}. Give one weight for each class, 1 "
+            "where it is to count as before."
+        )
+    return [by_name[name] for name in order]
 
 
 @register("label_mse")

@@ -139,7 +139,7 @@ class _Checker(Binder):
         section = {name: schema.written_out(name, value) for name, value in values.items()}
         teacher = self._teacher(values.get("teacher"))
         students = [Student("pretrained", {})] if "goal" in values else self._students(values)
-        data, training = self._data(section), self._training(section)
+        data, training = self._data(section), self._training(section, students)
         after = {name: self._bound((name,), section, (what,)) for name, what in schema.AFTERWARDS.items()}
         theseus, options = self._theseus(section, teacher), self._options(section, teacher)
         splits = self._made_of_fields(("data",), Splits, data)
@@ -328,8 +328,13 @@ class _Checker(Binder):
             )
         return self._bound(("theseus",), section, schema.THESEUS)
 
-    def _training(self, section: Mapping[Any, Any]) -> dict[str, Any]:
+    def _training(self, section: Mapping[Any, Any], students: Iterable[Student | None]) -> dict[str, Any]:
         training = self._bound(("training",), section, schema.TRAINING)
+        kind = next((s.kind for s in students if s is not None and s.kind in schema.WITHOUT_BLOCKS), None)
+        for name in ("activation_checkpointing", "gradient_checkpointing"):
+            if kind is not None and training.get(name) is True:
+                text = f"computes blocks twice to save memory, and a {kind} student has none. Leave it out."
+                self.page.refuse(("training", name), text)
         if "training" in section and training.get("output_dir") in (None, ""):
             self.page.refuse(
                 ("training",), "lacks output_dir, where the student is written. Type output_dir: out/kd."

@@ -91,6 +91,7 @@ STUDENTS = {
         **_OF_TEACHER,
     ),
 }
+WITHOUT_BLOCKS = ("bilstm", "cnn", "static")
 AUGMENTATIONS = {
     "mask": _component("hfdistill.data.augmentations:Mask"),
     "ngram_sample": _component("hfdistill.data.augmentations:NGramSample"),

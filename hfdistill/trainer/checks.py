@@ -68,14 +68,21 @@ def warn_of_half_weights(student: nn.Module) -> None:
 
 
 def check_models(student: nn.Module, teacher: nn.Module | None, args: TrainingArguments) -> None:
-    """Refuse models that are not classifiers, a teacher that would not stay as it is, and noise without
-    word embeddings.
+    """Refuse models that are not classifiers, a teacher that would not stay as it is, noise without word
+    embeddings, and checkpointing of activations without blocks.
     """
     refuse_other_heads(type(unwrapped(student)).__name__, role="student")
     if args.neftune_noise_alpha is not None and isinstance(word_embeddings(student), nn.EmbeddingBag):
         raise ValueError(
             f"neftune_noise_alpha adds noise to the vector of each token, and {type(student).__name__} has "
             "but one vector of a text. Leave neftune_noise_alpha out."
+        )
+    names = ("activation_checkpointing", "gradient_checkpointing")  # the new one and the old
+    name = next((name for name in names if getattr(args, name, None)), None)
+    if name is not None and not getattr(unwrapped(student), "supports_gradient_checkpointing", True):
+        raise ValueError(
+            f"{name} computes a model's blocks twice to save memory, and {type(unwrapped(student)).__name__} "
+            f"has none that can be. Leave {name} out."
         )
     warn_of_half_weights(student)
     if teacher is None:

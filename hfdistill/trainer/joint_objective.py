@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hfdistill.network.architectures import known_spec
-from hfdistill.network.label_space import LabelSpaceError
+from hfdistill.network.label_space import LabelSpaceError, class_names
 from hfdistill.network.layer_map import layers_of_cut
 from hfdistill.network.task import TaskKind, missing, name_task, task_kind
 from hfdistill.network.trace import Trace
@@ -122,6 +122,7 @@ def setting_of(
         student=known_spec(student),
         teacher=known_spec(inner) or known_spec(getattr(inner, "model", None)),
         same_tokens=same_tokens,
+        class_names=tuple(class_names(getattr(student, "config", None))),
     )
 
 

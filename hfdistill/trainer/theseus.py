@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from hfdistill.network.architectures import ModelSpec, blocks, layout_of, unwrapped
 from hfdistill.network.block_calls import first_output, with_first_output, with_hidden_states
 from hfdistill.network.loading import Source, load_classifier
-from hfdistill.schedules import Linear, Schedule
+from hfdistill.schedules import Linear, Schedule, value_at
 
 
 class Theseus(TrainerCallback):
@@ -93,7 +93,7 @@ class Theseus(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """Advance the rate as a step begins."""
-        self._now = self.rate(min(1.0, state.global_step / max(1, state.max_steps)))
+        self._now = value_at(self.rate, min(1.0, state.global_step / max(1, state.max_steps)))
         self._step, self._forward = state.global_step, 0
 
     def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
@@ -184,12 +184,14 @@ class _Group:
 
 
 def _checked(rate: Schedule) -> Schedule:
-    if not isinstance(rate, Schedule) or rate(1.0) != 1:
+    if not isinstance(rate, Schedule) or value_at(rate, 1.0) != 1:
         raise ValueError(
             f"The rate of Theseus has to end at 1, where the student stands alone; found {rate!r}. Write "
             "Linear(0.3, 1, until=0.7), or Step({0: 0.5, 0.7: 1}) for a constant rate."
         )
-    values = {progress: rate(progress) for progress in (*np.linspace(0, 1, 101).tolist(), *rate.knots)}
+    values = {
+        progress: value_at(rate, progress) for progress in (*np.linspace(0, 1, 101).tolist(), *rate.knots)
+    }
     outside = [progress for progress, value in values.items() if not 0 <= value <= 1]
     if outside:
         raise ValueError(

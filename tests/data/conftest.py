@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pandas import DataFrame
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +22,24 @@ def write(folder: Path, files: dict[str, str]) -> Path:
 
 def write_rows(path: Path, **columns: object) -> Path:
     pq.write_table(pa.table(columns), path)
+    return path
+
+
+def write_codes(path: Path, codes: list[str]) -> Path:
+    """Write texts and labels that are strings, in a file of any kind."""
+    texts = [f"film {i}" for i in range(len(codes))]
+    if path.suffix == ".parquet":
+        return write_rows(path, text=texts, label=codes)
+    if path.suffix == ".xlsx":
+        pytest.importorskip("openpyxl")
+        DataFrame({"text": texts, "label": codes}).to_excel(path, index=False)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(map('{{"text": "{}", "label": "{}"}}\n'.format, texts, codes)))
+    else:
+        cells = "," if path.suffix == ".csv" else "\t"
+        path.write_text(
+            "".join(f"{a}{cells}{b}\n" for a, b in zip(["text", *texts], ["label", *codes], strict=True))
+        )
     return path
 
 

@@ -3,10 +3,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value, concatenate_datasets
-from pandas import DataFrame
 
 from hfdistill.data import label_columns as module
 from hfdistill.data import load
+from hfdistill.data.align import align_labels
 from hfdistill.data.label_columns import (
     as_split,
     indicator_columns,
@@ -14,7 +14,8 @@ from hfdistill.data.label_columns import (
     multi_hot_names,
     with_listed_classes,
 )
-from tests.data.conftest import messages, write, write_rows
+from hfdistill.network.label_space import LabelSpaceError
+from tests.data.conftest import messages, write, write_codes, write_rows
 
 
 def write_labels(folder: Path, kind: pa.DataType | None = None, **labels: list[object]) -> Path:
@@ -47,9 +48,28 @@ def test_integers(tmp_path):
     assert list(named["train"]["label"]) == [0, 2, 1]
     with pytest.raises(ValueError, match=r"Split 'train' has the label 2 in row 1, a class number is 0 to 1"):
         load(folder, label_names=["x", "y"])
-    assert load(write_labels(tmp_path, train=[True, False], test=[True]))["train"].features["label"] == Value(
-        "int64"
-    )
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_true_and_false_are_classes_of_these_names(tmp_path, streaming):
+    """As in a csv; they were 0 and 1, and True was "no" of a student of the classes "yes" and "no"."""
+    path = write_rows(tmp_path / "a.parquet", text=["a", "b", "c"], label=[True, False, True])
+    for names, wanted in {
+        None: [1, 0, 1],
+        ("True", "False"): [0, 1, 0],
+        ("no", "yes"): [1, 0, 1],  # says what 0 and 1 are
+    }.items():
+        rows = load(path, streaming=streaming, label_names=names)["train"]
+        assert rows.features["label"].names == list(names or ("False", "True"))
+        assert [row["label"] for row in rows] == wanted
+    true = write_rows(tmp_path / "true.parquet", text=["a", "b"], label=[True, True])
+    assert load({"train": true, "test": path})["test"]["label"][:] == [1, 0, 1]
+    numbers = write_rows(tmp_path / "numbers.parquet", text=["a", "b"], label=[1, 0])
+    assert load({"train": path, "test": numbers})["test"]["label"][:] == [1, 0]
+    with pytest.raises(LabelSpaceError, match="has rows of 'False', 'True', which the model does not have"):
+        align_labels(load(path)["train"], ["yes", "no"], split="dev")
+    aligned = align_labels(load(path)["train"], ["True", "False"], split="dev")
+    assert aligned["label"][:] == [0, 1, 0]
 
 
 def test_numbers_that_are_names_are_matched_by_name(tmp_path):
@@ -150,24 +170,6 @@ def test_labels_of_mixed_kinds_are_refused(tmp_path):
 def test_csv_labels_are_numbers_only_if_all_are(tmp_path, train, test, feature):
     write(tmp_path, {"train.csv": f"text,label\na,{train}\n", "test.csv": f"text,label\na,{test}\n"})
     assert load(tmp_path)["train"].features.get("label") == feature
-
-
-def write_codes(path: Path, codes: list[str]) -> Path:
-    """Write texts and labels that are strings, in a file of any kind."""
-    texts = [f"film {i}" for i in range(len(codes))]
-    if path.suffix == ".parquet":
-        return write_rows(path, text=texts, label=codes)
-    if path.suffix == ".xlsx":
-        pytest.importorskip("openpyxl")
-        DataFrame({"text": texts, "label": codes}).to_excel(path, index=False)
-    elif path.suffix == ".jsonl":
-        path.write_text("".join(map('{{"text": "{}", "label": "{}"}}\n'.format, texts, codes)))
-    else:
-        cells = "," if path.suffix == ".csv" else "\t"
-        path.write_text(
-            "".join(f"{a}{cells}{b}\n" for a, b in zip(["text", *texts], ["label", *codes], strict=True))
-        )
-    return path
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "xlsx", "jsonl", "parquet"])
@@ -317,6 +319,19 @@ def test_numbers_with_a_decimal_comma_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"numbers with a decimal comma, such as '1,5'.*Write '1.5'"):
         load(tmp_path)
     assert load(tmp_path, label_names=["1,5", "2"])["train"].features["label"].names == ["1,5", "2"]
+
+
+def test_names_that_no_class_can_have_are_refused(tmp_path):
+    path = write_codes(tmp_path / "train.csv", ["0.5", "1.0"])
+    with pytest.raises(
+        ValueError, match=r"real values, such as 0\.5, and label_names names classes: \['a', 'b'\]"
+    ):
+        load(path, label_names=["a", "b"])
+    for names in ("ab", ["a", "a"], [1, "1"]):
+        with pytest.raises(ValueError, match="a list of names is needed, each once"):
+            load(path, label_names=names)
+    whole = write_codes(tmp_path / "whole.csv", ["2", "1"])
+    assert load(whole, label_names=[1, 2])["train"].features["label"].names == ["1", "2"]
 
 
 FLAGS = {

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from hfdistill import KD, CrossEntropy, LabelMSE, LogitMSE, Trace
+from hfdistill.files.plain_data import as_python
 from hfdistill.objectives import Setting
 
 NAN = math.nan
@@ -88,6 +89,41 @@ def test_class_weights_are_torchs_weighted_mean(smoothing):
 def test_class_weights_count_what_the_labels_weigh():
     objective = bound(CrossEntropy(class_weights=[0.5, 2.0, 3.0]))
     assert objective.count(torch.tensor([0, -100, 2, 0])).item() == 4.0
+
+
+NAMES = ("bad", "good", "odd")
+
+
+@pytest.mark.parametrize(
+    ("named", "names"),
+    [({"odd": 3, "bad": np.float32(0.5), "good": 2}, NAMES), ({1: 0.5, 2: 2, 3: 3}, ("1", "2", "3"))],
+)
+def test_class_weights_by_name_are_those_in_the_order_of_the_classes(named, names):
+    """Also where another student, with another order, is bound to the same term."""
+    term, labels = CrossEntropy(class_weights=named), torch.tensor([0, -100, 2, 2])
+    for order in ((0, 1, 2), (2, 0, 1)):
+        wanted = CrossEntropy(class_weights=[[0.5, 2.0, 3.0][i] for i in order])
+        bound(term, class_names=tuple(names[i] for i in order))
+        assert term.count(labels) == bound(wanted).count(labels)
+        torch.testing.assert_close(value(term), value(wanted), rtol=0, atol=0)
+    assert (
+        repr(term)
+        == f"CrossEntropy(class_weights={dict(zip(named, map(as_python, named.values()), strict=True))!r})"
+    )
+
+
+def test_class_weights_by_number_are_those_of_the_classes_of_these_numbers():
+    term = bound(CrossEntropy(class_weights={2: 3, 0: 0.5, 1: 2}), class_names=NAMES)
+    assert [term.count(torch.tensor([label])).item() for label in range(3)] == [0.5, 2, 3]
+
+
+@pytest.mark.parametrize("names", [NAMES, ("LABEL_0", "LABEL_1", "LABEL_2")])
+def test_class_weights_of_other_names_are_refused_with_those_that_lack(names):
+    words = r"names 'bad', 'god', and the student's .*; it has no .*'god'; no weight for .*\. Give one"
+    with pytest.raises(ValueError, match=words):
+        bound(CrossEntropy(class_weights={"bad": 1, "god": 2}), class_names=names)
+    with pytest.raises(ValueError, match=r"positive numbers, one per class; found \{'bad': 0\}"):
+        CrossEntropy(class_weights={"bad": 0})
 
 
 @pytest.mark.parametrize("gap", [-100.0, NAN])

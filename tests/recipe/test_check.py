@@ -145,7 +145,7 @@ training:
         ("objective=[{kd: {weight: {linear: [1, 0], until: 1}}}]", "one name and its values"),
         ("objective=[{kd: {weight: {until: 0.5}}}]", "No term of"),
         ("objective=[{hidden_mse: {pooling: sum}}]", "pooling"),
-        ("objective=[{cross_entropy: {class_weights: 2}}]", "a list or null"),
+        ("objective=[{cross_entropy: {class_weights: 2}}]", "a list or a mapping or null"),
         ("measure={basline: true}", "Did you mean baseline"),
         ("measure={baseline: 'yes'}", "true or false"),
         ("export={max_drop: much}", "a number"),
@@ -191,6 +191,17 @@ def test_a_mistake_is_one_line_with_what_to_type(tmp_path, override, match):
     said = mistakes(tmp_path, GOOD, override)
     assert len(said) == 1, said
     assert any(part in said[0] for part in match.split("|")), said
+
+
+@pytest.mark.parametrize("kind", ["bilstm", "cnn", "static"])
+@pytest.mark.parametrize("name", ["activation_checkpointing", "gradient_checkpointing"])
+def test_checkpointing_of_a_student_without_blocks_is_a_mistake_of_the_page(tmp_path, kind, name):
+    said = mistakes(tmp_path, GOOD, f"student={{{kind}: {{}}}}", f"training.{name}=true", "objective=[KD]")
+    assert len(said) == 2, said
+    assert (
+        f"training.{name}: computes blocks twice to save memory, and a {kind} student has none." in said[-1]
+    )
+    assert read(tmp_path, GOOD, f"training.{name}=true").training[name] is True
 
 
 def test_what_is_missing_is_said_at_once(tmp_path):

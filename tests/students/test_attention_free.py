@@ -229,9 +229,18 @@ def test_measured_beside_a_teacher_with_another_vocabulary(kind):
     assert report.student.fidelity["agreement"] == 1
 
 
-def test_gradient_checkpointing_is_refused(kind):
-    with pytest.raises(ValueError, match="does not support activation checkpointing"):
-        made(kind).activation_checkpointing_enable()
+def test_checkpointing_of_activations_is_refused_before_the_first_step(kind, tmp_path):
+    student = made(kind)
+    with pytest.raises(
+        ValueError, match=rf"^activation_checkpointing computes .* {type(student).__name__} has none that"
+    ):
+        DistillationTrainer(
+            student,
+            arguments(tmp_path, activation_checkpointing=True),
+            teacher=make_bert(2, seed=1),
+            train_dataset=make_dataset(8),
+            processing_class=make_tokenizer(),
+        )
 
 
 def test_a_static_student_has_no_hidden_states(tmp_path):

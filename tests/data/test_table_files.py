@@ -1,0 +1,87 @@
+"""Files of one split as they are read: what the libraries below change, join or pass over is told."""
+
+import gzip
+import json
+
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+from pandas import DataFrame
+
+from hfdistill.data import load
+
+
+@pytest.mark.parametrize("source", ["list", "frame", "jsonl", "json", "jsonl.gz", "utf-16"])
+@pytest.mark.parametrize("odd", ["01", "1", "true", "null", "x"])
+def test_strings_among_numbers_are_never_read_as_numbers(tmp_path, source, odd):
+    """`datasets` stores such a column as JSON, whose string "01" came back as 1."""
+    rows = [{"text": "a", "label": 1}, {"text": "b", "label": odd}, {"text": "c", "label": 0}]
+    path = tmp_path / f"train.{'jsonl' if source == 'utf-16' else source}"
+    if source == "json":
+        path.write_text(json.dumps(rows))
+    elif source not in ("list", "frame"):
+        lines = "".join(json.dumps(row) + "\n" for row in rows).encode(
+            "utf-16" if source == "utf-16" else "utf-8"
+        )
+        path.write_bytes(gzip.compress(lines) if source == "jsonl.gz" else lines)
+    data = {"list": rows, "frame": DataFrame(rows)}.get(source, path)
+    with pytest.raises(
+        ValueError, match=rf"Column 'label' holds \['int', 'str'\], such as '{odd}', \d\. Make"
+    ):
+        load(data)
+    texts = load([{"text": value} for value in (odd, 7, "c")], on_bad_row="drop")["train"]["text"][:]
+    assert texts == [odd, "c"]
+
+
+def test_files_of_a_split_that_number_their_classes_in_other_orders_are_refused(tmp_path):
+    """Their numbers were joined, and the classes of the second file were the wrong ones."""
+    for shard, names in enumerate([["neg", "pos"], ["pos", "neg"]]):
+        features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
+        rows = Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, features=features)
+        rows.to_parquet(tmp_path / f"train-0000{shard}-of-00002.parquet")
+    for streaming in (False, True):
+        with pytest.raises(
+            ValueError, match=r"^train-00001-of.* \['pos', 'neg'\], and .*: one number is two"
+        ):
+            load(tmp_path, streaming=streaming)
+    second = tmp_path / "train-00001-of-00002.parquet"
+    aligned = Dataset.from_parquet(str(second)).align_labels_with_mapping({"neg": 0, "pos": 1}, "label")
+    aligned.to_parquet(second)
+    assert load(tmp_path)["train"]["label"][:] == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "xlsx"])
+def test_a_header_that_stands_twice_is_no_row(tmp_path, kind):
+    """As where csv files were written one behind the other: it made names of all class numbers."""
+    path = tmp_path / f"train.{kind}"
+    if kind == "xlsx":
+        pytest.importorskip("openpyxl")
+        DataFrame({"text": ["a", "text", "b"], "label": ["1", "label", "0"]}).to_excel(path, index=False)
+        with pytest.raises(ValueError, match=r"train\.xlsx, row 2, repeats the header, \['text', 'label'\]"):
+            load(path)
+        return
+    cell = "," if kind == "csv" else "\t"
+    path.write_text("\n".join(cell.join(row) for row in (["text", "label"], ["a", "1"]) * 2))
+    with pytest.raises(
+        ValueError, match=r"line 3 repeats the header: 'text.+label'\. Take such lines out; on_bad_row=.drop"
+    ):
+        load(path)
+    assert load(path, on_bad_row="drop")["train"]["label"][:] == [1, 1]
+
+
+def test_a_sheet_has_its_header_in_the_first_row_that_is_not_empty_and_each_column_once(tmp_path):
+    pytest.importorskip("openpyxl")
+    rows = [[None, None], ["text", "label"], ["a", 1], ["b", 0]]
+    DataFrame(rows).to_excel(tmp_path / "a.xlsx", index=False, header=False)
+    assert load(tmp_path / "a.xlsx")["train"].to_dict() == {"text": ["a", "b"], "label": [1, 0]}
+    DataFrame([["text", "label", "label"], ["a", 1, 0]]).to_excel(
+        tmp_path / "b.xlsx", index=False, header=False
+    )
+    with pytest.raises(
+        ValueError, match=r"b\.xlsx has columns of the same name: \['text', 'label', 'label'\]"
+    ):
+        load(tmp_path / "b.xlsx")
+    DataFrame([["Reviews", None], ["text", "label"], ["a", 1]]).to_excel(
+        tmp_path / "c.xlsx", index=False, header=False
+    )
+    with pytest.raises(ValueError, match=r"\['Reviews', 'Unnamed: 1'\].*header stands in a later row, take"):
+        load(tmp_path / "c.xlsx")
