@@ -32,6 +32,50 @@ def test_strings_among_numbers_are_never_read_as_numbers(tmp_path, source, odd):
     assert texts == [odd, "c"]
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("first", "second", "holds"),
+    [
+        ([1, 0], ["01", "0"], r"\['int', 'str'\]"),
+        (["01", "0"], [1, 0], r"\['int', 'str'\]"),
+        ([1.5, 0.0], ["2", "3"], r"\['float', 'str'\]"),
+        ([True, False], ["true", "x"], r"\['int', 'str'\]"),
+        ([True, False], [2, 0], None),
+        ([1.5, 2.0], [1, 0], None),
+    ],
+)
+def test_a_later_file_of_a_split_is_not_made_like_the_first(tmp_path, kind, first, second, holds):
+    """`datasets` made 1 of "01", and True of 2."""
+    for shard, labels in enumerate((first, second)):
+        file = tmp_path / f"train-0000{shard}-of-00002.{kind}"
+        rows = DataFrame({"text": ["a", "b"], "label": labels})
+        rows.to_parquet(file) if kind == "parquet" else rows.to_json(file, orient="records", lines=True)
+    if holds is None:
+        assert load(tmp_path)["train"]["label"][:] == [float(label) for label in [*first, *second]]
+        return
+    with pytest.raises(ValueError, match=f"Column 'label' holds {holds}"):
+        load(tmp_path)
+
+
+def test_real_numbers_after_whole_ones_are_read_and_columns_of_no_use_may_differ(tmp_path):
+    for shard, (labels, key) in enumerate((([1, 0], 7), ([1.5, 2.0], "x"))):
+        rows = DataFrame({"text": ["a", "b"], "label": labels, "id": [key, key]})
+        rows.to_parquet(tmp_path / f"train-0000{shard}-of-00002.parquet")
+    assert load(tmp_path)["train"].to_dict() == {"text": ["a", "b"] * 2, "label": [1.0, 0.0, 1.5, 2.0]}
+
+
+def test_strings_among_the_numbers_of_a_list_are_never_read_as_numbers(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"text": "a", "label": [0, "01"]}\n{"text": "b", "label": ["1"]}\n')
+    with pytest.raises(ValueError, match=r"Column 'label' holds \['list'\], such as \['1'\]. Make"):
+        load(path)
+    path.write_text('{"tokens": ["x", "y"], "ner_tags": [0, "01"]}\n{"tokens": ["z"], "ner_tags": ["1"]}\n')
+    with pytest.raises(ValueError, match="Found the columns"):
+        load(path)
+    path.write_text('{"text": "a", "label": 1, "meta": [{"a": 1}, {"a": "01"}]}\n{"text": "b", "label": 0}\n')
+    assert load(path)["train"]["label"][:] == [1, 0]
+
+
 def test_files_of_a_split_that_number_their_classes_in_other_orders_are_refused(tmp_path):
     """Their numbers were joined, and the classes of the second file were the wrong ones."""
     for shard, names in enumerate([["neg", "pos"], ["pos", "neg"]]):
