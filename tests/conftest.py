@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import importlib.util
 import logging
 import os
 
@@ -276,6 +278,24 @@ def _quick_runs():
         if not device.is_available():
             device.manual_seed_all = lambda seed: None
     memory.gc = SimpleNamespace(collect=lambda: 0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_registry():
+    """The ONNX exporter reads its operators once for all exports: a third of a second for each."""
+    if importlib.util.find_spec("onnxscript") is None:
+        return
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    read = functools.cache(ONNXRegistry.from_torchlib)
+
+    def from_torchlib(opset_version):
+        registry, whole = ONNXRegistry(), read(opset_version)
+        registry._opset_version = opset_version
+        registry.functions = {operator: [*functions] for operator, functions in whole.functions.items()}
+        return registry
+
+    ONNXRegistry.from_torchlib = staticmethod(from_torchlib)
 
 
 @pytest.fixture(scope="session")

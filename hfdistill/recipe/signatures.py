@@ -120,6 +120,7 @@ def _of_function(node: Any) -> list[inspect.Parameter]:
     return [_parameter(a.arg, a.annotation, required=default is None) for a, default in pairs]
 
 
+@functools.cache
 def _of_fields(node: ast.ClassDef, module: str) -> list[inspect.Parameter]:
     """Return the fields of a dataclass; choices and enums of Transformers as Literal."""
     parameters = []

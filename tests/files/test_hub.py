@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import hfdistill
 from hfdistill import PublishError, push_to_hub
+from hfdistill.cli import main
 from hfdistill.files.hub import published, publishing
 from tests.conftest import make_bert, make_report, make_tokenizer
 from tests.files.hub_server import HubServer, connected
@@ -83,17 +84,15 @@ def leaks(folder):
 
 
 def test_pushed_and_pulled_through_a_server_the_student_is_the_same_to_the_bit(
-    made, exported, tmp_path, fresh
+    made, exported, tmp_path, fresh, hub, capsys
 ):
-    push = ["-m", "hfdistill", "push", str(made), "me/student", "--onnx", str(exported)]
-    code = f"import runpy, sys; sys.argv = {push[1:]!r}; runpy.run_module('hfdistill', run_name='__main__')"
-    with HubServer(token=SECRET) as server:
-        done = python(fresh, code, server, tmp_path)
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert f"{server.endpoint}/me/student" in done.stdout
-        pulled = python(fresh, PULL, server, tmp_path)
-        assert pulled.returncode == 0, pulled.stderr[-3000:]
-        files = server.repositories["me/student"]
+    assert main(["push", str(made), "me/student", "--onnx", str(exported)]) == 0
+    printed = capsys.readouterr()
+    assert f"{hub.endpoint}/me/student" in printed.out
+    assert SECRET not in printed.out + printed.err
+    pulled = python(fresh, PULL, hub, tmp_path)
+    assert pulled.returncode == 0, pulled.stderr[-3000:]
+    files = hub.repositories["me/student"]
     assert json.loads(pulled.stdout.splitlines()[-1])[0]["label"] in ("negative", "positive")
     here, there = load_file(made / "model.safetensors"), load_file(tmp_path / "pulled" / "model.safetensors")
     assert here.keys() == there.keys()
