@@ -88,6 +88,7 @@ class FileOptions:
         return layout
 
 
+_JSON_BLOCK = 1 << 28  # bytes of a JSON file that are read at once: later ones are made like the first
 _ROWS = "Check that it is the file you mean, and that it was written to its end."
 
 
@@ -225,10 +226,11 @@ def table_of(columns: Mapping[str, Any]) -> Dataset:
 
 def _read_typed(kind: str, split: str, files: Sequence[Path]) -> Dataset:
     names = [glob.escape(str(file.absolute())) for file in files]
+    options = {"chunksize": _JSON_BLOCK} if kind == "json" else {}
     if kind == "parquet":
         check_same_classes(files)
     try:
-        return load_dataset(kind, data_files={split: names}, split=split)
+        return load_dataset(kind, data_files={split: names}, split=split, **options)
     except (DatasetGenerationError, ValueError, StopIteration) as error:
         if kind == "json":
             for file in files:

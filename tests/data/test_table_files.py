@@ -57,6 +57,23 @@ def test_a_later_file_of_a_split_is_not_made_like_the_first(tmp_path, kind, firs
         load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("first", "later", "holds"),
+    [(1, "01", r"\['int', 'str'\]"), ("x", 1, r"\['int', 'str'\]"), (True, 2, None), (1, 1.5, None)],
+)
+def test_a_late_part_of_a_large_file_is_not_made_like_its_first(tmp_path, first, later, holds):
+    """`datasets` reads 10 MB at once: "01" became 1 there, and the class x two."""
+    path = tmp_path / "train.jsonl"
+    texts = ["a" * (11 << 20), "b", "c"]
+    lines = [{"text": text, "label": label} for text, label in zip(texts, (first, first, later), strict=True)]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    if holds is None:
+        assert load(path)["train"]["label"][:] == [1, 1, later]
+        return
+    with pytest.raises(ValueError, match=f"Column 'label' holds {holds}"):
+        load(path)
+
+
 def test_real_numbers_after_whole_ones_are_read_and_columns_of_no_use_may_differ(tmp_path):
     for shard, (labels, key) in enumerate((([1, 0], 7), ([1.5, 2.0], "x"))):
         rows = DataFrame({"text": ["a", "b"], "label": labels, "id": [key, key]})
