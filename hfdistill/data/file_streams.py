@@ -22,6 +22,7 @@ from hfdistill.data.table_files import (
     check_same_classes,
     check_same_columns,
     csv_tables,
+    unlike_column,
 )
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,11 @@ def stream_files(split: str, files: Sequence[Path], options: FileOptions) -> Ite
             )
     if kind == "parquet":
         check_same_classes(files)
+        if (unlike := unlike_column(kind, files, streaming=True)) is not None:
+            raise ValueError(
+                f"The files of split {split!r} differ in what {unlike!r} holds, texts or numbers, and a "
+                "stream makes later ones like the first. Write the column alike, or leave streaming=True out."
+            )
         names = [glob.escape(str(file.absolute())) for file in files]
         return load_dataset("parquet", data_files={split: names}, split=split, streaming=True)
     if kind == "csv":

@@ -114,7 +114,7 @@ def read_files(split: str, files: Sequence[Path], options: FileOptions) -> Datas
         if kind == "json" and options.on_bad_row == "raise":
             for file in files:
                 check_encoding(file, "utf-8-sig")
-        unlike = len(files) > 1 and _differ_in_kind(kind, files)
+        unlike = unlike_column(kind, files) is not None
         rows = _read_values(kind, files) if unlike else _read_typed(kind, split, files)
         if kind == "json" and not unlike and _is_changed(rows):
             rows = _read_json(files, options.encoding)
@@ -149,10 +149,18 @@ def _read_values(kind: str, files: Sequence[Path]) -> Dataset:
     )
 
 
-def _differ_in_kind(kind: str, files: Sequence[Path]) -> bool:
-    """Whether a column holds texts in one file and numbers in another, or the like."""
+def unlike_column(kind: str, files: Sequence[Path], *, streaming: bool = False) -> str | None:
+    """Return a column that holds texts in one file and numbers in another, or the like; None without one.
+
+    In a stream whole and real numbers are alike.
+    """
     seen: dict[str, str] = {}
-    return any(seen.setdefault(name, own) != own for file in files for name, own in _kinds(kind, file))
+    for file in files if len(files) > 1 else ():
+        for name, own in _kinds(kind, file):
+            own = own.removeprefix("real ") if streaming else own
+            if seen.setdefault(name, own) != own:
+                return name
+    return None
 
 
 def _kinds(kind: str, file: Path) -> Iterator[tuple[str, str]]:

@@ -52,9 +52,14 @@ def test_a_later_file_of_a_split_is_not_made_like_the_first(tmp_path, kind, firs
         rows.to_parquet(file) if kind == "parquet" else rows.to_json(file, orient="records", lines=True)
     if holds is None:
         assert load(tmp_path)["train"]["label"][:] == [float(label) for label in [*first, *second]]
-        return
-    with pytest.raises(ValueError, match=f"Column 'label' holds {holds}"):
-        load(tmp_path)
+    else:
+        with pytest.raises(ValueError, match=f"Column 'label' holds {holds}"):
+            load(tmp_path)
+    if kind == "parquet" and second != [1, 0]:
+        with pytest.raises(
+            ValueError, match=r"of split 'train' differ in what 'label' holds.*or leave streaming"
+        ):
+            load(tmp_path, streaming=True)
 
 
 @pytest.mark.parametrize(
