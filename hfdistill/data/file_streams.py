@@ -12,8 +12,8 @@ from typing import Any
 from datasets import Features, IterableDataset, NamedSplit, Value, load_dataset
 
 from hfdistill.data.csv_files import BadLine, CsvLayout
-from hfdistill.data.encodings import open_bytes, suffix_of, text_encoding
-from hfdistill.data.json_files import json_rows
+from hfdistill.data.encodings import suffix_of
+from hfdistill.data.json_files import is_array, json_rows
 from hfdistill.data.table_files import (
     KINDS,
     FileOptions,
@@ -40,7 +40,7 @@ def stream_files(split: str, files: Sequence[Path], options: FileOptions) -> Ite
     """
     kind = KINDS[suffix_of(files[0])]
     for file in files:
-        if kind == "excel" or (kind == "json" and _is_array(file)):
+        if kind == "excel" or (kind == "json" and is_array(file)):
             what = "an Excel sheet" if kind == "excel" else "one JSON array"
             raise ValueError(
                 f"{file.name} is {what}, which can only be read whole. Save it as .jsonl (an object a line), "
@@ -99,9 +99,3 @@ def _json_rows(files: list[str], keys: tuple[str, ...], encoding: str | None) ->
     for name in files:
         for row in json_rows(Path(name), encoding):
             yield {key: row.get(key) for key in keys}
-
-
-def _is_array(file: Path) -> bool:
-    with open_bytes(file) as stream:
-        start = stream.read(1000).decode(text_encoding(file, None), errors="replace")
-    return start.lstrip()[:1] == "["

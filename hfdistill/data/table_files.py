@@ -33,7 +33,7 @@ from datasets.exceptions import DatasetGenerationError
 import hfdistill
 from hfdistill.data.csv_files import REPEATED, BadLine, CsvLayout, CsvRows, column_names, csv_layout
 from hfdistill.data.encodings import check_encoding, suffix_of, text_encoding
-from hfdistill.data.json_files import json_problem, json_rows
+from hfdistill.data.json_files import is_array, json_problem, json_rows
 from hfdistill.files.plain_data import as_python
 
 logger = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def read_files(split: str, files: Sequence[Path], options: FileOptions) -> Datas
     elif kind == "excel":
         rows = _read_excel(files)
     elif kind == "json" and (
-        options.encoding or any(text_encoding(file, None) != "utf-8-sig" for file in files)
+        options.encoding or any(text_encoding(file, None) != "utf-8-sig" or is_array(file) for file in files)
     ):
         rows = _read_json(files, options.encoding)
     else:

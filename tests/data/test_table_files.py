@@ -8,6 +8,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from pandas import DataFrame
 
 from hfdistill.data import load
+from hfdistill.teachers.text.files import answers_from
 
 
 @pytest.mark.parametrize("source", ["list", "frame", "jsonl", "json", "jsonl.gz", "utf-16"])
@@ -77,6 +78,16 @@ def test_a_late_part_of_a_large_file_is_not_made_like_its_first(tmp_path, first,
         return
     with pytest.raises(ValueError, match=f"Column 'label' holds {holds}"):
         load(path)
+
+
+@pytest.mark.parametrize("content", ["[{row}]", "{row}", '[{{"text": "b", "label": 0}}, {row}]'])
+def test_a_key_that_stands_twice_is_refused_in_an_array_too(tmp_path, content):
+    """The last of them was taken in silence."""
+    path = tmp_path / "train.json"
+    path.write_text(content.format(row='{"text": "a", "label": 1, "label": 0}'))
+    for read in (load, answers_from):
+        with pytest.raises(ValueError, match=r"train\.json.* has the key 'label' twice"):
+            read(path)
 
 
 def test_real_numbers_after_whole_ones_are_read_and_columns_of_no_use_may_differ(tmp_path):
