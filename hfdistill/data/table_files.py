@@ -88,7 +88,7 @@ class FileOptions:
         return layout
 
 
-_JSON_BLOCK = 1 << 28  # bytes of a JSON file that are read at once: later ones are made like the first
+_JSON_BLOCK = 1 << 27  # bytes of a JSON file that are read at once: later ones are made like the first
 _ROWS = "Check that it is the file you mean, and that it was written to its end."
 
 
