@@ -229,8 +229,10 @@ def test_a_value_that_is_no_finite_number_is_refused_with_term_and_moment(value,
         blend = CrossEntropy() + schedule * KD()
         with pytest.raises(ValueError, match=rf"^The weight of kd: .*{words}"):
             blend.set_progress(0.507)
-    with pytest.raises(ValueError, match=words):
-        value_at(kind(value), 0.507)
+    term = KD(temperature=kind(value))
+    term.set_progress(0.507)
+    with pytest.raises(ValueError, match=rf"^KD: .*{words}"):
+        term.now(term.temperature)
     assert ("nothing, where it does not reach a return" in blend_message(blend)) == (value is None)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from datasets import Features, IterableDataset, NamedSplit, Value, load_dataset
 
 from hfdistill.data.csv_files import BadLine, CsvLayout
-from hfdistill.data.encodings import open_bytes, suffix_of, text_encoding
-from hfdistill.data.json_files import json_rows
+from hfdistill.data.encodings import suffix_of
+from hfdistill.data.json_files import is_array, json_rows
 from hfdistill.data.table_files import (
     KINDS,
     FileOptions,
@@ -22,6 +22,7 @@ from hfdistill.data.table_files import (
     check_same_classes,
     check_same_columns,
     csv_tables,
+    unlike_column,
 )
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def stream_files(split: str, files: Sequence[Path], options: FileOptions) -> Ite
     """
     kind = KINDS[suffix_of(files[0])]
     for file in files:
-        if kind == "excel" or (kind == "json" and _is_array(file)):
+        if kind == "excel" or (kind == "json" and is_array(file)):
             what = "an Excel sheet" if kind == "excel" else "one JSON array"
             raise ValueError(
                 f"{file.name} is {what}, which can only be read whole. Save it as .jsonl (an object a line), "
@@ -47,6 +48,11 @@ def stream_files(split: str, files: Sequence[Path], options: FileOptions) -> Ite
             )
     if kind == "parquet":
         check_same_classes(files)
+        if (unlike := unlike_column(kind, files, streaming=True)) is not None:
+            raise ValueError(
+                f"The files of split {split!r} differ in what {unlike!r} holds, texts or numbers, and a "
+                "stream makes later ones like the first. Write the column alike, or leave streaming=True out."
+            )
         names = [glob.escape(str(file.absolute())) for file in files]
         return load_dataset("parquet", data_files={split: names}, split=split, streaming=True)
     if kind == "csv":
@@ -93,9 +99,3 @@ def _json_rows(files: list[str], keys: tuple[str, ...], encoding: str | None) ->
     for name in files:
         for row in json_rows(Path(name), encoding):
             yield {key: row.get(key) for key in keys}
-
-
-def _is_array(file: Path) -> bool:
-    with open_bytes(file) as stream:
-        start = stream.read(1000).decode(text_encoding(file, None), errors="replace")
-    return start.lstrip()[:1] == "["

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hfdistill.data.encodings import open_text, text_encoding
+from hfdistill.data.encodings import open_bytes, open_text, text_encoding
 
 _SPACE = re.compile(r"\s*")
 
@@ -31,6 +31,13 @@ def numbered_json_rows(file: Path, encoding: str | None = None) -> Iterator[tupl
         for number, line in enumerate(stream, 1):
             if line.strip():
                 yield f"line {number}", _object(line, f"{file.name}, line {number},")
+
+
+def is_array(file: Path) -> bool:
+    """Whether a JSON file is one array, and not an object a line."""
+    with open_bytes(file) as stream:
+        start = stream.read(1000).decode(text_encoding(file, None), errors="replace")
+    return start.lstrip()[:1] == "["
 
 
 def _is_object(line: str) -> bool:
@@ -70,7 +77,8 @@ def _unique(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
 
 def _array(file: Path, content: str) -> Iterator[dict[str, Any]]:
     """Yield the objects of one array, or those that follow each other without one."""
-    decoder, place, text = json.JSONDecoder(), 0, content.strip()
+    decoder = json.JSONDecoder(object_pairs_hook=lambda pairs: _unique(pairs, file.name))
+    place, text = 0, content.strip()
     while place < len(text):
         try:
             value, place = decoder.raw_decode(text, place)

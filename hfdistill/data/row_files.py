@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -177,7 +178,7 @@ class _JsonWriter:
         columns = {name: values.to_pylist() for name, values in new.items()}
         for place, row in enumerate(_objects(rows)):
             whole = {**row, **{name: values[place] for name, values in columns.items()}}
-            self._stream.write((json.dumps(whole, ensure_ascii=False, default=str) + "\n").encode())
+            self._stream.write((_json(whole) + "\n").encode())
 
     def close(self) -> None:
         pass
@@ -213,7 +214,23 @@ def _cell(value: Any) -> str:
     if isinstance(value, str):
         return value
     plain = isinstance(value, (bool, list, dict))
-    return json.dumps(value, ensure_ascii=False, default=str) if plain else str(value)
+    return _json(value) if plain else str(value)
+
+
+def _json(value: Any) -> str:
+    """Return a value as JSON, which has no NaN: null stands for it."""
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, default=str)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:

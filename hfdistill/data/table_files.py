@@ -21,6 +21,8 @@ from datasets import (
     DatasetInfo,
     Features,
     Json,
+    LargeList,
+    List,
     SplitGenerator,
     Value,
     concatenate_datasets,
@@ -31,7 +33,7 @@ from datasets.exceptions import DatasetGenerationError
 import hfdistill
 from hfdistill.data.csv_files import REPEATED, BadLine, CsvLayout, CsvRows, column_names, csv_layout
 from hfdistill.data.encodings import check_encoding, suffix_of, text_encoding
-from hfdistill.data.json_files import json_problem, json_rows
+from hfdistill.data.json_files import is_array, json_problem, json_rows
 from hfdistill.files.plain_data import as_python
 
 logger = logging.getLogger(__name__)
@@ -86,6 +88,7 @@ class FileOptions:
         return layout
 
 
+_JSON_BLOCK = 1 << 27  # bytes of a JSON file that are read at once: later ones are made like the first
 _ROWS = "Check that it is the file you mean, and that it was written to its end."
 
 
@@ -104,15 +107,16 @@ def read_files(split: str, files: Sequence[Path], options: FileOptions) -> Datas
     elif kind == "excel":
         rows = _read_excel(files)
     elif kind == "json" and (
-        options.encoding or any(text_encoding(file, None) != "utf-8-sig" for file in files)
+        options.encoding or any(text_encoding(file, None) != "utf-8-sig" or is_array(file) for file in files)
     ):
         rows = _read_json(files, options.encoding)
     else:
         if kind == "json" and options.on_bad_row == "raise":
             for file in files:
                 check_encoding(file, "utf-8-sig")
-        rows = _read_typed(kind, split, files)
-        if kind == "json" and _is_changed(rows):
+        unlike = unlike_column(kind, files) is not None
+        rows = _read_values(kind, files) if unlike else _read_typed(kind, split, files)
+        if kind == "json" and not unlike and _is_changed(rows):
             rows = _read_json(files, options.encoding)
     if not len(rows):
         raise ValueError(f"{files[0].name} (split {split!r}) holds no rows. {_ROWS}")
@@ -126,15 +130,82 @@ def _read_json(files: Sequence[Path], encoding: str | None) -> Dataset:
     return table_of({name: [row.get(name) for row in rows] for name in names})
 
 
+def _read_values(kind: str, files: Sequence[Path]) -> Dataset:
+    """Return the rows of files whose columns differ in kind: `datasets` makes later ones as the first is."""
+    if kind == "json":
+        return _read_json(files, None)
+    tables = [pq.read_table(file) for file in files]
+    names = dict.fromkeys(name for table in tables for name in table.column_names)
+    empty = {id(table): [None] * len(table) for table in tables}
+    return table_of(
+        {
+            name: [
+                value
+                for table in tables
+                for value in (table[name].to_pylist() if name in table.column_names else empty[id(table)])
+            ]
+            for name in names
+        }
+    )
+
+
+def unlike_column(kind: str, files: Sequence[Path], *, streaming: bool = False) -> str | None:
+    """Return a column that holds texts in one file and numbers in another, or the like; None without one.
+
+    In a stream whole and real numbers are alike.
+    """
+    seen: dict[str, str] = {}
+    for file in files if len(files) > 1 else ():
+        for name, own in _kinds(kind, file):
+            own = own.removeprefix("real ") if streaming else own
+            if seen.setdefault(name, own) != own:
+                return name
+    return None
+
+
+def _kinds(kind: str, file: Path) -> Iterator[tuple[str, str]]:
+    """Yield columns of one file and what they hold: text, truth or numbers; of JSON by its first rows."""
+    try:
+        if kind == "json":
+            first = islice(json_rows(file), 1000)
+            pairs = [(name, type(value)) for row in first for name, value in row.items()]
+            yield from ((name, _KINDS_OF_VALUES[of]) for name, of in set(pairs) if of in _KINDS_OF_VALUES)
+            return
+        for field in pq.read_schema(file):
+            value_type = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+            own = str(value_type).rstrip("0123456789").removeprefix("large_").removesuffix("_view")
+            if own in _KINDS_OF_TYPES:
+                yield field.name, _KINDS_OF_TYPES[own]
+    except (pa.ArrowException, OSError, ValueError):
+        return  # told when the file is read
+
+
+_KINDS_OF_VALUES = {str: "text", bool: "truth", int: "number", float: "number"}
+_KINDS_OF_TYPES = {"string": "text", "bool": "truth", "int": "number", "uint": "number"}
+_KINDS_OF_TYPES |= dict.fromkeys(("halffloat", "float", "double"), "real number")
+
+
 def _is_changed(rows: Dataset) -> bool:
     """Whether `datasets` read values otherwise than they are written: dates, and strings among numbers.
 
     A column of several types is stored as JSON, and its strings "01" and "true" come out as 1 and True.
     """
-    mixed = [name for name, feature in rows.features.items() if isinstance(feature, Json)]
-    table = rows.select_columns(mixed).with_format("arrow")[:]
-    stored = [value for name in mixed for value in table.column(name).cast(pa.string()).to_pylist()]
-    return "timestamp" in str(rows.features) or not all((value or "{")[0] in "{[" for value in stored)
+    return "timestamp" in str(rows.features) or not all(
+        (value or "{")[0] in "{[" for name in rows.column_names for value in _stored_json(rows, name)
+    )
+
+
+def _stored_json(rows: Dataset, column: str) -> list[str | None]:
+    """Return what a column of several types, or of lists of such, stores; nothing of any other."""
+    feature = rows.features[column]
+    while isinstance(feature, (List, LargeList)):
+        feature = feature.feature
+    if not isinstance(feature, Json):
+        return []
+    stored = rows.select_columns([column]).with_format("arrow")[:].column(column).combine_chunks()
+    while pa.types.is_list(stored.type) or pa.types.is_large_list(stored.type):
+        stored = stored.flatten()
+    return list(stored.cast(pa.string()).to_pylist())
 
 
 def table_of(columns: Mapping[str, Any]) -> Dataset:
@@ -163,10 +234,11 @@ def table_of(columns: Mapping[str, Any]) -> Dataset:
 
 def _read_typed(kind: str, split: str, files: Sequence[Path]) -> Dataset:
     names = [glob.escape(str(file.absolute())) for file in files]
+    options = {"chunksize": _JSON_BLOCK} if kind == "json" else {}
     if kind == "parquet":
         check_same_classes(files)
     try:
-        return load_dataset(kind, data_files={split: names}, split=split)
+        return load_dataset(kind, data_files={split: names}, split=split, **options)
     except (DatasetGenerationError, ValueError, StopIteration) as error:
         if kind == "json":
             for file in files:

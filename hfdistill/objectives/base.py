@@ -108,7 +108,10 @@ class Objective(nn.Module):
 
     def now(self, value: float | Schedule) -> float:
         """Return the value at this moment of the training of a hyper-parameter that may be a schedule."""
-        return value_at(value, self.progress)
+        try:
+            return value_at(value, self.progress)
+        except ValueError as error:
+            raise ValueError(f"{type(self).__name__}: {error}") from error
 
     def __add__(self, other: Objective | Blend) -> Blend:
         return as_blend(self) + other

@@ -245,8 +245,13 @@ def _data_lines(source: str, columns: _Columns, options: FileOptions, facts: _Fa
     if facts.classes is not None and len(facts.classes) <= 30:
         shown = ", ".join(f"{printable(name, limit=40)} {rows:,}" for name, rows in facts.classes.items())
         lines.append(f"  # classes and their rows: {shown}")
-        if all(name.lstrip("-").isdigit() for name in facts.classes):
+        numbers = sorted(int(name) for name in facts.classes if name.isdecimal() and str(int(name)) == name)
+        if numbers == list(range(len(facts.classes))):
             lines.append("  # label_names: [name of 0, name of 1]  # the classes have no names yet")
+        elif len(numbers) == len(facts.classes):
+            lines.append(
+                f"  # label_names: {list(map(str, numbers))}  # for a student of these classes alone"
+            )
     if not facts.measured:
         lines.append("  holdout: 0.1  # share of the rows that is kept back to measure on")
     if columns.others:

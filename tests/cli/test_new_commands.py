@@ -279,6 +279,22 @@ def test_a_page_is_drafted_of_words_and_of_texts_under_other_names():
     assert not any(line.startswith(("text:", "label:")) for line in summary)
 
 
+@pytest.mark.parametrize(
+    ("classes", "line"),
+    [
+        ({"1": 4, "0": 9}, "  # label_names: [name of 0, name of 1]  # the classes have no names yet"),
+        ({"5": 4, "1": 9}, "  # label_names: ['1', '5']  # for a student of these classes alone"),
+        ({"01": 4, "02": 9}, None),  # names that are codes
+        ({"False": 4, "True": 9}, None),
+    ],
+)
+def test_a_page_proposes_names_to_classes_without_them(classes, line):
+    facts = draft._Facts(rows=13, tokens=1, foreign=False, words=False, measured=True, classes=classes)
+    lines = draft._data_lines("rows.csv", draft._Columns("text", None, "label", []), FileOptions(), facts)
+    assert lines[4].startswith("  # classes and their rows: ")
+    assert lines[5:] == ([] if line is None else [line])
+
+
 def test_numbers_alone_are_no_page():
     rows = DatasetDict(train=Dataset.from_dict({"a": [1, 2], "b": [0.5, 1.5]}))
     with pytest.raises(ValueError, match="text="):

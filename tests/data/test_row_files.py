@@ -1,5 +1,7 @@
 """Files of rows, read and written piece by piece."""
 
+import math
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -45,3 +47,19 @@ def test_a_row_with_a_column_that_the_header_lacks_is_refused_and_no_file_is_lef
     assert list(tmp_path.iterdir()) == []
     written([{"text": "b"}])
     assert (tmp_path / "out.csv").read_text() == "text,note,prediction\na,,y\nb,,y\n"
+
+
+def test_json_has_null_for_numbers_that_are_none(tmp_path):
+    """NaN is no JSON: what is written is read by other programs, too."""
+    pq.write_table(
+        pa.table({"text": ["a", "b"], "x": [math.nan, 1.5], "y": [[1.0, -math.inf], []]}),
+        tmp_path / "a.parquet",
+    )
+    with writing(tmp_path / "a.jsonl") as writer:
+        for rows in RowFile(tmp_path / "a.parquet", FileOptions()):
+            writer.write(rows, {"p": pa.array([0.25, math.nan])})
+    lines = (tmp_path / "a.jsonl").read_text().splitlines()
+    assert lines == [
+        '{"text": "a", "x": null, "y": [1.0, null], "p": 0.25}',
+        '{"text": "b", "x": 1.5, "y": [], "p": null}',
+    ]

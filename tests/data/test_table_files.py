@@ -8,6 +8,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from pandas import DataFrame
 
 from hfdistill.data import load
+from hfdistill.teachers.text.files import answers_from
 
 
 @pytest.mark.parametrize("source", ["list", "frame", "jsonl", "json", "jsonl.gz", "utf-16"])
@@ -30,6 +31,82 @@ def test_strings_among_numbers_are_never_read_as_numbers(tmp_path, source, odd):
         load(data)
     texts = load([{"text": value} for value in (odd, 7, "c")], on_bad_row="drop")["train"]["text"][:]
     assert texts == [odd, "c"]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("first", "second", "holds"),
+    [
+        ([1, 0], ["01", "0"], r"\['int', 'str'\]"),
+        (["01", "0"], [1, 0], r"\['int', 'str'\]"),
+        ([1.5, 0.0], ["2", "3"], r"\['float', 'str'\]"),
+        ([True, False], ["true", "x"], r"\['int', 'str'\]"),
+        ([True, False], [2, 0], None),
+        ([1.5, 2.0], [1, 0], None),
+    ],
+)
+def test_a_later_file_of_a_split_is_not_made_like_the_first(tmp_path, kind, first, second, holds):
+    """`datasets` made 1 of "01", and True of 2."""
+    for shard, labels in enumerate((first, second)):
+        file = tmp_path / f"train-0000{shard}-of-00002.{kind}"
+        rows = DataFrame({"text": ["a", "b"], "label": labels})
+        rows.to_parquet(file) if kind == "parquet" else rows.to_json(file, orient="records", lines=True)
+    if holds is None:
+        assert load(tmp_path)["train"]["label"][:] == [float(label) for label in [*first, *second]]
+    else:
+        with pytest.raises(ValueError, match=f"Column 'label' holds {holds}"):
+            load(tmp_path)
+    if kind == "parquet" and second != [1, 0]:
+        with pytest.raises(
+            ValueError, match=r"of split 'train' differ in what 'label' holds.*or leave streaming"
+        ):
+            load(tmp_path, streaming=True)
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "holds"),
+    [(1, "01", r"\['int', 'str'\]"), ("x", 1, r"\['int', 'str'\]"), (True, 2, None), (1, 1.5, None)],
+)
+def test_a_late_part_of_a_large_file_is_not_made_like_its_first(tmp_path, first, later, holds):
+    """`datasets` reads 10 MB at once: "01" became 1 there, and the class x two."""
+    path = tmp_path / "train.jsonl"
+    texts = ["a" * (11 << 20), "b", "c"]
+    lines = [{"text": text, "label": label} for text, label in zip(texts, (first, first, later), strict=True)]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    if holds is None:
+        assert load(path)["train"]["label"][:] == [1, 1, later]
+        return
+    with pytest.raises(ValueError, match=f"Column 'label' holds {holds}"):
+        load(path)
+
+
+@pytest.mark.parametrize("content", ["[{row}]", "{row}", '[{{"text": "b", "label": 0}}, {row}]'])
+def test_a_key_that_stands_twice_is_refused_in_an_array_too(tmp_path, content):
+    """The last of them was taken in silence."""
+    path = tmp_path / "train.json"
+    path.write_text(content.format(row='{"text": "a", "label": 1, "label": 0}'))
+    for read in (load, answers_from):
+        with pytest.raises(ValueError, match=r"train\.json.* has the key 'label' twice"):
+            read(path)
+
+
+def test_real_numbers_after_whole_ones_are_read_and_columns_of_no_use_may_differ(tmp_path):
+    for shard, (labels, key) in enumerate((([1, 0], 7), ([1.5, 2.0], "x"))):
+        rows = DataFrame({"text": ["a", "b"], "label": labels, "id": [key, key]})
+        rows.to_parquet(tmp_path / f"train-0000{shard}-of-00002.parquet")
+    assert load(tmp_path)["train"].to_dict() == {"text": ["a", "b"] * 2, "label": [1.0, 0.0, 1.5, 2.0]}
+
+
+def test_strings_among_the_numbers_of_a_list_are_never_read_as_numbers(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"text": "a", "label": [0, "01"]}\n{"text": "b", "label": ["1"]}\n')
+    with pytest.raises(ValueError, match=r"Column 'label' holds \['list'\], such as \['1'\]. Make"):
+        load(path)
+    path.write_text('{"tokens": ["x", "y"], "ner_tags": [0, "01"]}\n{"tokens": ["z"], "ner_tags": ["1"]}\n')
+    with pytest.raises(ValueError, match="Found the columns"):
+        load(path)
+    path.write_text('{"text": "a", "label": 1, "meta": [{"a": 1}, {"a": "01"}]}\n{"text": "b", "label": 0}\n')
+    assert load(path)["train"]["label"][:] == [1, 0]
 
 
 def test_files_of_a_split_that_number_their_classes_in_other_orders_are_refused(tmp_path):

@@ -202,7 +202,7 @@ def _named(answers: list[Any], kind: Kind | None, path: Path) -> list[str]:
             names |= set(map(str, value))
         elif kind == "labels":
             votes = value if isinstance(value, list) else value[:1] if isinstance(value, tuple) else [value]
-            names |= {vote for vote in votes if isinstance(vote, str)}
+            names |= {str(vote) for vote in votes if isinstance(vote, (str, bool))}  # as `load` names true
     if len(names) < 2:
         raise AnswerError(
             f"{path.name} does not name its classes (found {some(sorted(names)) or 'none'}). Type "

@@ -9,6 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 
+from hfdistill.data import load
 from hfdistill.teachers.text.files import answers_from, write_answers
 from hfdistill.teachers.text.teacher import TextTeacher
 from hfdistill.teachers.text.values import AnswerError
@@ -327,6 +328,13 @@ def test_a_file_of_answers_is_read_with_the_options_of_load(tmp_path, caplog):
     file.write_text("")
     with pytest.raises(AnswerError, match=r"answers\.csv is empty\. Save it with a header, the names of its"):
         answers_from(file)
+
+
+def test_true_and_false_are_the_classes_that_they_are_to_load(tmp_path):
+    rows = [{"text": "a", "label": True}, {"text": "b", "label": False}]
+    teacher = answers_from(jsonl(tmp_path / "a.jsonl", rows))
+    assert teacher.classes == load(tmp_path / "a.jsonl")["train"].features["label"].names == ["False", "True"]
+    assert teacher.probabilities(["a", "b"]).argmax(-1).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz", "a.xlsx"])
