@@ -23,7 +23,7 @@ ENDS = {
     "atexit.unregister(process_end.end_gloo)",
 }
 LEAVING = """
-import atexit, importlib.util, json, os, sys
+import atexit, gc, importlib.util, json, os, sys
 import torch
 from torch import distributed, nn
 
@@ -46,6 +46,7 @@ class Trained:  # what a Trainer and its Accelerator hold of a model on several 
         self.models = []
 
 
+gc.freeze()  # what the imports made, for which every child would look for garbage twice as it ends
 for name, code in json.loads(sys.argv[1]).items():
     child = os.fork()
     if not child:  # what is registered first runs last
