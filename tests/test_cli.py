@@ -92,7 +92,8 @@ def test_help_is_there_at_once(here):
 
 
 AT_THE_END = f"""
-import atexit, gc, os
+import atexit, gc, os, sys
+sys.modules["matplotlib"] = None  # pictures are drawn in test_write_plots
 gc.set_threshold(50_000, 20, 20)  # of the suite: the imports leave no garbage
 {GLOO_THREADS}
 if "RANK" in os.environ:  # what is registered first runs last

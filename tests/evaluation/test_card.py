@@ -69,7 +69,7 @@ def test_header(report, tmp_path):
     assert [m["type"] for m in result["metrics"]] == ["accuracy", "f1", "ece", "agreement"]
 
 
-def test_a_report_may_be_named_by_its_file(report, tmp_path):
+def test_a_report_may_be_named_by_its_file(report, tmp_path, dots):
     path, names = report.save(tmp_path / "report.json"), {"base_model": "org/teacher", "dataset": "org/data"}
     written = write_card(tmp_path, Report.load(path), **names).read_bytes()
     assert write_card(tmp_path, str(path), **names).read_bytes() == written
