@@ -260,9 +260,11 @@ def _of_zeros_and_ones(rows: Dataset, column: str) -> bool:
         return True
     if getattr(rows.features[column], "dtype", None) not in _FLAGS:
         return False
-    return set(pc.unique(rows.with_format("arrow")[:].column(column)).to_pylist()) <= {0, 1, "0", "1"}
+    present = pc.unique(rows.with_format("arrow")[:].column(column)).to_pylist()
+    return {value.lower() if isinstance(value, str) else value for value in present} <= _ZEROS_AND_ONES
 
 
+_ZEROS_AND_ONES = {0, 1, "0", "1", "false", "true"}
 _FLAGS = {"bool", "string", "large_string", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64))}
 
 

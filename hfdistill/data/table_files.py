@@ -134,7 +134,10 @@ def _read_values(kind: str, files: Sequence[Path]) -> Dataset:
     """Return the rows of files whose columns differ in kind: `datasets` makes later ones as the first is."""
     if kind == "json":
         return _read_json(files, None)
-    tables = [pq.read_table(file) for file in files]
+    tables = []
+    for file in files:  # pq.read_table is another one, which leaves files open, where datasets has streamed
+        with pq.ParquetFile(file) as source:
+            tables.append(source.read())
     names = dict.fromkeys(name for table in tables for name in table.column_names)
     empty = {id(table): [None] * len(table) for table in tables}
     return table_of(

@@ -357,10 +357,11 @@ def test_several_columns_of_zeros_and_ones_are_a_multi_label_task(tmp_path, capl
     assert multi_hot_names(named) == ["Threat", "Toxic"]
 
 
-@pytest.mark.parametrize("kind", ["uint8", "int64", "bool", "string", "float32"])
+@pytest.mark.parametrize("kind", ["uint8", "int64", "bool", "string", "words", "float32"])
 def test_the_type_of_a_column_of_zeros_and_ones_says_whether_it_is_a_flag(kind):
     """Of values of float nobody knows whether they are shares."""
-    values = {"string": ["0", "1"], "bool": [False, True]}.get(kind, [0, 1])
+    values = {"string": ["0", "1"], "bool": [False, True], "words": ["False", "TRUE"]}.get(kind, [0, 1])
+    kind = kind.replace("words", "string")
     columns = {name: Value(kind) for name in ("toxic", "insult")}
     rows = Dataset.from_dict({"text": ["a", "b"], "toxic": values, "insult": values[::-1]})
     rows = rows.cast(Features({"text": Value("string"), **columns}))
