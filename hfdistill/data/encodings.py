@@ -48,33 +48,47 @@ def open_text(
 ) -> Iterator[io.TextIOWrapper]:
     """Open the text of a file, packed or not; say where it breaks if what is read of it is broken."""
     try:
-        with open_bytes(file) as raw, io.TextIOWrapper(raw, encoding, errors, newline) as stream:
+        with (
+            _unpacking(file),
+            open_bytes(file) as raw,
+            io.TextIOWrapper(raw, encoding, errors, newline) as stream,
+        ):
             yield stream
-    except UnicodeDecodeError:
+    except UnicodeError:  # a UnicodeDecodeError, or UTF-16 without the mark that it begins with
         raise ValueError(undecodable(file, encoding)) from None
+
+
+@contextmanager
+def _unpacking(file: Path) -> Iterator[None]:
+    try:
+        yield
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{file.name} cannot be unpacked ({error}). Pack it again with gzip.") from None
 
 
 def has_mark(file: Path) -> bool:
     """Whether a file, packed or not, begins with a byte order mark, as one that Excel saved does."""
-    with open_bytes(file) as stream:
-        return stream.read(4).startswith(tuple(mark for mark, _ in _MARKS))
+    return _start(file).startswith(tuple(mark for mark, _ in _MARKS))
+
+
+def _start(file: Path) -> bytes:
+    with _unpacking(file), open_bytes(file) as stream:
+        return stream.read(4)
 
 
 def text_encoding(file: Path, encoding: str | None) -> str:
     """Return the encoding to read a file by: the one that is asked for, else by its mark, else UTF-8."""
     if encoding is not None:
         try:
+            "".encode(encoding)  # base64 and the like are known, and no encodings of text
             codec = codecs.lookup(encoding).name
-        except LookupError:
+        except (LookupError, UnicodeError):
             raise ValueError(
-                f"encoding is {encoding!r}, which Python does not know. Type one such as 'utf-8', 'cp1252', "
-                "'latin-1' or 'utf-16'."
+                f"encoding is {encoding!r}, which Python does not know for text. Type one such as 'utf-8', "
+                "'cp1252', 'latin-1' or 'utf-16'."
             ) from None
         return "utf-8-sig" if codec == "utf-8" else codec
-    with open_bytes(file) as stream:
-        start = stream.read(4)
+    start = _start(file)
     return next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8-sig")
 
 

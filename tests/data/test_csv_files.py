@@ -1,4 +1,5 @@
 import csv
+import gzip
 import io
 import logging
 from pathlib import Path
@@ -205,6 +206,24 @@ def test_delimiters_that_fit_equally_well_are_asked_for(tmp_path):
     assert read(tmp_path, "text; cleaned\nfoo\nbar\n")[1] == [["foo"], ["bar"]]
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "json"])
+def test_utf_16_without_the_mark_that_it_begins_with_is_refused(tmp_path, suffix):
+    file = tmp_path / f"rows.{suffix}"
+    file.write_text("text,label\na,1\n" if suffix == "csv" else '{"text": "a", "label": 1}\n')
+    with pytest.raises(ValueError, match=f"rows.{suffix} cannot be read as utf-16. Leave encoding= out"):
+        load(file, encoding="utf-16")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_packed_file_that_breaks_in_its_first_bytes_says_so(tmp_path, suffix, streaming):
+    packed = bytearray(gzip.compress(b'{"text": "a warm film", "label": 1}\n' * 50))
+    packed[20] ^= 255
+    (tmp_path / f"rows.{suffix}.gz").write_bytes(packed)
+    with pytest.raises(ValueError, match=rf"rows.{suffix}.gz cannot be unpacked \(.*\). Pack it again"):
+        load(tmp_path / f"rows.{suffix}.gz", streaming=streaming)
+
+
 def test_other_encodings_are_asked_for_or_told_by_their_mark(tmp_path):
     content = "text,label\ncaf\u00e9,1\n\u20ac,0\n"
     texts = [["caf\u00e9", "1"], ["\u20ac", "0"]]
@@ -213,8 +232,11 @@ def test_other_encodings_are_asked_for_or_told_by_their_mark(tmp_path):
         load(tmp_path)
     with pytest.raises(ValueError, match="cannot be read as ascii"):
         load(tmp_path, encoding="ascii")
-    with pytest.raises(ValueError, match="encoding is 'klingon', which Python does not know"):
-        load(tmp_path, encoding="klingon")
+    for encoding in ("klingon", "base64", "rot13", "undefined"):
+        with pytest.raises(
+            ValueError, match=f"encoding is '{encoding}', which Python does not know for text"
+        ):
+            load(tmp_path, encoding=encoding)
     assert list(load(tmp_path, encoding="cp1252")["train"]["text"]) == ["caf\u00e9", "\u20ac"]
     assert read(tmp_path, content.encode("utf-16"))[1] == texts
     assert read(tmp_path, content.encode("utf-32"))[1] == texts
