@@ -99,6 +99,8 @@ def paired_interval(first: Array, second: Array) -> tuple[float, float, float]:
 
 def pearson(a: Array, b: Array) -> float | None:
     """Return Pearson's correlation of two columns (rows,); None where one is constant."""
+    if np.ptp(a) == 0 or np.ptp(b) == 0:  # whose mean, rounded, may be another number
+        return None
     a, b = a - a.mean(), b - b.mean()
     scale = math.sqrt(float(a @ a)) * math.sqrt(float(b @ b))
     return float(np.clip(a @ b / scale, -1.0, 1.0)) if scale > 0 else None
@@ -120,11 +122,13 @@ def _multi_label(x: Array, labels: Array) -> Scores:
     predicted, truth = x > 0, labels > 0
     accuracy = agreement(predicted, truth)
     occur = np.flatnonzero((predicted | truth).any(axis=0))
+    # a second column, of which there is none: scikit-learn takes a single one for the classes "yes" and "no"
+    several = [np.pad(sets, ((0, 0), (0, 1))) for sets in (truth, predicted)]
     return {
         "subset_accuracy": accuracy,
         "subset_accuracy_se": math.sqrt(accuracy * (1 - accuracy) / len(labels)),
-        "micro_f1": float(f1_score(truth, predicted, average="micro", zero_division=0)),
-        "macro_f1": float(f1_score(truth[:, occur], predicted[:, occur], average="macro", zero_division=0))
+        "micro_f1": float(f1_score(*several, average="micro", zero_division=0)),
+        "macro_f1": float(f1_score(*several, labels=occur, average="macro", zero_division=0))
         if len(occur)
         else 0.0,
         "nll": float(-np.where(truth, log_expit(x), log_expit(-x)).mean()),

@@ -30,6 +30,22 @@ def test_macro_f1_leaves_out_classes_that_occur_neither_in_labels_nor_in_predict
     assert scores("multi_label", -np.ones((2, 3)), np.zeros((2, 3)))["macro_f1"] == 0.0
 
 
+@pytest.mark.parametrize("columns", [1, 2])
+def test_f1_of_one_label_that_occurs_is_that_of_the_label_alone(columns):
+    """Not the mean with the F1 of its absence, by which scikit-learn scores a single column."""
+    logits = np.array([[1, -1], [1, -1], [-1, -1], [-1, -1], [-1, -1]])[:, :columns]
+    truth = np.array([[1, 0], [0, 0], [1, 0], [0, 0], [0, 0]])[:, :columns]
+    found = scores("multi_label", logits, truth)  # one hit, one false alarm and one miss
+    assert (found["micro_f1"], found["macro_f1"], found["subset_accuracy"]) == (0.5, 0.5, 0.6)
+
+
+@pytest.mark.parametrize("constant", [0.1, 0.3, 1.7])
+def test_a_constant_whose_mean_is_rounded_has_no_correlation(constant):
+    answers, labels = np.full((7, 1), constant), np.arange(7.0)
+    assert scores("regression", answers, labels)["pearson"] is None
+    assert fidelity("regression", answers, labels[:, None])["pearson_teacher"] is None
+
+
 def test_multi_label_scores_by_hand():
     logits = np.array([[1.0, -1.0], [2.0, 3.0]])
     found = scores("multi_label", logits, np.array([[1, 0], [1, 0]]))
