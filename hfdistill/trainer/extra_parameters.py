@@ -105,13 +105,17 @@ class ExtraParameters:
     def average(self, accelerator: Accelerator) -> None:
         """Average the gradients over processes, as DDP does for the student.
 
-        Every process has the same terms at work, so the same parameters have a gradient.
+        A term may read some rows alone, the labelled ones, say, which one process has and another has not:
+        a parameter that has a gradient anywhere is averaged everywhere.
         """
-        if accelerator.num_processes == 1:
+        parameters = list(itertools.chain.from_iterable(self.parameters()))
+        if accelerator.num_processes == 1 or not parameters:
             return
-        for parameter in itertools.chain.from_iterable(self.parameters()):
-            if parameter.grad is not None:
-                parameter.grad = accelerator.reduce(parameter.grad, "mean")
+        used = torch.tensor([float(p.grad is not None) for p in parameters], device=accelerator.device)
+        for parameter, anywhere in zip(parameters, accelerator.reduce(used, "sum").tolist(), strict=True):
+            if anywhere:
+                grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = accelerator.reduce(grad, "mean")
 
     def clip(self, limit: float) -> list[Tensor]:
         """Clip each learner's gradients to a norm of `limit`, 0 for none, and return the norms before."""
