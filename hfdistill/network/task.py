@@ -109,23 +109,23 @@ def words(labels: Tensor) -> tuple[Tensor, Tensor]:
     return where, labels[where].clamp(min=-100)
 
 
-def row_losses(logits: Tensor, labels: Tensor, task: TaskKind) -> Tensor:
+def row_losses(logits: Tensor, labels: Tensor, task: TaskKind, *, smoothing: float = 0.0) -> Tensor:
     """Return each row's own task loss: cross-entropy, binary cross-entropy or squared error.
 
     Args:
         logits: (B, C), tokens (B, T, C); float32.
         labels: (B,), (B, C) or (B, T).
+        smoothing: label smoothing of one class of several.
 
     Returns:
         (B, 2): the sum over the row's labels, and their number (0 for a row without).
     """
     known = ~missing(labels)
-    if task == "token":
+    if task in ("single_label", "token"):
         labels = labels.clamp(min=-100)
-        each = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
-        known, losses = labels != -100, each.view(labels.shape).sum(-1)
-    elif task == "single_label":
-        losses = F.cross_entropy(logits, labels, ignore_index=-100, reduction="none")
+        flat, options = logits.reshape(-1, logits.shape[-1]), {"ignore_index": -100, "reduction": "none"}
+        each = F.cross_entropy(flat, labels.flatten(), label_smoothing=smoothing, **options)
+        known, losses = labels != -100, each.view(len(labels), -1).sum(-1)
     elif task == "multi_label":
         losses = (
             F.binary_cross_entropy_with_logits(logits, labels, reduction="none").where(known, 0.0).sum(-1)

@@ -185,7 +185,8 @@ class DistillationTrainer(CheckpointingTrainer):
         teacher = self.teacher if self.teacher is not None and self.teacher.learns else None
         peer = {teacher.saved_as: changing(teacher).model} if teacher is not None else {}
         self._extra_parameters = ExtraParameters(self.blend, others=peer)
-        self._eval_losses = EvalLosses(self.task, function=self.compute_loss_func)
+        smoothing, function = self.args.label_smoothing_factor, self.compute_loss_func
+        self._eval_losses = EvalLosses(self.task, smoothing=smoothing, function=function)
 
     @property
     def objective(self) -> Any:

@@ -17,12 +17,14 @@ from hfdistill.trainer.loss_window import NonFiniteError
 class EvalLosses:
     """Collects the rows' own task losses during one evaluation, so that no row counts twice.
 
-    Trainer takes the mean of batches, of which the last may be smaller, and weighs all alike. A user's
-    `compute_loss_func` takes the place of the task's loss.
+    Trainer takes the mean of batches, of which the last may be smaller, and weighs all alike. As there, the
+    run's `label_smoothing_factor` counts, and a user's `compute_loss_func` takes the place of the task's loss.
     """
 
-    def __init__(self, task: TaskKind, *, function: Callable[..., Tensor] | None = None) -> None:
-        self.task = task
+    def __init__(
+        self, task: TaskKind, *, smoothing: float = 0.0, function: Callable[..., Tensor] | None = None
+    ) -> None:
+        self.task, self.smoothing = task, smoothing
         self._user_loss = None if function is None else UserLoss(function)
         self._sums: list[Tensor] | None = None
 
@@ -70,7 +72,7 @@ class EvalLosses:
     def _of_rows(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return (B, 2): for each row, or for the batch of a user's loss, the sum and number of losses."""
         if self._user_loss is None:
-            return row_losses(logits.float(), labels, self.task)
+            return row_losses(logits.float(), labels, self.task, smoothing=self.smoothing)
         weight = torch.ones(len(labels), device=logits.device)
         if self.task == "token":
             weight, (where, labels) = (labels >= 0).sum(-1).float(), words(labels)

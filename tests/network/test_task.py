@@ -79,6 +79,13 @@ def test_row_losses_are_torchs_own_losses_row_by_row():
     single = row_losses(logits, ids, "single_label")
     assert single[:, 1].tolist() == [1, 0, 1]
     torch.testing.assert_close(single[:, 0].sum(), F.cross_entropy(logits, ids, reduction="sum"))
+    smooth = row_losses(logits, ids, "single_label", smoothing=0.2)
+    nll = -logits.log_softmax(-1)
+    expected = 0.8 * torch.stack([nll[0, 0], nll[2, 1]]) + 0.2 * nll[[0, 2]].mean(-1)
+    torch.testing.assert_close(smooth[[0, 2]], torch.stack([expected, torch.ones(2)], dim=-1))
+    assert smooth[1].tolist() == [0, 0]
+    words = row_losses(logits[None], ids[None], "token", smoothing=0.2)
+    torch.testing.assert_close(words, smooth.sum(0, keepdim=True))
 
     multi = row_losses(logits, rows.float(), "multi_label")
     assert multi[:, 1].tolist() == [2, 1, 0]

@@ -393,7 +393,7 @@ def test_training_arguments(trainer_class, options, arguments):
 
 
 def test_a18_label_smoothing_is_counted_once(arguments):
-    """Trainer's own formula, (1 - ε)·nll + ε·mean over classes, beside the teacher."""
+    """Trainer's own formula, (1 - ε)·nll + ε·mean over classes, beside the teacher, and in `eval_loss`."""
     from hfdistill import CrossEntropy
 
     smooth = build(
@@ -402,12 +402,13 @@ def test_a18_label_smoothing_is_counted_once(arguments):
     ours = DistillationTrainer(
         make_bert(2, seed=2), arguments(label_smoothing_factor=0.2, train_sampling_strategy="sequential"),
         teacher=make_bert(3, seed=1), objective=1.0 * CrossEntropy(), train_dataset=encoded(),
-        processing_class=make_tokenizer(),
+        eval_dataset=encoded(16), processing_class=make_tokenizer(),
     )  # fmt: skip
     smooth.train()
     ours.train()
     expected, found = ([h["loss"] for h in t.state.log_history if "loss" in h] for t in (smooth, ours))
     assert found == pytest.approx(expected, rel=1e-5)
+    assert ours.evaluate()["eval_loss"] == pytest.approx(smooth.evaluate()["eval_loss"], rel=1e-5)
 
 
 class LocalHub:
