@@ -18,7 +18,7 @@ class EvalLosses:
     """Collects the rows' own task losses during one evaluation, so that no row counts twice.
 
     Trainer takes the mean of batches, of which the last may be smaller, and weighs all alike. As there, the
-    run's `label_smoothing_factor` counts, and a user's `compute_loss_func` takes the place of the task's loss.
+    run's `label_smoothing_factor` counts, and a `compute_loss_func` takes the place of the task's loss.
     """
 
     def __init__(
