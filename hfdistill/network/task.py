@@ -123,8 +123,13 @@ def row_losses(logits: Tensor, labels: Tensor, task: TaskKind, *, smoothing: flo
     known = ~missing(labels)
     if task in ("single_label", "token"):
         labels = labels.clamp(min=-100)
-        flat, options = logits.reshape(-1, logits.shape[-1]), {"ignore_index": -100, "reduction": "none"}
-        each = F.cross_entropy(flat, labels.flatten(), label_smoothing=smoothing, **options)
+        each = F.cross_entropy(
+            logits.reshape(-1, logits.shape[-1]),
+            labels.flatten(),
+            ignore_index=-100,
+            reduction="none",
+            label_smoothing=smoothing,
+        )
         known, losses = labels != -100, each.view(len(labels), -1).sum(-1)
     elif task == "multi_label":
         losses = (
