@@ -162,14 +162,16 @@ def load(
 
 
 def _class_names(names: Any) -> list[str] | None:
-    """Return the names of classes that are asked for; refuse one text, and a name that stands twice."""
+    """Return the names of classes that are asked for; refuse what is no list, and a name given twice."""
     names = as_python(names)
-    if isinstance(names, str) or (names is not None and len(set(map(str, names))) < len(names)):
+    if names is None:
+        return None
+    if not isinstance(names, (list, tuple)) or len(set(map(str, names))) < len(names):
         raise ValueError(
-            f"label_names is {names!r}, and a list of names is needed, each once. Type label_names=['no', "
-            "'yes']."
+            f"label_names is {names!r}, and a list of names is needed, each once, in the order of their "
+            "numbers. Type label_names=['no', 'yes']."
         )
-    return None if names is None else [str(name) for name in names]
+    return [str(name) for name in names]
 
 
 def _read(

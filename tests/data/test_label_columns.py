@@ -95,6 +95,13 @@ def test_class_names_are_kept_and_aligned_by_name(tmp_path):
         load(tmp_path, label_names=["a", "b"])
 
 
+@pytest.mark.parametrize("names", [{0: "no", 1: "yes"}, {"no": 0, "yes": 1}, "yes", 2, ["no", "no"]])
+def test_what_is_no_list_of_names_is_refused(names):
+    """Of a mapping the keys would be the names: "0" and "1"."""
+    with pytest.raises(ValueError, match=r"label_names is .+, and a list of names is needed, each once, in"):
+        load([{"text": "a", "label": 0}, {"text": "b", "label": 1}], label_names=names)
+
+
 def test_floats_are_a_regression_target(tmp_path):
     folder = write_labels(tmp_path, train=[0.5, -1.0, 3.0], test=[-1.0, -1.0])
     splits = load(folder)
