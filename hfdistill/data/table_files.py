@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from datasets import (
     ArrowBasedBuilder,
     BuilderConfig,
+    ClassLabel,
     Dataset,
     DatasetInfo,
     Features,
@@ -136,20 +137,30 @@ def _read_values(kind: str, files: Sequence[Path]) -> Dataset:
         return _read_json(files, None)
     tables = []
     for file in files:  # pq.read_table is another one, which leaves files open, where datasets has streamed
-        with pq.ParquetFile(file) as source:
-            tables.append(source.read())
+        try:
+            with pq.ParquetFile(file) as source:
+                tables.append(source.read())
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{file.name} cannot be read as parquet ({error}). {_ROWS}") from error
     names = dict.fromkeys(name for table in tables for name in table.column_names)
-    empty = {id(table): [None] * len(table) for table in tables}
-    return table_of(
-        {
-            name: [
-                value
-                for table in tables
-                for value in (table[name].to_pylist() if name in table.column_names else empty[id(table)])
-            ]
-            for name in names
-        }
-    )
+    return concatenate_datasets([_joined(name, tables) for name in names], axis=1)
+
+
+def _joined(name: str, tables: Sequence[pa.Table]) -> Dataset:
+    """Return a column of one table after the other; by its values where their types differ."""
+    parts = [
+        table.select([name]) if name in table.column_names else pa.table({name: pa.nulls(len(table))})
+        for table in tables
+    ]
+    rows = [Dataset(part) for part in parts]
+    known = [part.features for part in rows if part.features[name] != Value("null")]
+    if all(features == known[0] for features in known):
+        return concatenate_datasets(rows)
+    column = table_of({name: [value for part in parts for value in part[name].to_pylist()]})
+    named = next((features for features in known if isinstance(features[name], ClassLabel)), None)
+    if named is not None and column.features[name] == Value("int64"):
+        return Dataset(column.data.table.cast(named.arrow_schema))  # numbers without names beside them
+    return column
 
 
 def unlike_column(kind: str, files: Sequence[Path], *, streaming: bool = False) -> str | None:
@@ -247,6 +258,8 @@ def _read_typed(kind: str, split: str, files: Sequence[Path]) -> Dataset:
             for file in files:
                 if problem := json_problem(file):
                     raise ValueError(problem) from None
+        if len(files) > 1 and isinstance(error, DatasetGenerationError):
+            return _read_values(kind, files)
         cause = error.__cause__ or error
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         if isinstance(error, StopIteration) or "corresponds to no data" in reason:

@@ -8,6 +8,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from pandas import DataFrame
 
 from hfdistill.data import load
+from hfdistill.data.table_files import FileOptions, read_files
 from hfdistill.teachers.text.files import answers_from
 
 
@@ -61,6 +62,43 @@ def test_a_later_file_of_a_split_is_not_made_like_the_first(tmp_path, kind, firs
             ValueError, match=r"of split 'train' differ in what 'label' holds.*or leave streaming"
         ):
             load(tmp_path, streaming=True)
+
+
+@pytest.mark.parametrize("named", [(0, 1), (0,), (1,)])
+def test_class_names_stay_where_another_column_differs_in_kind(tmp_path, named):
+    """They were lost, and the classes met those of a model by number."""
+    for shard, (label, score, kind) in enumerate(((1, 1, "int64"), (0, 0.5, "float64"))):
+        of_label = ClassLabel(names=["bad", "good"]) if shard in named else Value("int64")
+        features = Features({"text": Value("string"), "label": of_label, "score": Value(kind)})
+        rows = Dataset.from_dict({"text": ["a"], "label": [label], "score": [score]}, features=features)
+        rows.to_parquet(tmp_path / f"train-0000{shard}-of-00002.parquet")
+    data = load(tmp_path, label="label")["train"]
+    assert data.features["label"].names == ["bad", "good"]
+    assert data["label"][:] == [1, 0]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [([[0, 1]], [[1.0, 0.5]]), ([None], [0.5]), ([2], [0.5]), ([{"a": 1}], [{"a": "x"}])],
+)
+def test_a_later_file_need_not_fit_the_types_of_the_first(tmp_path, kind, first, second):
+    """`datasets` refused them, and it was said that a row lacks a column."""
+    for shard, values in enumerate((first, second)):
+        file = tmp_path / f"train-0000{shard}-of-00002.{kind}"
+        rows = DataFrame({"text": ["a"], "other": values, "label": [shard]})
+        rows.to_parquet(file) if kind == "parquet" else rows.to_json(file, orient="records", lines=True)
+    read = read_files("train", sorted(tmp_path.iterdir()), FileOptions())
+    assert read["text"][:] == ["a", "a"]
+    assert read["other"][:] == [*first, *second]
+
+
+def test_a_later_file_that_is_broken_is_named(tmp_path):
+    good, broken = tmp_path / "train-00000-of-00002.parquet", tmp_path / "train-00001-of-00002.parquet"
+    DataFrame({"text": ["a"], "label": [1]}).to_parquet(good)
+    broken.write_bytes(b"PAR1 no more")
+    with pytest.raises(ValueError, match=r"train-00001-of-00002\.parquet cannot be read as parquet"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize(
