@@ -137,7 +137,7 @@ def _answer_columns(
 def _answer(row: Mapping[str, Any], columns: _Columns, where: str, kind: Kind | None) -> Any:
     values = [_value(row.get(name), where, name, text=kind == "labels") for name in columns.names]
     if columns.classes is not None:
-        return dict(zip(columns.classes, values, strict=True))
+        return dict(zip(columns.classes, map(_truth, values), strict=True))
     if len(values) > 1:
         return values
     if columns.confidence is None:
@@ -169,6 +169,11 @@ def _value(value: Any, where: str, column: str, *, text: bool = False) -> Any:
         return plain or None if text else float(plain)
     except ValueError:
         return plain or None
+
+
+def _truth(value: Any) -> Any:
+    """Return true and false of a csv as those of Parquet and JSON."""
+    return {"true": True, "false": False}.get(value.casefold(), value) if isinstance(value, str) else value
 
 
 def _tokens(value: Any, classes: Sequence[str], where: str) -> Any:

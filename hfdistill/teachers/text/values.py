@@ -326,7 +326,7 @@ def _is_pair(row: Any) -> bool:
         return False
     name, share = row
     number = isinstance(share, (int, float, np.floating)) and not isinstance(share, bool)
-    whole = isinstance(name, (int, np.integer)) and not isinstance(name, bool)
+    whole = isinstance(name, (int, np.integer))  # true, too
     return number and (isinstance(name, str) or (whole and not isinstance(share, int)))
 
 

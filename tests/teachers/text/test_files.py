@@ -337,6 +337,27 @@ def test_true_and_false_are_the_classes_that_they_are_to_load(tmp_path):
     assert teacher.probabilities(["a", "b"]).argmax(-1).tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "xlsx"])
+def test_true_and_false_are_read_with_a_confidence_and_in_columns_of_classes(tmp_path, kind):
+    if kind == "xlsx":
+        pytest.importorskip("openpyxl")
+
+    def written(**columns):
+        frame, file = pd.DataFrame({"text": ["a", "b"], **columns}), tmp_path / f"answers.{kind}"
+        if kind == "jsonl":
+            frame.to_json(file, orient="records", lines=True)
+        else:
+            write = {"csv": frame.to_csv, "parquet": frame.to_parquet, "xlsx": frame.to_excel}[kind]
+            write(file, index=False)
+        return file
+
+    sure = answers_from(written(label=[True, False], confidence=[0.75, 0.6]))
+    assert sure.classes == ["False", "True"]
+    assert torch.allclose(sure.probabilities(["a", "b"]), torch.tensor([[0.25, 0.75], [0.6, 0.4]]))
+    several = answers_from(written(x=[True, False], y=[True, True]), ["x", "y"], multi_label=True)
+    assert (several.logits(["a", "b"]) > 0).tolist() == [[True, True], [False, True]]
+
+
 @pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz", "a.xlsx"])
 def test_packed_files_and_sheets_of_answers_are_read(tmp_path, name):
     rows = pd.DataFrame({"text": TEXTS, "negative": WANTED[:, 0], "positive": WANTED[:, 1]})
