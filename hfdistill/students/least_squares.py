@@ -112,7 +112,8 @@ def best_ridge(train: NormalEquations, held_out: NormalEquations) -> tuple[float
 
     @cache
     def error(place: int) -> float:
-        return held_out.remaining(train.solve(order[place]))
+        unchanged = math.isinf(order[place])
+        return held_out.residual if unchanged else held_out.remaining(train.solve(order[place]))
 
     best = len(order) // 2
     for way in (-1, 1):

@@ -146,9 +146,10 @@ def refit(
         A line for each step, in order.
     """
     with evaluating(teacher):
-        head = head_steps(student, teacher, cut, batches[0][0])
-        first = plan.first_token if reads_first_token(student, head, batches[0][0]) else 1.0
-        groups = [*block_steps(student, teacher, cut, batches[0][0]), head]
+        probe = {name: value[:2] for name, value in batches[0][0].items()}  # which modules are called, with what
+        head = head_steps(student, teacher, cut, probe)
+        first = plan.first_token if reads_first_token(student, head, probe) else 1.0
+        groups = [*block_steps(student, teacher, cut, probe), head]
         ridge = None if isinstance(plan.ridge, str) else plan.ridge
         lines: list[Fitted] = []
         total = plan.sweeps * sum(len(group.steps) for group in groups)
