@@ -130,7 +130,8 @@ def row_losses(logits: Tensor, labels: Tensor, task: TaskKind, *, smoothing: flo
             reduction="none",
             label_smoothing=smoothing,
         )
-        known, losses = labels != -100, each.view(len(labels), -1).sum(-1)
+        known, each = labels != -100, each.view(labels.shape)
+        losses = each.sum(-1) if task == "token" else each
     elif task == "multi_label":
         losses = (
             F.binary_cross_entropy_with_logits(logits, labels, reduction="none").where(known, 0.0).sum(-1)
