@@ -146,7 +146,7 @@ def refit(
         A line for each step, in order.
     """
     with evaluating(teacher):
-        probe = {name: value[:2] for name, value in batches[0][0].items()}  # which modules are called, with what
+        probe = {name: value[:2] for name, value in batches[0][0].items()}  # tells which modules are called
         head = head_steps(student, teacher, cut, probe)
         first = plan.first_token if reads_first_token(student, head, probe) else 1.0
         groups = [*block_steps(student, teacher, cut, probe), head]
