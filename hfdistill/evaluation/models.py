@@ -21,7 +21,7 @@ from hfdistill.network.label_space import class_names, has_names, match_labels, 
 from hfdistill.network.loading import Source, load_classifier, load_tokenizer
 from hfdistill.network.task import task_kind
 from hfdistill.network.trace import Batch
-from hfdistill.teachers import Teacher, TeacherAsModel
+from hfdistill.teachers import Teacher, TeacherAsModel, as_model
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _contender(entry: Any) -> Contender:
     teacher = contender.model
     if not isinstance(teacher, Teacher):
         return contender
-    model = getattr(teacher, "model", None) or TeacherAsModel(teacher)
+    model = as_model(teacher)
     tokenizer = getattr(model, "tokenizer", None) or teacher.tokenizer
     return replace(contender, model=model, tokenizer=contender.tokenizer or tokenizer)
 

@@ -1,6 +1,6 @@
 """Teachers: a model, recorded answers, an ensemble, a peer, an average, or any function of texts."""
 
-from hfdistill.teachers.as_model import TeacherAsModel
+from hfdistill.teachers.as_model import TeacherAsModel, as_model
 from hfdistill.teachers.base import ModelTeacher, Teacher, as_teacher, assign_column_prefixes
 from hfdistill.teachers.cache.contents import CacheError, Contents
 from hfdistill.teachers.cache.recording import count_missing, record, record_missing

@@ -9,13 +9,21 @@ from torch import Tensor, nn
 
 from hfdistill.network.tokenizers import difference
 from hfdistill.network.trace import Trace
-from hfdistill.teachers.base import Teacher
+from hfdistill.teachers.base import ModelTeacher, Teacher
 from hfdistill.teachers.cache.teacher import CachedTeacher
+from hfdistill.teachers.peer_and_ema import EMATeacher, Peer
 from hfdistill.teachers.text.teacher import TextAnswers
 
 
+def as_model(teacher: Teacher) -> Any:
+    """Return the model whose logits are a teacher's answers, else the teacher as a model; see there."""
+    of_one_forward = (ModelTeacher.trace, Peer.trace, EMATeacher.trace)
+    return teacher.model if type(teacher).trace in of_one_forward else TeacherAsModel(teacher)
+
+
 class TeacherAsModel(nn.Module):
-    """A teacher of several models with one tokenizer, or one that is asked about texts, as a single model.
+    """A teacher of several models with one tokenizer, one that is asked about texts, or one that answers by
+    code of its own, as a single model.
 
     Raises:
         ValueError: for a teacher that does not name its classes, that answers from disk or has no

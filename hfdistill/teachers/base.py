@@ -33,7 +33,9 @@ _EARLIER_NAMES = {"start": "bind_student", "reads": "select_inputs", "for_taps":
 class Teacher(nn.Module):
     """Anything that turns a batch into a Trace. A subclass needs `trace(batch)` alone.
 
-    Where the objective looks inside the teacher, it is asked for `trace(batch, taps=…)`.
+    Where the objective looks inside the teacher, it is asked for `trace(batch, taps=…)`. Its networks are put
+    into evaluation mode, unless it learns. `config` names its classes, so that they are matched with the
+    student's and `measure` can show it; a `fingerprint` lets its answers be recorded.
 
     Example:
         >>> import torch
@@ -261,7 +263,8 @@ def as_teacher(source: str | Path | PreTrainedModel | nn.Module | Teacher) -> Te
     if isinstance(model, PreTrainedModel):
         refuse_other_heads(type(model).__name__, role="teacher")
     if isinstance(source, Teacher):
-        return make_whole(source)
+        teacher = make_whole(source)
+        return teacher if teacher.learns else teacher.eval()
     if isinstance(source, (str, Path)):
         teacher = ModelTeacher(load_classifier(source))
         teacher.tokenizer = load_tokenizer(source)

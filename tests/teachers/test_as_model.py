@@ -49,6 +49,31 @@ def test_a_teacher_of_one_model_is_that_model():
     assert measured(ModelTeacher(make_bert(4, seed=1))).teacher == measured(make_bert(4, seed=1)).teacher
 
 
+class Turned(Teacher):
+    """Answers by code of its own, and has a model."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.config = model, model.config
+
+    def trace(self, batch):
+        return Trace(self.model(**batch).logits.flip(-1))
+
+
+class TurnedModel(ModelTeacher):
+    def trace(self, batch, *, taps=frozenset()):
+        return Trace(super().trace(batch).logits.flip(-1))
+
+
+@pytest.mark.parametrize("kind", [Turned, TurnedModel])
+def test_a_teacher_that_answers_by_code_of_its_own_is_measured_by_its_answers(kind):
+    model = make_bert(4, seed=1, hidden_dropout_prob=0.5).train()
+    found, plain = measured(kind(model)).teacher, measured(make_bert(4, seed=1)).teacher
+    assert found.metrics["accuracy"] == pytest.approx(1 - plain.metrics["accuracy"])
+    assert plain.metrics["accuracy"] != 0.5
+    assert found.parameters == plain.parameters
+
+
 def test_the_teachers_of_folds_answer_by_their_mean():
     models = [make_bert(4, seed=1), make_bert(3, seed=5)]
     report = measured(Contender(FoldTeacher(models, {}), name="folds"))

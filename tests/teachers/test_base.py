@@ -249,6 +249,19 @@ def test_a_teacher_of_ones_own_needs_trace_alone():
     assert (teacher.config, teacher.inputs(), teacher.fingerprint()) == (None, frozenset(), "Parrot")
 
 
+def test_a_teacher_of_ones_own_is_put_into_evaluation_mode_unless_it_learns():
+    class Own(Teacher):
+        def __init__(self):
+            super().__init__()
+            self.network = make_bert(1).train()
+
+    class Learner(Own):
+        learns = True
+
+    assert not any(part.training for part in as_teacher(Own()).modules())
+    assert as_teacher(Learner()).network.training
+
+
 def test_a_teacher_without_trace_says_what_it_lacks():
     with pytest.raises(NotImplementedError, match=r"Teacher needs a `trace\(batch\)` that returns a Trace"):
         Teacher().trace(batch())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from contextlib import suppress
 from pathlib import Path
@@ -27,14 +28,25 @@ def print_of(teacher: Teacher) -> str:
         raise CacheError(
             f"{type(teacher).__name__} changes as it goes: there is nothing to record. Use it live."
         )
-    if type(teacher).fingerprint is Teacher.fingerprint:
-        kind = type(teacher).__name__
-        raise CacheError(
-            f"{kind} does not say which {kind} it is, so the answers of one would be taken for another's. "
-            "Give it a method: def fingerprint(self): return a text that changes with its weights and "
-            "settings, such as ModelTeacher(model).fingerprint()."
-        )
+    for part in (teacher, *teacher.parts()):
+        if _is_not_told_apart(type(part)):
+            kind = type(part).__name__
+            raise CacheError(
+                f"{kind} does not say which {kind} it is: the answers of one would be taken for another's. "
+                "Give it a method: def fingerprint(self): return a text that changes with its weights and "
+                "settings, such as ModelTeacher(model).fingerprint(), or in a subclass of ModelTeacher "
+                "f'{super().fingerprint()} {self.temperature}'."
+            )
     return teacher.fingerprint()
+
+
+def _is_not_told_apart(kind: type[Teacher]) -> bool:
+    """Whether a class answers in a way of its own under a fingerprint of a class that answers in another."""
+    own = itertools.takewhile(lambda cls: "fingerprint" not in vars(cls), kind.__mro__)
+    answers = ("trace", "select_inputs", "weigh")
+    return kind.fingerprint is Teacher.fingerprint or any(
+        name in vars(cls) for cls in own for name in answers
+    )
 
 
 def accepted(teacher: Teacher) -> list[str] | None:

@@ -11,7 +11,7 @@ from torch import nn
 
 import hfdistill.teachers.cache.recording as recording
 import hfdistill.teachers.cache.store as store
-from hfdistill import CachedTeacher, CacheError, Contents, ModelTeacher, Tap, Teacher, Trace, record
+from hfdistill import CachedTeacher, CacheError, Contents, Ensemble, ModelTeacher, Tap, Teacher, Trace, record
 from hfdistill.data import encode
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 from tests.teachers.cache.cached import (
@@ -246,14 +246,14 @@ class Drunk(Teacher):
 
 
 class Dropping(Teacher):
-    """Forgets to call eval()."""
+    """Keeps its dropout, whatever mode it was put into."""
 
     def __init__(self):
         super().__init__()
-        self.model = make_bert(2, hidden_dropout_prob=0.1).train()
+        self.model = make_bert(2, hidden_dropout_prob=0.1)
 
     def trace(self, batch):
-        return Trace(self.model(batch["input_ids"]).logits)
+        return Trace(self.model.train()(batch["input_ids"]).logits)
 
     def fingerprint(self):
         return "dropping"
@@ -269,9 +269,32 @@ class Table(nn.Module):
         return {"logits": self.table(input_ids).mean(1)}
 
 
-def test_a_teacher_that_cannot_be_told_from_another_is_refused(tmp_path):
+class Halved(ModelTeacher):
+    """Answers in a way of its own under its model's fingerprint."""
+
+    def trace(self, batch, *, taps=frozenset()):
+        return Trace(super().trace(batch).logits / 2)
+
+
+class Told(Halved):
+    def fingerprint(self):
+        return f"{super().fingerprint()} halved"
+
+
+@pytest.mark.parametrize("kind", [Nameless, Halved, "member"])
+def test_a_teacher_that_cannot_be_told_from_another_is_refused(tmp_path, kind):
+    nameless = Ensemble([teacher(), Halved(teacher())]) if kind == "member" else kind(teacher())
     with pytest.raises(CacheError, match="def fingerprint"):
-        recorded(tmp_path, model=Nameless(teacher()))
+        recorded(tmp_path, model=nameless)
+
+
+def test_a_subclass_that_says_who_it_is_is_recorded_beside_its_model(tmp_path):
+    recorded(tmp_path, model=ModelTeacher(teacher()))
+    recorded(tmp_path, model=Told(teacher()))
+    batch = batch_of(encoded())
+    for kind, share in ((ModelTeacher, 1), (Told, 0.5)):
+        found = CachedTeacher(tmp_path, teacher=kind(teacher())).trace(batch).logits
+        torch.testing.assert_close(found, share * live(batch).logits, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("kind", [Drunk, Dropping])
