@@ -150,16 +150,17 @@ def export(
         report = bench.report(staged, max_drop=max_drop, speed=speed)
         _gate(report, folder, logits=bench.largest)
         name = public_name(str(student if isinstance(student, (str, Path)) else folder))
-        _publish(report, staged, folder, name)
+        pairs = data is not None and "text_pair" in data.column_names
+        _publish(report, staged, folder, name, pairs=pairs)
     finally:
         shutil.rmtree(staged.parent, ignore_errors=True)
     return report
 
 
-def _publish(report: ExportReport, staged: Path, folder: Path, name: str) -> None:
+def _publish(report: ExportReport, staged: Path, folder: Path, name: str, *, pairs: bool) -> None:
     """Write report and card beside the files, and put all of it in place."""
     report.save(staged / "export.json")
-    write_atomically(staged / "README.md", report.card(name))
+    write_atomically(staged / "README.md", report.card(name, pairs=pairs))
     publish(staged, folder, run={"kind": "export", "student": name})
 
 

@@ -35,11 +35,11 @@ tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
 session = onnxruntime.InferenceSession(f"{folder}/MODEL")
 names = json.load(open(f"{folder}/config.json"))["id2label"]
 
-texts = tokenizer.encode_batch(["a film that warms the heart", "dull and flat"])
+texts = tokenizer.encode_batch([TEXTS])
 columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 feed = {i.name: np.array([getattr(t, columns[i.name]) for t in texts]) for i in session.get_inputs()}
 for logits in session.run(["logits"], feed)[0]:
-    print(names[str(logits.argmax())], logits)
+    print(ANSWER, logits)
 """
 
 
@@ -54,8 +54,9 @@ folder = "FOLDER"
 tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
 stages = [onnxruntime.InferenceSession(path) for path in sorted(glob(f"{folder}/MODEL"))]
 config = json.load(open(f"{folder}/config.json"))
+names = config["id2label"]
 
-texts = tokenizer.encode_batch(["a film that warms the heart", "dull and flat"])
+texts = tokenizer.encode_batch([TEXTS])
 columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 feed = {i.name: np.array([getattr(t, columns[i.name]) for t in texts]) for i in stages[0].get_inputs()}
 rows, answers = np.arange(len(texts)), {}
@@ -68,7 +69,8 @@ for stage in stages:
     rows, mask = rows[unsure], feed["attention_mask"][unsure]
     feed = {"hidden_states": out["next_hidden_states"][unsure], "attention_mask": mask}
 for row in range(len(texts)):
-    print(config["id2label"][str(answers[row].argmax())], answers[row])
+    logits = answers[row]
+    print(ANSWER, logits)
 """
 OPENVINO_USAGE = USAGE.replace("import onnxruntime\n", "import openvino\n")
 OPENVINO_USAGE = OPENVINO_USAGE.replace(
@@ -80,6 +82,13 @@ OPENVINO_USAGE = OPENVINO_USAGE.replace("{i.name:", "{i.any_name:").replace(
 )
 OPENVINO_USAGE = OPENVINO_USAGE.replace("session.get_inputs()", "model.inputs")
 OPENVINO_USAGE = OPENVINO_USAGE.replace('session.run(["logits"], feed)[0]', 'model(feed)["logits"]')
+ANSWERS = {
+    "single_label": "names[str(logits.argmax())]",
+    "multi_label": "[names[str(i)] for i in np.flatnonzero(logits > 0)]",
+    "regression": "float(logits[0])",
+}
+TEXTS = '"a film that warms the heart", "dull and flat"'
+PAIRS = '("a film that warms the heart", "a moving film"), ("dull and flat", "never dull")'
 EXACT = '"INFERENCE_PRECISION_HINT": "f32"'
 
 
@@ -188,14 +197,15 @@ class ExportReport:
         """Return the same table for a notebook."""
         return html_table([self._header(), *map(self._cells, self.formats)], [self._measured_on()])
 
-    def card(self, name: str) -> str:
-        """Return the README.md of an exported folder."""
+    def card(self, name: str, *, pairs: bool = False) -> str:
+        """Return the README.md of an exported folder; `pairs` tells that the student reads pairs of texts."""
         rows = [[escape(cell) for cell in self._cells(exported)] for exported in self.formats]
         best = self.formats[-1]
         openvino = best.name.startswith("openvino")
         plain = USAGE if best.exits is None else STAGES_USAGE
         usage = (OPENVINO_USAGE if openvino else plain).replace("MODEL", str(best.file))
-        usage = usage.replace("FOLDER", "path/to/this/folder")
+        usage = usage.replace("FOLDER", "path/to/this/folder").replace("ANSWER", ANSWERS[self.task])
+        usage = usage.replace("TEXTS", PAIRS if pairs else TEXTS)
         usage = usage.replace("OPTIONS", EXACT if best.name == "openvino" else "")
         engine, tag = ("OpenVINO", "openvino") if openvino else ("ONNX Runtime", "onnx")
         package = "openvino" if openvino else "onnxruntime"

@@ -33,7 +33,6 @@ from hfdistill import (
     static_from_teacher,
 )
 from hfdistill.exporters.onnx import OnnxModel, check_file, int8_layers, require_packages, to_int8
-from hfdistill.exporters.report import USAGE
 from hfdistill.files.checkpoint import verify
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 
@@ -157,7 +156,7 @@ def test_a_gate_that_lets_everything_pass_is_none(made):
 def test_fifteen_lines_with_onnxruntime_and_a_tokenizer_alone(made, tmp_path):
     """The card's example, in a process that has neither torch nor Transformers nor this library."""
     (card_code,) = re.findall(r"```python\n(.*?)```", (made[0] / "onnx" / "README.md").read_text(), re.DOTALL)
-    assert card_code == USAGE.replace("FOLDER", "path/to/this/folder").replace("MODEL", "model_int8.onnx")
+    assert "model_int8.onnx" in card_code
     assert len([line for line in card_code.splitlines() if line.strip()]) <= 15
     code = card_code.replace("path/to/this/folder", str(made[0] / "onnx"))
     code += textwrap.dedent("""
@@ -170,6 +169,37 @@ def test_fifteen_lines_with_onnxruntime_and_a_tokenizer_alone(made, tmp_path):
     lines = done.stdout.splitlines()
     assert len(lines) == 2
     assert {line.split()[0] for line in lines} <= {"negative", "positive"}
+
+
+@pytest.mark.parametrize("task", ["pairs", "multi_label", "regression"])
+def test_the_cards_lines_print_what_a_student_of_this_task_answers(tmp_path, task):
+    """They printed the highest of several labels where none holds, and fed single texts to one of pairs."""
+    kinds = {"multi_label": "multi_label_classification", "regression": "regression"}
+    names = {0: "value"} if task == "regression" else {0: "x", 1: "y"}
+    student = make_bert(1, seed=3, labels=names, problem_type=kinds.get(task), num_labels=len(names))
+    with torch.no_grad():
+        student.classifier.bias -= 1.0 if task == "multi_label" else 0.0
+    columns = {"text": make_dataset(8)["text"][:]}
+    columns |= {"text_pair": columns["text"][::-1]} if task == "pairs" else {}
+    data = Dataset.from_dict(columns)
+    export(student, tmp_path / "o", data=data, tokenizer=make_tokenizer(), max_drop=100, speed=False)
+    (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "o" / "README.md").read_text(), re.DOTALL)
+    code = code.replace("path/to/this/folder", str(tmp_path / "o")).replace("model_int8", "model")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    texts = (["a film that warms the heart", "dull and flat"], ["a moving film", "never dull"])
+    batch = make_tokenizer()(*texts[: 2 if task == "pairs" else 1], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = student(**batch).logits
+    for line, row in zip(done.stdout.splitlines(), logits, strict=True):
+        answer, numbers = re.fullmatch(r"(.+) \[(.+)\]", line).groups()
+        torch.testing.assert_close(torch.tensor([*map(float, numbers.split())]), row, atol=1e-5, rtol=0)
+        if task == "regression":
+            assert float(answer) == pytest.approx(row.item(), abs=1e-5)
+        elif task == "pairs":
+            assert answer == names[int(row.argmax())]
+        else:
+            assert answer == str([names[i] for i in (0, 1) if row[i] > 0])
 
 
 def test_the_saved_tokenizer_pads_and_cuts_as_transformers_does(made):
