@@ -100,7 +100,7 @@ def measure(
         student=described["student"],
         teacher=described.get("teacher"),
         baseline=described.get("baseline"),
-        differences=differences(task, known, truth),
+        differences=differences(task, known, truth, lengths=labelled_words(models["student"].rows)),
         errors=errors(known, truth) if task in ("single_label", "token") else None,
         classes=classes(task, known, truth, class_names(config)),
         data=_describe_data(data, models["student"], labelled, max_length),

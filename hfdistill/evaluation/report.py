@@ -138,7 +138,7 @@ class ModelReport:
 
 @dataclass(frozen=True)
 class Difference:
-    """Student minus `other` in `metric`, with its 95 % interval (paired rows, Bonett and Price 2012)."""
+    """Student minus `other` in `metric`, with its 95 % interval; see `paired_interval`."""
 
     other: str
     metric: str

@@ -11,7 +11,7 @@ from datasets import Dataset
 from hfdistill import Report, measure, write_card
 from hfdistill.data import encode
 from hfdistill.evaluation.measure import Contender
-from hfdistill.evaluation.metrics.scores import entity_f1
+from hfdistill.evaluation.metrics.scores import entity_f1, paired_interval
 from tests.conftest import make_bert, make_tokenizer
 from tests.word_material import TAGS, make_named_words, make_tagger, make_words
 
@@ -59,6 +59,11 @@ def test_words_are_scored_by_their_first_token(report):
     assert report.errors.same_wrong == sum(z == t for _, z, t in wrong)
     assert report.data.labelled_words == len(known) == sum(c.rows for c in report.classes)
     assert (report.data.rows, report.data.labelled_rows) == (12, 10)
+    right = [np.array([y == each[i] for y, *each in known]) for i in (0, 1)]
+    lengths = [sum(y >= 0 for y in row["labels"]) for row in encode(make_words(12), make_tokenizer())]
+    difference = report.differences[0]
+    interval = (difference.mean, difference.low, difference.high)
+    assert interval == pytest.approx(paired_interval(*right, lengths=lengths))
 
 
 def test_a_report_and_a_card_speak_of_words(report, tmp_path):

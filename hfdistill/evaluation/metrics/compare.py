@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -10,14 +10,21 @@ from hfdistill.evaluation.metrics.scores import Array, paired_interval
 from hfdistill.evaluation.report import MAX_CELLS, Cell, ClassReport, Confusion, Difference, Errors
 
 
-def differences(task: str, logits: Mapping[str, Array], labels: Array) -> tuple[Difference, ...]:
-    """Return the student's accuracy minus the others'; none for regression or without labels."""
+def differences(
+    task: str, logits: Mapping[str, Array], labels: Array, *, lengths: Sequence[int] = ()
+) -> tuple[Difference, ...]:
+    """Return the student's accuracy minus the others'; none for regression or without labels.
+
+    `lengths` are the labelled words of each text, for tokens.
+    """
     if task == "regression" or len(labels) == 0:
         return ()
     metric = "subset_accuracy" if task == "multi_label" else "accuracy"
     right = {role: right_rows(task, values, labels) for role, values in logits.items()}
     others = [role for role in ("teacher", "baseline") if role in right]
-    return tuple(Difference(role, metric, *paired_interval(right["student"], right[role])) for role in others)
+    by_text = lengths if task == "token" else None
+    intervals = {r: paired_interval(right["student"], right[r], lengths=by_text) for r in others}
+    return tuple(Difference(role, metric, *interval) for role, interval in intervals.items())
 
 
 def right_rows(task: str, logits: Array, labels: Array) -> Array:

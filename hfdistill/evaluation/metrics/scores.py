@@ -76,25 +76,32 @@ def fidelity(kind: str, student: Array, teacher: Array) -> Scores:
     }
 
 
-def paired_interval(first: Array, second: Array) -> tuple[float, float, float]:
+def paired_interval(
+    first: Array, second: Array, *, lengths: Sequence[int] | None = None
+) -> tuple[float, float, float]:
     """Return the difference of two accuracies on the same rows, with its 95 % interval: (mean, low, high).
 
     Bonett and Price 2012 (adjusted Wald): one row is added to each kind of disagreement, so the interval
     keeps its width when the models hardly disagree. It covers the choice of rows, not that of training seeds.
+    Words are chosen by the text: with d_i the difference in right words of text i and n_i its words, the
+    variance is Σ (d_i - D·n_i)² / (Σ n_i)², D = Σ d_i / Σ n_i, which for texts of one word is that of rows.
 
     Args:
         first: whether the first model is right, bool (rows,).
         second: the same of the second; the result is first minus second.
+        lengths: the words of each text, where rows are words.
 
     Example:
         >>> paired_interval(np.array([True, True]), np.array([True, True]))[0]
         0.0
     """
-    n = len(first)
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    p, q = (only_first + 1) / (n + 2), (only_second + 1) / (n + 2)
-    half = Z95 * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
-    return (only_first - only_second) / n, max(p - q - half, -1.0), min(p - q + half, 1.0)
+    n, each = len(first), first.astype(np.int64) - second
+    texts = np.ones(n, dtype=np.int64) if lengths is None else np.array([x for x in lengths if x])
+    won = np.add.reduceat(each, np.cumsum(texts) - texts)
+    won, texts = np.append(won, [1, -1]), np.append(texts, [1, 1])
+    centre = won.sum() / (n + 2)
+    half = Z95 * math.sqrt(((won - centre * texts) ** 2).sum()) / (n + 2)
+    return each.sum() / n, max(centre - half, -1.0), min(centre + half, 1.0)
 
 
 def pearson(a: Array, b: Array) -> float | None:

@@ -102,6 +102,31 @@ def test_paired_interval_by_hand():
     assert (low, high) == (pytest.approx(p - q - half), pytest.approx(p - q + half))
 
 
+def test_words_of_a_text_are_drawn_together():
+    """By hand: texts of 3 and 1 words, and one without; two words added, one for each model."""
+    first, second = np.array([True, True, True, False]), np.array([True, False, False, True])
+    mean, low, high = paired_interval(first, second, lengths=[3, 0, 1])
+    centre = 1 / 6  # (2 - 1) / (4 + 2)
+    squares = (2 - 3 * centre) ** 2 + (-1 - centre) ** 2 + (1 - centre) ** 2 + (-1 - centre) ** 2
+    assert mean == 0.25
+    assert high - low == pytest.approx(2 * 1.959964 * math.sqrt(squares) / 6, rel=1e-6)
+    assert (low + high) / 2 == pytest.approx(centre)
+
+
+def test_the_interval_of_words_covers_the_truth_where_they_succeed_or_fail_together():
+    draw, covered, naive = np.random.default_rng(0), 0, 0
+    for _ in range(400):
+        lengths = draw.integers(5, 20, 80)
+        sides = [np.repeat(draw.beta(4, 1, 80), lengths) for _ in range(2)]
+        first, second = (draw.random(lengths.sum()) < side for side in sides)
+        _, low, high = paired_interval(first, second, lengths=lengths)
+        covered += low <= 0 <= high
+        _, low, high = paired_interval(first, second)
+        naive += low <= 0 <= high
+    assert covered >= 0.92 * 400
+    assert naive < 0.8 * 400
+
+
 def test_paired_interval_covers_the_truth():
     rng = np.random.default_rng(0)
     hits = 0
