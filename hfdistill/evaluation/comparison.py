@@ -28,9 +28,9 @@ def compare_runs(runs: Mapping[str, Sequence[Report]], *, baseline: str | None =
     """Return a Markdown table with a line per name: the mean over its reports, and each of them.
 
     Args:
-        runs: reports of the same rows by name, or the paths of their files, one per seed, in the same order
-            of seeds.
-        baseline: the name that the others are compared with, seed by seed.
+        runs: reports of the same rows by name, or the paths of their files, one per seed.
+        baseline: the name that the others are compared with, seed by seed: by `notes["seed"]` of the reports,
+            which may be of fewer seeds on one side, else in their order.
 
     Returns:
         Columns: mean and single values of the task's first metric, the differences to the baseline's, mean
@@ -38,7 +38,8 @@ def compare_runs(runs: Mapping[str, Sequence[Report]], *, baseline: str | None =
 
     Raises:
         TypeError: for reports without names, and for anything in the place of a report.
-        ValueError: no reports, reports of different tasks or rows, or a baseline that is not among the names.
+        ValueError: no reports, reports of different tasks or rows, a baseline that is not among the names, or
+            runs that cannot be paired with its own.
     """
     runs = reports_by_name(runs, "compare_runs")
     every = _alike(runs, "compare_runs")
@@ -54,7 +55,7 @@ def compare_runs(runs: Mapping[str, Sequence[Report]], *, baseline: str | None =
         row = [escape(name, limit=200), f"**{mean}**" if means[name] == max(means.values()) else mean]
         row.append(" / ".join(show(value, metric) for value in _values(reports, metric)))
         if baseline is not None:
-            row.append(_against(reports, runs[baseline], metric) if name != baseline else "")
+            row.append(_against(name, reports, runs[baseline], metric) if name != baseline else "")
         rows.append([*row, _closeness(reports, closeness)])
     return table([*header, TITLES[closeness]], rows)
 
@@ -66,7 +67,7 @@ def compare_students(
 
     Args:
         distilled: reports beside one teacher by name, or the paths of their files, one per seed.
-        undistilled: of the same students trained without a teacher, in the same order of seeds.
+        undistilled: of the same students trained without a teacher; seeds as for `compare_runs`.
 
     Returns:
         Columns: weights, megabytes, mean of the task's first metric (distilled, undistilled, their
@@ -76,7 +77,7 @@ def compare_students(
 
     Raises:
         TypeError: for reports without names, and for anything in the place of a report.
-        ValueError: no reports, reports of different tasks or rows, or without a teacher.
+        ValueError: no reports, reports of different tasks or rows, without a teacher, or not to be paired.
     """
     distilled = reports_by_name(distilled, "compare_students")
     others = reports_by_name(undistilled or {}, "compare_students")
@@ -95,7 +96,7 @@ def compare_students(
         first = next((report for report in reports if report.student.speed), reports[0])
         row = [escape(name, limit=200), *_weight(first.student), _mean(reports, metric, best=best)]
         row += [_mean(others[name], metric, best=best)] if name in others else [""]
-        row += [_against(reports, others[name], metric)] if name in others else [""]
+        row += [_against(name, reports, others[name], metric)] if name in others else [""]
         rows.append([*row, _closeness(reports, closeness), *_pace(first.student, _teacher(first))])
     header = ["", "parameters", "MB", f"{TITLES[metric]}, distilled", "undistilled", "difference"]
     lines = table([*header, TITLES[closeness], "ms", "faster", "rows/s", "faster"], rows)
@@ -127,12 +128,18 @@ def _alike(runs: Mapping[Any, Sequence[Report]], asked: str) -> list[Report]:
     every = [report for reports in runs.values() for report in reports]
     if not every or not all(runs.values()):
         raise ValueError(f"{asked} needs at least one report for each name, found none. Run them first.")
-    if len({(report.task, report.data.rows, report.data.labelled_rows) for report in every}) > 1:
+    if len({_rows_of(report) for report in every}) > 1:
         raise ValueError(
             f"{asked} found reports of different tasks or rows, which say nothing about each other. Give "
             "the reports of one data set."
         )
     return every
+
+
+def _rows_of(report: Report) -> tuple[Any, ...]:
+    """Return what is the same wherever the same rows were measured: also how many each class has."""
+    counts = tuple(sorted(each.rows for each in report.classes if each.rows))
+    return report.task, report.data.rows, report.data.labelled_rows, counts
 
 
 def _teacher(report: Report) -> ModelReport:
@@ -173,13 +180,35 @@ def _values(reports: Sequence[Report], metric: str) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def _against(reports: Sequence[Report], others: Sequence[Report], metric: str) -> str:
+def _against(name: str, reports: Sequence[Report], others: Sequence[Report], metric: str) -> str:
     """Return the mean of the differences seed by seed, and the smallest and largest of them."""
-    pairs = zip(_values(reports, metric), _values(others, metric), strict=False)
-    differences = [own - other for own, other in pairs]
-    if metric not in PERCENT:
-        return f"{statistics.mean(differences):+.3f}"
-    if len(differences) == 1:
-        return signed(differences[0])
-    mean, low, high = (signed(x) for x in (statistics.mean(differences), min(differences), max(differences)))
-    return f"{mean} ({low} to {high})"
+    pairs = _seed_by_seed(name, reports, others)
+    own, theirs = (_values([pair[side] for pair in pairs], metric) for side in (0, 1))
+    differences = [a - b for a, b in zip(own, theirs, strict=True)]
+    mean, low, high = (
+        signed(x) if metric in PERCENT else f"{x:+.3f}"
+        for x in (statistics.mean(differences), min(differences), max(differences))
+    )
+    return mean if len(differences) == 1 else f"{mean} ({low} to {high})"
+
+
+def _seed_by_seed(
+    name: str, reports: Sequence[Report], others: Sequence[Report]
+) -> list[tuple[Report, Report]]:
+    """Pair the reports of one seed: by `notes["seed"]`, or in their order where a report does not say it."""
+    seeds = [[repr(report.notes.get("seed")) for report in side] for side in (reports, others)]
+    if any("None" in side or len(set(side)) < len(side) for side in seeds):
+        if len(reports) != len(others):
+            raise ValueError(
+                f"{name!r} has {len(reports)} reports and what it is compared with {len(others)}, and they "
+                "do not say of which seeds. Give one of each for every seed, or measure with notes={'seed': 1}."
+            )
+        return list(zip(reports, others, strict=True))
+    of_seed = dict(zip(seeds[1], others, strict=True))
+    pairs = [(one, of_seed[seed]) for seed, one in zip(seeds[0], reports, strict=True) if seed in of_seed]
+    if not pairs:
+        raise ValueError(
+            f"{name!r} has the seeds {', '.join(seeds[0])} and what it is compared with {', '.join(seeds[1])}"
+            ": nothing was trained by one seed on both sides. Train both with the same seeds."
+        )
+    return pairs

@@ -35,6 +35,23 @@ def test_each_line_has_the_mean_the_seeds_and_the_difference_seed_by_seed(report
     assert taught == "| taught | **89.0 %** | 85.0 % / 93.0 % | +4.0 (+3.0 to +5.0) | 85.0 % |"
 
 
+def of_seed(report, seed, accuracy):
+    return dataclasses.replace(with_values(report, accuracy), notes={"seed": seed})
+
+
+def test_runs_are_paired_by_their_seeds(report):
+    plain = [of_seed(report, 1, 0.80), of_seed(report, 2, 0.90)]
+    taught = [of_seed(report, 2, 0.93), of_seed(report, 1, 0.85)]
+    table = compare_runs({"plain": plain, "taught": taught}, baseline="plain")
+    assert "| +4.0 (+3.0 to +5.0) |" in table
+    assert "| +3.0 |" in compare_runs({"plain": plain, "taught": taught[:1]}, baseline="plain")
+    assert "| +4.0 (+3.0 to +5.0) |" in compare_students({"a": taught}, {"a": plain})
+    with pytest.raises(ValueError, match=r"'taught' has the seeds 7 .* with 1, 2: nothing"):
+        compare_runs({"plain": plain, "taught": [of_seed(report, 7, 0.9)]}, baseline="plain")
+    with pytest.raises(ValueError, match=r"'taught' has 1 reports .* with 2, and they do not say"):
+        compare_runs({"plain": plain, "taught": [with_values(report, 0.9)]}, baseline="plain")
+
+
 def test_without_a_baseline_there_is_no_difference(report):
     table = compare_runs({"a|b": [with_values(report, 0.5)]})
     assert table.splitlines()[-1] == "| a&#124;b | **50.0 %** | 50.0 % | 90.0 % |"
@@ -58,6 +75,9 @@ def test_runs_that_cannot_be_compared_are_refused(report):
     other = dataclasses.replace(report, data=dataclasses.replace(report.data, rows=31))
     with pytest.raises(ValueError, match="different tasks or rows"):
         compare_runs({"a": [report], "b": [other]})
+    moved = [dataclasses.replace(each, rows=each.rows + 1) for each in report.classes]
+    with pytest.raises(ValueError, match="different tasks or rows"):
+        compare_runs({"a": [report], "b": [dataclasses.replace(report, classes=tuple(moved))]})
     with pytest.raises(ValueError, match="at least one report"):
         compare_runs({"a": [report], "b": []})
     with pytest.raises(ValueError, match=r"baseline='c'.*'a'"):
@@ -135,13 +155,15 @@ def test_what_was_not_timed_has_no_pace(report):
 
 def test_a_correlation_differs_by_no_points(report):
     runs = {}
-    for name, value in (("plain", 0.5), ("taught", 0.75)):
-        student = dataclasses.replace(
-            report.student, metrics={"pearson": value}, fidelity={"pearson_teacher": 0.9}
-        )
-        runs[name] = [dataclasses.replace(report, task="regression", student=student)]
-    table = compare_runs(runs, baseline="plain")
-    assert "| +0.250 |" in table.splitlines()[-1]
+    for name, values in (("plain", (0.5, 0.5)), ("taught", (0.75, 0.5))):
+        students = [
+            dataclasses.replace(report.student, metrics={"pearson": x}, fidelity={"pearson_teacher": 0.9})
+            for x in values
+        ]
+        runs[name] = [dataclasses.replace(report, task="regression", student=each) for each in students]
+    assert "| +0.125 (+0.000 to +0.250) |" in compare_runs(runs, baseline="plain").splitlines()[-1]
+    single = {name: reports[:1] for name, reports in runs.items()}
+    assert "| +0.250 |" in compare_runs(single, baseline="plain").splitlines()[-1]
 
 
 def test_two_models_side_by_side(report):

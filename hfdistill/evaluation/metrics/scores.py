@@ -99,9 +99,9 @@ def paired_interval(
     texts = np.ones(n, dtype=np.int64) if lengths is None else np.array([x for x in lengths if x])
     won = np.add.reduceat(each, np.cumsum(texts) - texts)
     won, texts = np.append(won, [1, -1]), np.append(texts, [1, 1])
-    centre = won.sum() / (n + 2)
+    centre = float(won.sum()) / (n + 2)
     half = Z95 * math.sqrt(((won - centre * texts) ** 2).sum()) / (n + 2)
-    return each.sum() / n, max(centre - half, -1.0), min(centre + half, 1.0)
+    return int(each.sum()) / n, max(centre - half, -1.0), min(centre + half, 1.0)
 
 
 def pearson(a: Array, b: Array) -> float | None:
