@@ -201,7 +201,7 @@ def _seed_by_seed(
         if len(reports) != len(others):
             raise ValueError(
                 f"{name!r} has {len(reports)} reports and what it is compared with {len(others)}, and they "
-                "do not say of which seeds. Give one of each for every seed, or measure with notes={'seed': 1}."
+                "do not say of which seeds. Give both every seed, or measure with notes={'seed': 1}."
             )
         return list(zip(reports, others, strict=True))
     of_seed = dict(zip(seeds[1], others, strict=True))
