@@ -22,6 +22,7 @@ from hfdistill.evaluation.report import (
     count,
     error_sentence,
     interval_sentences,
+    megabytes,
     show,
     times,
     timing,
@@ -277,7 +278,7 @@ def _pictures(folder: Path) -> list[str]:
 def _costs(report: Report) -> str:
     rows = []
     for role, model in report.models().items():
-        size = [count(model.parameters), count(model.embedding_parameters), f"{model.size_mb:.1f}"]
+        size = [count(model.parameters), count(model.embedding_parameters), megabytes(model.size_mb)]
         rows.append([_role(role), *size, *times(model.speed), report.against_teacher(role) or "-"])
     header = ["", "parameters", "in embeddings", "MB", "ms p50", "ms p95", "rows/s", "against the teacher"]
     dtypes = ", ".join(sorted({escape(model.dtype) for model in report.models().values()}))

@@ -15,6 +15,7 @@ from hfdistill.evaluation.report import (
     ModelReport,
     Report,
     count,
+    megabytes,
     reports_by_name,
     show,
     signed,
@@ -149,7 +150,7 @@ def _teacher(report: Report) -> ModelReport:
 
 
 def _weight(model: ModelReport) -> list[str]:
-    return [count(model.parameters), f"{model.size_mb:.1f}"]
+    return [count(model.parameters), megabytes(model.size_mb)]
 
 
 def _pace(model: ModelReport, teacher: ModelReport) -> list[str]:

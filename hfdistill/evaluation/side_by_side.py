@@ -10,6 +10,7 @@ from hfdistill.evaluation.report import (
     Report,
     count,
     hardware,
+    megabytes,
     show,
     signed,
 )
@@ -46,7 +47,7 @@ def _models(report: Report, teacher: ModelReport) -> list[str]:
     for name, model in (("A", report.student), ("B", teacher)):
         metrics = model.metrics or {}
         row = [name, *(show(metrics.get(metric), metric) for metric in quality)]
-        row += [count(model.parameters), f"{model.size_mb:.1f}"]
+        row += [count(model.parameters), megabytes(model.size_mb)]
         if model.speed is not None and timed:
             row += [f"{model.speed.latency_ms_p50:.1f}", f"{model.speed.rows_per_s:,.0f}"]
         rows.append(row)

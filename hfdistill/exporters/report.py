@@ -301,5 +301,5 @@ def _mixture(exported: Format, unit: str) -> str:
     return (
         f"In {exported.name} {len(mixed.floating)} of {mixed.layers} layers stay float32 ({shown}), those "
         f"whose rounding moves the logits of {rows} calibration rows most: all in 8 bits lost "
-        f"{mixed.drop:.2f} {unit}, at {mixed.size_mb:.1f} MB instead of {exported.size_mb:.1f}."
+        f"{mixed.drop:.2f} {unit}, at {megabytes(mixed.size_mb)} MB instead of {megabytes(exported.size_mb)}."
     )

@@ -8,6 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from hfdistill.evaluation.card import write_card
+from hfdistill.evaluation.comparison import compare_students
 from hfdistill.evaluation.measure import measure
 from hfdistill.evaluation.plots import write_plots
 from hfdistill.evaluation.report import Difference, Report
@@ -99,6 +100,14 @@ def test_body_tells_results_cost_training_and_limits(report, tmp_path):
     for line in text.splitlines():
         if line.startswith("|"):
             assert line.endswith("|")
+
+
+def test_a_small_student_has_more_than_no_megabytes(report, tmp_path):
+    small = dataclasses.replace(report, student=dataclasses.replace(report.student, size_mb=0.0284))
+    body = write_card(tmp_path, small, base_model="t", dataset="d").read_text()
+    assert [line for line in body.splitlines() if " | 0.028 | " in line]
+    (row,) = [line for line in compare_students({"a": [small]}).splitlines() if line.startswith("| a")]
+    assert " | 0.028 | " in row
 
 
 def test_every_table_row_has_the_cells_of_its_header(report, tmp_path):
