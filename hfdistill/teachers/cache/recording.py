@@ -39,9 +39,9 @@ logger = logging.getLogger(__name__)
 
 SHARD_BYTES = 64_000_000
 ROWS_PER_WINDOW = 4 * ROWS_PER_SHARD
-_WORK = "recording the teacher"
 """Rows of a stream that are held in memory and sorted by length."""
 
+_WORK = "recording the teacher"
 _SCANNED = 1000
 Collate = Callable[[list[Any]], Any]
 
