@@ -38,11 +38,10 @@ def usage_section(report: Report, model_name: str) -> str:
         '{"text": "The first text.", "text_pair": "The second text."}' if pairs else '"The text to classify."'
     )
     texts = '"The first text.", "The second text."' if pairs else '"The text to classify."'
-    own = (
-        ""
-        if report.student.architecture.startswith("transformers.")
-        else "import hfdistill  # knows this architecture\n"
-    )
+    package, _, kind = report.student.architecture.partition(".")
+    own = "" if package == "transformers" else "import hfdistill  # knows this architecture\n"
+    if package not in ("transformers", "hfdistill"):
+        own = f"# Import the code that registers {kind} with Transformers first.\n"
     cut = "truncation=True"
     if report.data.max_length is not None:
         cut += f", max_length={report.data.max_length}"

@@ -292,15 +292,23 @@ class Run:
             self.terminal.line(f"fitting the student to its teacher on {fit.rows:,} texts, block by block")
         return self.builder.student(plan, of=whole, origin=self.origin, like=like, fit=fit)
 
-    def who_taught(self, folder: str | Path) -> str | TextAnswers | None:
+    def who_taught(self, folder: str | Path) -> str | Teacher | None:
         """Return where the teacher is once the student in `folder` is trained: inside it, if it learned too.
 
-        A teacher that is asked about texts lies nowhere, and is given itself.
+        A teacher that is asked about texts lies nowhere, and is given itself; so is one of a plugin that
+        can be measured, whose answers need not be those of the model that it was made of.
         """
-        if isinstance(self.last, TextAnswers):
+        if isinstance(self.last, TextAnswers) or self._is_own(self.last):
             return self.last
         moved = self.last.saved_as if isinstance(self.last, Teacher) else ""
         return str(Path(folder, moved)) if moved else self.source
+
+    @staticmethod
+    def _is_own(teacher: Any) -> bool:
+        """Whether a teacher is of a plugin, stays as it is, names its classes, and computes its answers."""
+        if not isinstance(teacher, Teacher) or type(teacher).__module__.startswith("hfdistill."):
+            return False
+        return not teacher.saved_as and teacher.config is not None and any(True for _ in teacher.parameters())
 
     def trained_model(self, trainer: DistillationTrainer) -> PreTrainedModel:
         """Return a model that has been trained, as it was saved."""

@@ -141,6 +141,20 @@ def test_the_snippet_names_a_model_only_where_the_hub_would_find_it(report, tmp_
     assert text.count("truncation=True, max_length=24") == 2
 
 
+@pytest.mark.parametrize(
+    ("architecture", "first"),
+    [
+        ("transformers.BertForSequenceClassification", "from transformers import pipeline"),
+        ("hfdistill.CNNForSequenceClassification", "import hfdistill  # knows this architecture"),
+        ("hfdistill_plugin.Bow", "# Import the code that registers Bow with Transformers first."),
+    ],
+)
+def test_the_snippet_imports_what_knows_the_architecture(report, tmp_path, architecture, first):
+    student = dataclasses.replace(report.student, architecture=architecture)
+    text = write_card(tmp_path, dataclasses.replace(report, student=student), base_model="b", dataset="d")
+    assert text.read_text().split("```python\n")[1].startswith(first + "\n")
+
+
 def test_folders_stay_out_of_the_card(report, tmp_path):
     teacher, data = tmp_path / "secret place" / "big-model", tmp_path / "films.csv"
     teacher.mkdir(parents=True)

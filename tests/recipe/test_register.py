@@ -4,8 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoTokenizer
 
-from hfdistill import Teacher, register_augmentation, register_student, register_teacher
+from hfdistill import (
+    Teacher,
+    load,
+    load_classifier,
+    register_augmentation,
+    register_student,
+    register_teacher,
+)
 from hfdistill.cli import main
 from hfdistill.recipe import RecipeError, read_recipe, schema
 from tests.conftest import make_bert
@@ -78,6 +87,14 @@ def test_a_page_of_a_users_own_teacher_student_and_augmentations_runs(here, caps
     assert config["exits"] == [1]
     report = json.loads(Path("out/student/report.json").read_text())
     assert report["notes"]["rows"] == 128
+    assert report["teacher"]["name"] == "Halves"
+    rows = load("two")["validation"]
+    model, tokenizer = load_classifier("teacher").eval(), AutoTokenizer.from_pretrained("teacher")
+    texts = tokenizer(rows["text"][:], padding=True, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = 0.25 * model(**texts).logits
+    nll = torch.nn.functional.cross_entropy(logits, torch.tensor(rows["label"][:])).item()
+    assert report["teacher"]["metrics"]["nll"] == pytest.approx(nll, rel=1e-4)
     capsys.readouterr()
     assert main(["list", "--plugin", "plugin.py"]) == 0  # a second start in one process: the same names again
     listed = capsys.readouterr().out
