@@ -43,6 +43,13 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             "--choose-layers compares blocks by how well they can be fitted. Type --fit TEXTS, too."
         )
+    sizes = {name: getattr(args, name) for name in ("width", "heads", "ffn", "size")}
+    measured = next((name for name, value in sizes.items() if value is not None), None)
+    if measured is not None and not args.fit:
+        raise ValueError(
+            f"Which dimensions, heads and neurons --{measured} keeps is measured on texts. Type --fit TEXTS, "
+            "too."
+        )
     from hfdistill.evaluation.card import write_card
     from hfdistill.evaluation.measure import measure
     from hfdistill.network.loading import load_classifier, load_tokenizer, own_device
@@ -54,7 +61,6 @@ def run(args: argparse.Namespace) -> int:
     teacher.to(own_device())
     plan = Refit(args.fit, rows=args.fit_rows, max_length=args.max_length, choose_layers=args.choose_layers)
     logging.getLogger("hfdistill.students").setLevel(logging.INFO)
-    sizes = {name: getattr(args, name) for name in ("width", "heads", "ffn", "size")}
     student = cut(
         teacher, layers=_layers(args.layers), **sizes, fit=plan if args.fit else None, tokenizer=tokenizer
     )

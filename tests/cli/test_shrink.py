@@ -43,5 +43,12 @@ def test_it_says_what_to_type(here, capsys):
     assert "Type --data with labelled rows" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("size", [("--width", "8"), ("--heads", "2"), ("--ffn", "16"), ("--size", "tiny")])
+def test_sizes_that_are_measured_ask_for_texts_by_their_flag(here, capsys, size):
+    """The advice was that of Python: pass data=[tokenizer(…)]."""
+    assert main(["shrink", "teacher", "small", *size]) == 1
+    assert f"{size[0]} keeps is measured on texts. Type --fit TEXTS, too." in capsys.readouterr().err
+
+
 def test_layers_are_a_number_or_numbers_or_none():
     assert [_layers(text) for text in (None, "3", "2, 4,6")] == [None, 3, [2, 4, 6]]
