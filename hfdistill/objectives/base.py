@@ -53,12 +53,30 @@ class Objective(nn.Module):
     Life: construct (hyper-parameters only) → `bind` (sizes known, misuse refused) → `forward`, once a batch.
     A subclass needs `forward` alone; it returns the mean over what `count` counts. Where tokens are labelled,
     a term without taps is given each word as a row, (n, C) logits and (n,) labels, n words in the batch; one
-    with taps is given the batch as it is, (B, T, C) and (B, T). Objectives add and scale:
+    with taps is given the batch as it is, (B, T, C) and (B, T).
+
+    A term that looks inside names the places in `taps`, chosen in `bind` by the sizes of both networks.
+    Parameters of its own are trained with the student (no weight decay, clipped apart from it); they and its
+    buffers stand in checkpoints and are no part of the saved student. A trainer works on a copy of the term,
+    `trainer.objective.terms`. Objectives add and scale:
 
     Example:
         >>> from hfdistill import KD, CrossEntropy
         >>> print(0.1 * CrossEntropy() + 0.9 * KD(temperature=2))
         0.1 * CrossEntropy() + 0.9 * KD(temperature=2)
+
+        >>> class FirstToken(Objective):
+        ...     '''Its last hidden state in the student, mapped, should be the teacher's.'''
+        ...     def bind(self, setting):
+        ...         self.places = [Tap("hidden", side.depth) for side in (setting.student, setting.teacher)]
+        ...         self.map = nn.Linear(setting.student.width, setting.teacher.width)
+        ...     def taps(self):
+        ...         return frozenset(self.places[:1]), frozenset(self.places[1:])
+        ...     def forward(self, student, teacher, labels):
+        ...         own, its = (t.readings[p][:, 0] for t, p in zip((student, teacher), self.places))
+        ...         return (self.map(own) - its).square().mean()
+        >>> print(KD() + 0.5 * FirstToken())
+        1 * KD(temperature=4.0) + 0.5 * FirstToken()
     """
 
     name: ClassVar[str] = ""
@@ -72,7 +90,12 @@ class Objective(nn.Module):
     """Where training stands, in [0, 1]; `Blend.set_progress` sets it before each optimizer step."""
 
     def bind(self, setting: Setting) -> None:
-        """Learn the run's task and sizes; raise ValueError where this term makes no sense for them."""
+        """Learn the run's task and sizes; raise ValueError where this term makes no sense for them.
+
+        Args:
+            setting: the task, `classes`, `class_names`, and of `student` and `teacher`, where they are known,
+                `depth`, `width`, `heads` and `model_type`; see `hfdistill.objectives.Setting`.
+        """
 
     def taps(self) -> Taps:
         """Return what `forward` reads inside the student, and inside the teacher; valid once bound."""
