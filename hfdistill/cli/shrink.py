@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
+from typing import Any
 
 from hfdistill.cli.data_flags import add_data_flags, rows
 from hfdistill.files.plain_data import printable
@@ -39,17 +40,8 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.folder)
     if (folder / "config.json").exists() and not args.overwrite:
         raise FileExistsError(f"{printable(args.folder)} holds a model. Type --overwrite, or another folder.")
-    if args.choose_layers and not args.fit:
-        raise ValueError(
-            "--choose-layers compares blocks by how well they can be fitted. Type --fit TEXTS, too."
-        )
     sizes = {name: getattr(args, name) for name in ("width", "heads", "ffn", "size")}
-    measured = next((name for name, value in sizes.items() if value is not None), None)
-    if measured is not None and not args.fit:
-        raise ValueError(
-            f"Which dimensions, heads and neurons --{measured} keeps is measured on texts. Type --fit TEXTS, "
-            "too."
-        )
+    _check_texts(args, sizes)
     from hfdistill.evaluation.card import write_card
     from hfdistill.evaluation.measure import measure
     from hfdistill.network.loading import load_classifier, load_tokenizer, own_device
@@ -77,6 +69,22 @@ def run(args: argparse.Namespace) -> int:
     write_card(folder, report, base_model=args.teacher, dataset=args.data, origin=f"{origin}, not trained,")
     print(report.table())
     return 0
+
+
+def _check_texts(args: argparse.Namespace, sizes: dict[str, Any]) -> None:
+    """Refuse what is chosen by texts where there are none."""
+    if args.fit:
+        return
+    if args.choose_layers:
+        raise ValueError(
+            "--choose-layers compares blocks by how well they can be fitted. Type --fit TEXTS, too."
+        )
+    measured = next((name for name, value in sizes.items() if value is not None), None)
+    if measured is not None:
+        raise ValueError(
+            f"Which dimensions, heads and neurons --{measured} keeps is measured on texts. Type --fit TEXTS, "
+            "too."
+        )
 
 
 def _layers(text: str | None) -> int | list[int] | None:
