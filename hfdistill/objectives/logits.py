@@ -87,11 +87,11 @@ class CrossEntropy(Objective):
         if values is not None and not all(is_number(weight) and weight > 0 for weight in values):
             raise ValueError(f"class_weights are positive numbers, one per class; found {class_weights!r}.")
         self.label_smoothing = label_smoothing
-        weights = None if values is None else torch.tensor(values, dtype=torch.float32)
-        self.register_buffer("_weights", weights, persistent=False)
+        ordered = values is not None and not isinstance(class_weights, Mapping)
+        weights = torch.tensor(values, dtype=torch.float32) if ordered else None
+        self.register_buffer("_weights", weights, persistent=False)  # by name: once bound
         self._weights: Tensor | None
-        by_name = isinstance(class_weights, Mapping)
-        self.class_weights = class_weights if weights is None or by_name else weights.tolist()
+        self.class_weights = class_weights if weights is None else weights.tolist()
         self._smoothing = label_smoothing or 0.0
         self._multi_label = False
 
@@ -125,14 +125,15 @@ class CrossEntropy(Objective):
     def count(self, labels: Tensor) -> Tensor:
         """Count labelled rows (their class weights, where given); multi-label: labelled elements."""
         known = ~missing(labels)
-        if self._weights is None or self._multi_label:
+        weights = self._by_class(labels.device)
+        if weights is None or self._multi_label:
             return known.sum().float()
-        return self._weights.to(labels.device)[labels.clamp(min=0)].where(known, 0.0).sum()
+        return weights[labels.clamp(min=0)].where(known, 0.0).sum()
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
         """Return the mean over labelled rows; see `Objective.forward`."""
         logits = student.logits.float()  # (B, C)
-        weights = None if self._weights is None else self._weights.to(logits.device)
+        weights = self._by_class(logits.device)
         if self._multi_label:
             known = ~missing(labels)
             targets = labels.float().where(known, 0.0)  # a NaN left in would reach the gradient
@@ -148,6 +149,14 @@ class CrossEntropy(Objective):
                 reduction="sum",
             )
         return total / self.count(labels).clamp(min=TINY)
+
+    def _by_class(self, device: torch.device) -> Tensor | None:
+        if self._weights is None and self.class_weights is not None:
+            raise ValueError(
+                f"class_weights={self.class_weights!r} go by names, and the order of the classes is not known "
+                "before bind, which a trainer calls. Call bind(Setting(...)), or give a list in their order."
+            )
+        return None if self._weights is None else self._weights.to(device)
 
 
 def _in_order(weights: Mapping[Any, float], names: Sequence[str]) -> list[float]:

@@ -126,6 +126,14 @@ def test_class_weights_of_other_names_are_refused_with_those_that_lack(names):
         CrossEntropy(class_weights={"bad": 0})
 
 
+def test_class_weights_by_name_have_no_order_before_the_classes_are_known():
+    term = CrossEntropy(class_weights={"good": 3, "bad": 1})
+    with pytest.raises(ValueError, match="order of the classes is not known before bind"):
+        term.count(torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="give a list in their order"):
+        value(term)
+
+
 @pytest.mark.parametrize("gap", [-100.0, NAN])
 def test_multi_label_is_the_mean_over_the_labels_that_are_known(gap):
     rows = [[gap if y == -100 else y for y in row] for row in ROWS]
