@@ -153,7 +153,7 @@ class CrossEntropy(Objective):
     def _by_class(self, device: torch.device) -> Tensor | None:
         if self._weights is None and self.class_weights is not None:
             raise ValueError(
-                f"class_weights={self.class_weights!r} go by names, and the order of the classes is not known "
+                f"class_weights={self.class_weights!r} go by name, and the order of the classes is not known "
                 "before bind, which a trainer calls. Call bind(Setting(...)), or give a list in their order."
             )
         return None if self._weights is None else self._weights.to(device)
