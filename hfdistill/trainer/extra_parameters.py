@@ -111,8 +111,9 @@ class ExtraParameters:
         parameters = list(itertools.chain.from_iterable(self.parameters()))
         if accelerator.num_processes == 1 or not parameters:
             return
-        used = torch.tensor([float(p.grad is not None) for p in parameters], device=accelerator.device)
-        for parameter, anywhere in zip(parameters, accelerator.reduce(used, "sum").tolist(), strict=True):
+        used = torch.tensor([float(p.grad is not None) for p in parameters])
+        used = accelerator.reduce(used.to(accelerator.device, non_blocking=True), "sum")
+        for parameter, anywhere in zip(parameters, used.tolist(), strict=True):
             if anywhere:
                 grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 parameter.grad = accelerator.reduce(grad, "mean")
