@@ -66,6 +66,15 @@ def test_usual_columns_are_found():
         load(pd.DataFrame({"body": ["a"], "label": ["x"]}))
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["label", "labels", "label_ids", "intent", "class", "category", "target", "sentiment", "emotion", "score"],
+)
+def test_a_column_of_a_usual_name_holds_the_labels(name):
+    rows = load({"text": ["a", "b"], "id": [7, 8], name: ["x", "y"]})["train"]
+    assert rows.to_list() == [{"text": "a", "label": 0}, {"text": "b", "label": 1}]
+
+
 def test_missing_values_are_named_and_dropped(caplog):
     frame = pd.DataFrame({"text": ["a", None, np.nan, pd.NA, "e"], "label": [1, 0, 1, 0, None]})
     with pytest.raises(ValueError, match=r"3 of 5 rows .*\[1, 2, 3\].*1 of 5 rows .*'label' .*\[4\]"):
