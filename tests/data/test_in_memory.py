@@ -68,7 +68,18 @@ def test_usual_columns_are_found():
 
 @pytest.mark.parametrize(
     "name",
-    ["label", "labels", "label_ids", "intent", "class", "category", "target", "sentiment", "emotion", "score"],
+    [
+        "label",
+        "labels",
+        "label_ids",
+        "intent",
+        "class",
+        "category",
+        "target",
+        "sentiment",
+        "emotion",
+        "score",
+    ],
 )
 def test_a_column_of_a_usual_name_holds_the_labels(name):
     rows = load({"text": ["a", "b"], "id": [7, 8], name: ["x", "y"]})["train"]
