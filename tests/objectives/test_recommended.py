@@ -18,7 +18,10 @@ from hfdistill import (
     bilstm_from_teacher,
     shrink,
 )
+from hfdistill.network.architectures import ModelSpec
 from hfdistill.network.layer_map import layers_of_cut
+from hfdistill.objectives import Setting
+from hfdistill.objectives.defaults import recommended_objective
 from hfdistill.teachers import EMATeacher
 from tests.conftest import make_bert, make_byte_tokenizer, make_dataset, make_roberta, make_tokenizer
 
@@ -54,6 +57,13 @@ def test_numbers_are_learned_as_numbers(tmp_path):
     rows = make_dataset(8).remove_columns("label").add_column("label", [0.5] * 8)
     objective, _ = chosen(tmp_path, shrink(teacher, layers=1), teacher, data=rows)
     assert objective == f"0.5 * LabelMSE() + 0.5 * LogitMSE() + {HIDDEN} + {ATTENTION}"
+
+
+@pytest.mark.parametrize("unknown", ["student", "teacher"])
+def test_the_logits_are_left_where_the_layers_of_one_side_are_not_known(unknown):
+    sizes = {side: ModelSpec.of(make_bert(2)) for side in ("student", "teacher") if side != unknown}
+    objective, left_out = recommended_objective(Setting("single_label", classes=2, **sizes))
+    assert (str(objective), left_out) == (LOGITS, [f"the {unknown} has no layers that are known"])
 
 
 def test_other_heads_compare_relations(tmp_path):
