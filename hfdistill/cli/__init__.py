@@ -30,6 +30,11 @@ _REFUSALS = (ValueError, TypeError, OSError, LookupError, ImportError, Arithmeti
 
 _CHOICE = re.compile(r"invalid choice: '(?P<word>[^']*)'.*\(choose from (?P<choices>.*)\)", re.DOTALL)
 
+# Arguments of `load` in messages, which a page has as keys of those names.
+_OF_DATA = frozenset(
+    {"text", "text_pair", "label", "label_names", "encoding", "delimiter", "quotes", "on_bad_row"}
+)
+
 # Commands import torch and Transformers in `run` alone: help, and the mistakes of a page, are there at once.
 
 _COMMANDS: dict[str, Any] = {
@@ -92,17 +97,31 @@ def _allowing_pickles(args: argparse.Namespace) -> AbstractContextManager[None]:
 
 
 def _as_flags(message: str, args: argparse.Namespace) -> str:
-    """Return a message of the library with its arguments, text='…', as this command's flags, --text …."""
+    """Return a message of the library with its arguments, text='…', as this command's flags, --text ….
 
-    def flag(found: re.Match[str]) -> str:
+    A command that reads a page has them as the page's keys, text: ….
+    """
+    is_page = hasattr(args, "overrides")
+
+    def typed(found: re.Match[str]) -> str:
+        if is_page and found[1] in _OF_DATA:
+            return f"{found[1]}: {_plain(found[2])}".rstrip()
         if not hasattr(args, found[1]):
             return found[0]
-        name, value = found[1].replace("_", "-"), ast.literal_eval(found[2])
-        if isinstance(value, bool):
-            return f"--{name}" if value else f"--no-{name}"
-        return f"--{name} {shlex.quote(value)}"
+        name = found[1].replace("_", "-")
+        if found[2] in ("True", "False"):
+            return f"--{name}" if found[2] == "True" else f"--no-{name}"
+        return f"--{name} {shlex.quote(ast.literal_eval(found[2]))}" if found[2] else f"--{name}"
 
-    return re.sub(r"\b(\w+)=('[^'\\\n]*'|True|False)", flag, message)
+    return re.sub(r"""\b(\w+)=('[^'\\\n]*'|"[^"\\\n]*"|True\b|False\b|(?=[\s,.;)]|$))""", typed, message)
+
+
+def _plain(value: str) -> str:
+    """Return a value of Python as YAML: words without quotation marks, true and false in small letters."""
+    if value in ("True", "False"):
+        return value.lower()
+    word = ast.literal_eval(value) if value else ""
+    return word if re.fullmatch(r"(?!true$|false$|null$)[a-z][\w-]*|", word) else value
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

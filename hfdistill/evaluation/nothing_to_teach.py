@@ -41,14 +41,17 @@ def nothing_to_teach(report: Report) -> str:
 def bounded_by_teacher(report: Report) -> str:
     """Return a sentence that a better student needs a better teacher; "" where it does not.
 
-    It does where one label of several is given, the student answers as its teacher on nine rows of ten, and
-    the teacher is wrong on one of ten or more.
+    It does where one label of several is given, the student answers as its teacher on nine rows of ten and is
+    not right more often, and the teacher is wrong on one of ten or more.
     """
     teacher, student = report.teacher, report.student
     if report.task != "single_label" or teacher is None or teacher.metrics is None:
         return ""
     accuracy, alike = teacher.metrics.get("accuracy"), (student.fidelity or {}).get("agreement")
     if accuracy is None or alike is None or accuracy > 0.9 or alike < 0.9:
+        return ""
+    reached = (student.metrics or {}).get("accuracy")
+    if reached is not None and reached > accuracy:
         return ""
     recalls = sorted((c.teacher_recall, c.label) for c in report.classes if c.teacher_recall is not None)[:3]
     named = ", ".join(f"{printable(label)} ({100 * share:.0f} %)" for share, label in recalls)

@@ -293,7 +293,14 @@ def _divided(data: Any, splits: Splits, *, seed: int, searching: bool) -> tuple[
     why = "nothing is tuned on test rows" if "test" in data else "the data has one split"
     logger.info("%d training rows are kept back to measure on: %s.", size, why)
     # A Dataset takes its split's name where it is made, and a part of "train" would be measured as "train".
-    return parts["train"], as_split(parts["test"], HELD_OUT)
+    held = as_split(parts["test"], HELD_OUT)
+    rest = apart_from(parts["train"], held)
+    if len(rest) == 0:
+        raise ValueError(
+            f"All {len(parts['train'])} rows to learn from have the texts of the {size} that holdout: "
+            f"{splits.holdout:g} keeps back to measure on. Give rows whose texts differ."
+        )
+    return rest, held
 
 
 def _with_text(train: Dataset, unlabelled: Any, *, evaluation: Dataset, seed: int, smoke: bool) -> Dataset:

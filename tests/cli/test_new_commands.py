@@ -251,6 +251,36 @@ def test_an_argument_that_the_command_lacks_stays_as_it_is():
     )
 
 
+@pytest.mark.parametrize(
+    ("message", "flags", "keys"),
+    [
+        ('Leave them out with on_bad_row="drop".', "--on-bad-row drop", "on_bad_row: drop"),
+        ("Pass encoding='cp1252'; else", "--encoding cp1252; else", "encoding: cp1252; else"),
+        ("Choose with text= or label=, or", "--text or --label, or", "text: or label:, or"),
+        ("Say quotes=False, and", "--no-quotes, and", "quotes: false, and"),
+        ("Say delimiter=';'", "--delimiter ';'", "delimiter: ';'"),
+        ("Say text='true'.", "--text true.", "text: 'true'."),
+    ],
+)
+def test_an_argument_is_a_flag_or_a_key_of_a_page(message, flags, keys):
+    options = argparse.Namespace(text=0, label=0, encoding=0, quotes=0, delimiter=0, on_bad_row=0)
+    assert flags in _as_flags(message, options)
+    assert keys in _as_flags(message, argparse.Namespace(overrides=[]))
+
+
+@pytest.mark.parametrize("words", [["init", "mail.csv"], ["train", "mail.yaml"]])
+def test_a_row_without_a_label_is_left_out_by_what_is_said(here, capsys, words):
+    lines = [f"{text},{label}" for text, label in make_sentences(24)]
+    (here / "mail.csv").write_text("\n".join(["text,label", *lines, "a mail,", ""]))
+    (here / "mail.yaml").write_text(
+        "teacher: teacher\nstudent: {shrink: {layers: 1}}\ndata: {source: mail.csv}\n"
+        "training: {output_dir: out/mail}\n"
+    )
+    assert main([*words, *(["--check"] if words[0] == "train" else [])]) == 1
+    said = "on_bad_row: drop" if words[0] == "train" else "--on-bad-row drop"
+    assert f"leave them out with {said}." in capsys.readouterr().err
+
+
 def test_predict_counts_what_it_left_out(capsys, monkeypatch):
     classes = Counter({f"LABEL_{number}": 20 - number for number in range(12)})
     done = SimpleNamespace(rows=1200, classes=classes, without_text=3, dropped=2)

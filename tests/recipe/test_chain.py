@@ -144,6 +144,23 @@ def test_text_that_is_measured_on_is_not_learnt_from(here):
     assert not set(rows.evaluation["text"]) & set(rows.train["text"])
 
 
+def test_a_text_that_stands_twice_is_not_on_both_sides_of_a_holdout(here, caplog):
+    lines = [f"{text},{label}" for text, label in make_sentences(30)]
+    (here / "once.csv").write_text("\n".join(["text,label", *lines, ""]))
+    (here / "twice.csv").write_text("\n".join(["text,label", *lines, *lines, ""]))
+    once = read_rows({"source": "once.csv"}, Splits(holdout=0.2), seed=1)
+    assert (len(once.train), len(once.evaluation)) == (24, 6)
+    assert "left out" not in caplog.text
+    twice = read_rows({"source": "twice.csv"}, Splits(holdout=0.2), seed=1)
+    held, learnt = twice.evaluation["text"][:], twice.train["text"][:]
+    assert not {*held} & {*learnt}
+    assert len(held) == 12
+    assert len(learnt) == 60 - 2 * len({*held})
+    (here / "same.csv").write_text("text,label\n" + "the same,0\nthe same,1\n" * 5)
+    with pytest.raises(ValueError, match="All 8 rows to learn from have the texts of the 2 that holdout"):
+        read_rows({"source": "same.csv"}, Splits(holdout=0.2), seed=1)
+
+
 def test_the_teacher_and_the_baseline_see_labelled_rows_alone(here, monkeypatch):
     seen = []
 

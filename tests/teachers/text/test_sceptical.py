@@ -1,5 +1,7 @@
 """Teachers that are often wrong: the surest rows, weights, members recorded ahead, and what is measured."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from datasets import Dataset
@@ -84,6 +86,8 @@ def test_a_student_that_its_teacher_holds_back_is_told(tmp_path):
         bounded_by_teacher(report)
     )
     assert bounded_by_teacher(measure(copy, data, teacher=copy, speed=None)) == ""
+    better = replace(report.student, metrics={**report.student.metrics, "accuracy": accuracy / 100 + 0.1})
+    assert bounded_by_teacher(replace(report, student=better)) == "", "it is better than its teacher"
 
 
 def test_answers_for_training_rows_alone_are_enough(tmp_path):
