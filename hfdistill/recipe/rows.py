@@ -270,9 +270,17 @@ def _choosing(rows: Dataset, choosing: float | Dataset, seed: int) -> tuple[Data
             f"choose: {choosing:g} keeps {size} of {len(rows)} training rows apart to choose a student on, "
             f"and each part needs {FEWEST} rows at least. Give more rows, or another share."
         )
+    return _kept_apart(rows, size, CHOOSING, seed)
+
+
+def _kept_apart(rows: Dataset, size: int, name: str, seed: int) -> tuple[Dataset, Dataset]:
+    """Return the rows to learn from and, under a name of their own, `size` others with none of their texts.
+
+    A Dataset takes its split's name where it is made, and a part of "train" would be measured as "train".
+    """
     parts = rows.train_test_split(test_size=size, seed=seed)
-    chosen = as_split(parts["test"], CHOOSING)
-    return apart_from(parts["train"], chosen), chosen
+    kept = as_split(parts["test"], name)
+    return apart_from(parts["train"], kept), kept
 
 
 def _divided(data: Any, splits: Splits, *, seed: int, searching: bool) -> tuple[Dataset, Dataset]:
@@ -289,18 +297,15 @@ def _divided(data: Any, splits: Splits, *, seed: int, searching: bool) -> tuple[
             f"holdout: {splits.holdout:g} keeps {size} of {len(train)} training rows back to measure on, and "
             "both parts need a row. Give more rows, a larger share, or a file of rows to measure on."
         )
-    parts = train.train_test_split(test_size=size, seed=seed)
     why = "nothing is tuned on test rows" if "test" in data else "the data has one split"
     logger.info("%d training rows are kept back to measure on: %s.", size, why)
-    # A Dataset takes its split's name where it is made, and a part of "train" would be measured as "train".
-    held = as_split(parts["test"], HELD_OUT)
-    rest = apart_from(parts["train"], held)
+    rest, kept = _kept_apart(train, size, HELD_OUT, seed)
     if len(rest) == 0:
         raise ValueError(
-            f"All {len(parts['train'])} rows to learn from have the texts of the {size} that holdout: "
+            f"All {len(train) - size} rows to learn from have the texts of the {size} that holdout: "
             f"{splits.holdout:g} keeps back to measure on. Give rows whose texts differ."
         )
-    return rest, held
+    return rest, kept
 
 
 def _with_text(train: Dataset, unlabelled: Any, *, evaluation: Dataset, seed: int, smoke: bool) -> Dataset:
