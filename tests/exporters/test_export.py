@@ -33,6 +33,7 @@ from hfdistill import (
     static_from_teacher,
 )
 from hfdistill.exporters.onnx import OnnxModel, check_file, int8_layers, require_packages, to_int8
+from hfdistill.exporters.report import TEXTS, USAGE
 from hfdistill.files.checkpoint import verify
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 
@@ -156,7 +157,8 @@ def test_a_gate_that_lets_everything_pass_is_none(made):
 def test_fifteen_lines_with_onnxruntime_and_a_tokenizer_alone(made, tmp_path):
     """The card's example, in a process that has neither torch nor Transformers nor this library."""
     (card_code,) = re.findall(r"```python\n(.*?)```", (made[0] / "onnx" / "README.md").read_text(), re.DOTALL)
-    assert "model_int8.onnx" in card_code
+    expected = USAGE.replace("FOLDER", "path/to/this/folder").replace("MODEL", "model_int8.onnx")
+    assert card_code == expected.replace("TEXTS", TEXTS).replace("ANSWER", "names[str(logits.argmax())]")
     assert len([line for line in card_code.splitlines() if line.strip()]) <= 15
     code = card_code.replace("path/to/this/folder", str(made[0] / "onnx"))
     code += textwrap.dedent("""
