@@ -173,8 +173,8 @@ def time_together(
     timed = {}
     for name, report in reports.items():
         assert report.teacher is not None  # noqa: S101
-        own = replace(report.student, speed=times[f"student {name}"])
-        beside = replace(report.teacher, speed=times["teacher"])
+        own = replace(report.student, speed=times.get(f"student {name}"))
+        beside = replace(report.teacher, speed=times.get("teacher"))
         timed[name] = replace(report, student=own, teacher=beside, environment=where)
     return timed
 

@@ -84,13 +84,12 @@ def _of_words(logits: Tensor, batch: Batch) -> list[Tensor]:
 
 
 def speeds(models: Mapping[str, LoadedModel], plan: SpeedPlan | None) -> dict[str, Speed]:
-    """Return the speeds of models on their rows, by role; none without a plan."""
-    if plan is None:
+    """Return the speeds of models on their rows, by role; none without a plan.
+
+    A teacher whose answers are looked up is not timed.
+    """
+    networks = {role: each.model for role, each in models.items() if getattr(each.model, "is_timed", True)}
+    if plan is None or not networks:
         return {}
-    networks = {
-        role: loaded.model
-        for role, loaded in models.items()
-        if getattr(loaded.model, "is_timed", True)  # not a teacher whose answers are looked up
-    }
     rows = len(next(iter(models.values())))
     return compare_speeds(networks, lambda role, some: models[role].arguments(some), rows=rows, plan=plan)

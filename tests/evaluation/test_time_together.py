@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from hfdistill import Contender, measure, time_together
+from hfdistill import Contender, TextTeacher, measure, time_together
 from hfdistill.evaluation.speed import SpeedPlan
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 
@@ -46,3 +46,24 @@ def test_reports_and_models_go_by_the_same_names():
         time_together({"a": alone}, {"b": model}, data, teacher=model)
     with pytest.raises(ValueError, match="beside a teacher"):
         time_together({"a": alone}, {"a": model}, data, teacher=model)
+
+
+def test_a_teacher_that_is_looked_up_is_measured_alone_and_not_timed(tmp_path):
+    """`measure(teacher, rows)` is how one learns what such a teacher is worth."""
+    data = make_dataset(8)
+    right = dict(zip(data["text"][:], data["label"][:], strict=True))
+    wrong = data["text"][0]
+
+    def answer(texts):
+        return [names[right[text] if text != wrong else 1 - right[text]] for text in texts]
+
+    names = ["negative", "positive"]
+    teacher = TextTeacher(answer, names, cache=tmp_path, name="all but one")
+    alone = measure(teacher, data)
+    assert alone.student.metrics["accuracy"] == 7 / 8
+    assert alone.student.speed is None
+    student = Contender(make_bert(1), tokenizer=make_tokenizer())
+    report = measure(student, data, teacher=teacher, speed=None)
+    timed = time_together({1: report}, {1: student}, data, teacher=teacher, plan=PLAN)[1]
+    assert timed.student.speed.repeats == 2
+    assert timed.teacher.speed is None

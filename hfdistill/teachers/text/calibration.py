@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hfdistill.network.label_space import short, some
+from hfdistill.teachers.text.class_names import column_of, folded_name
 
 
 @dataclass(frozen=True)
@@ -109,18 +110,25 @@ def fit_calibration(
 
 
 def label_ids(labels: Sequence[Any], classes: Sequence[str], *, multi_label: bool = False) -> Tensor:
-    """Return labels, by name or number, as a tensor: (N,), -100 for None; multi-label (N, C)."""
-    columns = {name.strip().casefold(): i for i, name in enumerate(classes)}
+    """Return labels, by name or number, as a tensor: (N,), -100 for None and NaN; multi-label (N, C).
+
+    Raises:
+        ValueError: for a label that is no class; see `column_of`.
+    """
     if multi_label:
         rows = [[float(value) for value in row] for row in labels]
         return torch.tensor(rows).reshape(len(rows), len(classes))
+    columns = {folded_name(name): i for i, name in enumerate(classes)}
     ids = []
     for row, label in enumerate(labels):
-        own = columns.get(label.strip().casefold(), -1) if isinstance(label, str) else label
-        own = -100 if own is None else int(own)
-        if own != -100 and not 0 <= own < len(classes):
+        label = label.item() if hasattr(label, "item") else label
+        if isinstance(label, float) and label.is_integer():
+            label = int(label)
+        absent = label is None or label != label or (label == -100 and not isinstance(label, str))
+        column = -100 if absent else column_of(label, columns)
+        if column is None:
             raise ValueError(
                 f"Row {row} is labelled {short(label)}, and the classes are {some(classes)}. Name one."
             )
-        ids.append(own)
+        ids.append(column)
     return torch.tensor(ids, dtype=torch.int64)

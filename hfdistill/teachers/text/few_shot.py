@@ -5,28 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from datasets import concatenate_datasets
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hfdistill.data.data_kinds import refuse_stream
-from hfdistill.data.in_memory import as_rows
-from hfdistill.data.load import load
+from hfdistill.data.unlabelled_texts import normalised
 from hfdistill.files.plain_data import public_name, read_json, write_json
-from hfdistill.network.label_space import some
+from hfdistill.network.label_space import short, some
 from hfdistill.network.loading import Source
+from hfdistill.teachers.folds import assign_folds
 from hfdistill.teachers.text.calibration import fit_calibration, label_ids
 from hfdistill.teachers.text.class_names import Classes, read_classes, read_templates
-from hfdistill.teachers.text.codec import need_column, texts_of
 from hfdistill.teachers.text.embedding import Embedder, Pooling
 from hfdistill.teachers.text.identity import identity_of_function
+from hfdistill.teachers.text.labelled_rows import read_labelled
 from hfdistill.teachers.text.teacher import TextTeacher, keys_of
 
 logger = logging.getLogger(__name__)
@@ -214,20 +213,57 @@ def _fitted_to(
     name: str | None,
 ) -> FewShotClassifier:
     """Return the classifier of class names and examples; see `few_shot`."""
-    texts, labels, named = _read_examples(examples)
+    texts, labels, named = read_labelled(examples, "examples")
+    if classes is None and labels and not named:
+        raise ValueError(
+            f"examples are labelled by numbers, {some(sorted(map(str, set(labels))))}, and nobody knows what "
+            "they mean. Name the classes 0, 1, … in this order: classes=['no', 'yes']."
+        )
     described = read_classes(classes if classes is not None else named)
     own, anchors = list(described), _anchors(embed, described, templates)
     if not texts:
         return FewShotClassifier(embed, own, scale * anchors, torch.zeros(len(anchors)), name=name)
-    labels = [named[label] if named and isinstance(label, int) else label for label in labels]
-    columns = label_ids(labels, own)
-    lacking = [label for i, label in enumerate(own) if not bool((columns == i).any())]
+    labels = [named[label] if named and not isinstance(label, str) else label for label in labels]
+    texts, columns = _with_label(texts, labels, own)
+    copies = _copies(texts, columns, own)
+    weight, bias, answers = _fitted(_vectors(embed, texts), columns, anchors, seed=seed, copies=copies)
+    keys = [key.tobytes() for key in keys_of(texts)]
+    seen = {keys[row]: z for row, z in answers.items()}
+    return FewShotClassifier(embed, own, weight, bias, seen=seen, name=name)
+
+
+def _with_label(
+    texts: Sequence[Any], labels: Sequence[Any], classes: Sequence[str]
+) -> tuple[list[Any], Tensor]:
+    """Return the texts that have a label, and the column of each."""
+    columns = label_ids(labels, classes)
+    known = columns != -100
+    if not known.any():
+        raise ValueError("examples has no row with a label. Give texts and their labels, or leave it out.")
+    lacking = [name for i, name in enumerate(classes) if not bool((columns == i).any())]
     if lacking:
         logger.warning("no example of the classes %s: they are known by their names alone", some(lacking))
-    weight, bias, answers = _fitted(_vectors(embed, texts), columns, anchors, seed=seed)
-    keys = keys_of(texts)
-    seen = {keys[row].tobytes(): z for row, z in answers.items()}
-    return FewShotClassifier(embed, own, weight, bias, seen=seen, name=name)
+    return [text for text, own in zip(texts, known.tolist(), strict=True) if own], columns[known]
+
+
+def _copies(texts: Sequence[Any], columns: Tensor, classes: Sequence[str]) -> list[int]:
+    """Return for each text the place of the first one like it; warn of texts under several classes."""
+    sides = [[text] if isinstance(text, str) else text for text in texts]
+    first: dict[Any, int] = {}
+    words = [tuple(tuple(normalised(side)) for side in both) for both in sides]
+    copies = [first.setdefault(own, row) for row, own in enumerate(words)]
+    given: dict[int, list[str]] = {}
+    for row, column in zip(copies, columns.tolist(), strict=True):
+        given.setdefault(row, []).append(classes[column])
+    torn = {row: sorted(set(names)) for row, names in given.items() if len(set(names)) > 1}
+    if torn:
+        row, names = next(iter(torn.items()))
+        logger.warning(
+            "%d of %d texts are examples of several classes, such as %s of %s: the teacher will be unsure of "
+            "them. Leave each under one",
+            *(len(torn), len(given), short(texts[row]), some(names)),
+        )
+    return copies
 
 
 class FewShotTeacher(TextTeacher):
@@ -263,53 +299,12 @@ def _anchors(encoder: Encoder, described: Mapping[str, Sequence[str]], templates
     return F.normalize(torch.stack(means), dim=-1)
 
 
-def _read_examples(examples: Any) -> tuple[list[Any], list[Any], list[str]]:
-    """Return texts, labels, and the names of the classes where the examples have them."""
-    if examples is None:
-        return [], [], []
-    if isinstance(examples, (str, Path)):
-        examples = concatenate_datasets(list(load(examples).values()))
-    examples = as_rows(examples)
-    if isinstance(examples, Mapping) and not hasattr(examples, "column_names"):
-        listed = {name: [texts] if isinstance(texts, str) else texts for name, texts in examples.items()}
-        pairs = [(text, name) for name, texts in listed.items() for text in texts]
-        return [text for text, _ in pairs], [name for _, name in pairs], list(map(str, examples))
-    if hasattr(examples, "column_names"):
-        need_column(examples, "label", "examples")
-        names = list(getattr(examples.features["label"], "names", None) or [])
-        texts, labels = texts_of(examples), examples["label"][:]
-        labelled = [row for row, label in enumerate(labels) if label is not None and label != -100]
-        return [texts[row] for row in labelled], [labels[row] for row in labelled], names or _sorted(labels)
-    if isinstance(examples, Iterator):
-        examples = list(examples)  # such as zip(texts, labels)
-    if isinstance(examples, list) and examples and all(_is_row(each) for each in examples):
-        examples = tuple(zip(*examples, strict=True))
-    if len(examples) != 2:
-        raise ValueError(
-            f"examples is a {type(examples).__name__} of {len(examples)}. Give a mapping from class to "
-            "texts, (texts, labels), a list of pairs (text, label), a dataset with text and label, or a file."
-        )
-    texts, labels = (list(part) for part in examples)
-    if len(texts) != len(labels):
-        raise ValueError(f"examples has {len(texts)} texts and {len(labels)} labels. Give as many of both.")
-    return texts, labels, _sorted(labels)
-
-
-def _is_row(value: Any) -> bool:
-    """Whether a value is (text, label), and not a list of texts or of labels."""
-    return isinstance(value, tuple) and len(value) == 2
-
-
-def _sorted(labels: Sequence[Any]) -> list[str]:
-    return sorted({label for label in labels if isinstance(label, str)})
-
-
 def _fitted(
-    vectors: Tensor, labels: Tensor, anchors: Tensor, *, seed: int
+    vectors: Tensor, labels: Tensor, anchors: Tensor, *, seed: int, copies: Sequence[int]
 ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
     """Return the weight (C, D), bias (C,), and the logits of each example by a head that has not seen it."""
-    folds = _folds(labels, seed=seed)
-    if folds is None:  # one example of a class: nothing is left out to choose by
+    folds = _folds(labels, seed=seed, copies=copies)
+    if folds is None:  # one text of a class: nothing is left out to choose by
         weight, bias = _head(vectors, labels, anchors, strength=10.0, name_weight=1.0)
         return weight, bias, {}
     tried = []
@@ -335,16 +330,16 @@ def _fitted(
     return weight / temperature, bias / temperature, dict(enumerate(out))
 
 
-def _folds(labels: Tensor, *, seed: int) -> Tensor | None:
-    """Return the fold of each example, classes spread over the folds; None where no class has two."""
-    most = int(torch.bincount(labels).max())
-    if most < 2:
+def _folds(labels: Tensor, *, seed: int, copies: Sequence[int]) -> Tensor | None:
+    """Return the fold of each example, classes spread over the folds; None where no class has two texts.
+
+    Copies of a text share a fold: a head that has seen one of them has seen the text.
+    """
+    first = sorted(set(copies))
+    if int(torch.bincount(labels[first]).max()) < 2:
         return None
-    order = np.random.default_rng(seed).permutation(len(labels))
-    order = order[np.argsort(labels.numpy()[order], kind="stable")]
-    folds = torch.empty(len(labels), dtype=torch.int64)
-    folds[torch.from_numpy(order)] = torch.arange(len(labels)) % min(_FOLDS, len(labels))
-    return folds
+    keys = [row.to_bytes(8, "big") for row in copies]
+    return torch.tensor(assign_folds(keys, labels.tolist(), folds=min(_FOLDS, len(first)), seed=seed))
 
 
 def _head(

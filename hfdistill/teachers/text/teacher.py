@@ -30,6 +30,7 @@ from hfdistill.teachers.cache.teacher import CHECKED_ROWS, CachedTeacher
 from hfdistill.teachers.text.calibration import Calibration, fit_calibration, label_ids
 from hfdistill.teachers.text.codec import TextCodec, Texts, columns_of, decode_rows, need_column, texts_of
 from hfdistill.teachers.text.identity import UnknownIdentityError, identity_of_function
+from hfdistill.teachers.text.labelled_rows import read_labelled
 from hfdistill.teachers.text.values import AnswerError, AnswerReader, Kind
 
 BATCH_SIZE = 32
@@ -374,13 +375,11 @@ def _identity(answer: Answer, name: str | None) -> str:
 
 
 def _labelled(rows: Any, classes: Sequence[str]) -> tuple[list[Any], list[Any]]:
-    """Return (texts, labels) out of a pair of lists, or of rows with columns, whose classes go by name."""
+    """Return texts and labels of rows of any form, whose classes go by name; see `read_labelled`."""
     rows = as_rows(rows)
     if hasattr(rows, "column_names"):
         need_column(rows, "label", "calibrate=")
         rows = align_labels(rows, classes, split="calibrate=")
-        return texts_of(rows), list(rows["label"][:])
-    texts, labels = rows
-    if len(texts) != len(labels):
-        raise ValueError(f"calibrate= has {len(texts)} texts and {len(labels)} labels. Give as many of both.")
-    return list(texts), list(labels)
+    texts, labels, names = read_labelled(rows, "calibrate=")
+    numbers = names and not any(isinstance(label, str) for label in labels)
+    return texts, [names[label] for label in labels] if numbers else labels

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hfdistill.network.label_space import short, some
+from hfdistill.teachers.text.class_names import check_names, column_of, folded_name
 
 Kind: TypeAlias = Literal["probabilities", "logits", "log_probabilities", "labels"]
 FLOOR = 1e-9
@@ -61,16 +62,13 @@ class AnswerReader:
         self.classes = [str(name) for name in classes]
         if len(self.classes) < (1 if multi_label else 2) or isinstance(classes, str):
             raise ValueError(f"classes names the classes, two or more; found {short(classes)}.")
-        folded = [_fold(name) for name in self.classes]
-        repeated = [name for name, own in zip(self.classes, folded, strict=True) if folded.count(own) > 1]
-        if repeated:
-            raise ValueError(f"classes names {some(repeated)} twice. Give each class a name of its own.")
+        check_names(self.classes)
         if kind is not None and kind not in get_args(Kind):
             raise ValueError(
                 f"kind is {kind!r}, which is unknown. Choose one of {', '.join(get_args(Kind))}."
             )
         self.kind, self.multi_label = kind, multi_label
-        self._columns = {name: column for column, name in enumerate(folded)}
+        self._columns = {name: column for column, name in enumerate(map(folded_name, self.classes))}
 
     def __call__(self, answers: Any, *, where: Where | None = None) -> Tensor:
         """Return the logits of an array, tensor or sequence of answers; `where` names a row in messages."""
@@ -96,10 +94,7 @@ class AnswerReader:
 
     def column(self, name: Any, where: str) -> int:
         """Return the column of a class that is named, or numbered."""
-        column = self._columns.get(_fold(name))
-        named_by_numbers = all(own.isdecimal() for own in self._columns)  # 0 is none of the stars 1 to 5
-        if column is None and not (isinstance(name, bool) or named_by_numbers) and _fold(name).isdecimal():
-            column = int(name) if int(name) < len(self.classes) else None
+        column = column_of(name, self._columns)
         if column is None:
             raise AnswerError(
                 f"{where} names the class {short(name)}, and the classes are {some(self.classes)}. Correct "
@@ -253,10 +248,6 @@ class AnswerReader:
 
 _SHAPE = "Return one row for each text and one column for each class."
 _TWO_COLUMNS = "For two classes return both probabilities, [1 - p, p]; for labels type kind='labels'."
-
-
-def _fold(name: Any) -> str:
-    return str(name).strip().casefold()
 
 
 def _percent(numbers: Array) -> NDArray[np.bool_]:

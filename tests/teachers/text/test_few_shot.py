@@ -7,13 +7,14 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict
 from sklearn.linear_model import LogisticRegression
 from transformers import BertConfig, BertModel
 
 from hfdistill.teachers.text.class_names import plain_words, read_classes, read_templates
 from hfdistill.teachers.text.embedding import Embedder
-from hfdistill.teachers.text.few_shot import _read_examples, few_shot
+from hfdistill.teachers.text.few_shot import few_shot
+from hfdistill.teachers.text.labelled_rows import read_labelled
 from hfdistill.teachers.text.teacher import TextTeacher
 from tests.conftest import BAD, GOOD, make_dataset, make_tokenizer
 from tests.teachers.text.test_teacher import train
@@ -32,6 +33,10 @@ def encoder():
 def words_of(texts):
     """A vector of the opinions in each text, and a constant."""
     return np.array([[*(f" {word} " in f" {text} " for word in GOOD + BAD), 0.1] for text in texts], float)
+
+
+def read_examples(rows):
+    return read_labelled(rows, "examples")
 
 
 def examples(rows=32):
@@ -254,16 +259,16 @@ def test_files_and_pairs_are_examples_and_rows_without_a_label_are_none(tmp_path
     path = tmp_path / "examples.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     wanted = ["great film", "dull plot"], [1, 0], ["negative", "positive"]
-    assert _read_examples(path) == _read_examples(str(path)) == wanted
+    assert read_examples(path) == read_examples(str(path)) == wanted
     pairs = Dataset.from_dict({"text": ["a", "b", "c"], "text_pair": ["d", "e", "f"], "label": [1, -100, 0]})
-    assert _read_examples(pairs) == ([("a", "d"), ("c", "f")], [1, 0], [])
-    assert _read_examples(None) == ([], [], [])
+    assert read_examples(pairs) == ([("a", "d"), ("c", "f")], [1, 0], [])
+    assert read_examples(None) == ([], [], [])
     with pytest.raises(ValueError, match="examples has 2 texts and 1 labels"):
-        _read_examples((["a", "b"], [0]))
+        read_examples((["a", "b"], [0]))
     with pytest.raises(ValueError, match=r"examples is a tuple of 3\. Give a mapping"):
-        _read_examples((["a"], ["b"], ["c"]))
+        read_examples((["a"], ["b"], ["c"]))
     with pytest.raises(ValueError, match="examples has the columns text, and none is called label"):
-        _read_examples(Dataset.from_dict({"text": ["a"]}))
+        read_examples(Dataset.from_dict({"text": ["a"]}))
 
 
 def test_examples_of_every_form_are_the_same_rows():
@@ -279,12 +284,99 @@ def test_examples_of_every_form_are_the_same_rows():
         frame,
         Dataset.from_pandas(frame),
     ):
-        assert _read_examples(rows) == wanted
+        assert read_examples(rows) == wanted
     with pytest.raises(ValueError, match=r"^examples is a list of 0\. Give a mapping"):
-        _read_examples([])
+        read_examples([])
     with pytest.raises(
         ValueError, match=r"DatasetDict of 'train', not one set of rows\. Type data\['train'\]"
     ):
-        _read_examples(DatasetDict(train=Dataset.from_pandas(frame)))
+        read_examples(DatasetDict(train=Dataset.from_pandas(frame)))
     both = ["dull plot"], ["negative"], ["negative"]
-    assert _read_examples({"negative": "dull plot"}) == _read_examples({"negative": ["dull plot"]}) == both
+    assert read_examples({"negative": "dull plot"}) == read_examples({"negative": ["dull plot"]}) == both
+
+
+PRAISE, BLAME = ["great", "warm film", "a funny end"], ["dull", "a cold film", "boring"]
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [
+        ({"examples": {0: BLAME, 1: PRAISE}}, "1"),
+        ({"examples": {1: PRAISE, 0: BLAME}}, "1"),
+        ({"examples": {2: PRAISE, 1: BLAME}}, "2"),
+        ({"examples": {True: PRAISE, False: BLAME}}, "True"),
+        ({"examples": [(t, True) for t in PRAISE] + [(t, False) for t in BLAME]}, "True"),
+        ({"examples": (PRAISE + BLAME, np.array([1, 1, 1, 0, 0, 0])), "classes": ["bad", "good"]}, "good"),
+        (
+            {"examples": (PRAISE + BLAME, torch.tensor([1, 1, 1, 0, 0, 0])), "classes": ["bad", "good"]},
+            "good",
+        ),
+        ({"examples": (PRAISE + BLAME, [1, 1, 1, 0, 0, 0]), "classes": ["1", "0"]}, "1"),
+        ({"examples": (PRAISE + BLAME, [5, 5, 5, 1, 1, 1]), "classes": ["1", "5"]}, "5"),
+        ({"examples": {"text": PRAISE + BLAME, "label": ["label"] * 3 + ["text"] * 3}}, "label"),
+        (
+            {"examples": [{"text": "great", "label": "a"}, {"text": "dull", "label": "b"}]},
+            "a",
+        ),
+        ({"examples": [["great", "a"], ["dull", "b"], ["warm film", "a"]]}, "a"),
+        ({"examples": {"None": PRAISE, "N/A": BLAME}}, "None"),
+        ({"examples": {"gut & schön ": PRAISE, "für nichts": BLAME}}, "gut & schön "),
+    ],
+    ids=repr,
+)
+def test_a_class_is_what_its_examples_name_whatever_the_name(given, chosen, tmp_path):
+    teacher = few_shot(words_of, cache=tmp_path, **given)
+    assert teacher.classes[int(teacher.logits(["a great film"])[0].argmax())] == chosen
+
+
+def test_numbers_of_a_dataset_are_those_of_its_names(tmp_path):
+    names = ClassLabel(names=["5", "1"])
+    rows = Dataset.from_dict({"text": PRAISE + BLAME, "label": [0, 0, 0, 1, 1, 1]})
+    named = rows.cast_column("label", names)
+    teacher = few_shot(words_of, ["1", "5"], named, cache=tmp_path, calibrate=named)
+    assert teacher.classes[int(teacher.logits(["a great film"])[0].argmax())] == "5"
+    assert teacher.calibration.shift == pytest.approx((0, 0), abs=0.1)  # not as if each were wrong
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"examples": [("good", text) for text in PRAISE] + [("bad", text) for text in BLAME]}, "text first"),
+        ({"examples": [["great", "a"], ["dull", "b"]]}, "it may be texts and labels, or two pairs"),
+        ({"examples": (["great", "dull"], [1, 0])}, "labelled by numbers, '0', '1', and nobody knows"),
+        ({"examples": (["great", "dull"], ["good", 0])}, "names, such as 'good', and numbers, such as 0"),
+        ({"examples": (["great", "dull"], [1.5, 0]), "classes": CLASSES}, "Row 0 is labelled 1.5"),
+        ({"examples": (["great", "dull"], [True, False]), "classes": CLASSES}, "Row 0 is labelled 'True'"),
+        ({"examples": (["great", "dull"], [None, -100]), "classes": CLASSES}, "no row with a label"),
+        ({"examples": {"US": PRAISE, "us": BLAME}}, "'US', 'us' twice"),
+        ({"examples": {"": PRAISE, "bad": BLAME}}, "one of which is empty"),
+    ],
+    ids=repr,
+)
+def test_examples_that_do_not_say_their_class_are_refused(wrong, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        few_shot(words_of, cache=tmp_path, **wrong)
+    with pytest.raises(TypeError, match="None is neither a text nor a pair"):
+        few_shot(words_of, cache=tmp_path, examples={"good": PRAISE, "bad": [None]})
+
+
+def test_rows_without_a_label_are_no_examples(tmp_path):
+    known = few_shot(words_of, CLASSES, (PRAISE + BLAME, [1, 1, 1, 0, 0, 0]), cache=tmp_path)
+    labels = [1, 1, 1, 0, 0, 0, None, float("nan"), -100]
+    more = few_shot(words_of, CLASSES, ([*PRAISE, *BLAME, "bad", "bad", "good"], labels), cache=tmp_path)
+    assert more.fingerprint() == known.fingerprint()
+
+
+def test_a_text_given_twice_is_answered_by_a_head_that_has_seen_neither(tmp_path, caplog):
+    """A mislabelled example whose words occur nowhere else cannot be known by its copy, either."""
+    texts, labels = ["good", "great", "warm", "funny", "bad", "dull", "cold", "boring"], [1] * 4 + [0] * 4
+    wrong = ["sharp sharp", "Sharp sharp.", "sharp sharp"]
+    teacher = few_shot(words_of, CLASSES, ([*texts, *wrong], [*labels, 0, 0, 0]), cache=tmp_path)
+    seen, alike = teacher.probabilities(["sharp sharp", "sharp  sharp"])
+    assert float(alike[0]) > float(seen[0]) + 0.05
+    assert "several classes" not in caplog.text
+
+
+def test_a_text_under_two_classes_is_told(tmp_path, caplog):
+    few_shot(words_of, None, {"good": ["great", "odd one"], "bad": ["dull", "Odd one!"]}, cache=tmp_path)
+    assert "1 of 3 texts are examples of several classes, such as 'odd one' of 'bad', 'good'" in caplog.text
