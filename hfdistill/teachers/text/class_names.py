@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from hfdistill.network.label_space import short, some
@@ -20,7 +20,7 @@ def read_classes(classes: Classes | None, *, at_least: int = 2) -> dict[str, lis
     """
     if classes is None or isinstance(classes, str) or len(classes) < at_least:
         raise ValueError(f"classes names two classes or more, found {short(classes)}.")
-    check_names(list(classes))
+    check_names(classes)
     if not isinstance(classes, Mapping):
         return {str(name): [plain_words(str(name))] for name in classes}
     read = {str(n): [text] if isinstance(text, str) else list(text) for n, text in classes.items()}
@@ -30,8 +30,12 @@ def read_classes(classes: Classes | None, *, at_least: int = 2) -> dict[str, lis
     return read
 
 
-def check_names(classes: Sequence[Any]) -> None:
-    """Refuse a class without a name, and two that differ by case or spaces alone."""
+def check_names(classes: Collection[Any]) -> None:
+    """Refuse a set, a class without a name, and two that differ by case or spaces alone."""
+    if isinstance(classes, (set, frozenset)):
+        raise ValueError(
+            f"classes is a set, {short(sorted(map(str, classes)))}, which has no order. Give a list."
+        )
     names = [str(name) for name in classes]
     folded = [folded_name(name) for name in names]
     repeated = [name for name, own in zip(names, folded, strict=True) if folded.count(own) > 1]

@@ -19,6 +19,7 @@ from hfdistill.data.table_files import KINDS as FILE_KINDS
 from hfdistill.data.table_files import FileOptions, bad_lines_message
 from hfdistill.files.plain_data import printable
 from hfdistill.network.label_space import short, some
+from hfdistill.teachers.text.class_names import folded_name
 from hfdistill.teachers.text.values import AnswerError, Kind
 
 KINDS: dict[str, Kind] = {
@@ -79,10 +80,12 @@ def read_answer_file(
     _check_texts(read)
     others = [name for name in names if name not in (text, pair)]
     columns_of_answer, known = _answer_columns(others, answer, columns["confidence"], classes, path)
-    kind = kind or known
+    given, kind = kind, kind or known
     answers = [_answer(row, columns_of_answer, read.where(i), kind) for i, row in enumerate(rows)]
     if classes is None:
         classes = columns_of_answer.classes or _named(answers, kind, path)
+        if answer is None and given is None and _has_columns_of(classes, others):  # known by the labels alone
+            return read_answer_file(path, columns, options, answer=None, kind=None, classes=classes)
     if kind == "log_probabilities":
         answers = [_tokens(value, classes, read.where(i)) for i, value in enumerate(answers)]
     return replace(read, answers=answers, classes=list(classes), kind=kind)
@@ -122,7 +125,7 @@ def _answer_columns(
         raise AnswerError(f"{path.name} has the answers {usual}. Say which to take: answer={usual[0]!r}.")
     if usual:
         return _Columns(usual), KINDS[usual[0].strip().casefold()]
-    if classes is not None and all(name.strip().casefold() in folded for name in classes):
+    if classes is not None and _has_columns_of(classes, names):
         own = [folded[name.strip().casefold()] for name in classes]
         return _Columns(own, list(classes)), None
     labels = [folded[name] for name in LABELS if name in folded]
@@ -132,6 +135,11 @@ def _answer_columns(
         f"{path.name} has the columns {names}, none of which is known to hold answers: "
         f"{', '.join([*KINDS, *LABELS])}, or one for each class. Say which: answer='...', and classes=[...]."
     )
+
+
+def _has_columns_of(classes: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether each class has a column of its name."""
+    return {folded_name(name) for name in classes} <= {folded_name(name) for name in names}
 
 
 def _answer(row: Mapping[str, Any], columns: _Columns, where: str, kind: Kind | None) -> Any:
@@ -213,7 +221,7 @@ def _named(answers: list[Any], kind: Kind | None, path: Path) -> list[str]:
             f"{path.name} does not name its classes (found {some(sorted(names)) or 'none'}). Type "
             "classes=[...], in the order of the numbers."
         )
-    return sorted(names)
+    return sorted({folded_name(name): name for name in sorted(names, reverse=True)}.values())
 
 
 def _text(names: list[str], text: str | None, path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from transformers import PretrainedConfig
 from hfdistill.data.align import align_labels
 from hfdistill.data.in_memory import as_rows
 from hfdistill.files.plain_data import sha256_of
+from hfdistill.network.label_space import short
 from hfdistill.network.trace import Batch, Tap, Trace
 from hfdistill.teachers.base import PREFIX, Teacher
 from hfdistill.teachers.cache.contents import FACTS, CacheError, write_facts
@@ -69,6 +70,12 @@ class AskedFunction(Teacher):
         texts = decode_rows(own["input_ids"], own.get("attention_mask"))
         with torch.no_grad():
             answers = self.answer(texts)
+        answers = list(answers) if isinstance(answers, Iterator) else answers
+        if not hasattr(answers, "__len__"):
+            raise AnswerError(
+                f"The function was given {len(texts)} texts and returned {short(answers)}. Return one answer "
+                "for each, in a list or an array."
+            )
         size = answers.shape[0] if hasattr(answers, "shape") else None
         if isinstance(answers, tuple) and len(answers) == 2 and len(texts) != 2:
             size = len(answers[0])
@@ -87,7 +94,8 @@ class AskedFunction(Teacher):
 
     def fingerprint(self) -> str:
         """Return the sha256 over the function's identity, the classes and how its answers are read."""
-        return sha256_of([self.identity, self.reader.classes, self.reader.multi_label])
+        order = [] if self.reader.order is None else [self.reader.order]
+        return sha256_of([self.identity, self.reader.classes, self.reader.multi_label, *order])
 
 
 class TextAnswers(CachedTeacher):
@@ -182,7 +190,9 @@ class TextTeacher(TextAnswers):
     Args:
         answer: from a list of texts to their answers. An object may say of itself `classes`, `batch_size` and
             `fingerprint()`.
-        classes: their names, in the order of the columns; None where `answer.classes` says it.
+        classes: their names, in the order of the columns; None where `answer.classes` says it, or the
+            scikit-learn classifier whose method it is. The columns of the latter, and those of a DataFrame,
+            go by name.
         kind: "probabilities", "logits", "log_probabilities" or "labels"; None guesses from the first answers.
         multi_label: whether classes are decided one by one.
         batch_size: texts of a call; None for `answer.batch_size`, else 32.
@@ -229,13 +239,20 @@ class TextTeacher(TextAnswers):
         prior: Mapping[str, float] | Sequence[float] | None = None,
         calibrate: Any = None,
     ) -> None:
-        classes = getattr(answer, "classes", None) if classes is None else classes
+        columns = _columns_of(answer)
+        classes = getattr(answer, "classes", columns or None) if classes is None else classes
         if not callable(answer) or classes is None:
+            is_classifier = not callable(answer) and hasattr(answer, "predict_proba")
             raise ValueError(
                 f"TextTeacher needs a function from a list of texts to answers, and classes=; found "
-                f"{type(answer).__name__} and classes={classes!r}. Type TextTeacher(answer, ['no', 'yes'])."
+                f"{type(answer).__name__} and classes={classes!r}. Type "
+                + (
+                    "TextTeacher(it.predict_proba)."
+                    if is_classifier
+                    else "TextTeacher(answer, ['no', 'yes'])."
+                )
             )
-        reader = AnswerReader(classes, kind=kind, multi_label=multi_label)
+        reader = AnswerReader(classes, kind=kind, multi_label=multi_label, columns=columns)
         asked = AskedFunction(answer, reader, identity=_identity(answer, name))
         super().__init__(Path(cache) if cache is not None else default_cache(), teacher=asked)
         self.asked, self.named, self.tokenizer, self.reader = asked, name, asked.tokenizer, reader
@@ -363,6 +380,16 @@ class TextTeacher(TextAnswers):
 def keys_of(texts: Texts) -> NDArray[np.uint8]:
     """Return the key under which each text, or pair, is recorded: (N, 16)."""
     return rows_of(TextCodec()(*columns_of(texts), padding=True, return_tensors="pt")).keys
+
+
+def _columns_of(answer: Any) -> list[str]:
+    """Return the classes in the order of an array's columns, where a scikit-learn classifier is asked.
+
+    Those that are numbers name nothing.
+    """
+    columns = getattr(getattr(answer, "__self__", None), "classes_", ())
+    listed = list(columns.tolist() if hasattr(columns, "tolist") else columns)
+    return listed if all(isinstance(name, str) for name in listed) else []
 
 
 def _identity(answer: Answer, name: str | None) -> str:

@@ -31,8 +31,9 @@ class AnswerReader:
 
     Answers are an array (N, C), or one value a row:
 
-    - probabilities: C numbers in the order of the classes, or a mapping from class to probability. Classes
-      that a mapping leaves out share what is missing to 1. Logits are log p; multi-label log p/(1-p).
+    - probabilities: C numbers in the order of the classes (columns of a DataFrame go by name), or a mapping
+      from class to probability. Classes that a mapping leaves out share what is missing to 1. Logits are
+      log p; multi-label log p/(1-p).
     - log_probabilities: likewise, of their natural logarithms, such as the top-k of an API.
     - logits: C finite numbers, taken as they are.
     - labels: a class (name or number), or a pair of class and confidence p; the other classes share 1 - p.
@@ -45,6 +46,7 @@ class AnswerReader:
         classes: their names, in the order of the columns.
         kind: which of these; None is decided by the first answers.
         multi_label: whether classes are decided one by one.
+        columns: the classes in the order in which arrays have them, where that is another one.
 
     Raises:
         ValueError: at construction, for fewer than two classes, repeated names or an unknown kind.
@@ -57,25 +59,32 @@ class AnswerReader:
     """
 
     def __init__(
-        self, classes: Sequence[str], *, kind: Kind | None = None, multi_label: bool = False
+        self,
+        classes: Sequence[str],
+        *,
+        kind: Kind | None = None,
+        multi_label: bool = False,
+        columns: Sequence[Any] = (),
     ) -> None:
         self.classes = [str(name) for name in classes]
         if len(self.classes) < (1 if multi_label else 2) or isinstance(classes, str):
             raise ValueError(f"classes names the classes, two or more; found {short(classes)}.")
-        check_names(self.classes)
+        check_names(classes)
         if kind is not None and kind not in get_args(Kind):
             raise ValueError(
                 f"kind is {kind!r}, which is unknown. Choose one of {', '.join(get_args(Kind))}."
             )
         self.kind, self.multi_label = kind, multi_label
         self._columns = {name: column for column, name in enumerate(map(folded_name, self.classes))}
+        self.order = self._order_of(columns)
 
     def __call__(self, answers: Any, *, where: Where | None = None) -> Tensor:
         """Return the logits of an array, tensor or sequence of answers; `where` names a row in messages."""
         where = where or (lambda row: f"Row {row}")
+        order = self._order_of(getattr(answers, "columns", ())) or self.order
         answers = self._scored(_paired(answers))
         numbers = None if self.kind == "labels" else _as_array(answers)
-        if numbers is None or (numbers.ndim == 1 and self.kind is None):
+        if numbers is None or (numbers.ndim == 1 and self.kind is None and self._are_classes(numbers)):
             return self._read_rows(list(_listed(answers)), where)
         if numbers.ndim != 2 or numbers.shape[1] != len(self.classes):
             raise AnswerError(
@@ -83,8 +92,29 @@ class AnswerReader:
                 f"expected: a number for each of the classes {some(self.classes)}. "
                 + (_TWO_COLUMNS if numbers.shape[1:] in ((), (1,)) else _SHAPE)
             )
+        numbers = numbers if order is None else numbers[:, order]
         self.kind = self.kind or self._guessed(numbers)
         return self._logits(numbers, where)
+
+    def _are_classes(self, numbers: Array) -> bool:
+        """Whether one number a row is a class; of two classes 0.8 is the probability of one of them."""
+        finite = numbers[np.isfinite(numbers)]
+        return len(self.classes) != 2 or bool((finite == np.round(finite)).all())
+
+    def _order_of(self, names: Any) -> list[int] | None:
+        """Return where each class stands among the names of an array's columns; None where they name none."""
+        listed = list(names)
+        own = [folded_name(name) for name in listed]
+        known = [name for name in own if name in self._columns]
+        if not known or not all(isinstance(name, str) for name in listed):
+            return None
+        if sorted(own) != sorted(self._columns):
+            raise AnswerError(
+                f"The columns of the answers are {some(list(map(str, listed)))}, and the classes are "
+                f"{some(self.classes)}. Name the same: classes={short(list(map(str, listed)))}."
+            )
+        order = [own.index(name) for name in self._columns]
+        return None if order == list(range(len(order))) else order
 
     def _scored(self, answers: Any) -> Any:
         """Return entries of Transformers' pipelines, as a class and its confidence, or as a mapping."""
@@ -302,7 +332,11 @@ def _pair(row: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def _mapping(row: Any) -> Any:
-    """Return a list of such entries as a mapping from class to score; anything else as it is."""
+    """Return a list of such entries, or lists of labels and scores, as a mapping from class to score.
+
+    Anything else stays as it is."""
+    if isinstance(row, Mapping) and {"labels", "scores"} <= row.keys() <= {"labels", "scores", "sequence"}:
+        return dict(zip(row["labels"], row["scores"], strict=True))  # of a pipeline without labels
     scored = isinstance(row, (list, tuple)) and len(row) > 0 and all(map(_is_scored, row))
     return dict(map(_pair, row)) if scored else row
 

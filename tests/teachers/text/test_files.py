@@ -402,3 +402,23 @@ def test_what_is_nested_too_deeply_is_refused(tmp_path, name, start):
     (tmp_path / name).write_text('{"text": "tea", "answer": "a"}\n' + start + "[" * 200_000)
     with pytest.raises(AnswerError, match=r"line 2, holds no object.*Write one object a line"):
         answers_from(tmp_path / name)
+
+
+def test_columns_of_the_classes_are_the_answers_where_labels_name_them(tmp_path):
+    """The labels beside them may be those of people; with classes= and without, the same is read."""
+    path = tmp_path / "answers.csv"
+    path.write_text("text,label,good,bad\na,good,0.2,0.8\nb,bad,0.7,0.3\n")
+    for classes in (None, ["bad", "good"]):
+        teacher = answers_from(path, classes)
+        found = teacher.probabilities(["a", "b"])[:, teacher.classes.index("good")]
+        assert found.tolist() == pytest.approx([0.2, 0.7])
+    of_people = answers_from(path, answer="label")
+    assert of_people.probabilities(["a"])[0].tolist() == pytest.approx([0, 1], abs=1e-6)
+
+
+def test_classes_that_labels_write_in_several_cases_are_one(tmp_path):
+    path = tmp_path / "answers.csv"
+    path.write_text("text,label\na,Good\nb,bad\nc,good\nd,Bad \n")
+    teacher = answers_from(path)
+    assert teacher.classes == ["Bad", "Good"]
+    assert teacher.logits(["a", "b", "c", "d"]).argmax(-1).tolist() == [1, 0, 1, 0]

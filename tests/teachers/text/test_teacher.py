@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -400,3 +401,42 @@ def test_texts_are_asked_about_and_no_names_of_columns(tmp_path):
             teacher.logits(rows)
     with pytest.raises(ValueError, match=r"^The data has the columns label, and none is called text"):
         teacher.logits(frame[["label"]])
+
+
+class Classifier:
+    """What scikit-learn's classifiers have: columns in the order of `classes_`."""
+
+    def __init__(self, classes):
+        self.classes_ = np.array(classes)
+
+    def predict_proba(self, texts):
+        return np.array([[0.8, 0.2] if "great" in text else [0.1, 0.9] for text in texts])
+
+
+@pytest.mark.parametrize("classes", [None, ["Positive", "negative"], ["negative", "positive"]])
+def test_the_columns_of_a_classifier_go_by_name(classes, tmp_path):
+    teacher = TextTeacher(Classifier(["positive", "negative"]).predict_proba, classes, cache=tmp_path)
+    place = [name.lower() for name in teacher.classes].index("positive")
+    found = teacher.probabilities(["a great film", "a bad film"])[:, place]
+    assert found.tolist() == pytest.approx([0.8, 0.1])
+    in_order = TextTeacher(Classifier([3, 7]).predict_proba, ["good", "bad"], cache=tmp_path)
+    assert in_order.probabilities(["a great film"])[0].tolist() == pytest.approx([0.8, 0.2])
+
+
+def test_a_classifier_with_other_names_and_one_that_is_no_function_are_told(tmp_path):
+    with pytest.raises(AnswerError, match=r"'positive', 'negative', and the classes are 'bad', 'positive'"):
+        TextTeacher(Classifier(["positive", "negative"]).predict_proba, ["bad", "positive"], cache=tmp_path)
+    renamed = TextTeacher(Classifier(["pos", "neg"]).predict_proba, ["good", "bad"], cache=tmp_path)
+    assert renamed.probabilities(["a great film"])[0].tolist() == pytest.approx([0.8, 0.2])
+    with pytest.raises(ValueError, match=r"found Classifier .* Type TextTeacher\(it\.predict_proba\)\."):
+        TextTeacher(Classifier([3, 7]), CLASSES, cache=tmp_path)
+
+
+def test_a_function_may_yield_answers_and_one_that_returns_nothing_is_told(tmp_path):
+    def answer(texts):
+        return ((0.25, 0.75) for _ in texts)
+
+    found = TextTeacher(answer, CLASSES, cache=tmp_path).probabilities(["a"])[0]
+    assert found.tolist() == pytest.approx([0.25, 0.75])
+    with pytest.raises(AnswerError, match=r"given 2 texts and returned None\. Return one answer for each"):
+        TextTeacher(lambda texts: None, CLASSES, cache=tmp_path).logits(["a", "b"])

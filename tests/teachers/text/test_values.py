@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -127,3 +128,24 @@ def test_classes_need_names_of_their_own():
 def test_two_tuples_that_are_no_labels_and_confidences_are_two_answers():
     torch.testing.assert_close(read(([0.7, 0.2, 0.1], [0, 1, 0])).softmax(-1), WANTED, atol=1e-6, rtol=0)
     assert read((["joy", "joy", "anger"], ["sadness"])).argmax(-1).tolist() == [1, 2]
+
+
+def test_columns_of_a_dataframe_go_by_name_and_labels_beside_scores_too():
+    reader = AnswerReader(["bad", "good"])
+    frame = pd.DataFrame([[0.8, 0.2], [0.3, 0.7]], columns=["good", "BAD"])
+    assert reader(frame).softmax(-1).flatten().tolist() == pytest.approx([0.2, 0.8, 0.7, 0.3])
+    unnamed = pd.DataFrame([[0.8, 0.2]])
+    assert reader(unnamed).softmax(-1).flatten().tolist() == pytest.approx([0.8, 0.2])
+    with pytest.raises(AnswerError, match="The columns of the answers are 'good', 'odd', and the classes"):
+        reader(frame.rename(columns={"BAD": "odd"}))
+    entry = {"sequence": "a text", "labels": ["good", "bad"], "scores": [0.8, 0.2]}
+    found = AnswerReader(["bad", "good"])([entry, entry]).softmax(-1)
+    assert found.flatten().tolist() == pytest.approx([0.2, 0.8] * 2)
+
+
+def test_one_probability_a_text_and_a_set_of_classes_are_refused():
+    with pytest.raises(AnswerError, match=r"For two classes return both probabilities, \[1 - p, p\]"):
+        AnswerReader(["bad", "good"])(np.array([0.8, 0.1]))
+    assert AnswerReader(["bad", "good"])(np.array([1.0, 0.0])).argmax(-1).tolist() == [1, 0]
+    with pytest.raises(ValueError, match=r"classes is a set, \['bad', 'good'\], which has no order"):
+        AnswerReader({"bad", "good"})
