@@ -293,7 +293,7 @@ class WordEncoder(Encoder):
                 "AutoTokenizer.from_pretrained(...)."
             )
         for row, words, labels in zip(rows, batch["tokens"], _word_labels(batch), strict=True):
-            if not isinstance(words, list) or not all(_readable(word) for word in words):
+            if not isinstance(words, list) or not all(is_readable(word) for word in words):
                 raise ValueError(
                     f"Row {row} of column 'tokens' is not a list of words: it is not a list, or holds None, "
                     "a number or half a surrogate pair. Remove such rows: dataset.filter(...)."
@@ -337,7 +337,7 @@ def _aligned(numbers: list[int | None], labels: list[int | None] | None) -> list
 
 def check_readable(name: str, texts: Sequence[Any], rows: Sequence[int]) -> None:
     """Refuse values of a column that are not text, naming their rows."""
-    bad = [row for row, text in zip(rows, texts, strict=True) if not _readable(text)]
+    bad = [row for row, text in zip(rows, texts, strict=True) if not is_readable(text)]
     if bad:
         raise ValueError(
             f"Rows {bad[:5]} of column {name!r} hold None, a number or half a surrogate pair, which is no "
@@ -345,7 +345,8 @@ def check_readable(name: str, texts: Sequence[Any], rows: Sequence[int]) -> None
         )
 
 
-def _readable(text: Any) -> bool:
+def is_readable(text: Any) -> bool:
+    """Whether a value is text that has an encoding: half a surrogate pair has none."""
     if not isinstance(text, str):
         return False
     try:

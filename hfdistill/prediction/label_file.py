@@ -13,8 +13,9 @@ from typing import Any, Literal
 import pyarrow as pa
 from torch import Tensor
 
+from hfdistill.data.encode import is_readable
 from hfdistill.data.encodings import has_mark
-from hfdistill.data.load import text_columns
+from hfdistill.data.load import text_column, text_columns
 from hfdistill.data.row_files import RowFile, Rows, check_written, names_of, values_of, writing
 from hfdistill.data.table_files import FileOptions
 from hfdistill.files.plain_data import as_path
@@ -137,8 +138,8 @@ def _reader(task: TaskKind, columns: list[str], text: str | None, text_pair: str
     if task == "token":
         if text_pair is not None:
             raise ValueError("A student of words reads one text. Leave the second one out.")
-        lists = [name for name in ("tokens", "words") if name in columns]
-        return {"tokens": text or next(iter(lists), None) or text_columns(columns, None, None)[0]}
+        lists = (name for name in ("tokens", "words") if name in columns)
+        return {"tokens": text_column(columns, text or next(lists, None))}
     return dict(zip(("text", "text_pair"), text_columns(columns, text, text_pair), strict=False))
 
 
@@ -165,13 +166,7 @@ def _is_text(value: Any) -> bool:
     """Whether a value is a text, or a list of words, that can be read."""
     if isinstance(value, list):
         return bool(value) and all(map(_is_text, value))
-    if not isinstance(value, str) or not value.strip():
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return False
-    return True
+    return is_readable(value) and bool(value.strip())
 
 
 class _Columns:

@@ -183,6 +183,15 @@ def test_words(folder, here):
     assert labelled[4]["prediction"] is None
 
 
+def test_a_column_of_words_that_is_not_there_is_refused(folder, here):
+    (here / "words.jsonl").write_text(json.dumps({"words": ["good", "film"]}))
+    with pytest.raises(ValueError, match=r"no column 'wrods', found \['words'\]\. Did you mean text='words'"):
+        predict(folder / "words", "words.jsonl", "labelled.jsonl", text="wrods")
+    predict(folder / "words", "words.jsonl", "named.jsonl", text="Words")
+    predict(folder / "words", "words.jsonl", "found.jsonl")
+    assert (here / "named.jsonl").read_text() == (here / "found.jsonl").read_text()
+
+
 def test_an_export_gives_the_predictions_of_its_student(here):
     pytest.importorskip("onnxruntime")
     make_bert(1, seed=1, labels=OF_THREE).save_pretrained("student")  # torch.export takes a second a layer

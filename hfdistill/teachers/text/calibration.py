@@ -116,8 +116,7 @@ def label_ids(labels: Sequence[Any], classes: Sequence[str], *, multi_label: boo
         ValueError: for a label that is no class; see `column_of`.
     """
     if multi_label:
-        rows = [[float(value) for value in row] for row in labels]
-        return torch.tensor(rows).reshape(len(rows), len(classes))
+        return _targets(labels, classes)
     columns = {folded_name(name): i for i, name in enumerate(classes)}
     ids = []
     for row, label in enumerate(labels):
@@ -132,3 +131,15 @@ def label_ids(labels: Sequence[Any], classes: Sequence[str], *, multi_label: boo
             )
         ids.append(column)
     return torch.tensor(ids, dtype=torch.int64)
+
+
+def _targets(labels: Sequence[Any], classes: Sequence[str]) -> Tensor:
+    """Return 0 or 1 for each class of each row, (N, C)."""
+    for row, own in enumerate(labels):
+        fits = isinstance(own, (list, tuple)) and len(own) == len(classes)
+        if not (fits and all(isinstance(value, (int, float)) for value in own)):
+            raise ValueError(
+                f"Row {row} is labelled {short(own)}, and 0 or 1 for each of the classes {some(classes)} was "
+                "expected. Write as many numbers, in this order."
+            )
+    return torch.tensor(labels, dtype=torch.float32).reshape(len(labels), len(classes))

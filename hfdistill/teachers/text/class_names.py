@@ -56,8 +56,8 @@ def plain_words(name: str) -> str:
 def read_templates(template: str | Sequence[str]) -> list[str]:
     """Return templates with one place for the class."""
     templates = [template] if isinstance(template, str) else list(template)
-    for each in templates:
-        if each.count("{}") != 1 or not templates:
+    for each in templates or [""]:
+        if each.count("{}") != 1:
             raise ValueError(
                 f"The template {short(each)} has no single place for the class. Write {{}} once, as in "
                 "'This example is {}.'."

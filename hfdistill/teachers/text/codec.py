@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from hfdistill.data.encode import is_readable
 from hfdistill.data.in_memory import as_rows
 from hfdistill.network.label_space import short
 
@@ -95,19 +96,22 @@ def texts_of(rows: Any) -> list[Any]:
     Rows have a column `text`; they are pairs where there is a column `text_pair`, too.
 
     Raises:
-        TypeError: for one string, and for a list of anything else than strings or pairs.
+        TypeError: for one string, and for rows of anything else than strings or pairs.
         ValueError: for rows without a column `text`.
     """
     rows = as_rows(rows)
+    if isinstance(rows, str):
+        raise TypeError("One string is not a list of texts: its letters would be asked about. Type [text].")
     if hasattr(rows, "column_names"):
         need_column(rows, "text", "The data")
         texts = list(rows["text"][:])
-        pairs = "text_pair" in rows.column_names
-        return list(zip(texts, rows["text_pair"][:], strict=True)) if pairs else texts
-    if isinstance(rows, str):
-        raise TypeError("One string is not a list of texts: its letters would be asked about. Type [text].")
-    texts = [tuple(row) if isinstance(row, Iterable) and not isinstance(row, _WHOLE) else row for row in rows]
-    wrong = [text for text in texts if not _is_text(text)]
+        if "text_pair" in rows.column_names:
+            texts = list(zip(texts, rows["text_pair"][:], strict=True))
+    else:
+        whole = (str, Mapping)  # no pairs, though they can be iterated over
+        texts = [tuple(r) if isinstance(r, Iterable) and not isinstance(r, whole) else r for r in rows]
+    parts = ((text if isinstance(text, tuple) and len(text) == 2 else (text,)) for text in texts)
+    wrong = [text for text, own in zip(texts, parts, strict=True) if not all(map(is_readable, own))]
     if wrong:
         raise TypeError(
             f"{short(wrong[0])} is neither a text nor a pair of texts. Give a list of strings, of pairs of "
@@ -128,15 +132,6 @@ def need_column(rows: Any, name: str, what: str) -> None:
             f"{what} has the columns {', '.join(rows.column_names)}, and none is called {name}. Type "
             f"dataset.rename_column(column, {name!r})."
         )
-
-
-_WHOLE = (str, Mapping)
-"""Kinds of rows that are no pair of texts, though they can be iterated over."""
-
-
-def _is_text(value: Any) -> bool:
-    pair = isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, str) for part in value)
-    return pair or isinstance(value, str)
 
 
 def columns_of(texts: Sequence[Any]) -> list[list[Any]]:

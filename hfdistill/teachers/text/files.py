@@ -82,18 +82,18 @@ class FileTeacher(TextAnswers):
 
     def answers_all(self, dataset: Any) -> bool:
         """Whether every row of a dataset with `text` has an answer."""
-        return not self._unanswered(dataset).any()
+        return not self._unanswered(texts_of(dataset)).any()
 
-    def _unanswered(self, dataset: Any) -> NDArray[np.bool_]:
-        """Return which rows have no answer, (N,)."""
-        texts = texts_of(dataset)
+    def _unanswered(self, texts: Sequence[Any]) -> NDArray[np.bool_]:
+        """Return which texts have no answer, (N,)."""
         missing: NDArray[np.bool_] = self.store.find(keys_of(texts)) < 0 if len(texts) else np.zeros(0, bool)
         return missing
 
     def answered(self, dataset: Any) -> Any:
         """Return the rows of a dataset that have an answer; how many have none is logged."""
         dataset = as_rows(dataset)
-        texts, missing = dataset["text"][:], self._unanswered(dataset)
+        texts = texts_of(dataset)
+        missing = self._unanswered(texts)
         if not missing.any():
             return dataset
         first = short(texts[int(np.flatnonzero(missing)[0])])

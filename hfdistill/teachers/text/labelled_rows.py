@@ -11,6 +11,7 @@ from datasets import concatenate_datasets
 
 from hfdistill.data.in_memory import as_rows, from_columns, from_rows
 from hfdistill.data.load import load
+from hfdistill.files.plain_data import as_python
 from hfdistill.network.label_space import short, some
 from hfdistill.teachers.text.codec import need_column, texts_of
 
@@ -91,7 +92,7 @@ def _two_lists(rows: Any, what: str) -> tuple[list[Any], list[Any]]:
             f"{what} is a {type(rows).__name__}{size}. Give a mapping from class to "
             "texts, (texts, labels), a list of pairs (text, label), a dataset with text and label, or a file."
         )
-    texts, labels = (list(part.tolist() if hasattr(part, "tolist") else part) for part in rows)
+    texts, labels = (list(as_python(part)) for part in rows)
     if len(texts) != len(labels):
         raise ValueError(f"{what} has {len(texts)} texts and {len(labels)} labels. Give as many of both.")
     return texts, _named_truths(labels)

@@ -127,11 +127,19 @@ class TextAnswers(CachedTeacher):
     def calibration(self) -> Calibration:
         """The calibration of the recorded logits; fitted when first read, where `calibrate` was given."""
         if self._calibrate is not None:
-            (texts, labels), self._calibrate = _labelled(self._calibrate, self.classes), None
-            multi_label = self.reader.multi_label
-            known = label_ids(labels, self.classes, multi_label=multi_label)
-            self._calibration = fit_calibration(self.logits(texts), known, multi_label=multi_label)
+            rows, self._calibrate = self._calibrate, None  # it is fitted on the logits as they are recorded
+            try:
+                self._calibration = self._fitted(rows)
+            except BaseException:
+                self._calibrate = rows
+                raise
         return self._calibration
+
+    def _fitted(self, rows: Any) -> Calibration:
+        texts, labels = _labelled(rows, self.classes)
+        multi_label = self.reader.multi_label
+        known = label_ids(labels, self.classes, multi_label=multi_label)
+        return fit_calibration(self.logits(texts), known, multi_label=multi_label)
 
     # ---- asked directly ----
 
@@ -205,7 +213,7 @@ class TextTeacher(TextAnswers):
         temperature: divides the logits; see `Calibration`.
         prior: share of each class, by name or in their order, for a teacher that takes all for equally
             frequent.
-        calibrate: (texts, labels) of a few labelled rows, or rows with `text` and `label`, on which a
+        calibrate: a few labelled rows, in any form that the examples of `few_shot` have, on which a
             temperature and a class prior are fitted when the teacher is first asked. See `fit_calibration`.
 
     Raises:
@@ -259,7 +267,8 @@ class TextTeacher(TextAnswers):
         self.label = name or str(
             getattr(answer, "label", None) or getattr(answer, "__name__", type(answer).__name__)
         )
-        self.batch_size = batch_size or getattr(answer, "batch_size", None) or BATCH_SIZE
+        own_size = getattr(answer, "batch_size", None) or BATCH_SIZE
+        self.batch_size = own_size if batch_size is None else batch_size
         self.batch_rows = self.batch_size
         self.limit, self.repeatable, self._calls = limit, repeatable, 0
         for label, number in (("batch_size", self.batch_size), ("limit", limit)):

@@ -177,8 +177,9 @@ def test_descriptions_and_templates_are_checked():
     assert read_classes({"a": "one", "b": ["two", "three"]}) == {"a": ["one"], "b": ["two", "three"]}
     with pytest.raises(ValueError, match="'b' has an empty description"):
         read_classes({"a": "one", "b": " "})
-    with pytest.raises(ValueError, match="no single place"):
-        read_templates("This is it.")
+    for template in ("This is it.", ["It is {}.", "{} or {}"], []):
+        with pytest.raises(ValueError, match="no single place"):
+            read_templates(template)
 
 
 def write_json(path, content):

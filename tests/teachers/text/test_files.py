@@ -151,6 +151,8 @@ def test_rows_without_an_answer_are_told_and_left_out_on_demand(tmp_path, caplog
     )
     with pytest.raises(AnswerError, match="None of the 1 rows has an answer"):
         teacher.answered(Dataset.from_dict({"text": ["a bad film "]}))
+    with pytest.raises(ValueError, match=r"^The data has the columns txt, and none is called text"):
+        teacher.answered(Dataset.from_dict({"txt": ["a bad film"]}))
 
 
 GOOD = {"text": "a", "probabilities": [0.5, 0.5]}

@@ -301,12 +301,37 @@ def test_calibrate_is_fitted_when_the_teacher_is_first_asked(tmp_path):
         Calibration(math.inf)
 
 
+def test_several_labels_to_calibrate_by_are_numbers_of_any_kind(tmp_path):
+    def answer(texts):
+        return [[0.9, 0.2] if "bad" in text else [0.3, 0.8] for text in texts]
+
+    texts, labels = ["a bad film", "a great film"] * 5, [[1, 0], [0, 1]] * 5
+    fits = [
+        TextTeacher(
+            answer, CLASSES, multi_label=True, cache=tmp_path, name="two", calibrate=(texts, rows)
+        ).calibration
+        for rows in (labels, np.array(labels), [np.array(row) for row in labels], torch.tensor(labels))
+    ]
+    assert fits[0].temperature < 1
+    assert fits == [fits[0]] * 4
+
+
+def test_a_calibration_that_failed_is_fitted_when_the_teacher_is_asked_again(tmp_path):
+    rows = {"negative": ["a bad film"] * 9, "positive": ["a great film"] * 9}
+    wanted = TextTeacher(Opinions(), cache=tmp_path / "one", calibrate=rows).logits(["a bad film"])
+    teacher = TextTeacher(Opinions(fails_at=1), cache=tmp_path / "two", calibrate=rows)
+    with pytest.raises(ConnectionError):
+        teacher.logits(["a bad film"])
+    teacher.asked.answer.fails_at = None
+    assert torch.equal(teacher.logits(["a bad film"]), wanted)
+
+
 def test_what_cannot_be_asked_is_told_at_construction(tmp_path):
     with pytest.raises(ValueError, match=r"found function and classes=None\. Type TextTeacher\(answer"):
         TextTeacher(lambda texts: texts, cache=tmp_path)
     with pytest.raises(ValueError, match=r"found str and classes=\['no', 'yes'\]"):
         TextTeacher("a model", ["no", "yes"], cache=tmp_path)
-    for options in ({"batch_size": -1}, {"limit": 0}, {"limit": 2.5}):
+    for options in ({"batch_size": -1}, {"batch_size": 0}, {"limit": 0}, {"limit": 2.5}):
         (name, value), *_ = options.items()
         with pytest.raises(ValueError, match=f"{name} is a number of texts from 1 up, found {value}"):
             TextTeacher(Opinions(), cache=tmp_path, **options)
@@ -348,6 +373,11 @@ def test_labels_are_read_by_name_or_number():
         ValueError, match="Row 1 is labelled 'odd', and the classes are 'negative', 'positive'"
     ):
         label_ids([0, "odd"], CLASSES)
+    for label in (["positive"], [1, 0, 1], ["1", "0"], 1, None):
+        with pytest.raises(
+            ValueError, match=r"Row 1 is labelled .*, and 0 or 1 for each of the classes 'neg"
+        ):
+            label_ids([[0, 1], label], CLASSES, multi_label=True)
 
 
 def test_labelled_rows_to_calibrate_by_may_be_pairs():
@@ -396,6 +426,9 @@ def test_texts_are_asked_about_and_no_names_of_columns(tmp_path):
         ([{"text": "a"}], "neither a"),
         ([("a", 1)], "nor"),
         (["a", None], "None is neither"),
+        (["a", "\ud800"], "'.ud800' is neither"),
+        (Dataset.from_dict({"text": ["a", None]}), "None is neither"),
+        (Dataset.from_dict({"text": ["a"], "text_pair": [None]}), r"\('a', None\) is neither"),
     ):
         with pytest.raises(TypeError, match=words):
             teacher.logits(rows)
