@@ -19,11 +19,11 @@ from hfdistill.evaluation.report import (
     TITLES,
     ClassReport,
     Report,
-    count,
     error_sentence,
+    guess_sentences,
     interval_sentences,
-    megabytes,
     show,
+    sizes,
     times,
     timing,
 )
@@ -243,6 +243,7 @@ def _results(report: Report) -> str:
         table(["", *(TITLES[m] for m in quality)], rows),
     ]
     lines += [f"{sentence[0].upper()}{sentence[1:]}." for sentence in interval_sentences(report)]
+    lines += [f"{escape(sentence[0].upper() + sentence[1:])}." for sentence in guess_sentences(report)]
     if report.differences:
         lines.append(
             "The intervals cover the choice of rows, not that of training seeds. ± is one standard error."
@@ -278,7 +279,7 @@ def _pictures(folder: Path) -> list[str]:
 def _costs(report: Report) -> str:
     rows = []
     for role, model in report.models().items():
-        size = [count(model.parameters), count(model.embedding_parameters), megabytes(model.size_mb)]
+        size = sizes(model, embeddings=True)
         rows.append([_role(role), *size, *times(model.speed), report.against_teacher(role) or "-"])
     header = ["", "parameters", "in embeddings", "MB", "ms p50", "ms p95", "rows/s", "against the teacher"]
     dtypes = ", ".join(sorted({escape(model.dtype) for model in report.models().values()}))

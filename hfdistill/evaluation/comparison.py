@@ -14,11 +14,10 @@ from hfdistill.evaluation.report import (
     TITLES,
     ModelReport,
     Report,
-    count,
-    megabytes,
     reports_by_name,
     show,
     signed,
+    sizes,
     timing,
 )
 from hfdistill.files.markdown import escape, table
@@ -71,7 +70,7 @@ def compare_students(
         undistilled: of the same students trained without a teacher; seeds as for `compare_runs`.
 
     Returns:
-        Columns: weights, megabytes, mean of the task's first metric (distilled, undistilled, their
+        Columns: weights, mean of the task's first metric (distilled, undistilled, their
         differences seed by seed: mean, smallest, largest), closeness of the distilled one, and the speed of
         the first report that was timed, beside the teacher's of the same pass (`time_together`). Below it,
         what was timed on which machine. Best mean of the students in bold.
@@ -150,7 +149,7 @@ def _teacher(report: Report) -> ModelReport:
 
 
 def _weight(model: ModelReport) -> list[str]:
-    return [count(model.parameters), megabytes(model.size_mb)]
+    return sizes(model)
 
 
 def _pace(model: ModelReport, teacher: ModelReport) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from datasets import Dataset
 from scipy.special import softmax
 
@@ -26,6 +27,7 @@ from hfdistill.network.label_space import class_names
 from hfdistill.network.loading import Source
 from hfdistill.network.task import task_kind
 from hfdistill.teachers import TeacherAsModel
+from hfdistill.teachers.text.codec import TextCodec, decode_rows
 
 STANDARD = SpeedPlan()
 _READERS = (None, "parquet", "csv", "table_files", "json", "text", "arrow", "generator")
@@ -219,7 +221,7 @@ def _describe_data(
 ) -> DataReport:
     of_words = task_kind(student.config) == "token"
     known = int(labelled.sum())
-    lengths = [len(ids) for ids in student.rows["input_ids"]]
+    lengths = _lengths(student)
     name = data.info.dataset_name
     return DataReport(
         name=None if name in _READERS else name,
@@ -232,6 +234,15 @@ def _describe_data(
         tokens_max=max(lengths),
         max_length=_cut(student, max_length),
     )
+
+
+def _lengths(student: LoadedModel) -> list[int]:
+    """Return the tokens of each row; words where a teacher reads text, whose ids are bytes."""
+    ids = student.rows["input_ids"]
+    if not isinstance(student.inputs.tokenizer, TextCodec):
+        return list(map(len, ids))
+    texts = (decode_rows(torch.tensor([row]))[0] for row in ids)
+    return [len(" ".join([text] if isinstance(text, str) else text).split()) for text in texts]
 
 
 def _cut(student: LoadedModel, max_length: int | None) -> int | None:

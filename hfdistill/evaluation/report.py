@@ -193,6 +193,8 @@ class ClassReport:
 class DataReport:
     """The rows that were measured; token counts are the student's, truncated at `max_length`.
 
+    They are words where a teacher was measured that is asked about texts.
+
     `labelled_words` is None but where words are labelled: differences, errors and classes then count words.
     """
 
@@ -377,6 +379,21 @@ def interval_sentences(report: Report) -> list[str]:
     ]
 
 
+def guess_sentences(report: Report) -> list[str]:
+    """Return which models are right no more often than one that always answers the most frequent class."""
+    if report.task not in ("single_label", "token") or not report.classes:
+        return []
+    most = max(report.classes, key=lambda one: one.rows)
+    scores = {role: (model.metrics or {}).get("accuracy") for role, model in report.models().items()}
+    below = [role for role, score in scores.items() if score is not None and score <= most.share]
+    if not below or len([one for one in report.classes if one.rows]) < 2:
+        return []
+    return [
+        f"always answering {printable(most.label)} is right on {100 * most.share:.1f} %, which the "
+        f"{' and the '.join(below)} {'does' if len(below) == 1 else 'do'} not exceed"
+    ]
+
+
 def error_sentence(errors: Errors, unit: str = "rows") -> str:
     """Return what became of the teacher's errors, in one sentence."""
     beside = "" if errors.baseline_same_wrong is None else f" (the baseline {errors.baseline_same_wrong})"
@@ -433,7 +450,15 @@ def counted(number: float, what: str) -> str:
 
 def _row(role: str, model: ModelReport, columns: tuple[str, ...]) -> list[str]:
     scores = [show(model.scores.get(column), column) for column in columns]
-    return [role, *scores, count(model.parameters), megabytes(model.size_mb), *times(model.speed)]
+    return [role, *scores, *sizes(model), *times(model.speed)]
+
+
+def sizes(model: ModelReport, *, embeddings: bool = False) -> list[str]:
+    """Return cells of a table: parameters (those in embeddings, too), megabytes; "-" where it has none."""
+    if not model.parameters:
+        return ["-"] * (3 if embeddings else 2)
+    own = [model.parameters, model.embedding_parameters] if embeddings else [model.parameters]
+    return [*map(count, own), megabytes(model.size_mb)]
 
 
 def megabytes(size: float) -> str:
@@ -452,13 +477,14 @@ def _names(report: Report) -> list[str]:
     lines = []
     for role, model in report.models().items():
         beside = report.against_teacher(role)
-        lines.append(f"{role}: {printable(model.name)} ({model.dtype}){beside and f', {beside}'}")
+        dtype = f" ({model.dtype})" if model.parameters else ""
+        lines.append(f"{role}: {printable(model.name)}{dtype}{beside and f', {beside}'}")
     return lines
 
 
 def _sentences(report: Report) -> list[str]:
     data, metrics = report.data, report.student.metrics or {}
-    lines = interval_sentences(report)
+    lines = [*interval_sentences(report), *guess_sentences(report)]
     error = metrics.get("accuracy_se") or metrics.get("subset_accuracy_se")
     if error is not None:
         lines.append(f"standard error of the student's accuracy: {100 * error:.1f} points")

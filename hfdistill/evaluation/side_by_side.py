@@ -8,11 +8,10 @@ from hfdistill.evaluation.report import (
     ClassReport,
     ModelReport,
     Report,
-    count,
     hardware,
-    megabytes,
     show,
     signed,
+    sizes,
 )
 from hfdistill.files.markdown import text_table
 from hfdistill.files.plain_data import printable
@@ -47,7 +46,7 @@ def _models(report: Report, teacher: ModelReport) -> list[str]:
     for name, model in (("A", report.student), ("B", teacher)):
         metrics = model.metrics or {}
         row = [name, *(show(metrics.get(metric), metric) for metric in quality)]
-        row += [count(model.parameters), megabytes(model.size_mb)]
+        row += sizes(model)
         if model.speed is not None and timed:
             row += [f"{model.speed.latency_ms_p50:.1f}", f"{model.speed.rows_per_s:,.0f}"]
         rows.append(row)

@@ -6,13 +6,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from hfdistill.network.tokenizers import difference
 from hfdistill.network.trace import Trace
 from hfdistill.teachers.base import ModelTeacher, Teacher
 from hfdistill.teachers.cache.teacher import CachedTeacher
 from hfdistill.teachers.peer_and_ema import EMATeacher, Peer
-from hfdistill.teachers.text.teacher import TextAnswers
+from hfdistill.teachers.text.teacher import AskedFunction, TextAnswers
+
+_ASKED = (AskedFunction, TextAnswers)
 
 
 def as_model(teacher: Teacher) -> Any:
@@ -32,12 +35,12 @@ class TeacherAsModel(nn.Module):
 
     def __init__(self, teacher: Teacher) -> None:
         super().__init__()
-        self.name_or_path, parts = type(teacher).__name__, teacher.parts()
-        recorded = any(isinstance(part, CachedTeacher) for part in teacher.modules())
-        self.is_timed = not isinstance(teacher, TextAnswers)  # how fast answers are looked up says nothing
-        if not self.is_timed:
-            self.name_or_path = teacher.label
-        elif recorded or not all(any(True for _ in part.parameters()) for part in parts):
+        self.name_or_path = getattr(teacher, "label", None) or type(teacher).__name__
+        parts = teacher.parts()
+        self.is_timed = not any(isinstance(part, _ASKED) for part in parts)  # a look-up's speed says nothing
+        recorded = [part for part in teacher.modules() if isinstance(part, CachedTeacher)]
+        models = [part for part in parts if not isinstance(part, _ASKED)]
+        if not all(isinstance(part, TextAnswers) for part in recorded) or not all(map(_has_weights, models)):
             raise ValueError(
                 f"{self.name_or_path} answers from disk or has no parameters, so its size and speed say "
                 "nothing. Measure the models that its answers come from."
@@ -73,8 +76,13 @@ class TeacherAsModel(nn.Module):
             part.bind_tokenizer(part.tokenizer or tokenizer)
 
     def networks(self) -> list[nn.Module]:
-        """Return the models that it is made of."""
-        return [getattr(part, "model", part) for part in self.teacher.parts()] if self.is_timed else []
+        """Return the models that it is made of, those that a function about texts asks among them."""
+        networks: list[nn.Module] = []
+        for part in self.teacher.parts():
+            asked = isinstance(part, _ASKED)
+            own = [each for each in part.modules() if isinstance(each, PreTrainedModel)] if asked else []
+            networks += own if asked else [getattr(part, "model", part)]
+        return networks
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
@@ -84,3 +92,7 @@ class TeacherAsModel(nn.Module):
         known = {name: value for name, value in batch.items() if value is not None}
         prefixes = {"", *(part.prefix for part in self.teacher.parts())}
         return self.teacher.trace({prefix + name: v for prefix in prefixes for name, v in known.items()})
+
+
+def _has_weights(part: Teacher) -> bool:
+    return any(True for _ in part.parameters())

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from hfdistill.evaluation.report import SCHEMA, Report, Speed
+from hfdistill.evaluation.report import SCHEMA, Report, Speed, guess_sentences
 from hfdistill.files.plain_data import public_name, scrub
 from tests.conftest import make_report
 
@@ -106,3 +106,29 @@ def test_a_notebook_shows_the_table(report):
         assert f"{100 * model.metrics['accuracy']:.1f} %" in shown
     hostile = dataclasses.replace(report.student, name="<script>alert(1)</script>")
     assert "<script>" not in dataclasses.replace(report, student=hostile)._repr_html_()
+
+
+def test_a_model_that_is_no_better_than_always_the_same_answer_is_told_so(report):
+    def with_accuracy(student, teacher):
+        def scored(model, accuracy):
+            return dataclasses.replace(model, metrics={**model.metrics, "accuracy": accuracy})
+
+        classes = tuple(
+            dataclasses.replace(one, rows=rows, share=rows / 8)
+            for one, rows in zip(report.classes, (5, 3), strict=True)
+        )
+        return dataclasses.replace(
+            report,
+            baseline=None,
+            student=scored(report.student, student),
+            teacher=scored(report.teacher, teacher),
+            classes=classes,
+        )
+
+    label = report.classes[0].label
+    assert guess_sentences(with_accuracy(0.625, 0.75)) == [
+        f"always answering {label} is right on 62.5 %, which the student does not exceed"
+    ]
+    assert guess_sentences(with_accuracy(0.5, 0.25))[0].endswith("the teacher and the student do not exceed")
+    assert guess_sentences(with_accuracy(0.626, 0.75)) == []
+    assert "62.5 %, which the student does not exceed" in with_accuracy(0.5, 0.7).table()

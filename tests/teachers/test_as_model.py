@@ -1,9 +1,20 @@
 """Teachers made of several models, measured like one."""
 
+import numpy as np
 import pytest
 import torch
 
-from hfdistill import CachedTeacher, Ensemble, FoldTeacher, ModelTeacher, Teacher, Trace, measure
+from hfdistill import (
+    CachedTeacher,
+    Ensemble,
+    FoldTeacher,
+    ModelTeacher,
+    Teacher,
+    TextTeacher,
+    Trace,
+    few_shot,
+    measure,
+)
 from hfdistill.evaluation.measure import Contender
 from hfdistill.evaluation.speed import SpeedPlan
 from hfdistill.teachers import TeacherAsModel
@@ -121,3 +132,39 @@ def test_each_member_is_told_of_the_student(kind):
     members, student = [Told(make_bert(2, seed=i)) for i in (1, 2)], make_bert(2)
     kind([members[0], Ensemble([members[1]])]).bind_student(student)
     assert all(member.told == [student] for member in members)
+
+
+def test_teachers_of_texts_are_measured_together_without_a_size_or_a_speed(tmp_path):
+    """The mean of both, in another order of classes; what was looked up has neither weights nor tokens."""
+    data = make_dataset(8)
+    places = {text: i for i, text in enumerate(data["text"][:])}
+    one = [[0.6, 0.4] if i % 3 else [0.2, 0.8] for i in range(8)]
+    other = [[0.1, 0.9] if i > 4 else [0.7, 0.3] for i in range(8)]
+    names = ["negative", "positive"]
+    teachers = [
+        TextTeacher(lambda texts: [one[places[t]] for t in texts], names, cache=tmp_path, name="a"),
+        TextTeacher(
+            lambda texts: [other[places[t]][::-1] for t in texts], names[::-1], cache=tmp_path, name="b"
+        ),
+    ]
+    report = measure(Ensemble(teachers), data, teacher=teachers[0])
+    mean = (torch.tensor(one) + torch.tensor(other)) / 2
+    labels = torch.tensor(data["label"])
+    assert report.student.metrics["accuracy"] == (mean.argmax(-1) == labels).double().mean()
+    assert (
+        report.student.fidelity["agreement"]
+        == (mean.argmax(-1) == torch.tensor(one).argmax(-1)).double().mean()
+    )
+    assert report.student.speed is None
+    assert report.data.tokens_p50 == int(np.median([len(text.split()) for text in places]))
+    table = report.table()
+    assert "teacher: a\n" in table  # no dtype
+    assert "parameters" not in table
+
+
+def test_the_embeddings_of_a_model_that_is_asked_about_texts_count(tmp_path):
+    encoder = make_bert(2).bert
+    teacher = few_shot(encoder, ["negative", "positive"], tokenizer=make_tokenizer(), cache=tmp_path)
+    found = measured(teacher).teacher
+    assert found.embedding_parameters == encoder.get_input_embeddings().weight.numel()
+    assert found.parameters == encoder.num_parameters()

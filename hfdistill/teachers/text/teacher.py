@@ -249,17 +249,7 @@ class TextTeacher(TextAnswers):
     ) -> None:
         columns = _columns_of(answer)
         classes = getattr(answer, "classes", columns or None) if classes is None else classes
-        if not callable(answer) or classes is None:
-            is_classifier = not callable(answer) and hasattr(answer, "predict_proba")
-            raise ValueError(
-                f"TextTeacher needs a function from a list of texts to answers, and classes=; found "
-                f"{type(answer).__name__} and classes={classes!r}. Type "
-                + (
-                    "TextTeacher(it.predict_proba)."
-                    if is_classifier
-                    else "TextTeacher(answer, ['no', 'yes'])."
-                )
-            )
+        classes = _named_classes(answer, classes)
         reader = AnswerReader(classes, kind=kind, multi_label=multi_label, columns=columns)
         asked = AskedFunction(answer, reader, identity=_identity(answer, name))
         super().__init__(Path(cache) if cache is not None else default_cache(), teacher=asked)
@@ -389,6 +379,18 @@ class TextTeacher(TextAnswers):
 def keys_of(texts: Texts) -> NDArray[np.uint8]:
     """Return the key under which each text, or pair, is recorded: (N, 16)."""
     return rows_of(TextCodec()(*columns_of(texts), padding=True, return_tensors="pt")).keys
+
+
+def _named_classes(answer: Any, classes: Sequence[str] | None) -> Sequence[str]:
+    """Return the classes, or refuse what is no function, and one whose classes nobody names."""
+    if not callable(answer) or classes is None:
+        is_classifier = not callable(answer) and hasattr(answer, "predict_proba")
+        raise ValueError(
+            f"TextTeacher needs a function from a list of texts to answers, and classes=; found "
+            f"{type(answer).__name__} and classes={classes!r}. Type "
+            + ("TextTeacher(it.predict_proba)." if is_classifier else "TextTeacher(answer, ['no', 'yes']).")
+        )
+    return classes
 
 
 def _columns_of(answer: Any) -> list[str]:
