@@ -22,11 +22,12 @@ from hfdistill.evaluation.predictions import checked, evaluating, predict
 from hfdistill.exporters.bench import of_many_sizes
 from hfdistill.files.checkpoint import newest_checkpoint
 from hfdistill.files.plain_data import build, read_json, whole_folder, write_json
+from hfdistill.network.label_space import match_labels
 from hfdistill.network.task import task_kind
 from hfdistill.recipe.check import check
 from hfdistill.recipe.goal.candidates import Candidate
 from hfdistill.recipe.goal.evidence import Evidence, evidence
-from hfdistill.recipe.goal.sizing import MAX_BYTES, Size, in_form
+from hfdistill.recipe.goal.sizing import MAX_BYTES, Size, in_form, load
 from hfdistill.recipe.goal.target import LEARNING_RATE, Goal
 from hfdistill.recipe.page import Page
 from hfdistill.recipe.run import Run
@@ -67,9 +68,9 @@ class Judge:
     """
 
     def __init__(self, rows: Dataset, teacher: Contender, goal: Goal, *, max_length: int | None) -> None:
-        self.rows, self.teacher, self.max_length = rows, teacher, max_length
+        self.rows, self.max_length = rows, max_length
         models, data = load_models({"teacher": teacher}, rows, None, max_length)
-        config = models["teacher"].config
+        self.config = config = models["teacher"].config
         self.task = task_kind(config)
         goal.metric_of(self.task, labelled="label" in rows.column_names)  # refuses labels of words
         self.labels, self.known = gold(data, config, {})
@@ -80,8 +81,8 @@ class Judge:
 
     def evidence(self, folder: Path, form: str) -> Evidence:
         """Compare the student in a folder, as it is or in the form in which it is to run."""
-        contenders = {"teacher": self.teacher, "student": Contender(str(folder))}
-        network = load_models(contenders, self.rows, None, self.max_length)[0]["student"]
+        network = load(Contender(str(folder)), self.rows, self.max_length)
+        network = dataclasses.replace(network, columns=match_labels(self.config, network.config))
         with TemporaryDirectory() as scratch:
             student, _ = in_form(network, form, Path(scratch))
             batches = list(of_many_sizes(len(self.rows))) if form == "int8" else None
