@@ -36,7 +36,7 @@ from hfdistill import (
 )
 from hfdistill.trainer.mixup import SHARE
 from tests.conftest import make_bert, make_byte_tokenizer, make_roberta, make_sentences, make_tokenizer
-from tests.trainer.conftest import GradientRecorder, quiet_arguments
+from tests.trainer.conftest import GradientRecorder, SaveAt, quiet_arguments
 from tests.word_material import make_tagger, make_words
 
 TEXTS, CLASSES = zip(*make_sentences(24), strict=True)
@@ -226,15 +226,15 @@ def main(folder: Path, processes: int) -> None:
         }
     facts["mixtures"] = mixtures(folder, processes)
     facts["evaluations"] = evaluations(folder, processes)
-    saving = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 2}
-    straight, _ = run(folder / "straight", 21, "plain", processes, **saving)
+    straight, _ = run(folder / "straight", 21, "plain", processes, num_train_epochs=2)
+    straight.add_callback(SaveAt(3))
     straight.train()
-    resumed, _ = run(folder / "straight", 21, "plain", processes, **saving)
+    resumed, _ = run(folder / "straight", 21, "plain", processes, num_train_epochs=2)
     resumed.train(resume_from_checkpoint=str(folder / "straight" / "run-21-plain" / "checkpoint-3"))
     pairs = zip(straight.model.parameters(), resumed.model.parameters(), strict=True)
     facts["refusals"] = refusals(folder, processes)
     if (folder / "of one process").is_dir():
-        moved, _ = run(folder / "of one process", 21, "plain", processes, **saving)
+        moved, _ = run(folder / "of one process", 21, "plain", processes, num_train_epochs=2)
         moved.train(resume_from_checkpoint=str(folder / "of one process" / "run-21-plain" / "checkpoint-3"))
         both = zip(moved.model.parameters(), straight.model.parameters(), strict=True)
         facts["resumed on another number"] = float(max((a - b).abs().max() for a, b in both))

@@ -18,6 +18,16 @@ class GradientRecorder(TrainerCallback):
         self.steps.append(torch.cat(grads))
 
 
+class SaveAt(TrainerCallback):
+    """Saves a checkpoint after these steps, in a run that saves at none by itself."""
+
+    def __init__(self, *steps: int) -> None:
+        self.steps = steps
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_save |= state.global_step in self.steps
+
+
 def quiet_arguments(folder: Path, *, kind=TrainingArguments, **options) -> TrainingArguments:
     """SGD, no clipping, no schedule: scale errors show, which Adam would hide."""
     settings = {

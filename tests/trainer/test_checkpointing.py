@@ -20,6 +20,7 @@ from hfdistill import (
 from hfdistill.files import checkpoint as checkpoints
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 from tests.forked import in_child, needs_fork
+from tests.trainer.conftest import SaveAt
 
 DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
 
@@ -128,7 +129,8 @@ def test_c1_killed_at_any_time(straight, tmp_path, seconds):
 )
 @pytest.mark.parametrize("steps", [(2, 3, 4), pytest.param((1, 5), marks=pytest.mark.slow)], ids=str)
 def test_a_checkpoint_within_an_epoch_or_at_its_end_resumes_bit_for_bit(tmp_path, option, steps):
-    whole = build(tmp_path, **option)
+    whole = build(tmp_path, **option, save_strategy="no")
+    whole.add_callback(SaveAt(*steps))
     whole.train()
     for step in steps:
         resumed = build(tmp_path, **option, save_strategy="no")

@@ -235,14 +235,17 @@ def test_peft_student(trainer_class, arguments, tmp_path):
 
 @TRAINERS
 def test_resume_is_exact(trainer_class, arguments):
-    options = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 2, "learning_rate": 1e-3}
+    options = {"save_strategy": "steps", "num_train_epochs": 2, "learning_rate": 1e-3}
     shaky = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
 
-    def script():
-        model = make_bert(2, seed=2, **shaky)
-        return build(trainer_class, arguments, model=model, args=arguments(optim="adamw_torch", **options))
+    def script(save_steps=8):
+        model, args = (
+            make_bert(2, seed=2, **shaky),
+            arguments(**options, save_steps=save_steps, optim="adamw_torch"),
+        )
+        return build(trainer_class, arguments, model=model, args=args)
 
-    straight = script()
+    straight = script(save_steps=2)
     straight.train()
     for step in (2, 4, 6):  # within epoch 1, between the two, within epoch 2
         resumed = script()

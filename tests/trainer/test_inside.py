@@ -23,7 +23,7 @@ from hfdistill import (
     Until,
 )
 from tests.conftest import make_bert, make_dataset, make_tokenizer
-from tests.trainer.conftest import GradientRecorder
+from tests.trainer.conftest import GradientRecorder, SaveAt
 
 
 def wide_teacher():
@@ -115,17 +115,12 @@ def test_projections_are_clipped_apart_from_the_student(build, arguments):
 
 
 def test_projections_resume_bit_for_bit(build, arguments, tmp_path):
-    args = {
-        "save_strategy": "steps",
-        "save_steps": 1,
-        "num_train_epochs": 2,
-        "optim": "adamw_torch",
-        "learning_rate": 1e-3,
-    }
+    args = {"num_train_epochs": 2, "optim": "adamw_torch", "learning_rate": 1e-3}
     straight = build(args=arguments(**args))
+    straight.add_callback(SaveAt(2, 3, 5))
     straight.train()
     for step in (2, 3, 5):
-        resumed = build(args=arguments(**{**args, "save_strategy": "no"}))
+        resumed = build(args=arguments(**args))
         resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{step}"))
         assert torch.equal(flat(resumed.model), flat(straight.model))
         assert torch.equal(flat(resumed.blend), flat(straight.blend))
@@ -181,11 +176,12 @@ def test_stages_in_one_run(build, arguments):
 
 def test_scheduled_values_resume_bit_for_bit(build, arguments, tmp_path):
     objective = Linear(1, 0) * CrossEntropy() + Until(0.5) * HiddenMSE() + KD(temperature=Linear(8, 1))
-    args = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 2, "learning_rate": 0.01}
+    args = {"num_train_epochs": 2, "learning_rate": 0.01}
     straight = build(objective=objective, args=arguments(**args))
+    straight.add_callback(SaveAt(2, 4))
     straight.train()
     for step in (2, 4):
-        resumed = build(objective=objective, args=arguments(**{**args, "save_strategy": "no"}))
+        resumed = build(objective=objective, args=arguments(**args))
         resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{step}"))
         assert torch.equal(flat(resumed.model), flat(straight.model))
 
@@ -264,10 +260,11 @@ def test_buffers_of_a_term_are_resumed(build, arguments, tmp_path):
             self.mean.mul_(0.9).add_(0.1 * teacher.logits.detach().mean(0))
             return (student.logits - teacher.logits + self.mean).square().mean()
 
-    args = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 2, "learning_rate": 0.01}
+    args = {"num_train_epochs": 2, "learning_rate": 0.01}
     straight = build(objective=Centred(), args=arguments(**args))
+    straight.add_callback(SaveAt(3))
     straight.train()
-    resumed = build(objective=Centred(), args=arguments(**{**args, "save_strategy": "no"}))
+    resumed = build(objective=Centred(), args=arguments(**args))
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
     assert torch.equal(flat(resumed.model), flat(straight.model))
 

@@ -23,7 +23,7 @@ from hfdistill.files.checkpoint import CheckpointError
 from hfdistill.network.label_space import LabelSpaceError
 from hfdistill.trainer.streams import Passes, check_measured, settle_stream
 from tests.conftest import make_bert, make_dataset, make_tokenizer
-from tests.trainer.conftest import quiet_arguments
+from tests.trainer.conftest import SaveAt, quiet_arguments
 
 
 def texts(rows=20):
@@ -73,8 +73,9 @@ def test_a_stream_gives_the_weights_of_its_rows(tmp_path, columns):
 def test_a_run_resumes_in_the_middle_of_any_pass(tmp_path, places, accumulation):
     """Five batches a pass: it ends within a window where two are one step."""
     stream = texts().to_iterable_dataset().shuffle(seed=3, buffer_size=7)
-    options = {"save_strategy": "steps", "save_steps": 1, "gradient_accumulation_steps": accumulation}
+    options = {"gradient_accumulation_steps": accumulation}
     straight = build(tmp_path, stream, **options)
+    straight.add_callback(SaveAt(*places))
     straight.train()
     for at in places:
         resumed = build(tmp_path, stream, **options)
@@ -101,9 +102,11 @@ def test_each_pass_has_an_order_of_its_own(tmp_path):
 
 
 def test_a_later_pass_may_begin_anew(tmp_path):
-    stream, options = texts().to_iterable_dataset(), {"save_strategy": "steps", "save_steps": 7}
-    build(tmp_path, stream, **options).train()
-    resumed = build(tmp_path, stream, ignore_data_skip=True, **options)
+    stream = texts().to_iterable_dataset()
+    straight = build(tmp_path, stream)
+    straight.add_callback(SaveAt(7))
+    straight.train()
+    resumed = build(tmp_path, stream, ignore_data_skip=True)
     assert resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-7")).global_step == 12
 
 

@@ -29,6 +29,7 @@ from hfdistill import (
 )
 from tests.conftest import BAD, GOOD, make_bert, make_dataset, make_tokenizer
 from tests.teachers.cache.cached import shards
+from tests.trainer.conftest import SaveAt
 
 DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
 INSIDE = Until(0.5) * (HiddenMSE() + MiniLMv2()) + After(0.5) * (0.5 * CrossEntropy() + 0.5 * KD())
@@ -231,11 +232,14 @@ SAVING = {"save_strategy": "steps", "save_steps": 1, "gradient_accumulation_step
 def test_a_cached_run_resumes_bit_for_bit(tmp_path):
     """With its teacher, without it, and without the cache, as the live one has the same fingerprint."""
     folder, answers = tmp_path / "straight", tmp_path / "answers"
-    options = {**SAVING, "objective": INSIDE, "teacher_cache": answers, "folder": folder}
-    straight = trained(**options)
+    options = {"objective": INSIDE, "teacher_cache": answers, "folder": folder}
+    options |= {"gradient_accumulation_steps": 2}
+    straight = build(**options)
+    straight.add_callback(SaveAt(1, 4))
+    straight.train()
 
     def resumed(step, **changes):
-        trainer = build(**{**options, "save_strategy": "no", **changes})
+        trainer = build(**{**options, **changes})
         trainer.train(resume_from_checkpoint=str(folder / f"checkpoint-{step}"))
         return flat(trainer)
 
@@ -289,10 +293,10 @@ def test_data_without_a_length_is_recorded_as_it_comes(tmp_path):
 
 
 def test_what_was_recorded_as_it_came_resumes_bit_for_bit(tmp_path):
-    saving = {"save_strategy": "steps", "save_steps": 2}
-    straight = streamed(tmp_path / "run", teacher_cache=tmp_path / "answers", **saving)
+    straight = streamed(tmp_path / "run", teacher_cache=tmp_path / "answers")
+    straight.add_callback(SaveAt(4))
     straight.train()
-    resumed = streamed(tmp_path / "run", teacher_cache=tmp_path / "answers", **saving)
+    resumed = streamed(tmp_path / "run", teacher_cache=tmp_path / "answers")
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
     assert torch.equal(flat(resumed), flat(straight))
 
