@@ -14,7 +14,7 @@ import pyarrow as pa
 from torch import Tensor
 
 from hfdistill.data.encode import is_readable
-from hfdistill.data.encodings import has_mark
+from hfdistill.data.encodings import has_mark, suffix_of
 from hfdistill.data.load import text_column, text_columns
 from hfdistill.data.row_files import RowFile, Rows, check_written, names_of, values_of, writing
 from hfdistill.data.table_files import FileOptions
@@ -121,7 +121,7 @@ def predict(
     if taken := [name for name in new.names() if name in columns]:
         raise ValueError(f"{source.name} has the columns {taken} already. Type a prefix for the new ones.")
     counts = Labelled()
-    same = file.layout.delimiter if file.layout and source.suffix == out.suffix else None
+    same = file.layout.delimiter if file.layout and suffix_of(source) == suffix_of(out) else None
     with (
         writing(out, delimiter=same, mark=file.layout is not None and has_mark(source)) as writer,
         Progress("predicting", total=total) as progress,
@@ -176,8 +176,7 @@ class _Columns:
         self.task, self.classes, self.prefix = predictor.task, predictor.classes, prefix
 
     def names(self) -> list[str]:
-        none: list[Tensor | None] = []
-        return list(self.of(none, Labelled()))
+        return list(self.of([], Labelled()))
 
     def of(self, logits: Sequence[Tensor | None], counts: Labelled) -> dict[str, pa.Array]:
         """Return the columns of some rows; what is predicted is counted."""
@@ -191,14 +190,13 @@ class _Columns:
 
     def _single(self, logits: Sequence[Tensor | None], counts: Labelled) -> dict[str, pa.Array]:
         shares = [None if row is None else row.softmax(-1).tolist() for row in logits]
-        best = [None if row is None else max(range(len(row)), key=row.__getitem__) for row in shares]
-        names = [None if place is None else self.classes[place] for place in best]
+        names = [None if row is None else self.classes[row.index(max(row))] for row in shares]
         counts.classes.update(name for name in names if name is not None)
         columns = {
             "prediction": pa.array(names, pa.string()),
-            "probability": _shares([None if row is None else max(row) for row in shares]),
+            "probability": _rounded([None if row is None else max(row) for row in shares]),
         }
-        return columns | (self._each(shares) if len(self.classes) <= MANY else {})
+        return columns | (self._each(shares, "probability") if len(self.classes) <= MANY else {})
 
     def _several(self, logits: Sequence[Tensor | None], counts: Labelled) -> dict[str, pa.Array]:
         shares = [None if row is None else row.sigmoid().tolist() for row in logits]
@@ -207,21 +205,17 @@ class _Columns:
             for row in shares
         ]
         counts.classes.update(name for row in names for name in row or ())
-        return {"prediction": pa.array(names, pa.list_(pa.string())), **self._each(shares)}
-
-    def _each(self, shares: Sequence[list[float] | None]) -> dict[str, pa.Array]:
-        return {
-            f"probability_{name}": _shares([None if row is None else row[place] for row in shares])
-            for place, name in enumerate(self.classes)
-        }
+        prediction = pa.array(names, pa.list_(pa.string()))
+        return {"prediction": prediction, **self._each(shares, "probability")}
 
     def _numbers(self, logits: Sequence[Tensor | None], _: Labelled) -> dict[str, pa.Array]:
-        rows = [None if row is None else row.tolist() for row in logits]
-        several = len(self.classes) > 1
+        columns = self._each([None if row is None else row.tolist() for row in logits], "prediction")
+        return columns if len(columns) > 1 else dict(zip(["prediction"], columns.values(), strict=True))
+
+    def _each(self, rows: Sequence[list[float] | None], title: str) -> dict[str, pa.Array]:
+        """Return a column for each class."""
         return {
-            f"prediction_{name}" if several else "prediction": _shares(
-                [None if row is None else row[place] for row in rows]
-            )
+            f"{title}_{name}": _rounded([None if row is None else row[place] for row in rows])
             for place, name in enumerate(self.classes)
         }
 
@@ -247,5 +241,5 @@ def _best(logits: Tensor) -> tuple[int, float] | None:
     return place, round(float(logits.softmax(-1)[place]), 6)
 
 
-def _shares(values: Sequence[float | None]) -> pa.Array:
+def _rounded(values: Sequence[float | None]) -> pa.Array:
     return pa.array([None if value is None else round(value, 6) for value in values], pa.float64())

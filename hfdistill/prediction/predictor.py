@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig
 
 from hfdistill.data.encode import Encoder, WordEncoder, room_for_text
@@ -152,11 +153,11 @@ class _Torch:
         if self.words:  # a word's label is its number, so that its first token is known by it
             columns["label"] = [list(range(len(row))) for row in columns["tokens"]]
         encoded = encoder(columns, list(range(len(next(iter(columns.values()))))))
-        names = sorted(encoded.keys() & (self.inputs.names | {"attention_mask", "labels"}))
-        rows = [{name: encoded[name][row] for name in names} for row in range(len(encoded["input_ids"]))]
-        for row, numbers in zip(rows, columns.get("label", ()), strict=self.words):
-            row[_WORDS] = numbers
-        return rows
+        names = self.inputs.names | {"attention_mask", "labels"}
+        read = {name: values for name, values in encoded.items() if name in names}
+        if self.words:
+            read[_WORDS] = columns["label"]
+        return [dict(zip(read, row, strict=True)) for row in zip(*read.values(), strict=True)]
 
     def logits(self, rows: Sequence[dict[str, list[int]]], *, batch_size: int) -> list[Tensor]:
         return [answer for some in _batches(rows, batch_size) for answer in self._answer(some)]
@@ -194,7 +195,8 @@ class _Exported:
             self.model = StagedModel(path) if path.name.startswith(STAGES) else OnnxModel(path)
         self.tokenizer = Tokenizer.from_file(str(path.parent / "tokenizer.json"))
         padding = self.tokenizer.padding or {}
-        self.pad_id, self.left = padding.get("pad_id", 0), padding.get("direction") == "left"
+        self.fill = {"input_ids": padding.get("pad_id", 0), "attention_mask": 0, "token_type_ids": 0}
+        self.side = padding.get("direction", "right")
         self.tokenizer.no_padding()
         cut = (self.tokenizer.truncation or {}).get("max_length")
         if max_length is not None and (cut is None or max_length < cut):
@@ -205,7 +207,9 @@ class _Exported:
         if "text_pair" in texts:
             inputs = list(zip(inputs, texts["text_pair"], strict=True))
         encodings = self.tokenizer.encode_batch(inputs)
-        return [{"input_ids": e.ids, "token_type_ids": e.type_ids} for e in encodings]
+        columns = ((e.ids, e.attention_mask, e.type_ids) for e in encodings)
+        no_token = [[value] for value in self.fill.values()]  # read as one place of padding
+        return [dict(zip(self.fill, own if own[0] else no_token, strict=True)) for own in columns]
 
     def logits(self, rows: Sequence[dict[str, list[int]]], *, batch_size: int) -> list[Tensor]:
         batches = map(self._padded, _batches(rows, batch_size))
@@ -215,16 +219,15 @@ class _Exported:
 
     def _padded(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, Tensor]:
         """Return rows as a batch."""
-        longest = max(1, *(len(row["input_ids"]) for row in rows))
-        ids, types, mask = (torch.zeros(len(rows), longest, dtype=torch.long) for _ in range(3))
-        ids.fill_(self.pad_id)
-        for place, row in enumerate(rows):
-            start = longest - len(row["input_ids"]) if self.left else 0
-            span = slice(start, start + len(row["input_ids"]))
-            ids[place, span] = torch.tensor(row["input_ids"])
-            types[place, span] = torch.tensor(row["token_type_ids"])
-            mask[place, span] = 1
-        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        return {
+            name: pad_sequence(
+                [torch.tensor(row[name]) for row in rows],
+                batch_first=True,
+                padding_value=value,
+                padding_side=self.side,
+            )
+            for name, value in self.fill.items()
+        }
 
 
 def _batches(rows: Sequence[dict[str, list[int]]], size: int) -> Iterator[Sequence[dict[str, list[int]]]]:

@@ -50,15 +50,14 @@ class TeacherAsModel(nn.Module):
                 f"{self.name_or_path} does not name its classes. Give it a config with id2label, or measure "
                 "its models one by one."
             )
-        self.tokenizer: Any = parts[0].tokenizer
-        for part in parts[1:]:
-            one, other = self.tokenizer, part.tokenizer
-            if (one is None) != (other is None) or (one is not None and difference(one, other) is not None):
+        one: Any = parts[0].tokenizer
+        for other in (part.tokenizer for part in parts):
+            if (one is None) != (other is None) or difference(one, other) is not None:
                 raise ValueError(
                     f"The parts of this {self.name_or_path} read different tokens, and measure gives each "
                     "model one kind. Measure its parts one by one."
                 )
-        self.teacher, self.config = teacher, teacher.config
+        self.teacher, self.config, self.tokenizer = teacher, teacher.config, one
 
     @property
     def device(self) -> torch.device:

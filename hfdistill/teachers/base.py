@@ -303,13 +303,12 @@ def assign_column_prefixes(teacher: Teacher, tokenizer: Any) -> dict[str, list[T
         part.bind_tokenizer(part.tokenizer if other else tokenizer)
         if not other:
             continue
-        group = next((g for g in groups if difference(g[0].tokenizer, part.tokenizer) is None), None)
-        if group is None:
-            groups.append([part])
-        else:
-            group.append(part)
-    named = {PREFIX: groups[0]} if groups and len(teacher.parts()) == 1 else {}
-    named = named or {f"teacher{i}_": group for i, group in enumerate(groups)}
+        group = next((g for g in groups if difference(g[0].tokenizer, part.tokenizer) is None), [])
+        if not group:
+            groups.append(group)
+        group.append(part)
+    alone = len(teacher.parts()) == 1
+    named = {PREFIX if alone else f"teacher{i}_": group for i, group in enumerate(groups)}
     for prefix, group in named.items():
         for part in group:
             part.prefix = prefix

@@ -78,6 +78,10 @@ class Ensemble(TeacherOfSeveral):
         features: str | int | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(members, (str, Path)):
+            raise ValueError(
+                f"An Ensemble has several members, found {members!r}. Type Ensemble([one, another])."
+            )
         sources = list(members.values()) if isinstance(members, Mapping) else list(members)
         self.names = (
             list(members) if isinstance(members, Mapping) else [_name(m, i) for i, m in enumerate(sources)]
@@ -252,13 +256,14 @@ def _checked_weights(weights: Any, members: int) -> list[float] | Weighing:
                 "more, numbers, or None for equal weights."
             )
         return weights  # type: ignore[return-value]
-    numbers = [float(weight) for weight in weights]
-    fine = len(numbers) == members and all(0 <= w < math.inf for w in numbers) and sum(numbers) > 0
-    if not fine:
+    fine = isinstance(weights, Sequence) and len(weights) == members
+    if not (
+        fine and all(isinstance(w, (int, float)) and 0 <= w < math.inf for w in weights) and any(weights)
+    ):
         raise ValueError(
-            f"weights={list(weights)!r} for {members} members: give one number from 0 up for each, not all 0."
+            f"weights={weights!r} for {members} members: give one number from 0 up for each, not all 0."
         )
-    return [weight / sum(numbers) for weight in numbers]
+    return [weight / sum(weights) for weight in weights]
 
 
 def _entropies(logits: Tensor, task: tasks.TaskKind) -> Tensor:

@@ -1,6 +1,7 @@
 """Files of rows with a student's predictions beside them."""
 
 import csv
+import gzip
 import json
 from pathlib import Path
 
@@ -87,6 +88,15 @@ def test_a_csv_of_excel_is_written_so_that_excel_reads_it(folder, here):
         predict(folder / "student", f"{name}_out.csv", "again.csv", prefix="again_")
     predict(folder / "student", "a.csv", "a.jsonl")
     assert Path("a.jsonl").read_bytes().startswith(b'{"text"')
+
+
+def test_a_csv_keeps_its_delimiter_packed_or_in_capitals(folder, here):
+    rows = b"text;note\ngood film;a,b\n"
+    (here / "rows.CSV").write_bytes(rows)
+    (here / "packed.csv.gz").write_bytes(gzip.compress(rows))
+    for name in ("rows.CSV", "packed.csv.gz"):
+        predict(folder / "student", name, "out.csv")
+        assert (here / "out.csv").read_text().splitlines()[0].startswith("text;note;prediction;")
 
 
 def test_rows_come_out_the_same_however_many_are_held(folder, here, monkeypatch):

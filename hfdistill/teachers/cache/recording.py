@@ -156,11 +156,10 @@ def record_stream(
     *,
     tokens_per_batch: int = 8192,
     budget_mb: float = 1000.0,
-    progress: Shown = "bar",
 ) -> None:
     """Record the missing rows of a stream, one window after the other."""
     size, left = 0.0, iter(rows)
-    with Progress(_WORK, show=progress, leave=True) as bar:
+    with Progress(_WORK, show="bar", leave=True) as bar:
         while window := list(islice(left, ROWS_PER_WINDOW)):
             below = size <= budget_mb * 1e6
             size += record_missing(
@@ -196,11 +195,11 @@ def _longest_first(rows: Ints, keys: NDArray[np.uint8], lengths: Ints) -> Ints:
 
 @dataclass(eq=False)
 class _Chunk:
-    """The rows of one shard in batches for the teacher, and how many had no answer at first."""
+    """The rows of one shard with their keys, in batches for the teacher; `new` had no answer at first."""
 
     name: str
     keys: NDArray[np.uint8]
-    batches: list[Ints]
+    batches: list[tuple[Ints, NDArray[np.uint8]]]
     new: int = 0
 
 
@@ -232,11 +231,9 @@ def _answer(
     """Ask about the rows of a chunk, publish the answers, also those before an error, and count them."""
     asked = 0
     shards: list[dict[str, torch.Tensor]] = []
-    pace, start = _Pace(store, chunk.name), 0
+    pace = _Pace(store, chunk.name)
     try:
-        for rows in chunk.batches:
-            keys = chunk.keys[start : start + len(rows)]
-            start += len(rows)
+        for rows, keys in chunk.batches:
             missing = cached.missing(keys)
             if not missing.any():
                 continue
@@ -323,13 +320,13 @@ def _chunks(
     chunks, batches, size = [], [], 0.0
     start, held = 0, 0
     while start < len(rows):
-        stop = start + (batch_rows or max(1, tokens_per_batch // max(1, int(lengths[rows[start]]))))
-        batches.append(rows[start : min(stop, start + ROWS_PER_SHARD)])
-        start += len(batches[-1])
-        held += len(batches[-1])
-        size += _bytes(store, lengths[batches[-1]])
+        count = batch_rows or max(1, tokens_per_batch // max(1, int(lengths[rows[start]])))
+        batch = rows[start : start + min(count, ROWS_PER_SHARD)]
+        batches.append((batch, keys[batch]))
+        start, held = start + len(batch), held + len(batch)
+        size += _bytes(store, lengths[batch])
         if held >= most or size >= SHARD_BYTES or start == len(rows):
-            own = keys[np.concatenate(batches)]
+            own = np.concatenate([part for _, part in batches])
             chunks.append(_Chunk(chunk_of(own), own, batches))
             batches, size, held = [], 0.0, 0
     return chunks

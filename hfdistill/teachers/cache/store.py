@@ -145,8 +145,9 @@ class Store:
             tensors = self._checked(content, sha256=sha256)
             size = tensors[LOGITS].nbytes
             held = self._bytes_held + size <= BYTES_IN_MEMORY
+            start = self._starts[-1] + self._shards[-1].rows if self._shards else 0
             self._shards.append(self._shard(tensors, file=(path, content), held=held))
-            self._starts.append(self._starts[-1] + self._shards[-2].rows if self._starts else 0)
+            self._starts.append(start)
             self._bytes_held += size if held else 0
             return tensors[KEYS].numpy()
         except _UnsoundError as error:

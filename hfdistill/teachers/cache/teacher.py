@@ -168,8 +168,8 @@ class CachedTeacher(Teacher):
         if self.teacher is not None:
             return self.teacher.inputs()
         facts = self._facts()
-        names = {self.prefix + name for name in facts["accepts"] or OWN_COLUMNS}
-        names = names if self.prefix else set(facts["inputs"])
+        own = {self.prefix + name for name in facts["accepts"] or OWN_COLUMNS}
+        names = own if self.prefix else set(facts["inputs"])
         typed = reads_token_types(self.config, self.tokenizer, padded_by=self._rows_of)
         return frozenset(names if typed else names - {self.prefix + TOKEN_TYPES})
 
@@ -418,9 +418,8 @@ class CachedTeacher(Teacher):
     @property
     def accepts(self) -> Collection[str] | None:
         """Names of the columns that have a part in the answer; None where any may have."""
-        recorded: list[str] | None = None if self.store is None else self._facts()["accepts"]
-        if self.store is not None and (recorded is None or self.teacher is None):
-            return recorded
+        if self.store is not None and (self.teacher is None or self._facts()["accepts"] is None):
+            return self._facts()["accepts"]
         return None if self.teacher is None else accepted(self.teacher)
 
     def _inputs(self, batch: Batch) -> Batch:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from hfdistill.data.data_kinds import refuse_stream
 from hfdistill.data.encode import is_readable
 from hfdistill.data.in_memory import as_rows
 from hfdistill.network.label_space import short
@@ -96,12 +97,13 @@ def texts_of(rows: Any) -> list[Any]:
     Rows have a column `text`; they are pairs where there is a column `text_pair`, too.
 
     Raises:
-        TypeError: for one string, and for rows of anything else than strings or pairs.
+        TypeError: for one string, a stream, and rows of anything else than strings or pairs.
         ValueError: for rows without a column `text`.
     """
     rows = as_rows(rows)
     if isinstance(rows, str):
         raise TypeError("One string is not a list of texts: its letters would be asked about. Type [text].")
+    refuse_stream(rows, "A teacher of texts", why="is asked about all rows at once")
     if hasattr(rows, "column_names"):
         need_column(rows, "text", "The data")
         texts = list(rows["text"][:])

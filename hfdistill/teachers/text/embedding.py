@@ -22,7 +22,8 @@ from hfdistill.teachers.text.codec import columns_of
 
 Dtype = str | torch.dtype | None
 Pooling = Literal["mean", "cls", "last"]
-_LIMIT = 1_000_000
+_LIMIT = 1_000_000  # bytes of a file of settings
+_UNLIMITED = 1_000_000  # tokens: a tokenizer without a limit says 10³⁰
 _POOLINGS: dict[str, Pooling] = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "cls",
@@ -72,6 +73,8 @@ class Embedder(nn.Module):
         batch_tokens: int = 4096,
     ) -> None:
         super().__init__()
+        if pooling not in (None, *_POOLINGS.values()):
+            raise ValueError(f"pooling is {pooling!r}, which is unknown. Type 'mean', 'cls' or 'last'.")
         facts: dict[str, Any] = {}
         dtype = as_dtype(dtype)
         if isinstance(source, (str, Path)):
@@ -108,15 +111,16 @@ class Embedder(nn.Module):
             vectors[rows] = self._embedded([ids[row] for row in rows])
         return vectors
 
+    @property
+    def _cut(self) -> int | None:
+        """The tokens that a text is cut to; None for a tokenizer and a model without a limit."""
+        return self.max_length if self.max_length < _UNLIMITED else None
+
     def _ids(self, texts: Sequence[Any]) -> list[list[int]]:
         if not len(texts):
             return []
-        limit = self.max_length if self.max_length < _LIMIT else None
-        read = self.tokenizer(
-            *columns_of(texts), truncation=limit is not None, max_length=limit, verbose=False
-        )
-        ids: list[list[int]] = read["input_ids"]
-        return ids
+        options = {"truncation": self._cut is not None, "max_length": self._cut, "verbose": False}
+        return list(self.tokenizer(*columns_of(texts), **options)["input_ids"])
 
     def _embedded(self, ids: list[list[int]]) -> Tensor:
         width, device = max(map(len, ids)), self.model.device
@@ -145,11 +149,10 @@ class Embedder(nn.Module):
         ]
         pooling = {name: own == self.pooling for name, own in _POOLINGS.items()}
         pooling["word_embedding_dimension"] = self.model.config.hidden_size
-        limit = self.max_length if self.max_length < _LIMIT else None
         written = {
             "modules.json": modules,
             "1_Pooling/config.json": pooling,
-            "sentence_bert_config.json": {"max_seq_length": limit, "do_lower_case": False},
+            "sentence_bert_config.json": {"max_seq_length": self._cut, "do_lower_case": False},
         }
         for name, content in written.items():
             write_json(folder / name, content)

@@ -126,13 +126,10 @@ class _Walk:
         self._write("named", str(getattr(value, "__module__", "")), name)
         if isinstance(value, type) and _own(value, self.package):
             self._add_all("bases", *value.__bases__)
-            for member, part in sorted(vars(value).items()):
-                if isinstance(part, (types.FunctionType, *_PLAIN)) and member not in (
-                    "__module__",
-                    "__doc__",
-                ):
-                    self._write("member", member)
-                    self.add(part)
+            parts = {n: p for n, p in vars(value).items() if isinstance(p, (types.FunctionType, *_PLAIN))}
+            for member in sorted(parts.keys() - {"__module__", "__doc__"}):
+                self._write("member", member)
+                self.add(parts[member])
 
     def _add_object(self, value: Any) -> None:
         """Add an object by its class and what it holds, without addresses: a process draws them anew."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ class PromptedClassifier(nn.Module):
         self._room = room_for(model.config, tokenizer) - max(map(len, self.names))
         self.prefix = self._common_prefix() if cache_prefix and self._whole else []
         self._prior: Tensor | None = None
+        self._held: tuple[Any, list[tuple[Tensor, Tensor]]] | None = None
 
     def forward(self, texts: list[Any]) -> Tensor:
         """Return logits (N, C): mean log-likelihoods of the names, less those after content-free texts."""
@@ -86,8 +88,7 @@ class PromptedClassifier(nn.Module):
     def _name_ids(self, name: str) -> list[int]:
         """Return the tokens of a name as it follows the prompt."""
         spaced = not self.chat and not self.prompt[-1:].isspace()
-        ids: list[int] = self.tokenizer(f" {name}" if spaced else name, add_special_tokens=False)["input_ids"]
-        return ids
+        return list(self.tokenizer(f" {name}" if spaced else name, add_special_tokens=False)["input_ids"])
 
     def prompt_ids(self, text: Any) -> list[int]:
         """Return the tokens of the prompt with a text in it; a text that is too long is cut at its end."""
@@ -109,11 +110,9 @@ class PromptedClassifier(nn.Module):
 
     def _ids(self, text: Any) -> list[int]:
         first, second = (text, "") if isinstance(text, str) else text
-        filled = self.prompt.replace("{classes}", self._listed)
-        before, after = filled.split("{text}")
-        parts = [part.replace("{text_pair}", second) for part in (before, after)]
-        content = parts[0] + first + parts[1]  # a text that holds {text} itself stays as it is
-        ids: list[int]
+        parts = self.prompt.replace("{classes}", self._listed).split("{text}")
+        before, after = (part.replace("{text_pair}", second) for part in parts)
+        content = before + first + after  # a text that holds {text} itself stays as it is
         if not self.chat:
             ids = list(self.tokenizer(content)["input_ids"])
             return ids[:-1] if ids and ids[-1] == self.tokenizer.eos_token_id else ids  # it goes on
@@ -121,17 +120,14 @@ class PromptedClassifier(nn.Module):
         if self.system is not None:
             messages.insert(0, {"role": "system", "content": self.system})
         written = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        ids = self.tokenizer(written, add_special_tokens=False)["input_ids"]
-        return ids
+        return list(self.tokenizer(written, add_special_tokens=False)["input_ids"])
 
     def _common_prefix(self) -> list[int]:
         """Return the tokens before the text, which all texts share; one fewer than agree, to be safe."""
         pairs = "{text_pair}" in self.prompt
         one, other = (self._ids((probe, probe) if pairs else probe) for probe in ("Zebra", "7 apples"))
-        same = 0
-        while same < min(len(one), len(other)) and one[same] == other[same]:
-            same += 1
-        return one[: max(0, same - 1)]
+        same = list(takewhile(lambda both: both[0] == both[1], zip(one, other, strict=False)))
+        return one[: max(0, len(same) - 1)]
 
     # ---- scores ----
 
@@ -204,13 +200,12 @@ class PromptedClassifier(nn.Module):
     def _prefix_states(self, rows: int) -> Any:
         """Return the keys and values of the prefix, which is run once, repeated for each row."""
         tokens = torch.tensor([self.prefix], device=self.model.device)
-        held = getattr(self, "_held", None)
-        if held is None or held[0] != self.model.device:
+        if self._held is None or self._held[0] != self.model.device:
             past = DynamicCache(config=self.model.config)
             self._run(tokens, torch.ones_like(tokens), past)
-            self._held = held = (self.model.device, [(layer.keys, layer.values) for layer in past.layers])
+            self._held = self.model.device, [(layer.keys, layer.values) for layer in past.layers]
         fresh = DynamicCache(config=self.model.config)
-        for number, (keys, values) in enumerate(held[1]):
+        for number, (keys, values) in enumerate(self._held[1]):
             fresh.update(keys.expand(rows, *keys.shape[1:]), values.expand(rows, *values.shape[1:]), number)
         return fresh
 
@@ -223,8 +218,15 @@ class PromptedClassifier(nn.Module):
 def _written(classes: Classes | None) -> dict[str, str]:
     """Return the text that the model is to write for each class: its name, or its description."""
     described = read_classes(classes)
-    plain = not isinstance(classes, Mapping)
-    return {name: name if plain else texts[0] for name, texts in described.items()}
+    if not isinstance(classes, Mapping):
+        return {name: name for name in described}
+    several = [name for name, texts in described.items() if len(texts) > 1]
+    if several:
+        raise ValueError(
+            f"The class {short(several[0])} has {len(described[several[0]])} descriptions, and prompted asks "
+            "how likely one is. Keep one of them."
+        )
+    return {name: texts[0] for name, texts in described.items()}
 
 
 def prompted(

@@ -30,7 +30,7 @@ from hfdistill.teachers.cache.shard import joined
 from hfdistill.teachers.cache.teacher import CHECKED_ROWS, CachedTeacher
 from hfdistill.teachers.text.calibration import Calibration, fit_calibration, label_ids
 from hfdistill.teachers.text.codec import TextCodec, Texts, columns_of, decode_rows, need_column, texts_of
-from hfdistill.teachers.text.identity import UnknownIdentityError, identity_of_function
+from hfdistill.teachers.text.identity import identity_of_function
 from hfdistill.teachers.text.labelled_rows import read_labelled
 from hfdistill.teachers.text.values import AnswerError, AnswerReader, Kind
 
@@ -251,7 +251,8 @@ class TextTeacher(TextAnswers):
         classes = getattr(answer, "classes", columns or None) if classes is None else classes
         classes = _named_classes(answer, classes)
         reader = AnswerReader(classes, kind=kind, multi_label=multi_label, columns=columns)
-        asked = AskedFunction(answer, reader, identity=_identity(answer, name))
+        identity = identity_of_function(answer) if name is None else f"named {name}"
+        asked = AskedFunction(answer, reader, identity=identity)
         super().__init__(Path(cache) if cache is not None else default_cache(), teacher=asked)
         self.asked, self.named, self.tokenizer, self.reader = asked, name, asked.tokenizer, reader
         self.label = name or str(
@@ -401,15 +402,6 @@ def _columns_of(answer: Any) -> list[str]:
     columns = getattr(getattr(answer, "__self__", None), "classes_", ())
     listed = list(columns.tolist() if hasattr(columns, "tolist") else columns)
     return listed if all(isinstance(name, str) for name in listed) else []
-
-
-def _identity(answer: Answer, name: str | None) -> str:
-    if name is not None:
-        return f"named {name}"
-    try:
-        return identity_of_function(answer)
-    except UnknownIdentityError as error:
-        raise ValueError(str(error)) from error
 
 
 def _labelled(rows: Any, classes: Sequence[str]) -> tuple[list[Any], list[Any]]:

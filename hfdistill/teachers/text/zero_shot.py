@@ -65,30 +65,20 @@ class ZeroShotClassifier(nn.Module):
         """Return logits (N, C); see `zero_shot`."""
         if texts and not isinstance(texts[0], str):
             raise ValueError("zero_shot reads one text a row, and these are pairs. Join them to one text.")
-        sentences = [
-            (template, name, text)
-            for template in self.templates
-            for name, described in self._described.items()
-            for text in described
-        ]
-        pairs = [(text, template.replace("{}", name)) for text in texts for template, _, name in sentences]
-        scores = self._scored(pairs).view(len(texts), len(sentences), 2)
-        answers = []
-        for template in self.templates:
-            columns = []
-            for name in self.classes:
-                own = [i for i, (of, label, _) in enumerate(sentences) if (of, label) == (template, name)]
-                columns.append(scores[:, own].mean(1))
-            answers.append(torch.stack(columns, 1))  # (N, C, 2): against, for
-        each = torch.stack(answers)  # (templates, N, C, 2)
-        if self.multi_label:
-            sides = each[..., 1] - each[..., 0]
-            if len(each) == 1:
-                return sides[0]
-            yes = nn.functional.logsigmoid(sides).logsumexp(0)
-            return yes - nn.functional.logsigmoid(-sides).logsumexp(0)
-        logits = each[..., 1]
-        return logits[0] if len(each) == 1 else logits.log_softmax(-1).logsumexp(0)
+        asked = [(template, own) for template in self.templates for own in self._described.values()]
+        sentences = [template.replace("{}", name) for template, own in asked for name in own]
+        scores = self._scored([(text, sentence) for text in texts for sentence in sentences])
+        of_each = scores.view(len(texts), len(sentences), 2).split([len(own) for _, own in asked], dim=1)
+        means = torch.stack([own.mean(1) for own in of_each])  # (templates * C, N, 2)
+        means = means.view(len(self.templates), len(self.classes), len(texts), 2).transpose(1, 2)
+        against, entailed = means.unbind(-1)
+        if not self.multi_label:  # (templates, N, C) each
+            return entailed[0] if len(entailed) == 1 else entailed.log_softmax(-1).logsumexp(0)
+        sides = entailed - against
+        if len(sides) == 1:
+            return sides[0]
+        yes = nn.functional.logsigmoid(sides).logsumexp(0)
+        return yes - nn.functional.logsigmoid(-sides).logsumexp(0)
 
     def _scored(self, pairs: list[tuple[str, str]]) -> Tensor:
         """Return (pairs, 2): the logits against and for entailment."""

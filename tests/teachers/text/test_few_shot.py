@@ -209,6 +209,10 @@ def test_pooling_by_the_last_real_token_whatever_the_batch(encoder):
         hidden = encoder(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
         torch.testing.assert_close(vector, F.normalize(hidden[-1], dim=0), atol=1e-5, rtol=0)
     assert embedder([]).shape == (0, 16)
+    with pytest.raises(
+        ValueError, match=r"pooling is 'max', which is unknown\. Type 'mean', 'cls' or 'last'"
+    ):
+        Embedder(encoder, tokenizer=tokenizer, pooling="max")
     with pytest.raises(ValueError, match=r"object \(BertModel\) and came without what reads its text"):
         Embedder(encoder)
 

@@ -143,6 +143,8 @@ def test_it_teaches_and_what_it_is_has_a_part_in_its_fingerprint(tmp_path):
 
 def test_mistakes_are_told():
     model, tokenizer = language_model("gpt2"), read_bytes()
+    with pytest.raises(ValueError, match=r"class 'a' has 2 descriptions, .* Keep one of them"):
+        PromptedClassifier(model, tokenizer, PROMPT, {"a": ["one", "two"], "b": "three"})
     with pytest.raises(ValueError, match="no single place for the text"):
         PromptedClassifier(model, tokenizer, "Is it good?", CLASSES)
     with pytest.raises(ValueError, match="the same tokens"):

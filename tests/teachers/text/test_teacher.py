@@ -426,6 +426,10 @@ def test_texts_are_asked_about_and_no_names_of_columns(tmp_path):
         ([{"text": "a"}], "neither a"),
         ([("a", 1)], "nor"),
         (["a", None], "None is neither"),
+        (
+            Dataset.from_dict({"text": ["a"]}).to_iterable_dataset(),
+            "asked about all rows at once, and found a st",
+        ),
         (["a", "\ud800"], "'.ud800' is neither"),
         (Dataset.from_dict({"text": ["a", None]}), "None is neither"),
         (Dataset.from_dict({"text": ["a"], "text_pair": [None]}), r"\('a', None\) is neither"),
