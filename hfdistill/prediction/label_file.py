@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
@@ -153,7 +155,9 @@ def _predicted(
         for role, name in reader.items()
     }
     if "tokens" in columns:
-        columns["tokens"] = [v.split() if isinstance(v, str) else v for v in columns["tokens"]]
+        columns["tokens"] = [
+            _words(value) if isinstance(value, str) else value for value in columns["tokens"]
+        ]
     whole = [all(map(_is_text, row)) for row in zip(*columns.values(), strict=True)]
     texts: Texts = {role: list(compress(values, whole)) for role, values in columns.items()}
     logits = iter(predictor.predict(texts) if any(whole) else ())
@@ -162,11 +166,19 @@ def _predicted(
     return [next(logits) if here else None for here in whole]
 
 
+def _words(text: str) -> list[str]:
+    """Return the words of a text: a list in JSON, as `predict` writes it in a csv, or parted by spaces."""
+    with suppress(ValueError, RecursionError):
+        words = json.loads(text)
+        if isinstance(words, list) and all(isinstance(word, str) for word in words):
+            return words
+    return text.split()
+
+
 def _is_text(value: Any) -> bool:
     """Whether a value is a text, or a list of words, that can be read."""
-    if isinstance(value, list):
-        return bool(value) and all(map(_is_text, value))
-    return is_readable(value) and bool(value.strip())
+    parts = value if isinstance(value, list) else [value]
+    return all(map(is_readable, parts)) and any(part.strip() for part in parts)
 
 
 class _Columns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,20 +112,19 @@ def load_predictor(
 
 def _names(config: Any, label_names: Sequence[str] | None) -> list[str]:
     names = class_names(config)
-    twice = sorted({name for name in label_names or names if (label_names or names).count(name) > 1})
+    given = names if label_names is None else list(label_names)
+    twice = sorted(name for name, times in Counter(given).items() if times > 1)
     if twice:
         raise ValueError(
             f"Several of the student's classes are called {twice[0]!r}, so nothing would tell their "
             f"predictions apart. Name each of the {len(names)} in the order of its number: label_names="
         )
-    if label_names is None:
-        return names
-    if len(label_names) != len(names):
+    if len(given) != len(names):
         raise ValueError(
             f"The student has {len(names)} classes ({', '.join(names[:8])}), and label_names names "
-            f"{len(label_names)}: {', '.join(label_names)}. Name each one, in the order of its numbers."
+            f"{len(given)}: {', '.join(given)}. Name each one, in the order of its numbers."
         )
-    return list(label_names)
+    return given
 
 
 def _exported_file(student: Path) -> Path | None:

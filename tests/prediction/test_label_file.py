@@ -193,6 +193,21 @@ def test_words(folder, here):
     assert labelled[4]["prediction"] is None
 
 
+def test_words_of_a_csv_that_was_written_here_are_the_same_words(folder, here):
+    rows = [{"tokens": ["good", "film", ","]}, {"tokens": ["good", "", "film"]}, {"tokens": [" "]}]
+    (here / "words.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    counts = predict(folder / "words", "words.jsonl", "labelled.csv")
+    assert counts.without_text == 1
+    before = read_csv("labelled.csv")
+    predict(folder / "words", "labelled.csv", "again.csv", prefix="new_")
+    assert [row["new_prediction"] for row in read_csv("again.csv")] == [row["prediction"] for row in before]
+    assert [label is None for label in json.loads(before[1]["prediction"])] == [False, True, False]
+    (here / "plain.csv").write_text("tokens\ngood film\n[1] 2\n[1]\n")
+    predict(folder / "words", "plain.csv", "plain.jsonl")
+    lines = (here / "plain.jsonl").read_text().splitlines()
+    assert [len(json.loads(line)["prediction"]) for line in lines] == [2, 2, 1]
+
+
 def test_a_column_of_words_that_is_not_there_is_refused(folder, here):
     (here / "words.jsonl").write_text(json.dumps({"words": ["good", "film"]}))
     with pytest.raises(ValueError, match=r"no column 'wrods', found \['words'\]\. Did you mean text='words'"):

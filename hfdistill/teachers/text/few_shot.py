@@ -104,9 +104,8 @@ class FewShotClassifier(nn.Module):
         self.encoder.save(folder / "encoder")
         tensors = {"weight": self.weight.cpu().contiguous(), "bias": self.bias.cpu().contiguous()}
         if keys:
-            tensors["keys"] = torch.from_numpy(
-                np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1).copy()
-            )
+            joined = bytearray(b"".join(keys))
+            tensors["keys"] = torch.frombuffer(joined, dtype=torch.uint8).view(len(keys), -1)
             tensors["seen"] = torch.stack([self.seen[key] for key in keys])
         save_file(tensors, folder / WEIGHTS)
         write_json(folder / FACTS, {"classes": self.classes})

@@ -31,11 +31,12 @@ CONTENT_FREE = ("N/A", "", "[MASK]")
 class PromptedClassifier(nn.Module):
     """Scores each class by the likelihood of its name after a prompt that holds the text; see `prompted`.
 
-    `pad` batches rows of different lengths, padded on the left; `batch_tokens` are those of a forward pass,
-    padded.
+    `pad` batches rows of different lengths, padded on the left.
     """
 
     batch_size = 32
+    batch_tokens = 4096
+    """Padded tokens of a forward pass."""
 
     def __init__(
         self,
@@ -49,7 +50,6 @@ class PromptedClassifier(nn.Module):
         content_free: Sequence[str] = CONTENT_FREE,
         cache_prefix: bool = True,
         pad: bool = True,
-        batch_tokens: int = 4096,
     ) -> None:
         super().__init__()
         written = _written(classes)
@@ -61,7 +61,7 @@ class PromptedClassifier(nn.Module):
         self.model, self.tokenizer = model.requires_grad_(False).eval(), tokenizer
         self.classes, self.prompt, self.system = list(written), prompt, system
         self.chat = bool(getattr(tokenizer, "chat_template", None)) if chat is None else chat
-        self.content_free, self.batch_tokens = tuple(content_free), batch_tokens
+        self.content_free = tuple(content_free)
         self._accepts = accepted_inputs(model)
         self.label = f"prompted {public_name(model.name_or_path or type(model).__name__)}"
         layers = DynamicCache(config=model.config).layers

@@ -27,6 +27,8 @@ class ZeroShotClassifier(nn.Module):
     """Asks an NLI model whether a text entails "This example is about refunds."; see `zero_shot`."""
 
     batch_size = 16
+    batch_tokens = 8192
+    """Padded tokens of a forward pass."""
 
     def __init__(
         self,
@@ -36,12 +38,11 @@ class ZeroShotClassifier(nn.Module):
         *,
         templates: Sequence[str] = (TEMPLATE,),
         multi_label: bool = False,
-        batch_tokens: int = 8192,
     ) -> None:
         super().__init__()
         described = read_classes(classes, at_least=1 if multi_label else 2)
         self.model, self.tokenizer = model.requires_grad_(False).eval(), tokenizer
-        self.classes, self.multi_label, self.batch_tokens = list(described), multi_label, batch_tokens
+        self.classes, self.multi_label = list(described), multi_label
         self.templates, self._described = list(templates), described
         self.label = f"zero-shot {public_name(model.name_or_path or type(model).__name__)}"
         name_padding(model, tokenizer)
