@@ -108,25 +108,25 @@ def _answer_columns(
     path: Path,
 ) -> tuple[_Columns, Kind | None]:
     """Return the columns of the answer, and the kind of answer that their names tell."""
-    folded = {name.strip().casefold(): name for name in names}
+    folded = {folded_name(name): name for name in names}
     listed = _listed(answer)
     if len(listed) > 1:
-        of_classes = classes is not None and {n.casefold() for n in listed} == {n.casefold() for n in classes}
+        of_classes = classes is not None and set(map(folded_name, listed)) == set(map(folded_name, classes))
         return (_Columns(listed, listed), None) if of_classes else (_Columns(listed), "labels")
     confidence = confidence or next((folded[name] for name in CONFIDENCES if name in folded), None)
     if listed:
-        kind = KINDS.get(listed[0].strip().casefold())
-        named = listed[0].strip().casefold() in LABELS or confidence is not None
-        return _Columns(listed, confidence=None if kind else confidence), kind or (
-            "labels" if named else None
-        )
+        kind = KINDS.get(folded_name(listed[0]))
+        if kind:
+            return _Columns(listed), kind
+        named = folded_name(listed[0]) in LABELS or confidence is not None
+        return _Columns(listed, confidence=confidence), "labels" if named else None
     usual = [folded[name] for name in KINDS if name in folded]
     if len(usual) > 1:
         raise AnswerError(f"{path.name} has the answers {usual}. Say which to take: answer={usual[0]!r}.")
     if usual:
-        return _Columns(usual), KINDS[usual[0].strip().casefold()]
+        return _Columns(usual), KINDS[folded_name(usual[0])]
     if classes is not None and _has_columns_of(classes, names):
-        own = [folded[name.strip().casefold()] for name in classes]
+        own = [folded[folded_name(name)] for name in classes]
         return _Columns(own, list(classes)), None
     labels = [folded[name] for name in LABELS if name in folded]
     if labels:
@@ -139,7 +139,7 @@ def _answer_columns(
 
 def _has_columns_of(classes: Sequence[str], names: Sequence[str]) -> bool:
     """Whether each class has a column of its name."""
-    return {folded_name(name) for name in classes} <= {folded_name(name) for name in names}
+    return set(map(folded_name, classes)) <= set(map(folded_name, names))
 
 
 def _answer(row: Mapping[str, Any], columns: _Columns, where: str, kind: Kind | None) -> Any:
@@ -193,10 +193,10 @@ def _tokens(value: Any, classes: Sequence[str], where: str) -> Any:
         value = {part["token"]: part["logprob"] for part in reversed(value)}  # the likeliest wins
     if not isinstance(value, Mapping):
         return value
-    names = {name.strip().casefold() for name in classes}
+    names = set(map(folded_name, classes))
     known: dict[str, Any] = {}
     for token, number in value.items():
-        folded = str(token).strip().casefold()
+        folded = folded_name(token)
         if folded in names and not (folded in known and known[folded] >= number):
             known[folded] = number
     if not known:

@@ -291,6 +291,10 @@ def test_columns_of_the_classes_may_be_named_one_by_one(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", rows)
     teacher = answers_from(path, ["positive", "negative"], answer=["negative", "positive"])
     assert torch.allclose(teacher.probabilities(TEXTS), WANTED.flip(1))
+    spaced = with_texts([{" Negative": no, "positive ": yes} for no, yes in WANTED.tolist()])
+    path = jsonl(tmp_path / "b.jsonl", spaced)
+    teacher = answers_from(path, ["positive", "negative"], answer=[" Negative", "positive "])
+    assert torch.allclose(teacher.probabilities(TEXTS), WANTED.flip(1))
 
 
 def test_each_token_of_an_api_has_its_logarithm(tmp_path):
