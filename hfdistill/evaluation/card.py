@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hfdistill.evaluation.card_usage import hub_task, usage_section
 from hfdistill.evaluation.nothing_to_teach import nothing_to_teach
-from hfdistill.evaluation.plots.style import FOLDER, PLOTS
+from hfdistill.evaluation.plots.style import FOLDER, KINDS, PLOTS
 from hfdistill.evaluation.report import (
     COLUMNS,
     PERCENT,
@@ -153,6 +153,7 @@ def _header(report: Report, names: _Names, license_id: str | None, extra: dict[s
         raise ValueError(f"`metadata` must be plain text, numbers, lists and mappings: {error}.") from error
     own_tags = extra.pop("tags", [])
     results = _eval_results(report, names)
+    metrics = {result.metric_type for result in results} & set(_HUB_METRICS.values())
     return ModelCardData(
         license=license_id,
         library_name="transformers",
@@ -160,10 +161,7 @@ def _header(report: Report, names: _Names, license_id: str | None, extra: dict[s
         base_model=names.base if names.base_on_hub else None,
         base_model_relation="finetune" if names.base_on_hub else None,
         datasets=[names.dataset] if names.dataset_on_hub else None,
-        metrics=sorted(
-            {result.metric_type for result in results if result.metric_type in _HUB_METRICS.values()}
-        )
-        or None,
+        metrics=sorted(metrics) or None,
         tags=[*TAGS, hub_task(report), *([own_tags] if isinstance(own_tags, str) else own_tags)],
         model_name=names.model if results else None,
         eval_results=results or None,
@@ -173,8 +171,6 @@ def _header(report: Report, names: _Names, license_id: str | None, extra: dict[s
 
 def _eval_results(report: Report, names: _Names) -> list[EvalResult]:
     """Return the student's numbers for the header: what the table shows, and nothing undefined."""
-    values = report.student.scores
-    scores = {metric: value for metric in COLUMNS[report.task] if (value := values.get(metric)) is not None}
     return [
         EvalResult(
             task_type=hub_task(report),
@@ -187,7 +183,8 @@ def _eval_results(report: Report, names: _Names) -> list[EvalResult]:
             metric_value=round(value, 4),
             verified=False,
         )
-        for metric, value in scores.items()
+        for metric in COLUMNS[report.task]
+        if (value := report.student.scores.get(metric)) is not None
     ]
 
 
@@ -270,7 +267,7 @@ def _pictures(folder: Path) -> list[str]:
     pictures = [
         f"![{shows}]({FOLDER}/{name}.{kind})"
         for name, shows in PLOTS.items()
-        for kind in ("png", "svg")
+        for kind in KINDS
         if (folder / FOLDER / f"{name}.{kind}").is_file()
     ]
     return ["\n\n".join(["## Pictures", *pictures])] if pictures else []
@@ -289,19 +286,14 @@ def _costs(report: Report) -> str:
 
 
 def _training(report: Report, names: _Names, dataset_license: str | None) -> str:
-    lines = [
-        "## Training",
-        f"- Data: {escape(names.dataset)}"
-        + (f", licence {escape(dataset_license)}" if dataset_license else ""),
-    ]
-    lines.append(f"- Teacher: {escape(names.base)}")
+    terms = f", licence {escape(dataset_license)}" if dataset_license else ""
+    lines = [f"- Data: {escape(names.dataset)}{terms}", f"- Teacher: {escape(names.base)}"]
     notes = dict(report.notes)
     if "objective" in notes:
         lines.append(f"- Objective: <code>{escape(notes.pop('objective'), limit=500)}</code>")
     if report.environment.commit:
         lines.append(f"- Commit: {escape(report.environment.commit)}")
-    text = "\n".join([lines[0], "", *lines[1:]])
-    return f"{text}\n\n{listing(notes)}" if notes else text
+    return "\n\n".join(["## Training", "\n".join(lines), *([listing(notes)] if notes else [])])
 
 
 def _limits(report: Report) -> str:

@@ -46,13 +46,12 @@ def compare_runs(runs: Mapping[str, Sequence[Report]], *, baseline: str | None =
     if baseline is not None and baseline not in runs:
         raise ValueError(f"baseline={baseline!r} is not among the names: {', '.join(map(repr, runs))}.")
     metric, closeness = COLUMNS[every[0].task][0], COLUMNS[every[0].task][-1]
-    means = {name: statistics.mean(_values(reports, metric)) for name, reports in runs.items()}
+    best = max(statistics.mean(_values(reports, metric)) for reports in runs.values())
     header = ["", TITLES[metric], "each seed"]
     header += [f"minus {escape(baseline)}"] if baseline is not None else []
     rows = []
     for name, reports in runs.items():
-        mean = show(means[name], metric)
-        row = [escape(name, limit=200), f"**{mean}**" if means[name] == max(means.values()) else mean]
+        row = [escape(name, limit=200), _mean(reports, metric, best=best)]
         row.append(" / ".join(show(value, metric) for value in _values(reports, metric)))
         if baseline is not None:
             row.append(_against(name, reports, runs[baseline], metric) if name != baseline else "")
@@ -168,22 +167,20 @@ def _mean(reports: Sequence[Report], metric: str, *, best: float) -> str:
 
 def _closeness(reports: Sequence[Report], metric: str) -> str:
     """Return the mean over the reports, where it is known."""
-    near = [(report.student.fidelity or {}).get(metric) for report in reports]
-    known = [value for value in near if value is not None]
+    known = [near for report in reports if (near := report.student.scores.get(metric)) is not None]
     return show(statistics.mean(known), metric) if known else ""
 
 
 def _values(reports: Sequence[Report], metric: str) -> list[float]:
-    values = [(report.student.metrics or {}).get(metric) for report in reports]
-    if any(value is None for value in values):
+    known = [own for report in reports if (own := report.student.scores.get(metric)) is not None]
+    if len(known) < len(reports):
         raise ValueError(f"A report has no {TITLES[metric]}. Measure on rows that have labels.")
-    return [value for value in values if value is not None]
+    return known
 
 
 def _against(name: str, reports: Sequence[Report], others: Sequence[Report], metric: str) -> str:
     """Return the mean of the differences seed by seed, and the smallest and largest of them."""
-    pairs = _seed_by_seed(name, reports, others)
-    own, theirs = (_values([pair[side] for pair in pairs], metric) for side in (0, 1))
+    own, theirs = (_values(side, metric) for side in zip(*_seed_by_seed(name, reports, others), strict=True))
     differences = [a - b for a, b in zip(own, theirs, strict=True)]
     mean, low, high = (
         signed(x) if metric in PERCENT else f"{x:+.3f}"

@@ -209,11 +209,15 @@ class DataReport:
     labelled_words: int | None = None
 
     @property
+    def unit(self) -> str:
+        """What quality was scored on: "rows" or "words"."""
+        return "rows" if self.labelled_words is None else "words"
+
+    @property
     def scored(self) -> str:
         """The number of rows or words that quality was scored on: "872 rows"."""
-        if self.labelled_words is None:
-            return f"{self.labelled_rows:,} rows"
-        return f"{self.labelled_words:,} words"
+        count = self.labelled_rows if self.labelled_words is None else self.labelled_words
+        return f"{count:,} {self.unit}"
 
 
 @dataclass(frozen=True)
@@ -335,14 +339,13 @@ class Report:
         except ValueError as error:
             raise ValueError(f"{error} Measure again: `hfdistill measure` writes a new one.") from error
         schema = content.get("schema") if isinstance(content, dict) else None
-        if type(schema) is int and schema in (1, 2):
-            content, schema = {**content, "schema": SCHEMA}, SCHEMA  # what came later has a default
-        if type(schema) is not int or schema != SCHEMA:
+        if type(schema) is not int or schema not in (1, 2, SCHEMA):
             raise ValueError(
                 f"{path.name} has schema {schema!r}, this hfdistill reads {SCHEMA}. Measure again, or "
                 "read it with the version that wrote it."
             )
-        return cast(Report, build(cls, content, "report"))
+        # what came after schema 1 or 2 has a default
+        return cast(Report, build(cls, {**content, "schema": SCHEMA}, "report"))
 
 
 def _cells(report: Report) -> list[list[str]]:
@@ -489,7 +492,7 @@ def _sentences(report: Report) -> list[str]:
     if error is not None:
         lines.append(f"standard error of the student's accuracy: {100 * error:.1f} points")
     if report.errors is not None:
-        lines.append(error_sentence(report.errors, data.scored.rpartition(" ")[2]))
+        lines.append(error_sentence(report.errors, data.unit))
     source = " ".join(printable(part) for part in (data.name, data.split) if part) or "data"
     unlabelled = "" if data.labelled_rows == data.rows else f", {data.labelled_rows:,} with labels"
     lines.append(f"{source}: {data.rows:,} rows{unlabelled}, {data.tokens_p50} tokens each (median)")

@@ -97,15 +97,13 @@ def size_mb(model: nn.Module) -> float:
     seen: dict[tuple[int, torch.Size], tuple[str, torch.Tensor]] = {}
     for name, tensor in model.state_dict().items():
         seen.setdefault((tensor.data_ptr(), tensor.shape), (name, tensor))
-    weights = sum(tensor.numel() * tensor.element_size() for _, tensor in seen.values())
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
+    end = 0
     for name, tensor in seen.values():
-        end = offset + tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [offset, end]}
-        offset = end
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = len(json.dumps(header, separators=(",", ":")))
-    return (8 + -(-text // 8) * 8 + weights) / 1e6
+    return (8 + -(-text // 8) * 8 + end) / 1e6
 
 
 def embedding_parameters(model: PreTrainedModel) -> int:

@@ -32,36 +32,33 @@ def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, *, n
         >>> expected_calibration_error([[0.75, 0.25], [0.25, 0.75]], [0, 1])
         0.25
     """
-    p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
-    _check(p, y, n_bins)
-    _, confidence, correct = _sums(p, y, n_bins)
-    return float(np.abs(correct - confidence).sum() / len(y))  # n_b * (accuracy_b - confidence_b)
+    rows, confidence, correct = _sums(probabilities, labels, n_bins)
+    return float(np.abs(correct - confidence).sum() / rows.sum())  # n_b * (accuracy_b - confidence_b)
 
 
-def reliability(probabilities: ArrayLike, labels: ArrayLike, *, n_bins: int = 15) -> tuple[Bin, ...]:
-    """Return the bins of `expected_calibration_error` that have rows, from low to high confidence.
+def reliability(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Bin, ...]:
+    """Return the 15 bins of `expected_calibration_error` that have rows, from low to high confidence.
 
     Example:
         >>> reliability([[0.75, 0.25], [0.25, 0.75]], [0, 1])
         (Bin(rows=2, confidence=0.75, accuracy=1.0),)
     """
-    p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
-    _check(p, y, n_bins)
     return tuple(
         Bin(rows=int(rows), confidence=float(confidence / rows), accuracy=float(correct / rows))
-        for rows, confidence, correct in zip(*_sums(p, y, n_bins), strict=True)
+        for rows, confidence, correct in zip(*_sums(probabilities, labels, 15), strict=True)
         if rows
     )
 
 
-def _sums(p: np.ndarray, y: np.ndarray, n_bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _sums(probabilities: ArrayLike, labels: ArrayLike, n_bins: int) -> tuple[np.ndarray, ...]:
     """Return rows, summed confidences, and right answers of each bin; (n_bins,) each."""
+    p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
+    _check(p, y, n_bins)
     confidence, correct = p.max(axis=1), (p.argmax(axis=1) == y).astype(np.float64)
     edges = np.linspace(0.0, 1.0, n_bins + 1)
     bins = np.searchsorted(edges[1:-1], confidence, side="left")
     rows = np.bincount(bins, minlength=n_bins)
-    sums = [np.bincount(bins, weights=values, minlength=n_bins) for values in (confidence, correct)]
-    return rows, sums[0], sums[1]
+    return rows, *(np.bincount(bins, weights=values, minlength=n_bins) for values in (confidence, correct))
 
 
 def _check(p: np.ndarray, y: np.ndarray, n_bins: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -42,15 +43,8 @@ def errors(logits: Mapping[str, Array], labels: Array) -> Errors | None:
     if "teacher" not in logits or len(labels) == 0:
         return None
     answers = {role: values.argmax(axis=1) for role, values in logits.items()}
-    student, teacher, baseline = answers["student"], answers["teacher"], answers.get("baseline")
-    wrong = teacher != labels
-    return Errors(
-        teacher_wrong=int(wrong.sum()),
-        same_wrong=int((wrong & (student == teacher)).sum()),
-        corrected=int((wrong & (student == labels)).sum()),
-        new=int((~wrong & (student != labels)).sum()),
-        baseline_same_wrong=None if baseline is None else int((wrong & (baseline == teacher)).sum()),
-    )
+    right = {role: answer == labels for role, answer in answers.items()}
+    return Errors(**_inherited(np.ones(len(labels), bool), right, answers))
 
 
 def classes(
@@ -59,46 +53,40 @@ def classes(
     """Return one entry per class; arguments as for `errors`, labels of multi-label rows are (rows, C)."""
     if task == "regression":
         return ()
-    reports = []
+    several, reports = labels.ndim == 2, []
+    answers = {r: values > 0 if several else values.argmax(axis=1) for r, values in logits.items()}
     for i, name in enumerate(names):
-        inside = labels[:, i] > 0 if labels.ndim == 2 else labels == i
-        says = {r: v[:, i] > 0 if labels.ndim == 2 else v.argmax(axis=1) == i for r, v in logits.items()}
-        reports.append(_class(name, inside, says, logits, labels))
+        inside = labels[:, i] > 0 if several else labels == i
+        says = {role: answer[:, i] if several else answer == i for role, answer in answers.items()}
+        rows = int(inside.sum())
+        recall = {role: float(said[inside].mean()) if rows else None for role, said in says.items()}
+        inherited: dict[str, Any] = {"teacher_wrong": None, "same_wrong": None}
+        if "teacher" in logits and len(labels):
+            right = {role: said == inside for role, said in says.items()}
+            asked, given = (np.ones_like(inside), says) if several else (inside, answers)
+            inherited = _inherited(asked, right, given)
+        reports.append(
+            ClassReport(
+                label=name,
+                rows=rows,
+                share=rows / len(labels) if len(labels) else 0.0,
+                student_recall=recall["student"],
+                teacher_recall=recall.get("teacher"),
+                **inherited,
+            )
+        )
     return tuple(reports)
 
 
-def _class(
-    name: str, inside: Array, says: Mapping[str, Array], logits: Mapping[str, Array], labels: Array
-) -> ClassReport:
-    rows = int(inside.sum())
-    recall = {role: float(answer[inside].mean()) if rows else None for role, answer in says.items()}
-    return ClassReport(
-        label=name,
-        rows=rows,
-        share=rows / len(labels) if len(labels) else 0.0,
-        student_recall=recall["student"],
-        teacher_recall=recall.get("teacher"),
-        **_inherited(inside, says, logits, labels),
-    )
-
-
-def _inherited(
-    inside: Array, says: Mapping[str, Array], logits: Mapping[str, Array], labels: Array
-) -> dict[str, int | None]:
-    """Count what became of the teacher's errors on a class's rows; for several labels, of its decisions."""
-    if "teacher" not in logits or not len(labels):
-        return {"teacher_wrong": None, "same_wrong": None}
-    several = labels.ndim == 2
-    answers = says if several else {role: values.argmax(axis=1) for role, values in logits.items()}
-    asked = np.ones_like(inside) if several else inside
-    right = {role: asked & (says[role] == inside) for role in says}
+def _inherited(asked: Array, right: Mapping[str, Array], answers: Mapping[str, Array]) -> dict[str, Any]:
+    """Count what became of the teacher's errors on the rows, or decisions, that are asked about."""
     wrong = asked & ~right["teacher"]
-    same = {role: int((wrong & (answers[role] == answers["teacher"])).sum()) for role in answers}
+    same = {role: int((wrong & (answer == answers["teacher"])).sum()) for role, answer in answers.items()}
     return {
         "teacher_wrong": int(wrong.sum()),
         "same_wrong": same["student"],
         "corrected": int((wrong & right["student"]).sum()),
-        "new": int((right["teacher"] & ~right["student"]).sum()),
+        "new": int((asked & right["teacher"] & ~right["student"]).sum()),
         "baseline_same_wrong": same.get("baseline"),
     }
 

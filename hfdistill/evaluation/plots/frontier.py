@@ -52,9 +52,8 @@ def points_of(
 
 def _point(name: str, kind: str, timed: ModelReport, models: Sequence[ModelReport], task: str) -> Point:
     metric = COLUMNS[task][0]
-    values = [(model.metrics or {}).get(metric) for model in models]
-    known = [value for value in values if value is not None]
-    if len(known) < len(values) or timed.speed is None:
+    known = [value for model in models if (value := model.scores.get(metric)) is not None]
+    if len(known) < len(models) or timed.speed is None:
         raise ValueError(f"{text(name)} has no {TITLES[metric]}. Measure on rows that have labels.")
     quality = statistics.mean(known) * (100 if metric in PERCENT else 1)
     return Point(name, kind, timed.speed.latency_ms_p50, quality, timed.size_mb)

@@ -64,7 +64,7 @@ def draw_reliability(report: Report) -> Any:
         )  # fmt: skip
     lowest = min(b.confidence for bins in reliability.values() for b in bins)
     top.set(xlim=(100 / BINS * math.floor(lowest * BINS + 1e-9), 100), ylim=(0, 102))
-    rows = report.data.scored.rpartition(" ")[2]
+    rows = report.data.unit
     title = f"Reliability on {report.data.scored} (above: bins of at least {FEW} {rows})"
     top.set(ylabel="right answers (%)", title=title)
     below.set(yscale="log", ylabel=rows, xlabel="confidence (%)")
@@ -135,7 +135,7 @@ def _pairs(report: Report, confusions: tuple[Confusion, ...]) -> Any:
         axes.margins(x=0.08)
         axes.set_title(f"{_against(confusion)} → student's answer, most frequent confusions", loc="right")
         axes.xaxis.get_major_locator().set_params(integer=True)
-    panels[-1].set_xlabel(report.data.scored.rpartition(" ")[2])
+    panels[-1].set_xlabel(report.data.unit)
     return made
 
 
@@ -192,8 +192,6 @@ def draw_classes(report: Report) -> Any:
     made.suptitle(
         "Recall beside the teacher" + (few if len(changes) < len(report.classes) else ""), fontsize=11
     )
-    axes.set_xlabel(
-        f"{report.data.scored.rpartition(' ')[2]} of the class that are found (%)\nbeside: change in points"
-    )
+    axes.set_xlabel(f"{report.data.unit} of the class that are found (%)\nbeside: change in points")
     made.legend(loc="outside lower center", ncols=2)
     return made
