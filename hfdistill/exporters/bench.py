@@ -107,20 +107,23 @@ class Bench:
         )
 
     def drop(self, name: str) -> float | None:
-        """Return the points that a format loses to the PyTorch student; of agreement without labels."""
-        own, plain = self._quality(name), self._quality("pytorch")
-        close = self._closeness(name, "pytorch")
-        if close is None:  # all answers are alike
+        """Return the points that a format loses to the PyTorch student; of agreement without labels.
+
+        None where that student gives all rows one number, which correlates with nothing. A format that alone
+        does so has lost all.
+        """
+        if self._closeness("pytorch", "pytorch") is None:
             return None
+        own, plain = self._quality(name), self._quality("pytorch")
         if own is None or plain is None:
-            own, plain = close, 1.0
+            own, plain = self._closeness(name, "pytorch") or 0.0, 1.0
         return round(100 * (plain - own), 4)
 
     def report(self, staged: Path, *, max_drop: float, speed: bool) -> ExportReport:
         """Return everything measured; `staged` holds the files."""
         with evaluating(self.models):
             times = speeds(self.models, SpeedPlan() if speed and self.real else None)
-        engine = (onnx.PACKAGES, openvino.PACKAGES)["openvino" in self.models]
+        engine = openvino.PACKAGES if "openvino" in self.models else onnx.PACKAGES
         return ExportReport(
             task=self.task,
             metric=METRICS[self.task],
@@ -194,8 +197,8 @@ class _Heads(nn.Module):
 
 def files_mb(paths: Iterable[Path]) -> float:
     """Return the megabytes of the files of an exported network, with the weights that lie beside them."""
-    files = [file for path in paths for file in (path, path.with_suffix(".bin"))]
-    return sum(file.stat().st_size for file in files if file.suffix != ".bin" or file.is_file()) / 1e6
+    files = [file for path in paths for file in (path, path.with_suffix(".bin")) if file.is_file()]
+    return sum(file.stat().st_size for file in files) / 1e6
 
 
 def _loaded(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -133,32 +134,32 @@ def export(
     """
     check_engine(engine, int8)
     folder = Path(folder).resolve()  # "o/.." has no name to stage under
-    check_request(folder, data=data, int8=int8, max_drop=max_drop)
-    _check_rows(data, calibration)
-    model = _checked_student(student, label_names, exit_threshold, engine=engine)
+    check_request(folder, data=data, calibration=calibration, int8=int8, max_drop=max_drop)
+    model = _on_cpu(student, "student", label_names)
+    check_architecture(model)
+    set_threshold(model, exit_threshold, engine=engine)
     tokenizer = tokenizer or _tokenizer(student, "student")
-    staged = _stage(folder)
-    try:
+    with _staged(folder) as staged:
         room = room_for(model.config, tokenizer, max_length)
+        reads = _write_beside(model, staged, tokenizer=tokenizer, max_length=room)
         rows = data if calibration is None else calibration
-        options: dict[str, Any] = {"max_length": room, "engine": engine, "int8": int8, "rows": rows}
-        models, eight = _write(model, staged, tokenizer=tokenizer, **options)
+        feed = calibration_rows(rows, reads, inputs=_fed(reads), max_length=room) if int8 and rows else []
+        files, eight = write_networks(model, staged, reads=reads, engine=engine, int8=int8, feed=feed)
+        models = {"pytorch": Contender(model, tokenizer), **files}
         if teacher is not None:
             models = {"teacher": _teacher(teacher, tokenizer, label_names), **models}
         bench = Bench(models, data, max_length=room)
         _leave_floating(bench, eight, max_drop)
         report = bench.report(staged, max_drop=max_drop, speed=speed)
         _gate(report, folder, logits=bench.largest)
-        name = public_name(str(student if isinstance(student, (str, Path)) else folder))
-        pairs = data is not None and "text_pair" in data.column_names
-        _publish(report, staged, folder, name, pairs=pairs)
-    finally:
-        shutil.rmtree(staged.parent, ignore_errors=True)
+        _publish(report, staged, folder, student, data)
     return report
 
 
-def _publish(report: ExportReport, staged: Path, folder: Path, name: str, *, pairs: bool) -> None:
+def _publish(report: ExportReport, staged: Path, folder: Path, student: Source, data: Dataset | None) -> None:
     """Write report and card beside the files, and put all of it in place."""
+    name = public_name(str(student if isinstance(student, (str, Path)) else folder))
+    pairs = data is not None and "text_pair" in data.column_names
     report.save(staged / "export.json")
     write_atomically(staged / "README.md", report.card(name, pairs=pairs))
     publish(staged, folder, run={"kind": "export", "student": name})
@@ -178,13 +179,9 @@ def check_engine(engine: str, int8: str | None) -> None:
         require_openvino()
 
 
-def _check_rows(data: Any, calibration: Any) -> None:
-    for rows, caller in ((data, "export"), (calibration, "export(calibration=)")):
-        if rows is not None:
-            check_rows(rows, caller)
-
-
-def check_request(folder: Path, *, data: Dataset | None, int8: str | None, max_drop: float) -> None:
+def check_request(
+    folder: Path, *, data: Any, calibration: Any = None, int8: str | None, max_drop: float
+) -> None:
     """Refuse what can be refused before any work; the arguments are those of `export`."""
     if int8 and (data is None or len(data) == 0):
         raise ValueError(
@@ -205,6 +202,9 @@ def check_request(folder: Path, *, data: Dataset | None, int8: str | None, max_d
         raise ValueError(
             f"{public_name(str(folder))} holds other things than an export. Name an empty folder."
         )
+    for rows, caller in ((data, "export"), (calibration, "export(calibration=)")):
+        if rows is not None:
+            check_rows(rows, caller)
 
 
 def check_architecture(model: PreTrainedModel) -> None:
@@ -266,16 +266,6 @@ def _on_cpu(source: Source, role: str, label_names: Sequence[str] | None) -> Pre
     return cast(PreTrainedModel, own.to("cpu", torch.float32).eval())
 
 
-def _checked_student(
-    source: Source, label_names: Sequence[str] | None, exit_threshold: float | None, *, engine: str
-) -> PreTrainedModel:
-    """Return the student on the CPU, with its threshold, or refuse it."""
-    model = _on_cpu(source, "student", label_names)
-    check_architecture(model)
-    set_threshold(model, exit_threshold, engine=engine)
-    return model
-
-
 def _teacher(teacher: Source | Contender, tokenizer: Any, label_names: Sequence[str] | None) -> Contender:
     """Return the teacher on the CPU, with its own tokenizer or the student's."""
     contender = teacher if isinstance(teacher, Contender) else Contender(teacher)
@@ -296,8 +286,12 @@ def _tokenizer(source: Source, role: str) -> Any:
     return read_tokenizer(source)
 
 
-def _stage(folder: Path) -> Path:
-    """Return an empty folder beside the final one; what an interrupted export left is put back or removed."""
+@contextmanager
+def _staged(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside the final one, removed afterwards.
+
+    What an interrupted export left is put back or removed.
+    """
     beside = folder.parent / f"_unfinished_{folder.name}"
     old = beside / f"{folder.name}{REPLACED}"
     if old.is_dir() and not folder.exists():
@@ -307,19 +301,10 @@ def _stage(folder: Path) -> Path:
     staged.mkdir(parents=True)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
-    return staged
-
-
-def _write(
-    model: PreTrainedModel, staged: Path, *, tokenizer: Any, max_length: int, engine: str, int8: str | None,
-    rows: Dataset | None,
-) -> tuple[dict[str, Contender | Runtime], _EightBits | None]:  # fmt: skip
-    """Write the files, and give every format of the student as a model, with how its 8 bits are made."""
-    reads = _write_beside(model, staged, tokenizer=tokenizer, max_length=max_length)
-    calibrated, inputs = int8 and rows is not None, _fed(reads)
-    feed = calibration_rows(rows, reads, inputs=inputs, max_length=max_length) if calibrated else []
-    files, eight = _files(model, staged, reads=reads, engine=engine, int8=int8, feed=feed)
-    return {"pytorch": Contender(model, tokenizer), **files}, eight
+    try:
+        yield staged
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _write_beside(model: PreTrainedModel, staged: Path, *, tokenizer: Any, max_length: int) -> ModelInputs:
@@ -346,7 +331,7 @@ def _fed(reads: ModelInputs) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class _EightBits:
+class EightBits:
     """How the float32 files of an engine become files in 8 bits: one, or one for each stage."""
 
     engine: str
@@ -380,11 +365,20 @@ class _EightBits:
         return OnnxModel(paths[0]) if self.engine == "onnx" else OpenVinoModel(paths[0])
 
 
-def _files(
+def write_networks(
     model: PreTrainedModel, staged: Path, *, reads: ModelInputs, engine: str, int8: str | None,
     feed: list[Arrays],
-) -> tuple[dict[str, Runtime], _EightBits | None]:  # fmt: skip
-    """Write an engine's files, and give them as models, with how its 8 bits are made."""
+) -> tuple[dict[str, Runtime], EightBits | None]:  # fmt: skip
+    """Write an engine's files into a folder, and give them as models by format, with how 8 bits are made.
+
+    Args:
+        model: on the CPU, in float32.
+        staged: the folder.
+        reads: what the model reads.
+        engine: "onnx" or "openvino".
+        int8: the way to 8 bits, "auto" for the engine's first; None for float32 alone.
+        feed: rows for `EightBits`.
+    """
     scheme = SCHEMES[engine][0] if int8 == "auto" else int8
     if isinstance(model, EarlyExitForSequenceClassification):
         sources = to_stages(model, staged, inputs=_fed(reads))
@@ -399,11 +393,11 @@ def _files(
         plain = OnnxModel(file) if engine == "onnx" else OpenVinoModel(file, precision="f32")
     if scheme is None:
         return {engine: plain}, None
-    eight = _EightBits(engine, scheme, sources, paths, feed)
+    eight = EightBits(engine, scheme, sources, paths, feed)
     return {engine: plain, EIGHT_BITS[engine]: eight.write(staged)}, eight
 
 
-def _leave_floating(bench: Bench, eight: _EightBits | None, max_drop: float) -> None:
+def _leave_floating(bench: Bench, eight: EightBits | None, max_drop: float) -> None:
     """Leave more and more layers in float32, those that lose most first, until 8 bits lose little enough."""
     if eight is None:
         return
@@ -420,18 +414,6 @@ def _leave_floating(bench: Bench, eight: _EightBits | None, max_drop: float) -> 
         left = bench.drop(name)
         if left is None or left <= max_drop:
             return
-
-
-def onnx_files(
-    model: PreTrainedModel, folder: Path, *, reads: ModelInputs, int8: str | None
-) -> dict[str, OnnxModel]:
-    """Write model.onnx and, in 8 bits, model_int8.onnx into a folder, and give both as models."""
-    to_onnx(model, folder / FILES["onnx"], inputs=_fed(reads))
-    models = {"onnx": OnnxModel(folder / FILES["onnx"])}
-    if int8:
-        to_int8(folder / FILES["onnx"], folder / FILES["int8"], scheme=int8)
-        models["int8"] = OnnxModel(folder / FILES["int8"])
-    return models
 
 
 def _gate(report: ExportReport, folder: Path, *, logits: float) -> None:

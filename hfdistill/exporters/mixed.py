@@ -33,7 +33,7 @@ def calibration_rows(
     """
     names = [name for name in ("text", "text_pair", *inputs) if name in data.column_names]
     rows = data.select_columns(names)
-    rows = rows.select(sorted(set(spread(len(rows), min(CALIBRATION_ROWS, len(rows))))))
+    rows = rows.select(spread(len(rows), min(CALIBRATION_ROWS, len(rows))))
     if "text" in names:
         rows = encode(rows, reads.tokenizer, max_length=max_length, token_types=reads.extra_token_types)
     columns = {name: rows[name][:] for name in rows.column_names if name in inputs}
@@ -50,15 +50,13 @@ def by_loss(write: Write, layers: Sequence[str], plain: Any, batches: Sequence[A
         plain: the same network in float32.
         batches: what both are fed.
     """
-    rows = [batches[row] for row in sorted(set(spread(len(batches), min(SENSITIVITY_ROWS, len(batches)))))]
+    rows = [batches[row] for row in spread(len(batches), min(SENSITIVITY_ROWS, len(batches)))]
     right = _logits(plain, rows)
     moved: dict[str, float] = {}
-    with TemporaryDirectory() as scratch:
-        for name in layers:
+    for name in layers:
+        with TemporaryDirectory() as scratch:
             rounded = write(Path(scratch), [other for other in layers if other != name])
             moved[name] = float(np.square(_logits(rounded, rows) - right).mean())
-            for written in Path(scratch).iterdir():
-                written.unlink()
     return sorted(layers, key=lambda name: -moved[name])
 
 

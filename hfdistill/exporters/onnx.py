@@ -25,11 +25,16 @@ BLOCK = 128
 
 def require_packages() -> None:
     """Raise ModuleNotFoundError, with what to type, where the extra is not installed."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    require("Export", PACKAGES, extra="export")
+
+
+def require(what: str, packages: Iterable[str], *, extra: str) -> None:
+    """Raise ModuleNotFoundError, with what to type, where packages that something needs are not installed."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise ModuleNotFoundError(
-            f"Export needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed. "
-            "Type pip install 'hfdistill[export]'."
+            f"{what} needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed. "
+            f"Type pip install 'hfdistill[{extra}]'."
         )
 
 
@@ -215,10 +220,16 @@ class OnnxModel(nn.Module):
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Return the logits (B, C) of ids and mask (B, T); token types are 0 where none are given."""
-        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": types}
-        (logits,) = self.session.run(["logits"], {name: inputs[name].numpy() for name in self.inputs})
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        (logits,) = self.session.run(["logits"], token_arrays(batch, self.inputs))
         return {"logits": torch.from_numpy(logits)}
+
+
+def token_arrays(batch: Mapping[str, Tensor | None], names: Iterable[str]) -> dict[str, Any]:
+    """Return the columns that a network reads of a batch; token types are 0 where none are given."""
+    read = {name: value for name, value in batch.items() if value is not None}
+    read.setdefault("token_type_ids", torch.zeros_like(read["input_ids"]))
+    return {name: read[name].to("cpu", torch.int64).numpy() for name in names}
 
 
 def session(path: str | Path, threads: int | None) -> Any:

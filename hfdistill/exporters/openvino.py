@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import re
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hfdistill.exporters.onnx import quiet
+from hfdistill.exporters.onnx import quiet, require, token_arrays
 
 PACKAGES = ("openvino", "nncf")
 MAX_BYTES = 50_000_000
@@ -26,12 +25,7 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 
 def require_openvino() -> None:
     """Raise ModuleNotFoundError, with what to type, where the extra is not installed."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ModuleNotFoundError(
-            f"engine='openvino' needs {' and '.join(missing)}, which "
-            f"{'is' if len(missing) == 1 else 'are'} not installed. Type pip install 'hfdistill[openvino]'."
-        )
+    require("engine='openvino'", PACKAGES, extra="openvino")
 
 
 def to_openvino(source: Path, path: Path) -> None:
@@ -180,7 +174,6 @@ class OpenVinoModel(nn.Module):
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Return the logits (B, C) of ids and mask (B, T); token types are 0 where none are given."""
-        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": types}
-        answers = self.request.infer({name: inputs[name].numpy() for name in self.inputs})
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        answers = self.request.infer(token_arrays(batch, self.inputs))
         return {"logits": torch.from_numpy(answers["logits"].copy())}

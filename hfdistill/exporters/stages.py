@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-from hfdistill.exporters.onnx import plain, quiet, sample_of, session, to_graph
+from hfdistill.exporters.onnx import plain, quiet, sample_of, session, to_graph, token_arrays
 from hfdistill.network.architectures import ModelSpec, blocks
 from hfdistill.network.block_calls import computing_by, first_argument, with_hidden_states
 from hfdistill.network.inputs import accepted_inputs
@@ -249,7 +249,7 @@ class StagedModel(nn.Module):
                     compute(stage, rows.part(slice(batch_size)))
 
         for batch in batches:
-            feed = self._feed(batch)
+            feed = token_arrays(batch, self.inputs)
             numbers = np.arange(count, count := count + len(feed["attention_mask"]))
             compute(0, _Rows(numbers, feed))
             work(least=batch_size)
@@ -265,19 +265,13 @@ class StagedModel(nn.Module):
     ) -> dict[str, Tensor]:
         """Return the logits of all heads side by side, the exits' first: (B, heads * C). No row leaves."""
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        feed, parts = self._feed(batch), []
+        feed, parts = token_arrays(batch, self.inputs), []
         for one in self.sessions:
             given = _run(one, feed)
             parts.append(torch.from_numpy(given["logits"]))
             if ON in given:
                 feed = {"hidden_states": given[ON], "attention_mask": feed["attention_mask"]}
         return {"logits": torch.cat(parts, -1)}
-
-    def _feed(self, batch: Mapping[str, Tensor | None]) -> dict[str, Array]:
-        """Return what the first graph reads of a batch."""
-        read = {name: value for name, value in batch.items() if value is not None}
-        read.setdefault("token_type_ids", torch.zeros_like(read["input_ids"]))
-        return {name: read[name].to("cpu", torch.int64).numpy() for name in self.inputs}
 
     def _stage(self, stage: int, rows: _Rows) -> tuple[Array, Array, _Rows | None]:
         """Return which rows are sure, the logits of all rows, and the unsure rows for the next stage."""

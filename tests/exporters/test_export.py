@@ -312,6 +312,28 @@ def test_the_gate_counts_points_of_accuracy(quick, monkeypatch, tmp_path):
     )
 
 
+@pytest.mark.parametrize("labels", [{"label": [0.0, 1.0] * 8}, {}])
+def test_8_bits_that_give_all_rows_one_number_do_not_pass(labels, monkeypatch, tmp_path):
+    """Its correlation is not defined, which is no proof that nothing was lost."""
+    import onnx
+
+    def flatten(source, path, **_options):
+        proto = onnx.load(str(source))
+        for tensor in proto.graph.initializer:
+            if tensor.name.endswith("classifier.weight"):
+                zero = np.zeros(tuple(tensor.dims), np.float32)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(zero, tensor.name))
+        onnx.save_model(proto, path)
+
+    student = make_bert(1, labels={0: "value"}, num_labels=1, problem_type="regression")
+    data = Dataset.from_dict({"text": make_dataset(16)["text"][:], **labels})
+    monkeypatch.setattr(gate, "to_int8", flatten)
+    with pytest.raises(QualityGateError, match=r"model_int8.onnx loses 100\.00 points") as caught:
+        export(student, tmp_path / "o", data=data, tokenizer=make_tokenizer(), speed=False)
+    assert caught.value.report.of("int8").drop == 100
+    assert not (tmp_path / "o").exists()
+
+
 def test_an_exporter_that_errs_is_found_out(made, monkeypatch, tmp_path):
     monkeypatch.setattr(
         gate, "to_onnx", lambda model, path, *, inputs: wreck(made[0] / "onnx/model.onnx", path, scheme="")

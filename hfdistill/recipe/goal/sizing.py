@@ -13,11 +13,11 @@ from datasets import Dataset
 
 from hfdistill.data.align import LABELS
 from hfdistill.evaluation.models import Contender, LoadedModel, load_models
-from hfdistill.evaluation.predictions import evaluating
+from hfdistill.evaluation.predictions import evaluating, speeds
 from hfdistill.evaluation.report import megabytes
-from hfdistill.evaluation.speed import SpeedPlan, compare_speeds, size_mb
+from hfdistill.evaluation.speed import SpeedPlan, size_mb
 from hfdistill.exporters.bench import FILES, as_onnx
-from hfdistill.exporters.gate import check_architecture, onnx_files
+from hfdistill.exporters.gate import check_architecture, write_networks
 from hfdistill.exporters.onnx import require_packages
 from hfdistill.files.plain_data import build, read_json, write_json
 from hfdistill.recipe.goal.candidates import Candidate
@@ -192,9 +192,8 @@ def in_form(network: LoadedModel, form: str, folder: Path) -> tuple[LoadedModel,
         return network, size_mb(network.model)
     require_packages()
     check_architecture(network.model)
-    files = onnx_files(
-        network.model, folder, reads=network.inputs, int8="dynamic" if form == "int8" else None
-    )
+    int8 = "dynamic" if form == "int8" else None
+    files, _ = write_networks(network.model, folder, reads=network.inputs, engine="onnx", int8=int8, feed=[])
     return as_onnx(network, form, files[form]), (folder / FILES[form]).stat().st_size / 1e6
 
 
@@ -202,7 +201,4 @@ def _milliseconds(loaded: LoadedModel) -> float:
     """Return the median time of a row alone."""
     models = {loaded.role: loaded}
     with evaluating(models):
-        speeds = compare_speeds(
-            {loaded.role: loaded.model}, lambda _, some: loaded.arguments(some), rows=len(loaded), plan=PLAN
-        )
-    return speeds[loaded.role].latency_ms_p50
+        return speeds(models, PLAN)[loaded.role].latency_ms_p50
