@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hfdistill.network.architectures import ModelSpec
+from hfdistill.network.architectures import ModelSpec, blocks
 from hfdistill.network.block_calls import computing_by, first_argument, first_output
 from hfdistill.network.inputs import accepted_inputs
 
@@ -42,12 +42,11 @@ class Reader:
 
     Args:
         model: in evaluation mode.
-        blocks: its blocks, in order.
         room: bytes that may be held.
     """
 
-    def __init__(self, model: Any, blocks: Sequence[nn.Module], *, room: int) -> None:
-        self.model, self.blocks, self.room = model, blocks, room
+    def __init__(self, model: Any, *, room: int) -> None:
+        self.model, self.blocks, self.room = model, list(blocks(model)), room
         self.held: dict[Hashable, tuple[int, Any]] = {}
 
     def read(self, batch: Batch, key: Hashable, places: Sequence[Place], *, behind: int) -> list[Tensor]:

@@ -11,10 +11,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils.generic import can_return_tuple
 
 from hfdistill.files.plain_data import as_python
 from hfdistill.network.architectures import unwrapped
 from hfdistill.network.task import name_architecture, task_kind
+
+_COUNTS = {"filters": "filters", "classifier_size": "classifier_size", "num_hidden_layers": "layers"}
+"""Fields of configs that are 1 or more, and the arguments that set them."""
 
 
 def texts_of(input_ids: Tensor, attention_mask: Tensor | None, config: Any) -> list[Tensor]:
@@ -87,20 +91,18 @@ class AttentionFreeClassifier(AttentionFreeModel):
         """Return the features of each row, as wide as the classifier reads: (B, F)."""
         raise NotImplementedError
 
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> SequenceClassifierOutput | tuple[Tensor, ...]:
-        """Return logits (B, C), after the loss where there are labels; a tuple if no mapping is wanted."""
+    ) -> SequenceClassifierOutput:
+        """Return logits (B, C), after the loss where there are labels."""
         logits = self.classifier(self.features(input_ids, attention_mask))
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
-        output = SequenceClassifierOutput(loss=loss, logits=logits)
-        as_mapping = self.config.return_dict if return_dict is None else return_dict
-        return output if as_mapping else output.to_tuple()
+        return SequenceClassifierOutput(loss=loss, logits=logits)
 
 
 def config_like(
@@ -110,7 +112,7 @@ def config_like(
 
     Raises:
         ValueError: for a teacher that labels tokens, and for pairs where the tokenizer has no token between
-            two texts.
+            two texts, and a number of filters, layers or hidden units below 1.
     """
     theirs = name_architecture(unwrapped(teacher)).config
     if task_kind(theirs) == "token":
@@ -124,6 +126,12 @@ def config_like(
             "pairs=True, but the tokenizer has neither a sep_token nor an eos_token, so the end of the first "
             "text cannot be told. Set tokenizer.sep_token, or leave pairs at False."
         )
+    sizes = {name: as_python(value) for name, value in sizes.items()}
+    for name, argument in _COUNTS.items():
+        if name in sizes and (type(sizes[name]) is not int or sizes[name] < 1):
+            raise ValueError(
+                f"{argument}={sizes[name]!r} leaves nothing to learn. Write a whole number from 1."
+            )
     return kind(
         vocab_size=unwrapped(teacher).get_input_embeddings().weight.shape[0],
         pad_token_id=tokenizer.pad_token_id,
@@ -132,5 +140,5 @@ def config_like(
         id2label=copy.deepcopy(theirs.id2label),
         label2id=copy.deepcopy(theirs.label2id),
         problem_type=theirs.problem_type,
-        **{name: as_python(value) for name, value in sizes.items()},
+        **sizes,
     )

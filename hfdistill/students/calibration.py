@@ -115,7 +115,7 @@ def _read(path: Any) -> Any:
 
 def _drawn(columns: list[list[Any]], rows: int | None) -> list[list[Any]]:
     """Draw at most `rows` rows, in their order, without those that have no text."""
-    order = [i for i, text in enumerate(columns[0]) if text]
+    order = [i for i, row in enumerate(zip(*columns, strict=True)) if row[0] and None not in row]
     if len(order) < 2 * HELD_OUT:
         raise ValueError(
             f"fit= holds {len(order)} texts, which are too few to fit weights to. Pass some hundred texts of "

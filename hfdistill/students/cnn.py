@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers import initialization as init
 
+from hfdistill.files.plain_data import as_python
 from hfdistill.students.attention_free import AttentionFreeClassifier, config_like, head, joined, texts_of
 from hfdistill.students.configs import CNNConfig
 from hfdistill.students.embedding_tables import word_vectors
@@ -37,13 +39,11 @@ class CNNForSequenceClassification(AttentionFreeClassifier):
 
     def __init__(self, config: CNNConfig) -> None:
         super().__init__(config)
-        if not config.windows or min(config.windows) < 1:
-            raise ValueError(f"windows={config.windows} should name widths from 1, for example (3, 4, 5).")
         self.num_labels = config.num_labels
         self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size)
         self.dropout = nn.Dropout(config.dropout)
         self.filters = nn.ModuleList(
-            nn.Conv1d(config.embedding_size, config.filters, width) for width in config.windows
+            nn.Conv1d(config.embedding_size, config.filters, width) for width in _widths(config.windows)
         )
         self.classifier = head(config.filters * len(config.windows), config)
         self.post_init()
@@ -69,6 +69,14 @@ class CNNForSequenceClassification(AttentionFreeClassifier):
             maps = F.relu(filters(F.pad(text, ((width - 1) // 2, width // 2))))
             strongest.append((maps * mask[:, None]).amax(-1))  # no answer is under 0
         return torch.cat(strongest, dim=-1)
+
+
+def _widths(windows: Any) -> list[int]:
+    """Return the widths of windows, or raise an error where they are none."""
+    widths = list(as_python(windows)) if isinstance(windows, Iterable) else []
+    if not widths or any(type(width) is not int or width < 1 for width in widths):
+        raise ValueError(f"windows={windows!r} should name widths from 1, for example (3, 4, 5).")
+    return widths
 
 
 def cnn_from_teacher(
@@ -110,7 +118,7 @@ def cnn_from_teacher(
     """
     whole = network(teacher)
     vectors = word_vectors(whole, embedding_size)
-    sizes = {"embedding_size": vectors.shape[1], "windows": list(windows), "filters": filters}
+    sizes = {"embedding_size": vectors.shape[1], "windows": _widths(windows), "filters": filters}
     config = config_like(CNNConfig, whole, tokenizer, pairs=pairs, dropout=dropout, **sizes)
     student = CNNForSequenceClassification(config)
     with torch.no_grad():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Real
@@ -154,8 +154,9 @@ class EarlyExitForSequenceClassification(PreTrainedModel):
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
         }
-        arguments |= {"position_ids": position_ids, "inputs_embeds": inputs_embeds}
         inputs = {name: v for name, v in arguments.items() if v is not None and name in self._inside_takes}
         if self.exit_threshold is not None and not self.training:
             return self._leaving(inputs, attention_mask)
@@ -274,7 +275,8 @@ def _checked(layers: Any, *, depth: int) -> list[int]:
                 "start from a model of more layers."
             )
         layers = range(1, depth)
-    if isinstance(layers, str) or any(isinstance(n, bool) or not isinstance(n, int) for n in layers):
+    listed = isinstance(layers, Iterable) and not isinstance(layers, str)
+    if not listed or any(isinstance(n, bool) or not isinstance(n, int) for n in layers):
         raise TypeError(f"layers={layers!r} is neither 'all' nor a list of blocks such as [1, 2].")
     chosen = list(layers)
     if not chosen or chosen != sorted(set(chosen)) or chosen[0] < 1 or chosen[-1] >= depth:

@@ -53,7 +53,7 @@ class NormalEquations:
         """Add n rows: features (n, P), residuals (n, D) and weights (n,), None for 1 each."""
         rows, left = features.to(self.gram), residuals.to(self.gram)
         scale = rows.new_ones(len(rows)) if weights is None else weights.to(rows)
-        weighted = rows if weights is None else rows * scale[:, None]
+        weighted = rows * scale[:, None]
         self.gram.addmm_(rows.T, weighted)
         self.cross.addmm_(weighted.T, left)
         self.residual += float((left.square().sum(1) * scale).sum())

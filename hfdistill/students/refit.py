@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hfdistill.files.progress import Progress
-from hfdistill.network.architectures import ModelSpec, blocks, layout_of
+from hfdistill.network.architectures import ModelSpec, layout_of
 from hfdistill.network.block_calls import evaluating
 from hfdistill.students.activations import Batch, Place, Reader, forward_inputs
 from hfdistill.students.least_squares import NormalEquations, best_ridge, exact_device
@@ -155,15 +155,11 @@ def refit(
         total = plan.sweeps * sum(len(group.steps) for group in groups)
         with Progress("fitting", total=total, unit="projections", show="log") as progress:
             for _ in range(plan.sweeps):
-                fit = _Fit(_reader(student), _reader(teacher), ridge, first, batches)
+                fit = _Fit(Reader(student, room=MEMORY), Reader(teacher, room=MEMORY), ridge, first, batches)
                 for line in itertools.chain.from_iterable(map(fit.group, groups)):
                     lines.append(line)
                     progress.update()
         return lines
-
-
-def _reader(model: Any) -> Reader:
-    return Reader(model, list(blocks(model)), room=MEMORY)
 
 
 @dataclass(frozen=True, eq=False)

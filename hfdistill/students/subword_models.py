@@ -1,39 +1,43 @@
-"""Subword models with fewer pieces: finds the pieces that others are merged from, and writes those that stay.
-
-Each class reads the `model` part of a `tokenizer.json`.
-"""
+"""Subword models with fewer pieces: finds what a piece is merged from, and writes the pieces that stay."""
 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
-class Pieces(Protocol):
-    """One kind of subword model."""
+class Pieces(ABC):
+    """One kind of subword model, by the `model` part of a `tokenizer.json`."""
 
     ids: dict[str, int]
     """The pieces and their ids."""
 
+    def __init__(self, model: Mapping[str, Any]) -> None:
+        self.model = dict(model)
+
+    @abstractmethod
     def required(self) -> set[str]:
         """Return pieces without which some text could no longer be read, or would be read otherwise."""
 
     def parts(self, piece: str) -> set[str]:
-        """Return the piece, and all others that must be there for it to come about."""
+        """Return the piece, and all others that must be there for it to come about: none."""
+        return {piece}
 
+    @abstractmethod
     def cut(self, ids: Mapping[str, int]) -> dict[str, Any]:
         """Return the `model` part with these pieces under these ids alone."""
 
 
-class WordPiece:
+class WordPiece(Pieces):
     """The longest piece from the left wins, so a kept piece needs no other (arXiv 2012.15524)."""
 
     def __init__(self, model: Mapping[str, Any]) -> None:
-        self.model = dict(model)
+        super().__init__(model)
         self.ids: dict[str, int] = self.model["vocab"]
         self._prefix: str = self.model["continuing_subword_prefix"]
 
@@ -52,20 +56,16 @@ class WordPiece:
             letters[0] = self._prefix + letters[0]
         return not all(letter in self.ids for letter in letters)
 
-    def parts(self, piece: str) -> set[str]:
-        """Return the piece alone."""
-        return {piece}
-
     def cut(self, ids: Mapping[str, int]) -> dict[str, Any]:
         """Return the vocabulary of these pieces alone."""
         return {**self.model, "vocab": dict(ids)}
 
 
-class BPE:
+class BPE(Pieces):
     """Merges by rank: a piece comes about by one chain of merges and needs all of them (arXiv 1508.07909)."""
 
     def __init__(self, model: Mapping[str, Any]) -> None:
-        self.model = dict(model)
+        super().__init__(model)
         if self.model.get("continuing_subword_prefix"):
             raise ValueError(
                 f"Found a BPE tokenizer whose pieces within a word start with "
@@ -105,11 +105,11 @@ class BPE:
         return {**self.model, "vocab": dict(ids), "merges": merges}
 
 
-class Unigram:
+class Unigram(Pieces):
     """The best sum of scores wins; what was best stays best among fewer (arXiv 1804.10959)."""
 
     def __init__(self, model: Mapping[str, Any]) -> None:
-        self.model = dict(model)
+        super().__init__(model)
         self._scores: dict[str, float] = dict(self.model["vocab"])
         self.ids: dict[str, int] = {piece: i for i, (piece, _) in enumerate(self.model["vocab"])}
 
@@ -126,10 +126,6 @@ class Unigram:
             | (set() if unknown is None else {self.model["vocab"][unknown][0]})
         )
 
-    def parts(self, piece: str) -> set[str]:
-        """Return the piece alone."""
-        return {piece}
-
     def cut(self, ids: Mapping[str, int]) -> dict[str, Any]:
         """Return the list of these pieces and their scores alone."""
         unknown = self.model.get("unk_id")
@@ -138,11 +134,7 @@ class Unigram:
         return {**self.model, "vocab": vocabulary, "unk_id": None if name is None else ids[name]}
 
 
-_KINDS: dict[str, Callable[[Mapping[str, Any]], Pieces]] = {
-    "WordPiece": WordPiece,
-    "BPE": BPE,
-    "Unigram": Unigram,
-}
+_KINDS: dict[str, type[Pieces]] = {kind.__name__: kind for kind in (WordPiece, BPE, Unigram)}
 
 
 def pieces_of(model: Mapping[str, Any]) -> Pieces:

@@ -20,7 +20,7 @@ from hfdistill.files.plain_data import as_python, public_name
 from hfdistill.network.loading import read_tokenizer
 from hfdistill.students.corpus import Corpus, token_counts
 from hfdistill.students.subword_models import Pieces, pieces_of, renumbered
-from hfdistill.students.weight_copy import empty_like, fitted, load_weights, network
+from hfdistill.students.weight_copy import empty_like, load_weights, network
 
 logger = logging.getLogger(__name__)
 
@@ -247,8 +247,20 @@ def _model(whole: Any, order: list[int], *, size: int) -> Any:
         config.vocabulary_pruned_from = {"model": public_name(whole.name_or_path or ""), "tokens": size}
     config._name_or_path = ""
     student = empty_like(whole, config, dtype=whole.dtype)
-    load_weights(student, fitted(whole.state_dict(), student, {size: torch.tensor(order)}))
+    load_weights(student, _kept_entries(whole, student, torch.tensor(order), size=size))
     return student.to(whole.device).eval()
+
+
+def _kept_entries(whole: Any, student: Any, order: Tensor, *, size: int) -> dict[str, Tensor]:
+    """Return the weights, cut to the kept entries along every dimension of the vocabulary."""
+    cut = {}
+    shapes = {name: weight.shape for name, weight in student.state_dict().items()}
+    for name, weight in whole.state_dict().items():
+        for dimension, length in enumerate(shapes.get(name, weight.shape)):
+            if weight.shape[dimension] == size != length:
+                weight = weight.index_select(dimension, order.to(weight.device))
+        cut[name] = weight
+    return cut
 
 
 def _log(before_model: Any, after_model: Any, *, covered: float, before: int, after: int) -> None:

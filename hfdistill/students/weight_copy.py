@@ -81,22 +81,3 @@ def load_weights(student: Any, state: Mapping[str, Tensor]) -> None:
             f"when it is quantised, pruned or carries an adapter ({mismatch}). Merge the adapter or load the "
             f"model unquantised, and cut that."
         ) from mismatch
-
-
-def fitted(state: Mapping[str, Tensor], student: Any, indices: Mapping[int, Tensor]) -> dict[str, Tensor]:
-    """Return weights of which every dimension that is smaller in the student keeps the chosen entries.
-
-    Args:
-        state: the teacher's weights.
-        student: whose shapes count.
-        kept: by the size of a dimension in the teacher, which of its entries stay.
-    """
-    cut = {}
-    shapes = {name: weight.shape for name, weight in student.state_dict().items()}
-    for name, weight in state.items():
-        for dimension, size in enumerate(shapes.get(name, weight.shape)):
-            old = weight.shape[dimension]
-            if old != size and old in indices and len(indices[old]) == size:
-                weight = weight.index_select(dimension, indices[old].to(weight.device))
-        cut[name] = weight
-    return cut

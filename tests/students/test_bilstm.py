@@ -106,6 +106,8 @@ def test_sizes_from_the_teacher():
     [
         ({"embedding_size": 17}, "has 16 principal components"),
         ({"hidden_size": 7}, "hidden_size=7 cannot be shared.*for example 8"),
+        ({"layers": 0}, "layers=0 leaves nothing to learn. Write a whole number from 1"),
+        ({"layers": 1.0}, "layers=1.0 leaves nothing to learn"),
     ],
 )
 def test_sizes_that_cannot_be(options, message):

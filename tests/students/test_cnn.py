@@ -71,6 +71,9 @@ def test_sizes_from_the_teacher():
         ({"embedding_size": 17}, "has 16 principal components"),
         ({"windows": ()}, "should name widths from 1"),
         ({"windows": (3, 0)}, "should name widths from 1"),
+        ({"windows": 3}, "windows=3 should name widths from 1"),
+        ({"windows": (2.5,)}, "should name widths from 1"),
+        ({"filters": 0}, "filters=0 leaves nothing to learn"),
     ],
 )
 def test_sizes_that_cannot_be(options, message):

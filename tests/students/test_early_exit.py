@@ -323,6 +323,7 @@ def test_detached_exits_teach_their_own_heads_alone():
         ([], ValueError, "Write layers='all'"),
         ("most", TypeError, "neither 'all' nor a list"),
         ([1.0], TypeError, "neither 'all' nor a list"),
+        (2, TypeError, "layers=2 is neither 'all' nor a list of blocks"),
     ],
 )
 def test_layers_that_do_not_fit(layers, error, words):

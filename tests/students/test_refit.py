@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoModelForTokenClassification
 
 from hfdistill import Refit, register_anatomy
@@ -308,6 +309,13 @@ def test_texts_of_every_kind(kind, tokenizer, tmp_path):
     }[kind]
     fitted = shrink(make_bert(4, seed=1), layers=2, fit=source, tokenizer=tokenizer)
     assert fitted.config.shrunk_from["fitted_on"] == 40
+
+
+def test_pairs_that_lack_a_text_are_left_out(tokenizer):
+    texts = [text for text, _label in make_sentences(40)]
+    pairs = Dataset.from_dict({"text": texts, "text_pair": ["a film", None] * 20})
+    fitted = shrink(make_bert(4, seed=1), layers=2, fit=pairs, tokenizer=tokenizer)
+    assert fitted.config.shrunk_from["fitted_on"] == 20
 
 
 def test_the_tokenizer_beside_the_teacher_is_used(tokenizer, tmp_path):
