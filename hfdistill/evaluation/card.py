@@ -136,37 +136,29 @@ def _names(report: Report, model_name: str | None, base_model: str, dataset: str
 
 
 def _header(report: Report, names: _Names, license_id: str | None, extra: dict[str, Any]) -> ModelCardData:
-    taken = {
-        "model-index",
-        "model_name",
-        "eval_results",
-        "base_model",
-        "datasets",
-        "license",
-        "metrics",
-    } & extra.keys()
-    if taken:
-        raise ValueError(f"The card fills {', '.join(sorted(taken))} itself. Leave it out of `metadata`.")
     try:
         json.dumps(extra, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"`metadata` must be plain text, numbers, lists and mappings: {error}.") from error
-    own_tags = extra.pop("tags", [])
+    own_tags = extra.pop("tags", None) or []
     results = _eval_results(report, names)
     metrics = {result.metric_type for result in results} & set(_HUB_METRICS.values())
-    return ModelCardData(
-        license=license_id,
-        library_name="transformers",
-        pipeline_tag=hub_task(report),
-        base_model=names.base if names.base_on_hub else None,
-        base_model_relation="finetune" if names.base_on_hub else None,
-        datasets=[names.dataset] if names.dataset_on_hub else None,
-        metrics=sorted(metrics) or None,
-        tags=[*TAGS, hub_task(report), *([own_tags] if isinstance(own_tags, str) else own_tags)],
-        model_name=names.model if results else None,
-        eval_results=results or None,
-        **extra,
-    )
+    own: dict[str, Any] = {
+        "license": license_id,
+        "library_name": "transformers",
+        "pipeline_tag": hub_task(report),
+        "base_model": names.base if names.base_on_hub else None,
+        "base_model_relation": "finetune" if names.base_on_hub else None,
+        "datasets": [names.dataset] if names.dataset_on_hub else None,
+        "metrics": sorted(metrics) or None,
+        "tags": [*TAGS, hub_task(report), *([own_tags] if isinstance(own_tags, str) else own_tags)],
+        "model_name": names.model if results else None,
+        "eval_results": results or None,
+    }
+    taken = {*own, "model-index"} & extra.keys()
+    if taken:
+        raise ValueError(f"The card fills {', '.join(sorted(taken))} itself. Leave it out of `metadata`.")
+    return ModelCardData(**own, **extra)
 
 
 def _eval_results(report: Report, names: _Names) -> list[EvalResult]:
@@ -362,19 +354,20 @@ _READING = (
 
 
 def _line(c: ClassReport, report: Report) -> list[str]:
-    line = [escape(c.label, limit=60), f"{c.rows:,}", f"{100 * c.share:.1f} %", _share(c.student_recall)]
+    line = [
+        escape(c.label, limit=60),
+        f"{c.rows:,}",
+        f"{100 * c.share:.1f} %",
+        show(c.student_recall, "accuracy"),
+    ]
     if report.teacher is None:
         return line
     both = [c.baseline_same_wrong] if report.baseline is not None else []
     counts = [c.teacher_wrong, c.same_wrong, *both, c.corrected, c.new]
-    return [*line, _share(c.teacher_recall), *("-" if n is None else f"{n:,}" for n in counts)]
+    return [*line, show(c.teacher_recall, "accuracy"), *("-" if n is None else f"{n:,}" for n in counts)]
 
 
 def _weakness(c: ClassReport) -> tuple[int, float]:
     """Return a sort key: most inherited errors first, then the largest loss of recall, or the lowest one."""
     own = 2.0 if c.student_recall is None else c.student_recall
     return -(c.same_wrong or 0), own - (c.teacher_recall or 0.0)
-
-
-def _share(value: float | None) -> str:
-    return show(value, "accuracy")

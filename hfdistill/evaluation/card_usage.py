@@ -6,7 +6,6 @@ from hfdistill.evaluation.report import Report
 from hfdistill.files.hub import HERE
 from hfdistill.files.plain_data import is_hub_id
 
-_HUB_TASKS = {"token": "token-classification"}
 _CALL = {
     "single_label": "",
     "multi_label": ', top_k=None, function_to_apply="sigmoid"',
@@ -23,7 +22,7 @@ _TURN = {
 
 def hub_task(report: Report) -> str:
     """Return the task as the Hub and `pipeline` spell it."""
-    return _HUB_TASKS.get(report.task, "text-classification")
+    return "token-classification" if report.task == "token" else "text-classification"
 
 
 def usage_section(report: Report, model_name: str) -> str:

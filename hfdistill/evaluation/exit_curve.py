@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -73,13 +73,15 @@ def exit_curve(
         accuracy, mean_layers, latency_ms and rows_per_s.
 
     Raises:
-        TypeError: for a model without exits.
+        TypeError: for a model without exits, and thresholds that are not a list.
         ValueError: for a threshold out of range, no tokenizer, or more than one label a row.
 
     Example:
         >>> for point in exit_curve("out/early_exit/distilled", dev):  # doctest: +SKIP
         ...     print(point)
     """
+    if not isinstance(thresholds, Iterable):
+        raise TypeError(f"thresholds={thresholds!r} is not a list. Write thresholds=[{thresholds!r}].")
     loaded = _loaded(model)
     check_rows(data, "exit_curve")
     if tokenizer is None and not isinstance(model, (str, Path)):

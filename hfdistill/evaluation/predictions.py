@@ -52,7 +52,7 @@ def predict(loaded: LoadedModel, batches: Sequence[Sequence[int]] | None = None)
         batches: row numbers, each once; None for `by_length`.
     """
     batches = by_length(loaded) if batches is None else batches
-    of_words = loaded.config is not None and task_kind(loaded.config) == "token"
+    of_words = task_kind(loaded.config) == "token"
     parts: list[Tensor] = []
     for batch, output in outputs(loaded, batches):
         logits = logits_of(output).float()

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -350,10 +350,13 @@ class Report:
 
 def _cells(report: Report) -> list[list[str]]:
     """Return the table with its head; columns in which no model has a value are left out."""
-    header = ["", *(TITLES[c] for c in COLUMNS[report.task]), "parameters", "MB", "ms p50", "p95", "rows/s"]
-    rows = [_row(role, model, COLUMNS[report.task]) for role, model in report.models().items()]
-    shown = [i for i in range(len(header)) if i == 0 or any(row[i] != "-" for row in rows)]
-    return [[row[i] for i in shown] for row in (header, *rows)]
+    metrics = COLUMNS[report.task]
+    rows = [["", *(TITLES[metric] for metric in metrics), "parameters", "MB", "ms p50", "p95", "rows/s"]]
+    for role, model in report.models().items():
+        scores = [show(model.scores.get(metric), metric) for metric in metrics]
+        rows.append([role, *scores, *sizes(model), *times(model.speed)])
+    shown = [i for i in range(len(rows[0])) if i == 0 or any(row[i] != "-" for row in rows[1:])]
+    return [[row[i] for i in shown] for row in rows]
 
 
 def in_columns(sentences: Sequence[str], *, width: int = WIDTH) -> list[str]:
@@ -451,11 +454,6 @@ def counted(number: float, what: str) -> str:
     return f"{shown} {what}{'' if number == 1 else 's'}"
 
 
-def _row(role: str, model: ModelReport, columns: tuple[str, ...]) -> list[str]:
-    scores = [show(model.scores.get(column), column) for column in columns]
-    return [role, *scores, *sizes(model), *times(model.speed)]
-
-
 def sizes(model: ModelReport, *, embeddings: bool = False) -> list[str]:
     """Return cells of a table: parameters (those in embeddings, too), megabytes; "-" where it has none."""
     if not model.parameters:
@@ -510,8 +508,8 @@ def reports_by_name(runs: Any, asked: str) -> dict[Any, list[Report]]:
             f"{asked} needs reports by name, found a {type(runs).__name__}. Give {{'student': "
             "[Report.load(path), ...]}, a list of one report a seed."
         )
-    alone = (Report, str, os.PathLike)
-    return {
-        name: [Report.of(report) for report in ([reports] if isinstance(reports, alone) else reports)]
-        for name, reports in runs.items()
-    }
+    named = {}
+    for name, reports in runs.items():
+        several = isinstance(reports, Iterable) and not isinstance(reports, str)
+        named[name] = [Report.of(report) for report in (reports if several else [reports])]
+    return named

@@ -224,6 +224,7 @@ def test_many_classes_are_cut_to_the_worst(report, tmp_path):
     [
         ({"base_model": "x"}, "fills base_model itself"),
         ({"model-index": []}, "fills model-index itself"),
+        ({"pipeline_tag": "x", "library_name": "y"}, "fills library_name, pipeline_tag itself"),
         ({"language": object()}, "must be plain"),
         ({"score": float("nan")}, "must be plain"),
         ({"description": "x" * 70_000}, "more than 65536"),

@@ -69,6 +69,8 @@ def test_reports_may_be_named_by_their_files(report, tmp_path):
         compare_runs([report])
     with pytest.raises(TypeError, match=r"Found a dict in the place of a report\. Give what measure"):
         compare_runs({"a": [{}]})
+    with pytest.raises(TypeError, match=r"Found a int in the place of a report\. Give what measure"):
+        compare_runs({"a": 5})
 
 
 def test_runs_that_cannot_be_compared_are_refused(report):

@@ -29,8 +29,9 @@ def test_the_curve_goes_from_all_layers_to_one():
         (lambda: make_bert(3), {"tokenizer": 1}, TypeError, "has no exits. Build it with with_exits"),
         (lambda: with_exits(make_bert(3)), {}, ValueError, "came without a tokenizer"),
         (lambda: with_exits(make_bert(3)), {"thresholds": [2]}, ValueError, "above 0 and up to 1, found 2"),
+        (lambda: with_exits(make_bert(3)), {"thresholds": 0.3}, TypeError, r"Write thresholds=\[0\.3\]"),
     ],
-    ids=["plain", "tokenizer", "threshold"],
+    ids=["plain", "tokenizer", "threshold", "no list"],
 )
 def test_a_curve_that_cannot_be_drawn(model, options, error, words):
     options = {"thresholds": [0.5], **options}

@@ -74,7 +74,7 @@ def plain_numbers() -> Any:
 
 
 def text(label: object, *, limit: int = 32) -> str:
-    """Return a label of one line that fits beside an axis; a number for one without any visible character."""
+    """Return a label of one line that fits beside an axis; "(blank)" for one without a visible character."""
     return printable(label, limit=limit) or "(blank)"
 
 
