@@ -244,7 +244,7 @@ def test_layers_that_stay_float32_are_named_with_their_stage(made, monkeypatch, 
     sources = sorted((made[0] / "onnx").glob("stage_*.onnx"))
     kept = {f"int8_{source.name}": [] for source in sources}
     monkeypatch.setattr(f"{gate}.to_int8", rounded)
-    eight = importlib.import_module(gate)._EightBits(
+    eight = importlib.import_module(gate).EightBits(
         "onnx", "dynamic", sources, [tmp_path / name for name in kept], []
     )
     layers = eight.layers()
