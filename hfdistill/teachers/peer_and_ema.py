@@ -137,8 +137,7 @@ class EMATeacher(Teacher):
         Raises:
             RuntimeError: before that.
         """
-        model: PreTrainedModel = self._started().model
-        return model
+        return self._started().model
 
     def decay_at(self, step: int) -> float:
         """Return the decay after `step` optimizer steps, counted from 1."""

@@ -114,8 +114,7 @@ class _Run:
 
     def _some_blocks(self, numbers: Ints) -> Entries:
         if self._blocks is not None:
-            some: Entries = self._blocks[numbers]
-            return some
+            return self._blocks[numbers]
         content = b"".join([self._bytes(number, 1) for number in numbers.tolist()])
         return np.frombuffer(content, np.uint64).reshape(-1, _BLOCK, 3)
 

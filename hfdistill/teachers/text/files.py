@@ -86,8 +86,7 @@ class FileTeacher(TextAnswers):
 
     def _unanswered(self, texts: Sequence[Any]) -> NDArray[np.bool_]:
         """Return which texts have no answer, (N,)."""
-        missing: NDArray[np.bool_] = self.store.find(keys_of(texts)) < 0 if len(texts) else np.zeros(0, bool)
-        return missing
+        return self.store.find(keys_of(texts)) < 0 if len(texts) else np.zeros(0, bool)
 
     def answered(self, dataset: Any) -> Any:
         """Return the rows of a dataset that have an answer; how many have none is logged."""

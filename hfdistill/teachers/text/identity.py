@@ -42,22 +42,22 @@ def identity_of_function(answer: Any) -> str:
     """
     if hasattr(answer, "fingerprint"):
         return str(answer.fingerprint())
-    digest = hashlib.sha256()
+    walk = _Walk(package=_package(answer))
     try:
-        _Walk(digest, package=_package(answer)).add(answer)
+        walk.add(answer)
     except RecursionError as error:
         raise UnknownIdentityError(
             "The function reads objects nested too deeply to be compared. Give the teacher a name that you "
             "change when the function changes: name='intents, prompt 3'."
         ) from error
-    return digest.hexdigest()
+    return walk.digest.hexdigest()
 
 
 class _Walk:
     """Adds values to a digest, each once."""
 
-    def __init__(self, digest: Any, *, package: str) -> None:
-        self.digest, self.package, self._seen = digest, package, dict[int, Any]()
+    def __init__(self, *, package: str) -> None:
+        self.digest, self.package, self._seen = hashlib.sha256(), package, dict[int, Any]()
 
     def add(self, value: Any) -> None:
         if isinstance(value, _PLAIN):

@@ -283,8 +283,7 @@ _TWO_COLUMNS = "For two classes return both probabilities, [1 - p, p]; for label
 def _percent(numbers: Array) -> NDArray[np.bool_]:
     """Return rows of values in [0, 100] that sum to about 100."""
     inside = ((numbers >= 0) & (numbers <= 100.01)).all(1)
-    close: NDArray[np.bool_] = inside & (np.abs(numbers.sum(1) - 100) < 1.01)
-    return close
+    return inside & (np.abs(numbers.sum(1) - 100) < 1.01)
 
 
 def _as_array(answers: Any) -> Array | None:
