@@ -265,7 +265,7 @@ def _quick_times():
     from hfdistill.evaluation.measure import STANDARD
     from hfdistill.evaluation.speed import SpeedPlan
 
-    SpeedPlan.__init__.__defaults__ = (3, 4, 8, 2, 1.0)
+    SpeedPlan.__init__.__defaults__ = (1, 4, 4, 1, 1.0)
     vars(STANDARD).update(vars(SpeedPlan()))
 
 

@@ -62,13 +62,13 @@ def test_sst2_leaves_student_report_and_card(material, tmp_path, start):
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_sst2_killed_and_started_again(material, tmp_path, start):
     """The second start goes on from a checkpoint of the first, and ends where an unbroken run ends."""
-    steps = ["--max_steps", "20", "--save_strategy", "steps", "--save_steps", "5"]
-    killed_at(13, lambda: start("sst2.py", *sst2_arguments(material, tmp_path), *steps))
+    steps = ["--max_steps", "9", "--save_strategy", "steps", "--save_steps", "3"]
+    killed_at(5, lambda: start("sst2.py", *sst2_arguments(material, tmp_path), *steps))
     student = tmp_path / "student"
-    assert Path(hfdistill.newest_checkpoint(student)).name == "checkpoint-10"
+    assert Path(hfdistill.newest_checkpoint(student)).name == "checkpoint-3"
     start("sst2.py", *sst2_arguments(material, tmp_path), *steps)
-    state = json.loads((student / "checkpoint-20" / "trainer_state.json").read_text())
-    assert state["global_step"] == 20
+    state = json.loads((student / "checkpoint-9" / "trainer_state.json").read_text())
+    assert state["global_step"] == 9
     assert (student / "report.json").is_file()
     start("sst2.py", *sst2_arguments(material, tmp_path / "unbroken"), *steps)
     ends = [load_file(path / "model.safetensors") for path in (student, tmp_path / "unbroken" / "student")]
@@ -97,7 +97,6 @@ def test_every_kind_of_student_gets_its_rows_and_finished_runs_are_kept(material
     page.write_text("<!-- small -->\n<!-- /small -->\n")
     given = {"dataset": material / "data", "teacher": material / "teacher", "output_dir": out, "page": page}
     given |= {"name": "small", "max_steps": 1, "use_cpu": "true", "bf16": "false", "max_length": 16}
-    given["plot"] = tmp_path / "pareto.png"
     arguments = [part for name, value in given.items() for part in (f"--{name}", str(value))]
 
     def start(*more):
@@ -105,7 +104,7 @@ def test_every_kind_of_student_gets_its_rows_and_finished_runs_are_kept(material
         runpy.run_path(str(ROOT / "recipes" / "pareto.py"), run_name="__main__")
 
     names = ["3 layers", "half width", "3 layers, fewer words", "BiLSTM", "CNN", "static"]  # of one depth
-    start("--students", *names, "early exit")
+    start("--students", *names, "early exit", "--plot", str(tmp_path / "pareto.png"))
     rows = [line.split(" | ")[0].strip("| ") for line in page.read_text().splitlines() if line.count("|") > 5]
     assert rows[2:] == ["teacher", *names, "early exit at 0.1", "early exit at 0.3"]
     written = {path: path.stat().st_mtime_ns for path in out.glob("*/notes.json")}
@@ -119,7 +118,7 @@ def test_every_kind_of_student_gets_its_rows_and_finished_runs_are_kept(material
     assert "x |" in page.read_text()  # the times of the first start
     with pytest.raises(ValueError, match=r"holds runs of other settings \(inside False → True\)"):
         start("--students", "3 layers", "--inside", "--no_speed")
-    start("--students", "3 layers", "--inside", "--output_dir", str(tmp_path / "inside"))
+    start("--students", "3 layers", "--inside", "--no_speed", "--output_dir", str(tmp_path / "inside"))
     notes = json.loads((tmp_path / "inside" / "3_layers-distilled-1" / "notes.json").read_text())
     assert "TinyBERTAttention" in notes["objective"]
     assert "x |" in first
@@ -214,10 +213,10 @@ def test_quickstart_to_the_end(tmp_path, monkeypatch, capsys):
     except Exception:
         pytest.skip("the quickstart extra is not installed: pip install -e '.[quickstart]'")
     monkeypatch.setattr(hfdistill, "measure", functools.partial(hfdistill.measure, speed=None))
-    monkeypatch.setattr(quickstart, "TEST", 24)
+    monkeypatch.setattr(quickstart, "TEST", 12)
     monkeypatch.setattr(quickstart, "LABELLED", 16)
     monkeypatch.setattr(quickstart, "UNLABELLED", 16)
-    options = {"max_steps": 2, "per_device_train_batch_size": 16, "max_length": 16, "report_to": "none"}
+    options = {"max_steps": 1, "per_device_train_batch_size": 16, "max_length": 16, "report_to": "none"}
     quickstart.main(DistillationArguments(str(tmp_path), save_strategy="no", **options))
     table = capsys.readouterr().out
     assert all(name in table for name in ("teacher", "student", "baseline"))

@@ -2,14 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from hfdistill.trainer import process_end
-from tests.distributed.launched import GLOO_THREADS
+from tests.distributed.launched import GLOO_THREADS, ROOT
 
 GROUP = "distributed.init_process_group('gloo', store=distributed.HashStore(), rank=0, world_size=1)"
 ENDS = {
@@ -59,12 +57,10 @@ for name, code in json.loads(sys.argv[1]).items():
 
 
 @pytest.fixture(scope="module")
-def printed():
-    if not hasattr(os, "fork"):
-        pytest.skip("needs os.fork")
-    environment = {**os.environ, "WORLD_SIZE": "2"}
-    command = [sys.executable, "-c", GLOO_THREADS + LEAVING, json.dumps(ENDS), process_end.__file__]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=True)
+def printed(fresh):
+    words, environment = (json.dumps(ENDS), process_end.__file__), {**os.environ, "WORLD_SIZE": "2"}
+    done = fresh(GLOO_THREADS + LEAVING, *words, cwd=ROOT, environment=environment)
+    assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
