@@ -29,6 +29,8 @@ KINDS: dict[str, Kind] = {
     **dict.fromkeys(("votes", "annotations", "annotators"), "labels"),
 }
 LABELS = ("answer", "prediction", "label")
+PREDICTED = "probability_"
+"""What `predict` writes before the name of a class."""
 CONFIDENCES = ("confidence", "score", "probability")
 
 
@@ -125,6 +127,9 @@ def _answer_columns(
         raise AnswerError(f"{path.name} has the answers {usual}. Say which to take: answer={usual[0]!r}.")
     if usual:
         return _Columns(usual), KINDS[folded_name(usual[0])]
+    predicted = [name for name in names if name.casefold().startswith(PREDICTED)]
+    if len(predicted) > 1:
+        return _Columns(predicted, [name[len(PREDICTED) :] for name in predicted]), "probabilities"
     if classes is not None and _has_columns_of(classes, names):
         own = [folded[folded_name(name)] for name in classes]
         return _Columns(own, list(classes)), None

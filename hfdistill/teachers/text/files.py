@@ -158,7 +158,7 @@ def answers_from(
     - `probabilities` (`probs`, `scores`), `logits`, `log_probabilities` (`logprobs`, `top_logprobs`): a list
       in the order of `classes`, a mapping from class to number, or, as APIs give them, a list of
       {"token": …, "logprob": …}, in which tokens that are not classes are passed over;
-    - one column of numbers for each class, under its name;
+    - one column of numbers for each class, under its name, or as `predict` writes them (`probability_joy`);
     - `votes` (`annotations`): a list of classes, counted into probabilities; several columns of votes are
       named by `answer=["annotator_1", "annotator_2"]`;
     - `label` (`answer`, `prediction`) with `confidence`; without one the label is taken for certain.

@@ -428,3 +428,16 @@ def test_classes_that_labels_write_in_several_cases_are_one(tmp_path):
     teacher = answers_from(path)
     assert teacher.classes == ["Bad", "Good"]
     assert teacher.logits(["a", "b", "c", "d"]).argmax(-1).tolist() == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("classes", [None, ["none", "Joy"]])
+def test_what_predict_writes_is_read_whole(classes, tmp_path):
+    """Beside the labels of people and the answers, which would be one class alone."""
+    path = tmp_path / "labelled.csv"
+    path.write_text(
+        "text,label,prediction,probability,probability_Joy,probability_None\na,None,Joy,0.7,0.7,0.3\n"
+    )
+    teacher = answers_from(path, classes)
+    found = teacher.probabilities(["a"])[0, [name.lower() for name in teacher.classes].index("joy")]
+    assert float(found) == pytest.approx(0.7)
+    assert len(teacher.classes) == 2
