@@ -87,13 +87,13 @@ def compare_students(
     shown = next((report for report in every if report.student.speed), every[0])
     teacher = _teacher(shown)
     quality = show((teacher.metrics or {}).get(metric), metric)
-    rows = [["teacher", *_weight(teacher), quality, "", "", "", *_pace(teacher, teacher)]]
+    rows = [["teacher", *sizes(teacher), quality, "", "", "", *_pace(teacher, teacher)]]
     best = max(
         statistics.mean(_values(reports, metric)) for reports in (*distilled.values(), *others.values())
     )
     for name, reports in distilled.items():
         first = next((report for report in reports if report.student.speed), reports[0])
-        row = [escape(name, limit=200), *_weight(first.student), _mean(reports, metric, best=best)]
+        row = [escape(name, limit=200), *sizes(first.student), _mean(reports, metric, best=best)]
         row += [_mean(others[name], metric, best=best)] if name in others else [""]
         row += [_against(name, reports, others[name], metric)] if name in others else [""]
         rows.append([*row, _closeness(reports, closeness), *_pace(first.student, _teacher(first))])
@@ -145,10 +145,6 @@ def _teacher(report: Report) -> ModelReport:
     if report.teacher is None:
         raise ValueError("compare_students needs reports beside a teacher. Measure with teacher=.")
     return report.teacher
-
-
-def _weight(model: ModelReport) -> list[str]:
-    return sizes(model)
 
 
 def _pace(model: ModelReport, teacher: ModelReport) -> list[str]:
