@@ -34,6 +34,7 @@ from hfdistill import (
     shrink,
     with_exits,
 )
+from hfdistill.data import encode
 from hfdistill.trainer.mixup import SHARE
 from tests.conftest import make_bert, make_byte_tokenizer, make_roberta, make_sentences, make_tokenizer
 from tests.trainer.conftest import GradientRecorder, SaveAt, quiet_arguments
@@ -176,7 +177,7 @@ def evaluations(folder: Path, processes: int) -> list[dict[str, float]]:
     trainer, _ = run(folder / "evaluated", 24, "plain", processes)
     trainer.compute_metrics = lambda p: {"right": int((p.predictions.argmax(-1) == p.label_ids).sum())}
     texts, classes = zip(*EVALUATED, strict=True)
-    rows = Dataset.from_dict({"text": list(texts), "label": list(classes)})
+    rows = encode(Dataset.from_dict({"text": list(texts), "label": list(classes)}), make_tokenizer())
     return [trainer.evaluate(rows.select(range(count + 1))) for count in range(len(rows))]
 
 
