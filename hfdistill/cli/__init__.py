@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import atexit
 import contextlib
 import difflib
@@ -12,7 +11,6 @@ import logging
 import os
 import re
 import runpy
-import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -21,19 +19,16 @@ from typing import Any, NoReturn
 
 import hfdistill
 from hfdistill.cli import cache, compare, export, fit, init, list_names, measure, predict, push, shrink, train
+from hfdistill.cli.wording import Formatter, as_refused, as_typed
 from hfdistill.files.endings import EXIT_CODES, Ended, ending_in_order
 from hfdistill.files.plain_data import printable
+from hfdistill.files.wording import worded, wording
 from hfdistill.recipe import RecipeError
 
 # What the library raises on purpose, and what comes up from below; HFDISTILL_TRACEBACK=1 shows where.
 _REFUSALS = (ValueError, TypeError, OSError, LookupError, ImportError, ArithmeticError, RuntimeError)
 
 _CHOICE = re.compile(r"invalid choice: '(?P<word>[^']*)'.*\(choose from (?P<choices>.*)\)", re.DOTALL)
-
-# Arguments of `load` in messages, which a page has as keys of those names.
-_OF_DATA = frozenset(
-    {"text", "text_pair", "label", "label_names", "encoding", "delimiter", "quotes", "on_bad_row"}
-)
 
 # Commands import torch and Transformers in `run` alone: help, and the mistakes of a page, are there at once.
 
@@ -67,14 +62,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         _parser().print_help()
         return 0
     args = _arguments(argv)
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler])
+    with wording(lambda message: as_typed(message, args)):
+        return _ran(args)
+
+
+def _ran(args: argparse.Namespace) -> int:
+    """Run the command that was typed, and say in a sentence why it ends early; return its status."""
     try:
         for plugin in args.plugin:
             _load(plugin)
         with ending_in_order(), _allowing_pickles(args):
             return int(args.command(args))
     except RecipeError as error:
-        return _failed("\n".join(map(str, error.mistakes)), code=2)
+        return _failed("\n".join(as_refused(mistake, args) for mistake in error.mistakes), code=2)
     except KeyboardInterrupt as error:
         return _failed(str(error) or "Stopped.", code=130)
     except Ended as error:
@@ -84,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("HFDISTILL_TRACEBACK"):
             raise
         lost = type(error).__name__ == "QualityGateError"
-        return _failed(f"error: {_as_flags(str(error), args)}", code=3 if lost else 1)
+        return _failed(f"error: {worded(str(error))}", code=3 if lost else 1)
 
 
 def _allowing_pickles(args: argparse.Namespace) -> AbstractContextManager[None]:
@@ -94,34 +97,6 @@ def _allowing_pickles(args: argparse.Namespace) -> AbstractContextManager[None]:
     from hfdistill.network.foreign_code import allowing_pickles
 
     return allowing_pickles()
-
-
-def _as_flags(message: str, args: argparse.Namespace) -> str:
-    """Return a message of the library with its arguments, text='…', as this command's flags, --text ….
-
-    A command that reads a page has them as the page's keys, text: ….
-    """
-    is_page = hasattr(args, "overrides")
-
-    def typed(found: re.Match[str]) -> str:
-        if is_page and found[1] in _OF_DATA:
-            return f"{found[1]}: {_plain(found[2])}".rstrip()
-        if not hasattr(args, found[1]):
-            return found[0]
-        name = found[1].replace("_", "-")
-        if found[2] in ("True", "False"):
-            return f"--{name}" if found[2] == "True" else f"--no-{name}"
-        return f"--{name} {shlex.quote(ast.literal_eval(found[2]))}" if found[2] else f"--{name}"
-
-    return re.sub(r"""\b(\w+)=('[^'\\\n]*'|"[^"\\\n]*"|True\b|False\b|(?=[\s,.;)]|$))""", typed, message)
-
-
-def _plain(value: str) -> str:
-    """Return a value of Python as YAML: words without quotation marks, true and false in small letters."""
-    if value in ("True", "False"):
-        return value.lower()
-    word = ast.literal_eval(value) if value else ""
-    return word if re.fullmatch(r"(?!true$|false$|null$)[a-z][\w-]*|", word) else value
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -163,6 +138,8 @@ def _parser() -> argparse.ArgumentParser:
             help="read models whose weights are a pickle alone (pytorch_model.bin), as plain tensors",
         )  # fmt: skip
         module.add_flags(command)
+        flags = frozenset(action.dest for action in command._actions if action.option_strings)
+        command.set_defaults(flags=flags)
     return parser
 
 

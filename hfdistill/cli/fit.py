@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 HELP = "find the fastest student that keeps a share of its teacher's quality within a budget"
 
+_FLAGS = {"train_rows": "rows", "output_dir": "out", "num_train_epochs": "epochs"}
+"""Flags that stand for a key of a page with another name."""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Data, teacher, what to keep and what it may cost."""
@@ -41,6 +44,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-length", type=int, default=128, help="tokens per row; default 128")
     add_label_flags(parser)
     add_file_flags(parser)
+    parser.set_defaults(renamed=_FLAGS)
 
 
 def run(args: argparse.Namespace) -> int:

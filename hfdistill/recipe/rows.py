@@ -190,8 +190,12 @@ def _parted(rows: Dataset) -> tuple[Dataset, Dataset | None]:
 
 def _check_splits(data: Mapping[str, Any], splits: Splits) -> None:
     """Refuse splits that do not exist, and one that is both learned from and measured on."""
-    for name in [n for n in (splits.train, splits.evaluation) if n is not None and n not in data]:
-        raise ValueError(f"The data has no split {name!r}, found {list(data)}. Name one under `data:`.")
+    for key in ("train", "evaluation"):
+        name = getattr(splits, key)
+        if name is not None and name not in data:
+            raise ValueError(
+                f"The data has no split {name!r}, found {list(data)}. Name one (`{key}:` under `data:`)."
+            )
     if splits.evaluation == splits.train:
         raise ValueError(
             f"The split {splits.train!r} would be both learned from and measured on. Leave `evaluation:` "

@@ -18,6 +18,7 @@ from hfdistill.evaluation.report import TITLES, WIDTH, in_columns, show
 from hfdistill.files import progress
 from hfdistill.files.plain_data import printable
 from hfdistill.files.progress import duration
+from hfdistill.files.wording import worded
 
 
 class Terminal:
@@ -193,7 +194,7 @@ class _Notices(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record that was not printed yet."""
         is_warning = record.levelno >= logging.WARNING
-        text = printable(record.getMessage(), limit=1000)
+        text = printable(worded(record.getMessage()), limit=1000)
         if text not in self.printed and (is_warning or record.name == progress.logger.name):
             self.printed.add(text)
             for line in in_columns([f"! {text}" if is_warning else text]):

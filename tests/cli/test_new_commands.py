@@ -11,7 +11,8 @@ import torch
 from datasets import Dataset, DatasetDict
 
 import hfdistill
-from hfdistill.cli import _as_flags, main
+from hfdistill.cli import main
+from hfdistill.cli.wording import as_typed
 from hfdistill.data.table_files import FileOptions
 from hfdistill.evaluation.report import Report
 from hfdistill.evaluation.side_by_side import side_by_side
@@ -246,7 +247,7 @@ def test_a_traceback_is_shown_where_it_is_asked_for(capsys, monkeypatch):
 
 def test_an_argument_that_the_command_lacks_stays_as_it_is():
     args = argparse.Namespace(text="body")
-    assert _as_flags("Pass text='what they wrote' and quotes=False.", args) == (
+    assert as_typed("Pass text='what they wrote' and quotes=False.", args) == (
         "Pass --text 'what they wrote' and quotes=False."
     )
 
@@ -264,8 +265,8 @@ def test_an_argument_that_the_command_lacks_stays_as_it_is():
 )
 def test_an_argument_is_a_flag_or_a_key_of_a_page(message, flags, keys):
     options = argparse.Namespace(text=0, label=0, encoding=0, quotes=0, delimiter=0, on_bad_row=0)
-    assert flags in _as_flags(message, options)
-    assert keys in _as_flags(message, argparse.Namespace(overrides=[]))
+    assert flags in as_typed(message, options)
+    assert keys in as_typed(message, argparse.Namespace(overrides=[]))
 
 
 @pytest.mark.parametrize("words", [["init", "mail.csv"], ["train", "mail.yaml"]])

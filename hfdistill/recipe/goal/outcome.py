@@ -18,6 +18,7 @@ from hfdistill.exporters.gate import export
 from hfdistill.exporters.report import ExportReport
 from hfdistill.files.markdown import as_yaml
 from hfdistill.files.plain_data import as_read_back, read_json, whole_folder, write_atomically, write_json
+from hfdistill.files.wording import worded
 from hfdistill.network.loading import load_classifier, load_tokenizer
 from hfdistill.recipe.goal.candidates import Candidate
 from hfdistill.recipe.goal.evidence import Evidence
@@ -124,7 +125,7 @@ class FitResult:
     summary: tuple[str, ...]
 
     def __str__(self) -> str:
-        return "\n".join(in_columns([*self.summary, *self.advice]))
+        return "\n".join(in_columns([*self.summary, *map(worded, self.advice)]))
 
 
 @dataclass
@@ -343,7 +344,7 @@ class Outcome:
         if len(self.run.rows.train) < ENOUGH_ROWS:
             yield (
                 f"More text: it learned from {len(self.run.rows.train):,} rows. Texts like them need no "
-                "labels (`unlabelled:` under `data:`, or --unlabelled)."
+                "labels (`unlabelled:` under `data:`)."
             )
         if sentence := bounded_by_teacher(report):
             yield f"A better teacher: {sentence}"

@@ -119,7 +119,7 @@ class Goal:
         choices = METRICS[task]
         if self.metric is None and not labelled and "agreement" not in choices:
             raise ValueError(
-                f"The rows have no labels, and {choices[0]} needs them. Name the label column under `data:`."
+                f"The rows have no labels, and {choices[0]} needs them. Name their column (`label:` under `data:`)."
             )
         metric = self.metric or (choices[0] if labelled else "agreement")
         if metric not in choices:
@@ -130,7 +130,7 @@ class Goal:
         if not labelled and metric != "agreement":
             raise ValueError(
                 f"metric is {metric}, and the rows to choose on have no labels. Type metric: agreement, or "
-                "name the label column under `data:`."
+                "name the column of labels (`label:` under `data:`)."
             )
         return metric
 

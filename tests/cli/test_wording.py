@@ -1,0 +1,80 @@
+"""Messages name arguments as the command that is running takes them."""
+
+import argparse
+import json
+import logging
+
+import pytest
+
+from hfdistill.cli import main
+from hfdistill.cli.wording import as_typed
+from hfdistill.files.wording import worded, wording
+from hfdistill.recipe.terminal import quiet_libraries
+
+
+@pytest.mark.parametrize(
+    ("message", "flags", "keys"),
+    [
+        ("(pass delimiter= for another)", "(pass --delimiter for another)", "(pass delimiter: for another)"),
+        ("Pass max_ms=5.", "Pass --max-ms 5.", "Pass max_ms=5."),
+        ("label_names=['no', 'not yet']", "--label-names no 'not yet'", "label_names: ['no', 'not yet']"),
+        ("label=['a', 'b'], or", "--label a --label b, or", "label: ['a', 'b'], or"),
+        ("Type max_ms: 5 or max_mb: 30.", "Type --max-ms 5 or max_mb: 30.", "Type max_ms: 5 or max_mb: 30."),
+        ("Usual: steps: 3.", "Usual: --epochs 3.", "Usual: steps: 3."),
+        ("(`text:` under `data:`)", "(--text)", "(`text:` under `data:`)"),
+        ("found text: a film", "found text: a film", "found text: a film"),
+        ("training.text=a and text=abc", "training.text=a and text=abc", "training.text=a and text=abc"),
+    ],
+)
+def test_arguments_are_flags_of_the_shell_and_keys_of_a_page(message, flags, keys):
+    options = argparse.Namespace(text=0, label=0, label_names=0, delimiter=0, max_ms=0, epochs=0)
+    options.renamed = {"steps": "epochs"}
+    assert as_typed(message, options) == flags
+    assert as_typed(message, argparse.Namespace(overrides=[])) == keys
+
+
+def test_words_hold_within_their_block_alone():
+    with wording(str.upper), wording(str.title):
+        assert worded("a word") == "A Word"
+    assert worded("a word") == "a word"
+
+
+def test_a_notice_is_printed_in_the_words_of_the_command(capsys):
+    args = argparse.Namespace(delimiter=None)
+    with wording(lambda text: as_typed(text, args)), quiet_libraries():
+        logging.getLogger("hfdistill.data.table_files").warning("cells (pass delimiter= for another)")
+    assert capsys.readouterr().err == "! cells (pass --delimiter for another)\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "lines"),
+    [
+        ([], ["there is no limit, and the teacher itself keeps everything. Type --max-ms 5 or --max-mb 30."]),
+        (
+            ["--max-ms", "-3", "--epochs", "-1"],
+            [
+                "--max-ms is -3.0, and a student takes some milliseconds. Type --max-ms 10.",
+                "--epochs: found -1.0, and it starts from 0. Usual: --epochs 3.",
+            ],
+        ),
+        (
+            ["--max-mb", "5", "--rows", "0"],
+            ["--rows is 0, and learning needs rows. Type a number from 1 up."],
+        ),
+    ],
+)
+def test_what_fit_refuses_is_named_as_it_was_typed(capsys, words, lines):
+    assert main(["fit", "rows.csv", "--teacher", "t", *words]) == 2
+    assert capsys.readouterr().err.splitlines() == [f"error: {line}" for line in lines]
+
+
+def test_a_guess_is_told_in_the_words_of_the_shell(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"text {number} was fine;{'yes' if number % 2 else 'no'}" for number in range(40)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text;label", *rows, ""]))
+    assert main(["init", "rows.csv"]) == 0
+    assert "cells are separated by ';' (pass --delimiter for another)" in capsys.readouterr().err
+    lines = [json.dumps({"text": "a", "label": "b"})]
+    (tmp_path / "rows.jsonl").write_text("\n".join([*lines, ""]))
+    assert main(["init", "rows.jsonl", "--text", "txt", "--page", "b.yaml"]) == 1
+    assert "Did you mean --text text?" in capsys.readouterr().err
