@@ -119,7 +119,8 @@ class Goal:
         choices = METRICS[task]
         if self.metric is None and not labelled and "agreement" not in choices:
             raise ValueError(
-                f"The rows have no labels, and {choices[0]} needs them. Name their column (`label:` under `data:`)."
+                f"The rows have no labels, and {choices[0]} needs them. Name their column (`label:` under "
+                "`data:`)."
             )
         metric = self.metric or (choices[0] if labelled else "agreement")
         if metric not in choices:

@@ -95,7 +95,8 @@ def test_a_missed_goal_says_what_would_help_and_nothing_else(monkeypatch):
         "Missing: 8.0 points of what the teacher keeps.",
         "Longer training: it was still gaining from rung to rung. Type more epochs.",
         "More layers: 4 layers takes 9.0 ms, 90.0 MB, beyond 5 ms.",
-        "More text: it learned from 1,200 rows. Texts like them need no labels (`unlabelled:` under `data:`).",
+        "More text: it learned from 1,200 rows. Texts like them need no labels (`unlabelled:` under "
+        "`data:`).",
         "A better teacher: it is right on 60 %.",
     ]
 
