@@ -107,15 +107,50 @@ def read_page(path: str | Path, overrides: Iterable[str] = ()) -> Page:
     except ValueError as error:
         page.refuse((), str(error))
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = printable(getattr(error, "problem", None) or str(error), limit=200)
+        line, problem = _unreadable(error, raw.decode("utf-8-sig"))
         text = f"is no YAML that can be read: {problem}. `hfdistill init FILE` writes one."
-        page.mistakes.append(Mistake(page.name, None if mark is None else mark.line + 1, "", text))
+        page.mistakes.append(Mistake(page.name, line, "", text))
     if page.mistakes:
         raise RecipeError(page.mistakes)
     for override in overrides:
         _override(page, override)
     return page
+
+
+_OPEN = ("while scanning a quoted scalar", "while parsing a flow mapping", "while parsing a flow sequence")
+
+
+def _unreadable(error: yaml.YAMLError, text: str) -> tuple[int | None, str]:
+    """Return the line of a page that is to be mended, and what is wrong there.
+
+    A quotation mark that is not closed takes in the lines below it, and is noticed there.
+    """
+    mark = getattr(error, "problem_mark", None)
+    problem = printable(getattr(error, "problem", None) or str(error), limit=200)
+    line = None if mark is None else mark.line + 1
+    opened = None
+    if getattr(error, "context", None) in _OPEN:
+        opened = error.context_mark.line + 1
+    elif line is not None and isinstance(error, (yaml.scanner.ScannerError, yaml.parser.ParserError)):
+        opened = _long_quote(text, line)
+    if line is None or opened is None or opened >= line:
+        return line, problem
+    if "flow" in (getattr(error, "context", None) or ""):
+        return line, f"the bracket that opens in line {opened} is not closed: {problem}"
+    until = "before the page ends" if problem.endswith("end of stream") else f"where line {line} goes on"
+    return opened, f"the quotation mark that opens here is not closed {until}: {problem}"
+
+
+def _long_quote(text: str, end: int) -> int | None:
+    """Return the line of a quotation mark that is closed in the line `end` below it; None without one."""
+    try:
+        for token in yaml.scan(text, Loader=_Loader):
+            quoted = isinstance(token, yaml.ScalarToken) and token.style in ("'", '"')
+            if quoted and token.start_mark.line + 1 < token.end_mark.line + 1 == end:
+                return int(token.start_mark.line) + 1
+    except yaml.YAMLError:
+        pass
+    return None
 
 
 def _pages_near(path: Path) -> str:

@@ -26,6 +26,25 @@ def refused(tmp_path, text):
 
 
 @pytest.mark.parametrize(
+    ("text", "line", "what"),
+    [
+        ('a: 1\nb: "message\nc: 2\n', 2, "quotation mark that opens here is not closed before the page ends"),
+        ('a: 1\nb: "message\nc: 2\nd: "label"\n', 2, "not closed where line 4 goes on"),
+        ("b: 'message\nc: 2  # the student's\n", 1, "not closed where line 2 goes on"),
+        ("a: 1\nb: {layers: 3\nc:\n  d: 2\n", 3, "the bracket that opens in line 2 is not closed"),
+        ("a: [1, 2\nc: 2\n", 2, "the bracket that opens in line 1 is not closed"),
+        ('a: "one\n  two"\nb: 1\n c: 2\n', 4, "is no YAML"),
+        ("a: {b: 1, c: 2}}\n", 1, "is no YAML"),
+    ],
+)
+def test_what_is_not_closed_is_reported_where_it_opens(tmp_path, text, line, what):
+    mistake = refused(tmp_path, text)
+    assert mistake.line == line
+    assert what in mistake.text
+    assert ("not closed" in mistake.text) == ("not closed" in what)
+
+
+@pytest.mark.parametrize(
     ("text", "value"),
     [
         ("5e-5", 5e-5),
