@@ -22,6 +22,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the report, and write it where that is asked."""
     from hfdistill.evaluation.measure import STANDARD, measure
+    from hfdistill.evaluation.nothing_to_teach import doubt_of_teacher
+    from hfdistill.evaluation.report import in_columns
     from hfdistill.network.model_folder import check_model_folder
     from hfdistill.recipe.terminal import quiet_libraries
 
@@ -42,4 +44,6 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         report.save(args.out)
     print(report.table())
+    if doubt := doubt_of_teacher(report):
+        print("\n".join(in_columns([f"! {doubt}"])))
     return 0

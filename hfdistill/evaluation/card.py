@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hfdistill.evaluation.card_usage import hub_task, usage_section
-from hfdistill.evaluation.nothing_to_teach import nothing_to_teach
+from hfdistill.evaluation.nothing_to_teach import nothing_to_teach, undertrained
 from hfdistill.evaluation.plots.style import FOLDER, KINDS, PLOTS
 from hfdistill.evaluation.report import (
     COLUMNS,
@@ -290,7 +290,7 @@ def _training(report: Report, names: _Names, dataset_license: str | None) -> str
 
 def _limits(report: Report) -> str:
     lines, unit = ["## Limits"], "words" if report.task == "token" else "rows"
-    if warning := nothing_to_teach(report):
+    if warning := nothing_to_teach(report) or undertrained(report):
         lines.append(f"**{escape(warning, limit=400)}**")
     if report.errors is not None:
         lines.append(f"Inherited errors: {error_sentence(report.errors, unit)}.")

@@ -1,9 +1,19 @@
-"""A teacher that has nothing to teach, or that its student can hardly outgrow."""
+"""A teacher that has nothing to teach, is trained too little, or can hardly be outgrown by its student."""
 
 from __future__ import annotations
 
+import math
+
 from hfdistill.evaluation.report import Report
 from hfdistill.files.plain_data import printable
+
+ENOUGH_ROWS = 5
+"""Rows of a class from which on it tells something of a teacher that it finds none of them."""
+
+
+def doubt_of_teacher(report: Report) -> str:
+    """Return the gravest sentence on a teacher that holds its student back; "" without one."""
+    return nothing_to_teach(report) or undertrained(report) or bounded_by_teacher(report)
 
 
 def nothing_to_teach(report: Report) -> str:
@@ -36,6 +46,51 @@ def nothing_to_teach(report: Report) -> str:
         f"The teacher is right on {100 * accuracy:.1f} % of {report.data.scored}; always answering the most "
         f"frequent class is right on {100 * most:.1f} %. {advice}"
     )
+
+
+def undertrained(report: Report) -> str:
+    """Return a sentence that a teacher was trained too little to teach well; "" where nothing says so.
+
+    It finds none of five rows or more of a class; or the same student trained on the labels alone is right
+    more often than the one that learned from it, or than it, by more than chance (95 %).
+    """
+    teacher, found = report.teacher, []
+    if teacher is None:
+        return ""
+    missed = [c for c in report.classes if c.rows >= ENOUGH_ROWS and c.teacher_recall == 0]
+    if missed:
+        named = ", ".join(f"the {each.rows} rows of {printable(each.label)}" for each in missed[:3])
+        more = f" and those of {len(missed) - 3} more classes" if len(missed) > 3 else ""
+        found.append(f"The teacher finds none of {named}{more}")
+    loss = next((each for each in report.differences if each.other == "baseline" and each.high < 0), None)
+    if loss is not None:
+        found.append(
+            f"The same student trained on the labels alone is better by {-100 * loss.mean:.1f} points than "
+            "with the teacher"
+        )
+    elif (ahead := _ahead(report)) > 0:
+        found.append(
+            f"The student trained on the labels alone is right on {100 * ahead:.1f} points more than the "
+            "teacher"
+        )
+    advice = (
+        "The teacher is trained too little, or on other rows: train it longer or on more labels, or take "
+        "another one, before students learn from it."
+    )
+    return ". ".join([*found, advice]) if found else ""
+
+
+def _ahead(report: Report) -> float:
+    """Return by what share the baseline is right more often than the teacher; 0 where that may be chance."""
+    scores = [
+        (model.metrics or {}) if model is not None else {} for model in (report.baseline, report.teacher)
+    ]
+    own, theirs = (each.get("accuracy") for each in scores)
+    errors = [each.get("accuracy_se") for each in scores]
+    if own is None or theirs is None or None in errors:
+        return 0.0
+    error = math.hypot(*errors)
+    return own - theirs if own - theirs > 1.96 * error else 0.0
 
 
 def bounded_by_teacher(report: Report) -> str:

@@ -14,7 +14,7 @@ from hfdistill.evaluation.card import write_card
 from hfdistill.evaluation.exit_curve import exit_curve
 from hfdistill.evaluation.measure import STANDARD, measure
 from hfdistill.evaluation.models import Contender
-from hfdistill.evaluation.nothing_to_teach import bounded_by_teacher, nothing_to_teach
+from hfdistill.evaluation.nothing_to_teach import doubt_of_teacher
 from hfdistill.evaluation.plots import write_plots
 from hfdistill.evaluation.report import Report
 from hfdistill.exporters.gate import export
@@ -254,7 +254,7 @@ class Outcome:
             line("It runs: two steps on a few rows. Now type the same without --smoke.")
             return
         line(f"The student is in {student}, with its card (README.md), report.json, plots and recipe.yaml.")
-        if report is not None and (warning := nothing_to_teach(report) or bounded_by_teacher(report)):
+        if report is not None and (warning := doubt_of_teacher(report)):
             line(f"! {warning}")
         data = self._data_words(self.held_out)
         beside = [f"--teacher {shlex.quote(self.teacher_folder)}"] if self.teacher_folder else []
