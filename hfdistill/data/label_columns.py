@@ -91,6 +91,14 @@ def _is_mark(value: Any) -> bool:
     return value.strip() in _HIDDEN_TEXTS if isinstance(value, str) else bool(value == HIDDEN)
 
 
+def _way_out(column: str, examples: Mapping[type, Any]) -> str:
+    """Return what to do about labels of several types, or within objects."""
+    inside = examples.get(dict)
+    if inside and len(examples) == 1:
+        return f"Name a value within these objects, such as label='{column}.{next(iter(inside))}'."
+    return "Make its labels all strings, all numbers, or all lists."
+
+
 def _final_classes(
     features: dict[str, Any], values: Values, column: str, names: Sequence[str] | None
 ) -> tuple[Values, Any, list[str] | None]:
@@ -107,8 +115,7 @@ def _final_classes(
     if not (kinds <= {int, float} or kinds == {str}):
         raise ValueError(
             f"Column {column!r} holds {sorted(kind.__name__ for kind in kinds)}, such as "
-            f"{some(sorted(examples.values(), key=repr))}. "
-            "Make its labels all strings, all numbers, or all lists."
+            f"{some(sorted(examples.values(), key=repr))}. {_way_out(column, examples)}"
         )
     if float in kinds and not (names and all(v is None or v % 1 == 0 for f in values.values() for v in f)):
         if names:

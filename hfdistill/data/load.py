@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from datasets import Dataset, DatasetDict, IterableDatasetDict, List
@@ -21,6 +21,7 @@ from hfdistill.data.label_columns import (
 from hfdistill.data.sources import read
 from hfdistill.data.streams import Reading, first_rows, streamed
 from hfdistill.data.table_files import SPLIT_NAMES, FileOptions
+from hfdistill.data.text_columns import SAMPLE, likely_texts, with_inner_columns
 from hfdistill.data.text_rows import build_split
 from hfdistill.data.word_labels import read_words, word_columns
 from hfdistill.files.plain_data import as_python
@@ -94,10 +95,11 @@ def load(
             (`train.csv`, `dev.csv`, `test-00000-of-00002.parquet`); a dict of files by split; or rows in
             memory: a `Dataset` or `DatasetDict`, a DataFrame, a dict of columns, a list of dicts, of pairs
             (text, label), or of texts.
-        text: The text column. Found by its usual names where not given.
+        text: The text column; of JSON also a value within objects, such as `"message.body"`. Where not given
+            it is found by its usual names, else it is the only column of sentences, with a warning.
         text_pair: The second text. Found only where `text` is not given either.
         label: The label column, or the columns of 0 and 1 of a multi-label task. Found by its usual names
-            where not given.
+            where not given; within objects as `text`.
         config: The Hub data set's configuration (`"mrpc"` of `"nyu-mll/glue"`).
         split: Return this split only. All are read, so that label names do not depend on it.
         label_names: Names of the classes 0, 1, ….
@@ -189,8 +191,10 @@ def _read(
         of_words = word_columns(rows, text=text, text_pair=text_pair, label=label)
         if of_words is not None:
             return read_words(rows, *of_words, names=names, on_bad_row=on_bad_row), [of_words[0]], of_words[1]
+    asked = [label] if isinstance(label, str) else label or []
+    texts = _texts_of(rows, text, text_pair, without=asked)
+    rows = {name: with_inner_columns(part, [*texts, *asked]) for name, part in rows.items()}
     columns = list(dict.fromkeys(name for part in rows.values() for name in part.column_names))
-    texts = text_columns(columns, text, text_pair)
     target = _label_column([name for name in columns if name not in texts], label, rows)
     labels: dict[str, list[Any]] = {}
     feature, class_names = None, None
@@ -204,6 +208,47 @@ def _read(
     if isinstance(feature, List) and class_names:
         splits = {name: with_class_names(part, class_names) for name, part in splits.items()}
     return splits, texts, target
+
+
+def _texts_of(
+    rows: Mapping[str, Dataset], text: str | None, text_pair: str | None, *, without: Sequence[str]
+) -> list[str]:
+    """Return the columns of texts, which may stand within objects; see `found_texts`."""
+    whole = [with_inner_columns(part) for part in rows.values()]
+    columns = list(dict.fromkeys(name for part in whole for name in part.column_names))
+
+    def sample() -> dict[str, list[Any]]:
+        return {name: whole[0][name][:SAMPLE] for name in whole[0].column_names}
+
+    return found_texts(columns, sample, text, text_pair, without=without)
+
+
+def found_texts(
+    columns: list[str],
+    sample: Callable[[], Mapping[str, Sequence[Any]]],
+    text: str | None,
+    text_pair: str | None,
+    *,
+    without: Sequence[str] = (),
+) -> list[str]:
+    """Return the text columns by their names, else the only one that holds sentences, which is said.
+
+    Args:
+        columns: their names.
+        sample: gives values of some rows by column, where the names do not tell.
+        text: the name that is asked for.
+        text_pair: that of the second text.
+        without: columns that hold something else.
+    """
+    if text is None and text_pair is None and not any(_folded(name) in _TEXT for name in columns):
+        other = [*without, *(name for name in columns if _folded(name) in LABEL_NAMES)]
+        likely = likely_texts(sample(), without=other)
+        if len(likely) == 1:
+            logger.warning(
+                "the text is column %r, the only one of sentences (pass text= for another)", *likely
+            )
+            return likely
+    return text_columns(columns, text, text_pair)
 
 
 def _named(rows: Dataset, split: str) -> Dataset:
@@ -232,7 +277,8 @@ def _existing(columns: list[str], name: str, argument: str) -> str:
     alike = [column for column in columns if _folded(column) == _folded(name)]
     if len(alike) == 1:
         return alike[0]
-    close = difflib.get_close_matches(name, columns, n=1)
+    within = [column for column in columns if column.endswith(f".{name}")]
+    close = within or difflib.get_close_matches(name, columns, n=1)
     hint = f"Did you mean {argument}={close[0]!r}?" if close else f"Pass one of them as {argument}=."
     raise ValueError(f"There is no column {name!r}, found {columns}. {hint}")
 
@@ -263,7 +309,10 @@ def text_columns(columns: list[str], text: str | None, text_pair: str | None) ->
             )
     if len(candidates) != 1:
         why = f"{candidates} could all be the text" if candidates else "none has a usual name for text"
-        others = [name for name in columns if _folded(name) not in LABEL_NAMES]
+        inner = [name for name in columns if any(name.startswith(f"{outer}.") for outer in columns)]
+        outer = [name for name in columns if name not in inner]
+        within = f", within their objects {inner[:20]}" if inner else ""
+        others = inner or [name for name in columns if _folded(name) not in LABEL_NAMES]
         example = others[0] if len(others) == 1 else "..."
         header = ""
         if not candidates and any(name.strip().isdigit() or len(name.split()) > 3 for name in columns):
@@ -271,7 +320,8 @@ def text_columns(columns: list[str], text: str | None, text_pair: str | None) ->
         elif any(name.startswith("Unnamed: ") for name in columns):
             header = " If the header stands in a later row, take the rows above it out of the file."
         raise ValueError(
-            f"Found the columns {columns}, of which {why}. Say which: text={example!r} (and text_pair='...')."
+            f"Found the columns {outer}{within}, of which {why}. Say which: text={example!r} (and "
+            "text_pair='...')."
             f"{header}"
         )
     return candidates + named

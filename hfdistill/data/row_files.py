@@ -19,7 +19,9 @@ import pyarrow.parquet as pq
 from hfdistill.data.csv_files import BadLine, CsvLayout
 from hfdistill.data.encodings import suffix_of
 from hfdistill.data.json_files import json_rows
+from hfdistill.data.load import found_texts
 from hfdistill.data.table_files import KINDS, FileOptions, bad_lines_message, csv_tables, read_files
+from hfdistill.data.text_columns import SAMPLE, inner_names, inner_value
 from hfdistill.files.plain_data import whole_file
 
 Rows: TypeAlias = pa.Table | list[dict[str, Any]]
@@ -82,12 +84,22 @@ class RowFile:
             raise ValueError(f"{self.path.name} holds no rows. Check that it was written to its end.")
         return rows
 
-    def columns(self) -> list[str]:
-        """Return the columns, for JSON those of its first rows."""
+    def first(self) -> Rows:
+        """Return the first rows."""
         first = next(iter(self), None)
         if first is None:
             raise ValueError(f"{self.path.name} holds no rows. Check that it was written to its end.")
-        return names_of(first)
+        return first
+
+
+def texts_of(rows: Rows, text: str | None, text_pair: str | None) -> list[str]:
+    """Return the columns of texts of a file by its first rows; see `found_texts`."""
+    columns = inner_names(rows.slice(0, 1).to_pylist()) if isinstance(rows, pa.Table) else inner_names(rows)
+
+    def sample() -> dict[str, list[Any]]:
+        return {name: values_of(rows, name)[:SAMPLE] for name in columns}
+
+    return found_texts(columns, sample, text, text_pair)
 
 
 def names_of(rows: Rows) -> list[str]:
@@ -98,10 +110,15 @@ def names_of(rows: Rows) -> list[str]:
 
 
 def values_of(rows: Rows, name: str) -> list[Any]:
-    """Return the values of a column, None where a row has none."""
+    """Return the values of a column, or within objects (message.body), None where a row has none."""
     if not isinstance(rows, pa.Table):
-        return [row.get(name) for row in rows]
-    return list(rows.column(name).to_pylist())
+        return [inner_value(row, name) for row in rows]
+    if name in rows.column_names:
+        return list(rows.column(name).to_pylist())
+    outer = name.partition(".")[0]
+    nested = outer in rows.column_names and pa.types.is_struct(rows.schema.field(outer).type)
+    objects = rows.select([outer]).to_pylist() if nested else [{}] * len(rows)
+    return [inner_value(row, name) for row in objects]
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from datasets import ClassLabel, Dataset, Features, IterableDataset, List, Value
 
 from hfdistill.data.in_memory import from_columns, from_rows
 from hfdistill.data.label_columns import HIDDEN, all_hidden, further_labels, multi_hot_names
+from hfdistill.data.text_columns import with_inner_columns
 from hfdistill.data.text_rows import DROP_ALL, build_split
 from hfdistill.data.word_labels import split_of_words
 
@@ -74,7 +75,7 @@ def streamed(stream: IterableDataset, first: Dataset, like: Dataset, reading: Re
 
 def _check_named(first: Dataset, column: str, names: list[str] | None, *, split: str) -> None:
     """Refuse classes that are named by their strings alone: the numbers depend on all of them."""
-    raw = first.features[column]
+    raw = with_inner_columns(first, [column]).features[column]
     declared = isinstance(getattr(raw, "feature", raw), ClassLabel) or raw == Value("bool")
     if names and not declared:
         raise ValueError(
@@ -131,7 +132,8 @@ class Reading:
             label = self.label if isinstance(self.label, str) else None
             words = (rows, self.texts[0], label, inner)
             return split_of_words(self.split, *words, on_bad_row, warns=False)
-        labels = None
+        target = [self.label] if isinstance(self.label, str) else self.label or []
+        rows, labels = with_inner_columns(rows, [*self.texts, *target]), None
         if self.feature is None:
             self._check_hidden(rows)
         elif self.label is not None:

@@ -44,7 +44,9 @@ def build_split(
     columns = ["text", "text_pair"][: len(texts)]
     rows = rows.select_columns(texts).rename_columns(dict(zip(texts, columns, strict=True)))
     bad: dict[str, list[int]] = {}
-    kinds = {column: _nested(rows.features[column]) for column in columns}
+    kinds = {
+        column: _nested(rows.features[column], name) for column, name in zip(columns, texts, strict=True)
+    }
     blank = set(range(len(rows)))
     for column in columns:
         rows, bad[column], empty = _as_strings(rows, column)
@@ -62,12 +64,17 @@ def build_split(
     return _without_bad_rows(split, rows.select_columns(columns), bad, kinds, on_bad_row, blank=blank)
 
 
-def _nested(feature: Any) -> str:
+def _nested(feature: Any, name: str) -> str:
     """Return the end of a sentence that says what a column of lists or objects holds."""
     if isinstance(feature, (List, LargeList)):
-        return f": it holds lists{_nested(feature.feature).replace(': it holds objects', ' of objects')}"
+        inner = feature.feature
+        objects = f" of objects with the keys {list(inner)}" if isinstance(inner, dict) else ""
+        return f": it holds lists{objects}, and a text is one string"
     if isinstance(feature, dict):
-        return f": it holds objects with the keys {list(feature)}, of which one may be a column of its own"
+        key = next(iter(feature), "...")
+        return (
+            f": it holds objects with the keys {list(feature)}, one of which is named as text='{name}.{key}'"
+        )
     return ""
 
 

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from hfdistill.data.encode import is_readable
 from hfdistill.data.encodings import has_mark, suffix_of
-from hfdistill.data.load import text_column, text_columns
-from hfdistill.data.row_files import RowFile, Rows, check_written, names_of, values_of, writing
+from hfdistill.data.row_files import RowFile, Rows, check_written, names_of, texts_of, values_of, writing
 from hfdistill.data.table_files import FileOptions
 from hfdistill.files.plain_data import as_path
 from hfdistill.files.progress import Progress
@@ -85,7 +84,7 @@ def predict(
         student: Hub id, or folder of a model or of an export; see `load_predictor`.
         source: a .csv, .tsv, .jsonl, .json, .xlsx or .parquet file; csv, tsv and JSON may be packed (.gz).
         out: the file to write: .csv, .tsv, .jsonl or .parquet. A file of that name is replaced.
-        text: the column of texts; found by its usual names where not named. For students of words, a column
+        text: the column of texts; found as by `load` where not named. For students of words, a column
             `tokens` of lists, or of texts whose words stand between spaces.
         text_pair: the column of second texts.
         label_names: names of the classes 0, 1, … of a student that has none.
@@ -114,11 +113,11 @@ def predict(
     if out.exists() and source.exists() and out.samefile(source):
         raise ValueError(f"{out.name} is what is read. Write to another file.")
     file = RowFile(source, FileOptions(encoding, delimiter, quotes, on_bad_row))
-    columns, total = file.columns(), file.count()
+    first, total = file.first(), file.count()
     predictor = load_predictor(
         os.fspath(student), max_length=max_length, batch_size=batch_size, label_names=label_names
     )
-    reader = _reader(predictor.task, columns, text, text_pair)
+    reader, columns = _reader(predictor.task, first, text, text_pair), names_of(first)
     new = _Columns(predictor, prefix)
     if taken := [name for name in new.names() if name in columns]:
         raise ValueError(f"{source.name} has the columns {taken} already. Type a prefix for the new ones.")
@@ -135,25 +134,21 @@ def predict(
     return counts
 
 
-def _reader(task: TaskKind, columns: list[str], text: str | None, text_pair: str | None) -> dict[str, str]:
+def _reader(task: TaskKind, first: Rows, text: str | None, text_pair: str | None) -> dict[str, str]:
     """Return the columns of the file by the student's names for them."""
     if task == "token":
         if text_pair is not None:
             raise ValueError("A student of words reads one text. Leave the second one out.")
-        lists = (name for name in ("tokens", "words") if name in columns)
-        return {"tokens": text_column(columns, text or next(lists, None))}
-    return dict(zip(("text", "text_pair"), text_columns(columns, text, text_pair), strict=False))
+        lists = (name for name in ("tokens", "words") if name in names_of(first))
+        return {"tokens": texts_of(first, text or next(lists, None), None)[0]}
+    return dict(zip(("text", "text_pair"), texts_of(first, text, text_pair), strict=False))
 
 
 def _predicted(
     predictor: Predictor, reader: Mapping[str, str], rows: Rows, counts: Labelled
 ) -> list[Tensor | None]:
     """Return the logits of each row; None for one without text."""
-    present = set(names_of(rows))
-    columns = {
-        role: values_of(rows, name) if name in present else [None] * len(rows)
-        for role, name in reader.items()
-    }
+    columns = {role: values_of(rows, name) for role, name in reader.items()}
     if "tokens" in columns:
         columns["tokens"] = [
             _words(value) if isinstance(value, str) else value for value in columns["tokens"]

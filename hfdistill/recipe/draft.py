@@ -16,9 +16,9 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from hfdistill.data.load import LABEL_NAMES, load, text_columns
 from hfdistill.data.sources import read
 from hfdistill.data.table_files import FileOptions
+from hfdistill.data.text_columns import SAMPLE, likely_texts, with_inner_columns
 from hfdistill.files.plain_data import printable
 
-_SAMPLE = 2000  # rows from which columns are judged
 _ENGLISH, _OTHER, _CASED = (
     "google-bert/bert-base-uncased",
     "FacebookAI/xlm-roberta-base",
@@ -74,7 +74,7 @@ def draft_page(
         ValueError: for rows without a text column or a label column, and as `load`.
     """
     options = options or FileOptions()
-    raw, _ = read(source, None, options)
+    raw = {name: with_inner_columns(rows) for name, rows in read(source, None, options)[0].items()}
     columns = _columns(raw, text, text_pair, label)
     named: dict[str, Any] = {"text": columns.text, "text_pair": columns.text_pair, "label": columns.label}
     data = load(source, **named, **vars(options))
@@ -101,29 +101,18 @@ def _columns(
     if {"tokens", "words"} & set(names):
         return _Columns(text, text_pair, label, [])
     first = raw.get("train") or next(iter(raw.values()))
-    sample = {name: first[name][:_SAMPLE] for name in first.column_names}
+    sample = {name: first[name][:SAMPLE] for name in first.column_names}
     try:
         texts = text_columns(names, text, text_pair)
     except ValueError:
-        likely = None if text is not None else _likely_text(sample, without={*asked})
-        if likely is None:
+        likely = [] if text is not None else likely_texts(sample, without=asked)
+        if not likely:
             raise
-        texts = [likely]
+        texts = likely[:1]
     left = [name for name in names if name not in texts]
     chosen = label or _likely_label(sample, left)
     pair = texts[1] if len(texts) > 1 else None
     return _Columns(texts[0], pair, chosen, [name for name in left if name not in (chosen, *asked)])
-
-
-def _likely_text(sample: Mapping[str, Sequence[Any]], *, without: set[str]) -> str | None:
-    """Return the column of strings that are longest, where most differ and hold several words."""
-    lengths = {}
-    for name, values in sample.items():
-        strings = [value for value in values if isinstance(value, str) and value.strip()]
-        many = len(set(strings)) > 0.5 * len(values) > 0
-        if name not in without and many and np.mean([" " in value.strip() for value in strings]) > 0.5:
-            lengths[name] = float(np.mean([len(value) for value in strings]))
-    return max(lengths, key=lengths.__getitem__) if lengths else None
 
 
 def _likely_label(sample: Mapping[str, Sequence[Any]], names: Sequence[str]) -> str | None:
@@ -133,7 +122,8 @@ def _likely_label(sample: Mapping[str, Sequence[Any]], names: Sequence[str]) -> 
     for name in names:
         values = [value for value in sample.get(name, ()) if value not in (None, "")]
         kinds = len({str(value) for value in values})
-        if 2 <= kinds <= min(50, len(values) // 5):
+        whole = any(isinstance(value, dict) for value in values)
+        if not whole and 2 <= kinds <= min(50, len(values) // 5):
             few.append(name)
     flags = all({str(v) for v in sample[name]} <= {"0", "1"} for name in few)
     if usual:
@@ -157,10 +147,10 @@ class _Facts:
     def of(cls, data: DatasetDict, train: Dataset) -> _Facts:
         words = "tokens" in train.column_names
         column = "tokens" if words else "text"
-        sample = train[column][:_SAMPLE]
+        sample = train[column][:SAMPLE]
         lengths = [len(row) if words else len(row.split()) for row in sample]
         if "text_pair" in train.column_names:
-            pairs = train["text_pair"][:_SAMPLE]
+            pairs = train["text_pair"][:SAMPLE]
             lengths = [n + len(row.split()) for n, row in zip(lengths, pairs, strict=True)]
         letters = "".join("".join(row) if words else row for row in sample)
         foreign = sum(letter.isalpha() and ord(letter) > 0x24F for letter in letters)
