@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import hfdistill
 from hfdistill.cli import cache, compare, export, fit, init, list_names, measure, predict, push, shrink, train
 from hfdistill.cli.wording import Formatter, as_refused, as_typed
-from hfdistill.files.endings import EXIT_CODES, Ended, ending_in_order
+from hfdistill.files.endings import EXIT_CODES, Ended, ending_in_order, silence_unread
 from hfdistill.files.plain_data import printable
 from hfdistill.files.wording import worded, wording
 from hfdistill.recipe import RecipeError
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0; 2 where a page or the command has mistakes, 1 where a run could not go on, 3 where an export lost
         too much quality or no student met a goal. Once what is done is saved, 130 after Ctrl-C, 143 after
-        SIGTERM and 75 after SIGUSR1.
+        SIGTERM and 75 after SIGUSR1. 141, without a word, where nobody reads on, as behind `| head`.
     """
     if argv is None:  # the last thing of a process: no second goes by in looking for garbage in all modules
         atexit.register(gc.freeze)
@@ -66,7 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler.setFormatter(Formatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(handlers=[handler])
     with wording(lambda message: as_typed(message, args)):
-        return _ran(args)
+        try:
+            return _ran(args)
+        except BrokenPipeError as error:
+            if not silence_unread():
+                return _failed(f"error: {error}", code=1)
+            return 128 + 13  # as a shell says of what SIGPIPE ended
 
 
 def _ran(args: argparse.Namespace) -> int:
@@ -75,7 +80,9 @@ def _ran(args: argparse.Namespace) -> int:
         for plugin in args.plugin:
             _load(plugin)
         with ending_in_order(), _allowing_pickles(args):
-            return int(args.command(args))
+            status = int(args.command(args))
+            sys.stdout.flush()
+            return status
     except RecipeError as error:
         return _failed("\n".join(as_refused(mistake, args) for mistake in error.mistakes), code=2)
     except KeyboardInterrupt as error:
@@ -84,7 +91,7 @@ def _ran(args: argparse.Namespace) -> int:
         text = f"Ended by {error.number.name}. What is done stays; the same command goes on from there."
         return _failed(text, code=EXIT_CODES[error.number])
     except _REFUSALS as error:
-        if os.environ.get("HFDISTILL_TRACEBACK"):
+        if isinstance(error, BrokenPipeError) or os.environ.get("HFDISTILL_TRACEBACK"):
             raise
         lost = type(error).__name__ == "QualityGateError"
         return _failed(f"error: {worded(str(error))}", code=3 if lost else 1)

@@ -19,9 +19,14 @@ from hfdistill.files.hub import HubUnreachable, reaching
 
 _NOT_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 _SHARD = re.compile(r"-(\d+)-of-\d+$")
-_UNPACK = "Unpack it first: load(folder) reads the files in it."
+_UNPACK = "Unpack it first: a folder of files is read, too."
+_TEXTS = (
+    "A file of texts alone, one a line, is read by hfdistill.load_texts (in Python), data: unlabelled: (on a "
+    "page) and --unlabelled (of hfdistill fit). To have labels, write a csv: the line text,label, then a "
+    "text and its label a line."
+)
 _INSTEAD = {
-    ".txt": "A file of texts alone, one a line, is read by hfdistill.load_texts.",
+    ".txt": _TEXTS,
     ".xls": "Save the sheet as .xlsx or .csv.",
     ".ods": "Save the sheet as .xlsx or .csv.",
     ".zip": _UNPACK,
@@ -147,11 +152,10 @@ def _data_files(path: Path) -> list[Path]:
         way = f"save_to_disk wrote it: pass datasets.load_from_disk({str(path)!r})."
     elif path.is_file() and suffix_of(path) in _INSTEAD:
         way = _INSTEAD[suffix_of(path)]
+    elif any(path.glob("*.txt")) or any(path.glob("*/*.txt")):
+        way = _TEXTS
     else:
-        way = (
-            "Save the rows with dataset.to_parquet('train.parquet'), or name the file, or the folder that "
-            "holds it."
-        )
+        way = "Name the file, or the folder that holds it; of a Dataset, dataset.to_parquet(path) writes one."
     raise ValueError(
         f"{str(path)!r} is neither a data file nor a folder of data files{held}: only {', '.join(KINDS)} are "
         f"read. {way}"

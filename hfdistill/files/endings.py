@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import threading
 from collections.abc import Iterable, Iterator
@@ -68,3 +69,24 @@ def ending_in_order() -> Iterator[None]:
     main = threading.current_thread() is threading.main_thread()
     with handled([each for each in EXIT_CODES if alone and main and is_free(each)], EndInOrder()):
         yield
+
+
+def silence_unread() -> bool:
+    """Send standard output and errors nowhere where they are pipes that nobody reads; return whether any is.
+
+    What is left in their buffers would fail again when the process ends.
+    """
+    unread = [stream for stream in (1, 2) if _is_unread(stream)]
+    for stream in unread:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream)
+        os.close(nowhere)
+    return bool(unread)
+
+
+def _is_unread(stream: int) -> bool:
+    if not hasattr(select, "poll"):
+        return False
+    look = select.poll()
+    look.register(stream, select.POLLOUT)
+    return any(event & select.POLLERR for _, event in look.poll(0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from hfdistill.data.load import LABEL_NAMES, load, text_columns
 from hfdistill.data.sources import read
 from hfdistill.data.table_files import FileOptions
 from hfdistill.data.text_columns import SAMPLE, likely_texts, with_inner_columns
+from hfdistill.evaluation.report import counted
 from hfdistill.files.plain_data import printable
 
 _ENGLISH, _OTHER, _CASED = (
@@ -24,6 +26,9 @@ _ENGLISH, _OTHER, _CASED = (
     "FacebookAI/xlm-roberta-base",
     "google-bert/bert-base-cased",
 )
+HOLDOUT = 0.1
+FEW_ROWS = 200
+"""Rows to measure on up to which a page says how little they tell: 200 tell a score to 7 points."""
 _PLAIN = re.compile(r"[A-Za-z_./][\w./ -]*")
 
 
@@ -141,6 +146,7 @@ class _Facts:
     foreign: bool
     words: bool
     measured: bool
+    evaluated: int
     classes: dict[str, int] | None
 
     @classmethod
@@ -159,8 +165,9 @@ class _Facts:
         longest = float(np.quantile(lengths, 0.95)) * 1.5 + 4
         tokens = next((size for size in (32, 64, 128, 256) if longest <= size), 512)
         strange = foreign > 0.05 * alphabetic or accents > 0.01 * alphabetic
-        measured = bool({"validation", "test"} & data.keys())
-        return cls(len(train), tokens, strange, words, measured, _counts(train))
+        other = next((data[name] for name in ("validation", "test") if name in data), None)
+        evaluated = round(HOLDOUT * len(train)) if other is None else len(other)
+        return cls(len(train), tokens, strange, words, other is not None, evaluated, _counts(train))
 
 
 def _counts(train: Dataset) -> dict[str, int] | None:
@@ -243,10 +250,20 @@ def _data_lines(source: str, columns: _Columns, options: FileOptions, facts: _Fa
                 f"  # label_names: {list(map(str, numbers))}  # for a student of these classes alone"
             )
     if not facts.measured:
-        lines.append("  holdout: 0.1  # share of the rows that is kept back to measure on")
+        lines.append(f"  holdout: {HOLDOUT}  # share of the rows that is kept back to measure on")
+    if facts.evaluated < FEW_ROWS:
+        lines.append(f"  # {_chance(facts)}")
     if columns.others:
         lines.append(f"  # not read: {', '.join(printable(name, limit=40) for name in columns.others[:20])}")
     return lines
+
+
+def _chance(facts: _Facts) -> str:
+    """Return how far a score on so few rows can be off: at most 1.96 standard errors of a share of a half."""
+    points = min(100.0, 98 / math.sqrt(max(1, facts.evaluated)))
+    return (
+        f"{counted(facts.evaluated, 'row')} to measure on: a score can be off by {points:.0f} points (95 %)"
+    )
 
 
 def _file_name(source: str) -> str:
@@ -282,4 +299,7 @@ def _summary(data: DatasetDict, columns: _Columns, facts: _Facts) -> list[str]:
                 f"under 10 rows: {', '.join(printable(name, limit=40) for name in rare[:5])}{more}. No "
                 "student learns a class from so few"
             )
+    if facts.evaluated < FEW_ROWS:
+        way = "" if facts.measured else ", or a larger holdout on the page"
+        lines.append(f"{_chance(facts)}. Better: more rows with labels{way}")
     return lines

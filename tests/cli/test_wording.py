@@ -3,6 +3,9 @@
 import argparse
 import json
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -78,3 +81,43 @@ def test_a_guess_is_told_in_the_words_of_the_shell(tmp_path, capsys, monkeypatch
     (tmp_path / "rows.jsonl").write_text("\n".join([*lines, ""]))
     assert main(["init", "rows.jsonl", "--text", "txt", "--page", "b.yaml"]) == 1
     assert "Did you mean --text text?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("rows", "splits", "said"),
+    [
+        (80, ["train"], "8 rows to measure on: a score can be off by 35 points (95 %)"),
+        (1994, ["train"], "199 rows to measure on: a score can be off by 7 points (95 %)"),
+        (1996, ["train"], None),
+        (40, ["train", "test"], "40 rows to measure on: a score can be off by 15 points (95 %)"),
+    ],
+)
+def test_init_says_how_little_few_rows_tell(tmp_path, capsys, rows, splits, said):
+    for split in splits:
+        lines = [f"text {number} was {split},{'yes' if number % 2 else 'no'}" for number in range(rows)]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["text,label", *lines, ""]))
+    page = tmp_path / "page.yaml"
+    assert main(["init", str(tmp_path), "--page", str(page)]) == 0
+    told = capsys.readouterr().out
+    if said is None:
+        assert "to measure on: a score" not in page.read_text() + told
+        return
+    way = ", or a larger holdout on the page" if len(splits) == 1 else ""
+    assert f"\n{said}. Better: more rows with labels{way}\n" in told
+    assert f"\n  # {said}\n" in page.read_text()
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_pipe_that_nobody_reads_ends_a_command_without_a_word(stream):
+    """The other end is closed before a word is written, as `| head -0` does."""
+    read, write = os.pipe()
+    os.close(read)
+    other = {"stdout": "stderr", "stderr": "stdout"}[stream]
+    words = ["list"] if stream == "stdout" else ["fit", "rows.csv", "--teacher", "t"]
+    done = subprocess.run(
+        [sys.executable, "-m", "hfdistill", *words],
+        **{stream: write, other: subprocess.PIPE},
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, getattr(done, other)) == (141, b"")

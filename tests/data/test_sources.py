@@ -231,6 +231,15 @@ def test_other_kinds_of_files_say_what_to_pass(tmp_path, name, words):
         load(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["texts/a.txt", "texts/good/a.txt"])
+def test_a_folder_of_texts_says_where_they_belong(tmp_path, name):
+    write(tmp_path, {name: "x"})
+    with pytest.raises(
+        ValueError, match=r"data: unlabelled: .*--unlabelled .*write a csv: the line text,label"
+    ):
+        load(tmp_path / "texts")
+
+
 def test_a_saved_data_set_names_the_function_that_reads_it(tmp_path):
     Dataset.from_dict({"text": ["a"], "label": [0]}).save_to_disk(tmp_path / "saved")
     with pytest.raises(ValueError, match=r"pass datasets.load_from_disk\('.*saved'\)"):
