@@ -28,7 +28,7 @@ def test_what_is_no_file_of_rows_is_refused(tmp_path, name, error, message):
 def test_a_file_without_rows_is_refused(tmp_path):
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "empty.parquet")
     empty = RowFile(tmp_path / "empty.parquet", FileOptions())
-    for ask in (empty.count, empty.columns):
+    for ask in (empty.count, empty.first):
         with pytest.raises(ValueError, match=r"empty.parquet holds no rows\. Check that it was written"):
             ask()
 
