@@ -15,13 +15,22 @@ from hfdistill.recipe.page import Mistake
 # Arguments in messages that are keys of a page of those names.
 _KEYS = frozenset(
     {"text", "text_pair", "label", "label_names", "encoding", "delimiter", "quotes", "on_bad_row"}
-    | {"config", "label_map", "unlabelled", "evaluation", "streaming", "max_length", "dataloader_drop_last"}
+    | {
+        "config",
+        "label_map",
+        "unlabelled",
+        "evaluation",
+        "streaming",
+        "max_length",
+        "dataloader_drop_last",
+        "output_dir",
+    }
 )
 
 _LIST = r"""\[(?:'[^'\\\n]*'|"[^"\\\n]*")(?:, (?:'[^'\\\n]*'|"[^"\\\n]*"))*\]"""
 _PYTHON = re.compile(
     r"(?<![\w.])(\w+)="
-    rf"""('[^'\\\n]*'|"[^"\\\n]*"|{_LIST}|True\b|False\b|-?\d+(?:\.\d+)?(?![\w.]*\w)|(?=[\s,.;)]|$))"""
+    rf"""('[^'\\\n]*'|"[^"\\\n]*"|{_LIST}|True\b|False\b|-?\d+(?:\.\d+)?(?![\w.]*\w)|\.\.\.|(?=[\s,.;)]|$))"""
 )
 _KEY = re.compile(r"\b(\w+): ([^\s,;]*[^\s,;.])")
 _ADVICE = re.compile(rf"(?:(?<=Type )|(?<=Usual: )){_KEY.pattern}(?:,? or {_KEY.pattern})*")
@@ -50,6 +59,9 @@ def as_typed(message: str, args: argparse.Namespace) -> str:
         name, value = found[1], found[2]
         if is_page:
             return f"{name}: {_as_yaml(value)}".rstrip() if name in _KEYS else found[0]
+        if value == "...":
+            flag = _flag(name, None, args)
+            return f"{flag} ..." if flag else found[0]
         return _flag(name, ast.literal_eval(value) if value else None, args) or found[0]
 
     message = _PYTHON.sub(typed, message)
@@ -95,7 +107,7 @@ def _flag(name: str, value: Any, args: argparse.Namespace) -> str | None:
 
 def _as_yaml(value: str) -> str:
     """Return a value of Python as YAML: words without quotation marks, true and false in small letters."""
-    if value in ("True", "False"):
+    if value in ("True", "False", "..."):
         return value.lower()
     word = ast.literal_eval(value) if value else ""
     plain = isinstance(word, str) and re.fullmatch(r"(?!true$|false$|null$)[a-z][\w-]*|", word)

@@ -19,6 +19,7 @@ from hfdistill.recipe.terminal import quiet_libraries
     ("message", "flags", "keys"),
     [
         ("(pass delimiter= for another)", "(pass --delimiter for another)", "(pass delimiter: for another)"),
+        ("another folder: output_dir=...", "another folder: --out ...", "another folder: output_dir: ..."),
         ("Pass max_ms=5.", "Pass --max-ms 5.", "Pass max_ms=5."),
         ("label_names=['no', 'not yet']", "--label-names no 'not yet'", "label_names: ['no', 'not yet']"),
         ("label=['a', 'b'], or", "--label a --label b, or", "label: ['a', 'b'], or"),
@@ -30,8 +31,8 @@ from hfdistill.recipe.terminal import quiet_libraries
     ],
 )
 def test_arguments_are_flags_of_the_shell_and_keys_of_a_page(message, flags, keys):
-    options = argparse.Namespace(text=0, label=0, label_names=0, delimiter=0, max_ms=0, epochs=0)
-    options.renamed = {"steps": "epochs"}
+    options = argparse.Namespace(text=0, label=0, label_names=0, delimiter=0, max_ms=0, epochs=0, out=0)
+    options.renamed = {"steps": "epochs", "output_dir": "out"}
     assert as_typed(message, options) == flags
     assert as_typed(message, argparse.Namespace(overrides=[])) == keys
 
