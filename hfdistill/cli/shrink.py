@@ -38,6 +38,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Cut, fit and save the student; with --data, measure it and write its card."""
     folder = Path(args.folder)
+    if folder.exists() and Path(args.teacher).exists() and folder.samefile(args.teacher):
+        raise ValueError(
+            f"{printable(args.folder)} is the teacher, which the student would replace. Type another folder."
+        )
     if (folder / "config.json").exists() and not args.overwrite:
         raise FileExistsError(f"{printable(args.folder)} holds a model. Type --overwrite, or another folder.")
     sizes = {name: getattr(args, name) for name in ("width", "heads", "ffn", "size")}

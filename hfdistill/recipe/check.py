@@ -16,6 +16,7 @@ from hfdistill.recipe.page import Page, RecipeError, Where, hint, read_page
 from hfdistill.recipe.schema import Card, Measurement, Splits, Student
 from hfdistill.recipe.search_space import Dimension, dimensions
 from hfdistill.recipe.signatures import parameters_by_inspection
+from hfdistill.recipe.written_folders import strings_in, written_by
 from hfdistill.schedules import moments
 
 REQUIRED = ("teacher", "student", "data", "training")
@@ -143,7 +144,7 @@ class _Checker(Binder):
         after = {name: self._bound((name,), section, (what,)) for name, what in schema.AFTERWARDS.items()}
         theseus, options = self._theseus(section, teacher), self._options(section, teacher)
         splits = self._made_of_fields(("data",), Splits, data)
-        self._origins(section.get("teacher"), students)
+        self._origins(section, students, training)
         if data.get("streaming"):
             for where, text in stream_mistakes(data, training, teacher, goal="goal" in section):
                 self.page.refuse(where, text)
@@ -366,8 +367,12 @@ class _Checker(Binder):
             self.page.refuse(("teacher_cache",), text)
         return options
 
-    def _origins(self, teacher: Any, students: Iterable[Student | None]) -> None:
+    def _origins(
+        self, section: Mapping[Any, Any], students: Iterable[Student | None], training: Mapping[str, Any]
+    ) -> None:
         """Refuse a student where no model is named of which it is made, or whose tokenizer it reads."""
+        self._not_over_what_is_read(section, training)
+        teacher = section.get("teacher")
         kind, arguments = next(iter(teacher.items()), (None, None)) if isinstance(teacher, dict) else (0, 0)
         named = teacher is not None
         if kind in schema.TEACHERS:
@@ -386,6 +391,19 @@ class _Checker(Binder):
                 f"{student.kind!r} {needs}, and there is none. Say of which model: "
                 f"`{student.kind}: {{source: …}}`, or name one under `teacher:`.",
             )
+
+    def _not_over_what_is_read(self, section: Mapping[Any, Any], training: Mapping[str, Any]) -> None:
+        """Refuse a model as teacher or origin that the run would write over."""
+        out = training.get("output_dir")
+        for name in ("teacher", "student", "assistants") if isinstance(out, str) else ():
+            for where, path in strings_in(section.get(name), (name,)):
+                tuned = name == "teacher" and "finetune" in where
+                if written_by(path, out, teacher=tuned):
+                    self.page.refuse(
+                        where[:2],
+                        f"{printable(path)} is a folder that this run writes, and what is read there would "
+                        "be lost. Type output_dir: ANOTHER.",
+                    )
 
     def _objective(self, terms: Any, *, has_teacher: bool, exits: bool) -> Any:
         """Return the blend of a list of terms; "recommended" where there is none, but a teacher."""

@@ -146,8 +146,8 @@ class _Facts:
     foreign: bool
     words: bool
     measured: bool
-    evaluated: int
     classes: dict[str, int] | None
+    evaluated: int = FEW_ROWS
 
     @classmethod
     def of(cls, data: DatasetDict, train: Dataset) -> _Facts:
@@ -167,7 +167,7 @@ class _Facts:
         strange = foreign > 0.05 * alphabetic or accents > 0.01 * alphabetic
         other = next((data[name] for name in ("validation", "test") if name in data), None)
         evaluated = round(HOLDOUT * len(train)) if other is None else len(other)
-        return cls(len(train), tokens, strange, words, other is not None, evaluated, _counts(train))
+        return cls(len(train), tokens, strange, words, other is not None, _counts(train), evaluated)
 
 
 def _counts(train: Dataset) -> dict[str, int] | None:

@@ -226,12 +226,13 @@ def test_a_mistyped_folder_is_told_what_was_meant(here, capsys, model, meant):
 @pytest.mark.parametrize(
     ("words", "flags"),
     [
-        (["predict", STUDENT, "mail.csv", "--out", "x.csv"], "Say which: --text ... (and --text-pair ...)"),
+        (["predict", STUDENT, "both.csv", "--out", "x.csv"], "Say which: --text ... (and --text-pair ...)"),
         (["measure", STUDENT, "--data", "two.csv"], "Say which: --delimiter ';'"),
     ],
 )
 def test_what_the_library_calls_an_argument_is_a_flag_here(here, capsys, words, flags):
     (here / "two.csv").write_text("text;x|label\na;b|1\n")
+    (here / "both.csv").write_text("about,message\nthe film,it was warm\nthe cast,it was fine\n")
     assert main(words) == 1
     assert flags in capsys.readouterr().err
 

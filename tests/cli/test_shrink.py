@@ -52,3 +52,10 @@ def test_sizes_that_are_measured_ask_for_texts_by_their_flag(here, capsys, size)
 
 def test_layers_are_a_number_or_numbers_or_none():
     assert [_layers(text) for text in (None, "3", "2, 4,6")] == [None, 3, [2, 4, 6]]
+
+
+def test_a_teacher_is_not_replaced_by_its_student(here, capsys):
+    before = (here / "teacher/model.safetensors").read_bytes()
+    assert main(["shrink", "teacher", "teacher/../teacher", "--layers", "2", "--overwrite"]) == 1
+    assert "is the teacher, which the student would replace. Type another folder." in capsys.readouterr().err
+    assert (here / "teacher/model.safetensors").read_bytes() == before

@@ -260,3 +260,31 @@ def test_a_registered_objective_is_found(tmp_path):
         from hfdistill.objectives import base
 
         del base._REGISTER["squeak"]
+
+
+@pytest.mark.parametrize(
+    ("override", "place"),
+    [
+        ("teacher=out/student", "teacher.pretrained"),
+        ("teacher={pretrained: {source: out/student/checkpoint-4}}", "teacher.pretrained"),
+        ("teacher={finetune: {encoder: out/teacher}}", "teacher.finetune"),
+        ("teacher={ensemble: {members: [a/b, out/baseline]}}", "teacher.ensemble"),
+        ("student.shrink.source=out/assistant-1", "student.shrink"),
+    ],
+)
+def test_no_run_writes_over_what_it_reads(tmp_path, monkeypatch, override, place):
+    """The student of an earlier run, as the teacher in the same folder, was lost without a word."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("student/checkpoint-4", "baseline", "teacher", "assistant-1"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+    (mistake,) = mistakes(tmp_path, GOOD, override)
+    assert place in mistake
+    assert "is a folder that this run writes, and what is read there would be lost" in mistake
+    read(tmp_path, GOOD, override, "training.output_dir=other")
+
+
+def test_a_run_reads_what_it_does_not_write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out" / "teacher").mkdir(parents=True)
+    read(tmp_path, GOOD, "teacher=out/teacher")
+    read(tmp_path, GOOD, "teacher=out/student")  # no such folder: a Hub id
