@@ -86,11 +86,10 @@ def _ahead(report: Report) -> float:
         (model.metrics or {}) if model is not None else {} for model in (report.baseline, report.teacher)
     ]
     own, theirs = (each.get("accuracy") for each in scores)
-    errors = [each.get("accuracy_se") for each in scores]
-    if own is None or theirs is None or None in errors:
+    errors = [error for each in scores if (error := each.get("accuracy_se")) is not None]
+    if own is None or theirs is None or len(errors) < 2:
         return 0.0
-    error = math.hypot(*errors)
-    return own - theirs if own - theirs > 1.96 * error else 0.0
+    return own - theirs if own - theirs > 1.96 * math.hypot(*errors) else 0.0
 
 
 def bounded_by_teacher(report: Report) -> str:

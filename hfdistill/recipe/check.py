@@ -395,7 +395,9 @@ class _Checker(Binder):
     def _not_over_what_is_read(self, section: Mapping[Any, Any], training: Mapping[str, Any]) -> None:
         """Refuse a model as teacher or origin that the run would write over."""
         out = training.get("output_dir")
-        for name in ("teacher", "student", "assistants") if isinstance(out, str) else ():
+        if not isinstance(out, str):
+            return
+        for name in ("teacher", "student", "assistants"):
             for where, path in strings_in(section.get(name), (name,)):
                 tuned = name == "teacher" and "finetune" in where
                 if written_by(path, out, teacher=tuned):
