@@ -123,7 +123,9 @@ class Linear(_AsTyped):
             return self.start
         if progress >= self.until:
             return self.end
-        return self._between(self._share((progress - self.since) / (self.until - self.since)))
+        share = self._share((progress - self.since) / (self.until - self.since))
+        rise = self.end - self.start
+        return self.start + rise * share if share < 0.5 else self.end - rise * (1 - share)
 
     @property
     def knots(self) -> tuple[float, ...]:
@@ -132,10 +134,6 @@ class Linear(_AsTyped):
 
     def _share(self, way: float) -> float:
         return way
-
-    def _between(self, share: float) -> float:
-        rise = self.end - self.start
-        return self.start + rise * share if share < 0.5 else self.end - rise * (1 - share)
 
 
 @dataclass(frozen=True, repr=False)

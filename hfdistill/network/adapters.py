@@ -15,9 +15,9 @@ from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from hfdistill.network.divided import whole_models
+from hfdistill.network.foreign_code import SAFE
 
 WEIGHTS = "adapter_model.safetensors"
-_WHOLE = ("model.safetensors", "model.safetensors.index.json")
 _TASKS = {"SEQ_CLS": "sequence", "TOKEN_CLS": "token"}
 _UNLIKELY = 1_009
 """A number of classes by which the last layer of a head is told from all other layers."""
@@ -27,15 +27,14 @@ def adapter_settings(source: str | Path) -> dict[str, Any] | None:
     """Read `adapter_config.json` of a folder or Hub id with an adapter and no whole model; else None."""
     folder = Path(source)
     if folder.is_dir():
-        if any((folder / name).is_file() for name in _WHOLE):
+        if any((folder / name).is_file() for name in SAFE):
             return None
     elif cached_file(str(source), "config.json", _raise_exceptions_for_missing_entries=False) is not None:
         return None
     path = find_adapter_config_file(str(source))
     if path is None:
         return None
-    settings: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-    return settings
+    return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def load_adapter(source: str | Path, settings: dict[str, Any], *, load: Any, role: str) -> Any:

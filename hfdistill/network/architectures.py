@@ -178,8 +178,7 @@ def _without_weights(config: Any) -> nn.Module | None:
         return None
     kind = kind[0] if isinstance(kind, tuple) else kind
     with whole_models(), torch.device("meta"), torch.random.fork_rng(devices=[]):
-        network: nn.Module = kind._from_config(copy.deepcopy(config))
-    return network
+        return kind._from_config(copy.deepcopy(config))
 
 
 def register_anatomy(model_type: str, layout: Layout, *, replace: bool = False) -> None:
@@ -234,8 +233,7 @@ def unwrapped(model: Any) -> Any:
 
 def known_spec(model: Any) -> ModelSpec | None:
     """Return the sizes of a model, or None where its architecture is not known."""
-    known = getattr(_config(model), "model_type", None) in known_anatomies()
-    return ModelSpec.of(model) if known else None
+    return ModelSpec.of(model) if getattr(_config(model), "model_type", None) in _LAYOUTS else None
 
 
 def longest_input(model_or_config: Any) -> int | None:
@@ -282,8 +280,7 @@ def blocks(model: Any) -> nn.ModuleList:
             f"Read hidden states with `output_hidden_states=True`, or use an architecture whose layers are "
             f"modules of their own."
         )
-    modules: nn.ModuleList = _part(model, layout.blocks)
-    return modules
+    return _part(model, layout.blocks)
 
 
 def blocks_path(model: Any) -> str:
@@ -308,8 +305,7 @@ def embeddings(model: Any) -> nn.Module:
 
 def word_embeddings(model: Any) -> nn.Module | None:
     """Return the table of a network's word embeddings; None where it has none."""
-    table: nn.Module | None = getattr(model, "get_input_embeddings", lambda: None)()
-    return table
+    return getattr(model, "get_input_embeddings", lambda: None)()
 
 
 def _config(model_or_config: Any) -> Any:

@@ -20,8 +20,7 @@ def whole(value: Any) -> Any:
 def own_part(value: Tensor) -> Tensor:
     """Return the part of a tensor that this process holds."""
     local = getattr(value, "to_local", None)
-    part: Tensor = value if local is None else local()
-    return part
+    return value if local is None else local()
 
 
 def whole_parameters(model: nn.Module) -> Iterator[Tensor]:

@@ -12,7 +12,8 @@ from typing import Any
 from transformers.utils import cached_file
 from transformers.utils.hub import has_file
 
-_SAFE = ("model.safetensors", "model.safetensors.index.json")
+SAFE = ("model.safetensors", "model.safetensors.index.json")
+"""Files of which a model saved as safetensors has one."""
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _QUIETLY: dict[str, Any] = {
     "_raise_exceptions_for_missing_entries": False,
@@ -102,10 +103,9 @@ def _refuse_kernels(source: str | Path, *, role: str) -> None:
 def _implementations(config: Any) -> Iterator[tuple[str, str]]:
     """Yield the keys of a config, at any depth, that say how something is computed, with their texts."""
     for key, value in config.items() if isinstance(config, dict) else ():
-        named = "implementation" in key
-        yield from ((key, text) for text in [value] if named and isinstance(value, str))
-        if named and isinstance(value, dict):
-            yield from ((key, text) for text in value.values() if isinstance(text, str))
+        if "implementation" in key:
+            texts = value.values() if isinstance(value, dict) else [value]
+            yield from ((key, text) for text in texts if isinstance(text, str))
         yield from _implementations(value)
 
 
@@ -113,11 +113,11 @@ def _pickles_alone(source: str | Path) -> str | None:
     """Return the pickle of a model without safetensors; None for any other model."""
     folder = Path(source).expanduser()
     if folder.is_dir():
-        if any(folder.glob("*.safetensors")) or any((folder / name).is_file() for name in _SAFE):
+        if any(folder.glob("*.safetensors")) or any((folder / name).is_file() for name in SAFE):
             return None
         return next((name for name in _PICKLED if (folder / name).is_file()), None)
     with suppress(OSError, ValueError):  # what is wrong with the repository itself, loading it says
-        if any(cached_file(str(source), name, **_QUIETLY) is not None for name in _SAFE):
+        if any(cached_file(str(source), name, **_QUIETLY) is not None for name in SAFE):
             return None
         return next((name for name in _PICKLED if has_file(str(source), name)), None)
     return None

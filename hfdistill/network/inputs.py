@@ -241,15 +241,14 @@ def name_padding(model: Any, tokenizer: Any) -> None:
 
 def _known_padding(source: Any) -> int | None:
     """Return the padding's id of a config or tokenizer; None without one, which some write as -1."""
-    number: int | None = getattr(source, "pad_token_id", None)
+    number = getattr(source, "pad_token_id", None)
     return None if number is None or number < 0 else number
 
 
 def _padding_of(tokenizer: Any) -> int:
     """Return a special token that does not end a text."""
     ends = {tuple(tokenizer(text, verbose=False)["input_ids"])[-1:] for text in ("a", "it is")}
-    numbers = [getattr(tokenizer, name, None) for name in _STAND_INS]
-    for number in numbers:
+    for number in (getattr(tokenizer, name, None) for name in _STAND_INS):
         if number is not None and (number,) not in ends:
             return int(number)
     raise ValueError(

@@ -161,10 +161,7 @@ def class_ids(
         ids.append(exact[name] if name in exact else near[0] if len(near) == 1 else None)
     unknown = [i for i, number in enumerate(ids) if number is None and (used is None or i in used)]
     if unknown and (are_numbers(names) or not has_names(names)):
-        numbers = [
-            int(name.strip()[6:]) if _UNNAMED.fullmatch(name.strip().casefold()) else int(name)
-            for name in names
-        ]
+        numbers = [int(name.strip().casefold().removeprefix("label_")) for name in names]
         ids, unknown = list(numbers), [i for i in unknown if numbers[i] >= len(classes)]
     if unknown and not has_names(classes):
         if len(names) < len(classes):
@@ -268,10 +265,10 @@ def _column(name: str | int, names: Sequence[str], side: str) -> int:
     )
 
 
-def some(names: Sequence[str], limit: int = 6) -> str:
-    """Return names for a message, at most `limit` of them, control characters shown as escapes."""
-    shown = ", ".join(short(name) for name in names[:limit])
-    return shown + (f", … {len(names) - limit} more" if len(names) > limit else "")
+def some(names: Sequence[str]) -> str:
+    """Return names for a message, at most six of them, control characters shown as escapes."""
+    shown = ", ".join(short(name) for name in names[:6])
+    return shown + (f", … {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def short(value: Any) -> str:

@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
-_NAMES = {"uniform": "uniform", "first": "first", "last": "last", "skip": "pkd-skip"}
-_NAMES |= {"pkd-skip": "pkd-skip", "pkd-last": "pkd-last"}
+_NAMES = {name: name for name in ("uniform", "first", "last", "pkd-skip", "pkd-last")} | {"skip": "pkd-skip"}
 _ADVICE = "Write 'uniform', 'first', 'last', 'pkd-skip', 'pkd-last', or pairs such as '1:3, 2:6'."
 _PAIR = re.compile(r"\s*(last|[0-9]+)\s*:\s*(last|[0-9]+)\s*")
 
@@ -71,8 +70,8 @@ class LayerMap:
         """
         pairs = _named(self.rule, student_depth, teacher_depth) if isinstance(self.rule, str) else self.rule
         numbers = [(_number(s, student_depth), _number(t, teacher_depth)) for s, t in pairs]
-        uniform = _uniform_text(student_depth, teacher_depth, lowest)
-        proposal = f"The uniform map of these two is '{uniform}'. Type layers='uniform'."
+        uniform = [(s, max(lowest, t)) for s, t in _named("uniform", student_depth, teacher_depth)]
+        proposal = f"The uniform map of these two is '{pairs_text(uniform)}'. Type layers='uniform'."
         if not numbers:
             raise ValueError(
                 f"The layer map {self} pairs no layers of a student of {student_depth} layers with a teacher "
@@ -141,11 +140,6 @@ def _named(name: str, student_depth: int, teacher_depth: int) -> list[tuple[int,
     if name in ("uniform", "pkd-skip"):
         return [(m, uniform(m, student_depth=student_depth, teacher_depth=teacher_depth)) for m in layers]
     return [(m, m + shift) for m in layers]
-
-
-def _uniform_text(student_depth: int, teacher_depth: int, lowest: int) -> str:
-    pairs = _named("uniform", student_depth, teacher_depth)
-    return pairs_text((student, max(lowest, teacher)) for student, teacher in pairs)
 
 
 def _number(end: End, depth: int) -> int:

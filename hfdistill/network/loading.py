@@ -35,9 +35,6 @@ _OTHER_HEADS = (
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json")
 
 
-_PROBLEM = "multi_label_classification"
-
-
 class MissingHead(ValueError):  # noqa: N818
     """The weights are an encoder's: there is no trained classifier in them."""
 
@@ -145,7 +142,7 @@ def _loaded(
             "be random. Download it again, or name another model."
         )
     if new_head is not None and (task or missing or loading["mismatched_keys"]):  # not an earlier head's
-        model.config.problem_type = _PROBLEM if task == "multi_label" else None
+        model.config.problem_type = "multi_label_classification" if task == "multi_label" else None
     if missing and new_head is None:
         saved_as = str((model.config.architectures or [""])[0])
         if role != "student" and saved_as.endswith(_LANGUAGE_MODELS):
@@ -225,11 +222,8 @@ def load_tokenizer(source: Any) -> Any:
     if not isinstance(source, (str, Path)):
         return None
     folder = Path(source)
-    adapter = adapter_settings(source) if folder.is_dir() else None
-    if adapter and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        return load_tokenizer(adapter.get("base_model_name_or_path"))
     if folder.is_dir() and not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        return None
+        return load_tokenizer((adapter_settings(source) or {}).get("base_model_name_or_path"))
     try:
         return read_tokenizer(source)
     except OSError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -32,7 +33,7 @@ def task_kind(config: Any) -> TaskKind:
     Raises:
         ValueError: for a problem_type that Transformers does not know.
     """
-    if any(_labels_tokens(name) for name in getattr(config, "architectures", None) or ()):
+    if _labels_tokens(getattr(config, "architectures", None) or ()):
         return "token"
     problem_type = getattr(config, "problem_type", None)
     if problem_type is None:
@@ -42,16 +43,17 @@ def task_kind(config: Any) -> TaskKind:
     return _KINDS[problem_type]
 
 
-def _labels_tokens(architecture: str) -> bool:
-    return architecture.endswith("ForTokenClassification")
+def _labels_tokens(architectures: Iterable[str]) -> bool:
+    return any(name.endswith("ForTokenClassification") for name in architectures)
 
 
 def name_architecture(model: Any) -> Any:
     """Note in the model's config whether it labels tokens, as `save_pretrained` would; return the model."""
-    config, architecture = getattr(model, "config", None), type(model).__name__
-    labels_tokens = any(_labels_tokens(name) for name in getattr(config, "architectures", None) or ())
-    if config is not None and labels_tokens != _labels_tokens(architecture):
-        config.architectures = [architecture]
+    config, own = getattr(model, "config", None), [type(model).__name__]
+    if config is not None and _labels_tokens(getattr(config, "architectures", None) or ()) != _labels_tokens(
+        own
+    ):
+        config.architectures = own
     return model
 
 

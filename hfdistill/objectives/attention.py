@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import torch
@@ -21,49 +22,6 @@ RELATION_WIDTH = 16
 """Of MiniLMv2's relation heads in the paper: 768 / 48 and 1024 / 64."""
 MASKED = -1e30
 """The score of a padding key: any number added to it vanishes, so that two of them differ by exactly 0."""
-
-
-class RelationObjective(LayerObjective):
-    """Base class of terms on matrices (T, T) of scores.
-
-    Scores are compared block by block, and the gradient is worked out on the way, so that no (B, H, T, T)
-    tensor is ever kept for backward. There is no second derivative.
-    """
-
-    equal_heads: ClassVar[bool] = True
-
-    def bind(self, setting: Setting) -> None:
-        """Learn the depths, and check that there is something to compare."""
-        super().bind(setting)
-        student, teacher = self.anatomies(setting)
-        if self.equal_heads and student.heads != teacher.heads:
-            raise ValueError(
-                f"{type(self).__name__} needs as many heads on both sides, found {student.heads} (student) "
-                f"and {teacher.heads} (teacher). Build the student with {teacher.heads} heads, or use "
-                f"MiniLMv2(), whose relations do not depend on the number of heads."
-            )
-
-    def related(self, left: Pair, right: Pair, compare: Compare, *, student: Trace) -> Tensor:
-        """Average `compare` over rows and heads, between the scores left·rightᵀ/√d of student and teacher.
-
-        Args:
-            left: (B, H, T, d) of the student, and of the teacher; d may differ.
-            right: the same; may be `left`.
-            compare: what to compute of the scores.
-            student: whose mask counts; both read the same tokens.
-        """
-        own, other = left
-        if own.shape[:3] != other.shape[:3]:
-            raise ValueError(
-                f"{type(self).__name__} compares scores (B, H, T, T), but the readings have (B, H, T) "
-                f"{tuple(own.shape[:3])} in the student and {tuple(other.shape[:3])} in the teacher. Give "
-                f"both the same encoding, and compare as many heads."
-            )
-        mask = mask_of(student, own.transpose(1, 2)).repeat_interleave(own.shape[1], dim=0)  # (B·H, T)
-        lefts = [x.flatten(0, 1) for x in left]  # (B·H, T, d)
-        rights = lefts if left is right else [x.flatten(0, 1) for x in right]
-        each: Tensor = _Scores.apply(lefts[0], rights[0], lefts[1], rights[1], mask, compare)
-        return each.mean()
 
 
 Compare = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -158,17 +116,64 @@ def _squares(own: Tensor, other: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return (own * slope).sum((-1, -2)), slope.mul_(2)
 
 
+class RelationObjective(LayerObjective):
+    """Base class of terms on matrices (T, T) of scores; a subclass says which `readings` make them.
+
+    Scores are compared block by block, and the gradient is worked out on the way, so that no (B, H, T, T)
+    tensor is ever kept for backward. There is no second derivative.
+    """
+
+    equal_heads: ClassVar[bool] = True
+    compare: ClassVar[Compare] = staticmethod(_divergence)
+
+    def bind(self, setting: Setting) -> None:
+        """Learn the depths, and check that there is something to compare."""
+        super().bind(setting)
+        student, teacher = self.anatomies(setting)
+        if self.equal_heads and student.heads != teacher.heads:
+            raise ValueError(
+                f"{type(self).__name__} needs as many heads on both sides, found {student.heads} (student) "
+                f"and {teacher.heads} (teacher). Build the student with {teacher.heads} heads, or use "
+                f"MiniLMv2(), whose relations do not depend on the number of heads."
+            )
+
+    @abstractmethod
+    def readings(self, student: Trace, teacher: Trace) -> Iterator[tuple[Pair, Pair]]:
+        """Yield what makes the scores left·rightᵀ/√d, layer by layer: left and right, which may be one.
+
+        Each is (B, H, T, d) of the student and of the teacher; d may differ.
+        """
+
+    def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
+        """Sum over relations and pairs of layers of the mean over rows; see `Objective.forward`."""
+        parts = [self._related(*sides, student=student) for sides in self.readings(student, teacher)]
+        return torch.stack(parts).sum().float()
+
+    def _related(self, left: Pair, right: Pair, *, student: Trace) -> Tensor:
+        """Average `compare` over rows and heads; the student's mask counts, for both read the same tokens."""
+        own, other = left
+        if own.shape[:3] != other.shape[:3]:
+            raise ValueError(
+                f"{type(self).__name__} compares scores (B, H, T, T), but the readings have (B, H, T) "
+                f"{tuple(own.shape[:3])} in the student and {tuple(other.shape[:3])} in the teacher. Give "
+                f"both the same encoding, and compare as many heads."
+            )
+        mask = mask_of(student, own.transpose(1, 2)).repeat_interleave(own.shape[1], dim=0)  # (B·H, T)
+        lefts = [x.flatten(0, 1) for x in left]  # (B·H, T, d)
+        rights = lefts if left is right else [x.flatten(0, 1) for x in right]
+        each: Tensor = _Scores.apply(lefts[0], rights[0], lefts[1], rights[1], mask, type(self).compare)
+        return each.mean()
+
+
 class AttentionObjective(RelationObjective):
     """A term that compares the attention of every head, computed from query and key."""
 
-    compare: ClassVar[Compare]
     kinds: ClassVar[tuple[str, ...]] = ("query", "key")
     reads_attention: ClassVar[bool] = True
 
-    def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
-        """Sum over pairs of layers of the mean over rows; see `Objective.forward`."""
-        pairs = zip(self.read(student, teacher, "query"), self.read(student, teacher, "key"), strict=True)
-        return _total([self.related(q, k, type(self).compare, student=student) for q, k in pairs])
+    def readings(self, student: Trace, teacher: Trace) -> Iterator[tuple[Pair, Pair]]:
+        """Yield query and key of each pair of layers."""
+        return zip(self.read(student, teacher, "query"), self.read(student, teacher, "key"), strict=True)
 
 
 @register("tinybert_attention")
@@ -217,8 +222,6 @@ class AttentionKL(AttentionObjective):
         ValueError: at `bind` for heads, layers, tokens or architectures that do not fit.
     """
 
-    compare: ClassVar[Compare] = staticmethod(_divergence)
-
 
 @register("minilm")
 class MiniLM(RelationObjective):
@@ -249,14 +252,13 @@ class MiniLM(RelationObjective):
     def __init__(self, *, layers: Layers = "last:last") -> None:
         super().__init__(layers=layers)
 
-    def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
-        """Sum over pairs of layers of the mean over rows; see `Objective.forward`."""
-        query, key, value = (self.read(student, teacher, kind) for kind in self.kinds)
-        parts = []
-        for q, k, v in zip(query, key, value, strict=True):
-            parts += [self.related(q, k, _divergence, student=student)]
-            parts += [self.related(v, v, _divergence, student=student)]
-        return _total(parts)
+    def readings(self, student: Trace, teacher: Trace) -> Iterator[tuple[Pair, Pair]]:
+        """Yield query and key, then value and value, of each pair of layers."""
+        for query, key, value in zip(
+            *(self.read(student, teacher, kind) for kind in self.kinds), strict=True
+        ):
+            yield query, key
+            yield value, value
 
 
 @register("minilmv2")
@@ -305,17 +307,15 @@ class MiniLMv2(RelationObjective):
         self._most = max(teacher.heads, teacher.width // RELATION_WIDTH)
         self._heads(student.width, teacher.width)
 
-    def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
-        """Sum over relations and pairs of layers of the mean over rows; see `Objective.forward`."""
-        parts = []
+    def readings(self, student: Trace, teacher: Trace) -> Iterator[tuple[Pair, Pair]]:
+        """Yield query, key and value of each pair of layers, each with itself, in relation heads."""
         for kind in self.kinds:
             for s, t in self.read(student, teacher, kind):  # (B, H, T, D/H)
                 joined = [x.transpose(1, 2).flatten(2) for x in (s, t)]  # (B, T, D)
                 heads = self._heads(joined[0].shape[-1], joined[1].shape[-1])
                 split = [x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in joined]  # (B, A, T, D/A)
                 pair = split[0], split[1]
-                parts.append(self.related(pair, pair, _divergence, student=student))
-        return _total(parts)
+                yield pair, pair
 
     def _heads(self, student: int, teacher: int) -> int:
         """Return the number of relation heads for two widths of projections, perhaps not the hidden ones."""
@@ -331,7 +331,3 @@ class MiniLMv2(RelationObjective):
                 f"leave it out."
             )
         return self.relation_heads
-
-
-def _total(parts: list[Tensor]) -> Tensor:
-    return torch.stack(parts).sum().float()

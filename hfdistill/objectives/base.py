@@ -197,8 +197,7 @@ class Blend(nn.Module):
         for name, (weight, term) in zip(self.names, self._pairs(), strict=True):
             term.set_progress(progress)
             _check_weight(weight, name, progress)
-        if progress < 1 and not any(weight > 0 for weight in self.weights):
-            raise ValueError(self._idle(progress))
+        self._refuse_idle(progress)
 
     @property
     def names(self) -> list[str]:
@@ -224,7 +223,7 @@ class Blend(nn.Module):
     @property
     def needs_teacher_now(self) -> bool:
         """True where some term that has weight at this moment reads the teacher."""
-        return any(term.needs_teacher for w, (_, term) in zip(self.weights, self._pairs(), strict=True) if w)
+        return any(term.needs_teacher for term in self._active(now=True))
 
     def bind(self, setting: Setting) -> None:
         """Bind every term.
@@ -245,8 +244,7 @@ class Blend(nn.Module):
                 "vocabulary."
             )
         for progress in moments(self._written):
-            if progress < 1 and not any(value_at(weight, progress) > 0 for weight in self._written):
-                raise ValueError(self._idle(progress))
+            self._refuse_idle(progress)
         for _, term in self._pairs():
             if term not in self._active():
                 warnings.warn(
@@ -265,10 +263,8 @@ class Blend(nn.Module):
         Args:
             ever: also what terms read that have weight at another moment of the run.
         """
-        now = [term for weight, (_, term) in zip(self.weights, self._pairs(), strict=True) if weight]
-        asked = [term.taps() for term in (self._active() if ever else now)]
-        student, teacher = ([taps[side] for taps in asked] for side in (0, 1))
-        return frozenset().union(*student), frozenset().union(*teacher)
+        asked = [term.taps() for term in self._active(now=not ever)]
+        return frozenset().union(*(own for own, _ in asked)), frozenset().union(*(its for _, its in asked))
 
     def summary(self) -> list[str]:
         """Return a line per term: its weight, what it is, and what it found out when it was bound."""
@@ -314,16 +310,19 @@ class Blend(nn.Module):
         """Return the terms, with their weights as they were written."""
         return list(zip(self._written, self.terms, strict=True))  # type: ignore[arg-type]
 
-    def _active(self) -> list[Objective]:
-        """Return the terms that have weight at any moment of the run."""
-        return [term for ever, (_, term) in zip(self._ever, self._pairs(), strict=True) if ever]
+    def _active(self, *, now: bool = False) -> list[Objective]:
+        """Return the terms that have weight now, or at any moment of the run."""
+        weights = self.weights if now else self._ever
+        return [term for weight, (_, term) in zip(weights, self._pairs(), strict=True) if weight]
 
-    def _idle(self, progress: float) -> str:
-        return (
-            f"No term of {self} has weight at progress {progress:g} (0 is the first step, 1 the end), so "
-            "nothing would be learnt there. Let a term keep a weight above 0 at every moment, as in "
-            "0.5 * CrossEntropy() + Linear(0, 1) * KD() or Until(0.5) * LogitMSE() + After(0.5) * KD()."
-        )
+    def _refuse_idle(self, progress: float) -> None:
+        """Refuse a moment before the end at which no term has weight."""
+        if progress < 1 and not any(value_at(weight, progress) > 0 for weight in self._written):
+            raise ValueError(
+                f"No term of {self} has weight at progress {progress:g} (0 is the first step, 1 the end), so "
+                "nothing would be learnt there. Let a term keep a weight above 0 at every moment, as in "
+                "0.5 * CrossEntropy() + Linear(0, 1) * KD() or Until(0.5) * LogitMSE() + After(0.5) * KD()."
+            )
 
 
 def _shown(weight: float | Schedule) -> str:

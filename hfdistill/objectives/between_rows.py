@@ -14,6 +14,7 @@ from hfdistill.network.layer_map import Layers
 from hfdistill.network.trace import Trace
 from hfdistill.objectives.base import Setting, register
 from hfdistill.objectives.layers import LayerObjective, Pair, check_pooling, linear, mask_of, pooled
+from hfdistill.objectives.logits import as_float64
 from hfdistill.schedules import is_number
 
 logger = logging.getLogger(__name__)
@@ -42,14 +43,10 @@ class PooledObjective(LayerObjective):
     def vectors(self, student: Trace, teacher: Trace) -> Iterator[Pair]:
         """Yield the vectors (B, D) of each pair of layers."""
         for s, t in self.read(student, teacher):
-            yield (
-                pooled(self.exact(s), mask_of(student, s), pooling=self.pooling),
-                pooled(self.exact(t), mask_of(teacher, t), pooling=self.pooling),
+            yield (  # in float64: relations between rows lose digits that padding moves
+                pooled(as_float64(s), mask_of(student, s), pooling=self.pooling),
+                pooled(as_float64(t), mask_of(teacher, t), pooling=self.pooling),
             )
-
-    def exact(self, x: Tensor) -> Tensor:
-        """Cast to float64, where the device has it: relations between rows lose digits that padding moves."""
-        return x if x.device.type == "mps" else x.double()
 
 
 @register("rkd")

@@ -176,8 +176,23 @@ def _in_order(weights: Mapping[Any, float], names: Sequence[str]) -> list[float]
     return [by_name[name] for name in order]
 
 
+class LabelledRows(Objective):
+    """A term on rows with a label; the others do not count."""
+
+    needs_labels: ClassVar[bool] = True
+
+    def count(self, labels: Tensor) -> Tensor:
+        """Return the number of labelled rows."""
+        return (~missing(labels)).sum().float()
+
+    def mean(self, each: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean of (B,) over labelled rows, float32; 0 where there is none."""
+        total = each.where(~missing(labels), 0.0).sum()
+        return (total / self.count(labels).clamp(min=TINY)).float()
+
+
 @register("label_mse")
-class LabelMSE(Objective):
+class LabelMSE(LabelledRows):
     """Squared error of the student's output against the gold value, for regression: L = (1/n) Σ (z - y)².
 
     Rows whose value is NaN are unlabelled and do not count.
@@ -186,7 +201,6 @@ class LabelMSE(Objective):
         ValueError: at `bind` for other tasks.
     """
 
-    needs_labels: ClassVar[bool] = True
     needs_teacher: ClassVar[bool] = False
 
     def bind(self, setting: Setting) -> None:
@@ -196,16 +210,11 @@ class LabelMSE(Objective):
                 f"LabelMSE fits regression, but the task is {setting.task}. Use CrossEntropy() instead."
             )
 
-    def count(self, labels: Tensor) -> Tensor:
-        """Return the number of labelled rows."""
-        return (~missing(labels)).sum().float()
-
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
         """Return the mean over labelled rows; see `Objective.forward`."""
-        known, values = ~missing(labels), student.logits.float().view(-1)
-        gold = labels.float().where(known, values.detach())  # a NaN left in would reach the gradient
-        total = (values - gold).square().sum()
-        return total / self.count(labels).clamp(min=TINY)
+        values = student.logits.float().view(-1)
+        gold = labels.float().where(~missing(labels), values.detach())  # a NaN would reach the gradient
+        return self.mean((values - gold).square(), labels)
 
 
 @register("kd")

@@ -9,35 +9,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hfdistill.network.task import missing
 from hfdistill.network.trace import Trace
 from hfdistill.objectives.base import Objective, Setting, positive, register
-from hfdistill.objectives.logits import TINY, as_float64, refuse_standardised, standardised
+from hfdistill.objectives.logits import LabelledRows, as_float64, refuse_standardised, standardised
 from hfdistill.objectives.row_weights import Trust, check_trust, trust
 from hfdistill.schedules import Schedule, is_number
 
 
-class LabelledRows(Objective):
+class RowsOfOneClass(LabelledRows):
     """A soft loss that reads each row's class: rows labelled -100 do not count."""
-
-    needs_labels: ClassVar[bool] = True
 
     def bind(self, setting: Setting) -> None:
         """Refuse all but one label of several classes."""
         _refuse_other_tasks(type(self).__name__, setting)
 
-    def count(self, labels: Tensor) -> Tensor:
-        """Return the number of labelled rows."""
-        return (~missing(labels)).sum().float()
-
-    def mean(self, each: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean of (B,) over labelled rows, float32; 0 where there is none."""
-        total = each.where(~missing(labels), 0.0).sum()
-        return (total / self.count(labels).clamp(min=TINY)).float()
-
 
 @register("dkd")
-class DKD(LabelledRows):
+class DKD(RowsOfOneClass):
     """Decoupled KD: L = T² · (1/n) Σ_b (α·TCKD_b + β·NCKD_b) over the n labelled rows.
 
     With p = softmax(z/T) and y the row's label, TCKD = KL((p_t[y], 1 - p_t[y]) ‖ (p_s[y], 1 - p_s[y])) says
@@ -221,7 +209,7 @@ def _direction(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @register("wsl")
-class WSL(LabelledRows):
+class WSL(RowsOfOneClass):
     """Weighted soft labels: L = T² · (1/n) Σ_b w_b · KL(softmax(z_t/T) ‖ softmax(z_s/T)), n labelled rows.
 
     w_b = 1 - exp(-c_s/(c_t + 1e-7)), with c_s and c_t the cross-entropies of student and teacher with the
@@ -257,7 +245,7 @@ class WSL(LabelledRows):
 
 
 @register("weighted_cross_entropy")
-class WeightedCrossEntropy(LabelledRows):
+class WeightedCrossEntropy(RowsOfOneClass):
     """Hard labels, each weighted by the teacher's support for it: L = (1/n) Σ_b w_b CE(y_b, z_s,b).
 
     `by="confidence"`: w = max_c p_t(c) at T = 1, CWTM of born-again networks (Furlanello, Lipton, Tschannen,

@@ -12,28 +12,28 @@ from hfdistill.network.divided import whole_models
 from hfdistill.teachers import Teacher
 
 
-def changing(teacher: Teacher | None) -> Any:
-    """Return the teacher where its model changes as the run goes on; else None."""
-    return teacher if teacher is not None and teacher.saved_as else None
+def changing(teacher: Teacher | None) -> bool:
+    """Whether there is a teacher whose model changes as the run goes on."""
+    return teacher is not None and bool(teacher.saved_as)
 
 
-def broadcast_teacher(teacher: Teacher) -> None:
+def broadcast_teacher(teacher: Any) -> None:
     """Give every process the weights of the first, as DDP does for the student."""
-    for value in changing(teacher).model.state_dict().values():
+    for value in teacher.model.state_dict().values():
         broadcast(value)
 
 
-def save_teacher(teacher: Teacher, folder: Path, *, tokenizer: Any) -> None:
+def save_teacher(teacher: Any, folder: Path, *, tokenizer: Any) -> None:
     """Write the teacher's model beside the student's files, in a folder of its own."""
     own = folder / teacher.saved_as
-    changing(teacher).model.save_pretrained(own)
+    teacher.model.save_pretrained(own)
     if tokenizer is not None:
         tokenizer.save_pretrained(own)
 
 
-def load_teacher(teacher: Teacher, checkpoint: Path) -> None:
+def load_teacher(teacher: Any, checkpoint: Path) -> None:
     """Restore the teacher as it was when the checkpoint was written."""
-    model, folder = changing(teacher).model, checkpoint / teacher.saved_as
+    model, folder = teacher.model, checkpoint / teacher.saved_as
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             f"{folder} is missing: the {type(teacher).__name__} of this run changes as it goes, and a fresh "

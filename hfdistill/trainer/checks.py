@@ -14,14 +14,15 @@ from transformers import TrainingArguments
 from hfdistill.data import FreshCopies
 from hfdistill.data.label_checks import check_labels
 from hfdistill.data.load import LABEL_NAMES
+from hfdistill.files.plain_data import as_python
 from hfdistill.network.architectures import unwrapped, word_embeddings
 from hfdistill.network.loading import refuse_other_heads
 from hfdistill.network.task import LABELS, TaskKind
 from hfdistill.network.trace import check_taps
 from hfdistill.objectives import Blend
 from hfdistill.teachers import Teacher
+from hfdistill.trainer.changing_teacher import changing
 from hfdistill.trainer.inputs import Reader, reads_by_itself
-from hfdistill.trainer.label_guard import plain
 from hfdistill.trainer.launch import refuse_lost_processes
 from hfdistill.trainer.row_doubts import say_doubts
 from hfdistill.trainer.sharding import Sharding
@@ -98,7 +99,7 @@ def check_models(student: nn.Module, teacher: nn.Module | None, args: TrainingAr
 
 def check_changing(teacher: Any, sharding: Sharding, *, fresh: bool) -> None:
     """Refuse a teacher that changes where it cannot be kept in step: under FSDP1, and in a second trial."""
-    if teacher is None or not teacher.saved_as:
+    if not changing(teacher):
         return
     kind = type(teacher).__name__
     if sharding.name == "FSDP1":
@@ -139,7 +140,7 @@ def check_cache(teacher: Teacher | None, task: TaskKind) -> None:
     """Refuse a teacher whose answers cannot be kept: none, one that changes, and one that labels words."""
     if teacher is None:
         raise ValueError("teacher_cache keeps a teacher's answers, and teacher=None. Leave it out.")
-    if teacher.saved_as:
+    if changing(teacher):
         raise ValueError(
             f"{type(teacher).__name__} changes with every step: its answers cannot be kept. Leave "
             "teacher_cache out."
@@ -247,7 +248,7 @@ def _check_rows(
     if isinstance(data, list) and config is not None and isinstance(data[0], Mapping):
         names = [*(reader.args.label_names or []), *LABELS]
         name = next((name for name in names if name in data[0]), None)
-        check_labels([plain(row[name]) for row in data if name in row], config, split=split)
+        check_labels([as_python(row[name]) for row in data if name in row], config, split=split)
     if config is not None and not own and isinstance(data, (Dataset, list)):
         reader.check_tokens(data, split=split)
     if not isinstance(data, Dataset) or config is None:

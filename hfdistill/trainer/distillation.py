@@ -54,7 +54,7 @@ from hfdistill.trainer.description import described, facts_of_run
 from hfdistill.trainer.exact_evaluation import EvalLosses
 from hfdistill.trainer.extra_parameters import ExtraParameters
 from hfdistill.trainer.inputs import REQUIRED, Reader, reads_by_itself, trainer_options
-from hfdistill.trainer.joint_objective import JointObjective, own_objective
+from hfdistill.trainer.joint_objective import JointObjective, own_objective, setting_of
 from hfdistill.trainer.label_guard import guarded
 from hfdistill.trainer.loss_window import LossWindow, NonFiniteError
 from hfdistill.trainer.mixup import SHARE, Mixup, embeddings_mixed
@@ -159,10 +159,9 @@ class DistillationTrainer(CheckpointingTrainer):
         if config is not None and theirs is not None:
             spaces.check_same_task(config, theirs)
             self._columns = spaces.match_labels(config, theirs, label_map=self._label_map)
-        self._classes, smoothing = getattr(config, "num_labels", 2), self.args.label_smoothing_factor
-        self._objectives.bind(
-            model, self.teacher, task=self.task, classes=self._classes, label_smoothing=smoothing
-        )
+        setting = setting_of(model, self.teacher, label_smoothing=self.args.label_smoothing_factor)
+        self._classes = setting.classes
+        self._objectives.bind(setting)
         self._objectives.to(self.args.device)
         inner = None if self.teacher is None else self.teacher.inspectable()
         checks.check_inside(self.blend, self.args, student=model, teacher=inner)
@@ -182,8 +181,8 @@ class DistillationTrainer(CheckpointingTrainer):
             checks.check_mixup(alpha, self.teacher, student=self.model, task=self.task, cached=cached)
             seed, process = self.args.seed, self.args.process_index
             self._mixup = Mixup(alpha, seed=seed, process=process, task=self.task, classes=self._classes)
-        teacher = self.teacher if self.teacher is not None and self.teacher.learns else None
-        peer = {teacher.saved_as: changing(teacher).model} if teacher is not None else {}
+        teacher: Any = self.teacher
+        peer = {teacher.saved_as: teacher.model} if teacher is not None and teacher.learns else {}
         self._extra_parameters = ExtraParameters(self.blend, others=peer)
         smoothing, function = self.args.label_smoothing_factor, self.compute_loss_func
         self._eval_losses = EvalLosses(self.task, smoothing=smoothing, function=function)
@@ -262,7 +261,7 @@ class DistillationTrainer(CheckpointingTrainer):
         self._loss_window.start()
         self._teacher_is_checked = False
         if changing(self.teacher) and self.args.world_size > 1:
-            broadcast_teacher(changing(self.teacher))
+            broadcast_teacher(self.teacher)
         if self.teacher is not None:
             self.teacher.before_training(steps=self.state.max_steps)
             compile_models(self.teacher, self.args)
@@ -561,7 +560,7 @@ class DistillationTrainer(CheckpointingTrainer):
         """As in Trainer; a teacher that changes is saved beside the student, in a folder of its own."""
         if changing(self.teacher) and self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
-            save_teacher(changing(self.teacher), folder, tokenizer=self.processing_class)
+            save_teacher(self.teacher, folder, tokenizer=self.processing_class)
         super().save_model(output_dir, _internal_call=_internal_call)
 
     def save_extra_state(self, folder: Path) -> None:
@@ -573,7 +572,7 @@ class DistillationTrainer(CheckpointingTrainer):
     def load_extra_state(self, folder: Path) -> None:
         """Read what the objective owns, and a teacher that changes."""
         if changing(self.teacher):
-            load_teacher(changing(self.teacher), folder)
+            load_teacher(self.teacher, folder)
         self._extra_parameters.load(folder)
 
     def end_run(self) -> None:
@@ -581,17 +580,20 @@ class DistillationTrainer(CheckpointingTrainer):
         super().end_run()
         best = self.state.best_model_checkpoint
         if changing(self.teacher) and self.args.load_best_model_at_end and best is not None:
-            load_teacher(changing(self.teacher), Path(best))
+            load_teacher(self.teacher, Path(best))
 
     def run_facts(self) -> dict[str, Any]:
         """Return what decides a run's outcome and may not change on resuming; its length may grow."""
         if self._teacher_print is None and self.teacher is not None:
             self._teacher_print = self.teacher.fingerprint()  # once: it reads every weight
-        facts: dict[str, Any] = {"objective": str(self.blend), "teacher": self._teacher_print}
-        facts["columns"] = self._columns
-        facts["tokens"] = [tokenizer_print(each.tokenizer) for each in self._reader.others.values()]
         student, callbacks = self.accelerator.unwrap_model(self.model), self.callback_handler.callbacks
-        facts |= facts_of_run(self.args, student, self.train_dataset, callbacks)
+        facts = {
+            "objective": str(self.blend),
+            "teacher": self._teacher_print,
+            "columns": self._columns,
+            "tokens": [tokenizer_print(each.tokenizer) for each in self._reader.others.values()],
+            **facts_of_run(self.args, student, self.train_dataset, callbacks),
+        }
         if not self.args.auto_find_batch_size:  # which resumes with the size that it has found
             facts["rows a step"] = self.get_total_train_batch_size(self.args)
         return facts

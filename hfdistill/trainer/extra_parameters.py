@@ -176,13 +176,10 @@ class ExtraParameters:
 
     def _state(self) -> dict[str, Tensor]:
         """Return the objective's state, each tensor once; of a buffer that differs by rank, rank 0's."""
-        seen: set[int] = set()
-        state = {}
+        first: dict[int, tuple[str, Tensor]] = {}
         for name, value in self.objective.state_dict(keep_vars=True).items():
-            if id(value) not in seen:
-                seen.add(id(value))
-                state[name] = value
-        return state
+            first.setdefault(id(value), (name, value))
+        return dict(first.values())
 
 
 def _what(whose: str, part: nn.Module) -> str:

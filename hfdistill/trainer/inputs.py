@@ -222,8 +222,7 @@ class Reader:
 
     def _room(self) -> int | None:
         """Return how many tokens a row has for the student and those who read its tokens."""
-        rooms = (option(self.args, "max_length"), _shortest(self.configs))
-        return min((room for room in rooms if room), default=None)
+        return _shortest(self.configs, option(self.args, "max_length"))
 
     def check_columns(self, data: Any, *, split: str) -> None:
         """Refuse data that was tokenised for the student alone."""
@@ -280,9 +279,9 @@ class Reader:
             )
 
 
-def _shortest(configs: Sequence[Any]) -> int | None:
-    """Return how many tokens all models have positions for; None where none has a limit."""
-    rooms = [longest_input(config) for config in configs if config is not None]
+def _shortest(configs: Sequence[Any], limit: int | None = None) -> int | None:
+    """Return how many tokens all models have positions for, at most `limit`; None where nothing limits."""
+    rooms = [limit, *(longest_input(config) for config in configs if config is not None)]
     return min((room for room in rooms if room), default=None)
 
 

@@ -16,7 +16,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from hfdistill.network.architectures import known_spec
 from hfdistill.network.label_space import LabelSpaceError, class_names
 from hfdistill.network.layer_map import layers_of_cut
-from hfdistill.network.task import TaskKind, missing, name_task, task_kind
+from hfdistill.network.task import name_task, task_kind
 from hfdistill.network.trace import Trace
 from hfdistill.objectives import (
     Blend,
@@ -26,6 +26,7 @@ from hfdistill.objectives import (
     default_objective,
     recommended_objective,
 )
+from hfdistill.objectives.logits import LabelledRows
 from hfdistill.teachers import CachedTeacher, Teacher
 from hfdistill.trainer.checks import check_inside
 
@@ -99,30 +100,29 @@ def _recommended(
         reason = "the teacher's answers are recorded, and its hidden states would take kilobytes a token"
         return _default(student, teacher), [reason]
     config = getattr(student, "config", None)
-    task = name_task(config)
+    name_task(config)  # before a teacher copies it
     teacher.bind_student(student)
-    setting = setting_of(student, teacher, task=task, classes=getattr(config, "num_labels", 2))
     layers = layers_of_cut(config, getattr(inner, "config", None))
     look = partial(check_inside, args=args, student=student, teacher=inner)
-    return recommended_objective(setting, layers=layers, check=look)
+    return recommended_objective(setting_of(student, teacher), layers=layers, check=look)
 
 
-def setting_of(
-    student: nn.Module, teacher: Teacher | None, *, task: TaskKind, classes: int, label_smoothing: float = 0.0
-) -> Setting:
+def setting_of(student: nn.Module, teacher: Teacher | None, *, label_smoothing: float = 0.0) -> Setting:
     """Return the facts of a run that objectives are bound to."""
+    config = getattr(student, "config", None)
+    task = task_kind(config)
     inner = None if teacher is None else teacher.inspectable()
     same_tokens = getattr(inner, "same_tokens", True)
     if task == "token" and teacher is not None:
         same_tokens = all(part.same_tokens for part in teacher.parts())
     return Setting(
         task,
-        classes,
+        getattr(config, "num_labels", 2),
         label_smoothing if task in ("single_label", "token") else 0.0,
         student=known_spec(student),
         teacher=known_spec(inner) or known_spec(getattr(inner, "model", None)),
         same_tokens=same_tokens,
-        class_names=tuple(class_names(getattr(student, "config", None))),
+        class_names=tuple(class_names(config)),
     )
 
 
@@ -140,18 +140,9 @@ class JointObjective:
             self.blends.append(peer)
             self.names += [f"{teacher.saved_as}_{name}" for name in peer.names]
 
-    def bind(
-        self,
-        student: nn.Module,
-        teacher: Teacher | None,
-        *,
-        task: TaskKind,
-        classes: int,
-        label_smoothing: float,
-    ) -> None:
+    def bind(self, setting: Setting) -> None:
         """Bind all objectives to the task and the networks; two models learn by each other's logits alone."""
-        self.task = task
-        setting = setting_of(student, teacher, task=task, classes=classes, label_smoothing=label_smoothing)
+        self.task = setting.task
         for blend in self.blends:
             blend.bind(setting)
         if len(self.blends) == 1:
@@ -227,11 +218,10 @@ def _without_graph(trace: Trace) -> Trace:
     return replace(trace, logits=trace.logits.detach())
 
 
-class UserLoss(Objective):
+class UserLoss(LabelledRows):
     """Calls `compute_loss_func(outputs, labels, num_items_in_batch)` with the batch's number of labels."""
 
     name = "compute_loss_func"
-    needs_labels: ClassVar[bool] = True
     needs_teacher: ClassVar[bool] = False
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
@@ -242,10 +232,6 @@ class UserLoss(Objective):
         """Name the function by where it was written: its address differs in every process."""
         name = getattr(self.function, "__qualname__", type(self.function).__qualname__)
         return f"compute_loss_func({getattr(self.function, '__module__', '')}.{name})"
-
-    def count(self, labels: Tensor) -> Tensor:
-        """Return the number of labels that are known."""
-        return (~missing(labels)).sum().float()
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
         """Return the value of the function; 0 where nothing is labelled."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hfdistill.data.label_checks import check_labels
+from hfdistill.files.plain_data import as_python
 from hfdistill.network import task as tasks
 
 _ROWS = 100_000
@@ -44,7 +45,7 @@ class LabelGuard:
             if label is None:
                 break
             if not _fit(torch.as_tensor(label)[None], self.config):
-                check_labels([*[blank] * number, plain(label)], self.config, split=self.split)
+                check_labels([*[blank] * number, as_python(label)], self.config, split=self.split)
         check_labels(labels.tolist(), self.config, split=f"a batch of {self.split}")
 
 
@@ -67,8 +68,3 @@ def _fit(labels: Tensor, config: Any) -> bool:
         return bool(((labels >= 0) & (labels <= 1) | (labels == -100) | labels.isnan()).all())
     known = (labels != -100) & (labels != tasks.UNKNOWN) if task == "token" else labels != -100
     return bool((~known | (labels >= 0) & (labels < classes)).all())
-
-
-def plain(label: Any) -> Any:
-    """Return a label, or another value of a row, as a plain Python value where it is torch's or numpy's."""
-    return label.tolist() if hasattr(label, "tolist") else label

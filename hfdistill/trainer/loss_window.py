@@ -36,15 +36,15 @@ class LossWindow:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = list(names)
+        self.start()
+
+    def start(self) -> None:
+        """Forget everything, at the start of a run."""
         self._sums: Tensor | None = None
         self._steps = 0
         self._micro_batches: list[_MicroBatch] = []
         self.counts: list[Tensor] = []
         """For each micro-batch of the step, (terms,): the number of things that each term's mean is over."""
-
-    def start(self) -> None:
-        """Forget everything, at the start of a run."""
-        self._sums, self._steps, self._micro_batches = None, 0, []
 
     def open(self, counts: Sequence[Tensor]) -> None:
         """Begin an optimizer step of as many micro-batches as there are counts."""

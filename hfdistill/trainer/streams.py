@@ -12,9 +12,8 @@ from torch.utils.data import IterableDataset as TorchIterable
 from transformers import TrainingArguments
 
 from hfdistill.files.checkpoint import CheckpointError
-from hfdistill.files.plain_data import read_json, write_json
+from hfdistill.files.plain_data import as_python, read_json, write_json
 from hfdistill.trainer.arguments import rows_a_step
-from hfdistill.trainer.label_guard import plain
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +77,7 @@ def first_rows(data: IterableDataset, *, split: str) -> Dataset:
             f"{split} is a stream that has no row: what made it is at its end (a generator that was read "
             "once), or a filter kept nothing. Give it anew."
         )
-    rows = [{name: plain(value) for name, value in row.items()} for row in rows]
+    rows = [{name: as_python(value) for name, value in row.items()} for row in rows]
     return Dataset.from_list(rows, features=data.features)
 
 

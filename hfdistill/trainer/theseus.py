@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from hfdistill.network.architectures import ModelSpec, blocks, layout_of, unwrapped
 from hfdistill.network.block_calls import first_output, with_first_output, with_hidden_states
 from hfdistill.network.loading import Source, load_classifier
-from hfdistill.schedules import Linear, Schedule, value_at
+from hfdistill.schedules import Linear, Schedule, moments, value_at
 
 
 class Theseus(TrainerCallback):
@@ -189,14 +189,11 @@ def _checked(rate: Schedule) -> Schedule:
             f"The rate of Theseus has to end at 1, where the student stands alone; found {rate!r}. Write "
             "Linear(0.3, 1, until=0.7), or Step({0: 0.5, 0.7: 1}) for a constant rate."
         )
-    values = {
-        progress: value_at(rate, progress) for progress in (*np.linspace(0, 1, 101).tolist(), *rate.knots)
-    }
-    outside = [progress for progress, value in values.items() if not 0 <= value <= 1]
-    if outside:
+    outside = next((p for p in moments([rate]) if not 0 <= value_at(rate, p) <= 1), None)
+    if outside is not None:
         raise ValueError(
-            f"The rate of Theseus is a probability, and {rate!r} is {values[outside[0]]:g} at progress "
-            f"{outside[0]:g}. Keep it between 0 and 1."
+            f"The rate of Theseus is a probability, and {rate!r} is {value_at(rate, outside):g} at progress "
+            f"{outside:g}. Keep it between 0 and 1."
         )
     return rate
 
