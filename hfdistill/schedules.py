@@ -169,10 +169,10 @@ class Step(Schedule):
     stages: Mapping[float, float] = field(hash=False)
 
     def __post_init__(self) -> None:
-        stages = dict(self.stages)
+        stages = dict(self.stages) if isinstance(self.stages, Mapping) else {}
         if not all(is_number(start) and 0 <= start < 1 for start in stages) or 0 not in stages:
             raise ValueError(
-                f"The stages of Step start in [0, 1), the first at 0; found {list(stages)!r}. "
+                f"The stages of Step start in [0, 1), the first at 0; found {list(stages) or self.stages!r}. "
                 "Write Step({0: 8, 0.5: 1}) for 8 in the first half and 1 in the second."
             )
         for value in stages.values():

@@ -297,7 +297,7 @@ def test_a_ramp_that_does_not_lie_in_the_training_is_refused(kind, span):
 
 
 @pytest.mark.parametrize(
-    "stages", [{}, {0.5: 1}, {0: 1, 1: 2}, {0: 1, -0.5: 2}, {0: 1, math.nan: 2}, {"0": 1}]
+    "stages", [{}, {0.5: 1}, {0: 1, 1: 2}, {0: 1, -0.5: 2}, {0: 1, math.nan: 2}, {"0": 1}, 0.5, [0, 0.5]]
 )
 def test_stages_that_do_not_cover_the_training_are_refused(stages):
     with pytest.raises(ValueError, match=r"start in \[0, 1\), the first at 0; found .*Write Step"):

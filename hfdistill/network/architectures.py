@@ -6,6 +6,7 @@ import copy
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -252,13 +253,26 @@ def readable_length(model_or_config: Any, max_length: int | None) -> int | None:
         model_or_config: whose positions are the most that it can read; None for a model without a config.
         max_length: what was asked for; None for all that it can.
     """
-    return min((bound for bound in (max_length, longest_input(model_or_config)) if bound), default=None)
+    return shortest(max_length, longest_input(model_or_config))
 
 
 def room_for(model_or_config: Any, tokenizer: Any, *limits: int | None) -> int:
     """Return how many tokens a model and its tokenizer take; the least of these and of `limits`."""
-    rooms = (*limits, longest_input(model_or_config), tokenizer.model_max_length)
-    return min(int(room) for room in rooms if room)
+    room = shortest(int(tokenizer.model_max_length), longest_input(model_or_config), *limits)
+    assert room is not None  # noqa: S101 - one of them is a number
+    return room
+
+
+def shortest(*limits: int | None) -> int | None:
+    """Return the least of several numbers of tokens, None for no limit; refuse what is no such number."""
+    given = [limit for limit in limits if limit is not None]
+    for limit in given:
+        if not isinstance(limit, Integral) or limit < 1:
+            raise ValueError(
+                f"max_length is a whole number of tokens from 1 up, found {limit!r}. Leave it out for all "
+                "that the model and its tokenizer take."
+            )
+    return min(given, default=None)
 
 
 def blocks(model: Any) -> nn.ModuleList:

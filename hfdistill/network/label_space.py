@@ -244,12 +244,12 @@ def _by_name(own: Sequence[str], theirs: Sequence[str]) -> list[int]:
 
 def _by_map(own: Sequence[str], theirs: Sequence[str], label_map: Mapping[str | int, str | int]) -> list[int]:
     columns: dict[int, int] = {}
-    for teacher_class, student_class in label_map.items():
+    for teacher_class, student_class in label_map.items() if isinstance(label_map, Mapping) else ():
         columns[_column(student_class, own, "student")] = _column(teacher_class, theirs, "teacher")
     if len(columns) != len(own) or len(set(columns.values())) != len(own) or len(label_map) != len(own):
         raise LabelSpaceError(
-            f"label_map={dict(label_map)!r} must pair each of the {len(own)} teacher classes {some(theirs)} "
-            f"with another student class {some(own)}."
+            f"label_map={label_map!r} must pair each of the {len(own)} teacher classes {some(theirs)} "
+            f"with another student class {some(own)}: label_map={{{short(theirs[0])}: {short(own[0])}, …}}."
         )
     return [columns[i] for i in range(len(own))]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -21,7 +21,7 @@ from hfdistill.files.plain_data import as_python
 from hfdistill.network.adapters import adapter_settings, load_adapter
 from hfdistill.network.divided import make_whole, whole_models
 from hfdistill.network.foreign_code import allowing_pickles, reading_weights
-from hfdistill.network.label_space import class_names, with_names
+from hfdistill.network.label_space import LabelSpaceError, class_names, short, with_names
 from hfdistill.network.model_folder import check_model_folder, reading_model
 from hfdistill.network.task import name_architecture, task_kind
 
@@ -98,7 +98,8 @@ def load_classifier(
         OSError: where there is no such model.
         DamagedModel: a ValueError, where a file is not what its name says.
         MissingHead: a ValueError, where the weights hold no trained classifier and `new_head` is None.
-        LabelSpaceError: for `label_names` that are not as many as the classes, which have no other names.
+        LabelSpaceError: for `label_names` that are not as many as the classes, which have no other names, and
+            a `new_head` without a name, or with one twice.
         PickledWeights: a ValueError, where a model has its weights in a pickle alone.
         ValueError: where the weights lack parts of the encoder itself.
 
@@ -106,11 +107,22 @@ def load_classifier(
         >>> model = load_classifier("org/encoder", new_head=["bad", "good"])  # doctest: +SKIP
     """
     with allowing_pickles(allow_pickle):
-        model = _loaded(source, new_head=as_python(new_head), task=task, role=role)
+        model = _loaded(source, new_head=_class_list(as_python(new_head)), task=task, role=role)
     if label_names is not None:
         named = with_names(model.config, label_names)
         model.config.id2label, model.config.label2id = named.id2label, named.label2id
     return model
+
+
+def _class_list(new_head: Any) -> list[str] | None:
+    """Return the class names of a new head; refuse what is no list of them, such as one name alone."""
+    names = [] if isinstance(new_head, str) or not isinstance(new_head, Iterable) else list(new_head)
+    if new_head is not None and (not names or len(set(map(str, names))) < len(names)):
+        raise LabelSpaceError(
+            f"new_head is a list of class names, each once, found {short(new_head)}. Type "
+            "new_head=['negative', 'positive']."
+        )
+    return None if new_head is None else names
 
 
 def _loaded(

@@ -136,6 +136,15 @@ class Objective(nn.Module):
         except ValueError as error:
             raise ValueError(f"{type(self).__name__}: {error}") from error
 
+    def _reading(self, trace: Trace, tap: Tap, *, whose: str) -> Tensor:
+        if tap not in trace.readings:
+            raise ValueError(
+                f"{self!r} needs {tap} of the {whose}, which its trace does not hold. Ask for `taps()` "
+                f"when the trace is made; a teacher of your own fills Trace(readings=...). Or use a term on "
+                f"logits, such as KD()."
+            )
+        return trace.readings[tap]
+
     def __add__(self, other: Objective | Blend) -> Blend:
         return as_blend(self) + other
 

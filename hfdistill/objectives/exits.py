@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from hfdistill.files.plain_data import as_python
 from hfdistill.network.trace import Tap, Trace
 from hfdistill.objectives.base import Objective, Setting, Taps, register
 from hfdistill.objectives.logits import KD, CrossEntropy
@@ -26,8 +27,16 @@ class ExitObjective(Objective):
 
     def __init__(self, term: Objective, *, exits: Sequence[int] | None = None) -> None:
         super().__init__()
+        exits = as_python(exits)
+        layers = list(exits) if isinstance(exits, Iterable) else []
+        odd = any(type(layer) is not int or layers.count(layer) > 1 for layer in layers)
+        if exits is not None and (odd or not layers):
+            raise ValueError(
+                f"exits is a list of layers with an exit, each once, found {exits!r}. Type exits=[2], or "
+                "leave it out for all of them."
+            )
         self._term = term
-        self.exits = None if exits is None else list(exits)
+        self.exits = None if exits is None else layers
         self._layers: tuple[int, ...] = ()
 
     def bind(self, setting: Setting) -> None:
@@ -60,12 +69,8 @@ class ExitObjective(Objective):
 
     def forward(self, student: Trace, teacher: Trace, labels: Tensor) -> Tensor:
         """Sum over exits of the term's mean; see `Objective.forward`."""
-        values = []
-        for layer in self._layers:
-            tap = Tap("exit", layer)
-            if tap not in student.readings:
-                raise ValueError(f"{self!r} needs {tap} of the student, which its trace does not hold.")
-            values.append(self._term(Trace(student.readings[tap], student.attention_mask), teacher, labels))
+        exits = (self._reading(student, Tap("exit", layer), whose="student") for layer in self._layers)
+        values = [self._term(Trace(logits, student.attention_mask), teacher, labels) for logits in exits]
         return torch.stack(values).sum()
 
 

@@ -96,15 +96,6 @@ class LayerObjective(Objective):
     def _taps(self, layers: tuple[int, ...]) -> frozenset[Tap]:
         return frozenset(Tap(kind, layer) for kind in self.kinds for layer in layers)
 
-    def _reading(self, trace: Trace, tap: Tap, *, whose: str) -> Tensor:
-        if tap not in trace.readings:
-            raise ValueError(
-                f"{self!r} needs {tap} of the {whose}, which its trace does not hold. Ask for `taps()` "
-                f"when the trace is made; a teacher of your own fills Trace(readings=...). Or use a term on "
-                f"logits, such as KD()."
-            )
-        return trace.readings[tap]
-
     def _check_projections(self, anatomy: ModelSpec, *, whose: str) -> None:
         layout = layout_of(anatomy)
         reason = layout.projections_reason or (self.reads_attention and layout.attention_reason)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -80,15 +80,15 @@ class CrossEntropy(Objective):
         if isinstance(class_weights, Mapping):
             class_weights = {name: as_python(weight) for name, weight in class_weights.items()}
             values = list(class_weights.values())
-        elif class_weights is not None:
+        elif isinstance(class_weights, Iterable):
             values = list(class_weights)
         if label_smoothing is not None and not (is_number(label_smoothing) and 0 <= label_smoothing < 1):
             raise ValueError(f"label_smoothing lies in [0, 1), found {label_smoothing!r}. Usual: 0.1.")
-        if values is not None and not all(is_number(weight) and weight > 0 for weight in values):
+        if class_weights is not None and not (values and all(is_number(w) and w > 0 for w in values)):
             raise ValueError(f"class_weights are positive numbers, one per class; found {class_weights!r}.")
         self.label_smoothing = label_smoothing
-        ordered = values is not None and not isinstance(class_weights, Mapping)
-        weights = torch.tensor(values, dtype=torch.float32) if ordered else None
+        by_name = values is None or isinstance(class_weights, Mapping)
+        weights = None if by_name else torch.tensor(values, dtype=torch.float32)
         self.register_buffer("_weights", weights, persistent=False)  # by name: once bound
         self._weights: Tensor | None
         self.class_weights = class_weights if weights is None else weights.tolist()

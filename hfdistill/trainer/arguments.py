@@ -67,6 +67,11 @@ class DistillationArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        if not isinstance(self.teacher_check_rows, int) or self.teacher_check_rows < 0:
+            raise ValueError(
+                f"teacher_check_rows is a number of rows from 0 up, found {self.teacher_check_rows!r}. Type "
+                "0 for none, a number above theirs for all."
+            )
         if not torch.accelerator.is_available():
             self.use_cpu = True  # Trainer refuses bf16 otherwise
         super().__post_init__()

@@ -20,6 +20,7 @@ from hfdistill.network.loading import refuse_other_heads
 from hfdistill.network.task import LABELS, TaskKind
 from hfdistill.network.trace import check_taps
 from hfdistill.objectives import Blend
+from hfdistill.schedules import is_number
 from hfdistill.teachers import Teacher
 from hfdistill.trainer.changing_teacher import changing
 from hfdistill.trainer.inputs import Reader, reads_by_itself
@@ -98,10 +99,17 @@ def check_models(student: nn.Module, teacher: nn.Module | None, args: TrainingAr
 
 
 def check_changing(teacher: Any, sharding: Sharding, *, fresh: bool) -> None:
-    """Refuse a teacher that changes where it cannot be kept in step: under FSDP1, and in a second trial."""
+    """Refuse a teacher that changes where it cannot be kept in step: without a `model` and a name to save it
+    by, under FSDP1, and in a second trial.
+    """
+    kind = type(teacher).__name__
+    if getattr(teacher, "learns", False) and not (teacher.saved_as and getattr(teacher, "model", None)):
+        raise ValueError(
+            f"{kind} learns, which takes a `model` to train and a name to save it by. Set self.model, and "
+            "saved_as = 'peer' in the class."
+        )
     if not changing(teacher):
         return
-    kind = type(teacher).__name__
     if sharding.name == "FSDP1":
         raise ValueError(
             f"{kind} follows the student's weights one by one, which FSDP1 glues to one flat piece. Type "
@@ -156,7 +164,7 @@ def check_mixup(
     alpha: float, teacher: Teacher | None, *, student: nn.Module, task: TaskKind, cached: bool
 ) -> None:
     """Refuse mixtures that this teacher, student or task cannot read."""
-    if not alpha > 0:
+    if not is_number(alpha) or alpha <= 0:
         raise ValueError(f"mixup is the a of Beta(a, a), above 0, found {alpha!r}. Type mixup=0.4.")
     if teacher is None or task == "token":
         raise ValueError(

@@ -23,7 +23,7 @@ from hfdistill.data.align import RunLabels, makes_labels
 from hfdistill.data.data_kinds import check_kind
 from hfdistill.data.encode import check_ids, check_lengths, check_readable
 from hfdistill.network import task as tasks
-from hfdistill.network.architectures import longest_input
+from hfdistill.network.architectures import longest_input, shortest
 from hfdistill.network.inputs import ModelInputs, accepted_inputs, name_padding, on_side
 from hfdistill.teachers import Teacher, assign_column_prefixes
 from hfdistill.trainer.arguments import DistillationArguments, option
@@ -281,8 +281,7 @@ class Reader:
 
 def _shortest(configs: Sequence[Any], limit: int | None = None) -> int | None:
     """Return how many tokens all models have positions for, at most `limit`; None where nothing limits."""
-    rooms = [limit, *(longest_input(config) for config in configs if config is not None)]
-    return min((room for room in rooms if room), default=None)
+    return shortest(limit, *map(longest_input, configs))
 
 
 def _check_room_for(tokenizer: PreTrainedTokenizerBase, config: Any, *, role: str) -> None:

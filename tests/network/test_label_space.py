@@ -87,6 +87,12 @@ def test_matched_columns_put_the_teacher_in_the_students_order():
         (THREE, config("no", "no", "yes"), None, r"label_map=\{'no': 'no', 'no': 'maybe', …\}"),
         (NAMED, UNNAMED, {0: 1}, r"must pair each of the 2 teacher classes"),
         (NAMED, UNNAMED, {0: 1, 1: 1}, r"must pair each"),
+        (
+            NAMED,
+            UNNAMED,
+            [1, 0],
+            r"label_map=\[1, 0\] must pair each.*label_map=\{'LABEL_0': 'negative', …\}",
+        ),
         (NAMED, UNNAMED, {0: 0, "LABEL_0": 1}, r"must pair each"),
         (NAMED, UNNAMED, {0: 0, 1: 1, "LABEL_1": 1}, r"must pair each"),
         (NAMED, UNNAMED, {"LABEL_0": "negativ", 1: 1}, r"'negativ', which is not a class of the student"),

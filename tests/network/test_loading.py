@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from transformers import BertModel
 
 from hfdistill.network import foreign_code
 from hfdistill.network.foreign_code import PickledWeights, allowing_pickles, reading_weights
+from hfdistill.network.label_space import LabelSpaceError
 from hfdistill.network.loading import (
     MissingHead,
     auto_class,
@@ -138,6 +140,21 @@ def test_a_new_head_has_the_task_that_is_asked_for_and_not_that_of_the_head_befo
     shape = (1, len(names)) if kind == "multi_label" else (1,)
     labels = torch.ones(shape) if kind != "single_label" else torch.ones(shape, dtype=torch.long)
     assert torch.isfinite(model(torch.tensor([[2, 5, 3]]), labels=labels).loss)
+
+
+@pytest.mark.parametrize(
+    ("names", "found"), [("good", "'good'"), ([], r"\[\]"), (2, "2"), (["a", "b", "a"], r"\['a', 'b', 'a'\]")]
+)
+def test_class_names_that_are_no_list_of_distinct_ones_are_refused(folder, names, found):
+    """A text was taken for a class a letter, and no name for two classes without one."""
+    with pytest.raises(LabelSpaceError, match=rf"each once, found {found}\. Type new_head=\["):
+        load_classifier(folder, new_head=names)
+
+
+def test_class_names_may_come_in_any_order_that_can_be_read(folder):
+    heads = ({"x": 1, "y": 2, "z": 3}.keys(), ("x", "y", "z"), np.array(["x", "y", "z"]))
+    for names in heads:
+        assert load_classifier(folder, new_head=names).config.id2label == {0: "x", 1: "y", 2: "z"}
 
 
 def test_only_a_name_with_a_slash_is_a_kernel_of_the_hub(folder):

@@ -6,8 +6,8 @@ import transformers
 from datasets import Dataset
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from hfdistill import DistillationTrainer
-from hfdistill.network.architectures import Positions, longest_input
+from hfdistill import DistillationArguments, DistillationTrainer
+from hfdistill.network.architectures import Positions, longest_input, readable_length, room_for
 from tests.families import roberta_tokenizer
 from tests.trainer.conftest import quiet_arguments
 
@@ -86,6 +86,37 @@ def test_looking_draws_no_random_number_and_knows_no_limit_of_strangers():
     assert torch.equal(before, torch.random.get_rng_state())
     assert longest_input(transformers.XLNetConfig()) is None
     assert longest_input(transformers.PreTrainedConfig()) is None
+
+
+@pytest.mark.parametrize("asked", [0, -5, 7.5, "8"])
+def test_a_length_that_is_none_is_refused_wherever_it_is_asked_for(asked, tmp_path):
+    config, words = (
+        config_of("roberta"),
+        rf"max_length is a whole number of tokens from 1 up, found {asked!r}",
+    )
+    with pytest.raises(ValueError, match=words):
+        readable_length(config, asked)
+    with pytest.raises(ValueError, match=words):
+        room_for(config, roberta_tokenizer(), None, asked)
+    with pytest.raises(ValueError, match=words):
+        DistillationTrainer(
+            model_of("roberta"),
+            DistillationArguments(tmp_path, max_length=asked, report_to="none"),
+            teacher=None,
+            train_dataset=Dataset.from_dict({"text": ["a dull plot"], "label": [1]}),
+            processing_class=roberta_tokenizer(),
+        )
+
+
+def test_of_several_lengths_the_least_counts():
+    config, tokenizer = config_of("roberta"), roberta_tokenizer()
+    assert (readable_length(config, 7), readable_length(config, 99), readable_length(config, None)) == (
+        7,
+        18,
+        18,
+    )
+    assert readable_length(None, None) is None
+    assert (room_for(config, tokenizer, None, 9), room_for(config, tokenizer, 30)) == (9, 18)
 
 
 @pytest.mark.parametrize("kind", FROM_PADDING)

@@ -1,11 +1,13 @@
 """Terms on the exits of a student: by hand, and what they leave alone."""
 
 import math
+import re
 
 import pytest
 import torch
 
 from hfdistill import KD, CrossEntropy, ExitCrossEntropy, ExitKD, Linear, Tap, Trace
+from hfdistill.files.plain_data import as_python
 from hfdistill.network.architectures import ModelSpec
 from hfdistill.objectives import Setting
 
@@ -108,6 +110,19 @@ def test_a_student_without_these_exits(objective):
         objective().taps()
     with pytest.raises(ValueError, match=r"needs Tap\(kind='exit', layer=1\) of the student"):
         bound(objective())(Trace(torch.tensor(LAST)), trace(), LABELS)
+
+
+@pytest.mark.parametrize("exits", [2, torch.tensor(2), [], "all", [1, 1], [1.0]])
+def test_exits_that_are_no_list_of_layers_are_refused(exits):
+    for objective in (ExitCrossEntropy, ExitKD):
+        with pytest.raises(
+            ValueError, match=re.escape(f"found {as_python(exits)!r}. Type exits=[2], or leave it out")
+        ):
+            objective(exits=exits)
+
+
+def test_exits_out_of_an_array_are_those_that_were_typed():
+    assert repr(ExitCrossEntropy(exits=torch.tensor([1, 2]))) == "ExitCrossEntropy(exits=[1, 2])"
 
 
 @pytest.mark.parametrize("objective", [ExitCrossEntropy, ExitKD])

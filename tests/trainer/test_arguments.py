@@ -51,3 +51,11 @@ def test_bf16_is_fast_where_the_hardware_multiplies_it(monkeypatch, supported):
         "torch.cuda.is_bf16_supported", lambda including_emulation: supported or including_emulation
     )
     assert fast_bf16() is supported
+
+
+@pytest.mark.parametrize("rows", [-1, 0.5, "all"])
+def test_rows_that_are_no_number_are_refused(tmp_path, rows):
+    with pytest.raises(
+        ValueError, match=rf"rows from 0 up, found {rows!r}\. Type 0 for none, a number above"
+    ):
+        DistillationArguments(tmp_path, teacher_check_rows=rows)

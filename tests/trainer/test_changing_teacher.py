@@ -316,6 +316,21 @@ def test_fsdp1_which_has_no_single_weights_is_refused(kind):
         check_changing(TEACHERS[kind](), Sharding(name), fresh=False)
 
 
+@pytest.mark.parametrize("lacks", ["model", "saved_as"])
+def test_a_teacher_that_learns_without_a_model_or_a_name_for_it_is_refused(build, lacks):
+    class Learner(Peer):
+        saved_as = "" if lacks == "saved_as" else "learner"
+
+    teacher = Learner(make_bert(3))
+    if lacks == "model":
+        teacher.model = None
+    with pytest.raises(ValueError, match=r"Learner learns, .*Set self.model, and saved_as = 'peer'"):
+        check_changing(teacher, Sharding(""), fresh=False)
+    if lacks == "saved_as":
+        with pytest.raises(ValueError, match="Learner learns"):
+            build(teacher)
+
+
 def test_a_student_is_not_its_own_peer(build):
     model = make_bert(2, seed=2)
     with pytest.raises(ValueError, match="share parameters"):

@@ -139,6 +139,8 @@ def test_what_cannot_be_mixed_is_refused(tmp_path):
     other = ModelTeacher(make_roberta(2), tokenizer=make_byte_tokenizer())
     cases = [
         ({"mixup": 0.0}, "above 0"),
+        ({"mixup": True}, "above 0, found True"),
+        ({"mixup": float("inf")}, "above 0, found inf"),
         ({"teacher": None}, "a teacher has to judge"),
         ({"teacher_cache": tmp_path / "b"}, "needs a live teacher"),
         ({"teacher": CachedTeacher(tmp_path / "a")}, "needs a live teacher"),
