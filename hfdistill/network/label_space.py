@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,28 +97,32 @@ def are_numbers(names: Sequence[str]) -> bool:
     return sorted(names) == sorted(str(i) for i in range(len(names)))
 
 
+def in_order(values: Any) -> list[Any]:
+    """Return what stands in an order as a list; an empty one for a set, a text and what is no collection."""
+    return [] if isinstance(values, (str, set, frozenset)) or not isinstance(values, Iterable) else [*values]
+
+
 def with_names(config: Any, names: Sequence[str] | None) -> Any:
     """Return a copy of the config whose classes 0, 1, … have these names; itself where none are given.
 
     Raises:
         LabelSpaceError: for another number of names, one that stands twice, or classes with other names.
     """
-    own = class_names(config)
-    if names is None or list(names) == own:
+    own, given = class_names(config), [str(name) for name in in_order(names)]
+    if names is None or given == own:
         return config
-    if isinstance(names, str) or len(set(map(str, names))) != len(own) or len(names) != len(own):
-        listed = short(names) if isinstance(names, str) else some(list(map(str, names)))
+    if len(set(given)) != len(own) or len(given) != len(own):
         raise LabelSpaceError(
-            f"label_names is {listed}, and the model has {len(own)} classes ({some(own)}). Give each a name "
-            "of its own, in this order."
+            f"label_names is {some(given) or short(names)}, and the model has {len(own)} classes "
+            f"({some(own)}). Give a list with a name of its own for each, in this order."
         )
     if has_names(own):
         raise LabelSpaceError(
-            f"The model names its classes {some(own)}, label_names {some(list(map(str, names)))}. Leave "
-            "label_names out; to pair them with another model's, type label_map=."
+            f"The model names its classes {some(own)}, label_names {some(given)}. Leave label_names out; to "
+            "pair them with another model's, type label_map=."
         )
     named = copy.copy(config)
-    named.id2label = {i: str(name) for i, name in enumerate(names)}
+    named.id2label = dict(enumerate(given))
     named.label2id = {name: i for i, name in named.id2label.items()}
     return named
 

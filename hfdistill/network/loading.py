@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -21,7 +21,7 @@ from hfdistill.files.plain_data import as_python
 from hfdistill.network.adapters import adapter_settings, load_adapter
 from hfdistill.network.divided import make_whole, whole_models
 from hfdistill.network.foreign_code import allowing_pickles, reading_weights
-from hfdistill.network.label_space import LabelSpaceError, class_names, short, with_names
+from hfdistill.network.label_space import LabelSpaceError, class_names, in_order, short, with_names
 from hfdistill.network.model_folder import check_model_folder, reading_model
 from hfdistill.network.task import name_architecture, task_kind
 
@@ -115,8 +115,8 @@ def load_classifier(
 
 
 def _class_list(new_head: Any) -> list[str] | None:
-    """Return the class names of a new head; refuse what is no list of them, such as one name alone."""
-    names = [] if isinstance(new_head, str) or not isinstance(new_head, Iterable) else list(new_head)
+    """Return the class names of a new head; refuse what is no list of them, such as one name, or a set."""
+    names = in_order(new_head)
     if new_head is not None and (not names or len(set(map(str, names))) < len(names)):
         raise LabelSpaceError(
             f"new_head is a list of class names, each once, found {short(new_head)}. Type "

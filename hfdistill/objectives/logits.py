@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hfdistill.files.plain_data import as_python
-from hfdistill.network.label_space import some
+from hfdistill.network.label_space import in_order, some
 from hfdistill.network.task import missing
 from hfdistill.network.trace import Trace
 from hfdistill.objectives.base import Objective, Setting, positive, register
@@ -80,12 +80,15 @@ class CrossEntropy(Objective):
         if isinstance(class_weights, Mapping):
             class_weights = {name: as_python(weight) for name, weight in class_weights.items()}
             values = list(class_weights.values())
-        elif isinstance(class_weights, Iterable):
-            values = list(class_weights)
+        elif class_weights is not None:
+            values = in_order(class_weights)
         if label_smoothing is not None and not (is_number(label_smoothing) and 0 <= label_smoothing < 1):
             raise ValueError(f"label_smoothing lies in [0, 1), found {label_smoothing!r}. Usual: 0.1.")
         if class_weights is not None and not (values and all(is_number(w) and w > 0 for w in values)):
-            raise ValueError(f"class_weights are positive numbers, one per class; found {class_weights!r}.")
+            raise ValueError(
+                f"class_weights are positive numbers, one per class; found {class_weights!r}. Give a list in "
+                "the order of the student's classes, or a dict by their names."
+            )
         self.label_smoothing = label_smoothing
         by_name = values is None or isinstance(class_weights, Mapping)
         weights = None if by_name else torch.tensor(values, dtype=torch.float32)

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from hfdistill.network.label_space import (
     class_names,
     in_order_of,
     match_labels,
+    with_names,
 )
 
 HOSTILE = "\x1b]0;owned\x07\n# <script>\u202e"
@@ -128,3 +130,18 @@ def test_labels_stand_in_another_models_order():
     assert in_order_of(torch.tensor([[1.0, 0.0, -100.0]]), columns).tolist() == [[0.0, -100.0, 1.0]]
     labels = torch.tensor([0, 1])
     assert in_order_of(labels, None) is labels
+
+
+@pytest.mark.parametrize("names", ["no", {"no", "yes"}, frozenset({"no", "yes"}), 2, ["no"], ["no", "no"]])
+def test_names_that_say_no_order_are_refused(names):
+    with pytest.raises(
+        LabelSpaceError, match=r"label_names is .*Give a list with a name of its own for each"
+    ):
+        with_names(UNNAMED, names)
+
+
+@pytest.mark.parametrize("names", [("no", "yes"), {"no": 0, "yes": 1}.keys(), np.array(["no", "yes"])])
+def test_names_in_an_order_are_those_of_the_classes(names):
+    named = with_names(UNNAMED, names)
+    assert (named.id2label, named.label2id) == ({0: "no", 1: "yes"}, {"no": 0, "yes": 1})
+    assert with_names(named, names) is named

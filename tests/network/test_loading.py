@@ -143,10 +143,17 @@ def test_a_new_head_has_the_task_that_is_asked_for_and_not_that_of_the_head_befo
 
 
 @pytest.mark.parametrize(
-    ("names", "found"), [("good", "'good'"), ([], r"\[\]"), (2, "2"), (["a", "b", "a"], r"\['a', 'b', 'a'\]")]
+    ("names", "found"),
+    [
+        ("good", "'good'"),
+        ([], r"\[\]"),
+        (2, "2"),
+        (["a", "b", "a"], r"\['a', 'b', 'a'\]"),
+        ({"a", "b"}, r"\{'\w', '\w'\}"),
+    ],
 )
 def test_class_names_that_are_no_list_of_distinct_ones_are_refused(folder, names, found):
-    """A text was taken for a class a letter, and no name for two classes without one."""
+    """A text was a class a letter, no name two classes, and a set another order in each process."""
     with pytest.raises(LabelSpaceError, match=rf"each once, found {found}\. Type new_head=\["):
         load_classifier(folder, new_head=names)
 

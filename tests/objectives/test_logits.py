@@ -319,7 +319,9 @@ def test_label_smoothing_out_of_range_is_refused_with_the_value(smoothing):
         CrossEntropy(label_smoothing=smoothing)
 
 
-@pytest.mark.parametrize("weights", [[1, 0], [1, -1], [1, NAN], [1, math.inf], ["1", "2"], "12", 2.0, []])
+@pytest.mark.parametrize(
+    "weights", [[1, 0], [1, -1], [1, NAN], [1, math.inf], ["1", "2"], "12", 2.0, [], {1.0, 2.0}]
+)
 def test_class_weights_that_are_not_positive_are_refused(weights):
     with pytest.raises(ValueError, match="class_weights are positive numbers, one per class"):
         CrossEntropy(class_weights=weights)
