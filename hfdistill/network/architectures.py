@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -258,9 +258,7 @@ def readable_length(model_or_config: Any, max_length: int | None) -> int | None:
 
 def room_for(model_or_config: Any, tokenizer: Any, *limits: int | None) -> int:
     """Return how many tokens a model and its tokenizer take; the least of these and of `limits`."""
-    room = shortest(int(tokenizer.model_max_length), longest_input(model_or_config), *limits)
-    assert room is not None  # noqa: S101 - one of them is a number
-    return room
+    return cast(int, shortest(int(tokenizer.model_max_length), longest_input(model_or_config), *limits))
 
 
 def shortest(*limits: int | None) -> int | None:

@@ -25,11 +25,7 @@ def check_trust(name: str, by: str) -> Trust:
 
 
 def trust(teacher: Tensor, labels: Tensor, *, by: Trust) -> Tensor:
-    """Return the weight of each row, in [0, 1]: (B,).
-
-    "entropy": 1 - H(p_t)/log C at T = 1: 0 for a teacher that knows nothing of a row.
-    "confidence": max_c p_t(c) at T = 1 (CWTM of Furlanello et al. 2018, arXiv 1805.04770). "label": 1/(1 +
-    CE(y, z_t)) (Wu, Wu, Huang 2021, arXiv 2106.01023), 1 for a row without a label.
+    """Return the weight of each row, in [0, 1]: (B,); `KD` has the formulas and their sources.
 
     Args:
         teacher: logits (B, C).

@@ -429,12 +429,8 @@ class DistillationTrainer(CheckpointingTrainer):
     ) -> Any:
         """Return the objective on a micro-batch, scaled so that a step sums to its mean over all rows.
 
-        Args:
-            model: the student, as it is wrapped for the run.
-            inputs: a batch.
-            return_outputs: also return the student's outputs.
-            num_items_in_batch: what each term's mean is over, in the whole step: (terms,) from
-                `get_batch_samples`, or one number for all; None gives the mean over this batch alone.
+        As in Trainer, but for `num_items_in_batch`: what each term's mean is over, in the whole step,
+        (terms,) from `get_batch_samples`, or one number for all; None gives the mean over this batch alone.
         """
         batch, labels = self._inputs(inputs), self._targets(inputs)
         number = batch.pop(MICRO_BATCH, None)  # None for a batch of the user's own
