@@ -50,9 +50,8 @@ def _labels_tokens(architectures: Iterable[str]) -> bool:
 def name_architecture(model: Any) -> Any:
     """Note in the model's config whether it labels tokens, as `save_pretrained` would; return the model."""
     config, own = getattr(model, "config", None), [type(model).__name__]
-    if config is not None and _labels_tokens(getattr(config, "architectures", None) or ()) != _labels_tokens(
-        own
-    ):
+    named = getattr(config, "architectures", None) or ()
+    if config is not None and _labels_tokens(named) != _labels_tokens(own):
         config.architectures = own
     return model
 

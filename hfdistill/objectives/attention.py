@@ -254,11 +254,10 @@ class MiniLM(RelationObjective):
 
     def readings(self, student: Trace, teacher: Trace) -> Iterator[tuple[Pair, Pair]]:
         """Yield query and key, then value and value, of each pair of layers."""
-        for query, key, value in zip(
-            *(self.read(student, teacher, kind) for kind in self.kinds), strict=True
-        ):
-            yield query, key
-            yield value, value
+        query, key, value = (self.read(student, teacher, kind) for kind in self.kinds)
+        for q, k, v in zip(query, key, value, strict=True):
+            yield q, k
+            yield v, v
 
 
 @register("minilmv2")
