@@ -63,6 +63,7 @@ def label_of(args: argparse.Namespace) -> Any:
 def rows(args: argparse.Namespace, *, usual: str = "validation") -> Any:
     """Return the rows that a command works on: the named split, else `usual`, test or the first."""
     from hfdistill.data import load
+    from hfdistill.recipe.rows import drawn
 
     data = load(
         args.data,
@@ -80,6 +81,4 @@ def rows(args: argparse.Namespace, *, usual: str = "validation") -> Any:
     chosen = data[split]
     if getattr(args, "streaming", False):
         return chosen if args.rows is None else chosen.take(args.rows)
-    if args.rows is not None and args.rows < len(chosen):
-        chosen = chosen.shuffle(seed=0).select(range(args.rows))
-    return chosen
+    return drawn(chosen, args.rows, 0)

@@ -27,7 +27,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="out/fit", help="folder to write; default out/fit")
     parser.add_argument("--metric", help="what is kept; default accuracy, or that of the task")
     parser.add_argument(
-        "--choose", metavar="SHARE_OR_SPLIT",
+        "--choose", type=_share, metavar="SHARE_OR_SPLIT",
         help="rows to choose on: a share of the training rows (default 0.2), or another split",
     )  # fmt: skip
     parser.add_argument(
@@ -68,8 +68,8 @@ def search(recipe: Recipe) -> int:
 
 def page_of(args: argparse.Namespace) -> dict[str, Any]:
     """Return the page that the flags stand for."""
-    goal = {name: getattr(args, name) for name in ("keep", "max_ms", "max_mb", "metric", "candidates")}
-    goal |= {"choose": _share(args.choose), "int8": False if args.no_int8 else None}
+    names = ("keep", "max_ms", "max_mb", "metric", "candidates", "choose")
+    goal = {name: getattr(args, name) for name in names} | {"int8": False if args.no_int8 else None}
     data = {"source": args.data, "label": label_of(args), "train_rows": args.rows}
     names = ("text", "text_pair", "config", "label_names", "evaluation", "unlabelled")
     data |= {name: getattr(args, name) for name in names} | file_options(args)
@@ -83,9 +83,9 @@ def page_of(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _share(text: str | None) -> float | str | None:
+def _share(text: str) -> float | str:
     """Return the value of --choose: a number, or the name of a split."""
     try:
-        return None if text is None else float(text)
+        return float(text)
     except ValueError:
         return text

@@ -53,19 +53,29 @@ class Binder:
             right = f"Did you mean {known}?" if known in choices else hint(name, choices)
             self.page.refuse(where, f"there is no {what} {printable(name)!r}. {right}")
 
-    def _bound(
-        self, where: Where, section: Mapping[Any, Any], targets: tuple[Component, ...]
-    ) -> dict[str, Any]:
+    def _named(
+        self, where: Where, entry: Any, kind: str, known: Mapping[str, Any], refusal: str
+    ) -> tuple[str, Any] | None:
+        """Return the name and the arguments of `name` or {name: arguments}; None after a refusal."""
+        entry = {entry: None} if isinstance(entry, str) else entry
+        if not isinstance(entry, dict) or len(entry) != 1:
+            self.page.refuse(where, refusal)
+            return None
+        ((name, arguments),) = entry.items()
+        if name not in known:
+            self._unknown((*where, name), name, kind, known)
+            return None
+        return name, arguments
+
+    def _bound(self, where: Where, values: Any, *targets: Component) -> dict[str, Any]:
         """Return the arguments at a place of the page, checked against what the targets take together."""
-        value = section.get(where[-1])
-        if value is None and where[-1] not in section:
-            return {}
         takes: dict[str, inspect.Parameter] = {}
         for component in targets:
             takes |= accepted_arguments(component)
-        return self._arguments(where, {} if value is None else value, takes)
+        return self._arguments(where, values, takes)
 
     def _arguments(self, where: Where, values: Any, takes: Parameters) -> dict[str, Any]:
+        values = {} if values is None else values
         what = f"argument of {where[-1]}" if len(where) > 1 else f"key of {where[-1]}"
         if not isinstance(values, dict):
             some = ", ".join(list(takes)[:4])
@@ -93,13 +103,11 @@ class Binder:
         return value
 
     def _schedule(self, where: Where, value: dict[Any, Any]) -> Any:
-        if len(value) != 1:
-            self.page.refuse(where, "a schedule is one name and its values. Type {linear: [1, 0]}.")
+        refusal = "a schedule is one name and its values. Type {linear: [1, 0]}."
+        named = self._named(where, value, "schedule", schema.SCHEDULES, refusal)
+        if named is None:
             return 1.0
-        ((name, arguments),) = value.items()
-        if name not in schema.SCHEDULES:
-            self._unknown((*where, name), name, "schedule", schema.SCHEDULES)
-            return 1.0
+        name, arguments = named
         cls = schema.SCHEDULES[name]
         if isinstance(arguments, list):
             return self._made((*where, name), cls, *arguments)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +41,6 @@ SECTIONS = (
 RECOMMENDED = "recommended"
 KindAndArguments = tuple[str, dict[str, Any]]
 """A key of a table of `schema`, and the arguments that the page writes under it."""
-
-_VALUES = {
-    name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind)
-    for name, kind in {"generations": "int", "allow_pickle": "bool"}.items()
-}
-"""Sections that are one value each."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +87,11 @@ class Recipe:
     card: Card = field(default_factory=Card)
     goal: Goal | None = None
     allow_pickle: bool = False
+
+
+def teacher_kind(recipe: Recipe) -> str | None:
+    """Return the kind of a recipe's teacher, a key of `schema.TEACHERS`; None without one."""
+    return None if recipe.teacher is None else recipe.teacher[0]
 
 
 def read_recipe(path: str | Path, *, overrides: Iterable[str] = ()) -> Recipe:
@@ -141,7 +142,7 @@ class _Checker(Binder):
         teacher = self._teacher(values.get("teacher"))
         students = [Student("pretrained", {})] if "goal" in values else self._students(values)
         data, training = self._data(section), self._training(section, students)
-        after = {name: self._bound((name,), section, (what,)) for name, what in schema.AFTERWARDS.items()}
+        after = {name: self._section(name, section, what) for name, what in schema.AFTERWARDS.items()}
         theseus, options = self._theseus(section, teacher), self._options(section, teacher)
         splits = self._made_of_fields(("data",), Splits, data)
         self._origins(section, students, training)
@@ -177,7 +178,7 @@ class _Checker(Binder):
 
     def _check_sections(self, values: Mapping[Any, Any]) -> None:
         """Note sections that are not known, and those that are missing; a goal chooses the student."""
-        for name in values.keys() - set(SECTIONS):
+        for name in [name for name in values if name not in SECTIONS]:
             self._unknown((name,), name, "section", SECTIONS)
         for name in [name for name in REQUIRED if name not in values]:
             if name != "student" or "goal" not in values:
@@ -204,32 +205,29 @@ class _Checker(Binder):
         if isinstance(training, dict) and training.get("max_steps", -1) != -1:
             text = "cannot be shared among trials, which train for parts of epochs. Type num_train_epochs: 3."
             self.page.refuse(("training", "max_steps"), text)
-        goal: Goal | None = self._made(("goal",), Goal, **self._bound(("goal",), values, schema.GOAL))
+        goal: Goal | None = self._made_of_fields(("goal",), Goal, self._section("goal", values, *schema.GOAL))
         return goal
+
+    def _section(self, name: str, section: Mapping[Any, Any], *targets: schema.Component) -> dict[str, Any]:
+        """Return the arguments of a section; none where the page has no such section."""
+        return self._bound((name,), section[name], *targets) if name in section else {}
 
     def _teacher(self, value: Any) -> KindAndArguments | None:
         """Return a mapping with one key, the kind; under it its arguments."""
         plan = schema.written_out("teacher", value)
         if plan is None:
             return None
-        if not isinstance(plan, dict) or len(plan) != 1:
-            self._not_one(("teacher",), plan, schema.TEACHERS)
+        named = self._named(("teacher",), plan, "teacher", schema.TEACHERS, _not_one(plan, schema.TEACHERS))
+        if named is None:
             return None
-        ((name, arguments),) = plan.items()
-        if name not in schema.TEACHERS:
-            self._unknown(("teacher", name), name, "teacher", schema.TEACHERS)
-            return None
+        name, arguments = named
         place = ("teacher", name) if isinstance(value, dict) else ("teacher",)
-        bound = self._bound(place, {place[-1]: arguments}, (schema.TEACHERS[name],))
-        if schema.TEACHERS[name].reads_text and type(bound.get("keep")) in (int, float):
-            self._made(place, schema.Trusted, keep=bound["keep"])
+        bound = self._bound(place, arguments, schema.TEACHERS[name])
+        if schema.TEACHERS[name].reads_text:
+            self._made_of_fields(place, schema.Trusted, bound)
         if name == "finetune":
             self._made_of_fields(place, schema.Finetuning, bound)
         return name, bound
-
-    def _not_one(self, where: Where, value: Any, table: Iterable[str]) -> None:
-        content = f"{len(value)} keys" if isinstance(value, dict) else type(value).__name__
-        self.page.refuse(where, f"holds one kind and its arguments, found {content}. {hint('', table)}")
 
     def _students(self, values: Mapping[Any, Any]) -> list[Any]:
         """Return the assistants and, last, the student; None for one with mistakes."""
@@ -248,20 +246,19 @@ class _Checker(Binder):
             return None
         table = {**schema.STUDENTS, **schema.CHANGES}
         if not isinstance(plan, dict):
-            self._not_one(where, plan, schema.STUDENTS)
+            self.page.refuse(where, _not_one(plan, schema.STUDENTS))
             return None
         for name in [name for name in plan if name not in table]:
             self._unknown((*where, name), name, "student", table)
         chosen = [name for name in plan if name in schema.STUDENTS]
         if len(chosen) != 1:
             if all(name in table for name in plan):
-                self._not_one(where, dict.fromkeys(chosen), schema.STUDENTS)
+                self.page.refuse(where, _not_one(dict.fromkeys(chosen), schema.STUDENTS))
             return None
         bound = {
-            name: self._bound(place, {place[-1]: plan[name]}, (table[name],))
+            name: self._bound((*where, name) if isinstance(value, dict) else where, plan[name], table[name])
             for name in plan
             if name in table
-            for place in [(*where, name) if isinstance(value, dict) else where]
         }
         kind = chosen[0]
         for name in () if schema.STUDENTS[kind].has_attention else schema.CHANGES.keys() & bound.keys():
@@ -269,43 +266,28 @@ class _Checker(Binder):
             self.page.refuse((*where, name), text)
         arguments = bound.pop(kind)
         if arguments.get("choose") == "importance" and type(arguments.get("layers")) is not int:
-            place = (*where, kind) if isinstance(value, dict) else where
-            self.page.refuse(place, "chooses by importance, and lacks how many. Type layers: 3.")
+            self.page.refuse((*where, kind), "chooses by importance, and lacks how many. Type layers: 3.")
         fit = arguments.get("fit") if kind == "shrink" else None
         how = "Type fit: true for the training rows, fit: 1000 for some of them, or the path of texts."
-        place = (*where, kind, "fit") if isinstance(value, dict) else where
         if isinstance(fit, str) and not Path(fit).expanduser().exists():
-            self.page.refuse(place, f"there is no file or folder {printable(fit)!r}. {how}")
+            self.page.refuse((*where, kind, "fit"), f"there is no file or folder {printable(fit)!r}. {how}")
         elif type(fit) is int and fit < 10:
-            self.page.refuse(place, f"{fit} is no number of texts to fit weights to. {how}")
+            self.page.refuse((*where, kind, "fit"), f"{fit} is no number of texts to fit weights to. {how}")
         return Student(kind, arguments, bound)
 
     def _data(self, section: Mapping[Any, Any]) -> dict[str, Any]:
         """Return the keys of data, with those of `unlabelled` in it."""
-        data = self._bound(("data",), section, schema.DATA)
+        data = self._section("data", section, *schema.DATA)
         unlabelled = schema.written_out("unlabelled", data.get("unlabelled"))
         if isinstance(unlabelled, dict):
             where: Where = ("data", "unlabelled")
-            arguments = self._arguments(where, unlabelled, accepted_arguments(schema.UNLABELLED))
-            self._made_of_fields(where, schema.Text, arguments)
-            data["unlabelled"] = arguments
+            data["unlabelled"] = self._bound(where, unlabelled, schema.UNLABELLED)
+            self._made_of_fields(where, schema.Text, data["unlabelled"])
         if isinstance(data.get("augment"), list):
             data["augment"] = [
                 self._augmentation(("data", "augment", i), step) for i, step in enumerate(data["augment"])
             ]
         return data
-
-    def _named(self, where: Where, entry: Any, kind: str, known: Mapping[str, Any], refusal: str) -> Any:
-        """Return a list entry's name and arguments, of `name` or {name: arguments}; None after a refusal."""
-        entry = {entry: None} if isinstance(entry, str) else entry
-        if not isinstance(entry, dict) or len(entry) != 1:
-            self.page.refuse(where, refusal)
-            return None
-        ((name, arguments),) = entry.items()
-        if name not in known:
-            self._unknown((*where, name), name, kind, known)
-            return None
-        return name, arguments
 
     def _augmentation(self, where: Where, step: Any) -> KindAndArguments | None:
         """Return a name and its arguments."""
@@ -314,7 +296,7 @@ class _Checker(Binder):
         if named is None:
             return None
         name, arguments = named
-        return name, self._bound((*where, name), {name: arguments}, (schema.AUGMENTATIONS[name],))
+        return name, self._bound((*where, name), arguments, schema.AUGMENTATIONS[name])
 
     def _theseus(self, section: Mapping[Any, Any], teacher: KindAndArguments | None) -> dict[str, Any] | None:
         """Return arguments of `Theseus`; None where the page has no such section."""
@@ -327,10 +309,10 @@ class _Checker(Binder):
                 "puts the student's blocks in the places of one teacher's. Name a model under `teacher:`, "
                 "and leave assistants and generations out.",
             )
-        return self._bound(("theseus",), section, schema.THESEUS)
+        return self._bound(("theseus",), section["theseus"], *schema.THESEUS)
 
     def _training(self, section: Mapping[Any, Any], students: Iterable[Student | None]) -> dict[str, Any]:
-        training = self._bound(("training",), section, schema.TRAINING)
+        training = self._section("training", section, *schema.TRAINING)
         kind = next((s.kind for s in students if s is not None and s.kind in schema.WITHOUT_BLOCKS), None)
         for name in ("activation_checkpointing", "gradient_checkpointing"):
             if kind is not None and training.get(name) is True:
@@ -352,14 +334,17 @@ class _Checker(Binder):
 
     def _options(self, section: Mapping[Any, Any], teacher: KindAndArguments | None) -> dict[str, Any]:
         """Return the arguments of the trainer beside the sections, and how often a student is trained."""
-        options = {}
-        for name, parameter in {**accepted_arguments(schema.TRAINER), **_VALUES}.items():
+        options: dict[str, Any] = {}
+        kinds = {name: takes.annotation for name, takes in accepted_arguments(schema.TRAINER).items()}
+        for name, kind in {**kinds, "generations": "int", "allow_pickle": "bool"}.items():
             if name == "teacher_cache" and section.get(name) is False:
                 options[name] = False
             elif section.get(name) is not None:
-                options[name] = self._value((name,), section[name], parameter.annotation)
+                options[name] = self._value((name,), section[name], kind)
         generations = options.get("generations", 1)
-        if type(generations) is int and generations < 1:
+        if type(generations) is not int:
+            options["generations"] = 2  # it is refused already, and more than one was meant
+        elif generations < 1:
             self.page.refuse(("generations",), f"found {generations}. Type how often to train: from 1 up.")
         if options.get("teacher_cache") and (teacher is None or schema.TEACHERS[teacher[0]].moves):
             why = "there is none" if teacher is None else f"those of {teacher[0]} change with every step"
@@ -422,11 +407,9 @@ class _Checker(Binder):
             )
             return None
         blends = [self._term(("objective", i), term, exits=exits) for i, term in enumerate(terms)]
-        blend: Any = None
-        for one in blends:
-            if one is None:
-                return None
-            blend = one if blend is None else blend + one
+        if any(one is None for one in blends):
+            return None
+        blend = reduce(add, blends)
         for moment in moments(blend._written):
             before = len(self.page.mistakes)
             self._made(("objective",), blend.set_progress, moment)
@@ -464,13 +447,16 @@ class _Checker(Binder):
             "weight", inspect.Parameter.KEYWORD_ONLY, default=1.0, annotation="float | Schedule"
         )
         before = len(self.page.mistakes)
-        values = self._arguments(
-            place, {} if written is None else written, {"weight": weight, **parameters_by_inspection(cls)}
-        )
+        values = self._arguments(place, written, {"weight": weight, **parameters_by_inspection(cls)})
         share = values.pop("weight", 1.0) if values else 1.0
         if len(self.page.mistakes) > before:
             return None
         return self._made(place, lambda: share * cls(**values))
+
+
+def _not_one(value: Any, table: Iterable[str]) -> str:
+    content = f"{len(value)} keys" if isinstance(value, dict) else type(value).__name__
+    return f"holds one kind and its arguments, found {content}. {hint('', table)}"
 
 
 _DRAWN = ("train_rows", "labelled_rows", "unlabelled", "augment", "fresh_copies", "holdout")
@@ -505,6 +491,6 @@ def stream_mistakes(
             "is trained in epochs of rows in memory. Fine-tune it first, by a page of its own with `teacher: "
             "null` and `streaming: true`, and name its folder: `teacher: out/teacher/student`.",
         )
-    if kind is not None and kind in schema.TEACHERS and schema.TEACHERS[kind].reads_text:
+    if kind is not None and schema.TEACHERS[kind].reads_text:
         text = "is asked about every text before the first step. Leave streaming out of `data:`."
         yield ("teacher", kind), text

@@ -123,6 +123,8 @@ def _columns(
 def _likely_label(sample: Mapping[str, Sequence[Any]], names: Sequence[str]) -> str | None:
     """Return the column with a usual name for labels, else the only one with few values, else None."""
     usual = [name for word in LABEL_NAMES for name in names if name.strip().casefold() == word]
+    if usual:
+        return usual[0]
     few = []
     for name in names:
         values = [value for value in sample.get(name, ()) if value not in (None, "")]
@@ -131,8 +133,6 @@ def _likely_label(sample: Mapping[str, Sequence[Any]], names: Sequence[str]) -> 
         if not whole and 2 <= kinds <= min(50, len(values) // 5):
             few.append(name)
     flags = all({str(v) for v in sample[name]} <= {"0", "1"} for name in few)
-    if usual:
-        return usual[0]
     several = len(few) > 1 and flags  # columns of 0 and 1 are a multi-label task, which load finds
     return None if several or not few else few[0]
 

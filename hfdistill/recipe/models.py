@@ -93,15 +93,14 @@ class ModelBuilder:
 
     def asked(self, kind: str, arguments: Mapping[str, Any]) -> TextAnswers:
         """Make a teacher that is asked about texts; the data gives classes that the page does not name."""
-        own, component = schema.Trusted.__dataclass_fields__, schema.TEACHERS[kind]
+        arguments = dict(arguments)
         has_labels = "label" in self.rows.labelled.column_names
-        if arguments.get("calibrate") and not has_labels:
+        calibrates = arguments.pop("calibrate", False)
+        if calibrates and not has_labels:
             raise ValueError(
                 "calibrate: true fits the teacher's confidence on labelled rows: the data has none. Leave "
                 "it out, or add a few labels."
             )
-        calibrate = self.rows.labelled if arguments.get("calibrate") else None
-        arguments = {name: value for name, value in arguments.items() if name not in own}
         fitted = kind == "few_shot" and Path(arguments["encoder"], FEW_SHOT).is_file()
         if has_labels and not fitted and kind != "answers":
             if self.rows.task != "single_label":
@@ -113,7 +112,8 @@ class ModelBuilder:
             arguments.setdefault("classes", self.rows.class_names())
             if kind == "few_shot":
                 arguments.setdefault("examples", self.rows.labelled)
-        teacher: TextAnswers = build(component, arguments, {"calibrate": calibrate})
+        given = {"calibrate": self.rows.labelled if calibrates else None}
+        teacher: TextAnswers = build(schema.TEACHERS[kind], arguments, given)
         self.classes = teacher.classes
         return teacher
 

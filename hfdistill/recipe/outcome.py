@@ -16,11 +16,11 @@ from hfdistill.evaluation.measure import STANDARD, measure
 from hfdistill.evaluation.models import Contender
 from hfdistill.evaluation.nothing_to_teach import doubt_of_teacher
 from hfdistill.evaluation.plots import write_plots
-from hfdistill.evaluation.report import Report
+from hfdistill.evaluation.report import Report, counted
 from hfdistill.exporters.gate import export
 from hfdistill.files.hub import push_to_hub
 from hfdistill.files.markdown import as_yaml
-from hfdistill.files.plain_data import public_name, write_atomically, write_json
+from hfdistill.files.plain_data import public_name, whole_file, write_atomically, write_json
 from hfdistill.recipe import schema
 from hfdistill.recipe.page_facts import by_name
 from hfdistill.recipe.run import Run
@@ -92,14 +92,13 @@ class Outcome:
         if not rows.is_drawn or self.run.smoke:
             return None
         path = Path(self.args.output_dir, HELD_OUT_FILE)
-        staged = path.with_name(f".{path.name}")
-        with_listed_classes(rows.evaluation).to_parquet(staged)
-        staged.replace(path)
+        with whole_file(path) as stream:
+            with_listed_classes(rows.evaluation).to_parquet(stream)
         return path
 
     def _beside(self, teacher: Any) -> Any:
         """Return the teacher with the names and the label map that the page gives for its classes."""
-        arguments = self.recipe.teacher[1] if self.recipe.teacher else {}
+        _, arguments = self.recipe.teacher or (None, {})
         names = arguments.get("label_names") if teacher == self.run.source else None
         label_map = self.recipe.options.get("label_map")
         if not isinstance(teacher, str) or (names is None and label_map is None):
@@ -183,20 +182,17 @@ class Outcome:
 
     def _base(self) -> str:
         """Return what the student was made of, for its card."""
-        arguments = self.recipe.teacher[1] if self.recipe.teacher else {}
+        _, arguments = self.recipe.teacher or (None, {})
         named = (self.recipe.student.arguments.get("source"), arguments.get("encoder"), self.run.origin)
         return next((str(name) for name in named if name is not None), "a model of its own")
 
     def _origin(self) -> str:
         """Return how the student came to be, in a card's words; `{base}` stands for what it was made of."""
         recipe = self.recipe
-        if recipe.generations > 1 or recipe.assistants:
-            count = recipe.generations - 1 + len(recipe.assistants)
-            steps = f", by way of {count} student{'s' if count > 1 else ''} in between"
-        else:
-            steps = ""
-        kind, arguments = recipe.teacher or ("", {})
-        if kind and schema.TEACHERS[kind].reads_text:
+        between = recipe.generations - 1 + len(recipe.assistants)
+        steps = f", by way of {counted(between, 'student')} in between" if between else ""
+        kind, arguments = recipe.teacher or (None, {})
+        if kind is not None and schema.TEACHERS[kind].reads_text:
             return self._origin_of_answers(kind, arguments, steps)
         if kind == "finetune":
             return f"It was distilled from {{base}}, fine-tuned on the same labels first{steps},"
@@ -207,9 +203,9 @@ class Outcome:
             return f"It was made of {{base}} and learned beside a second student, each from the other{steps}"
         if kind == "ema":
             return f"It was made of {{base}} and learned from the moving average of its own weights{steps}"
-        if not kind and steps:
+        if kind is None and steps:
             return f"It was made of {{base}} and learned from students like it{steps}"
-        if not kind:
+        if kind is None:
             return "It was made of {base} and trained on labels alone, without a teacher,"
         return f"It was distilled from {{base}}{steps}"
 

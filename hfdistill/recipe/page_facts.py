@@ -25,10 +25,9 @@ _SETTINGS += ("freeze_embeddings",)
 def deciding_facts(page: Mapping[str, Any], rows: Rows) -> dict[str, Any]:
     """Return what decides the weights of a page's models, as place → value; a run may grow longer."""
     sections = {name: schema.written_out(name, value) for name, value in page.items() if name in _DECIDING}
-    data = {n: v for n, v in sections["data"].items() if n not in ("evaluation", "evaluation_rows")}
-    training = {n: v for n, v in page["training"].items() if n.startswith(_SETTINGS)}
-    del sections["data"]
-    inside = {f"data.{n}": v for n, v in data.items()} | {f"training.{n}": v for n, v in training.items()}
+    measured = ("evaluation", "evaluation_rows")
+    inside = {f"data.{n}": v for n, v in sections.pop("data").items() if n not in measured}
+    inside |= {f"training.{n}": v for n, v in page["training"].items() if n.startswith(_SETTINGS)}
     facts = {n: v for n, v in {**sections, **inside}.items() if v is not None}
     facts["the training rows"] = rows.fingerprint()
     read_back: dict[str, Any] = as_read_back(facts, default=str)

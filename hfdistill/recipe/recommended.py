@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from hfdistill.data import Chain, FreshCopies, Mask, NGramSample
 from hfdistill.files.plain_data import printable
 from hfdistill.network.architectures import known_spec
-from hfdistill.recipe.check import RECOMMENDED, Recipe
+from hfdistill.recipe.check import RECOMMENDED, Recipe, teacher_kind
 from hfdistill.recipe.rows import Rows
 from hfdistill.recipe.schema import STUDENTS, Student
 from hfdistill.students.calibration import HELD_OUT
@@ -58,15 +58,13 @@ class Recommended:
         if not self.is_on or plan.kind != "shrink" or plan.arguments.get("fit") is not None:
             return None
         reason = self._unfit(plan, teacher)
-        if reason:
-            words = f"the teacher's weights are copied and not fitted: {reason}"
-            self.choices["start"] = self._starts[id(plan)] = words
-            return None
         rows = len(self.rows.train)
         count = min(rows, max(FIT_ROWS[0], min(FIT_ROWS[1], rows // FIT_SHARE)))
         words = f"what is kept is fitted to the teacher on {count:,} training texts"
+        if reason:
+            words = f"the teacher's weights are copied and not fitted: {reason}"
         self.choices["start"] = self._starts[id(plan)] = words
-        return Refit(self.rows.train, rows=count, max_length=self.args.max_length)
+        return None if reason else Refit(self.rows.train, rows=count, max_length=self.args.max_length)
 
     def _unfit(self, plan: Student, teacher: Any) -> str | None:
         """Return why a student is not fitted; None where it can be."""
@@ -147,7 +145,7 @@ class Recommended:
 
     def _no_copies(self, rows: Dataset, teacher: Any, tokenizer: Any, *, asked: bool) -> str | None:
         """Return why no row is rewritten; None where half of them are."""
-        kind = self.recipe.teacher[0] if self.recipe.teacher else "pretrained"
+        kind = teacher_kind(self.recipe) or "pretrained"
         masks = {getattr(part, "mask_token", None) for part in [tokenizer, *_tokenizers(teacher)]}
         if "text" not in rows.column_names:
             return "the data holds words with a label each"

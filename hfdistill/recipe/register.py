@@ -75,14 +75,12 @@ def register_student(name: str, *, has_attention: bool = False) -> Callable[[Own
 
     def add(function: Own) -> Own:
         takes = inspect.signature(function).parameters
-        of_teacher = "teacher" in takes
-        beside = f"{schema.__name__}:Origin" if "source" not in takes else None
         component = Component(
             function,
             withheld=schema.RUN_ARGUMENTS & takes.keys(),
-            beside=beside,
+            beside=None if "source" in takes else f"{schema.__name__}:Origin",
             has_attention=has_attention,
-            made_of_model=of_teacher,
+            made_of_model="teacher" in takes,
         )
         return _add(schema.STUDENTS, "student", name, component)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,8 +22,8 @@ from hfdistill.exporters.gate import (
 )
 from hfdistill.exporters.onnx import without_logs
 from hfdistill.files.plain_data import printable
-from hfdistill.network.loading import load_tokenizer
 from hfdistill.recipe import schema
+from hfdistill.recipe.check import teacher_kind
 from hfdistill.recipe.models import ModelBuilder
 from hfdistill.recipe.recommended import Recommended
 from hfdistill.recipe.run import Run
@@ -41,9 +42,8 @@ def rehearse(run: Run, *, thoroughly: bool = False) -> None:
     _check_packages(run)
     run.describe()
     recipe = run.recipe
-    finetuned = recipe.teacher is not None and recipe.teacher[0] == "finetune"
     later = bool(recipe.assistants) or recipe.generations > 1 or recipe.export is not None
-    if not (thoroughly or finetuned or later):
+    if not (thoroughly or teacher_kind(recipe) == "finetune" or later):
         return
     with TemporaryDirectory() as folder, without_logs():  # warnings about all rows are the run's own
         rehearsal = _Rehearsal(run, folder)
@@ -52,8 +52,7 @@ def rehearse(run: Run, *, thoroughly: bool = False) -> None:
             rehearsal.train_baseline()
         if recipe.export is not None:
             check_architecture(rehearsal.model)
-            options = recipe.export
-            threshold, engine = options.get("exit_threshold"), options.get("engine", "onnx")
+            threshold, engine = recipe.export.get("exit_threshold"), recipe.export.get("engine", "onnx")
             set_threshold(rehearsal.model, threshold, engine=engine)
             check_tokenizer(rehearsal.tokenizer)
     set_seed(run.args.seed)
@@ -64,7 +63,7 @@ class _Rehearsal(Run):
 
     def __init__(self, run: Run, folder: str) -> None:
         self.__dict__.update(run.__dict__)
-        self.folder = folder
+        self.args = dataclasses.replace(run.args, output_dir=folder)
         self.options = dict(run.options)
         self.records = {}
         self.terminal = type(run.terminal)(0, speaks=False)
@@ -78,15 +77,13 @@ class _Rehearsal(Run):
         self.model, self.tokenizer = self.student(self.recipe.student)
 
     def _finetuned(self, plan: schema.Finetuning) -> tuple[PreTrainedModel, str]:
-        self.origin = str(plan.encoder)
-        model, _ = made = self.builder.fresh(plan.encoder), load_tokenizer(plan.encoder)
-        changes = {"num_train_epochs": plan.epochs, "learning_rate": plan.learning_rate}
-        self.fit("teacher", made, **changes)
+        model, _ = super()._finetuned(plan)
+        self.origin = str(plan.encoder)  # nothing is written to the folder that is to hold it
         return model, self.origin
 
     def fit(self, stage: str, made: tuple[PreTrainedModel, Any], **options: Any) -> DistillationTrainer:
         """Make a trainer, and train nothing."""
-        return self.trainer(stage, made, folder=self.folder, **options)
+        return self.trainer(stage, made, **options)
 
     def trained_model(self, trainer: DistillationTrainer) -> PreTrainedModel:
         """Return the model as it is, untrained."""

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from hfdistill.network.foreign_code import allowing_pickles
 from hfdistill.network.loading import load_classifier, load_tokenizer
 from hfdistill.recipe import schema
 from hfdistill.recipe.binding import accepted_arguments, build
-from hfdistill.recipe.check import Recipe, read_recipe
+from hfdistill.recipe.check import Recipe, read_recipe, teacher_kind
 from hfdistill.recipe.models import ModelBuilder
 from hfdistill.recipe.page import Mistake, RecipeError
 from hfdistill.recipe.page_facts import PAGE, by_name, deciding_facts, refuse_other_page, task_scores
@@ -93,7 +93,7 @@ def run_recipe(recipe: Recipe | str | Path, *, smoke: bool = False) -> Report | 
         run = Run(recipe, smoke=smoke)
         try:
             rehearse(run)
-            with run.alone_in_its_folder():
+            with nullcontext() if run.args.process_index else only_run(Path(run.args.output_dir)):
                 return Outcome(run).report()
         except Interrupted:
             raise
@@ -174,10 +174,6 @@ class Run:
         self.rounding: list[str] = []
         self.repository: str | None = None
         self.is_prepared = False
-
-    def alone_in_its_folder(self) -> AbstractContextManager[Any]:
-        """While open, the run holds its folder: the main process does so for all."""
-        return nullcontext() if self.args.process_index else only_run(Path(self.args.output_dir))
 
     def describe(self) -> None:
         """Print which rows are learned from and measured on, and what the page leaves to the run."""
@@ -316,8 +312,7 @@ class Run:
 
     def _phases(self) -> int:
         recipe = self.recipe
-        finetuned = recipe.teacher is not None and recipe.teacher[0] == "finetune"
-        count = finetuned + len(recipe.assistants) + recipe.generations
+        count = (teacher_kind(recipe) == "finetune") + len(recipe.assistants) + recipe.generations
         if recipe.measurement is not None:
             count += 1 + recipe.measurement.baseline
         return int(count) + (recipe.export is not None)
@@ -407,10 +402,10 @@ class Run:
 
     def trainer(
         self, stage: str, made: tuple[PreTrainedModel, Any], *, teacher: Any = None, objective: Any = None,
-        options: Any = None, folder: str | Path | None = None, **changes: Any,
+        options: Any = None, **changes: Any,
     ) -> DistillationTrainer:  # fmt: skip
         """Return the trainer of one model, in a folder of its own; it checks whatever a trainer can check."""
-        folder = Path(folder or self.args.output_dir, stage)
+        folder = Path(self.args.output_dir, stage)
         model, tokenizer = made
         if stage != "teacher":
             plan = self.recipe.student
@@ -481,7 +476,7 @@ def trial_page(
     of the teacher, no other model teaches in between, and the page does not ask for fresh copies.
     """
     made, recipe = copy.deepcopy(dict(page)), run.recipe
-    if recipe.teacher is not None and recipe.teacher[0] == "finetune" and not teacher_varies:
+    if teacher_kind(recipe) == "finetune" and not teacher_varies:
         made["teacher"] = {"pretrained": {"source": run.origin}}
     others_teach = teacher_varies or recipe.assistants or recipe.generations > 1
     if can_be_recorded(recipe, run.rows) and not others_teach:

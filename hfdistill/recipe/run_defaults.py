@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hfdistill.recipe import schema
-from hfdistill.recipe.check import RECOMMENDED, Recipe
+from hfdistill.recipe.check import RECOMMENDED, Recipe, teacher_kind
 from hfdistill.recipe.recommended import enough_rows
 from hfdistill.recipe.rows import Rows
 from hfdistill.trainer.arguments import fast_bf16, rows_a_step
@@ -34,7 +34,7 @@ def precision(training: Mapping[str, Any]) -> dict[str, bool]:
 def is_worth_recording(recipe: Recipe, rows: Rows, args: Any) -> bool:
     """Return whether the answers of a page's teacher are read more than once and can be recorded."""
     live = {"pretrained", "finetune"}  # others are asked about texts, have members, or change
-    is_model = recipe.teacher is not None and recipe.teacher[0] in live
+    is_model = teacher_kind(recipe) in live
     is_chain = bool(recipe.assistants) or recipe.generations > 1 or recipe.theseus is not None
     is_rewritten = recipe.objective == RECOMMENDED and enough_rows(rows) is None
     rows_read = args.max_steps * rows_a_step(args)
@@ -47,7 +47,7 @@ def is_worth_recording(recipe: Recipe, rows: Rows, args: Any) -> bool:
 
 def can_be_recorded(recipe: Recipe, rows: Rows) -> bool:
     """Return whether a page's teacher gives the same answers to the same rows, one for each text."""
-    kind = None if recipe.teacher is None else recipe.teacher[0]
+    kind = teacher_kind(recipe)
     is_fixed = kind is not None and kind != "cached" and not schema.TEACHERS[kind].moves
     return is_fixed and rows.task != "token" and not recipe.splits.fresh_copies and not _looks_inside(recipe)
 

@@ -386,11 +386,8 @@ class Card:
     dataset_license: str | None = None
 
 
-SHORT = ("teacher", "student", "data", "unlabelled")
-
-
 def written_out(section: str, value: Any) -> Any:
     """Return a short form written out: a text is an id or a path."""
-    if not isinstance(value, str) or section not in SHORT:
-        return value
-    return {"pretrained": {"source": value}} if section in ("teacher", "student") else {"source": value}
+    if isinstance(value, str) and section in ("teacher", "student"):
+        return {"pretrained": {"source": value}}
+    return {"source": value} if isinstance(value, str) and section in ("data", "unlabelled") else value

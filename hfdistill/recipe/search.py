@@ -118,18 +118,16 @@ class _Search:
             tell = lambda _, trial: print(_line(trial, self.space), file=sys.stderr)  # noqa: E731
             with quiet_libraries():
                 study.optimize(self._trial, n_trials=missing, timeout=timeout, callbacks=[tell])
-        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if not done:
+        every = study.get_trials(deepcopy=False, states=_over())
+        finished = sum(trial.state == TrialState.COMPLETE for trial in every)
+        if not finished:
             raise ValueError(
                 "No trial ran to the end. Give more --trials, or narrow the ranges of `search:`."
             )
         best = study.best_trial
-        page = self._page(self.page, best)
-        path = write_atomically(self.out / "best.yaml", as_yaml(page))
-        every = study.get_trials(deepcopy=False, states=_over())
-        pruned = sum(trial.state == TrialState.PRUNED for trial in every)
+        path = write_atomically(self.out / "best.yaml", as_yaml(self._page(self.page, best)))
         lines = tuple(_line(trial, self.space) for trial in every)
-        return Search(path, self.metric, best.value, len(done), pruned, lines)
+        return Search(path, self.metric, best.value, finished, len(every) - finished, lines)
 
     def _prepared(self, recipe: Recipe) -> dict[str, Any]:
         """Return the page that every trial runs: the teacher made, an evaluation each epoch, no report."""

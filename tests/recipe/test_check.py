@@ -229,6 +229,9 @@ def test_a_chain_needs_no_teacher_for_its_first_student(tmp_path):
     alone = GOOD.replace("some/teacher", "null").replace("shrink: {", "shrink: {source: some/model, ")
     assert read(tmp_path, alone + "generations: 2\nobjective: [kd]\n").generations == 2
     assert len(mistakes(tmp_path, alone + "generations: 1\nobjective: [kd]\n")) == 1
+    assert mistakes(tmp_path, alone + "generations: two\n") == [
+        "page.yaml, line 7: generations: found 'two', but it is a whole number. Type a whole number."
+    ]
     found = read(tmp_path, GOOD, "assistants=[{shrink: {layers: 4}}, some/model]")
     assert found.assistants == (
         Student("shrink", {"layers": 4}),

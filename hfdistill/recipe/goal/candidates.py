@@ -67,13 +67,13 @@ def candidates(teacher: Any, kinds: Collection[str] | None = None) -> list[Candi
         ValueError: the architecture is not known, and nothing else than its cuts is asked for.
     """
     chosen = set(KINDS if kinds is None else kinds)
-    table = teacher.get_input_embeddings().weight
-    widths = {"static": {"width": min(256, *table.shape)}}
-    made = [
-        Candidate(name, Student(name.lower(), dict(widths.get(name, {}))), fits=False)
-        for name in ("static", "CNN", "BiLSTM")
+    width = min(256, *teacher.get_input_embeddings().weight.shape)
+    without_attention: dict[str, dict[str, Any]] = {"static": {"width": width}, "CNN": {}, "BiLSTM": {}}
+    listed = [
+        Candidate(name, Student(name.lower(), arguments), fits=False)
+        for name, arguments in without_attention.items()
+        if name.lower() in chosen
     ]
-    listed = [candidate for candidate in made if candidate.plan.kind in chosen]
     if not chosen & {"layers", "neurons", "width"}:
         return listed
     try:
@@ -82,8 +82,8 @@ def candidates(teacher: Any, kinds: Collection[str] | None = None) -> list[Candi
         if not listed:
             raise
         return listed
-    fields = {"ffn": layout.neurons, "heads": layout.heads} if not layout.narrow_reason else {}
-    sizes = {name: getattr(teacher.config, field, 0) if field else 0 for name, field in fields.items()}
+    fields = {} if layout.narrow_reason else {"ffn": layout.neurons, "heads": layout.heads}
+    sizes = {name: getattr(teacher.config, field, 0) for name, field in fields.items()}
     depths = [spec.depth] if layout.fixed(teacher.config) else _depths(spec.depth)
     for name, arguments in _cuts(spec.depth, depths, chosen, sizes):
         whole = arguments == {"layers": spec.depth}

@@ -21,7 +21,7 @@ from hfdistill.files.run_lock import only_run
 from hfdistill.network.fingerprints import fingerprint_of
 from hfdistill.network.foreign_code import allowing_pickles
 from hfdistill.objectives import Objective
-from hfdistill.recipe.check import Recipe, check
+from hfdistill.recipe.check import Recipe, check, teacher_kind
 from hfdistill.recipe.goal.candidates import Candidate, candidates
 from hfdistill.recipe.goal.outcome import Choice, FitResult, Outcome, Tried
 from hfdistill.recipe.goal.sizing import MAX_BYTES, Scale
@@ -80,9 +80,8 @@ class _Search:
         # Nothing that is trained or chosen sees the rows that are reported, not even to log a loss.
         inner = replace(self.rows, evaluation=self.rows.choosing, choosing=None, is_drawn=True)
         self.run = Run(recipe, rows=inner)
-        finetuned = recipe.teacher is not None and recipe.teacher[0] == "finetune"
         self.terminal: Terminal = self.run.terminal
-        self.terminal.phases = finetuned + 2 + 3
+        self.terminal.phases = (teacher_kind(recipe) == "finetune") + 2 + 3  # sizes, measure; three rungs
         self.records: dict[str, Tried] = {}
 
     def result(self) -> FitResult:
@@ -98,10 +97,6 @@ class _Search:
         """Return the teacher as it is measured, with the names that the page gives to its classes."""
         assert self.recipe.teacher is not None and self.run.source is not None  # noqa: S101, PT018
         return Contender(self.run.source, label_names=self.recipe.teacher[1].get("label_names"))
-
-    def seconds(self) -> float:
-        """Return the seconds since this start; trials of earlier starts are not included."""
-        return time.monotonic() - self.started
 
     def _prepare(self) -> None:
         """Check what can be checked beforehand, make the teacher, and let it answer the rows to choose on."""
@@ -124,11 +119,7 @@ class _Search:
         """
         path, args = self.folder / FACTS, self.run.args
         facts = deciding_facts(self.recipe.page, self.run.rows)
-        facts |= {
-            "goal.choose": self.goal.choose,
-            "goal.metric": self.goal.metric,
-            "goal.texts": self.goal.texts,
-        }
+        facts |= {f"goal.{n}": getattr(self.goal, n) for n in ("choose", "metric", "texts")}
         facts |= {f"training.{n}": getattr(args, n) for n in LENGTH}
         chosen_on = replace(self.run.rows, train=self.run.rows.evaluation)
         facts["the rows to choose on"] = chosen_on.fingerprint()
@@ -245,7 +236,8 @@ class _Search:
     def _line(self, tried: Tried) -> str:
         metric, seen = self.judge.metric, tried.evidence
         quality = f"{TITLES.get(metric, metric)} {show(seen.quality, metric)}"
-        return f"{tried.candidate.name}: {quality}, {seen}; {duration(self.seconds())} so far"
+        seconds = time.monotonic() - self.started  # of earlier starts nothing is included
+        return f"{tried.candidate.name}: {quality}, {seen}; {duration(seconds)} so far"
 
     def _bar(self, total: int) -> Any:
         hidden = not (self.terminal.speaks and sys.stderr.isatty())

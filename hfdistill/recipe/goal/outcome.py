@@ -245,16 +245,16 @@ class Outcome:
         if exported is not None and form != "pytorch":
             if self.metric == "agreement":
                 return exported.of(form).teacher_agreement
-            if self.metric == exported.metric:
-                own, theirs = exported.of(form).quality, exported.of("teacher").quality
-                return own / theirs if own is not None and theirs else None
-            return self._judged()
-        if self.metric == "agreement":
+            if self.metric != exported.metric:
+                return self._judged()
+            own, theirs = exported.of(form).quality, exported.of("teacher").quality
+        elif self.metric == "agreement":
             return (report.student.fidelity or {}).get("agreement")
-        own, theirs = (
-            (model.metrics or {}).get(self.metric) if model is not None else None
-            for model in (report.student, report.teacher)
-        )
+        else:
+            own, theirs = (
+                (model.metrics or {}).get(self.metric) if model is not None else None
+                for model in (report.student, report.teacher)
+            )
         return own / theirs if own is not None and theirs else None
 
     def _judged(self) -> float | None:

@@ -103,7 +103,7 @@ def _data_on_disk(data: Any, folder: Path) -> str:
     with whole_folder(folder) as staged:
         if isinstance(data, Mapping) and data and all(isinstance(p, (str, Path)) for p in data.values()):
             for name, path in data.items():
-                kind = Path(path).suffixes[-2 if str(path).endswith(".gz") else -1 :]
+                kind = Path(path).suffixes[-2 if str(path).lower().endswith(".gz") else -1 :]
                 shutil.copy(Path(path).expanduser(), staged / f"{name}{''.join(kind)}")
         else:
             splits = {"train": data} if isinstance(data, Dataset) else splits_in_memory(data)

@@ -208,14 +208,15 @@ def test_kinds_that_a_teacher_does_not_have(here, monkeypatch):
         search(candidates=["width"])
 
 
-@pytest.mark.parametrize("source", ["splits", "files"])
+@pytest.mark.parametrize("source", ["splits", "1.csv", "1.csv.gz", "1.csv.GZ"])
 def test_data_without_a_path_keeps_its_columns(here, source):
     """What the options name is there when the page reads it; text of a csv is read as that of a csv."""
     splits = {name: opinions(20).rename_columns({"text": "body"}) for name in ("train", "test")}
-    if source == "files":
+    if source != "splits":
+        packed = "gzip" if source.lower().endswith("gz") else None
         for name, rows in splits.items():
-            rows.to_csv(f"{name}.1.csv")
-        splits = {name: f"{name}.1.csv" for name in splits}
+            rows.to_pandas().to_csv(f"{name}.{source}", index=False, compression=packed)
+        splits = {name: f"{name}.{source}" for name in splits}
     path = data_on_disk(splits, here / "inputs" / "data")
     data = hfdistill.load(path, text="body")
     assert {name: rows["text"][:] for name, rows in data.items()} == dict.fromkeys(

@@ -86,6 +86,7 @@ def test_a_page_with_a_goal_names_no_student():
     [
         ({"goal": {"keep": "98%"}}, "goal: there is no limit"),
         ({"goal": {"max_ms": 5, "kep": 0.9}}, "Did you mean keep?"),
+        ({"goal": {"max_ms": 5, 3: 4}}, r"^page: goal\[3\]: there is no key of goal '3'[^\n]*$"),
         ({"goal": {"max_ms": "5 ms"}}, "goal.max_ms: found .*a number"),
         ({"student": {"shrink": {"layers": 3}}}, "student: has no place beside"),
         ({"generations": 2}, "generations: has no place beside"),
