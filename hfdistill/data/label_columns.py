@@ -7,19 +7,18 @@ import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, LargeList, List, NamedSplit, Value
 
-from hfdistill.data.label_doubts import check_number_marks, doubts
+from hfdistill.data.label_doubts import NUMBER, check_number_marks, doubts
 from hfdistill.network.label_space import some
 
 logger = logging.getLogger(__name__)
 
 _INTEGER = re.compile(r"[+-]?\d+")
 _ROW_ID = re.compile(r"(?i)unnamed: \d+_*|(.*_)?(id|idx|index|guid|uuid)")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 HIDDEN = -100
 """The label of a row among labelled ones that nobody labelled: the teacher alone teaches there."""
@@ -29,26 +28,39 @@ _HIDDEN_TEXTS = (str(HIDDEN), f"{HIDDEN:.1f}")
 Values = dict[str, list[Any]]
 
 
+class Labels(NamedTuple):
+    """The labels of each labelled split (None where one is missing), their feature, and class names.
+
+    `by_name` tells whether they were names, or numbers that spell names, and no class numbers; None where
+    both may come, as where the data declares its classes. It hangs on all of them: of classes named "1", "2"
+    and "3" the numbers 1 and 2 are names, unless there is a 0.
+    """
+
+    values: Values
+    feature: Any = None
+    names: list[str] | None = None
+    by_name: bool | None = None
+
+
 def read_labels(
     raw: dict[str, Dataset], *, column: str, names: Sequence[str] | None, from_text: bool
-) -> tuple[Values, Any, list[str] | None]:
-    """Return each labelled split's values (None where one is missing), their feature, and class names.
-
-    What in the column is probably not meant is logged as a warning.
-    """
+) -> Labels:
+    """Return the labels of all splits; what in the column is probably not meant is logged as a warning."""
     values = _visible(raw, column, names)
     if not values:
-        return {}, None, None
-    final, feature, class_names = _final_labels(raw, values, column, names, from_text)
-    known = {s: [None if _is_mark(value) else value for value in labels] for s, labels in final.items()}
-    for doubt in doubts(column, known, getattr(feature, "names", None), named=names is not None):
+        return Labels({})
+    final = _final_labels(raw, values, column, names, from_text)
+    known = {
+        s: [None if _is_mark(value) else value for value in labels] for s, labels in final.values.items()
+    }
+    for doubt in doubts(column, known, getattr(final.feature, "names", None), named=names is not None):
         logger.warning("%s", doubt)
-    return final, feature, class_names
+    return final
 
 
 def _final_labels(
     raw: dict[str, Dataset], values: Values, column: str, names: Sequence[str] | None, from_text: bool
-) -> tuple[Values, Any, list[str] | None]:
+) -> Labels:
     features = {split: raw[split].features[column] for split in values}
     if any(isinstance(feature, (List, LargeList)) for feature in features.values()):
         noted = [multi_hot_names(raw[split]) for split in values]
@@ -56,11 +68,13 @@ def _final_labels(
             names = noted[0]
         shown, marked = _without_marks(values, names)
         inner = {split: getattr(f, "feature", None) for split, f in features.items()}
-        final, feature, class_names = _multi_hot(shown, inner, names)
-        return _with_marks(final, marked, [float(HIDDEN)] * feature.length), feature, class_names
+        final = _multi_hot(shown, inner, names)
+        _put_back(marked, final.values, [float(HIDDEN)] * final.feature.length)
+        return final
     shown, marked = _without_marks(_parsed(values, names) if from_text else values, names)
-    final, feature, class_names = _final_classes(features, shown, column, names)
-    return _with_marks(final, marked), feature, class_names
+    final = _final_classes(features, shown, column, names)
+    _put_back(marked, final.values)
+    return final
 
 
 def _without_marks(values: Values, names: Sequence[str] | None) -> tuple[Values, dict[str, list[int]]]:
@@ -77,12 +91,11 @@ def _without_marks(values: Values, names: Sequence[str] | None) -> tuple[Values,
     return {s: [None if _is_mark(v) else v for v in labels] for s, labels in values.items()}, marked
 
 
-def _with_marks(final: Values, marked: Mapping[str, Sequence[int]], mark: Any = HIDDEN) -> Values:
-    """Return labels with the mark put back where nobody labelled the row."""
+def _put_back(marked: Mapping[str, Sequence[int]], final: Values, mark: Any = HIDDEN) -> None:
+    """Put the mark back where nobody labelled the row."""
     for split, places in marked.items():
         for place in places:
             final[split][place] = mark
-    return final
 
 
 def _is_mark(value: Any) -> bool:
@@ -101,9 +114,10 @@ def _way_out(column: str, examples: Mapping[type, Any]) -> str:
 
 def _final_classes(
     features: dict[str, Any], values: Values, column: str, names: Sequence[str] | None
-) -> tuple[Values, Any, list[str] | None]:
+) -> Labels:
     """Return one label a row: numbers of classes, or real values."""
     declared = next((f.names for f in features.values() if isinstance(f, ClassLabel)), None)
+    is_declared = declared is not None
     if declared is None and any(_is_named_by_truth(feature, names) for feature in features.values()):
         declared = _TRUTH
     for split, labels in values.items():
@@ -125,41 +139,18 @@ def _final_classes(
                 f"{list(names)}. Leave label_names out, or name another column: label='...'."
             )
         numbers = {s: [v if v is None else float(v) for v in labels] for s, labels in values.items()}
-        return numbers, Value("float32"), None
+        return Labels(numbers, Value("float32"), by_name=False)
+    spelled = None if str in kinds else _spelled(values, names)
     if str not in kinds:
-        values = _spelled(values, names) or {s: _named(s, labels, names) for s, labels in values.items()}
+        values = spelled or {s: _named(s, labels, names) for s, labels in values.items()}
         if names is None:
-            return values, Value("int64"), None
+            return Labels(values, Value("int64"), by_name=False)
     elif names is None and declared is None:
         check_number_marks(column, values)
     final = _final_names(values, declared, names)
     numbered = {split: _numbered(split, labels, final) for split, labels in values.items()}
-    return numbered, ClassLabel(names=final), final
-
-
-def is_by_name(
-    raw: Mapping[str, Dataset], column: str, *, names: Sequence[str] | None, from_text: bool
-) -> bool | None:
-    """Whether labels are names, or numbers that spell names, and no class numbers; None where both may come.
-
-    It hangs on all of them: of classes named "1", "2" and "3" the numbers 1 and 2 are names, unless there is
-    a 0. Both may come where the data declares its classes.
-    """
-    present: Values = {}
-    for split, rows in raw.items():
-        labels = _plain_labels(rows, column, names) if column in rows.column_names else []
-        if not all_hidden(labels):
-            present[split] = [value for value in labels if value is not None and not _is_mark(value)]
-    features = [raw[split].features[column] for split in present]
-    if any(isinstance(value, list) for labels in present.values() for value in labels):
-        return any(_holds_names(raw[split], column) for split in present)
-    if any(isinstance(feature, ClassLabel) for feature in features):
-        return None
-    parsed = _parsed(present, names) if from_text else present
-    values = [value for labels in parsed.values() for value in labels]
-    if any(isinstance(value, str) for value in values):
-        return True
-    return all(value % 1 == 0 for value in values) and _spelled({"": values}, names) is not None
+    by_name = None if is_declared else str in kinds or spelled is not None
+    return Labels(numbered, ClassLabel(names=final), final, by_name)
 
 
 def _holds_names(rows: Dataset, column: str) -> bool:
@@ -186,7 +177,7 @@ def further_labels(
         column: of the labels, or several of 0 and 1.
         feature: of the labels of the first rows.
         names: of the classes, where the data does not name them.
-        by_name: what `is_by_name` says of the first rows.
+        by_name: whether the first rows were names; see `Labels`.
         from_text: whether every value is a string because of the kind of file.
     """
     if isinstance(column, list):
@@ -204,16 +195,17 @@ def further_labels(
             numbers = _numbered(split, _named(split, shown[split], own.names), feature.names)
         else:
             numbers = _further_classes(split, shown[split], column, feature.names, by_name, from_text)
-        return _with_marks({split: numbers}, marked)[split]
+        _put_back(marked, {split: numbers})
+        return numbers
     if isinstance(feature, List) and by_name and not any(values[split]):  # rows of no class have no names
         return [None if value is None else [0.0] * feature.length for value in values[split]]
     if isinstance(feature, List) and not scalars and by_name != _holds_names(rows, column):
         here, before = "lists of 0 and 1", "lists of names"
         raise _other_kind(split, column, *((here, before) if by_name else (before, here)))
-    final, own, _ = _final_labels({split: rows}, values, column, names, from_text)
-    if own != feature and any(value is not None for value in values[split]):
-        raise _other_kind(split, column, _kind(own), _kind(feature))
-    return final[split]
+    final = _final_labels({split: rows}, values, column, names, from_text)
+    if final.feature != feature and any(value is not None for value in values[split]):
+        raise _other_kind(split, column, _kind(final.feature), _kind(feature))
+    return final.values[split]
 
 
 def _further_classes(
@@ -277,8 +269,8 @@ _FLAGS = {"bool", "string", "large_string", *(f"{u}int{n}" for u in ("", "u") fo
 
 def joined_labels(
     raw: Mapping[str, Dataset], columns: Sequence[str], *, names: Sequence[str] | None
-) -> tuple[Values, Any, list[str]]:
-    """Join the columns of 0 and 1, one per class, into one: return values, feature and class names.
+) -> Labels:
+    """Join the columns of 0 and 1, one per class, into one.
 
     Raises:
         ValueError: for values other than 0 and 1, and for a split that has some of the columns only.
@@ -309,7 +301,7 @@ def joined_labels(
             "the name of the class, and pass label= with its name",
             list(columns),
         )
-    return values, List(Value("float32"), length=len(columns)), list(names or columns)
+    return Labels(values, List(Value("float32"), length=len(columns)), list(names or columns))
 
 
 def _rows_of_flags(split: str, rows: Dataset, columns: Sequence[str]) -> list[list[float] | None]:
@@ -440,7 +432,7 @@ def _parsed(values: Values, names: Sequence[str] | None = None) -> Values:
     present = {value for labels in values.values() for value in labels if value is not None}
     if names is not None and {value for value in present if not _is_mark(value)} <= set(names):
         return values
-    for pattern, parse in ((_INTEGER, int), (_NUMBER, float)):
+    for pattern, parse in ((_INTEGER, int), (NUMBER, float)):
         if all(pattern.fullmatch(value.strip()) for value in present):
             number = {value: parse(value) for value in present}
             if parse is int and any(str(number[value]) != value.strip() for value in present):
@@ -507,9 +499,7 @@ def _numbered(
     return [None if value is None else index[value] for value in labels]
 
 
-def _multi_hot(
-    values: Values, inner: dict[str, Any], names: Sequence[str] | None
-) -> tuple[Values, Any, list[str] | None]:
+def _multi_hot(values: Values, inner: dict[str, Any], names: Sequence[str] | None) -> Labels:
     """Return rows of 0 and 1, one per class, made of names, of class numbers, or of 0 and 1 already."""
     where = {s: [i for i, row in enumerate(rows) for _ in row or ()] for s, rows in values.items()}
     flat = {s: [v for row in rows for v in row or ()] for s, rows in values.items()}
@@ -525,7 +515,7 @@ def _multi_hot(
             for row, number in zip(where[split], numbers, strict=True):
                 hot[split][row][number] = 1.0
         logger.info("the columns of the multi-hot label are %s", final)
-        return hot, List(Value("float32"), length=len(final)), final
+        return Labels(hot, List(Value("float32"), length=len(final)), final, by_name=True)
     sizes = sorted({len(row) for rows in values.values() for row in rows if row is not None})
     numbers = [value for labels in flat.values() for value in labels]
     if len(sizes) != 1 or not all(value is not None and 0 <= value <= 1 for value in numbers):
@@ -543,4 +533,5 @@ def _multi_hot(
     hot = {
         s: [None if row is None else [float(v) for v in row] for row in rows] for s, rows in values.items()
     }
-    return hot, List(Value("float32"), length=sizes[0]), None if names is None else list(names)
+    own = None if names is None else list(names)
+    return Labels(hot, List(Value("float32"), length=sizes[0]), own, by_name=False)

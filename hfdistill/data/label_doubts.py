@@ -12,7 +12,7 @@ from typing import Any
 _COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
 _MARKED = re.compile(r"[+\-\u2212]?(\d+([.,]\d+)?|\d{1,3}([., '\u2019\u00a0\u202f]\d{3})+([.,]\d+)?)")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2}(:\d{2})?)?")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _MISSING = {"nan", "<na>", "null", "n/a", "#n/a"}
 _MANY = 50  # classes from which on it is asked whether the column holds classes at all
 
@@ -86,12 +86,12 @@ def _folded(name: str) -> Any:
     letters = unicodedata.normalize("NFKC", name).casefold()
     folded = " ".join("".join(c for c in letters if unicodedata.category(c) != "Cf").split())  # Cf: unseen
     folded = {"true": "1", "false": "0"}.get(folded, folded)
-    return Decimal(folded) if _NUMBER.fullmatch(folded) else folded
+    return Decimal(folded) if NUMBER.fullmatch(folded) else folded
 
 
 def _not_alike(column: str, counts: Counter[str]) -> Iterator[str]:
     """Yield sentences for other values among numbers, which make names of all, and for dates."""
-    others = [name for name in counts if not _NUMBER.fullmatch(name.strip().casefold())]
+    others = [name for name in counts if not NUMBER.fullmatch(name.strip().casefold())]
     rows, total = sum(counts[name] for name in others), sum(counts.values())
     if 0 < 2 * rows < total:
         shown = ", ".join(f"{name!r} ({_rows(counts[name])})" for name in others[:5])
@@ -159,7 +159,7 @@ def _whole_numbers(column: str, counts: Counter[float]) -> Iterator[str]:
 def check_number_marks(column: str, values: Mapping[str, Sequence[Any]]) -> None:
     """Refuse labels that are all numbers, some with other marks than a point: they would become names."""
     present = {value for labels in values.values() for value in labels if isinstance(value, str)}
-    marked = sorted(value for value in present if not _NUMBER.fullmatch(value.strip().casefold()))
+    marked = sorted(value for value in present if not NUMBER.fullmatch(value.strip().casefold()))
     if not marked or not all(_MARKED.fullmatch(value.strip()) for value in marked):
         return
     what, write = "a decimal comma", repr(marked[0].replace(",", "."))

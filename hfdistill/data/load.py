@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from datasets import Dataset, DatasetDict, IterableDatasetDict, List
 
 from hfdistill.data.label_columns import (
+    Labels,
     as_split,
     indicator_columns,
-    is_by_name,
     joined_labels,
     read_labels,
     with_class_names,
@@ -146,19 +146,16 @@ def load(
     rows = {name: first_rows(name, part) for name, part in raw.items()} if streaming else raw
     label_names = _class_names(label_names)
     options: dict[str, Any] = {"names": label_names, "from_text": from_text, "on_bad_row": on_bad_row}
-    splits, texts, target = _read(rows, text=text, text_pair=text_pair, label=label, **options)
+    splits, texts, target, by_name = _read(rows, text=text, text_pair=text_pair, label=label, **options)
     if not streaming:
         if len(splits) > 1 or isinstance(source, (str, os.PathLike)):
             splits = {name: _named(part, name) for name, part in splits.items()}
         return _chosen(source, DatasetDict(splits), split)
-    options["by_name"] = None
-    if isinstance(target, str):
-        options["by_name"] = is_by_name(rows, target, names=label_names, from_text=from_text)
     streams: Any = IterableDatasetDict()
     for name, part in raw.items():
         like = splits[name]
         feature, of_words = like.features.get("label"), "tokens" in like.column_names
-        reading = Reading(name, part.features, texts, target, feature, of_words, **options)
+        reading = Reading(name, part.features, texts, target, feature, of_words, by_name=by_name, **options)
         streams[name] = streamed(part, rows[name], like, reading)
     return _chosen(source, streams, split)
 
@@ -185,29 +182,30 @@ def _read(
     names: Sequence[str] | None,
     from_text: bool,
     on_bad_row: str,
-) -> tuple[dict[str, Dataset], list[str], str | list[str] | None]:
-    """Return splits with their final columns, and which those of texts and labels were."""
+) -> tuple[dict[str, Dataset], list[str], str | list[str] | None, bool | None]:
+    """Return splits with their final columns, which those of texts and labels were, and `Labels.by_name`."""
     if label is None or isinstance(label, str):
         of_words = word_columns(rows, text=text, text_pair=text_pair, label=label)
         if of_words is not None:
-            return read_words(rows, *of_words, names=names, on_bad_row=on_bad_row), [of_words[0]], of_words[1]
+            words, tags = of_words
+            return read_words(rows, words, tags, names=names, on_bad_row=on_bad_row), [words], tags, None
     asked = [label] if isinstance(label, str) else label or []
     texts = _texts_of(rows, text, text_pair, without=asked)
     rows = {name: with_inner_columns(part, [*texts, *asked]) for name, part in rows.items()}
     columns = list(dict.fromkeys(name for part in rows.values() for name in part.column_names))
     target = _label_column([name for name in columns if name not in texts], label, rows)
-    labels: dict[str, list[Any]] = {}
-    feature, class_names = None, None
+    labels = Labels({})
     if isinstance(target, list):
-        labels, feature, class_names = joined_labels(rows, target, names=names)
+        labels = joined_labels(rows, target, names=names)
     elif target is not None:
-        labels, feature, class_names = read_labels(rows, column=target, names=names, from_text=from_text)
+        labels = read_labels(rows, column=target, names=names, from_text=from_text)
     splits = {
-        name: build_split(name, rows[name], texts, labels.get(name), feature, on_bad_row) for name in rows
+        name: build_split(name, part, texts, labels.values.get(name), labels.feature, on_bad_row)
+        for name, part in rows.items()
     }
-    if isinstance(feature, List) and class_names:
-        splits = {name: with_class_names(part, class_names) for name, part in splits.items()}
-    return splits, texts, target
+    if isinstance(labels.feature, List) and labels.names:
+        splits = {name: with_class_names(part, labels.names) for name, part in splits.items()}
+    return splits, texts, target, labels.by_name
 
 
 def _texts_of(
@@ -304,9 +302,7 @@ def text_columns(columns: list[str], text: str | None, text_pair: str | None) ->
         if len(pairs) == 1 and set(candidates) <= set(pairs[0]):
             return list(pairs[0])
         if pairs:
-            candidates = list(
-                dict.fromkeys(name for pair in pairs for name in pair) | dict.fromkeys(candidates)
-            )
+            candidates = list(dict.fromkeys([name for pair in pairs for name in pair] + candidates))
     if len(candidates) != 1:
         why = f"{candidates} could all be the text" if candidates else "none has a usual name for text"
         inner = [name for name in columns if any(name.startswith(f"{outer}.") for outer in columns)]

@@ -97,7 +97,7 @@ class Reading:
         feature: of the labels as `load` gives them; None where the first rows have none.
         of_words: whether rows are lists of words.
         names: of the classes, as the user gave them.
-        by_name: whether labels are names; see `is_by_name`.
+        by_name: whether labels are names; see `Labels`.
         from_text: whether every value is a string because of the kind of file.
         on_bad_row: "raise" or "drop".
     """
