@@ -30,7 +30,7 @@ def suffix_of(file: Path) -> str:
     return inner if inner in (".csv", ".tsv", ".jsonl", ".json", ".txt") else (suffixes or [""])[-1]
 
 
-def open_bytes(file: Path) -> IO[bytes]:
+def _open_bytes(file: Path) -> IO[bytes]:
     """Open a file for reading, unpacked where its name ends in .gz."""
     stream = file.open("rb")
     if file.suffix.lower() != ".gz":
@@ -50,7 +50,7 @@ def open_text(
     try:
         with (
             _unpacking(file),
-            open_bytes(file) as raw,
+            _open_bytes(file) as raw,
             io.TextIOWrapper(raw, encoding, errors, newline) as stream,
         ):
             yield stream
@@ -68,12 +68,13 @@ def _unpacking(file: Path) -> Iterator[None]:
 
 def has_mark(file: Path) -> bool:
     """Whether a file, packed or not, begins with a byte order mark, as one that Excel saved does."""
-    return _start(file).startswith(tuple(mark for mark, _ in _MARKS))
+    return first_bytes(file, 4).startswith(tuple(mark for mark, _ in _MARKS))
 
 
-def _start(file: Path) -> bytes:
-    with _unpacking(file), open_bytes(file) as stream:
-        return stream.read(4)
+def first_bytes(file: Path, size: int) -> bytes:
+    """Return the first bytes of a file, unpacked where its name ends in .gz."""
+    with _unpacking(file), _open_bytes(file) as stream:
+        return stream.read(size)
 
 
 def text_encoding(file: Path, encoding: str | None) -> str:
@@ -88,13 +89,13 @@ def text_encoding(file: Path, encoding: str | None) -> str:
                 "'cp1252', 'latin-1' or 'utf-16'."
             ) from None
         return "utf-8-sig" if codec == "utf-8" else codec
-    start = _start(file)
+    start = first_bytes(file, 4)
     return next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8-sig")
 
 
-def check_encoding(file: Path, encoding: str) -> None:
-    """Refuse a file whose bytes are not of an encoding, naming the line and the encoding to try."""
-    with open_text(file, encoding, newline="") as stream:
+def check_utf8(file: Path) -> None:
+    """Refuse a file whose bytes are not UTF-8, naming the line and the encoding to try."""
+    with open_text(file, "utf-8-sig", newline="") as stream:
         while stream.read(1 << 20):
             pass
 
@@ -103,26 +104,21 @@ def undecodable(file: Path, encoding: str) -> str:
     """Return a sentence on the first line of a file that cannot be decoded, with the encoding to try."""
     place, line = 0, b""
     if not encoding.startswith(("utf-16", "utf-32")):
-        with open_bytes(file) as stream:
+        with _open_bytes(file) as stream:
             for place, line in enumerate(iter(lambda: stream.readline(LONGEST), b""), 1):  # noqa: B007
                 try:
                     line.decode(encoding)
                 except UnicodeDecodeError as error:
                     line = line[max(0, error.start - 20) : error.start + 20]
                     break
-    other = next((name for name in ("cp1252", "latin-1") if _decodes(line, name)), "latin-1")
     where = f"{file.name}, line {place}," if line else file.name
     if encoding != "utf-8-sig":
         return f"{where} cannot be read as {encoding}. Leave encoding= out, or name the file's own."
+    try:
+        other, shown = "cp1252", line.decode("cp1252")
+    except UnicodeDecodeError:
+        other, shown = "latin-1", line.decode("latin-1")  # which has a letter for every byte
     return (
-        f"{where} is not UTF-8. If {line.decode(other).strip()!r} is what it should say, pass "
+        f"{where} is not UTF-8. If {shown.strip()!r} is what it should say, pass "
         f"encoding={other!r}; else name the file's own encoding, or save it as UTF-8."
     )
-
-
-def _decodes(line: bytes, encoding: str) -> bool:
-    try:
-        line.decode(encoding)
-    except UnicodeDecodeError:
-        return False
-    return True

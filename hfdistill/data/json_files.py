@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hfdistill.data.encodings import open_bytes, open_text, text_encoding
-
-_SPACE = re.compile(r"\s*")
+from hfdistill.data.encodings import first_bytes, open_text, text_encoding
 
 
 def json_rows(file: Path, encoding: str | None = None) -> Iterator[dict[str, Any]]:
@@ -35,8 +32,7 @@ def numbered_json_rows(file: Path, encoding: str | None = None) -> Iterator[tupl
 
 def is_array(file: Path) -> bool:
     """Whether a JSON file is one array, and not an object a line."""
-    with open_bytes(file) as stream:
-        start = stream.read(1000).decode(text_encoding(file, None), errors="replace")
+    start = first_bytes(file, 1000).decode(text_encoding(file, None), errors="replace")
     return start.lstrip()[:1] == "["
 
 
@@ -94,7 +90,8 @@ def _array(file: Path, content: str) -> Iterator[dict[str, Any]]:
                 f"{(text.splitlines() or [''])[line - 1].strip()[:80]!r}. Write an array of objects, or one "
                 "object a line in a .jsonl file."
             ) from None
-        place = _SPACE.match(text, place).end()  # type: ignore[union-attr]  # it matches nothing, too
+        while text[place : place + 1].isspace():
+            place += 1
         rows = value if isinstance(value, list) else [value]
         for number, row in enumerate(rows):
             if not isinstance(row, dict):
@@ -103,13 +100,3 @@ def _array(file: Path, content: str) -> Iterator[dict[str, Any]]:
                     'objects, such as [{"text": "a warm film", "label": "good"}].'
                 )
             yield row
-
-
-def json_problem(file: Path) -> str | None:
-    """Return what is wrong with a refused JSON file, with the line; None where its rows are sound."""
-    try:
-        for _ in json_rows(file):
-            pass
-    except ValueError as error:
-        return str(error)
-    return None

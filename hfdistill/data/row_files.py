@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeAlias
@@ -20,7 +20,14 @@ from hfdistill.data.csv_files import BadLine, CsvLayout
 from hfdistill.data.encodings import suffix_of
 from hfdistill.data.json_files import json_rows
 from hfdistill.data.load import found_texts
-from hfdistill.data.table_files import KINDS, FileOptions, bad_lines_message, csv_tables, read_files
+from hfdistill.data.table_files import (
+    KINDS,
+    FileOptions,
+    bad_lines_message,
+    csv_tables,
+    open_parquet,
+    read_files,
+)
 from hfdistill.data.text_columns import SAMPLE, inner_names, inner_value
 from hfdistill.files.plain_data import whole_file
 
@@ -71,7 +78,7 @@ class RowFile:
         if self.options.on_bad_row == "drop" and not line.late:
             self.dropped.append(line)
             return
-        raise ValueError(bad_lines_message(self.path, self.layout, [line], rows=1))
+        raise ValueError(bad_lines_message(self.path, self.layout, [line]))
 
     def count(self) -> int:
         """Return the number of rows, never 0; all are read, except in Parquet, which stores the number."""
@@ -121,17 +128,6 @@ def values_of(rows: Rows, name: str) -> list[Any]:
     return [inner_value(row, name) for row in objects]
 
 
-@contextmanager
-def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
-    """Open a parquet file for the time of a block, or say that it cannot be read."""
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path.name} cannot be read as parquet ({error}). Write it again.") from None
-    with file:
-        yield file
-
-
 class RowWriter(Protocol):
     """Writes rows to an open file, with new columns behind their own."""
 
@@ -162,10 +158,9 @@ def writing(
     """
     path = Path(path).expanduser()
     check_written(path)
-    with whole_file(path) as stream:
-        writer = _writer(path, stream, delimiter, "utf-8-sig" if mark else "utf-8")
+    encoding = "utf-8-sig" if mark else "utf-8"
+    with whole_file(path) as stream, closing(_writer(path, stream, delimiter, encoding)) as writer:
         yield writer
-        writer.close()
 
 
 def check_written(path: Path) -> None:
@@ -183,8 +178,16 @@ def _writer(path: Path, stream: IO[bytes], delimiter: str | None, encoding: str)
     return _CsvWriter(stream, "\t" if kind == ".tsv" else delimiter or ",", encoding)
 
 
-def _objects(rows: Rows) -> list[dict[str, Any]]:
-    return rows.to_pylist() if isinstance(rows, pa.Table) else rows
+def _joined(rows: Rows, new: Mapping[str, pa.Array]) -> Iterator[dict[str, Any]]:
+    """Yield rows with their new values; refuse one that has a value of such a name itself."""
+    own = rows.to_pylist() if isinstance(rows, pa.Table) else rows
+    for row, values in zip(own, pa.table(dict(new)).to_pylist(), strict=True):
+        if taken := row.keys() & values.keys():
+            raise ValueError(
+                f"A row has the columns {sorted(taken)} already, and the first {_ROWS:,} rows have not. Type "
+                "a prefix for the new ones."
+            )
+        yield row | values
 
 
 class _JsonWriter:
@@ -192,10 +195,8 @@ class _JsonWriter:
         self._stream = stream
 
     def write(self, rows: Rows, new: Mapping[str, pa.Array]) -> None:
-        columns = {name: values.to_pylist() for name, values in new.items()}
-        for place, row in enumerate(_objects(rows)):
-            whole = {**row, **{name: values[place] for name, values in columns.items()}}
-            self._stream.write((_json(whole) + "\n").encode())
+        for row in _joined(rows, new):
+            self._stream.write((_json(row) + "\n").encode())
 
     def close(self) -> None:
         pass
@@ -209,17 +210,15 @@ class _CsvWriter:
 
     def write(self, rows: Rows, new: Mapping[str, pa.Array]) -> None:
         if not self._names:
-            self._names = names_of(rows)
-            self._writer.writerow([*self._names, *new])
-        columns = [values.to_pylist() for values in new.values()]
-        for place, row in enumerate(_objects(rows)):
+            self._names = [*names_of(rows), *new]
+            self._writer.writerow(self._names)
+        for row in _joined(rows, new):
             if unknown := row.keys() - set(self._names):
                 raise ValueError(
                     f"A row has {sorted(unknown)}, which the first {_ROWS:,} rows have not: a csv has one "
                     "header. Write a .jsonl file."
                 )
-            cells = [row.get(name) for name in self._names] + [values[place] for values in columns]
-            self._writer.writerow([_cell(value) for value in cells])
+            self._writer.writerow([_cell(row.get(name)) for name in self._names])
 
     def close(self) -> None:
         self._text.detach()  # writes what is due, and leaves the file open

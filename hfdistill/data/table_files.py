@@ -6,11 +6,14 @@ import glob
 import itertools
 import json
 import logging
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,8 +36,8 @@ from datasets.exceptions import DatasetGenerationError
 
 import hfdistill
 from hfdistill.data.csv_files import REPEATED, BadLine, CsvLayout, CsvRows, column_names, csv_layout
-from hfdistill.data.encodings import check_encoding, suffix_of, text_encoding
-from hfdistill.data.json_files import is_array, json_problem, json_rows
+from hfdistill.data.encodings import check_utf8, suffix_of, text_encoding
+from hfdistill.data.json_files import is_array, json_rows
 from hfdistill.files.plain_data import as_python
 
 logger = logging.getLogger(__name__)
@@ -49,14 +52,8 @@ KINDS = {
 }
 """The kinds of files by their suffix; csv, tsv and JSON may be packed, as in `train.csv.gz`."""
 
-SPLIT_NAMES = {
-    "training": "train",
-    "dev": "validation",
-    "val": "validation",
-    "valid": "validation",
-    "eval": "validation",
-}
-SPLIT_NAMES |= {name: name for name in ("train", "validation", "test")} | {"testing": "test"}
+SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+SPLIT_NAMES |= dict.fromkeys(("validation", "dev", "val", "valid", "eval"), "validation")
 """What files of a split may be called."""
 
 _BATCH, _TABLES = 500, 20  # rows of a csv that are held as Python objects, and such tables in one of Arrow
@@ -71,16 +68,16 @@ class FileOptions:
     quotes: bool | None = None
     on_bad_row: Literal["raise", "drop"] = "raise"
 
-    def layout(self, file: Path, errors: str = "strict") -> CsvLayout:
-        """Return how a csv file is written; a guess is logged."""
+    def layout(self, file: Path, errors: str = "strict", *, warns: bool = True) -> CsvLayout:
+        """Return how a csv file is written; a guess is logged where it `warns`."""
         layout = csv_layout(
             file, encoding=self.encoding, delimiter=self.delimiter, quotes=self.quotes, errors=errors
         )
-        if layout.guessed:
+        if warns and layout.guessed:
             logger.warning(
                 "%s: cells are separated by %r (pass delimiter= for another)", file.name, layout.delimiter
             )
-        if layout.trailing:
+        if warns and layout.trailing:
             logger.warning(
                 "%s: every line ends with %r, which the header lacks; it is left out",
                 file.name,
@@ -90,6 +87,7 @@ class FileOptions:
 
 
 _JSON_BLOCK = 1 << 27  # bytes of a JSON file that are read at once: later ones are made like the first
+_SHEET_ERRORS = (ValueError, OSError, KeyError, BadZipFile, zlib.error, SyntaxError, ImportError)
 _ROWS = "Check that it is the file you mean, and that it was written to its end."
 
 
@@ -114,7 +112,7 @@ def read_files(split: str, files: Sequence[Path], options: FileOptions) -> Datas
     else:
         if kind == "json" and options.on_bad_row == "raise":
             for file in files:
-                check_encoding(file, "utf-8-sig")
+                check_utf8(file)
         unlike = unlike_column(kind, files) is not None
         rows = _read_values(kind, files) if unlike else _read_typed(kind, split, files)
         if kind == "json" and not unlike and _is_changed(rows):
@@ -137,13 +135,20 @@ def _read_values(kind: str, files: Sequence[Path]) -> Dataset:
         return _read_json(files, None)
     tables = []
     for file in files:  # pq.read_table is another one, which leaves files open, where datasets has streamed
-        try:
-            with pq.ParquetFile(file) as source:
-                tables.append(source.read())
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{file.name} cannot be read as parquet ({error}). {_ROWS}") from error
+        with open_parquet(file) as source:
+            tables.append(source.read())
     names = dict.fromkeys(name for table in tables for name in table.column_names)
     return concatenate_datasets([_joined(name, tables) for name in names], axis=1)
+
+
+@contextmanager
+def open_parquet(file: Path) -> Iterator[pq.ParquetFile]:
+    """Open a parquet file for the time of a block; say so if what is read of it there is broken."""
+    try:
+        with pq.ParquetFile(file) as source:
+            yield source
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{file.name} cannot be read as parquet ({error}). {_ROWS}") from None
 
 
 def _joined(name: str, tables: Sequence[pa.Table]) -> Dataset:
@@ -255,9 +260,11 @@ def _read_typed(kind: str, split: str, files: Sequence[Path]) -> Dataset:
         return load_dataset(kind, data_files={split: names}, split=split, **options)
     except (DatasetGenerationError, ValueError, StopIteration) as error:
         if kind == "json":
-            for file in files:
-                if problem := json_problem(file):
-                    raise ValueError(problem) from None
+            try:
+                for _ in itertools.chain.from_iterable(map(json_rows, files)):
+                    pass
+            except ValueError as named:  # the line that is wrong
+                raise named from None
         if len(files) > 1 and isinstance(error, DatasetGenerationError):
             return _read_values(kind, files)
         cause = error.__cause__ or error
@@ -280,7 +287,9 @@ def check_same_classes(files: Sequence[Path]) -> None:
             return  # told when the file is read
         for column, feature in features.items():
             names: Any = getattr(getattr(feature, "feature", feature), "names", None)
-            first, before = seen.setdefault(column, (file, names)) if names else (file, names)
+            if not names:
+                continue
+            first, before = seen.setdefault(column, (file, names))
             if names != before:
                 order = ", ".join(f"{name!r}: {number}" for number, name in enumerate(before[:2]))
                 raise ValueError(
@@ -303,8 +312,8 @@ def _read_excel(files: Sequence[Path]) -> Dataset:
     for file in files:
         try:
             sheets = pd.read_excel(file, sheet_name=None, header=None, dtype=str, keep_default_na=False)
-        except (ValueError, OSError, KeyError) as error:
-            raise ValueError(f"{file.name} cannot be read as an Excel sheet ({error}).") from None
+        except _SHEET_ERRORS as error:
+            raise ValueError(f"{file.name} cannot be read as an Excel sheet ({error}). {_ROWS}") from None
         filled = {name: rows for name, sheet in sheets.items() if len(rows := _rows_of_sheet(sheet)) > 1}
         if len(filled) > 1:
             raise ValueError(
@@ -318,8 +327,7 @@ def _read_excel(files: Sequence[Path]) -> Dataset:
             raise ValueError(f"{file.name}, row {again}, repeats the header, {header}. Take it out.")
         for name, cells in zip(column_names(file, header), zip(*rows, strict=True), strict=False):
             columns.setdefault(name, []).extend(cells)
-    features = Features({name: Value("string") for name in columns})
-    return Dataset.from_dict(columns, features=features)
+    return Dataset.from_dict(columns, features=Features(dict.fromkeys(columns, Value("string"))))
 
 
 def _rows_of_sheet(sheet: Any) -> list[list[str]]:
@@ -338,17 +346,24 @@ def _read_csv(split: str, files: Sequence[Path], options: FileOptions) -> Datase
         on_bad_row=options.on_bad_row,
         reader=hfdistill.__version__,
     )
-    try:
+    with telling_causes():
         builder.download_and_prepare(verification_mode="no_checks")
+    for message in json.loads(builder.info.description or "[]"):
+        logger.warning("%s", message)
+    if not builder.info.splits[split].num_examples:
+        return Dataset.from_dict({})
+    return builder.as_dataset(split=split)
+
+
+@contextmanager
+def telling_causes() -> Iterator[None]:
+    """While open, what is refused as `datasets` writes rows is raised as it is, and not as a cause."""
+    try:
+        yield
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, ValueError):
             raise error.__cause__ from None
         raise
-    for message in json.loads(builder.info.description or "[]"):
-        logger.warning("%s", message)
-    if not builder.info.splits[split].num_examples:
-        raise ValueError(f"{files[0].name} (split {split!r}) holds no rows. {_ROWS}")
-    return builder.as_dataset(split=split)
 
 
 def check_same_columns(files: Sequence[Path], layouts: Sequence[CsvLayout]) -> None:
@@ -377,8 +392,7 @@ class _CsvBuilder(ArrowBasedBuilder):
     BUILDER_CONFIG_CLASS = _CsvConfig
 
     def _info(self) -> DatasetInfo:
-        names = self.config.layouts[0].names if self.config.layouts else ()
-        return DatasetInfo(features=Features({name: Value("string") for name in names}))
+        return DatasetInfo(features=Features(dict.fromkeys(self.config.layouts[0].names, Value("string"))))
 
     def _split_generators(self, dl_manager: Any) -> list[SplitGenerator]:
         ((split, files),) = self.config.data_files.items()
@@ -425,11 +439,12 @@ def bad_lines_summary(file: Path, bad: Sequence[BadLine]) -> str:
 
 
 def bad_lines_message(
-    file: Path, layout: CsvLayout, bad: Sequence[BadLine], *, rows: int, drops: bool = True
+    file: Path, layout: CsvLayout, bad: Sequence[BadLine], *, rows: int = 0, drops: bool = True
 ) -> str:
     """Return a sentence on lines that are not rows, with what to do.
 
-    `rows` is how many lines are rows; `drops` tells whether the reader can leave lines out.
+    `rows` is how many lines are rows, where `bad` are several; `drops` tells whether the reader can leave
+    lines out.
     """
     way = (
         f"Enclose cells that hold {layout.delimiter!r} or line breaks in quotation marks, and write a "

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from hfdistill.data.csv_files import BadLine, CsvRows, csv_layout
-from hfdistill.data.encodings import LONGEST, open_bytes, suffix_of, text_encoding
+from hfdistill.data.csv_files import BadLine, CsvRows
+from hfdistill.data.encodings import LONGEST, open_text, suffix_of, text_encoding
 from hfdistill.data.load import text_column
-from hfdistill.data.row_files import open_parquet
-from hfdistill.data.table_files import FileOptions
+from hfdistill.data.table_files import FileOptions, open_parquet
 from hfdistill.files.plain_data import as_path
 
 logger = logging.getLogger(__name__)
@@ -109,8 +109,8 @@ def _lines(file: Path, encoding: str | None) -> Iterator[str]:
             yield block.rstrip("\r\n")
 
 
-def _opened(file: Path, encoding: str | None) -> io.TextIOWrapper:
-    return io.TextIOWrapper(open_bytes(file), text_encoding(file, encoding), errors="replace", newline="\n")
+def _opened(file: Path, encoding: str | None) -> AbstractContextManager[TextIOWrapper]:
+    return open_text(file, text_encoding(file, encoding), newline="\n", errors="replace")
 
 
 def _objects(file: Path, column: str | None, encoding: str | None, dropped: Counter[str]) -> Iterator[str]:
@@ -133,13 +133,7 @@ def _cells(file: Path, column: str | None, options: FileOptions, dropped: Counte
     def count(_: BadLine) -> None:
         dropped["in a line that is not a row of its csv"] += 1
 
-    layout = csv_layout(
-        file,
-        encoding=options.encoding,
-        delimiter=options.delimiter,
-        quotes=options.quotes,
-        errors="replace",
-    )
+    layout = options.layout(file, errors="replace", warns=False)
     place = layout.names.index(text_column(list(layout.names), column))
     for cells in CsvRows(file, layout, count, errors="replace"):
         yield cells[place]

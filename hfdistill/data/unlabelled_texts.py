@@ -18,7 +18,7 @@ from datasets import Dataset, Features, Value
 import hfdistill
 from hfdistill.data.encodings import suffix_of
 from hfdistill.data.in_memory import as_rows
-from hfdistill.data.table_files import FileOptions
+from hfdistill.data.table_files import FileOptions, telling_causes
 from hfdistill.data.text_files import read_texts, text_files
 from hfdistill.files.plain_data import printable
 
@@ -108,7 +108,8 @@ def load_texts(
     digest = _fingerprint(known, text, unit, min_words, max_words, gate.runs, overlap, limit, options)
     texts = _written(gate, pieces, limit, digest)
     if gate.dropped:
-        logger.warning("%s: %s texts kept, left out %s", source, f"{len(texts or ()):,}", gate.reasons())
+        reasons = ", ".join(f"{count:,} {why}" for why, count in gate.dropped.items())
+        logger.warning("%s: %s texts kept, left out %s", source, f"{len(texts or ()):,}", reasons)
     if texts is None:
         raise ValueError(
             f"No text of {str(source)!r} is left. Is it all in the evaluation data (against=), shorter than "
@@ -153,11 +154,12 @@ def _fingerprint(*settings: Any) -> str:
 def _written(gate: Gate, pieces: Iterable[Piece], limit: int | None, fingerprint: str) -> Dataset | None:
     """Write the texts that pass to the cache of `datasets`; None where none does."""
     try:
-        return Dataset.from_generator(
-            lambda: gate.passed(pieces, limit),
-            features=Features({"text": Value("string")}),
-            fingerprint=fingerprint,
-        )
+        with telling_causes():
+            return Dataset.from_generator(
+                lambda: gate.passed(pieces, limit),
+                features=Features({"text": Value("string")}),
+                fingerprint=fingerprint,
+            )
     except ValueError as error:
         if "corresponds to no data" not in str(error):
             raise
@@ -185,10 +187,6 @@ class Gate:
     runs: Mapping[int, Collection[bytes]]
     min_words: int
     dropped: Counter[str] = field(default_factory=Counter)
-
-    def reasons(self) -> str:
-        """Return how many texts were left out, and why."""
-        return ", ".join(f"{count:,} {why}" for why, count in self.dropped.items())
 
     def passed(self, pieces: Iterable[Piece], limit: int | None) -> Iterator[dict[str, str]]:
         """Yield the rows that pass, `limit` of them at most; None for all."""
@@ -232,11 +230,7 @@ def normalised(text: str) -> list[str]:
     Contractions are one word, whether they were split or not: "Don't", "do n't" and "dont" are `dont`.
     """
     folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
-    return _WORD.findall(_CONTRACTED.sub(_joined, folded)) or folded.split()
-
-
-def _joined(match: re.Match[str]) -> str:
-    return "".join(part for part in match.groups() if part)
+    return _WORD.findall(_CONTRACTED.sub(r"\1\2\3", folded)) or folded.split()
 
 
 def apart_from(rows: Dataset, evaluation: Dataset) -> Dataset:
@@ -254,12 +248,14 @@ def apart_from(rows: Dataset, evaluation: Dataset) -> Dataset:
 
     known = set(read(evaluation))
     indices = [row for row, digest in enumerate(read(rows)) if digest not in known]
-    if left := len(rows) - len(indices):
+    left = len(rows) - len(indices)
+    if not left:
+        return rows
+    words = "rows are left out: they are evaluation texts"
+    if left == 1:
         words = "row is left out: it is an evaluation text"
-        if left > 1:
-            words = "rows are left out: they are evaluation texts"
-        logger.warning("%s %s", f"{left:,}", words)
-    return rows if len(indices) == len(rows) else rows.select(indices)
+    logger.warning("%s %s", f"{left:,}", words)
+    return rows.select(indices)
 
 
 def _runs(texts: Iterable[str], overlap: int) -> dict[int, dict[bytes, None]]:

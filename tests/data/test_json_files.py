@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import pytest
@@ -100,3 +101,11 @@ def test_arrays_and_objects_over_several_lines(tmp_path, content):
     (tmp_path / "train.json").write_text(content)
     assert list(json_rows(tmp_path / "train.json")) == [{"text": "a"}, {"text": "b"}]
     assert list(load(tmp_path)["train"]["text"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_an_array_that_was_packed_in_part_is_named(tmp_path, streaming):
+    packed = gzip.compress(json.dumps([{"text": str(i * 7919), "label": i} for i in range(20)]).encode())
+    (tmp_path / "train.json.gz").write_bytes(packed[: len(packed) * 2 // 3])
+    with pytest.raises(ValueError, match=r"^train\.json\.gz cannot be unpacked \(.*\)\. Pack it again"):
+        load(tmp_path / "train.json.gz", streaming=streaming)

@@ -8,6 +8,7 @@ import pytest
 
 from hfdistill.data.row_files import RowFile, writing
 from hfdistill.data.table_files import FileOptions
+from hfdistill.data.unlabelled_texts import load_texts
 from tests.data.conftest import write
 
 
@@ -47,6 +48,32 @@ def test_a_row_with_a_column_that_the_header_lacks_is_refused_and_no_file_is_lef
     assert list(tmp_path.iterdir()) == []
     written([{"text": "b"}])
     assert (tmp_path / "out.csv").read_text() == "text,note,prediction\na,,y\nb,,y\n"
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_later_row_that_has_a_new_column_itself_is_refused(tmp_path, kind):
+    new = {"prediction": pa.array(["y"])}
+
+    def written():
+        with writing(tmp_path / f"out.{kind}") as writer:
+            writer.write([{"text": "a"}], new)
+            writer.write([{"text": "b", "prediction": "the user's own"}], new)
+
+    with pytest.raises(ValueError, match="prediction"):
+        written()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_parquet_file_that_breaks_on_the_way_is_refused_by_its_name(tmp_path):
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a warm film", "dull"] * 50}), file)
+    content = file.read_bytes()
+    file.write_bytes(content[:4] + b"\xff" * 36 + content[40:])  # the first page, not what stands at the end
+    for read in (lambda: list(RowFile(file, FileOptions())), lambda: load_texts(file)):
+        with pytest.raises(
+            ValueError, match=r"(?s)a\.parquet cannot be read as parquet \(.*\)\. Check that it"
+        ):
+            read()
 
 
 def test_json_has_null_for_numbers_that_are_none(tmp_path):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zipfile
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
@@ -200,3 +201,32 @@ def test_a_sheet_has_its_header_in_the_first_row_that_is_not_empty_and_each_colu
     )
     with pytest.raises(ValueError, match=r"\['Reviews', 'Unnamed: 1'\].*header stands in a later row, take"):
         load(tmp_path / "c.xlsx")
+
+
+@pytest.mark.parametrize("damage", ["cut", "packed", "xml", "of old"])
+def test_a_sheet_that_is_damaged_is_named(tmp_path, damage):
+    pytest.importorskip("openpyxl")
+    file = tmp_path / "a.xlsx"
+    DataFrame({"text": [f"film {i * i}" for i in range(400)], "label": [0, 1] * 200}).to_excel(
+        file, index=False
+    )
+    content = file.read_bytes()
+    start = content.find(b"xl/worksheets/sheet1.xml") + 60
+    if damage == "xml":
+        with zipfile.ZipFile(file) as whole:
+            parts = {name: whole.read(name) for name in whole.namelist()}
+        with zipfile.ZipFile(file, "w") as broken:
+            for name, part in parts.items():
+                broken.writestr(name, part[:500] if "sheet1" in name else part)
+    else:
+        file.write_bytes(
+            {
+                "cut": content[: len(content) // 2],
+                "packed": content[:start] + b"\xff" * 300 + content[start + 300 :],
+                "of old": bytes.fromhex("d0cf11e0a1b11ae1") + bytes(1000),  # also of one with a password
+            }[damage]
+        )
+    with pytest.raises(
+        ValueError, match=r"^a\.xlsx cannot be read as an Excel sheet \(.*\)\. Check that it is"
+    ):
+        load(file)

@@ -222,6 +222,23 @@ def test_files_that_changed_and_other_evaluation_texts_are_read_anew(tmp_path):
     assert texts_of(tmp_path) == ["one two three four", "six66"]
 
 
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz", "a.csv.gz", "a.parquet"])
+def test_a_file_that_breaks_behind_its_first_texts_is_named(tmp_path, name):
+    texts, file = [f"text {i * i} of {i * 7919 % 10_007}" for i in range(5000)], tmp_path / name
+    if name == "a.parquet":
+        pq.write_table(pa.table({"text": texts}), file, row_group_size=500)
+        content = file.read_bytes()
+        half = len(content) // 2
+        file.write_bytes(content[:half] + b"\xff" * 200 + content[half + 200 :])
+    else:
+        lines = [json.dumps({"text": text}) for text in texts] if "jsonl" in name else ["text", *texts]
+        packed = gzip.compress("\n".join(lines).encode())
+        file.write_bytes(packed[: len(packed) * 2 // 3])
+    how = "cannot be read as parquet" if name == "a.parquet" else "cannot be unpacked"
+    with pytest.raises(ValueError, match=rf"^{name} {how} \(.*\)\."):
+        load_texts(file)
+
+
 def test_what_cannot_be_read_is_refused(tmp_path):
     write(
         tmp_path, {"a/x.zip": "", "b/x.csv": "one,two\n1,2\n", "c/x.jsonl": '{"one": "x"}\n', "d/x.txt": "hi"}
