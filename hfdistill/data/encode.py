@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import pyarrow
 import pyarrow.compute as compute
 from datasets import Dataset, IterableDataset
+from pyarrow import types
 
 from hfdistill.data.fresh_copies import FreshCopies
 from hfdistill.data.sampler import row_lengths
@@ -177,18 +177,18 @@ def check_ids(data: Any, size: int | None, *, split: str, column: str = "input_i
             return
     for number, row in enumerate(data):
         ids = row.get(column)
-        if ids is not None and len(ids) == 0:
+        if ids is None:
+            continue
+        if len(ids) == 0:
             raise ValueError(
                 f"{split}, row {number}: {column!r} holds no token, and no model can read that. Remove such "
                 f"rows: dataset.filter(lambda row: len(row[{column!r}]) > 0)."
             )
-        odd = [
-            token for token in (ids if size is not None and ids is not None else ()) if not 0 <= token < size
-        ]
-        if odd:
+        odd = None if size is None else next((token for token in ids if not 0 <= token < size), None)
+        if size is not None and odd is not None:
             raise ValueError(
-                f"{split}, row {number}: {column!r} holds {int(odd[0])}, and the model has the ids 0 to "
-                f"{(size or 1) - 1}. Tokenise with the model's own tokenizer, or give it more embeddings: "
+                f"{split}, row {number}: {column!r} holds {int(odd)}, and the model has the ids 0 to "
+                f"{size - 1}. Tokenise with the model's own tokenizer, or give it more embeddings: "
                 f"model.resize_token_embeddings(len(tokenizer))."
             )
 
@@ -196,7 +196,7 @@ def check_ids(data: Any, size: int | None, *, split: str, column: str = "input_i
 def _fits(column: Any, size: int | None) -> bool:
     """Whether a column of lists holds tokens in every row, and ids of a table of `size` rows alone."""
     kind = column.type
-    if not (pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)):
+    if not any(of(kind) for of in (types.is_list, types.is_large_list, types.is_fixed_size_list)):
         return True  # of a shape that says nothing here
     shortest = compute.min(compute.list_value_length(column)).as_py()
     bounds = compute.min_max(compute.list_flatten(column)).as_py()

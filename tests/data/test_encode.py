@@ -3,13 +3,13 @@ from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
-from datasets import Dataset, DatasetDict, IterableDataset, load_dataset
+from datasets import Dataset, DatasetDict, Features, IterableDataset, List, Value, load_dataset
 from datasets.fingerprint import Hasher
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from hfdistill.data import encode
-from hfdistill.data.encode import WordEncoder, _fits
+from hfdistill.data.encode import WordEncoder, _fits, check_ids
 from tests.conftest import BAD, GOOD, PLAIN, SPECIAL, make_dataset, make_tokenizer
 
 LONG = " ".join(["the film was very good"] * 20)
@@ -177,6 +177,14 @@ def test_the_cache_knows_the_whole_tokenizer_and_no_more(tmp_path, caplog):
 )
 def test_ids_fit_a_table_of_embeddings(column, size, fits):
     assert _fits(pa.chunked_array([pa.array(column)]), size) is fits
+
+
+def test_ids_in_rows_of_one_length_are_looked_at_too():
+    lists = Features({"input_ids": List(Value("int64"), length=2)})
+    rows = Dataset.from_dict({"input_ids": [[1, 2], [1, 99]]}, features=lists)
+    check_ids(rows, 100, split="train_dataset")
+    with pytest.raises(ValueError, match=r"train_dataset, row 1: 'input_ids' holds 99, and .* ids 0 to 98"):
+        check_ids(rows, 99, split="train_dataset")
 
 
 def test_a_tokenizer_that_cannot_tell_words_apart_is_refused():
