@@ -84,10 +84,11 @@ def align_labels(
 
 def names_of(data: Any, columns: Sequence[str] = LABELS) -> list[str]:
     """Return the class names that a label column carries, in the order of its ids; empty for none."""
-    features = getattr(data.rows if isinstance(data, FreshCopies) else data, "features", None) or {}
+    rows = data.rows if isinstance(data, FreshCopies) else data
+    features = getattr(rows, "features", None) or {}
     feature = next((features[name] for name in columns if name in features), None)
     if _layout(feature) == "multi_label":
-        names = multi_hot_names(data.rows if isinstance(data, FreshCopies) else data) or []
+        names = multi_hot_names(rows) or []
         return names if getattr(feature, "length", -1) in (-1, len(names)) else []
     return list(getattr(getattr(feature, "feature", feature), "names", None) or [])
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from datasets import Dataset, List, Value, concatenate_datasets
+from datasets import Dataset, List, concatenate_datasets
 from datasets.fingerprint import generate_random_fingerprint
 
 from hfdistill.data.augmentations import Augmentation, as_augmentation
@@ -221,22 +221,19 @@ def _blanks(dataset: Dataset, *, needed: bool) -> dict[str, Any]:
         if feature is None:
             continue
         inner = feature.feature if isinstance(feature, List) else feature
-        if needed and not getattr(inner, "dtype", "").startswith(("int", "float")):
+        dtype = getattr(inner, "dtype", "")
+        if needed and not dtype.startswith(("int", "float")):
             raise ValueError(
-                f"Column {name!r} holds {getattr(inner, 'dtype', inner)}, in which nothing can stand for no "
+                f"Column {name!r} holds {dtype or inner}, in which nothing can stand for no "
                 f"label. Type dataset.cast_column({name!r}, Value('int64')), class_encode_column({name!r}) "
                 "for names, or keep_labels=True."
             )
         if isinstance(feature, List):
             first = next((row for row in dataset[name] if row is not None), ())
-            blanks[name] = [-100.0 if _is_real(inner) else -100] * len(first)
+            blanks[name] = [-100.0 if dtype.startswith("float") else -100] * len(first)
         else:
-            blanks[name] = math.nan if _is_real(inner) else -100
+            blanks[name] = math.nan if dtype.startswith("float") else -100
     return blanks
-
-
-def _is_real(feature: Any) -> bool:
-    return isinstance(feature, Value) and feature.dtype.startswith("float")
 
 
 def _digest(texts: Sequence[str]) -> bytes:
@@ -245,15 +242,15 @@ def _digest(texts: Sequence[str]) -> bytes:
 
 def _first_ones(old: Dataset, new: Dataset, texts: Sequence[str]) -> list[int]:
     """Return the numbers of new rows that equal neither an old row nor an earlier new one."""
-    seen: set[bytes] = set()
-    numbers: list[int] = []
-    for rows, keep in ((old, None), (new, numbers)):
-        at = 0
+
+    def digests(rows: Dataset) -> Iterator[bytes]:
         for batch in rows.select_columns(list(texts)).iter(1000):
             for row in zip(*(batch[name] for name in texts), strict=True):
-                digest = _digest([str(text) for text in row])
-                if keep is not None and digest not in seen:
-                    keep.append(at)
-                seen.add(digest)
-                at += 1
-    return numbers
+                yield _digest([str(text) for text in row])
+
+    known = set(digests(old))
+    first: dict[bytes, int] = {}
+    for number, digest in enumerate(digests(new)):
+        if digest not in known:
+            first.setdefault(digest, number)
+    return list(first.values())

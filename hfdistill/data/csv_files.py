@@ -164,10 +164,10 @@ def column_names(file: Path, header: Sequence[str]) -> tuple[str, ...]:
         )
     names: list[str] = []
     for place, name in enumerate(header):
-        while not name or (name in names and not header[place]):
-            name = f"Unnamed: {place}" if not name else f"{name}_"
-            name = f"{name}_" if name in named else name
-        names.append(name)
+        new = name or f"Unnamed: {place}"
+        while not name and new in named:
+            new += "_"
+        names.append(new)
     return tuple(names)
 
 
@@ -186,16 +186,15 @@ class CsvRows:
     errors: str = "strict"
     line: int = field(default=0, init=False)
     """The line that was read last, from 1."""
-    _values: list[set[str] | None] = field(default_factory=list, init=False)
+    _values: dict[int, set[str]] = field(default_factory=dict, init=False)
+    """Those of each column that has few different ones so far."""
     _numeric: list[bool] = field(default_factory=list, init=False)
-    _learning: list[int] = field(default_factory=list, init=False)
     _doubted: list[tuple[int, list[str], int]] = field(default_factory=list, init=False)
 
     def __iter__(self) -> Iterator[list[str]]:
         columns = len(self.layout.names)
         self.line, self._doubted = self.layout.header_lines, []
-        self._values, self._numeric = [set() for _ in range(columns)], [True] * columns
-        self._learning = list(range(columns))
+        self._values, self._numeric = {place: set() for place in range(columns)}, [True] * columns
         limit = csv.field_size_limit(LONGEST - 1)
         try:
             layout = self.layout
@@ -266,14 +265,16 @@ class CsvRows:
 
     def _learn(self, cells: Sequence[str]) -> None:
         """Remember the values of columns with few different ones."""
-        for place in self._learning:
-            values, cell = self._values[place], cells[place]
-            if values is not None and cell not in values:
+        many = []
+        for place, values in self._values.items():
+            cell = cells[place]
+            if cell not in values:
                 values.add(cell)
                 self._numeric[place] = self._numeric[place] and _NUMBER.fullmatch(cell) is not None
                 if len(values) > _FEW:
-                    self._values[place] = None
-                    self._learning = [other for other in self._learning if other != place]
+                    many.append(place)
+        for place in many:
+            del self._values[place]
 
     def _swallows(self, cells: Sequence[str], lines: Sequence[str]) -> bool:
         """Whether a cell took in lines that are rows: its quotation marks are letters, not enclosing."""
@@ -299,15 +300,14 @@ class CsvRows:
         if not self._have_cells(lines):
             return False
         columns = range(len(self.layout.names))
-        judged = [i for i in columns if i != place and (self._numeric[i] or self._values[i])]
+        judged = [i for i in columns if i != place and (self._numeric[i] or self._values.get(i))]
         rows = [line.rstrip("\r\n").split(self.layout.delimiter) for line in lines if line.strip()]
         return bool(judged) and all(self._looks_usual(i, row[i]) for row in rows for i in judged)
 
     def _looks_usual(self, place: int, cell: str) -> bool:
-        values = self._values[place]
-        if values is not None and cell in values:
-            return True
-        return self._numeric[place] and bool(values is None and _NUMBER.fullmatch(cell))
+        if place in self._values:
+            return cell in self._values[place]
+        return self._numeric[place] and _NUMBER.fullmatch(cell) is not None
 
 
 class _NoRowError(Exception):

@@ -80,18 +80,17 @@ def _csv_rows(files: list[tuple[str, CsvLayout]], on_bad_row: str) -> Iterator[d
 
 def _rows_of_csv(file: Path, layout: CsvLayout, on_bad_row: str) -> Iterator[dict[str, str]]:
     """Yield the rows of a csv file, up to the first line that is none, unless such lines are left out."""
-    rows, is_first = 0, True
+    is_first = True
 
     def refuse(line: BadLine) -> None:
         nonlocal is_first
         if on_bad_row == "raise" or line.late:
-            raise ValueError(bad_lines_message(file, layout, [line], rows=rows))
+            raise ValueError(bad_lines_message(file, layout, [line]))
         if is_first:  # there may be many, in each pass
             logger.warning("%s: dropped, as such lines after it are", bad_lines_summary(file, [line]))
         is_first = False
 
     for table in csv_tables(file, layout, refuse):
-        rows += len(table)
         yield from table.to_pylist()
 
 

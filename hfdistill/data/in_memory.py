@@ -18,18 +18,13 @@ _WAYS = (
 )
 
 
-def is_in_memory(source: Any) -> bool:
-    """Whether rows are given as an object, and not as a path or a Hub id."""
-    return not isinstance(source, (str, os.PathLike))
-
-
 def as_rows(source: Any) -> Any:
     """Return a DataFrame or an Arrow table as a `Dataset`, and anything else unchanged.
 
     Iterating over a DataFrame gives the names of its columns, which would pass for texts.
     """
-    is_frame = hasattr(source, "columns") and (hasattr(source, "iloc") or hasattr(source, "to_arrow"))
-    return _plain(_dataset(source)) if is_frame or isinstance(source, pa.Table) else source
+    rows = _of_frame(source)
+    return source if rows is None else rows
 
 
 def splits_in_memory(source: Any) -> dict[str, Dataset]:
@@ -43,8 +38,7 @@ def splits_in_memory(source: Any) -> dict[str, Dataset]:
     if isinstance(source, Mapping) and source and all(_is_split(*item) for item in source.items()):
         splits = {str(name): _dataset(part) for name, part in source.items()}
     else:
-        rows = _dataset(source)
-        splits = {_split_name(source): rows}
+        splits = {_split_name(source): _dataset(source)}
     for name, rows in splits.items():
         if not len(rows):
             raise ValueError(
@@ -81,18 +75,25 @@ def _dataset(source: Any) -> Dataset:
         )
     if isinstance(source, Dataset):
         return source
-    if isinstance(source, pa.Table):
-        return Dataset(source)
-    if hasattr(source, "columns") and hasattr(source, "iloc"):
-        return _from_frame(source)
-    if hasattr(source, "to_arrow") and hasattr(source, "columns"):
-        return Dataset(source.to_arrow())
+    if (rows := _of_frame(source)) is not None:
+        return rows
     if isinstance(source, Mapping):
         return from_columns(source)
     if isinstance(source, Sequence) or hasattr(source, "__array__"):
         return from_rows(list(source))
     kind = f"{type(source).__module__}.{type(source).__qualname__}"
     raise ValueError(f"load cannot read rows from {kind}. {_WAYS}")
+
+
+def _of_frame(source: Any) -> Dataset | None:
+    """Return the rows of a DataFrame or an Arrow table; None for anything else."""
+    if isinstance(source, pa.Table):
+        return Dataset(source)
+    if not hasattr(source, "columns"):
+        return None
+    if hasattr(source, "iloc"):
+        return _from_frame(source)
+    return Dataset(source.to_arrow()) if hasattr(source, "to_arrow") else None
 
 
 def _from_frame(frame: Any) -> Dataset:

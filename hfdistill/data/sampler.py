@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from datasets import Dataset
+from datasets import Dataset, LargeList, List
 from torch import Tensor
 from torch.utils.data import Sampler
 
@@ -155,10 +154,11 @@ def _arrow_lengths(dataset: Dataset, column: str) -> list[int] | None:
     source = next((name for name in (column, "input_ids") if name in dataset.column_names), None)
     if source is None or dataset.format["type"] == "custom":
         return None
+    of_lists = isinstance(dataset.features[source], (List, LargeList))
     lengths: list[int | None] = []
     for table in dataset.select_columns([source]).with_format("arrow").iter(batch_size=50_000):
         values = table.column(source)
-        lengths += (pc.list_value_length(values) if _is_list(values.type) else values).to_pylist()
+        lengths += (pc.list_value_length(values) if of_lists else values).to_pylist()
     missing = [i for i, length in enumerate(lengths) if length is None]
     if missing:
         raise ValueError(
@@ -166,7 +166,3 @@ def _arrow_lengths(dataset: Dataset, column: str) -> list[int] | None:
             "so no length. Encode the dataset again with encode(dataset, tokenizer), or remove the rows."
         )
     return [int(length) for length in lengths if length is not None]
-
-
-def _is_list(kind: Any) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)

@@ -13,7 +13,7 @@ from datasets import load_dataset
 
 from hfdistill.data.encodings import suffix_of
 from hfdistill.data.file_streams import stream_files
-from hfdistill.data.in_memory import is_in_memory, splits_in_memory, streams_in_memory
+from hfdistill.data.in_memory import splits_in_memory, streams_in_memory
 from hfdistill.data.table_files import KINDS, SPLIT_NAMES, FileOptions, read_files
 from hfdistill.files.hub import HubUnreachable, reaching
 
@@ -48,7 +48,7 @@ def read(
     splits: Mapping[str, list[Path]]
     if (files := _files_of(source)) is not None:
         splits = files
-    elif is_in_memory(source):
+    elif not isinstance(source, (str, os.PathLike)):
         return (streams_in_memory if streaming else splits_in_memory)(source), False
     else:
         path = _local_path(source)
@@ -138,24 +138,22 @@ def _read_hub(name: str, config: str | None, *, streaming: bool) -> dict[str, An
 
 def _data_files(path: Path) -> list[Path]:
     """Return the data files under a path, never empty."""
+    held = ""
+    way = "Name the file, or the folder that holds it; of a Dataset, dataset.to_parquet(path) writes one."
     if path.is_file():
-        files = [path] if suffix_of(path) in KINDS else []
+        if suffix_of(path) in KINDS:
+            return [path]
+        way = _INSTEAD.get(suffix_of(path), way)
     else:
-        inside = [path, path / "data"] if (path / "data").is_dir() else [path]
-        listed = [[file for file in sorted(folder.iterdir()) if _is_data(file)] for folder in inside]
-        files = next((some for some in listed if some), [])
-    if files:
-        return files
-    entries = [] if path.is_file() else sorted(entry.name for entry in path.iterdir())
-    held = "" if path.is_file() else f" (it holds {entries[:8]})"
-    if "dataset_dict.json" in entries or "state.json" in entries:
-        way = f"save_to_disk wrote it: pass datasets.load_from_disk({str(path)!r})."
-    elif path.is_file() and suffix_of(path) in _INSTEAD:
-        way = _INSTEAD[suffix_of(path)]
-    elif any(path.glob("*.txt")) or any(path.glob("*/*.txt")):
-        way = _TEXTS
-    else:
-        way = "Name the file, or the folder that holds it; of a Dataset, dataset.to_parquet(path) writes one."
+        for folder in (path, path / "data"):
+            if folder.is_dir() and (files := [file for file in sorted(folder.iterdir()) if _is_data(file)]):
+                return files
+        entries = sorted(entry.name for entry in path.iterdir())
+        held = f" (it holds {entries[:8]})"
+        if "dataset_dict.json" in entries or "state.json" in entries:
+            way = f"save_to_disk wrote it: pass datasets.load_from_disk({str(path)!r})."
+        elif any(path.glob("*.txt")) or any(path.glob("*/*.txt")):
+            way = _TEXTS
     raise ValueError(
         f"{str(path)!r} is neither a data file nor a folder of data files{held}: only {', '.join(KINDS)} are "
         f"read. {way}"

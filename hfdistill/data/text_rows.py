@@ -82,12 +82,9 @@ def _as_strings(rows: Dataset, column: str) -> tuple[Dataset, list[int], set[int
     """Return the split with `column` as strings, the rows without a readable text there, and empty ones."""
     dtype = getattr(rows.features[column], "dtype", None)
     if dtype not in ("string", "large_string"):
-        values = rows[column][:]
-        bad = [i for i, value in enumerate(values) if not isinstance(value, str)]
-        texts = [value if isinstance(value, str) else "" for value in values]
+        texts = [value if isinstance(value, str) else None for value in rows[column][:]]
         rows = rows.add_column("_readable", texts, feature=Value("string")).remove_columns(column)
-        empty = {i for i, value in enumerate(values) if isinstance(value, str) and not value.strip()}
-        return rows.rename_column("_readable", column), bad, empty
+        rows = rows.rename_column("_readable", column)
     stored = rows.with_format("arrow")[:].column(column)
     bad = pc.indices_nonzero(pc.is_null(stored)).to_pylist()
     try:
@@ -97,7 +94,7 @@ def _as_strings(rows: Dataset, column: str) -> tuple[Dataset, list[int], set[int
         raw = stored.cast(pa.large_binary()).to_pylist()
         bad = [i for i, letters in enumerate(raw) if not _is_utf8(letters)]
         empty = {i for i, letters in enumerate(raw) if letters is not None and not letters.strip()}
-    return rows if dtype == "string" else rows.cast_column(column, Value("string")), bad, empty
+    return rows.cast_column(column, Value("string")) if dtype == "large_string" else rows, bad, empty
 
 
 def _is_utf8(raw: bytes | None) -> bool:

@@ -283,6 +283,8 @@ def test_a_delimiter_behind_every_line_is_left_out_and_said(tmp_path, caplog):
 
 def test_names_of_columns(tmp_path):
     assert read(tmp_path, "Unnamed: 1,,text\n1,2,a\n")[0].names == ("Unnamed: 1", "Unnamed: 1_", "text")
+    taken = read(tmp_path, ",Unnamed: 0,Unnamed: 0_\n1,2,3\n")[0].names
+    assert taken == ("Unnamed: 0__", "Unnamed: 0", "Unnamed: 0_")
     layout, rows, bad = read(tmp_path, '"te\nxt",label\na,1\nb\n')
     assert (layout.names, rows) == (("te\nxt", "label"), [["a", "1"]])
     assert bad == [BadLine(4, "has 1 cell where the header has 2 (te\nxt, label)", "b\n")]

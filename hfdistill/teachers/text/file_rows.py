@@ -284,7 +284,7 @@ def _csv_rows(path: Path, options: FileOptions) -> Iterator[tuple[str, dict[str,
     layout = options.layout(path)
 
     def refuse(line: BadLine) -> None:
-        raise AnswerError(bad_lines_message(path, layout, [line], rows=1, drops=False))
+        raise AnswerError(bad_lines_message(path, layout, [line], drops=False))
 
     rows = CsvRows(path, layout, refuse)
     for cells in rows:
