@@ -194,7 +194,7 @@ def _refused(name: str, answer: HfHubHTTPError) -> NoReturn:
 def _reason(error: BaseException) -> str:
     """Return the first line of a message, without what an address carries behind `?`: it may be signed."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return printable(re.sub(r"\?\S+", "?…", lines[0]), limit=200)
+    return printable(re.sub(r"\?\S+", "?…", lines[0]), limit=400)
 
 
 @contextmanager
@@ -205,10 +205,9 @@ def reaching(name: str) -> Iterator[None]:
     except Exception as error:
         if not _is_unreachable(error):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise HubUnreachable(
-            f"The Hugging Face Hub cannot be reached for {name!r} ({reason}) Pass the path of a local copy "
-            "instead of the id, or start with recipes/quickstart.py, which needs no Hub."
+            f"The Hugging Face Hub cannot be reached for {name!r} ({_reason(error)}). Pass the path of a "
+            "local copy instead of the id, or start with recipes/quickstart.py, which needs no Hub."
         ) from None
 
 

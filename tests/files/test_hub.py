@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import hfdistill
 from hfdistill import PublishError, push_to_hub
 from hfdistill.cli import main
-from hfdistill.files.hub import published, publishing
+from hfdistill.files.hub import published, publishing, reaching
 from tests.conftest import make_bert, make_report, make_tokenizer
 from tests.files.hub_server import HubServer, connected
 
@@ -182,3 +182,11 @@ def test_an_error_that_is_no_answer_of_the_hub_stays_as_it_is():
         raise ZeroDivisionError("no part")
     with pytest.raises(PublishError, match=r"^as told$"), publishing("me/student"):
         raise PublishError("as told")
+
+
+def test_a_silent_hub_is_told_on_one_line_without_what_signs_an_address():
+    with pytest.raises(hfdistill.HubUnreachable) as told, reaching("me/data"):
+        raise ConnectionError("\nhttps://cdn.example/a?X-Amz-Signature=51b does not answer\nMore")
+    assert str(told.value).startswith(
+        "The Hugging Face Hub cannot be reached for 'me/data' (https://cdn.example/a?… does not answer). Pass"
+    )
