@@ -221,9 +221,13 @@ def newest_checkpoint(folder: str | Path) -> str | None:
     return None if newest is None else str(newest)
 
 
+_ADDED_LATER: dict[str, Any] = {"student_dropout": None}
+"""What the runs of older versions had, whose checkpoints do not say it."""
+
+
 def check_same_run(manifest: dict[str, Any] | None, run: dict[str, Any], *, folder: Path) -> None:
     """Refuse to resume with another objective, teacher or label map than the checkpoint's."""
-    before = (manifest or {"run": {}})["run"]
+    before = {**_ADDED_LATER, **manifest["run"]} if manifest else {}
     changed = [
         f"{key}: {before[key]!r} → {now!r}"
         for key, now in as_read_back(run).items()

@@ -19,7 +19,7 @@ PAGE = "page.json"
 _DECIDING = ("teacher", "student", "data", "objective", "assistants", "generations", "theseus", "label_map")
 _SETTINGS: tuple[str, ...] = ("adam", "optim", "lr_", "warmup", "weight_decay", "max_grad_norm", "max_length")
 _SETTINGS += ("seed", "data_seed", "learning_rate", "label_smoothing", "mixup", "length_grouping")
-_SETTINGS += ("freeze_embeddings",)
+_SETTINGS += ("freeze_embeddings", "student_dropout")
 
 
 def deciding_facts(page: Mapping[str, Any], rows: Rows) -> dict[str, Any]:

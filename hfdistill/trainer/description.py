@@ -62,6 +62,6 @@ def facts_of_run(
         "rows": len(train) if hasattr(train, "__len__") else None,
         "drawn": {type(part).__name__: part.fingerprint() for part in drawn},
         "precision": next((name for name in ("bf16", "fp16") if getattr(args, name)), "float32"),
-        **{name: option(args, name) for name in ("mixup", "freeze_embeddings")},
+        **{name: option(args, name) for name in ("mixup", "freeze_embeddings", "student_dropout")},
         **{name: getattr(args, name) for name in ("seed", "data_seed", "learning_rate")},
     }

@@ -46,7 +46,7 @@ from hfdistill.objectives import Blend, Objective
 from hfdistill.teachers import CachedTeacher, Teacher, as_teacher
 from hfdistill.teachers.base import compile_models
 from hfdistill.trainer import checks
-from hfdistill.trainer.arguments import freeze, option, shown
+from hfdistill.trainer.arguments import freeze, option, set_dropout, shown
 from hfdistill.trainer.batches import REPEATED, length_grouped, own_rows, rows
 from hfdistill.trainer.changing_teacher import broadcast_teacher, changing, load_teacher, save_teacher
 from hfdistill.trainer.checkpointing import CheckpointingTrainer
@@ -167,6 +167,7 @@ class DistillationTrainer(CheckpointingTrainer):
         checks.check_inside(self.blend, self.args, student=model, teacher=inner)
         self._student_inputs = self._reader.student_inputs(model)
         freeze(model, self.args)
+        set_dropout(model, self.args)
 
     def _make_parts(self, teacher_cache: str | Path | None) -> None:
         """Make the parts of this run beside its objective, once both models are known."""

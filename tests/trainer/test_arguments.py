@@ -9,7 +9,7 @@ from hfdistill import DistillationArguments
 from hfdistill.trainer.arguments import fast_bf16, option
 
 DEFAULTS = {"length_grouping": True, "max_length": None, "teacher_check_rows": 512}
-DEFAULTS |= {"mixup": None, "freeze_embeddings": False, "allow_changed": False}
+DEFAULTS |= {"mixup": None, "freeze_embeddings": False, "student_dropout": None, "allow_changed": False}
 
 
 def test_the_defaults_are_those_of_plain_arguments(tmp_path):
