@@ -67,8 +67,8 @@ class DistillationArguments(TrainingArguments):
     )
     student_dropout: float | None = _setting(
         None,
-        "Probability of every dropout layer of the student while it trains, 0 for none; default: those of its "
-        "config.",
+        "Probability of each dropout layer of the student while it trains, 0 for none; default: as its "
+        "config says.",
     )
     allow_changed: bool = _setting(
         False, "Resume although the objective, the teacher or the label map are not the checkpoint's."
@@ -85,8 +85,8 @@ class DistillationArguments(TrainingArguments):
         rate = self.student_dropout
         if rate is not None and not 0 <= rate < 1:  # NaN is neither
             raise ValueError(
-                f"student_dropout is the probability of a dropout layer, at least 0 and below 1, found {rate}. "
-                "Pass student_dropout=0 for none, or leave it out for that of the student's config."
+                "student_dropout is the probability of a dropout layer, at least 0 and below 1, found "
+                f"{rate}. Pass student_dropout=0 for none, or leave it out for that of the student's config."
             )
         super().__post_init__()
 
