@@ -38,8 +38,8 @@ class Recommended:
     """Decides, for one run, what a page with the recommended objective leaves open.
 
     A key of the page switches each part off: `student.shrink.fit: false`, `training.learning_rate`,
-    `training.warmup_steps`, `training.freeze_embeddings: false`, `data.fresh_copies: false`, and an objective
-    of terms all of them.
+    `training.warmup_steps`, `training.freeze_embeddings: false`, `training.student_dropout: null`,
+    `data.fresh_copies: false`, and an objective of terms all of them.
     """
 
     def __init__(self, recipe: Recipe, rows: Rows, args: Any) -> None:
@@ -84,10 +84,11 @@ class Recommended:
     def settings(self, plan: Student, student: PreTrainedModel, *, is_taught: bool) -> dict[str, Any]:
         """Return the training arguments that the page leaves open.
 
-        A student of its teacher's width keeps the teacher's word embeddings; without a teacher all weights
-        learn. The rate is 3e-4 for a student of width 384 and 32 rows a step, 5e-4 from 20 classes on; it
-        falls with the width (Yang et al. 2022, arXiv 2203.03466), and with the root of the rows (Malladi et
-        al. 2022, arXiv 2205.10287).
+        A student of its teacher's width keeps the teacher's word embeddings and learns without dropout, so
+        that its hidden states and attention are compared as they are; without a teacher all weights learn,
+        with the dropout of the model's config. The rate is 3e-4 for a student of width 384 and 32 rows a
+        step, 5e-4 from 20 classes on; it falls with the width (Yang et al. 2022, arXiv 2203.03466), and with
+        the root of the rows (Malladi et al. 2022, arXiv 2205.10287).
 
         Args:
             plan: of the student, or of the assistant.
@@ -97,7 +98,7 @@ class Recommended:
         if not self.is_on:
             return {}
         settings: dict[str, Any] = {}
-        for name in ("rate", "embeddings"):  # an assistant's
+        for name in ("rate", "embeddings", "dropout"):  # an assistant's
             self.choices.pop(name, None)
         if (start := self._starts.get(id(plan))) is not None:
             self.choices["start"] = start
@@ -110,6 +111,9 @@ class Recommended:
         if is_taught and is_own and "freeze_embeddings" not in self.recipe.training:
             settings["freeze_embeddings"] = True
             self.choices["embeddings"] = "word embeddings stay as they are"
+        if is_taught and is_own and "student_dropout" not in self.recipe.training:
+            settings["student_dropout"] = 0.0
+            self.choices["dropout"] = "no dropout"
         if "learning_rate" in self.recipe.training:
             return settings
         spec = known_spec(student)

@@ -35,6 +35,9 @@ OBJECTIVE = (
     "1 * TinyBERTAttention(layers='uniform')"
 )
 
+KEPT = {"freeze_embeddings": True, "student_dropout": 0.0}
+"""What a student of its teacher's width trains with."""
+
 
 @pytest.fixture
 def trained(here, monkeypatch):
@@ -80,6 +83,7 @@ def test_a_page_without_an_objective_is_the_script_with_all_of_it(trained, capsy
         f"recommended: {OBJECTIVE}",
         "what is kept is fitted to the teacher on 64 training texts",
         "word embeddings stay as they are",
+        "no dropout",
         "learning rate 0.00021 (width 16, 16 rows a step)",
         "half of the rows are written anew in each epoch (64 rows are few; up to 5,000)",
     ]
@@ -98,6 +102,7 @@ def test_each_part_has_a_key_that_switches_it_off(trained):
         "data={source: two, fresh_copies: false}",
         "training.learning_rate=1e-3",
         "training.freeze_embeddings=false",
+        "training.student_dropout=null",
     ]
     student = trained(*off, "training.warmup_steps=0")["student"]
     assert starts_as(student, shrink(load_classifier("teacher"), layers=2))
@@ -105,6 +110,7 @@ def test_each_part_has_a_key_that_switches_it_off(trained):
     assert not isinstance(student.trainer.train_dataset, FreshCopies)
     assert (student.trainer.args.learning_rate, student.trainer.args.warmup_steps) == (1e-3, 0)
     assert student.trainer.model.get_input_embeddings().weight.requires_grad
+    assert student.trainer.args.student_dropout is None
     assert str(student.trainer.objective) == OBJECTIVE
 
 
@@ -122,6 +128,10 @@ def test_the_baseline_has_the_rate_and_nothing_of_the_teacher(trained):
     assert starts_as(baseline, shrink(load_classifier("teacher"), layers=2))
     assert not starts_as(baseline, stages["student"].trainer.model)
     assert str(baseline.trainer.objective) == "1 * CrossEntropy()"
+    assert (baseline.trainer.args.student_dropout, stages["student"].trainer.args.student_dropout) == (
+        None,
+        0,
+    )
     assert not isinstance(baseline.trainer.train_dataset, FreshCopies)
     assert baseline.trainer.args.learning_rate == stages["student"].trainer.args.learning_rate
 
@@ -186,7 +196,7 @@ def test_the_rate_falls_with_width_and_with_few_rows_a_step(here, width, options
     settings = {"warmup_steps": 0.1, "learning_rate": rate}
     plan = chosen.recipe.student
     assert chosen.settings(plan, model, is_taught=False) == settings
-    assert chosen.settings(plan, model, is_taught=True) == {**settings, "freeze_embeddings": True}
+    assert chosen.settings(plan, model, is_taught=True) == {**settings, **KEPT}
     narrow = SimpleNamespace(kind="shrink", arguments={"layers": 2, "heads": 1}, changes={})
     assert chosen.settings(narrow, model, is_taught=True) == settings
 
@@ -209,7 +219,7 @@ def test_the_rate_of_other_students(here, kind, rate):
     student = SimpleNamespace(kind=kind, arguments={}, changes={})
     settings = decided(student=student).settings(student, make_bert(1), is_taught=True)
     assert settings.get("learning_rate") == rate
-    assert "freeze_embeddings" not in settings
+    assert not KEPT.keys() & settings.keys()
 
 
 def test_an_assistant_has_the_rate_and_the_start_of_its_own_kind(trained, capsys):
@@ -302,6 +312,7 @@ def test_the_report_remembers_what_was_chosen(here):
     assert report.notes["recommended"] == {
         "start": "what is kept is fitted to the teacher on 64 training texts",
         "embeddings": "word embeddings stay as they are",
+        "dropout": "no dropout",
         "rate": "learning rate 0.00021 (width 16, 16 rows a step)",
         "copies": "half of the rows are written anew in each epoch (64 rows are few; up to 5,000)",
     }
