@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -256,14 +256,16 @@ def _checked_weights(weights: Any, members: int) -> list[float] | Weighing:
                 "more, numbers, or None for equal weights."
             )
         return weights  # type: ignore[return-value]
-    fine = isinstance(weights, Sequence) and len(weights) == members
-    if not (
-        fine and all(isinstance(w, (int, float)) and 0 <= w < math.inf for w in weights) and any(weights)
-    ):
+    listed = list(weights) if isinstance(weights, Iterable) and not isinstance(weights, Mapping) else []
+    try:
+        numbers = [float(weight) for weight in listed]
+    except (TypeError, ValueError):
+        numbers = []
+    if not (len(numbers) == members and all(0 <= w < math.inf for w in numbers) and any(numbers)):
         raise ValueError(
             f"weights={weights!r} for {members} members: give one number from 0 up for each, not all 0."
         )
-    return [weight / sum(weights) for weight in weights]
+    return [weight / sum(numbers) for weight in numbers]
 
 
 def _entropies(logits: Tensor, task: tasks.TaskKind) -> Tensor:

@@ -82,7 +82,9 @@ def test_several_labels_average_their_sigmoids_and_values_average_themselves():
     )
     expected = [(0.5 + 1 / (1 + math.exp(-1))) / 2, (1 / (1 + math.exp(-2)) + 1 / (1 + math.exp(3))) / 2]
     assert logits.sigmoid()[0].tolist() == pytest.approx(expected, abs=1e-12)
-    assert Ensemble([Says([1.0]), Says([4.0])], weights=[2, 1]).trace({}).logits.item() == pytest.approx(2.0)
+    for weights in ([2, 1], np.array([2, 1]), torch.tensor([2.0, 1.0]), [np.float32(2), 1], iter([2, 1])):
+        one = Ensemble([Says([1.0]), Says([4.0])], weights=weights)
+        assert one.trace({}).logits.item() == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize("weights", [None, [0, 1], "entropy", "confidence"])
