@@ -19,7 +19,7 @@ from hfdistill.files.hub import HubUnreachable, reaching
 
 _NOT_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 _SHARD = re.compile(r"-(\d+)-of-\d+$")
-_UNPACK = "Unpack it first: a folder of files is read, too."
+_UNPACK = "Unpack it first. Type the path of the folder in its place."
 _TEXTS = (
     "A file of texts alone, one a line, is read by hfdistill.load_texts (in Python), data: unlabelled: (on a "
     "page) and --unlabelled (of hfdistill fit). To have labels, write a csv: the line text,label, then a "
