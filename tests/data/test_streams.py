@@ -237,6 +237,14 @@ def test_few_rows_are_read_as_all_rows_are(tmp_path, file, labels, names):
     assert stream.features == read.features
 
 
+def test_labels_within_objects_are_read_in_a_stream_as_in_a_file(tmp_path):
+    rows = [{"text": f"row {i}", "meta": {"label": i % 2}} for i in range(ROWS + 5)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {"label": "meta.label", "label_names": ["bad", "good"]}
+    read, stream = (load(tmp_path, **options, streaming=s)["train"] for s in (False, True))
+    assert [row["label"] for row in stream] == read["label"][:] == [i % 2 for i in range(ROWS + 5)]
+
+
 def test_classes_that_the_data_declares_may_stand_in_another_order():
     rows = Dataset.from_dict({"text": [f"row {i}" for i in range(ROWS)], "label": NUMBERS})
     rows = rows.cast_column("label", ClassLabel(names=["1", "2", "3"]))
