@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -9,8 +10,10 @@ import torch
 from torch import nn
 from transformers import TrainingArguments
 
+from hfdistill.files.plain_data import as_python
 from hfdistill.files.progress import Shown
 from hfdistill.network.architectures import word_embeddings
+from hfdistill.schedules import is_number
 
 
 def _setting(default: Any, text: str) -> Any:
@@ -35,9 +38,10 @@ class DistillationArguments(TrainingArguments):
         freeze_embeddings: leave the student's table of word embeddings as it is. Most weights of a small
             student are in it, so that a step of three layers takes about 0.7 of the time and the optimizer
             a third of the memory; for a student that was cut from its teacher, whose table is the teacher's.
-        student_dropout: probability of every dropout layer of the student while it trains; None for those of
-            its config, which stays as it is. With 0 the student answers a row as surely as its teacher, and a
-            step takes less time, since drawing the masks takes as long as a small block.
+        student_dropout: probability of every dropout layer of the student during `train()`; None for those
+            that it has. They, and its config, are as before afterwards. With 0 the student answers a row as
+            surely as its teacher, and a step takes less time, since drawing the masks takes as long as a
+            small block.
         allow_changed: resume although objective, teacher or label map are not the checkpoint's.
 
     Example:
@@ -75,6 +79,8 @@ class DistillationArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        for name in ("max_length", "teacher_check_rows", "mixup", "student_dropout"):
+            setattr(self, name, as_python(getattr(self, name)))
         if not isinstance(self.teacher_check_rows, int) or self.teacher_check_rows < 0:
             raise ValueError(
                 f"teacher_check_rows is a number of rows from 0 up, found {self.teacher_check_rows!r}. Type "
@@ -83,10 +89,10 @@ class DistillationArguments(TrainingArguments):
         if not torch.accelerator.is_available():
             self.use_cpu = True  # Trainer refuses bf16 otherwise
         rate = self.student_dropout
-        if rate is not None and not 0 <= rate < 1:  # NaN is neither
+        if rate is not None and not (is_number(rate) and 0 <= rate < 1):
             raise ValueError(
                 "student_dropout is the probability of a dropout layer, at least 0 and below 1, found "
-                f"{rate}. Pass student_dropout=0 for none, or leave it out for that of the student's config."
+                f"{rate!r}. Pass student_dropout=0 for none, or leave it out for the student's own."
             )
         super().__post_init__()
 
@@ -136,18 +142,30 @@ def freeze(student: nn.Module, args: TrainingArguments) -> None:
     table.requires_grad_(False)
 
 
-def set_dropout(student: nn.Module, args: TrainingArguments) -> None:
+def set_dropout(student: nn.Module, args: TrainingArguments) -> Callable[[], None]:
     """Give every dropout of the student the probability `student_dropout`, where there is one.
 
     Some models hold it as a number beside their layers (`attention_dropout` of ModernBERT, `dropout` of an
     LSTM), which is set as well. The config, and with it the saved student, keeps its own.
+
+    Returns:
+        A function that gives back the probabilities that were there.
     """
-    rate = option(args, "student_dropout")
-    if rate is None:
-        return
-    for module in student.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = rate
-        for name, value in vars(module).items():
-            if "dropout" in name and isinstance(value, (int, float)) and not isinstance(value, bool):
-                setattr(module, name, rate)
+    rate, before = option(args, "student_dropout"), list[tuple[nn.Module, str, float]]()
+    for module in student.modules() if rate is not None else ():
+        own = ["p"] if isinstance(module, nn.modules.dropout._DropoutNd) else []
+        own += [name for name, value in vars(module).items() if "dropout" in name and _is_rate(value)]
+        before += [(module, name, getattr(module, name)) for name in own]
+    for module, name, _ in before:
+        setattr(module, name, rate)
+
+    def give_back() -> None:
+        for module, name, value in before:
+            setattr(module, name, value)
+
+    return give_back
+
+
+def _is_rate(value: Any) -> bool:
+    """Whether a number is the probability of a dropout, and not how many there are."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1

@@ -122,6 +122,7 @@ class DistillationTrainer(CheckpointingTrainer):
         self._sampler: Any = None
         self._teacher_print: str | None = None
         self._teacher_is_checked, self._trial_result = False, None
+        self._give_dropout_back: Callable[[], None] = lambda: None
         if model is not None:
             model = load_student(model, like=getattr(self.teacher, "config", None))
         self._reader = Reader.of(args, getattr(model, "config", None), self.teacher, options, label_map)
@@ -167,7 +168,6 @@ class DistillationTrainer(CheckpointingTrainer):
         checks.check_inside(self.blend, self.args, student=model, teacher=inner)
         self._student_inputs = self._reader.student_inputs(model)
         freeze(model, self.args)
-        set_dropout(model, self.args)
 
     def _make_parts(self, teacher_cache: str | Path | None) -> None:
         """Make the parts of this run beside its objective, once both models are known."""
@@ -226,6 +226,7 @@ class DistillationTrainer(CheckpointingTrainer):
             self.args.logging_nan_inf_filter = filters
             for replacement in replacements(self.callback_handler.callbacks):
                 replacement.release()
+            self._give_dropout_back()
             publish_answers(self.teacher)
 
     def _record_teacher(self) -> None:
@@ -259,6 +260,8 @@ class DistillationTrainer(CheckpointingTrainer):
     def begin_run(self) -> None:
         """Show the objective, and put a teacher that changes in step on all processes."""
         super().begin_run()
+        self._give_dropout_back()  # of a run that is tried again with fewer rows a step
+        self._give_dropout_back = set_dropout(self.model, self.args)
         self._loss_window.start()
         self._teacher_is_checked = False
         if changing(self.teacher) and self.args.world_size > 1:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -59,3 +60,15 @@ def test_rows_that_are_no_number_are_refused(tmp_path, rows):
         ValueError, match=rf"rows from 0 up, found {rows!r}\. Type 0 for none, a number above"
     ):
         DistillationArguments(tmp_path, teacher_check_rows=rows)
+
+
+def test_numbers_of_numpy_are_read_as_numbers(tmp_path):
+    given = {"teacher_check_rows": np.int64(5), "max_length": np.int64(9)}
+    given |= {"mixup": np.float32(0.5), "student_dropout": np.float32(0.25)}
+    args = DistillationArguments(tmp_path, **given)
+    assert [(getattr(args, name), type(getattr(args, name))) for name in given] == [
+        (5, int),
+        (9, int),
+        (0.5, float),
+        (0.25, float),
+    ]

@@ -1,9 +1,11 @@
 """`student_dropout`: the probability of a student's dropout layers while it trains."""
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
-from transformers import ModernBertConfig, ModernBertForSequenceClassification
+from transformers import ModernBertConfig, ModernBertForSequenceClassification, TrainerCallback
 
 from hfdistill import DistillationArguments, DistillationTrainer
 from hfdistill.files.checkpoint import CheckpointError, newest_checkpoint
@@ -60,13 +62,22 @@ def test_a_probability_beside_the_layers_is_set_too(attention):
 
 def test_recurrent_layers_are_set_too():
     model = nn.Sequential(nn.LSTM(4, 4, num_layers=2, dropout=0.5), nn.Dropout2d(0.5))
+    give_back = set_dropout(model, DistillationArguments("out", student_dropout=0.25))
+    assert (model[0].dropout, model[1].p) == (0.25, 0.25)
+    set_dropout(model, DistillationArguments("out"))()
+    assert (model[0].dropout, model[1].p) == (0.25, 0.25)
+    give_back()
+    assert (model[0].dropout, model[1].p) == (0.5, 0.5)
+
+
+def test_a_number_of_dropouts_is_no_probability():
+    model = nn.Linear(2, 2)
+    model.num_dropouts, model.dropout, model.with_dropout = 5, 0, True
     set_dropout(model, DistillationArguments("out", student_dropout=0.25))
-    assert (model[0].dropout, model[1].p) == (0.25, 0.25)
-    set_dropout(model, DistillationArguments("out"))
-    assert (model[0].dropout, model[1].p) == (0.25, 0.25)
+    assert (model.num_dropouts, model.dropout, model.with_dropout) == (5, 0.25, True)
 
 
-@pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan")])
+@pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan"), "0.1", False])
 def test_what_is_no_probability_is_refused(rate):
     with pytest.raises(ValueError, match=r"at least 0 and below 1, found .*Pass student_dropout=0 for none"):
         DistillationArguments("out", student_dropout=rate)
@@ -100,6 +111,28 @@ def test_a_run_without_dropout_ends_as_one_of_a_config_without(build, tmp_path):
     assert all(torch.equal(value, expected[name]) for name, value in trainer.model.state_dict().items())
     trainer.save_model(str(tmp_path / "saved"))
     assert type(trainer.model).from_pretrained(tmp_path / "saved").config.hidden_dropout_prob == 0.5
+
+
+def rates_of(model):
+    return {module.p for module in model.modules() if isinstance(module, nn.Dropout)}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_student_has_its_own_dropout_before_and_after_a_run(build, fails):
+    trainer, seen = build(student_dropout=0.25, save_strategy="no"), []
+
+    class Look(TrainerCallback):
+        def on_step_end(self, args, state, control, model, **others):
+            seen.append(rates_of(model))
+            if fails:
+                raise RuntimeError("stopped")
+
+    trainer.add_callback(Look())
+    assert rates_of(trainer.model) == {0.5}
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="stopped") if fails else contextlib.nullcontext():
+            trainer.train()
+        assert (seen.pop(), rates_of(trainer.model)) == ({0.25}, {0.5})
 
 
 def test_a_run_does_not_go_on_with_another_dropout(build, tmp_path):
