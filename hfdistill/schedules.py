@@ -169,7 +169,10 @@ class Step(Schedule):
     stages: Mapping[float, float] = field(hash=False)
 
     def __post_init__(self) -> None:
-        stages = dict(self.stages) if isinstance(self.stages, Mapping) else {}
+        try:
+            stages = dict(self.stages)
+        except (TypeError, ValueError):  # neither a mapping nor pairs
+            stages = {}
         if not all(is_number(start) and 0 <= start < 1 for start in stages) or 0 not in stages:
             raise ValueError(
                 f"The stages of Step start in [0, 1), the first at 0; found {list(stages) or self.stages!r}. "

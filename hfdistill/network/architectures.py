@@ -6,12 +6,12 @@ import copy
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import Any, cast
 
 import torch
 from torch import nn
 
+from hfdistill.files.plain_data import as_python
 from hfdistill.network.divided import whole_models
 
 
@@ -263,9 +263,9 @@ def room_for(model_or_config: Any, tokenizer: Any, *limits: int | None) -> int:
 
 def shortest(*limits: int | None) -> int | None:
     """Return the least of several numbers of tokens, None for no limit; refuse what is no such number."""
-    given = [limit for limit in limits if limit is not None]
+    given = [as_python(limit) for limit in limits if limit is not None]
     for limit in given:
-        if not isinstance(limit, Integral) or limit < 1:
+        if type(limit) is not int or limit < 1:
             raise ValueError(
                 f"max_length is a whole number of tokens from 1 up, found {limit!r}. Leave it out for all "
                 "that the model and its tokenizer take."

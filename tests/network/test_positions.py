@@ -1,5 +1,6 @@
 """How long a row may be is read from the network itself: from its table of positions."""
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -88,7 +89,7 @@ def test_looking_draws_no_random_number_and_knows_no_limit_of_strangers():
     assert longest_input(transformers.PreTrainedConfig()) is None
 
 
-@pytest.mark.parametrize("asked", [0, -5, 7.5, "8"])
+@pytest.mark.parametrize("asked", [0, -5, 7.5, "8", True])
 def test_a_length_that_is_none_is_refused_wherever_it_is_asked_for(asked, tmp_path):
     config, words = (
         config_of("roberta"),
@@ -117,6 +118,9 @@ def test_of_several_lengths_the_least_counts():
     )
     assert readable_length(None, None) is None
     assert (room_for(config, tokenizer, None, 9), room_for(config, tokenizer, 30)) == (9, 18)
+    for nine in (np.int64(9), torch.tensor(9)):
+        lengths = readable_length(config, nine), room_for(config, tokenizer, nine)
+        assert (lengths, {*map(type, lengths)}) == ((9, 9), {int})  # exports write them as JSON
 
 
 @pytest.mark.parametrize("kind", FROM_PADDING)
