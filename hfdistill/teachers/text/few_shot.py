@@ -222,7 +222,8 @@ def _fitted_to(
     own, anchors = list(described), _anchors(embed, described, templates)
     if not texts:
         return FewShotClassifier(embed, own, scale * anchors, torch.zeros(len(anchors)), name=name)
-    labels = [named[label] if named and not isinstance(label, str) else label for label in labels]
+    if named and not any(isinstance(label, str) for label in labels):  # numbers of a data set
+        labels = [named[label] for label in labels]
     texts, columns = _with_label(texts, labels, own)
     copies = _copies(texts, columns, own)
     weight, bias, answers = _fitted(_vectors(embed, texts), columns, anchors, seed=seed, copies=copies)

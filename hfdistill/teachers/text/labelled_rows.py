@@ -67,7 +67,7 @@ def _holds_splits(rows: Mapping[Any, Any]) -> bool:
 def _of_columns(rows: Any, what: str) -> Labelled:
     need_column(rows, "label", what)
     names = list(getattr(rows.features["label"], "names", None) or [])
-    texts, labels = texts_of(rows), rows["label"][:]
+    texts, labels = texts_of(rows), as_python(list(rows["label"][:]))
     known = [row for row, label in enumerate(labels) if label is not None and label != -100]
     own = _named_truths([labels[row] for row in known])
     return [texts[row] for row in known], own, names or sorted({own for own in own if isinstance(own, str)})

@@ -370,6 +370,9 @@ def test_rows_without_a_label_are_no_examples(tmp_path):
     labels = [1, 1, 1, 0, 0, 0, None, float("nan"), -100]
     more = few_shot(words_of, CLASSES, ([*PRAISE, *BLAME, "bad", "bad", "good"], labels), cache=tmp_path)
     assert more.fingerprint() == known.fingerprint()
+    named = [label if label is None or label not in (0, 1) else CLASSES[label] for label in labels]
+    more = few_shot(words_of, CLASSES, ([*PRAISE, *BLAME, "bad", "bad", "good"], named), cache=tmp_path)
+    assert more.fingerprint() == known.fingerprint()
 
 
 def test_a_text_given_twice_is_answered_by_a_head_that_has_seen_neither(tmp_path, caplog):

@@ -314,6 +314,10 @@ def test_several_labels_to_calibrate_by_are_numbers_of_any_kind(tmp_path):
     ]
     assert fits[0].temperature < 1
     assert fits == [fits[0]] * 4
+    columns = Dataset.from_dict({"text": texts, "label": labels})
+    for rows in (columns, columns.with_format("numpy"), columns.with_format("torch")):
+        options = {"multi_label": True, "cache": tmp_path, "name": "two"}
+        assert TextTeacher(answer, CLASSES, calibrate=rows, **options).calibration == fits[0]
 
 
 def test_a_calibration_that_failed_is_fitted_when_the_teacher_is_asked_again(tmp_path):
