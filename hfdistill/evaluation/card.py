@@ -291,7 +291,7 @@ def _training(report: Report, names: _Names, dataset_license: str | None) -> str
 def _limits(report: Report) -> str:
     lines, unit = ["## Limits"], "words" if report.task == "token" else "rows"
     if warning := nothing_to_teach(report) or undertrained(report):
-        lines.append(f"**{escape(warning, limit=400)}**")
+        lines.append(f"**{escape(warning, limit=1000)}**")
     if report.errors is not None:
         lines.append(f"Inherited errors: {error_sentence(report.errors, unit)}.")
     lines.append(

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from hfdistill.evaluation.card import _limits
 from hfdistill.evaluation.nothing_to_teach import doubt_of_teacher, undertrained
 from hfdistill.evaluation.report import ClassReport, Difference
 from tests.conftest import make_report
@@ -60,3 +61,11 @@ def test_a_baseline_above_student_or_teacher_is_told(judged):
     assert doubt_of_teacher(ahead) == undertrained(ahead)
     words = replace(ahead, baseline=replace(judged.student, metrics={"accuracy": 1.0}))
     assert undertrained(words) == "", "whether it is chance is not known"
+
+
+def test_a_card_says_what_to_do_whatever_the_names_of_classes(judged):
+    missed = [of_class(name * 60, 5, 0.0) for name in "abcd"]
+    less = Difference("baseline", "accuracy", -0.031, -0.05, -0.001)
+    report = replace(judged, classes=(*judged.classes, *missed), differences=(less,))
+    assert len(undertrained(report)) > 400
+    assert "another one, before students learn from it.**" in _limits(report)
