@@ -111,7 +111,8 @@ class AnswerReader:
         if sorted(own) != sorted(self._columns):
             raise AnswerError(
                 f"The columns of the answers are {some(list(map(str, listed)))}, and the classes are "
-                f"{some(self.classes)}. Name the same: classes={short(list(map(str, listed)))}."
+                f"{some(self.classes)}. Return a column for each of these classes and no other, or type the "
+                "columns as classes=[...]."
             )
         order = [own.index(name) for name in self._columns]
         return None if order == list(range(len(order))) else order

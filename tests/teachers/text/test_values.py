@@ -136,8 +136,11 @@ def test_columns_of_a_dataframe_go_by_name_and_labels_beside_scores_too():
     assert reader(frame).softmax(-1).flatten().tolist() == pytest.approx([0.2, 0.8, 0.7, 0.3])
     unnamed = pd.DataFrame([[0.8, 0.2]])
     assert reader(unnamed).softmax(-1).flatten().tolist() == pytest.approx([0.8, 0.2])
-    with pytest.raises(AnswerError, match="The columns of the answers are 'good', 'odd', and the classes"):
+    told = "The columns of the answers are 'good', 'odd', and the classes .*Return a column for each of these"
+    with pytest.raises(AnswerError, match=told):
         reader(frame.rename(columns={"BAD": "odd"}))
+    with pytest.raises(AnswerError, match=r"are 'text', 'good', 'BAD', and .* and no other, or type the col"):
+        reader(frame.assign(text="a").iloc[:, [2, 0, 1]])
     entry = {"sequence": "a text", "labels": ["good", "bad"], "scores": [0.8, 0.2]}
     found = AnswerReader(["bad", "good"])([entry, entry]).softmax(-1)
     assert found.flatten().tolist() == pytest.approx([0.2, 0.8] * 2)
