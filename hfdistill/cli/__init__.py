@@ -81,7 +81,7 @@ def _ran(args: argparse.Namespace) -> int:
             _load(plugin)
         with ending_in_order(), _allowing_pickles(args):
             status = int(args.command(args))
-            sys.stdout.flush()
+            print(end="", flush=True)  # nothing where standard output is closed
             return status
     except RecipeError as error:
         return _failed("\n".join(as_refused(mistake, args) for mistake in error.mistakes), code=2)

@@ -144,7 +144,7 @@ def load(
     how = FileOptions(encoding, delimiter, quotes, on_bad_row)
     raw, from_text = read(source, config, how, streaming=streaming)
     rows = {name: first_rows(name, part) for name, part in raw.items()} if streaming else raw
-    label_names = _class_names(label_names)
+    label_names, label = _class_names(label_names), _label_asked(label)
     options: dict[str, Any] = {"names": label_names, "from_text": from_text, "on_bad_row": on_bad_row}
     splits, texts, target, by_name = _read(rows, text=text, text_pair=text_pair, label=label, **options)
     if not streaming:
@@ -173,12 +173,23 @@ def _class_names(names: Any) -> list[str] | None:
     return [str(name) for name in names]
 
 
+def _label_asked(label: Any) -> str | list[str] | None:
+    """Return the label column that is asked for, or several; refuse a set, which has no order."""
+    label = as_python(label)
+    if isinstance(label, (set, frozenset)):
+        raise ValueError(
+            f"label is a set, whose order is another in each process, and several columns are the classes in "
+            f"their order. Type label={sorted(map(str, label))!r}."
+        )
+    return label if label is None or isinstance(label, str) else list(label)
+
+
 def _read(
     rows: dict[str, Dataset],
     *,
     text: str | None,
     text_pair: str | None,
-    label: str | Sequence[str] | None,
+    label: str | list[str] | None,
     names: Sequence[str] | None,
     from_text: bool,
     on_bad_row: str,
@@ -190,7 +201,9 @@ def _read(
             words, tags = of_words
             return read_words(rows, words, tags, names=names, on_bad_row=on_bad_row), [words], tags, None
     asked = [label] if isinstance(label, str) else label or []
-    texts = _texts_of(rows, text, text_pair, without=asked)
+    texts, others = _texts_of(rows, text, text_pair, without=asked)
+    asked = [_existing(others, name, "label") for name in asked]
+    label = asked[0] if isinstance(label, str) else None if label is None else asked
     rows = {name: with_inner_columns(part, [*texts, *asked]) for name, part in rows.items()}
     columns = list(dict.fromkeys(name for part in rows.values() for name in part.column_names))
     target = _label_column([name for name in columns if name not in texts], label, rows)
@@ -210,15 +223,16 @@ def _read(
 
 def _texts_of(
     rows: Mapping[str, Dataset], text: str | None, text_pair: str | None, *, without: Sequence[str]
-) -> list[str]:
-    """Return the columns of texts, which may stand within objects; see `found_texts`."""
+) -> tuple[list[str], list[str]]:
+    """Return the columns of texts, which may stand within objects, and all others; see `found_texts`."""
     whole = [with_inner_columns(part) for part in rows.values()]
     columns = list(dict.fromkeys(name for part in whole for name in part.column_names))
 
     def sample() -> dict[str, list[Any]]:
         return {name: whole[0][name][:SAMPLE] for name in whole[0].column_names}
 
-    return found_texts(columns, sample, text, text_pair, without=without)
+    texts = found_texts(columns, sample, text, text_pair, without=without)
+    return texts, [name for name in columns if name not in texts]
 
 
 def found_texts(
@@ -239,9 +253,11 @@ def found_texts(
         without: columns that hold something else.
     """
     if text is None and text_pair is None and not any(_folded(name) in _TEXT for name in columns):
-        other = [*without, *(name for name in columns if _folded(name) in LABEL_NAMES)]
-        likely = likely_texts(sample(), without=other)
-        if len(likely) == 1:
+        names = {*LABEL_NAMES, *map(_folded, without)}
+        other = [name for name in columns if _folded(name) in names]
+        values = sample()
+        likely = likely_texts(values, without=other)
+        if len(likely) == 1 and len(likely_texts(values, without=other, differ=0.1)) == 1:
             logger.warning(
                 "the text is column %r, the only one of sentences (pass text= for another)", *likely
             )

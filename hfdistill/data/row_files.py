@@ -7,7 +7,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -101,12 +101,21 @@ class RowFile:
 
 def texts_of(rows: Rows, text: str | None, text_pair: str | None) -> list[str]:
     """Return the columns of texts of a file by its first rows; see `found_texts`."""
-    columns = inner_names(rows.slice(0, 1).to_pylist()) if isinstance(rows, pa.Table) else inner_names(rows)
+    columns = list(_names_within(rows.schema)) if isinstance(rows, pa.Table) else inner_names(rows)
 
     def sample() -> dict[str, list[Any]]:
         return {name: values_of(rows, name)[:SAMPLE] for name in columns}
 
     return found_texts(columns, sample, text, text_pair)
+
+
+def _names_within(fields: Iterable[pa.Field], outer: str = "") -> Iterator[str]:
+    """Yield the columns of a schema and what is within their objects, also where the first rows have none."""
+    for field in fields:
+        name = f"{outer}{field.name}"
+        yield name
+        if pa.types.is_struct(field.type):
+            yield from _names_within(field.type, f"{name}.")
 
 
 def names_of(rows: Rows) -> list[str]:
@@ -122,9 +131,12 @@ def values_of(rows: Rows, name: str) -> list[Any]:
         return [inner_value(row, name) for row in rows]
     if name in rows.column_names:
         return list(rows.column(name).to_pylist())
-    outer = name.partition(".")[0]
-    nested = outer in rows.column_names and pa.types.is_struct(rows.schema.field(outer).type)
-    objects = rows.select([outer]).to_pylist() if nested else [{}] * len(rows)
+    outer = [
+        field.name
+        for field in rows.schema
+        if pa.types.is_struct(field.type) and name.startswith(f"{field.name}.")
+    ]
+    objects = rows.select(outer).to_pylist() if outer else [{}] * len(rows)
     return [inner_value(row, name) for row in objects]
 
 

@@ -6,23 +6,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, Json, concatenate_datasets
+
+from hfdistill.data.table_files import table_of
 
 SAMPLE = 2000
 """Rows from which columns are judged."""
 
 
-def likely_texts(columns: Mapping[str, Sequence[Any]], *, without: Iterable[str] = ()) -> list[str]:
+def likely_texts(
+    columns: Mapping[str, Sequence[Any]], *, without: Iterable[str] = (), differ: float = 0.5
+) -> list[str]:
     """Return columns of strings where most differ and hold several words; first those that are longest.
 
     Args:
         columns: the values of some rows, by column.
         without: columns that hold something else.
+        differ: share of the rows that there are more different strings than; the premise of a pair may stand
+            in several rows.
     """
     lengths = {}
     for name, values in columns.items():
         strings = [value for value in values if isinstance(value, str) and value.strip()]
-        many = len(set(strings)) > 0.5 * len(values) > 0
+        many = len(set(strings)) > differ * len(values) > 0
         if name not in without and many and np.mean([" " in value.strip() for value in strings]) > 0.5:
             lengths[name] = float(np.mean([len(value) for value in strings]))
     return sorted(lengths, key=lengths.__getitem__, reverse=True)
@@ -35,17 +41,22 @@ def with_inner_columns(rows: Dataset, names: Iterable[str] | None = None) -> Dat
         rows: with columns of objects or without.
         names: those of the new columns that are wanted; None for all.
     """
-    nested = [name for name, feature in rows.features.items() if isinstance(feature, dict)]
+    nested = [name for name, feature in rows.features.items() if isinstance(feature, (dict, Json))]
     wanted = None if names is None else {name for name in names if "." in name}
     if not nested or wanted == set():
         return rows
     inner = rows.select_columns(nested).flatten()
-    new = [
-        name
-        for name in inner.column_names
-        if name not in rows.column_names and (wanted is None or name in wanted)
-    ]
-    return concatenate_datasets([rows, inner.select_columns(new)], axis=1) if new else rows
+
+    def news(names: Iterable[str]) -> list[str]:
+        return [n for n in names if n not in rows.column_names and (wanted is None or n in wanted)]
+
+    parts = [inner.select_columns(news(inner.column_names))]
+    for outer in [name for name, feature in inner.features.items() if isinstance(feature, Json)]:
+        objects = [{outer: value} for value in inner[outer][:]]  # whose keys or types differ
+        within = (name for name in inner_names(objects) if name not in inner.column_names)
+        parts.append(table_of({name: [inner_value(row, name) for row in objects] for name in news(within)}))
+    new = [part for part in parts if part.column_names]
+    return concatenate_datasets([rows, *new], axis=1) if new else rows
 
 
 def inner_value(row: Any, name: str) -> Any:
@@ -57,10 +68,11 @@ def inner_value(row: Any, name: str) -> Any:
     """
     if not isinstance(row, dict):
         return None
-    if name in row or "." not in name:
-        return row.get(name)
-    outer, _, rest = name.partition(".")
-    return inner_value(row.get(outer), rest)
+    if name in row:
+        return row[name]
+    outer = [key for key in row if name.startswith(f"{key}.")]
+    within = (inner_value(row[key], name.removeprefix(f"{key}.")) for key in outer)
+    return next((value for value in within if value is not None), None)
 
 
 def inner_names(rows: Iterable[Mapping[str, Any]]) -> list[str]:

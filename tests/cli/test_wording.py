@@ -122,3 +122,10 @@ def test_a_pipe_that_nobody_reads_ends_a_command_without_a_word(stream):
     )
     os.close(write)
     assert (done.returncode, getattr(done, other)) == (141, b"")
+
+
+def test_a_command_runs_with_standard_output_closed():
+    """Python has no `sys.stdout` then."""
+    words = ["sh", "-c", '"$0" -m hfdistill list students >&-', sys.executable]
+    done = subprocess.run(words, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
