@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -183,7 +183,7 @@ def check_request(
     folder: Path, *, data: Any, calibration: Any = None, int8: str | None, max_drop: float
 ) -> None:
     """Refuse what can be refused before any work; the arguments are those of `export`."""
-    if int8 and (data is None or len(data) == 0):
+    if int8 and (data is None or (isinstance(data, Sized) and len(data) == 0)):
         raise ValueError(
             "int8 rounds every weight, and without rows nobody knows what that costs. Pass data= (rows that "
             "were not trained on), or int8=None."

@@ -275,10 +275,9 @@ def _checked(layers: Any, *, depth: int) -> list[int]:
                 "start from a model of more layers."
             )
         layers = range(1, depth)
-    listed = isinstance(layers, Iterable) and not isinstance(layers, str)
-    if not listed or any(isinstance(n, bool) or not isinstance(n, int) for n in layers):
+    chosen = [*layers] if isinstance(layers, Iterable) and not isinstance(layers, str) else None
+    if chosen is None or any(isinstance(n, bool) or not isinstance(n, int) for n in chosen):
         raise TypeError(f"layers={layers!r} is neither 'all' nor a list of blocks such as [1, 2].")
-    chosen = list(layers)
     if not chosen or chosen != sorted(set(chosen)) or chosen[0] < 1 or chosen[-1] >= depth:
         raise ValueError(
             f"layers={chosen} does not fit a model of {depth} layers: exits stand on block 1 to {depth - 1}, "

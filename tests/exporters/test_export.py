@@ -493,6 +493,8 @@ def test_layers_that_lose_most_stay_float32_until_the_gate_passes(quick, monkeyp
     data = make_dataset(40).remove_columns("label")
     with pytest.raises(TypeError, match=r"^export\(calibration=\) needs a datasets\.Dataset.*found a list"):
         export(quick / "student", tmp_path / "o", data=data, calibration=["a good film"])
+    with pytest.raises(TypeError, match=r"^export needs a datasets\.Dataset.*found a IterableDataset"):
+        export(quick / "student", tmp_path / "o", data=data.to_iterable_dataset())
     report = export(quick / "student", tmp_path / "o", data=data, calibration=make_dataset(8), speed=False)
     mixed = report.of("int8").mixed
     assert (mixed.floating[0], len(mixed.floating), mixed.layers) == ("classifier", 3, 17)

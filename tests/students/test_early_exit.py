@@ -331,6 +331,10 @@ def test_layers_that_do_not_fit(layers, error, words):
         with_exits(make_bert(4), layers=layers)
 
 
+def test_layers_are_read_once_of_what_can_be_read_once():
+    assert with_exits(make_bert(4), layers=iter([1, 3])).config.exits == [1, 3]
+
+
 def test_models_that_cannot_have_exits():
     from transformers import (
         AlbertConfig,
