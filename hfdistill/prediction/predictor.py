@@ -19,7 +19,7 @@ from transformers import AutoConfig
 from hfdistill.data.encode import Encoder, WordEncoder, room_for_text
 from hfdistill.network.architectures import readable_length
 from hfdistill.network.inputs import ModelInputs, name_padding
-from hfdistill.network.label_space import class_names
+from hfdistill.network.label_space import class_names, in_order, short, some
 from hfdistill.network.loading import load_classifier, load_tokenizer, own_device
 from hfdistill.network.task import TaskKind, task_kind
 
@@ -112,7 +112,7 @@ def load_predictor(
 
 def _names(config: Any, label_names: Sequence[str] | None) -> list[str]:
     names = class_names(config)
-    given = names if label_names is None else list(label_names)
+    given = names if label_names is None else [str(name) for name in in_order(label_names)]
     twice = sorted(name for name, times in Counter(given).items() if times > 1)
     if twice:
         raise ValueError(
@@ -122,7 +122,8 @@ def _names(config: Any, label_names: Sequence[str] | None) -> list[str]:
     if len(given) != len(names):
         raise ValueError(
             f"The student has {len(names)} classes ({', '.join(names[:8])}), and label_names names "
-            f"{len(given)}: {', '.join(given)}. Name each one, in the order of its numbers."
+            f"{len(given)}: {some(given) or short(label_names)}. Name each one, in a list in the order of "
+            "its numbers."
         )
     return given
 

@@ -27,6 +27,7 @@ from hfdistill.recipe.terminal import quiet_libraries
         ("Usual: steps: 3.", "Usual: --epochs 3.", "Usual: steps: 3."),
         ("(`text:` under `data:`)", "(--text)", "(`text:` under `data:`)"),
         ("found text: a film", "found text: a film", "found text: a film"),
+        ("https://a.b/c?text=5&label=3", "https://a.b/c?text=5&label=3", "https://a.b/c?text=5&label=3"),
         ("training.text=a and text=abc", "training.text=a and text=abc", "training.text=a and text=abc"),
     ],
 )

@@ -5,6 +5,7 @@ import gzip
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -256,7 +257,9 @@ def test_the_file_has_its_name_when_it_is_whole(folder, here, monkeypatch):
     [
         ("rows.csv", {}, "is what is read"),
         ("labelled.xlsx", {}, "only .csv, .tsv, .jsonl, .parquet are written"),
-        ("labelled.csv", {"label_names": ["a", "b"]}, "has 3 classes .* names 2"),
+        ("labelled.csv", {"label_names": ["a", "b"]}, "has 3 classes .* names 2: 'a', 'b'. Name each"),
+        ("labelled.csv", {"label_names": {"x", "y", "z"}}, "names 0: .*'y'.* in a list in the order of its"),
+        ("labelled.csv", {"label_names": "xyz"}, "names 0: 'xyz'. Name each one, in a list"),
         ("labelled.csv", {"label_names": ["x", "y", "x"]}, "Several of the student's classes are called 'x'"),
         ("labelled.csv", {"batch_size": 0}, "batch_size is 0, and 1 or more"),
         ("labelled.csv", {"text": "txt"}, "Did you mean text='text'"),
@@ -299,8 +302,9 @@ def test_logits_that_are_not_finite_are_refused(folder, here):
 
 
 def test_names_may_be_told(folder, here):
-    predict(folder / "student", "rows.csv", "labelled.csv", label_names=["x", "y", "z"])
-    assert {row["prediction"] for row in read_csv("labelled.csv")} <= {"x", "y", "z"}
+    for names in (["x", "y", "z"], ("x", "y", "z"), np.array([7, 8, 9])):
+        predict(folder / "student", "rows.csv", "labelled.csv", label_names=names)
+        assert {row["prediction"] for row in read_csv("labelled.csv")} <= {str(name) for name in names}
 
 
 def test_values_of_several_types_do_not_go_into_a_parquet_column(folder, here):
