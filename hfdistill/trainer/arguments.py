@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -40,8 +39,7 @@ class DistillationArguments(TrainingArguments):
             a third of the memory; for a student that was cut from its teacher, whose table is the teacher's.
         student_dropout: probability of every dropout layer of the student during `train()`; None for those
             that it has. They, and its config, are as before afterwards. With 0 the student answers a row as
-            surely as its teacher, and a step takes less time, since drawing the masks takes as long as a
-            small block.
+            surely as its teacher.
         allow_changed: resume although objective, teacher or label map are not the checkpoint's.
 
     Example:
@@ -140,32 +138,3 @@ def freeze(student: nn.Module, args: TrainingArguments) -> None:
             f"{type(student).__name__} has none. Leave it out."
         )
     table.requires_grad_(False)
-
-
-def set_dropout(student: nn.Module, args: TrainingArguments) -> Callable[[], None]:
-    """Give every dropout of the student the probability `student_dropout`, where there is one.
-
-    Some models hold it as a number beside their layers (`attention_dropout` of ModernBERT, `dropout` of an
-    LSTM), which is set as well. The config, and with it the saved student, keeps its own.
-
-    Returns:
-        A function that gives back the probabilities that were there.
-    """
-    rate, before = option(args, "student_dropout"), list[tuple[nn.Module, str, float]]()
-    for module in student.modules() if rate is not None else ():
-        own = ["p"] if isinstance(module, nn.modules.dropout._DropoutNd) else []
-        own += [name for name, value in vars(module).items() if "dropout" in name and _is_rate(value)]
-        before += [(module, name, getattr(module, name)) for name in own]
-    for module, name, _ in before:
-        setattr(module, name, rate)
-
-    def give_back() -> None:
-        for module, name, value in before:
-            setattr(module, name, value)
-
-    return give_back
-
-
-def _is_rate(value: Any) -> bool:
-    """Whether a number is the probability of a dropout, and not how many there are."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1

@@ -46,11 +46,12 @@ from hfdistill.objectives import Blend, Objective
 from hfdistill.teachers import CachedTeacher, Teacher, as_teacher
 from hfdistill.teachers.base import compile_models
 from hfdistill.trainer import checks
-from hfdistill.trainer.arguments import freeze, option, set_dropout, shown
+from hfdistill.trainer.arguments import freeze, option, shown
 from hfdistill.trainer.batches import REPEATED, length_grouped, own_rows, rows
 from hfdistill.trainer.changing_teacher import broadcast_teacher, changing, load_teacher, save_teacher
 from hfdistill.trainer.checkpointing import CheckpointingTrainer
 from hfdistill.trainer.description import described, facts_of_run
+from hfdistill.trainer.dropout import StudentDropout
 from hfdistill.trainer.exact_evaluation import EvalLosses
 from hfdistill.trainer.extra_parameters import ExtraParameters
 from hfdistill.trainer.inputs import REQUIRED, Reader, reads_by_itself, trainer_options
@@ -122,7 +123,7 @@ class DistillationTrainer(CheckpointingTrainer):
         self._sampler: Any = None
         self._teacher_print: str | None = None
         self._teacher_is_checked, self._trial_result = False, None
-        self._give_dropout_back: Callable[[], None] = lambda: None
+        self._dropout = StudentDropout(args)
         if model is not None:
             model = load_student(model, like=getattr(self.teacher, "config", None))
         self._reader = Reader.of(args, getattr(model, "config", None), self.teacher, options, label_map)
@@ -226,7 +227,7 @@ class DistillationTrainer(CheckpointingTrainer):
             self.args.logging_nan_inf_filter = filters
             for replacement in replacements(self.callback_handler.callbacks):
                 replacement.release()
-            self._give_dropout_back()
+            self._dropout.restore()
             publish_answers(self.teacher)
 
     def _record_teacher(self) -> None:
@@ -260,8 +261,7 @@ class DistillationTrainer(CheckpointingTrainer):
     def begin_run(self) -> None:
         """Show the objective, and put a teacher that changes in step on all processes."""
         super().begin_run()
-        self._give_dropout_back()  # of a run that is tried again with fewer rows a step
-        self._give_dropout_back = set_dropout(self.model, self.args)
+        self._dropout.apply(self.model)
         self._loss_window.start()
         self._teacher_is_checked = False
         if changing(self.teacher) and self.args.world_size > 1:
@@ -441,7 +441,8 @@ class DistillationTrainer(CheckpointingTrainer):
         (student_taps, teacher_taps), asks = self.blend.taps(), self._objectives.needs_teacher_now
         is_recorded = asks and isinstance(self.teacher, CachedTeacher)  # and reads ids back from the device
         teacher = self._ask_teacher(batch, teacher_taps, labels) if is_recorded else None
-        student = run(model, batch, accepts=self._student_inputs, taps=student_taps)
+        with self._dropout.attention():
+            student = run(model, batch, accepts=self._student_inputs, taps=student_taps)
         if teacher is None:
             own = Trace(student.logits.detach())
             teacher = self._ask_teacher(batch, teacher_taps, labels) if asks else own

@@ -9,7 +9,7 @@ from transformers import ModernBertConfig, ModernBertForSequenceClassification, 
 
 from hfdistill import DistillationArguments, DistillationTrainer
 from hfdistill.files.checkpoint import CheckpointError, newest_checkpoint
-from hfdistill.trainer.arguments import set_dropout
+from hfdistill.trainer.dropout import StudentDropout
 from tests.conftest import make_bert, make_dataset, make_tokenizer
 from tests.families import FAMILIES, TEXTS
 
@@ -40,7 +40,7 @@ def test_without_dropout_a_training_student_answers_alike(family):
     if any(isinstance(module, nn.Dropout) and module.p for module in model.modules()):
         first, second = two_answers(model, inputs)
         assert not torch.equal(first, second)
-    set_dropout(model, DistillationArguments("out", student_dropout=0))
+    StudentDropout(DistillationArguments("out", student_dropout=0)).apply(model)
     first, second = two_answers(model, inputs)
     assert torch.equal(first, second)
 
@@ -55,25 +55,28 @@ def test_a_probability_beside_the_layers_is_set_too(attention):
     inputs = {"input_ids": torch.tensor([[2, 5, 6, 7, 8, 9, 3]])}
     first, second = two_answers(model, inputs)
     assert not torch.equal(first, second)
-    set_dropout(model, DistillationArguments("out", student_dropout=0))
+    StudentDropout(DistillationArguments("out", student_dropout=0)).apply(model)
     first, second = two_answers(model, inputs)
     assert torch.equal(first, second)
 
 
 def test_recurrent_layers_are_set_too():
     model = nn.Sequential(nn.LSTM(4, 4, num_layers=2, dropout=0.5), nn.Dropout2d(0.5))
-    give_back = set_dropout(model, DistillationArguments("out", student_dropout=0.25))
+    dropout = StudentDropout(DistillationArguments("out", student_dropout=0.25))
+    dropout.apply(model)
     assert (model[0].dropout, model[1].p) == (0.25, 0.25)
-    set_dropout(model, DistillationArguments("out"))()
+    without = StudentDropout(DistillationArguments("out"))
+    without.apply(model)
+    without.restore()
     assert (model[0].dropout, model[1].p) == (0.25, 0.25)
-    give_back()
+    dropout.restore()
     assert (model[0].dropout, model[1].p) == (0.5, 0.5)
 
 
 def test_a_number_of_dropouts_is_no_probability():
     model = nn.Linear(2, 2)
     model.num_dropouts, model.dropout, model.with_dropout = 5, 0, True
-    set_dropout(model, DistillationArguments("out", student_dropout=0.25))
+    StudentDropout(DistillationArguments("out", student_dropout=0.25)).apply(model)
     assert (model.num_dropouts, model.dropout, model.with_dropout) == (5, 0.25, True)
 
 
@@ -133,6 +136,36 @@ def test_a_student_has_its_own_dropout_before_and_after_a_run(build, fails):
         with pytest.raises(RuntimeError, match="stopped") if fails else contextlib.nullcontext():
             trainer.train()
         assert (seen.pop(), rates_of(trainer.model)) == ({0.25}, {0.5})
+
+
+FAST = {"bf16": True, "student_dropout": 0}
+
+
+@pytest.mark.parametrize(
+    ("options", "is_fused"),
+    [
+        (FAST, {"student": False, "evaluated": True, "teacher": True}),
+        ({**FAST, "bf16": False}, {"student": True, "evaluated": True, "teacher": True}),
+        ({"bf16": True}, {"student": True, "evaluated": True, "teacher": True}),
+        ({**FAST, "activation_checkpointing": True}, {"student": True, "evaluated": True, "teacher": True}),
+    ],
+    ids=["bf16", "float32", "its own dropout", "repeated in backward"],
+)
+def test_the_fused_kernel_whose_backward_is_slow_in_bf16_is_avoided(build, options, is_fused):
+    trainer, seen = build(1, save_strategy="no", **options), {}
+
+    def look(role):
+        def hook(module, *_):
+            name = role if role == "teacher" or module.training else "evaluated"
+            seen[name] = torch.backends.cuda.flash_sdp_enabled()
+
+        return hook
+
+    trainer.model.bert.register_forward_pre_hook(look("student"))
+    trainer.teacher.model.bert.register_forward_pre_hook(look("teacher"))
+    trainer.train()
+    trainer.evaluate(trainer.train_dataset)
+    assert seen == is_fused
 
 
 def test_a_run_does_not_go_on_with_another_dropout(build, tmp_path):
