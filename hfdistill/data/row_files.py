@@ -101,7 +101,7 @@ class RowFile:
 
 def texts_of(rows: Rows, text: str | None, text_pair: str | None) -> list[str]:
     """Return the columns of texts of a file by its first rows; see `found_texts`."""
-    columns = list(_names_within(rows.schema)) if isinstance(rows, pa.Table) else inner_names(rows)
+    columns = list(names_within(rows.schema)) if isinstance(rows, pa.Table) else inner_names(rows)
 
     def sample() -> dict[str, list[Any]]:
         return {name: values_of(rows, name)[:SAMPLE] for name in columns}
@@ -109,13 +109,13 @@ def texts_of(rows: Rows, text: str | None, text_pair: str | None) -> list[str]:
     return found_texts(columns, sample, text, text_pair)
 
 
-def _names_within(fields: Iterable[pa.Field], outer: str = "") -> Iterator[str]:
+def names_within(fields: Iterable[pa.Field], outer: str = "") -> Iterator[str]:
     """Yield the columns of a schema and what is within their objects, also where the first rows have none."""
     for field in fields:
         name = f"{outer}{field.name}"
         yield name
         if pa.types.is_struct(field.type):
-            yield from _names_within(field.type, f"{name}.")
+            yield from names_within(field.type, f"{name}.")
 
 
 def names_of(rows: Rows) -> list[str]:

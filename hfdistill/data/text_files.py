@@ -17,7 +17,9 @@ import pyarrow as pa
 from hfdistill.data.csv_files import BadLine, CsvRows
 from hfdistill.data.encodings import LONGEST, open_text, suffix_of, text_encoding
 from hfdistill.data.load import text_column
+from hfdistill.data.row_files import names_within
 from hfdistill.data.table_files import FileOptions, open_parquet
+from hfdistill.data.text_columns import inner_names, inner_value
 from hfdistill.files.plain_data import as_path
 
 logger = logging.getLogger(__name__)
@@ -123,8 +125,8 @@ def _objects(file: Path, column: str | None, encoding: str | None, dropped: Coun
             if not isinstance(row, dict):
                 dropped["in a line that is not a JSON object"] += 1
                 continue
-            column = column or (text_column(list(row), None) if row else None)
-            value = row.get(column) if column else None
+            column = column or (text_column(inner_names([row]), None) if row else None)
+            value = inner_value(row, column) if column else None
             if isinstance(value, str):
                 yield value
 
@@ -141,9 +143,12 @@ def _cells(file: Path, column: str | None, options: FileOptions, dropped: Counte
 
 def _batches(file: Path, column: str | None) -> Iterator[str]:
     with open_parquet(file) as parquet:
-        name = text_column(parquet.schema_arrow.names, column)
+        name = text_column(list(names_within(parquet.schema_arrow)), column)
         for batch in parquet.iter_batches(1000, columns=[name]):
             values: Any = batch.column(0)
+            place = batch.schema.names[0]
+            while place != name:  # objects that hold what is on the way to the column alone
+                place, values = f"{place}.{values.type[0].name}", values.flatten()[0]
             if pa.types.is_dictionary(values.type):  # how pandas writes categories
                 values = values.dictionary_decode()
             if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):

@@ -15,6 +15,7 @@ from hfdistill.data.load import load
 from hfdistill.data.row_files import RowFile, texts_of, values_of
 from hfdistill.data.table_files import FileOptions, table_of
 from hfdistill.data.text_columns import likely_texts, with_inner_columns
+from hfdistill.data.unlabelled_texts import load_texts
 from hfdistill.recipe.draft import draft_page
 
 BODIES = [f"the {number}th film was warm" for number in range(20)]
@@ -155,3 +156,13 @@ def test_a_text_that_stands_in_several_rows_may_be_the_first_of_a_pair():
         load(pairs)
     pairs["first"] = ["the same words"] * 20
     assert load(pairs)["train"]["text"][:] == BODIES
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_texts_alone_are_read_within_objects(nested, kind):
+    assert load_texts(nested / f"mails.{kind}", text="message.body", min_words=1)["text"][:] == BODIES
+    assert load_texts(nested / f"mails.{kind}", text="message.lang", min_words=1)["text"][:] == ["en"]
+    with pytest.raises(
+        ValueError, match=r"\['id', 'message', 'meta'\], within their objects \['message.body'"
+    ):
+        load_texts(nested / f"mails.{kind}", min_words=1)
