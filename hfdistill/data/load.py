@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from datasets import Dataset, DatasetDict, IterableDatasetDict, List
@@ -201,10 +201,12 @@ def _read(
             words, tags = of_words
             return read_words(rows, words, tags, names=names, on_bad_row=on_bad_row), [words], tags, None
     asked = [label] if isinstance(label, str) else label or []
-    texts, others = _texts_of(rows, text, text_pair, without=asked)
+    whole = {name: with_inner_columns(part) for name, part in rows.items()}
+    texts, others = _texts_of(whole, text, text_pair, without=asked)
     asked = [_existing(others, name, "label") for name in asked]
     label = asked[0] if isinstance(label, str) else None if label is None else asked
-    rows = {name: with_inner_columns(part, [*texts, *asked]) for name, part in rows.items()}
+    inner = {name for name in [*texts, *asked] if "." in name}
+    rows = {name: _with_columns(part, whole[name], inner) if inner else part for name, part in rows.items()}
     columns = list(dict.fromkeys(name for part in rows.values() for name in part.column_names))
     target = _label_column([name for name in columns if name not in texts], label, rows)
     labels = Labels({})
@@ -222,17 +224,22 @@ def _read(
 
 
 def _texts_of(
-    rows: Mapping[str, Dataset], text: str | None, text_pair: str | None, *, without: Sequence[str]
+    whole: Mapping[str, Dataset], text: str | None, text_pair: str | None, *, without: Sequence[str]
 ) -> tuple[list[str], list[str]]:
     """Return the columns of texts, which may stand within objects, and all others; see `found_texts`."""
-    whole = [with_inner_columns(part) for part in rows.values()]
-    columns = list(dict.fromkeys(name for part in whole for name in part.column_names))
+    columns = list(dict.fromkeys(name for part in whole.values() for name in part.column_names))
 
     def sample() -> dict[str, list[Any]]:
-        return {name: whole[0][name][:SAMPLE] for name in whole[0].column_names}
+        first = next(iter(whole.values()))
+        return {name: first[name][:SAMPLE] for name in first.column_names}
 
     texts = found_texts(columns, sample, text, text_pair, without=without)
     return texts, [name for name in columns if name not in texts]
+
+
+def _with_columns(rows: Dataset, whole: Dataset, inner: Collection[str]) -> Dataset:
+    """Return rows with those columns alone, out of all that are within objects, that are wanted."""
+    return whole.select_columns([n for n in whole.column_names if n in inner or n in rows.column_names])
 
 
 def found_texts(

@@ -216,8 +216,10 @@ class _Columns:
         return {"prediction": prediction, **self._each(shares, "probability")}
 
     def _numbers(self, logits: Sequence[Tensor | None], _: Labelled) -> dict[str, pa.Array]:
-        columns = self._each([None if row is None else row.tolist() for row in logits], "prediction")
-        return columns if len(columns) > 1 else dict(zip(["prediction"], columns.values(), strict=True))
+        rows = [None if row is None else row.tolist() for row in logits]
+        if len(self.classes) > 1:
+            return self._each(rows, "prediction")
+        return {"prediction": _rounded([None if row is None else row[0] for row in rows])}
 
     def _each(self, rows: Sequence[list[float] | None], title: str) -> dict[str, pa.Array]:
         """Return a column for each class."""

@@ -51,8 +51,9 @@ class StudentDropout:
         times as long (32 rows of 128 and of 12 tokens). A forward that is repeated in backward is left alone.
         """
         is_slow = self._args.bf16 and self._args.device.type == "cpu" and torch.is_grad_enabled()
-        is_own = self._rate == 0 and is_slow and not self._repeats
-        return sdpa_kernel(SDPBackend.MATH) if is_own else nullcontext()
+        if self._rate == 0 and is_slow and not self._repeats:
+            return sdpa_kernel(SDPBackend.MATH)
+        return nullcontext()
 
 
 def _is_rate(value: Any) -> bool:

@@ -1,6 +1,5 @@
 """`hfdistill init`, `predict` and `compare`, and what is said of mistyped words."""
 
-import argparse
 import csv
 import json
 from collections import Counter
@@ -12,7 +11,6 @@ from datasets import Dataset, DatasetDict
 
 import hfdistill
 from hfdistill.cli import main
-from hfdistill.cli.wording import as_typed
 from hfdistill.data.table_files import FileOptions
 from hfdistill.evaluation.report import Report
 from hfdistill.evaluation.side_by_side import side_by_side
@@ -244,30 +242,6 @@ def test_a_traceback_is_shown_where_it_is_asked_for(capsys, monkeypatch):
     monkeypatch.setenv("HFDISTILL_TRACEBACK", "1")
     with pytest.raises(ValueError, match=r"a page ends in .yaml"):
         main(words)
-
-
-def test_an_argument_that_the_command_lacks_stays_as_it_is():
-    args = argparse.Namespace(text="body")
-    assert as_typed("Pass text='what they wrote' and quotes=False.", args) == (
-        "Pass --text 'what they wrote' and quotes=False."
-    )
-
-
-@pytest.mark.parametrize(
-    ("message", "flags", "keys"),
-    [
-        ('Leave them out with on_bad_row="drop".', "--on-bad-row drop", "on_bad_row: drop"),
-        ("Pass encoding='cp1252'; else", "--encoding cp1252; else", "encoding: cp1252; else"),
-        ("Choose with text= or label=, or", "--text or --label, or", "text: or label:, or"),
-        ("Say quotes=False, and", "--no-quotes, and", "quotes: false, and"),
-        ("Say delimiter=';'", "--delimiter ';'", "delimiter: ';'"),
-        ("Say text='true'.", "--text true.", "text: 'true'."),
-    ],
-)
-def test_an_argument_is_a_flag_or_a_key_of_a_page(message, flags, keys):
-    options = argparse.Namespace(text=0, label=0, encoding=0, quotes=0, delimiter=0, on_bad_row=0)
-    assert flags in as_typed(message, options)
-    assert keys in as_typed(message, argparse.Namespace(overrides=[]))
 
 
 @pytest.mark.parametrize("words", [["init", "mail.csv"], ["train", "mail.yaml"]])

@@ -29,13 +29,27 @@ from hfdistill.recipe.terminal import quiet_libraries
         ("found text: a film", "found text: a film", "found text: a film"),
         ("https://a.b/c?text=5&label=3", "https://a.b/c?text=5&label=3", "https://a.b/c?text=5&label=3"),
         ("training.text=a and text=abc", "training.text=a and text=abc", "training.text=a and text=abc"),
+        ('Leave out: on_bad_row="drop".', "Leave out: --on-bad-row drop.", "Leave out: on_bad_row: drop."),
+        ("Pass encoding='cp1252'; else", "Pass --encoding cp1252; else", "Pass encoding: cp1252; else"),
+        ("Choose text= or label=, or", "Choose --text or --label, or", "Choose text: or label:, or"),
+        ("Say quotes=False, and", "Say --no-quotes, and", "Say quotes: false, and"),
+        ("Say delimiter=';'", "Say --delimiter ';'", "Say delimiter: ';'"),
+        ("Say text='true'.", "Say --text true.", "Say text: 'true'."),
     ],
 )
 def test_arguments_are_flags_of_the_shell_and_keys_of_a_page(message, flags, keys):
-    options = argparse.Namespace(text=0, label=0, label_names=0, delimiter=0, max_ms=0, epochs=0, out=0)
+    flagged = ("text", "label", "label_names", "encoding", "quotes", "delimiter", "on_bad_row")
+    options = argparse.Namespace(**dict.fromkeys((*flagged, "max_ms", "epochs", "out"), 0))
     options.renamed = {"steps": "epochs", "output_dir": "out"}
     assert as_typed(message, options) == flags
     assert as_typed(message, argparse.Namespace(overrides=[])) == keys
+
+
+def test_an_argument_that_the_command_lacks_stays_as_it_is():
+    args = argparse.Namespace(text="body")
+    assert as_typed("Pass text='what they wrote' and quotes=False.", args) == (
+        "Pass --text 'what they wrote' and quotes=False."
+    )
 
 
 def test_words_hold_within_their_block_alone():

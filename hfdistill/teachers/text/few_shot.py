@@ -25,7 +25,7 @@ from hfdistill.teachers.text.calibration import fit_calibration, label_ids
 from hfdistill.teachers.text.class_names import Classes, read_classes, read_templates
 from hfdistill.teachers.text.embedding import Embedder, Pooling
 from hfdistill.teachers.text.identity import identity_of_function
-from hfdistill.teachers.text.labelled_rows import read_labelled
+from hfdistill.teachers.text.labelled_rows import as_names, read_labelled
 from hfdistill.teachers.text.teacher import TextTeacher, keys_of
 
 logger = logging.getLogger(__name__)
@@ -222,9 +222,7 @@ def _fitted_to(
     own, anchors = list(described), _anchors(embed, described, templates)
     if not texts:
         return FewShotClassifier(embed, own, scale * anchors, torch.zeros(len(anchors)), name=name)
-    if named and not any(isinstance(label, str) for label in labels):  # numbers of a data set
-        labels = [named[label] for label in labels]
-    texts, columns = _with_label(texts, labels, own)
+    texts, columns = _with_label(texts, as_names(labels, named), own)
     copies = _copies(texts, columns, own)
     weight, bias, answers = _fitted(_vectors(embed, texts), columns, anchors, seed=seed, copies=copies)
     keys = [key.tobytes() for key in keys_of(texts)]

@@ -81,16 +81,20 @@ def read_answer_file(
     read = AnswerFile(path, texts, [], places, [], kind)
     _check_texts(read)
     others = [name for name in names if name not in (text, pair)]
-    columns_of_answer, known = _answer_columns(others, answer, columns["confidence"], classes, path)
-    given, kind = kind, kind or known
-    answers = [_answer(row, columns_of_answer, read.where(i), kind) for i, row in enumerate(rows)]
+
+    def answered() -> tuple[_Columns, Kind | None, list[Any]]:
+        held, known = _answer_columns(others, answer, columns["confidence"], classes, path)
+        known = kind or known
+        return held, known, [_answer(row, held, read.where(i), known) for i, row in enumerate(rows)]
+
+    held, known, answers = answered()
     if classes is None:
-        classes = columns_of_answer.classes or _named(answers, kind, path)
-        if answer is None and given is None and _has_columns_of(classes, others):  # known by the labels alone
-            return read_answer_file(path, columns, options, answer=None, kind=None, classes=classes)
-    if kind == "log_probabilities":
+        classes = held.classes or _named(answers, known, path)
+        if answer is None and kind is None and _has_columns_of(classes, others):  # known by the labels alone
+            _, known, answers = answered()
+    if known == "log_probabilities":
         answers = [_tokens(value, classes, read.where(i)) for i, value in enumerate(answers)]
-    return replace(read, answers=answers, classes=list(classes), kind=kind)
+    return replace(read, answers=answers, classes=list(classes), kind=known)
 
 
 @dataclass(frozen=True)

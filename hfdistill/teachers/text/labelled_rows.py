@@ -52,6 +52,12 @@ def read_labelled(rows: Any, what: str) -> Labelled:
     return texts, labels, sorted({label for label in labels if isinstance(label, str)})
 
 
+def as_names(labels: list[Any], names: Sequence[str]) -> list[Any]:
+    """Return what `read_labelled` gives with the numbers of a data set as the names of its classes."""
+    are_numbers = names and not any(isinstance(label, str) for label in labels)
+    return [names[label] for label in labels] if are_numbers else labels
+
+
 def _columned(rows: Any) -> Any:
     """Return a dict of columns, or a list of dicts, as a data set; anything else unchanged."""
     if isinstance(rows, Mapping) and {"text", "label"} <= rows.keys() <= _COLUMNS:

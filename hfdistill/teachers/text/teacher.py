@@ -31,7 +31,7 @@ from hfdistill.teachers.cache.teacher import CHECKED_ROWS, CachedTeacher
 from hfdistill.teachers.text.calibration import Calibration, fit_calibration, label_ids
 from hfdistill.teachers.text.codec import TextCodec, Texts, columns_of, decode_rows, need_column, texts_of
 from hfdistill.teachers.text.identity import identity_of_function
-from hfdistill.teachers.text.labelled_rows import read_labelled
+from hfdistill.teachers.text.labelled_rows import as_names, read_labelled
 from hfdistill.teachers.text.values import AnswerError, AnswerReader, Kind
 
 BATCH_SIZE = 32
@@ -411,5 +411,4 @@ def _labelled(rows: Any, classes: Sequence[str]) -> tuple[list[Any], list[Any]]:
         need_column(rows, "label", "calibrate=")
         rows = align_labels(rows, classes, split="calibrate=")
     texts, labels, names = read_labelled(rows, "calibrate=")
-    numbers = names and not any(isinstance(label, str) for label in labels)
-    return texts, [names[label] for label in labels] if numbers else labels
+    return texts, as_names(labels, names)
